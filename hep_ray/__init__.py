@@ -1,0 +1,58 @@
+"""hep_ray: hyperparameter search for particle-physics classifiers, distributed on Ray.
+
+Importing this package loads neither Ray nor torch; each name below loads what it needs when used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hep_ray.data.convert import convert
+    from hep_ray.data.dataset import Dataset
+    from hep_ray.search.cli import main
+    from hep_ray.search.definition import Preset, Search
+    from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
+    from hep_ray.search.prepare import SearchOptions, prepare
+    from hep_ray.search.run import run_search
+    from hep_ray.search.space import Space
+
+__all__ = [
+    "Choice",
+    "Dataset",
+    "Integer",
+    "LogUniform",
+    "Preset",
+    "Search",
+    "SearchOptions",
+    "Space",
+    "Uniform",
+    "convert",
+    "main",
+    "prepare",
+    "run_search",
+]
+
+_HOME = {
+    "convert": "hep_ray.data.convert",
+    "Dataset": "hep_ray.data.dataset",
+    "main": "hep_ray.search.cli",
+    "Preset": "hep_ray.search.definition",
+    "Search": "hep_ray.search.definition",
+    "Choice": "hep_ray.search.parameters",
+    "Integer": "hep_ray.search.parameters",
+    "LogUniform": "hep_ray.search.parameters",
+    "Uniform": "hep_ray.search.parameters",
+    "SearchOptions": "hep_ray.search.prepare",
+    "prepare": "hep_ray.search.prepare",
+    "run_search": "hep_ray.search.run",
+    "Space": "hep_ray.search.space",
+}
+"""Public name → the module it lives in."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hep_ray' has no attribute '{name}'; it has: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,41 @@
+"""Joining a Ray cluster, or starting one on this machine, without the noise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal and MLflow replace Tune's three log files per trial
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial's last result has no metric
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the journal is what a search resumes from
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Environment of the driver; a value the user set stands."""
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS or a local `ray start` names, else start one on this machine.
+
+    A driver that is already connected stays as it is.
+    """
+    import ray
+
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)
+    for name in ("ray", "ray.tune", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=ResourceWarning, module="ray")
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def nodes() -> list[dict[str, float]]:
+    """Resources of every living node, such as `{"CPU": 16.0, "GPU": 1.0}`."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]

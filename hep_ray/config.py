@@ -1,0 +1,58 @@
+"""Frozen, typed configuration: unknown keys are refused, bad values say which rule they break."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hep_ray.errors import HepRayError, InvalidConfig
+
+
+class Config(BaseModel):
+    """Base of every configuration; a component's config stands beside the component it builds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Names of the fields, in the order of their definition."""
+        return tuple(cls.model_fields)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(
+    config: type[C], values: Mapping[str, Any], what: str, error: type[HepRayError] = InvalidConfig
+) -> C:
+    """Build a config from plain values.
+
+    Args:
+        config: the class to build.
+        values: field names and values.
+        what: what is being configured, for the message.
+        error: the named error to raise.
+
+    Raises:
+        InvalidConfig: (or `error`) a key is unknown or a value is refused; every fault is listed.
+    """
+    try:
+        return config.model_validate(dict(values))
+    except ValidationError as fault:
+        raise error(f"{what}: " + "; ".join(_sentences(config, fault))) from None
+
+
+def _sentences(config: type[Config], fault: ValidationError) -> list[str]:
+    sentences = []
+    for detail in fault.errors():
+        where = ".".join(str(part) for part in detail["loc"]) or config.__name__
+        if detail["type"] == "extra_forbidden":
+            sentences.append(f"unknown key '{where}'; known: {', '.join(config.field_names())}")
+        elif detail["type"] == "missing":
+            sentences.append(f"'{where}' is required and absent")
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            sentences.append(f"{where}: {message} (got {detail['input']!r})")
+    return sentences

@@ -1,0 +1,26 @@
+"""How every command ends: 0 done, 2 wrong usage or input, 1 everything else, and errors as one paragraph."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from hep_ray.errors import HepRayError
+
+if TYPE_CHECKING:
+    import typer
+
+
+def run_app(app: typer.Typer, prog: str) -> None:
+    """Run a Typer app and leave the process with the house's exit codes.
+
+    A named error is printed as one paragraph on stderr; `--debug` anywhere on the command line
+    shows its traceback instead.
+    """
+    try:
+        app(prog_name=prog)
+    except HepRayError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the place that prints errors
+        sys.exit(error.exit_code)

@@ -1,0 +1,93 @@
+"""Named errors: each says which rule was broken, then the value that broke it.
+
+Two families decide the exit code of every command: `InputError` (2: wrong usage or
+input, mend it and type the command again) and the rest of `HepRayError` (1).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HepRayError(Exception):
+    """Root of everything hep_ray raises on purpose; the command line prints it without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(HepRayError):
+    """What the user typed, or the data they gave, breaks a stated rule."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class DuplicateName(HepRayError):
+    """Two components ask for the same name in one registry."""
+
+
+class UnknownName(InputError):
+    """A name that no component of its kind carries; the message lists those that exist."""
+
+
+class InvalidConfig(InputError):
+    """A configuration value is outside what its component accepts."""
+
+
+class InvalidSpace(InputError):
+    """A search space holds a key that the trainer would not read, or a value it would refuse."""
+
+
+class InvalidSchema(InputError):
+    """A dataset's schema contradicts itself."""
+
+
+class InvalidEvents(InputError):
+    """Events that cannot be trained on: wrong shape, NaN, one class only, a label outside the classes."""
+
+
+class ShardMismatch(InputError):
+    """A shard is missing, empty, truncated, or is not the one its manifest describes."""
+
+
+class UnreadableInput(InputError):
+    """An input file is absent or is not in the layout that its reader expects."""
+
+
+class MissingPackage(InputError):
+    """An optional package is needed for what was asked; the message says how to install it."""
+
+
+class Infeasible(InputError):
+    """The resources asked for can never be granted by this cluster; the message holds the sums."""
+
+
+class StorageError(InputError):
+    """The storage cannot be written, or already holds something that would be overwritten."""
+
+
+class CannotResume(InputError):
+    """There is no search to resume, or it is not the search that this command describes."""
+
+
+class NonFiniteLoss(HepRayError):
+    """The loss became NaN or infinite; the message names the epoch, the step and the learning rate."""
+
+
+class CorruptCheckpoint(HepRayError):
+    """A checkpoint cannot be read back, or belongs to another trial."""
+
+
+class TrackingUnavailable(HepRayError):
+    """The tracking server cannot be reached; the journal keeps every record until it can."""
+
+
+class Interrupted(HepRayError):
+    """A search was interrupted; everything finished is kept and --resume goes on."""
+
+
+class SearchFailed(HepRayError):
+    """Every trial of a search failed; the message carries the commonest cause."""
+
+
+class SimulationFailed(HepRayError):
+    """A generator refuses its settings or cannot turn its hard events into particles."""

@@ -1,0 +1,79 @@
+"""Fixtures shared by all test folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.data.shards import ShardWriter
+
+settings.register_profile(
+    "hep_ray", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("hep_ray")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real events; tests that ask for it are skipped where it is absent."""
+    folder = Path(os.environ.get("HEP_RAY_TEST_DATA", REPOSITORY / "../shared/data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real events in {folder}; set HEP_RAY_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray of two CPUs for the whole test session."""
+    import ray
+    from ray.data import DataContext
+
+    with warnings.catch_warnings():
+        # Ray Data 2.60 warns of deprecated fields of its own when its context is first made.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        DataContext.get_current()
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def toy_schema(size: int = 12) -> EventSchema:
+    return EventSchema(
+        task="toy",
+        columns=(Column(name="image", shape=(size, size, 3), unit="GeV"),),
+        classes=("background", "signal"),
+    )
+
+
+def toy_events(events: int, size: int = 12, seed: int = 0) -> dict[str, Any]:
+    """Two classes that are easily told apart: each glows in another half of the image."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(events) % 2
+    images = random.random((events, size, size, 3), dtype=np.float32)
+    images[labels == 0, : size // 2] *= 0.1
+    images[labels == 1, size // 2 :] *= 0.1
+    return {"event_id": [f"event-{row}" for row in range(events)], "label": labels, "image": images}
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """A factory of small, sound, separable dataset folders: `make_dataset(events=200, size=12, seed=0)`."""
+
+    def make(events: int = 200, size: int = 12, seed: int = 0, name: str = "toy", **options: Any) -> Path:
+        folder = tmp_path / name
+        with ShardWriter(folder, toy_schema(size), source={"seed": seed}, **options) as writer:
+            writer.write(toy_events(events, size, seed))
+        return folder
+
+    return make
