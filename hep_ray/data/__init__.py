@@ -1,0 +1,1 @@
+"""Datasets of particle-physics events: schema, shards, splits, readers and batches."""

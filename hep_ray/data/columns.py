@@ -1,0 +1,105 @@
+"""One measured quantity of an event, in numpy and in Arrow.
+
+Shape suffixes: N events, H and W the pixels of an image (axis 0 phi, axis 1 eta), C its channels.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import model_validator
+
+from hep_ray.config import Config
+from hep_ray.errors import InvalidEvents, InvalidSchema
+
+EVENT_ID = "event_id"
+LABEL = "label"
+RESERVED = (EVENT_ID, LABEL, "split")
+DTYPES = (
+    *("float16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
+
+_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Arrays = dict[str, npt.NDArray[Any]]
+"""Events as numpy: one array of N rows per column, beside `event_id` and `label`."""
+
+
+class Column(Config):
+    """One measured quantity of an event.
+
+    Attributes:
+        name: an identifier; `event_id`, `label` and `split` are reserved.
+        shape: of one event's value, `()` for a scalar, `(H, W, C)` for an image.
+        dtype: numpy name of a number type, such as `float32`.
+        unit: unit of the values, such as `GeV`; empty when they have none.
+
+    Raises:
+        InvalidSchema: the name, the shape or the dtype is not one of those.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    unit: str = ""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Column:
+        if not _COLUMN_NAME.fullmatch(self.name):
+            raise InvalidSchema(f"a column name is letters, digits and underscores; got '{self.name}'")
+        if self.name in RESERVED:
+            raise InvalidSchema(
+                f"the names {', '.join(RESERVED)} are reserved; a column is named '{self.name}'"
+            )
+        if any(size < 1 for size in self.shape):
+            raise InvalidSchema(f"every axis of a column is at least 1 long; '{self.name}' has {self.shape}")
+        if self.dtype not in DTYPES:
+            raise InvalidSchema(
+                f"a column's dtype is one of {', '.join(DTYPES)}; '{self.name}' has '{self.dtype}'"
+            )
+        return self
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Arrow's type: a plain number, or the canonical fixed-shape tensor."""
+        value_type = pa.from_numpy_dtype(np.dtype(self.dtype))
+        return pa.fixed_shape_tensor(value_type, self.shape) if self.shape else value_type
+
+    def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
+        """Values of shape (N, *shape) as an Arrow array of N rows."""
+        if not self.shape:
+            return pa.array(values)
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(self.shape)))
+        return pa.ExtensionArray.from_storage(self.arrow_type, storage)
+
+    def to_numpy(self, values: pa.Array) -> npt.NDArray[Any]:
+        """Values of N rows as an array (N, *shape)."""
+        flat = values.storage.flatten() if self.shape else values
+        array: npt.NDArray[Any] = flat.to_numpy()
+        return array.reshape(len(values), *self.shape)
+
+    def checked(self, values: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The same values, once they are known to have this column's dtype and shape and to be finite.
+
+        Raises:
+            InvalidEvents: they are not; the message names the column and the first event.
+        """
+        if values.dtype != np.dtype(self.dtype) or values.shape != (len(event_ids), *self.shape):
+            raise InvalidEvents(
+                f"column '{self.name}' is {self.dtype} of shape {(len(event_ids), *self.shape)}; "
+                f"got {values.dtype} of shape {values.shape}"
+            )
+        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+        if not finite.all():
+            row = int(finite.argmin())
+            raise InvalidEvents(
+                f"values are finite numbers; column '{self.name}' of event '{event_ids[row]}' "
+                f"(and {int((~finite).sum()) - 1} more) holds NaN or infinity"
+            )
+        return values

@@ -1,0 +1,172 @@
+"""What one event is: its columns, and the classes it may belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, field_validator, model_validator
+
+from hep_ray.config import Config
+from hep_ray.data.columns import EVENT_ID, LABEL, Arrays, Column
+from hep_ray.errors import InvalidEvents, InvalidSchema
+
+__all__ = ["EVENT_ID", "LABEL", "Arrays", "Column", "EventSchema"]
+
+_CLASS_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+
+
+class EventSchema(Config):
+    """Columns and classes of a dataset.
+
+    Attributes:
+        task: name of the classification task, such as `mbh_sph`.
+        columns: at least one, with distinct names.
+        classes: two or more distinct names of letters, digits, `_`, `+` and `-`; a label indexes them.
+        class_meaning: class name → one sentence for people; may leave classes out.
+        signal: the class counted as signal in efficiencies and rejections; the last one unless given.
+
+    Raises:
+        InvalidSchema: one of these rules is broken.
+    """
+
+    task: str
+    columns: tuple[Column, ...]
+    classes: tuple[str, ...]
+    class_meaning: dict[str, str] = Field(default_factory=dict)
+    signal: str = Field(default_factory=lambda fields: fields["classes"][-1])
+
+    @field_validator("columns")
+    @classmethod
+    def _distinct_columns(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        names = [column.name for column in columns]
+        if not names or len(set(names)) < len(names):
+            raise InvalidSchema(f"a schema has one or more columns with distinct names; got {names}")
+        return columns
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(classes) < 2 or len(set(classes)) < len(classes):  # noqa: PLR2004
+            raise InvalidSchema(f"a schema has two or more distinct classes; got {list(classes)}")
+        for name in classes:
+            if not _CLASS_NAME.fullmatch(name):
+                raise InvalidSchema(f"a class name is letters, digits, '_', '+' and '-'; got '{name}'")
+        return classes
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> EventSchema:
+        for name in (self.signal, *self.class_meaning):
+            if name not in self.classes:
+                raise InvalidSchema(f"signal and class_meaning name classes {self.classes}; got '{name}'")
+        return self
+
+    @property
+    def signal_index(self) -> int:
+        """The label of the signal class."""
+        return self.classes.index(self.signal)
+
+    def column(self, name: str) -> Column:
+        """The column of that name.
+
+        Raises:
+            InvalidSchema: there is none.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        known = ", ".join(column.name for column in self.columns)
+        raise InvalidSchema(f"a column must be in the schema ({known}); got '{name}'")
+
+    def arrow(self) -> pa.Schema:
+        """The schema of every shard: `event_id`, `label`, then the columns, units as field metadata."""
+        return pa.schema(
+            [
+                pa.field(EVENT_ID, pa.string(), nullable=False),
+                pa.field(LABEL, pa.int64(), nullable=False),
+                *(
+                    pa.field(column.name, column.arrow_type, nullable=False, metadata={"unit": column.unit})
+                    for column in self.columns
+                ),
+            ]
+        )
+
+    def encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> pa.RecordBatch:
+        """Numpy events, already `checked`, as an Arrow record batch."""
+        return pa.record_batch(
+            [
+                pa.array(arrays[EVENT_ID], pa.string()),
+                pa.array(arrays[LABEL]),
+                *(column.to_arrow(arrays[column.name]) for column in self.columns),
+            ],
+            schema=self.arrow(),
+        )
+
+    def decode(self, batch: pa.RecordBatch) -> Arrays:
+        """An Arrow record batch as numpy: `event_id` (N,) objects, `label` (N,) int64, columns (N, *shape).
+
+        Raises:
+            InvalidEvents: a column is absent, of another type, or holds nulls.
+        """
+        arrays: Arrays = {}
+        for field in self.arrow():
+            if field.name not in batch.schema.names:
+                raise InvalidEvents(f"every event has the column '{field.name}'; got {batch.schema.names}")
+            values = batch.column(field.name)
+            if values.type != field.type or values.null_count:
+                raise InvalidEvents(
+                    f"column '{field.name}' is {field.type} without nulls; "
+                    f"got {values.type} with {values.null_count} nulls"
+                )
+            if field.name == EVENT_ID:
+                arrays[EVENT_ID] = np.array(values.to_pylist(), dtype=object)
+            elif field.name == LABEL:
+                arrays[LABEL] = values.to_numpy()
+            else:
+                arrays[field.name] = self.column(field.name).to_numpy(values)
+        return arrays
+
+    def checked(self, arrays: Mapping[str, Any]) -> Arrays:
+        """The same events, once they are known to obey the schema.
+
+        Args:
+            arrays: `event_id` (N,) strings, `label` (N,) integers, and every column (N, *shape) in its dtype.
+
+        Raises:
+            InvalidEvents: a column is missing or unknown; a shape, dtype or length differs; a label is
+                outside the classes; a value is NaN or infinite. The message names the first event.
+        """
+        expected = [EVENT_ID, LABEL, *(column.name for column in self.columns)]
+        if set(arrays) != set(expected):
+            raise InvalidEvents(f"events have exactly the columns {expected}; got {sorted(arrays)}")
+        event_ids = np.asarray(arrays[EVENT_ID], dtype=object)
+        for row, event_id in enumerate(event_ids):
+            if not isinstance(event_id, str) or not event_id:
+                raise InvalidEvents(f"an event id is a string that is not empty; row {row} has {event_id!r}")
+        return {
+            EVENT_ID: event_ids,
+            LABEL: self._checked_labels(np.asarray(arrays[LABEL]), event_ids),
+            **{
+                column.name: column.checked(np.asarray(arrays[column.name]), event_ids)
+                for column in self.columns
+            },
+        }
+
+    def _checked_labels(self, labels: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        if labels.shape != event_ids.shape or labels.dtype.kind not in "iu":
+            raise InvalidEvents(
+                f"labels are one integer for each of {len(event_ids)} events; "
+                f"got {labels.dtype} {labels.shape}"
+            )
+        outside = (labels < 0) | (labels >= len(self.classes))
+        if outside.any():
+            row = int(outside.argmax())
+            raise InvalidEvents(
+                f"a label is an index into the {len(self.classes)} classes ({', '.join(self.classes)}); "
+                f"event '{event_ids[row]}' has {labels[row]}"
+            )
+        return labels.astype(np.int64, copy=False)

@@ -1,0 +1,89 @@
+"""Writing a whole folder or nothing: a hidden sibling is filled, then renamed into place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hep_ray.errors import StorageError
+
+
+def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
+    """See that a folder may be written at `target`.
+
+    Args:
+        target: the folder to be.
+        marker: file that shows an existing folder to be one of ours, and so replaceable.
+        overwrite: whether one of ours may be replaced.
+
+    Raises:
+        StorageError: something is there that must not be replaced.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir() or not (target / marker).is_file():
+        raise StorageError(
+            f"only an absent or empty folder, or an earlier dataset, may be written; {target} is neither"
+        )
+    if not overwrite:
+        raise StorageError(f"an existing dataset is replaced only when told to overwrite; {target} holds one")
+
+
+@contextmanager
+def storing(target: Path) -> Iterator[None]:
+    """Name what went wrong while writing.
+
+    Raises:
+        StorageError: the block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as fault:
+        raise StorageError(f"the storage must be writable; writing {target} failed: {fault}") from fault
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`: takes its place when the block ends well, vanishes when it fails.
+
+    Raises:
+        StorageError: the folder cannot be made or renamed.
+    """
+    target = target.absolute()
+    filling = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.partial"
+    try:
+        with storing(target):
+            filling.mkdir(parents=True)
+        yield filling
+        with storing(target):
+            for path in (*filling.iterdir(), filling):
+                _sync(path)
+            _swap(filling, target)
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)
+
+
+def _swap(filling: Path, target: Path) -> None:
+    retired = filling.with_suffix(".retired")
+    if target.exists():
+        target.rename(retired)
+    try:
+        filling.rename(target)
+    except OSError:
+        if retired.exists():
+            retired.rename(target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

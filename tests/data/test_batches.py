@@ -1,0 +1,99 @@
+"""Batches: deterministic, complete, equal and disjoint over the ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hep_ray.data.batches import Events, batches
+from hep_ray.errors import InvalidConfig, InvalidEvents
+
+
+def events(rows: int) -> Events:
+    return Events.from_arrays({"x": np.arange(rows, dtype=np.float32)[:, None]}, np.arange(rows))
+
+
+def order(rows: int, batch_size: int, **options: Any) -> list[int]:
+    passed = list(batches(events(rows), batch_size, **options))
+    for batch in passed:
+        assert torch.equal(batch.inputs["x"][:, 0], batch.labels.float())
+    return [int(label) for batch in passed for label in batch.labels]
+
+
+def test_without_shuffle_the_order_is_that_of_the_events() -> None:
+    assert order(7, 3, seed=4, epoch=2) == list(range(7))
+    assert [len(batch) for batch in batches(events(7), 3)] == [3, 3, 1]
+    assert [len(batch) for batch in batches(events(7), 3, drop_last=True)] == [3, 3]
+
+
+@given(
+    rows=st.integers(1, 60),
+    size=st.integers(1, 20),
+    ranks=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+    epoch=st.integers(0, 99),
+)
+def test_ranks_share_an_epoch_equally_and_without_overlap(
+    rows: int, size: int, ranks: int, seed: int, epoch: int
+) -> None:
+    if rows < ranks:
+        return
+    shares = [
+        order(rows, size, seed=seed, epoch=epoch, shuffle=True, rank=rank, world_size=ranks)
+        for rank in range(ranks)
+    ]
+    assert {len(share) for share in shares} == {rows // ranks}
+    seen = [row for share in shares for row in share]
+    assert len(set(seen)) == len(seen) >= rows - ranks + 1
+    again = order(rows, size, seed=seed, epoch=epoch, shuffle=True, rank=0, world_size=ranks)
+    assert again == shares[0]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = {
+        tuple(order(50, 10, seed=seed, epoch=epoch, shuffle=True)) for seed in (0, 1) for epoch in (0, 1)
+    }
+    assert len(orders) == 4
+
+
+def test_tensors_own_their_memory() -> None:
+    source = np.zeros((4, 2), np.float32)
+    source.flags.writeable = False
+    (batch,) = batches(Events({"x": source}, np.zeros(4, np.int64)), 4)
+    batch.inputs["x"] += 1
+    assert (source == 0).all()
+    assert batch.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 of 2"),
+        ({"batch_size": 2, "rank": -1}, "rank -1 of 1"),
+        ({"batch_size": 8, "drop_last": True}, "at least one batch"),
+        ({"batch_size": 1, "world_size": 9}, "at least one batch"),
+    ],
+)
+def test_a_pass_without_batches_is_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        batches(events(5), **options)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels"),
+    [
+        ({}, []),
+        ({"x": np.zeros((3, 2))}, [0, 1]),
+        ({"x": np.zeros(2)}, [0.5, 1.0]),
+        ({"x": np.zeros(2)}, [[0], [1]]),
+    ],
+)
+def test_arrays_that_are_no_events_are_refused(inputs: dict[str, Any], labels: list[Any]) -> None:
+    with pytest.raises(InvalidEvents):
+        Events.from_arrays(inputs, labels)

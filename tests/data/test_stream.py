@@ -1,0 +1,77 @@
+"""Resident events: those of the shards, shared through the object store without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from hep_ray.data.dataset import Dataset
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, ShardMismatch
+
+
+def test_the_test_split_needs_a_purpose(make_dataset: Callable[..., Path]) -> None:
+    dataset = Dataset.open(make_dataset(60))
+    with pytest.raises(InvalidConfig, match="test split is read"):
+        dataset.paths("test")
+    assert [path.name for path in dataset.paths("test", purpose="confirm")] == ["test-00000.parquet"]
+    assert [path.name for path in dataset.paths("train")] == ["train-00000.parquet"]
+    assert dataset.rows("train") + dataset.rows("val") + dataset.rows("test") == 60
+
+
+def test_a_dataset_whose_shards_differ_is_not_opened(make_dataset: Callable[..., Path]) -> None:
+    folder = make_dataset(60)
+    (folder / "val-00000.parquet").write_bytes(b"")
+    with pytest.raises(ShardMismatch, match=r"val-00000\.parquet is empty"):
+        Dataset.open(folder)
+
+
+def test_a_split_of_one_class_is_not_opened(tmp_path: Path) -> None:
+    from hep_ray.data.events import Column, EventSchema
+    from hep_ray.data.shards import ShardWriter
+    from hep_ray.data.splits import SplitRule, split_of
+
+    folder = tmp_path / "one"
+    ids = [f"e{row}" for row in range(60)]
+    labels = (split_of(ids, SplitRule()) == "val").astype(int)
+    schema = EventSchema(task="toy", columns=(Column(name="x"),), classes=("a", "b"))
+    with ShardWriter(folder, schema) as writer:
+        writer.write({"event_id": ids, "label": labels, "x": np.arange(60, dtype=np.float32)})
+    with pytest.raises(InvalidEvents, match="'train' has events of every class"):
+        Dataset.open(folder)
+
+
+@pytest.mark.ray
+def test_resident_events_are_those_of_the_shards_in_order(
+    ray_session: None, make_dataset: Callable[..., Path]
+) -> None:
+    import ray
+
+    from hep_ray.data.batches import batches
+    from hep_ray.data.stream import load_resident
+
+    dataset = Dataset.open(make_dataset(400, rows_per_shard=64))
+    resident = load_resident(dataset)
+    for split in ("train", "val"):
+        events = resident.events(split)
+        images, labels = [], []
+        for path in dataset.paths(split):
+            decoded = dataset.schema.decode(pq.read_table(path).combine_chunks().to_batches()[0])
+            images.append(decoded["image"])
+            labels.append(decoded["label"])
+        np.testing.assert_array_equal(events.inputs["image"], np.concatenate(images))
+        np.testing.assert_array_equal(events.labels, np.concatenate(labels))
+        assert not events.inputs["image"].flags.writeable
+        assert not events.inputs["image"].flags.owndata
+        assert sum(len(batch) for batch in batches(events, 32, shuffle=True)) == dataset.rows(split)
+    assert resident.fingerprint == dataset.fingerprint
+    assert len(ray.cloudpickle.dumps(resident)) < 4096
+    with pytest.raises(InvalidConfig, match="only loaded splits"):
+        resident.events("test")
+    with pytest.raises(InvalidConfig, match="purpose"):
+        load_resident(dataset, ("train", "test"))
+    with pytest.raises(InvalidSchema, match="got 'tracks'"):
+        load_resident(dataset, columns=["tracks"])
