@@ -1,0 +1,122 @@
+"""The ROC curve as a physicist reads it: what passes a cut, of the signal and of the background."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hep_ray.errors import InvalidEvents
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Events that pass "score ≥ threshold", for every threshold that separates any two events.
+
+    All arrays are (P,), from the tightest cut (nothing passes, threshold +inf) to the loosest (all pass).
+    Events of equal score pass together.
+
+    Attributes:
+        thresholds: scores at which events start to pass, decreasing.
+        signal_passing: number of signal events that pass.
+        background_passing: number of background events that pass.
+    """
+
+    thresholds: Floats
+    signal_passing: Counts
+    background_passing: Counts
+
+    @property
+    def signal_efficiency(self) -> Floats:
+        """ε_s, the fraction of signal that passes."""
+        efficiency: Floats = self.signal_passing / self.signal_passing[-1]
+        return efficiency
+
+    @property
+    def background_efficiency(self) -> Floats:
+        """ε_b, the fraction of background that passes."""
+        efficiency: Floats = self.background_passing / self.background_passing[-1]
+        return efficiency
+
+    @property
+    def area(self) -> float:
+        """Area under ε_s(ε_b): the probability that a signal event outscores a background event, ties half.
+
+        Counted in integers (the Mann–Whitney U), so it does not depend on the order of the events.
+        """
+        steps = np.diff(self.background_passing)
+        twice_pairs = int(np.dot(steps, self.signal_passing[1:] + self.signal_passing[:-1]))
+        return twice_pairs / (2 * int(self.signal_passing[-1]) * int(self.background_passing[-1]))
+
+    def background_rejection(self, signal_efficiency: float) -> tuple[float, float]:
+        """1/ε_b at the tightest cut that keeps at least this signal efficiency, and its error.
+
+        The error is the binomial one of ε_b = k/n propagated to 1/ε_b: (n/k)·√((1 − k/n)/k). When no
+        background passes, one event is taken to: the rejection is then n, a lower bound.
+
+        Args:
+            signal_efficiency: in (0, 1].
+
+        Raises:
+            ValueError: the efficiency is outside (0, 1].
+        """
+        if not 0 < signal_efficiency <= 1:
+            raise ValueError(f"a signal efficiency must be in (0, 1]; got {signal_efficiency!r}")
+        signal = int(self.signal_passing[-1])
+        background = int(self.background_passing[-1])
+        # A count, not a quotient, decides: 0.7 of 10 events is 7 whatever 0.7 * 10 rounds to.
+        needed = math.ceil(round(signal_efficiency * signal, 9))
+        cut = int(np.searchsorted(self.signal_passing, needed))
+        passing = max(int(self.background_passing[cut]), 1)
+        rejection = background / passing
+        return rejection, rejection * math.sqrt((1 - passing / background) / passing)
+
+    def asimov_significance(self) -> float:
+        """Best median discovery significance over all cuts, √(2((s + b) ln(1 + s/b) − s)).
+
+        Source: Cowan, Cranmer, Gross and Vitells, arXiv:1007.1727, eq. 97. s and b are the events counted
+        here, unweighted: the value compares cuts and models on one sample and is no experiment's reach.
+        Cuts that no background passes are taken to have b = 1.
+        """
+        signal = self.signal_passing.astype(np.float64)
+        background = np.maximum(self.background_passing, 1).astype(np.float64)
+        squared = 2 * ((signal + background) * np.log1p(signal / background) - signal)
+        return math.sqrt(max(float(squared.max()), 0.0))
+
+
+def roc_curve(scores: NDArray[np.floating], is_signal: NDArray[np.bool_]) -> RocCurve:
+    """The ROC curve of a score that is higher for signal; one sort.
+
+    Args:
+        scores: (N,), finite.
+        is_signal: (N,), True for signal.
+
+    Raises:
+        InvalidEvents: shapes differ, a score is not finite, or signal or background is absent.
+    """
+    if scores.ndim != 1 or scores.shape != is_signal.shape:
+        raise InvalidEvents(
+            f"scores and is_signal must both be (N,); got {scores.shape} and {is_signal.shape}"
+        )
+    if not np.isfinite(scores).all():
+        raise InvalidEvents(f"scores must be finite; {np.count_nonzero(~np.isfinite(scores))} are not")
+    signal = int(np.count_nonzero(is_signal))
+    if signal in (0, len(is_signal)):
+        raise InvalidEvents(
+            f"a ROC curve needs signal and background events; got {signal} and {len(is_signal) - signal}"
+        )
+    order = np.argsort(-scores)
+    ordered = scores[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+    signal_passing = np.cumsum(is_signal[order], dtype=np.int64)[last_of_tie]
+    background_passing = last_of_tie + 1 - signal_passing
+    return RocCurve(
+        thresholds=np.concatenate(([np.inf], ordered[last_of_tie])),
+        signal_passing=np.concatenate(([0], signal_passing)),
+        background_passing=np.concatenate(([0], background_passing)),
+    )

@@ -1,0 +1,103 @@
+"""Classifiers: one file per family, each registered with the configuration beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from torch import nn
+
+from hep_ray.config import Config, parse
+from hep_ray.registry import Registry
+
+
+class ColumnLike(Protocol):
+    """What a model reads of one column of an event schema."""
+
+    @property
+    def name(self) -> str:
+        """Name of the column."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event's value; () is a scalar."""
+
+
+class SchemaLike(Protocol):
+    """What a model reads of an event schema."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels and of the logits."""
+
+    @property
+    def columns(self) -> Sequence[ColumnLike]:
+        """Columns of one event."""
+
+
+class Model(nn.Module):
+    """A classifier: `forward` takes one tensor per name in `columns` and returns logits (N, n_classes).
+
+    The tensors come as they are stored, events first; an image is (N, φ, η, channel), float32.
+
+    Attributes:
+        columns: names of the schema's columns that `forward` takes, in its order.
+    """
+
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One registered model.
+
+    Attributes:
+        name: what a search calls it.
+        config: its configuration class.
+        build: makes the model from a configuration and an event schema; it raises `InvalidConfig`
+            when the schema does not hold the columns or shapes that the model needs.
+    """
+
+    name: str
+    config: type[Config]
+    build: Callable[[Any, SchemaLike], Model]
+
+
+MODELS: Registry[ModelEntry] = Registry("model", __name__)
+
+M = TypeVar("M", bound=type[Model])
+
+
+def model(name: str, config: type[Config]) -> Callable[[M], M]:
+    """Register a class whose `__init__` takes (config, schema).
+
+    Args:
+        name: what a search calls the model.
+        config: the model's configuration class.
+
+    Raises:
+        DuplicateName: another model has the name.
+    """
+
+    def register(cls: M) -> M:
+        MODELS.add(name, ModelEntry(name, config, cls))
+        return cls
+
+    return register
+
+
+def build_model(name: str, config_values: Mapping[str, Any], schema: SchemaLike) -> Model:
+    """Build a model from plain values.
+
+    Args:
+        name: a name in `MODELS`.
+        config_values: fields of the model's configuration.
+        schema: the events that the model will read.
+
+    Raises:
+        UnknownName: no model has that name.
+        InvalidConfig: a field is unknown or refused, or the model cannot take these events.
+    """
+    entry = MODELS[name]
+    return entry.build(parse(entry.config, config_values, f"model '{name}'"), schema)

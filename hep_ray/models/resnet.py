@@ -1,0 +1,191 @@
+"""Residual networks (He et al., arXiv:1512.03385) in the variants of the HVL thesis.
+
+Shapes at 50x50x3 (N events, channels x H x W):
+
+                 resnet34                          resnet50, resnet101
+    image           3 x 50 x 50                       3 x 50 x 50
+    stem 7x7/2     64 x 25 x 25                      64 x 25 x 25
+    max-pool       64 x 12 x 12   (2/2)              64 x 13 x 13   (3/2, padding 1)
+    stage 1        64 x 12 x 12                     256 x 13 x 13
+    stage 2       128 x  6 x  6                     512 x  7 x  7
+    stage 3       256 x  3 x  3                    1024 x  4 x  4
+    stage 4       512 x  2 x  2                    2048 x  2 x  2
+    head          flatten 2048, linear             average to 2048, linear 1000, linear
+
+Departures from He et al. are the thesis' own: every convolution carries a bias although batch
+normalisation follows it, resnet34 flattens its last maps instead of averaging them, and the deeper ones
+have a second linear layer. Shortcuts that change shape are 1x1 convolutions with batch normalisation;
+a bottleneck's stride is in its 3x3 convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from hep_ray.models import Model, SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageInput, flat_features, output_size
+
+STEM_CHANNELS = 64
+STAGE_WIDTHS = (64, 128, 256, 512)
+BOTTLENECK_EXPANSION = 4
+HIDDEN_FEATURES = 1000
+
+
+class ResNetConfig(ImageConfig):
+    """Configuration of `resnet34`, `resnet50` and `resnet101`."""
+
+
+class Residual(nn.Module):
+    """relu(branch(x) + shortcut(x)).
+
+    Args:
+        branch: layers from `channels_in` to `channels_out`, whose first dimension change is by `stride`.
+        channels_in: channels of x.
+        channels_out: channels of the result.
+        stride: reduction of height and width.
+    """
+
+    def __init__(self, branch: nn.Module, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = convolution(channels_in, channels_out, kernel=1, stride=stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (N, channels_out, H/stride, W/stride) of maps (N, channels_in, H, W)."""
+        return relu(self.branch(features) + self.shortcut(features), inplace=True)
+
+
+def convolution(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution with bias, padded to keep the size at stride 1, and its batch normalisation."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2),
+        nn.BatchNorm2d(channels_out),
+    )
+
+
+def basic_block(channels_in: int, width: int, stride: int) -> tuple[Residual, int]:
+    """Two 3x3 convolutions; returns the block and its number of output channels."""
+    branch = nn.Sequential(
+        convolution(channels_in, width, 3, stride),
+        nn.ReLU(inplace=True),
+        convolution(width, width, 3),
+    )
+    return Residual(branch, channels_in, width, stride), width
+
+
+def bottleneck_block(channels_in: int, width: int, stride: int) -> tuple[Residual, int]:
+    """1x1, 3x3 and 1x1 convolutions, the last four times as wide; returns block and output channels."""
+    channels_out = width * BOTTLENECK_EXPANSION
+    branch = nn.Sequential(
+        convolution(channels_in, width, 1),
+        nn.ReLU(inplace=True),
+        convolution(width, width, 3, stride),
+        nn.ReLU(inplace=True),
+        convolution(width, channels_out, 1),
+    )
+    return Residual(branch, channels_in, channels_out, stride), channels_out
+
+
+def residual_stages(
+    block: Callable[[int, int, int], tuple[Residual, int]], depths: tuple[int, int, int, int]
+) -> tuple[nn.Sequential, int]:
+    """Four stages of `depths` blocks, each but the first halving the image, and their output channels."""
+    blocks: list[nn.Module] = []
+    channels = STEM_CHANNELS
+    for stage, (width, depth) in enumerate(zip(STAGE_WIDTHS, depths, strict=True)):
+        for position in range(depth):
+            stride = 2 if stage > 0 and position == 0 else 1
+            residual, channels = block(channels, width, stride)
+            blocks.append(residual)
+    return nn.Sequential(*blocks), channels
+
+
+@model("resnet34", ResNetConfig)
+class ResNet34(Model):
+    """Basic blocks 3, 4, 6, 3; the last maps are flattened, not averaged.
+
+    Args:
+        config: scale and transform of the pixels.
+        schema: events with one image of at least 3x3 pixels.
+
+    Raises:
+        InvalidConfig: there is not exactly one image, or it is too small.
+    """
+
+    def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
+        super().__init__()
+        self.image = ImageInput(config, schema)
+        self.columns = (self.image.column,)
+        self.stem = nn.Sequential(
+            convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        )
+        self.stages, channels = residual_stages(basic_block, (3, 4, 6, 3))
+        size = output_size(self.image.size, kernel=7, stride=2, padding=3)
+        size = output_size(size, kernel=2, stride=2)
+        for _ in STAGE_WIDTHS[1:]:
+            size = output_size(size, kernel=3, stride=2, padding=1)
+        features = flat_features("resnet34", channels, size, self.image)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(features, len(schema.classes)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, n_classes) of images (N, H, W, C)."""
+        logits: Tensor = self.head(self.stages(self.stem(self.image(images))))
+        return logits
+
+
+class BottleneckResNet(Model):
+    """Bottleneck blocks, average pooling and two linear layers.
+
+    Args:
+        config: scale and transform of the pixels.
+        schema: events with one image, of any size.
+        depths: number of blocks in each stage.
+
+    Raises:
+        InvalidConfig: there is not exactly one image.
+    """
+
+    def __init__(self, config: ResNetConfig, schema: SchemaLike, depths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.image = ImageInput(config, schema)
+        self.columns = (self.image.column,)
+        self.stem = nn.Sequential(
+            convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.stages, channels = residual_stages(bottleneck_block, depths)
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(channels, HIDDEN_FEATURES),
+            nn.Linear(HIDDEN_FEATURES, len(schema.classes)),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, n_classes) of images (N, H, W, C)."""
+        logits: Tensor = self.head(self.stages(self.stem(self.image(images))))
+        return logits
+
+
+@model("resnet50", ResNetConfig)
+class ResNet50(BottleneckResNet):
+    """Bottlenecks 3, 4, 6, 3."""
+
+    def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
+        super().__init__(config, schema, depths=(3, 4, 6, 3))
+
+
+@model("resnet101", ResNetConfig)
+class ResNet101(BottleneckResNet):
+    """Bottlenecks 3, 4, 23, 3."""
+
+    def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
+        super().__init__(config, schema, depths=(3, 4, 23, 3))

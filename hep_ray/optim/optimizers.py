@@ -1,0 +1,101 @@
+"""The first-order optimizers of torch, by name.
+
+Those that torch can run as one fused kernel do: fewer passes over the parameters, the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.optim import Optimizer
+
+from hep_ray.config import Config
+from hep_ray.optim import optimizer
+
+Parameters = Iterable[nn.Parameter]
+
+
+class OptimizerConfig(Config):
+    """Fields common to optimizers.
+
+    Attributes:
+        weight_decay: L2 coefficient λ, per step: added to the gradient as λ·w, except by adamw, which
+            shrinks the weights by learning_rate·λ instead.
+    """
+
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class AdamConfig(OptimizerConfig):
+    """Configuration of `adam` and `adamw`; their moment decay rates are torch's (0.9, 0.999)."""
+
+
+class SgdConfig(OptimizerConfig):
+    """Configuration of `sgd`.
+
+    Attributes:
+        momentum: fraction of the previous step that is kept; 0 is plain gradient descent.
+        nesterov: take the gradient where momentum leads; needs momentum.
+    """
+
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class RmspropConfig(OptimizerConfig):
+    """Configuration of `rmsprop`.
+
+    Attributes:
+        momentum: fraction of the previous step that is kept.
+        alpha: decay rate of the running mean of squared gradients.
+    """
+
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    alpha: float = Field(default=0.99, gt=0, lt=1)
+
+
+@optimizer("adam", AdamConfig)
+def adam(config: AdamConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
+    """Adam (Kingma and Ba, arXiv:1412.6980)."""
+    return torch.optim.Adam(parameters, learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+@optimizer("adamw", AdamConfig)
+def adamw(config: AdamConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101)."""
+    return torch.optim.AdamW(parameters, learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+@optimizer("sgd", SgdConfig)
+def sgd(config: SgdConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    return torch.optim.SGD(
+        parameters,
+        learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+@optimizer("rmsprop", RmspropConfig)
+def rmsprop(config: RmspropConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
+    """RMSprop: steps divided by the running root mean square of the gradient."""
+    return torch.optim.RMSprop(
+        parameters,
+        learning_rate,
+        alpha=config.alpha,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )

@@ -1,0 +1,66 @@
+"""Learning-rate schedules, stepped once per epoch."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
+
+from hep_ray.config import Config
+from hep_ray.optim import schedule
+
+
+class NoneConfig(Config):
+    """A constant learning rate has nothing to configure."""
+
+
+class StepConfig(Config):
+    """Configuration of `step`; the defaults are the HVL thesis' protocol.
+
+    Attributes:
+        step_size: epochs between reductions.
+        gamma: factor of each reduction.
+    """
+
+    step_size: int = Field(default=10, ge=1)
+    gamma: float = Field(default=0.9, gt=0, le=1)
+
+
+class CosineConfig(Config):
+    """Configuration of `cosine`.
+
+    Attributes:
+        minimum_fraction: learning rate at the end, as a fraction of that at the start.
+    """
+
+    minimum_fraction: float = Field(default=0.0, ge=0, le=1)
+
+
+@schedule("none", NoneConfig)
+def none(config: NoneConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
+    """The learning rate stays as it is."""
+    return LambdaLR(optimizer, lambda _: 1.0)
+
+
+@schedule("step", StepConfig)
+def step(config: StepConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
+    """Multiply the learning rate by gamma after every `step_size` epochs."""
+    return StepLR(optimizer, config.step_size, config.gamma)
+
+
+@schedule("cosine", CosineConfig)
+def cosine(config: CosineConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:
+    """Half a cosine from 1 to `minimum_fraction` over the run.
+
+    Source: Loshchilov and Hutter, arXiv:1608.03983, eq. 5, without restarts. It is a function of the epoch
+    alone, so a resumed run follows the same rates bit for bit; after the last epoch the minimum stays.
+    """
+
+    def fraction(epoch: int) -> float:
+        progress = min(epoch / epochs, 1.0)
+        remaining = (1 + math.cos(math.pi * progress)) / 2
+        return config.minimum_fraction + (1 - config.minimum_fraction) * remaining
+
+    return LambdaLR(optimizer, fraction)

@@ -1,0 +1,36 @@
+"""A trial's parameters are one flat dictionary, so a key means one thing whatever component reads it."""
+
+from __future__ import annotations
+
+from hep_ray.losses import LOSSES
+from hep_ray.models import MODELS
+from hep_ray.optim import OPTIMIZERS, SCHEDULES
+
+TRAINER_KEYS = {"model", "loss", "optimizer", "schedule", "learning_rate", "batch_size", "epochs", "seed"}
+KINDS = (MODELS, LOSSES, OPTIMIZERS, SCHEDULES)
+
+
+def keys_by_kind() -> dict[str, set[str]]:
+    return {kind.kind: {key for name in kind for key in kind[name].config.model_fields} for kind in KINDS}
+
+
+def test_a_key_belongs_to_one_kind_of_component():
+    owners: dict[str, list[str]] = {}
+    for kind, keys in keys_by_kind().items():
+        for key in keys:
+            owners.setdefault(key, []).append(kind)
+    assert {key: kinds for key, kinds in owners.items() if len(kinds) > 1} == {}
+
+
+def test_no_component_takes_a_key_of_the_trainer():
+    for kind, keys in keys_by_kind().items():
+        assert not keys & TRAINER_KEYS, kind
+
+
+def test_every_kind_has_its_components():
+    assert {kind.kind: set(kind) for kind in KINDS} == {
+        "model": {"cnn", "resnet34", "resnet50", "resnet101"},
+        "loss": {"cross_entropy", "root_softmax", "hinge"},
+        "optimizer": {"adam", "adamw", "sgd", "rmsprop"},
+        "schedule": {"none", "step", "cosine"},
+    }
