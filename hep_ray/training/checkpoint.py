@@ -1,0 +1,50 @@
+"""Checkpoints on a (shared) file system: written whole or not at all, read without unpickling code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hep_ray.errors import CorruptCheckpoint
+
+LAST = "last.pt"
+"""State from which a trial goes on: model, optimizer, schedule, epoch, random state, last metrics."""
+BEST = "best.pt"
+"""Model of the epoch with the best validation metric so far."""
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state so that a crash at any moment leaves the former file or the new one, never a torn one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a state back (tensors, numbers, strings, lists and dicts only: nothing is executed).
+
+    Raises:
+        CorruptCheckpoint: the file is not a whole checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as fault:
+        raise CorruptCheckpoint(f"a checkpoint is read back whole; {path} is not: {fault}") from fault
+    if not isinstance(state, dict):
+        raise CorruptCheckpoint(f"a checkpoint holds a dict; {path} holds {type(state).__name__}")
+    return state

@@ -1,0 +1,129 @@
+"""From a trial's flat parameters to the components they name, and which keys each component reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import PositiveFloat, PositiveInt
+
+from hep_ray.config import Config, parse
+from hep_ray.data.events import EventSchema
+from hep_ray.errors import InvalidConfig
+from hep_ray.losses import LOSSES
+from hep_ray.models import MODELS, Model
+from hep_ray.optim import OPTIMIZERS, SCHEDULES
+from hep_ray.registry import Registry
+
+
+class TrainerConfig(Config):
+    """What every trial states, whatever its components.
+
+    Attributes:
+        model: name in the model registry.
+        loss: name in the loss registry.
+        optimizer: name in the optimizer registry.
+        schedule: name in the learning-rate schedule registry.
+        learning_rate: step size that the schedule starts from.
+        batch_size: events per optimizer step.
+    """
+
+    model: str
+    loss: str
+    optimizer: str
+    schedule: str = "none"
+    learning_rate: PositiveFloat
+    batch_size: PositiveInt = 100
+
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "model": MODELS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+"""Kind of component → the registry its name is looked up in."""
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """A trial's parameters, resolved and checked: the trainer's own and one config per component."""
+
+    trainer: TrainerConfig
+    components: Mapping[str, Config]
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> TrialConfig:
+        """Resolve flat parameters such as `{"model": "cnn", "loss": "root_softmax", "root_index": 3, …}`.
+
+        Raises:
+            UnknownName: a component's name is not registered.
+            InvalidConfig: a key that nothing reads, a missing key, or a value its component refuses.
+        """
+        trainer = parse(
+            TrainerConfig,
+            {key: value for key, value in params.items() if key in TrainerConfig.field_names()},
+            "trainer",
+        )
+        chosen = {kind: getattr(trainer, kind) for kind in REGISTRIES}
+        readers = keys_read(chosen)
+        for key in params:
+            if key not in readers:
+                raise InvalidConfig(
+                    f"unknown key '{key}'; {describe(chosen)} reads: {', '.join(sorted(readers))}"
+                )
+        components = {}
+        for kind, name in chosen.items():
+            config = REGISTRIES[kind][name].config
+            values = {key: params[key] for key in config.field_names() if key in params}
+            components[kind] = parse(config, values, f"{kind} '{name}'")
+        return cls(trainer, components)
+
+    def build_model(self, schema: EventSchema) -> Model:
+        """A new model for events of this schema.
+
+        Raises:
+            InvalidConfig: the model cannot take the dataset's columns.
+        """
+        model: Model = MODELS[self.trainer.model].build(self.components["model"], schema)
+        return model
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value that the trial uses, defaults included, as one flat dict."""
+        values = self.trainer.model_dump()
+        for component in self.components.values():
+            values.update(component.model_dump())
+        return values
+
+
+def keys_read(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Which component reads each parameter, for one choice of components.
+
+    Args:
+        chosen: kind → name, such as `{"model": "cnn", "loss": "hinge", …}`; a kind may be left out.
+
+    Returns:
+        key → a label such as `loss 'root_softmax'`.
+
+    Raises:
+        UnknownName: a name is not registered.
+    """
+    return dict.fromkeys(TrainerConfig.field_names(), "the trainer") | {
+        key: f"{kind} '{name}'"
+        for kind, name in chosen.items()
+        for key in REGISTRIES[kind][name].config.field_names()
+    }
+
+
+def readers_of(key: str) -> Iterator[tuple[str, str]]:
+    """Every registered component, as (kind, name), that reads a parameter of this name."""
+    for kind, registry in REGISTRIES.items():
+        for name in registry:
+            if key in registry[name].config.field_names():
+                yield kind, name
+
+
+def describe(chosen: Mapping[str, str]) -> str:
+    """Such as `the trainer with model 'cnn', loss 'hinge'`."""
+    return "the trainer with " + ", ".join(f"{kind} '{name}'" for kind, name in chosen.items())

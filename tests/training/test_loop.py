@@ -1,0 +1,171 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from hep_ray.data.batches import Events
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, UnknownName
+from hep_ray.optim import OPTIMIZERS, SCHEDULES
+from hep_ray.training.checkpoint import load_checkpoint, save_checkpoint
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.loop import TrialLoop
+
+SIZE = 28
+SCHEMA = EventSchema(
+    task="toy",
+    columns=(Column(name="image", shape=(SIZE, SIZE, 3), unit="GeV"),),
+    classes=("background", "signal"),
+)
+PARAMS = {
+    "model": "cnn",
+    "loss": "root_softmax",
+    "root_index": 3,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "batch_size": 16,
+}
+
+
+def toy(events, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(events) % 2
+    images = random.random((events, SIZE, SIZE, 3), dtype=np.float32)
+    images[labels == 1, : SIZE // 2] += 1
+    return Events.from_arrays({"image": images}, labels)
+
+
+TRAIN, VAL = toy(64), toy(32, seed=1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def loop(seed=0, epochs=4, train=TRAIN, **params):
+    return TrialLoop(
+        TrialConfig.from_params({**PARAMS, **params}), SCHEMA, train, VAL, epochs=epochs, seed=seed
+    )
+
+
+def numbers(metrics):
+    return {key: value for key, value in metrics.items() if key != "epoch_seconds"}
+
+
+def test_it_learns_and_reports_every_metric():
+    trial = loop()
+    history = [trial.run_epoch() for _ in range(4)]
+
+    assert [metrics["epoch"] for metrics in history] == [1, 2, 3, 4]
+    assert history[-1]["val_accuracy"] > 0.95
+    expected = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "learning_rate"}
+    expected |= {f"val_background_rejection_at_{efficiency}" for efficiency in (30, 50, 70, 90)}
+    assert expected <= history[-1].keys()
+    assert all(np.isfinite(value) for metrics in history for value in metrics.values())
+
+
+def test_the_same_seed_gives_the_same_numbers_whatever_ran_before():
+    first = numbers(loop().run_epoch())
+    loop(seed=9, optimizer="sgd").run_epoch()
+    torch.rand(7)
+
+    assert numbers(loop().run_epoch()) == first
+    assert numbers(loop(seed=1).run_epoch()) != first
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_a_resumed_trial_goes_on_bit_for_bit(tmp_path, optimizer, schedule):
+    choice = {"optimizer": optimizer, "schedule": schedule} | ({"step_size": 1} if schedule == "step" else {})
+    whole = loop(**choice)
+    for _ in range(2):
+        whole.run_epoch()
+    save_checkpoint(tmp_path / "last.pt", whole.state_dict())
+    rest = [numbers(whole.run_epoch()) for _ in range(2)]
+
+    torch.rand(3)
+    resumed = loop(**choice)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+
+    assert [numbers(resumed.run_epoch()) for _ in range(2)] == rest
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name])
+
+
+def test_a_loss_that_leaves_the_finite_numbers_names_epoch_step_and_learning_rate():
+    images = TRAIN.inputs["image"].copy()
+    images[5] = np.inf
+    broken = dataclasses.replace(TRAIN, inputs={"image": images})
+
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ of epoch 1 .*0.001"):
+        loop(train=broken).run_epoch()
+
+
+def test_a_checkpoint_of_other_parameters_is_refused():
+    state = loop().state_dict()
+
+    with pytest.raises(CorruptCheckpoint, match="resumes its own"):
+        loop(learning_rate=0.5).load_state_dict(state)
+
+
+def test_a_torn_checkpoint_is_refused_by_name(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"epoch": 1})
+    whole = path.read_bytes()
+    assert load_checkpoint(path) == {"epoch": 1}
+
+    for size in (0, 10, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        with pytest.raises(CorruptCheckpoint, match=r"last\.pt"):
+            load_checkpoint(path)
+
+
+def test_a_checkpoint_never_executes_what_it_holds(tmp_path):
+    import pickle
+
+    class Payload:
+        def __reduce__(self):
+            return (pytest.fail, ("code in a checkpoint was executed",))
+
+    torch.save({"epoch": Payload()}, tmp_path / "last.pt", pickle_module=pickle)
+
+    with pytest.raises(CorruptCheckpoint):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_a_failed_write_leaves_the_former_checkpoint(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"epoch": 1})
+
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"epoch": lambda: None})
+
+    assert load_checkpoint(path) == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"lr": 1}, InvalidConfig, "unknown key 'lr'"),
+        ({"model": "cn"}, UnknownName, "did you mean 'cnn'"),
+        ({"learning_rate": -1}, InvalidConfig, "learning_rate"),
+        ({"momentum": 0.9}, InvalidConfig, "unknown key 'momentum'"),
+        ({"root_index": 0.2}, InvalidConfig, "root_index"),
+    ],
+)
+def test_parameters_that_nothing_reads_or_takes_are_refused(change, error, words):
+    with pytest.raises(error, match=words):
+        TrialConfig.from_params({**PARAMS, **change})
+
+
+def test_resolved_parameters_hold_every_default_and_resolve_to_themselves():
+    resolved = TrialConfig.from_params(PARAMS).resolved()
+
+    assert resolved["dropout"] == 0.5
+    assert TrialConfig.from_params(resolved).resolved() == resolved
