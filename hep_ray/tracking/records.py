@@ -1,0 +1,88 @@
+"""The records of a search's journal: each one line of JSON, in the order in which things happened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from hep_ray.config import Config
+
+Status = Literal["running", "completed", "stopped", "failed"]
+"""`completed`: all epochs; `stopped`: ended early by the scheduler; `failed`: ended by an error."""
+
+
+class SearchStarted(Config):
+    """First record: what this search is. A resumed search must state the same."""
+
+    kind: Literal["search_started"] = "search_started"
+    time: float = Field(description="Unix time, s")
+    search: str
+    search_id: str = Field(description="random, names this search in MLflow")
+    dataset_fingerprint: str
+    task: str
+    metric: str
+    mode: Literal["max", "min"]
+    epochs: int
+    sampler: str
+    scheduler: str
+    seed: int
+    space: dict[str, Any] = Field(description="the space in words, as printed by --dry-run")
+    options: dict[str, Any] = Field(description="the command line, for --resume without flags")
+    provenance: dict[str, str]
+
+
+class TrialStarted(Config):
+    """A configuration was drawn and will be trained under this id until it ends, whatever breaks."""
+
+    kind: Literal["trial_started"] = "trial_started"
+    time: float
+    trial_id: str
+    number: int = Field(description="number of the trial in the Optuna study")
+    params: dict[str, Any]
+    seed: int
+
+
+class EpochFinished(Config):
+    """One epoch's metrics."""
+
+    kind: Literal["epoch_finished"] = "epoch_finished"
+    time: float
+    trial_id: str
+    metrics: dict[str, float]
+
+    @property
+    def epoch(self) -> int:
+        """Epoch, from 1."""
+        return int(self.metrics["epoch"])
+
+
+class TrialFinished(Config):
+    """A trial ended; nothing follows under its id."""
+
+    kind: Literal["trial_finished"] = "trial_finished"
+    time: float
+    trial_id: str
+    status: Status
+    cause: str = Field("", description="what went wrong, for a failed trial")
+
+
+class SearchFinished(Config):
+    """The search ended with every trial accounted for; a later resume may add trials after it."""
+
+    kind: Literal["search_finished"] = "search_finished"
+    time: float
+
+
+Record = SearchStarted | TrialStarted | EpochFinished | TrialFinished | SearchFinished
+
+_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+def decode(line: str | bytes) -> Record:
+    """A record from its line.
+
+    Raises:
+        pydantic.ValidationError: the line is not a record.
+    """
+    return _ADAPTER.validate_json(line)

@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hep_ray.errors import StorageError
+from hep_ray.tracking.journal import FILE_NAME, Journal, read_records
+from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
+
+RECORDS = [
+    TrialStarted(
+        time=1.0, trial_id="t0000", number=0, params={"learning_rate": 0.1, "loss": "hinge"}, seed=3
+    ),
+    EpochFinished(time=2.0, trial_id="t0000", metrics={"epoch": 1, "val_accuracy": 0.1 + 0.2}),
+    TrialFinished(time=3.0, trial_id="t0000", status="failed", cause='it said "no"\nand stopped'),
+]
+
+
+def filled(folder):
+    with Journal(folder) as journal:
+        for record in RECORDS:
+            journal.append(record)
+    return folder / FILE_NAME
+
+
+def test_records_come_back_as_they_were(tmp_path):
+    filled(tmp_path)
+
+    with Journal(tmp_path) as journal:
+        assert list(journal) == RECORDS
+    assert read_records(tmp_path) == RECORDS
+
+
+@given(st.data())
+def test_killed_at_any_byte_the_journal_keeps_every_whole_record(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("journal")
+    path = filled(folder)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    survivors = RECORDS[: whole[:cut].count(b"\n")]
+
+    with Journal(folder) as journal:
+        assert list(journal) == survivors
+        journal.append(RECORDS[0])
+    assert read_records(folder) == [*survivors, RECORDS[0]]
+
+
+def test_one_process_at_a_time(tmp_path):
+    with Journal(tmp_path), pytest.raises(StorageError, match="another one holds"):
+        Journal(tmp_path)
+    Journal(tmp_path).close()
+
+
+def test_a_damaged_line_is_named_and_nothing_is_cut(tmp_path):
+    path = filled(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"{}\n", lines[2]]))
+    before = path.read_bytes()
+
+    with pytest.raises(StorageError, match="line 2"):
+        Journal(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="writable"):
+        Journal(tmp_path / "file" / "search")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_looking_at_a_folder_without_a_journal_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match=FILE_NAME):
+        read_records(tmp_path)

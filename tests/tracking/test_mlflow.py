@@ -1,0 +1,102 @@
+import time
+
+import pytest
+
+from hep_ray.errors import TrackingUnavailable
+from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker, default_uri, open_client
+from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """One database for all tests here: making its tables takes seconds."""
+    return tmp_path_factory.mktemp("storage")
+
+
+def journal(search_id, trials=3):
+    records = [
+        SearchStarted(
+            time=time.time(),
+            search="toy",
+            search_id=search_id,
+            dataset_fingerprint="f" * 64,
+            task="toy",
+            metric="val_accuracy",
+            mode="max",
+            epochs=EPOCHS,
+            sampler="tpe",
+            scheduler="none",
+            seed=0,
+            space={"learning_rate": "0.1 … 0.2"},
+            options={},
+            provenance={"git_commit": "c0ffee"},
+        )
+    ]
+    for number in range(trials):
+        name = f"t{number:04d}"
+        params = {"learning_rate": 0.1 * number, "loss": "hinge"}
+        records.append(TrialStarted(time=time.time(), trial_id=name, number=number, params=params, seed=0))
+        for epoch in range(1, EPOCHS + 1):
+            metrics = {"epoch": epoch, "val_accuracy": 0.5 + 0.1 * epoch + number, "val_loss": 1 / epoch}
+            records.append(EpochFinished(time=time.time(), trial_id=name, metrics=metrics))
+        status = "failed" if number == 2 else "completed"
+        cause = "it broke" if number == 2 else ""
+        records.append(TrialFinished(time=time.time(), trial_id=name, status=status, cause=cause))
+    return [*records, SearchFinished(time=time.time())]
+
+
+def runs(storage, search_id):
+    client = open_client(default_uri(storage))
+    experiment = client.get_experiment_by_name("toy")
+    found = client.search_runs([experiment.experiment_id], f"tags.`{SEARCH_TAG}` = '{search_id}'")
+    parents = [run for run in found if TRIAL_TAG not in run.data.tags]
+    return client, parents, {run.data.tags[TRIAL_TAG]: run for run in found if TRIAL_TAG in run.data.tags}
+
+
+def write(storage, records):
+    tracker = MlflowTracker(default_uri(storage), "toy", storage / "artifacts")
+    for record in records:
+        tracker.record(record)
+    tracker.close()
+    return tracker
+
+
+def test_one_parent_and_one_child_per_trial_with_every_epoch(storage):
+    tracker = write(storage, journal("a"))
+
+    client, parents, children = runs(storage, "a")
+    assert [parent.info.run_id for parent in parents] == [tracker.parent_run_id]
+    assert {name: run.info.run_id for name, run in children.items()} == tracker.run_ids
+    assert len(children) == 3
+    for number, (_, run) in enumerate(sorted(children.items())):
+        assert run.data.tags["mlflow.parentRunId"] == tracker.parent_run_id
+        assert run.data.params["loss"] == "hinge"
+        history = client.get_metric_history(run.info.run_id, "val_accuracy")
+        assert [(point.step, point.value) for point in history] == [
+            (epoch, pytest.approx(0.5 + 0.1 * epoch + number)) for epoch in range(1, EPOCHS + 1)
+        ]
+    assert [children[name].info.status for name in sorted(children)] == ["FINISHED", "FINISHED", "FAILED"]
+    assert children["t0002"].data.tags["hep_ray.cause"] == "it broke"
+    assert children["t0000"].data.tags[STATUS_TAG] == "completed"
+    assert parents[0].info.status == "FINISHED"
+    assert parents[0].data.tags["git_commit"] == "c0ffee"
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 9, 14])
+def test_a_journal_handed_over_again_adds_what_is_missing_and_nothing_twice(storage, cut):
+    records = journal(f"cut-{cut}")
+    write(storage, records[:cut])
+    write(storage, records)
+
+    client, parents, children = runs(storage, f"cut-{cut}")
+    assert len(parents) == 1
+    assert len(children) == 3
+    for run in children.values():
+        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == EPOCHS
+
+
+def test_a_server_that_does_not_answer_is_told_before_the_search_starts(tmp_path):
+    with pytest.raises(TrackingUnavailable, match=r"127\.0\.0\.1:9"):
+        MlflowTracker("http://127.0.0.1:9", "toy")
