@@ -1,0 +1,68 @@
+"""Simulated events: a simulation makes the events of one task, class by class, from a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hep_ray.config import Config
+from hep_ray.data.events import EventSchema
+from hep_ray.registry import Registry
+
+
+class Generate(Protocol):
+    """Makes events of one class.
+
+    The same arguments give the same bytes in any process and in any order of calls.
+    """
+
+    def __call__(
+        self, config: Any, class_name: str, events: int, seed: np.random.SeedSequence
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Columns of the schema, one array of `events` rows each."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """A registered simulation.
+
+    Args:
+        name: of the task.
+        config: class of its parameters.
+        schema: of its events.
+        generate: makes them.
+        requires: importable packages that it needs; their versions go into the manifest.
+    """
+
+    name: str
+    config: type[Config]
+    schema: EventSchema
+    generate: Generate
+    requires: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """First line of the generating function's docstring."""
+        return (self.generate.__doc__ or "").strip().splitlines()[0]
+
+
+SIMULATIONS: Registry[Simulation] = Registry("simulation", __name__)
+
+G = TypeVar("G", bound=Generate)
+
+
+def simulation(
+    name: str, config: type[Config], schema: EventSchema, requires: tuple[str, ...] = ()
+) -> Callable[[G], G]:
+    """Registers a generating function under a name, with its parameters, schema and required packages."""
+
+    def register(generate: G) -> G:
+        SIMULATIONS.add(name, Simulation(name, config, schema, generate, requires))
+        return generate
+
+    return register

@@ -1,0 +1,153 @@
+"""Semi-classical black holes: production, Hawking evaporation, and the remnant's last decay.
+
+Two partons whose invariant mass M exceeds a minimum merge with the geometric cross section π r_H²(M).
+The hole, at rest in their centre of mass and taken as non-rotating, emits one Standard Model particle
+after another: species by degrees of freedom × emission rate of its spin, energy from the greybody
+spectrum at the hole's present temperature, direction isotropic in its rest frame, recoil included.
+Once its mass is below M∗ two or three bodies share what is left in isotropic phase space, chosen among
+those that restore the incoming partons' charge, baryon and lepton number.
+
+Sources: Dimopoulos and Landsberg, hep-ph/0106295 (production and decay); Harris, Richardson and
+Webber, hep-ph/0307305 (sequence of emissions, remnant); BlackMax, arXiv:0711.3012, whose events the
+reference sample holds; parameters of arXiv:2310.15227. Simplifications: all energy of the partons
+enters the hole, gravitons are not radiated, and each emission that would leave less than nothing is
+drawn again.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hep_ray.simulate.colour import random_flow
+from hep_ray.simulate.greybody import emission_spectra
+from hep_ray.simulate.hawking import horizon_radius
+from hep_ray.simulate.particles import (
+    OUTGOING,
+    SPECIES,
+    Charges,
+    HardEvent,
+    HardParticle,
+    charges_of,
+    incoming_pair,
+    mass_of,
+)
+from hep_ray.simulate.partons import PartonPair
+from hep_ray.simulate.phase_space import boost, invariant_mass, isotropic_direction, rambo
+
+Array = NDArray[np.float64]
+
+PARTONS: tuple[int, ...] = (21, 1, 2, 3, 4, 5, -1, -2, -3, -4, -5)
+PAIRS = tuple((first, second) for first in PARTONS for second in PARTONS)
+
+
+def black_hole_event(
+    pair: PartonPair, energy: float, planck_mass: float, extra_dimensions: int, rng: np.random.Generator
+) -> HardEvent:
+    """One hole, from the merging partons to its last particles.
+
+    Args:
+        pair: the partons.
+        energy: collision energy √s in GeV.
+        planck_mass: M∗ in GeV.
+        extra_dimensions: n.
+        rng: source of randomness.
+    """
+    first, second = incoming_pair(pair.pdgs, pair.fractions, energy, [(0, 0), (0, 0)])
+    hole = first.momentum + second.momentum
+    total = charges_of(pair.pdgs[0]) + charges_of(pair.pdgs[1])
+    while True:
+        emitted, momenta, remnant = evaporate(hole, planck_mass, extra_dimensions, rng)
+        missing = total
+        for pdg in emitted:
+            missing = missing - charges_of(pdg)
+        last = remnant_bodies(missing, extra_dimensions, rng)
+        if last is None or sum(map(mass_of, last)) >= invariant_mass(remnant):
+            continue
+        pdgs = [*emitted, *last]
+        flow = random_flow(pair.pdgs, pdgs, rng)
+        if flow is not None:
+            break
+    bodies = boost(rambo(invariant_mass(remnant), [mass_of(pdg) for pdg in last], rng), remnant)
+    coloured = incoming_pair(pair.pdgs, pair.fractions, energy, flow[:2])
+    outgoing = tuple(
+        HardParticle(pdg, OUTGOING, (1, 2), colours, momentum, mass_of(pdg))
+        for pdg, colours, momentum in zip(pdgs, flow[2:], [*momenta, *bodies], strict=True)
+    )
+    return HardEvent((*coloured, *outgoing), scale=invariant_mass(hole))
+
+
+def evaporate(
+    hole: Array, planck_mass: float, extra_dimensions: int, rng: np.random.Generator
+) -> tuple[list[int], list[Array], Array]:
+    """Hawking emission until the mass is below M∗.
+
+    Args:
+        hole: its four-momentum, (E, px, py, pz) in GeV, shape (4,).
+        planck_mass: M∗ in GeV.
+        extra_dimensions: n.
+        rng: source of randomness.
+
+    Returns:
+        PDG numbers and four-momenta of what was emitted, and the remnant's four-momentum.
+    """
+    spectra = emission_spectra(extra_dimensions)
+    cumulative = np.cumsum(_emission_weights(extra_dimensions))
+    emitted: list[int] = []
+    momenta: list[Array] = []
+    while (mass := invariant_mass(hole)) > planck_mass:
+        species = SPECIES[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
+        radius = horizon_radius(mass, planck_mass, extra_dimensions)
+        energy = spectra[species.spin].sample(rng.random()) / radius
+        # A body of mass m takes at most (M² + m²)/2M from a hole of mass M, and leaves it massless.
+        if not species.mass < energy < (mass**2 + species.mass**2) / (2 * mass):
+            continue
+        momentum = np.sqrt(energy**2 - species.mass**2) * isotropic_direction(rng)
+        particle = boost(np.array([energy, *momentum]), hole)
+        hole = hole - particle
+        emitted.append(species.pdg if species.self_conjugate or rng.integers(2) else -species.pdg)
+        momenta.append(particle)
+    return emitted, momenta, hole
+
+
+def remnant_bodies(
+    missing: Charges, extra_dimensions: int, rng: np.random.Generator
+) -> tuple[int, ...] | None:
+    """Two or three bodies that carry the missing quantum numbers, None where no such set exists.
+
+    Each set is as likely as it would be among independent draws by emission weight.
+    """
+    sets = _closing_sets(extra_dimensions).get(missing)
+    if sets is None:
+        return None
+    bodies, cumulative = sets
+    return bodies[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
+
+
+@functools.lru_cache(maxsize=16)
+def _emission_weights(extra_dimensions: int) -> tuple[float, ...]:
+    spectra = emission_spectra(extra_dimensions)
+    weights = np.array([species.freedom * spectra[species.spin].rate for species in SPECIES])
+    return tuple(weights / weights.sum())
+
+
+@functools.lru_cache(maxsize=16)
+def _closing_sets(extra_dimensions: int) -> dict[Charges, tuple[list[tuple[int, ...]], Array]]:
+    weights: dict[int, float] = {}
+    for species, weight in zip(SPECIES, _emission_weights(extra_dimensions), strict=True):
+        if species.self_conjugate:
+            weights[species.pdg] = weight
+        else:
+            weights[species.pdg] = weights[-species.pdg] = weight / 2
+    charges = {pdg: charges_of(pdg) for pdg in weights}
+    found: dict[Charges, tuple[list[tuple[int, ...]], list[float]]] = {}
+    for count in (2, 3):
+        for bodies in itertools.product(weights, repeat=count):
+            total = functools.reduce(Charges.__add__, (charges[pdg] for pdg in bodies))
+            sets, likelihoods = found.setdefault(total, ([], []))
+            sets.append(bodies)
+            likelihoods.append(float(np.prod([weights[pdg] for pdg in bodies])))
+    return {total: (sets, np.cumsum(likelihoods)) for total, (sets, likelihoods) in found.items()}

@@ -1,0 +1,97 @@
+"""`hep-ray data simulate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hep_ray.data.cli import print_dataset
+from hep_ray.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from hep_ray.simulate import Simulation
+
+
+def simulate(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The simulation; `--list` shows them all.")
+    ] = None,
+    events: Annotated[int, typer.Option(help="Events of all classes together, equally many of each.")] = 6000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same dataset on any machine.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Dataset folder. Default: data/NAME.")] = None,
+    workers: Annotated[int | None, typer.Option(help="CPUs to use. Default: all.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A parameter; may be given several times."),
+    ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the simulations and their parameters.")
+    ] = False,
+) -> None:
+    """Simulate collisions and write them as a dataset, ready for a search.
+
+    Events are made in parallel on Ray: with RAY_ADDRESS set on that cluster, else on this machine. They
+    depend on the seed and the parameters alone, not on the number of workers. Needs Pythia 8:
+    pip install 'hep-ray[sim]'.
+
+    Example: hep-ray data simulate mbh_sph --events 6000 --seed 1 --out data/mbh_sph
+
+    Harder to tell apart: add --set planck_mass=3000 --set black_hole_mass_min=8000
+    """
+    from hep_ray.simulate import SIMULATIONS
+
+    if listing:
+        for known in SIMULATIONS:
+            _describe(SIMULATIONS[known])
+        return
+    if name is None:
+        raise InvalidConfig(f"simulate needs the name of a simulation; known: {', '.join(SIMULATIONS)}")
+
+    from hep_ray.simulate.run import simulate as run
+
+    folder = out or Path("data") / name
+    manifest = run(
+        name,
+        events,
+        seed,
+        folder,
+        workers=workers,
+        overwrite=overwrite,
+        settings=parse_settings(settings or []),
+        progress=True,
+    )
+    print_dataset(manifest, folder)
+
+
+def parse_settings(words: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as a dict; the simulation's config decides what the values mean.
+
+    Raises:
+        InvalidConfig: a word has no `=`, or a key comes twice.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InvalidConfig(f"a setting is KEY=VALUE; got '{word}'")
+        if key in values:
+            raise InvalidConfig(f"a setting is given once; '{key}' is given twice")
+        values[key] = value
+    return values
+
+
+def _describe(entry: Simulation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]{entry.name}[/bold]  {entry.summary}", highlight=False)
+    for class_name in entry.schema.classes:
+        console.print(f"  {class_name}: {entry.schema.class_meaning[class_name]}", highlight=False)
+    table = Table("--set KEY", "default")
+    for key, field in entry.config.model_fields.items():
+        table.add_row(key, str(field.default))
+    console.print(table)

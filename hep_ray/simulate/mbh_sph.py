@@ -1,0 +1,148 @@
+"""Task `mbh_sph`: microscopic black holes against sphalerons at the LHC, as η–φ images.
+
+Parameters are those of arXiv:2310.15227 and of the HVL thesis; the detector is the ATLAS card of Delphes.
+The signal is the black hole: the thesis searches for it and treats the sphaleron as the look-alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, field_validator, model_validator
+
+from hep_ray.config import Config
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.simulate import black_hole, simulation, sphaleron
+from hep_ray.simulate.imaging import CHANNELS, PIXELS, event_image, event_variables
+from hep_ray.simulate.objects import Reconstruction, ReconstructionConfig
+from hep_ray.simulate.partons import PartonLuminosity
+from hep_ray.simulate.shower import Density, HardProcess, Shower, ShowerConfig
+
+BLACK_HOLE, SPHALERON = "black_hole", "sphaleron"
+
+SCHEMA = EventSchema(
+    task="mbh_sph",
+    columns=(
+        Column(name="image", shape=(PIXELS, PIXELS, len(CHANNELS)), dtype="float32", unit="GeV"),
+        Column(name="ht", dtype="float32", unit="GeV"),
+        Column(name="met", dtype="float32", unit="GeV"),
+        Column(name="leading_pt", dtype="float32", unit="GeV"),
+        Column(name="n_objects", dtype="float32"),
+    ),
+    classes=(SPHALERON, BLACK_HOLE),
+    class_meaning={
+        BLACK_HOLE: "a microscopic black hole evaporates into Standard Model particles",
+        SPHALERON: "a sphaleron-like transition makes at least seven antiquarks and three antileptons",
+    },
+    signal=BLACK_HOLE,
+)
+
+
+class MbhSphConfig(Config):
+    """Parameters of the task.
+
+    Attributes:
+        energy: proton–proton collision energy √s, in GeV.
+        extra_dimensions: number n of extra dimensions, 1 to 7.
+        planck_mass: fundamental scale M∗ (Particle Data Group convention), in GeV.
+        black_hole_mass_min: least mass of a hole, in GeV; above M∗.
+        sphaleron_threshold: least energy of a transition, in GeV.
+        sphaleron_plus: probability of ΔN_CS = +1; the reference has −1 alone.
+        multiparton_interactions: simulate further parton collisions of the same two protons.
+        jet_radius: R of the anti-kT jets.
+        jet_pt: least transverse momentum of a jet before calibration, in GeV.
+        pythia: more settings of Pythia, `;` between them, such as `PDF:pSet = 14; PartonLevel:ISR = off`.
+    """
+
+    energy: float = Field(default=13_000.0, gt=0)
+    extra_dimensions: int = Field(default=4, ge=1, le=7)
+    planck_mass: float = Field(default=4_000.0, gt=0)
+    black_hole_mass_min: float = Field(default=10_000.0, gt=0)
+    sphaleron_threshold: float = Field(default=9_000.0, gt=0)
+    sphaleron_plus: float = Field(default=0.0, ge=0, le=1)
+    multiparton_interactions: bool = False
+    jet_radius: float = Field(default=0.4, gt=0)
+    jet_pt: float = Field(default=20.0, gt=0)
+    pythia: tuple[str, ...] = ()
+
+    @field_validator("pythia", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(word.strip() for word in value.split(";")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _reachable(self) -> MbhSphConfig:
+        if not self.planck_mass < self.black_hole_mass_min < self.energy:
+            raise ValueError(
+                "planck_mass < black_hole_mass_min < energy; got "
+                f"{self.planck_mass}, {self.black_hole_mass_min}, {self.energy} GeV"
+            )
+        if not self.sphaleron_threshold < self.energy:
+            raise ValueError(
+                f"sphaleron_threshold < energy; got {self.sphaleron_threshold}, {self.energy} GeV"
+            )
+        return self
+
+
+@simulation("mbh_sph", MbhSphConfig, SCHEMA, requires=("pythia8mc",))
+def generate(
+    config: MbhSphConfig, class_name: str, events: int, seed: np.random.SeedSequence
+) -> dict[str, npt.NDArray[Any]]:
+    """Microscopic black holes (n = 4, M > 10 TeV) against sphalerons (E > 9 TeV): 50×50×3 η–φ images.
+
+    Args:
+        config: parameters.
+        class_name: `black_hole` or `sphaleron`.
+        events: how many.
+        seed: decides everything, with the config and the class.
+
+    Raises:
+        MissingPackage: Pythia is not installed.
+        SimulationFailed: Pythia refuses the settings.
+    """
+    shower, reconstruction = _generators(config, class_name)
+    rng = np.random.default_rng(seed)
+    pythia_seed = int(rng.integers(1, 900_000_001))
+    images: list[npt.NDArray[np.float32]] = []
+    variables: dict[str, list[float]] = {}
+    for state in shower.events(events, rng, pythia_seed):
+        objects = reconstruction.objects(state, rng)
+        images.append(event_image(objects))
+        for name, value in event_variables(objects).items():
+            variables.setdefault(name, []).append(value)
+    columns = {name: np.array(values, dtype=np.float32) for name, values in variables.items()}
+    return {"image": np.stack(images), **columns}
+
+
+@functools.lru_cache(maxsize=4)
+def _generators(config: MbhSphConfig, class_name: str) -> tuple[Shower, Reconstruction]:
+    """Built once per process; `generate` seeds them anew, so nothing passes from call to call."""
+    settings = ShowerConfig(
+        energy=config.energy,
+        multiparton_interactions=config.multiparton_interactions,
+        settings=config.pythia,
+    )
+    prepare = {BLACK_HOLE: _black_holes, SPHALERON: _sphalerons}[class_name]
+    shower = Shower(functools.partial(prepare, config), settings)
+    return shower, Reconstruction(ReconstructionConfig(jet_radius=config.jet_radius, jet_pt=config.jet_pt))
+
+
+def _black_holes(config: MbhSphConfig, density: Density) -> HardProcess:
+    # σ̂ = π r_H², and r_H grows like M^(1/(n+1))
+    growth = 2 / (config.extra_dimensions + 1)
+    luminosity = PartonLuminosity(
+        density, config.energy, config.black_hole_mass_min, growth, black_hole.PAIRS
+    )
+    return lambda rng: black_hole.black_hole_event(
+        luminosity.sample(rng), config.energy, config.planck_mass, config.extra_dimensions, rng
+    )
+
+
+def _sphalerons(config: MbhSphConfig, density: Density) -> HardProcess:
+    luminosity = PartonLuminosity(density, config.energy, config.sphaleron_threshold, 0.0, sphaleron.PAIRS)
+    return lambda rng: sphaleron.sphaleron_event(
+        luminosity.sample(rng), config.energy, config.sphaleron_plus, rng
+    )

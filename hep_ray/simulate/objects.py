@@ -1,0 +1,141 @@
+"""Reconstructed objects of an event: photons, electrons, muons, anti-kT jets, and missing momentum."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hep_ray.config import Config
+from hep_ray.simulate.detector import (
+    ELECTRON,
+    MUON,
+    NEUTRAL_HADRON,
+    PHOTON,
+    Deposits,
+    delta_r,
+    detect,
+    isolated,
+    missing_momentum,
+)
+from hep_ray.simulate.shower import FinalState, pythia_module, quiet_stdout
+
+Array = NDArray[np.float64]
+
+TRACK_CONE = 0.5
+RATIO_MAX = 999.9
+ANTI_KT = -1
+ALL_FINAL, MASSLESS = 1, 0
+
+
+class ReconstructionConfig(Config):
+    """Jets; the defaults are those of the ATLAS card of Delphes 3.
+
+    Attributes:
+        jet_radius: R of the anti-kT algorithm.
+        jet_pt: least transverse momentum before the energy scale correction, in GeV.
+    """
+
+    jet_radius: float = 0.4
+    jet_pt: float = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """Objects of one event, missing momentum beside them.
+
+    Args:
+        pt: transverse momentum in GeV, shape (n,).
+        eta: shape (n,).
+        phi: shape (n,), in (−π, π].
+        electromagnetic: calorimeter energy in GeV counted as electromagnetic, shape (n,).
+        hadronic: calorimeter energy in GeV counted as hadronic, shape (n,).
+        tracks: whether tracks belong to it, shape (n,).
+        missing: missing transverse momentum in GeV.
+    """
+
+    pt: Array
+    eta: Array
+    phi: Array
+    electromagnetic: Array
+    hadronic: Array
+    tracks: NDArray[np.bool_]
+    missing: float
+
+
+class Reconstruction:
+    """Finds the objects in a detector's energy flow.
+
+    Args:
+        config: settings.
+
+    Raises:
+        MissingPackage: Pythia, whose jet finder this is, is not installed.
+    """
+
+    def __init__(self, config: ReconstructionConfig) -> None:
+        module = pythia_module()
+        self._record: Any = module.Event()
+        self._finder: Any = module.SlowJet(
+            ANTI_KT, config.jet_radius, config.jet_pt, 5.0, ALL_FINAL, MASSLESS
+        )
+        with quiet_stdout():
+            self._cluster(Deposits(np.ones(1), np.ones(1), np.ones(1), np.zeros(1, dtype=np.int64)))
+
+    def objects(self, state: FinalState, rng: np.random.Generator) -> Objects:
+        """Measure and reconstruct one event."""
+        deposits = detect(state, rng)
+        photons, electrons, muons = (isolated(deposits, kind, rng) for kind in (PHOTON, ELECTRON, MUON))
+        singles = np.concatenate([photons, electrons, muons])
+        # A jet that holds one of these is that object seen again.
+        jets = [one for one in self._cluster(deposits) if not np.isin(one, singles).any()]
+        energy = deposits.energy
+        neutral = [np.where(deposits.kind == kind, energy, 0.0) for kind in (PHOTON, NEUTRAL_HADRON)]
+        momenta = np.array([_jet_momentum(deposits, members) for members in jets]).reshape(-1, 3)
+        jet_energy = momenta[:, 0] * np.cosh(momenta[:, 1])
+        share = np.array([_hadronic_share(*(cells[members].sum() for cells in neutral)) for members in jets])
+        tracked = deposits.tracks
+        cone = delta_r(momenta[:, 1], momenta[:, 2], deposits.eta[tracked], deposits.phi[tracked])
+        seen = energy[singles] * (deposits.kind[singles] != MUON)
+        return Objects(
+            pt=np.concatenate([deposits.pt[singles], momenta[:, 0]]),
+            eta=np.concatenate([deposits.eta[singles], momenta[:, 1]]),
+            phi=np.concatenate([deposits.phi[singles], momenta[:, 2]]),
+            electromagnetic=np.concatenate([seen, jet_energy * (1 - share)]),
+            hadronic=np.concatenate([np.zeros(len(singles)), jet_energy * share]),
+            tracks=np.concatenate([deposits.kind[singles] != PHOTON, (cone < TRACK_CONE).any(axis=1)]),
+            missing=missing_momentum(deposits),
+        )
+
+    def _cluster(self, deposits: Deposits) -> list[NDArray[np.intp]]:
+        """Indices of the deposits of each jet."""
+        self._record.reset()
+        pt, eta, phi = deposits.pt, deposits.eta, deposits.phi
+        momenta = np.column_stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), deposits.energy])
+        append = self._record.append
+        for px, py, pz, e in momenta.tolist():
+            append(PHOTON, 1, 0, 0, px, py, pz, e)
+        self._finder.analyze(self._record)
+        # Pythia's record opens with a line for the event as a whole.
+        return [
+            np.array(self._finder.constituents(jet), dtype=np.intp) - 1
+            for jet in range(self._finder.sizeJet())
+        ]
+
+
+def _jet_momentum(deposits: Deposits, members: NDArray[np.intp]) -> tuple[float, float, float]:
+    """p_T after the energy scale correction √((3 − 0.2|η|)²/p_T + 1), η and φ of a jet."""
+    pt, eta, phi = deposits.pt[members], deposits.eta[members], deposits.phi[members]
+    px, py, pz = (pt * np.cos(phi)).sum(), (pt * np.sin(phi)).sum(), (pt * np.sinh(eta)).sum()
+    raw = float(np.hypot(px, py))
+    direction = float(np.arcsinh(pz / raw))
+    scale = float(np.sqrt((3 - 0.2 * abs(direction)) ** 2 / raw + 1))
+    return raw * scale, direction, float(np.arctan2(py, px))
+
+
+def _hadronic_share(electromagnetic: float, hadronic: float) -> float:
+    """Gives h / (1 + h) from the ratio h of hadronic to electromagnetic energy, capped as Delphes caps it."""
+    ratio = hadronic / electromagnetic if electromagnetic > 0 else RATIO_MAX
+    return min(ratio, RATIO_MAX) / (1 + min(ratio, RATIO_MAX))

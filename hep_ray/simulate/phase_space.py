@@ -1,0 +1,97 @@
+"""Isotropic n-body phase space and Lorentz boosts. Four-momenta are (E, px, py, pz) in GeV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def isotropic_direction(rng: np.random.Generator) -> Array:
+    """A unit vector, uniform on the sphere, shape (3,)."""
+    cosine, azimuth = rng.uniform(-1, 1), rng.uniform(0, 2 * math.pi)
+    sine = math.sqrt(1 - cosine**2)
+    return np.array([sine * math.cos(azimuth), sine * math.sin(azimuth), cosine])
+
+
+def boost(momenta: Array, frame: Array) -> Array:
+    """Carry momenta from the rest frame of `frame` to the frame where it has that four-momentum.
+
+    Args:
+        momenta: shape (..., 4).
+        frame: timelike four-momentum, shape (4,).
+    """
+    mass = invariant_mass(frame)
+    along = momenta[..., 1:] @ frame[1:]
+    energy = (momenta[..., 0] * frame[0] + along) / mass
+    stretch = (momenta[..., 0] + energy) / (frame[0] + mass)
+    return np.concatenate([energy[..., None], momenta[..., 1:] + stretch[..., None] * frame[1:]], axis=-1)
+
+
+def invariant_mass(momentum: Array) -> float:
+    """√(E² − p²) of one four-momentum, 0 where rounding makes it imaginary."""
+    return math.sqrt(max(0.0, float(momentum[0] ** 2 - momentum[1:] @ momentum[1:])))
+
+
+def rambo(mass: float, masses: Sequence[float], rng: np.random.Generator) -> Array:
+    """Momenta of n ≥ 2 bodies, uniform in Lorentz-invariant phase space, in the rest frame of their sum.
+
+    Massless momenta by RAMBO (Kleiss, Stirling, Ellis, Comput. Phys. Commun. 40 (1986) 359), whose
+    weight is constant, are rescaled to the given masses (section 4 there) and kept with the
+    probability of the weight that this brings, which lies between 0 and 1.
+
+    Args:
+        mass: of the decaying system, in GeV; exceeds the sum of `masses`.
+        masses: of the bodies, in GeV.
+        rng: source of randomness.
+
+    Returns:
+        Shape (n, 4), in GeV.
+    """
+    squares = np.square(np.asarray(masses, dtype=np.float64))
+    while True:
+        momenta = _massless(mass, len(squares), rng)
+        if not squares.any():
+            return momenta
+        lengths = momenta[:, 0]
+        scale = _rescaling(lengths, squares, mass)
+        energies = np.sqrt(squares + (scale * lengths) ** 2)
+        lengths = scale * lengths
+        weight = (
+            (lengths.sum() / mass) ** (2 * len(squares) - 3)
+            * np.prod(lengths / energies)
+            * mass
+            / np.sum(lengths**2 / energies)
+        )
+        if rng.random() < weight:
+            return np.column_stack([energies, scale * momenta[:, 1:]])
+
+
+def _massless(mass: float, count: int, rng: np.random.Generator) -> Array:
+    cosine = rng.uniform(-1, 1, count)
+    azimuth = rng.uniform(0, 2 * math.pi, count)
+    energy = rng.gamma(2.0, size=count)
+    sine = np.sqrt(1 - cosine**2)
+    momenta = energy[:, None] * np.column_stack(
+        [np.ones(count), sine * np.cos(azimuth), sine * np.sin(azimuth), cosine]
+    )
+    total = momenta.sum(axis=0)
+    total_mass = invariant_mass(total)
+    rest = boost(momenta, np.concatenate([total[:1], -total[1:]]))
+    return np.asarray(rest * (mass / total_mass))
+
+
+def _rescaling(lengths: Array, squares: Array, mass: float) -> float:
+    """The factor by which three-momenta shrink to make room for the masses (Newton's method)."""
+    scale = math.sqrt(1 - (np.sqrt(squares).sum() / mass) ** 2)
+    for _ in range(50):
+        energies = np.sqrt(squares + (scale * lengths) ** 2)
+        excess = energies.sum() - mass
+        if abs(excess) < 1e-12 * mass:
+            break
+        scale -= excess / float(np.sum(scale * lengths**2 / energies))
+    return scale
