@@ -1,0 +1,65 @@
+"""`hep-ray`: data in, searches looked at. Searches themselves are scripts: `python searches/NAME.py --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hep_ray.console import run_app
+from hep_ray.data.cli import app as data_app
+from hep_ray.errors import StorageError
+from hep_ray.simulate.cli import simulate
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Find, trust and hand on particle-physics classifiers.\n\n"
+    "First data: `hep-ray data simulate mbh_sph --events 6000 --out data/mbh_sph` or `hep-ray data convert`. "
+    "Then a search: `python searches/cnn_loss.py`. Then look: `hep-ray ui`.",
+    rich_markup_mode="markdown",
+)
+data_app.command("simulate")(simulate)
+app.add_typer(data_app, name="data", help="Convert, simulate and check datasets.")
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ui(
+    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
+        "runs"
+    ),
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Serve the MLflow UI of a storage folder on 127.0.0.1 until Ctrl-C.
+
+    Pick an experiment (it has the search's name) to compare its trials.
+
+    Raises:
+        StorageError: the folder holds no search yet.
+    """
+    import subprocess
+    import sys
+
+    from hep_ray.tracking.mlflow import default_uri
+
+    if not (storage / "mlflow.db").exists():
+        raise StorageError(
+            f"the UI shows searches that ran in a storage folder; {storage} holds none: run a search first"
+        )
+    typer.echo(f"MLflow UI of {storage} on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    words = ["-m", "mlflow", "server", "--backend-store-uri", default_uri(storage)]
+    words += ["--host", "127.0.0.1", "--port", str(port)]
+    raise typer.Exit(subprocess.run([sys.executable, *words], check=False).returncode)  # noqa: S603
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(app, prog="hep-ray")

@@ -1,0 +1,174 @@
+"""The one command line that all search scripts share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hep_ray.console import run_app
+from hep_ray.search.definition import Search
+
+if TYPE_CHECKING:
+    from hep_ray.search.prepare import SearchOptions, SearchPlan
+    from hep_ray.search.run import SearchResult
+
+DEFAULTS: dict[str, Any] = {
+    "preset": "laptop",
+    "seed": 0,
+    "cpus_per_trial": 1,
+    "gpus_per_trial": 0.0,
+}
+"""Of the flags that --resume takes from the search it goes on with."""
+
+LOG_WIDTH = 160
+"""Columns of the leaderboard where the output is no terminal."""
+
+
+def main(search: Search) -> None:
+    """Run a search script: parse the command line, run, print the leaderboard and what to type next."""
+    run_app(build_app(search), prog=sys.argv[0])
+
+
+def build_app(search: Search) -> typer.Typer:
+    """The command line of a search."""
+    app = typer.Typer(
+        add_completion=False, rich_markup_mode="markdown", context_settings={"max_content_width": 100}
+    )
+    presets = "; ".join(
+        f"{name}: {preset.trials or 'all'} trials × {preset.epochs} epochs, {preset.sampler}, {preset.scheduler}"
+        for name, preset in search.presets.items()
+    )
+
+    @app.command(help=f"{search.title}\n\nPresets: {presets}.")
+    def run(
+        data: Annotated[
+            Path | None,
+            typer.Option(help="Dataset folder [default: data/ and the search's task].", show_default=False),
+        ] = None,
+        preset: Annotated[
+            str | None, typer.Option(help="How much to run, see above [default: laptop].")
+        ] = None,
+        trials: Annotated[int | None, typer.Option(help="Number of trials, instead of the preset's.")] = None,
+        epochs: Annotated[
+            int | None, typer.Option(help="Epochs of a full trial, instead of the preset's.")
+        ] = None,
+        storage: Annotated[
+            Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches; shared by the nodes.")
+        ] = Path("runs"),
+        tracking_uri: Annotated[
+            str | None,
+            typer.Option(
+                envvar="MLFLOW_TRACKING_URI",
+                help="MLflow server or database [default: SQLite in the storage].",
+                show_default=False,
+            ),
+        ] = None,
+        seed: Annotated[
+            int | None, typer.Option(min=0, help="Of draws, weights and order of events [default: 0].")
+        ] = None,
+        resume: Annotated[
+            bool,
+            typer.Option("--resume", help="Go on with the search in the storage, with the flags it had."),
+        ] = False,
+        dry_run: Annotated[
+            bool,
+            typer.Option("--dry-run", help="Check everything, print space and resource plan, train nothing."),
+        ] = False,
+        cpus_per_trial: Annotated[int | None, typer.Option(help="Cores of one trial [default: 1].")] = None,
+        gpus_per_trial: Annotated[
+            float | None, typer.Option(help="GPUs of one trial, a fraction to share one [default: 0].")
+        ] = None,
+        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+    ) -> None:
+        from hep_ray.search.prepare import SearchOptions, prepare
+        from hep_ray.search.run import run_search
+
+        console = Console(stderr=True)
+        given = {
+            "data": data,
+            "preset": preset,
+            "trials": trials,
+            "epochs": epochs,
+            "seed": seed,
+            "tracking_uri": tracking_uri,
+            "cpus_per_trial": cpus_per_trial,
+            "gpus_per_trial": gpus_per_trial,
+        }
+        chosen = _complete(given, _recorded(storage / search.name) if resume else {}, search)
+        options = SearchOptions(storage=storage, source=Path(sys.argv[0]).resolve(), **chosen)
+        plan = prepare(search, options)
+        _print_plan(plan, console)
+        if dry_run:
+            console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
+            return
+        _print_result(run_search(plan, resume=resume, console=console), options)
+
+    return app
+
+
+def _complete(given: dict[str, Any], recorded: dict[str, Any], search: Search) -> dict[str, Any]:
+    """Flags as given, else as recorded by the search that is resumed, else the defaults."""
+    defaults = {"data": f"data/{search.task}", **DEFAULTS}
+    chosen: dict[str, Any] = {
+        key: next(
+            (value for value in (value, recorded.get(key), defaults.get(key)) if value is not None), None
+        )
+        for key, value in given.items()
+    }
+    return {**chosen, "data": Path(chosen["data"])}
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    from hep_ray.search.state import SearchState
+    from hep_ray.tracking.journal import FILE_NAME, read_records
+
+    if not (folder / FILE_NAME).exists():
+        return {}
+    started = SearchState.fold(read_records(folder)).started
+    return started.options if started else {}
+
+
+def _print_plan(plan: SearchPlan, console: Console) -> None:
+    table = Table.grid(padding=(0, 2))
+    schema = plan.dataset.schema
+    splits = ", ".join(f"{plan.dataset.rows(split)} {split}" for split in ("train", "val"))
+    table.add_row("[bold]search[/]", f"{plan.search.name}, preset {plan.given.preset}")
+    table.add_row(
+        "[bold]data[/]", f"{plan.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
+    )
+    for index, (name, text) in enumerate(plan.space.describe().items()):
+        table.add_row("[bold]space[/]" if index == 0 else "", f"{name}: {text}")
+    identity = plan.identity
+    table.add_row(
+        "[bold]budget[/]",
+        f"{plan.trials} trials × {plan.preset.epochs} epochs; sampler {identity['sampler']}, "
+        f"stopping {identity['scheduler']}; seed {plan.given.seed}",
+    )
+    table.add_row("[bold]goal[/]", f"{plan.search.mode} {plan.search.metric}")
+    table.add_row("[bold]resources[/]", str(plan.resources))
+    table.add_row("[bold]storage[/]", str(plan.folder))
+    console.print(table, soft_wrap=True)
+
+
+def _print_result(result: SearchResult, options: SearchOptions) -> None:
+    from hep_ray.search.leaderboard import table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
+    console.print()
+    console.print(table(result.state))
+    storage = "" if options.storage == Path("runs") else f" --storage {options.storage}"
+    console.print(
+        f"\nLeaderboard: {result.leaderboard}\nRuns:        {result.tracking_uri}\n\n"
+        "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
+        f"  hep-ray ui{storage}\n"
+        f"  python {Path(sys.argv[0])} --resume --trials {2 * len(result.state.trials)}{storage}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,97 @@
+"""What a search script states: one `Search` value, with its presets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hep_ray.errors import InvalidConfig
+from hep_ray.search.space import Space
+
+Sampler = Literal["tpe", "random", "grid"]
+Scheduler = Literal["asha", "none"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much of a search is run.
+
+    Attributes:
+        epochs: full length of a trial.
+        trials: configurations drawn; None runs the whole grid.
+        sampler: `tpe` (learns from finished trials), `random`, or `grid` (every configuration).
+        scheduler: `asha` stops the worse half early, `none` trains every trial in full.
+        seeds: trainings of each configuration of a grid, with different seeds.
+        grace_epochs: no trial is stopped before.
+        reduction_factor: at each rung of ASHA one trial in this many goes on.
+        space: parameters stated anew for this preset.
+
+    Raises:
+        InvalidConfig: a number below 1, or a count of trials that contradicts the sampler.
+    """
+
+    epochs: int
+    trials: int | None = None
+    sampler: Sampler = "tpe"
+    scheduler: Scheduler = "asha"
+    seeds: int = 1
+    grace_epochs: int = 1
+    reduction_factor: int = 3
+    space: Space | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "seeds", "grace_epochs"):
+            if getattr(self, name) < 1:
+                raise InvalidConfig(f"{name} is at least 1; got {getattr(self, name)}")
+        if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
+            raise InvalidConfig(f"reduction_factor is at least 2; got {self.reduction_factor}")
+        if self.trials is not None and self.trials < 1:
+            raise InvalidConfig(f"trials is at least 1; got {self.trials}")
+        if self.trials is None and self.sampler != "grid":
+            raise InvalidConfig(
+                f"sampler '{self.sampler}' needs a number of trials; only a grid ends by itself"
+            )
+        if self.seeds > 1 and self.sampler != "grid":
+            raise InvalidConfig(
+                f"several seeds per configuration belong to a grid; sampler is '{self.sampler}', seeds {self.seeds}"
+            )
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search: what may vary, what is optimised, and how much is run under each preset.
+
+    Attributes:
+        name: folder in the storage, MLflow experiment and leaderboard name; the script's own name.
+        task: task of the datasets it is meant for, such as `mbh_sph`.
+        title: one line for --help.
+        space: what may vary.
+        presets: `smoke` (seconds), `laptop` (minutes), `thesis` (the published protocol).
+        metric: key of the per-epoch report that ranks trials; always of the validation split.
+        mode: whether more (`max`) or less (`min`) of it is better.
+        baseline: parameters that mark the trials to beat.
+
+    Raises:
+        InvalidConfig: a name that is no file name, or a metric that is not of the validation split.
+    """
+
+    name: str
+    task: str
+    title: str
+    space: Space
+    presets: Mapping[str, Preset]
+    metric: str = "val_accuracy"
+    mode: Literal["max", "min"] = "max"
+    baseline: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise InvalidConfig(f"a search's name is lower case letters, digits and _; got '{self.name}'")
+        if not self.metric.startswith("val_"):
+            raise InvalidConfig(f"a search ranks by the validation split (val_…); got '{self.metric}'")
+
+    def better(self, left: float, right: float) -> bool:
+        """Whether `left` is the better value of the metric."""
+        return left > right if self.mode == "max" else left < right

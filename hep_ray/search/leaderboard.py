@@ -1,0 +1,117 @@
+"""The ranking of a search: `leaderboard.json` and the table that a person reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from hep_ray.search.state import SearchState, TrialState
+
+FILE_NAME = "leaderboard.json"
+HEADINGS = {"val_background_rejection_at_50": "1/ε_b at ε_s=0.5"}
+"""Column headings that say more than the metric's key."""
+COLUMNS = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
+"""Metrics shown beside the ranking one, where the study has them."""
+
+
+def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any]:
+    """The ranking as plain values, best trial first.
+
+    Args:
+        state: the search, with its first record.
+        run_ids: trial id → MLflow run id.
+    """
+    started = state.started
+    assert started is not None
+    return {
+        "search": started.search,
+        "dataset_fingerprint": started.dataset_fingerprint,
+        "metric": started.metric,
+        "mode": started.mode,
+        "trials": [
+            {
+                "trial_id": trial.trial_id,
+                "status": trial.status,
+                "params": {**trial.started.params, "seed": trial.started.seed},
+                "epochs": len(trial.history),
+                "metrics": trial.best(started.metric, started.mode),
+                "history": trial.history,
+                "mlflow_run_id": run_ids.get(trial.trial_id),
+                "seconds": trial.seconds,
+                **({"cause": trial.finished.cause} if trial.finished and trial.finished.cause else {}),
+            }
+            for trial in state.ranked(started.metric, started.mode)
+        ],
+    }
+
+
+def write_leaderboard(folder: Path, board: Mapping[str, Any]) -> Path:
+    """Write `leaderboard.json` whole or not at all."""
+    path = folder / FILE_NAME
+    temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(board, indent=1) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def table(state: SearchState, rows: int = 15) -> Table:
+    """The leaderboard for a terminal: each trial at its best epoch, how it ended, and what varied."""
+    started = state.started
+    assert started is not None
+    ranked = state.ranked(started.metric, started.mode)
+    varied = _varied(ranked)
+    known = {key for trial in ranked for key in (trial.best(started.metric, started.mode) or {})}
+    shown = [key for key in dict.fromkeys([started.metric, *COLUMNS]) if key in known]
+    made = Table(
+        title=f"{started.search}: {len(ranked)} trials, best first, each at its best epoch by {started.metric}",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+    )
+    made.add_column("trial", no_wrap=True)
+    for name in shown:
+        made.add_column(HEADINGS.get(name, name.removeprefix("val_").replace("_", " ")), no_wrap=True)
+    made.add_column("epochs", no_wrap=True)
+    made.add_column("end", no_wrap=True)
+    made.add_column("parameters that varied", overflow="fold", min_width=24)
+    for trial in ranked[:rows]:
+        best = trial.best(started.metric, started.mode) or {}
+        params = _params(trial)
+        made.add_row(
+            trial.trial_id,
+            *(_with_error(best, name) for name in shown),
+            f"{len(trial.history)}/{started.epochs}",
+            trial.status,
+            ", ".join(f"{name}={_number(params[name])}" for name in varied if name in params),
+        )
+    if len(ranked) > rows:
+        made.caption = f"{len(ranked) - rows} more in {FILE_NAME}"
+    return made
+
+
+def _params(trial: TrialState) -> dict[str, Any]:
+    return {**trial.started.params, "seed": trial.started.seed}
+
+
+def _varied(trials: list[TrialState]) -> list[str]:
+    """Parameters that not all trials have, or have with the same value."""
+    everyone = [_params(trial) for trial in trials]
+    names = dict.fromkeys(name for params in everyone for name in params)
+    return [name for name in names if len({params.get(name) for params in everyone}) > 1]
+
+
+def _with_error(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return "–"
+    error = metrics.get(f"{name}_error")
+    return _number(metrics[name]) + (f" ± {error:.2g}" if error is not None else "")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

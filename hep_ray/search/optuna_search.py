@@ -1,0 +1,168 @@
+"""Optuna as Tune's searcher, with a study in a database and draws that a restart does not change.
+
+Ray Tune's own OptunaSearch keeps its state in pickles that lag behind the trials, and tells a
+trial that ASHA stopped as if it had been trained in full. Here the journal is the state: the
+k-th draw depends on the seed, on k and on the trials told so far, and on nothing else, so a
+search killed at any moment goes on as it would have. Stopped trials are told as pruned.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState as OptunaState
+from ray.tune.search import Searcher
+
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.space import Space
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.records import Record, TrialFinished, TrialStarted
+
+TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
+
+
+class OptunaSearcher(Searcher):
+    """Hands trials that an earlier attempt left unfinished to Tune first, then draws new ones.
+
+    Args:
+        search: what is optimised.
+        preset: sampler, seeds and number of trials.
+        space: what may vary.
+        seed: of the draws, and of the first training of each configuration.
+        database: SQLite file of the Optuna study.
+        state: the search so far.
+        write: records a new trial before it runs.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        preset: Preset,
+        space: Space,
+        seed: int,
+        database: Path,
+        state: SearchState,
+        write: Callable[[Record], None],
+    ) -> None:
+        super().__init__(metric=search.metric, mode=search.mode)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._preset, self._space, self._seed = preset, space, seed
+        self._state, self._write = state, write
+        self._points = space.grid() if preset.sampler == "grid" else []
+        self.total = total_trials(preset, space)
+        self._pending = state.unfinished()
+        self._ids: dict[str, str] = {}
+        self._study = optuna.create_study(
+            storage=f"sqlite:///{database.resolve()}",
+            study_name=search.name,
+            direction="maximize" if search.mode == "max" else "minimize",
+            sampler=RandomSampler(seed=seed),
+            load_if_exists=True,
+        )
+        self._settle()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher to restore it, and here the journal restores."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        """The next trial's id, parameters and seed, or that there is none."""
+        if self._pending:
+            trial = self._pending.pop(0).started
+        elif len(self._state.trials) < self.total:
+            trial = self._draw(len(self._state.trials))
+        else:
+            finished: str = Searcher.FINISHED
+            return finished
+        self._ids[trial_id] = trial.trial_id
+        return {"trial_id": trial.trial_id, "params": trial.params, "seed": trial.seed}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing to do: the study is told a whole trial at once, from the recorded epochs."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing to do: the study is told when the end of a trial is recorded; see `tell`."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal and the study's database hold everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+    def record(self, record: Record) -> None:
+        """Listen to the recorder: tell the study each trial's end."""
+        if isinstance(record, TrialFinished):
+            self.tell(self._state.trials[record.trial_id])
+
+    def tell(self, trial: TrialState) -> None:
+        """Tell the study how a trial ended; a trial it knows the end of is left as it is."""
+        assert trial.finished is not None
+        frozen = self._study.get_trials(deepcopy=False)[trial.started.number]
+        if frozen.state.is_finished():
+            return
+        told = TOLD_AS[trial.finished.status]
+        if told == OptunaState.PRUNED:
+            handle = optuna.trial.Trial(self._study, frozen._trial_id)  # noqa: SLF001 - no public way to reopen one
+            for metrics in trial.history:
+                handle.report(metrics[self.metric], int(metrics["epoch"]))
+        best = trial.best(self.metric, self.mode)
+        value = best[self.metric] if best and told == OptunaState.COMPLETE else None
+        self._study.tell(trial.started.number, value, state=told)
+
+    def _draw(self, count: int) -> TrialStarted:
+        self._study.sampler = self._sampler(count)
+        if self._points:
+            repeat, index = divmod(count, len(self._points))
+            self._study.enqueue_trial(self._points[index])
+        else:
+            repeat = 0
+        drawn = self._study.ask()
+        params = self._space.suggest(drawn)
+        record = TrialStarted(
+            time=time.time(),
+            trial_id=f"t{count:04d}",
+            number=drawn.number,
+            params=params,
+            seed=self._seed + repeat,
+        )
+        self._write(record)
+        return record
+
+    def _sampler(self, count: int) -> BaseSampler:
+        seed = (self._seed * 1_000_003 + count) % 2**32
+        if self._preset.sampler != "tpe":
+            return RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return TPESampler(seed=seed, constant_liar=True)
+
+    def _settle(self) -> None:
+        """Bring the study in line with the journal after a crash between the two."""
+        known = {trial.started.number for trial in self._state.trials.values()}
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.number not in known and not frozen.state.is_finished():
+                self._study.tell(frozen.number, state=OptunaState.FAIL)
+        for trial in self._state.trials.values():
+            if trial.finished is not None:
+                self.tell(trial)
+
+
+def total_trials(preset: Preset, space: Space) -> int:
+    """Trials that a preset runs.
+
+    Raises:
+        InvalidSpace: a grid over a range.
+    """
+    if preset.sampler != "grid":
+        assert preset.trials is not None
+        return preset.trials
+    whole = len(space.grid()) * preset.seeds
+    return whole if preset.trials is None else min(preset.trials, whole)

@@ -1,0 +1,141 @@
+"""What one parameter of a search space may be: a choice, a range, and the condition under which it exists."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from hep_ray.errors import InvalidSpace
+
+if TYPE_CHECKING:
+    import optuna
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a parameter may be, and when it exists."""
+
+    condition: Mapping[str, tuple[Value, ...]] = field(default_factory=dict, kw_only=True)
+
+    def when(self, **condition: Value | tuple[Value, ...]) -> Self:
+        """The same parameter, present only where every named parameter has (one of) the given value(s)."""
+        given = {key: value if isinstance(value, tuple) else (value,) for key, value in condition.items()}
+        conditional = copy.copy(self)
+        object.__setattr__(conditional, "condition", {**self.condition, **given})
+        return conditional
+
+    def holds(self, chosen: Mapping[str, Value]) -> bool:
+        """Whether the parameter exists beside these values."""
+        return all(chosen.get(key) in values for key, values in self.condition.items())
+
+    def corners(self) -> tuple[Value, ...]:
+        """Values that, if the trainer takes them, tell that it takes all."""
+        raise NotImplementedError
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value."""
+        raise NotImplementedError
+
+    def _text(self) -> str:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        condition = " and ".join(
+            f"{key}={'|'.join(str(value) for value in values)}" for key, values in self.condition.items()
+        )
+        return self._text() + (f" when {condition}" if condition else "")
+
+
+@dataclass(frozen=True, init=False)
+class Choice(Parameter):
+    """One of several values.
+
+    Raises:
+        InvalidSpace: no value, or one twice.
+    """
+
+    values: tuple[Value, ...]
+
+    def __init__(self, *values: Value) -> None:
+        if not values or len(set(values)) < len(values):
+            raise InvalidSpace(f"a Choice holds at least one value, each once; got {values}")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "condition", {})
+
+    def corners(self) -> tuple[Value, ...]:
+        """Every value."""
+        return self.values
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        value = trial.suggest_categorical(name, self.values)
+        assert value is not None
+        return value
+
+    def _text(self) -> str:
+        return " | ".join(str(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class _Range(Parameter):
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise InvalidSpace(
+                f"a range goes from a lower to a higher finite bound; got {self.low} … {self.high}"
+            )
+
+    def corners(self) -> tuple[Value, ...]:
+        """Both bounds."""
+        return (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Uniform(_Range):
+    """A real number, uniform between two bounds."""
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        return trial.suggest_float(name, self.low, self.high)
+
+    def _text(self) -> str:
+        return f"{self.low:g} … {self.high:g}"
+
+
+@dataclass(frozen=True)
+class LogUniform(_Range):
+    """A positive real number, uniform in its logarithm."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low <= 0:
+            raise InvalidSpace(f"a logarithmic range starts above 0; got {self.low}")
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+    def _text(self) -> str:
+        return f"{self.low:g} … {self.high:g} (log)"
+
+
+@dataclass(frozen=True)
+class Integer(_Range):
+    """A whole number between two bounds, both included."""
+
+    low: int
+    high: int
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        return trial.suggest_int(name, self.low, self.high)
+
+    def _text(self) -> str:
+        return f"{self.low} … {self.high}, whole"

@@ -1,0 +1,175 @@
+"""Everything that can be known to be wrong before a trial starts is found here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hep_ray.cluster import connect, nodes
+from hep_ray.data.dataset import Dataset
+from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.optuna_search import total_trials
+from hep_ray.search.resources import ResourcePlan, plan_resources
+from hep_ray.search.space import Space
+from hep_ray.training.config import TrialConfig
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What the command line chooses.
+
+    Attributes:
+        data: dataset folder.
+        storage: folder under which every search has its own.
+        preset: name of one of the search's presets.
+        trials: overrides the preset's number of trials.
+        epochs: overrides the preset's number of epochs.
+        seed: of draws, initial weights and order of events.
+        tracking_uri: MLflow server or database; None is SQLite in the storage.
+        cpus_per_trial: cores of one trial.
+        gpus_per_trial: GPUs of one trial.
+        source: the search script.
+    """
+
+    data: Path
+    storage: Path = Path("runs")
+    preset: str = "laptop"
+    trials: int | None = None
+    epochs: int | None = None
+    seed: int = 0
+    tracking_uri: str | None = None
+    cpus_per_trial: int = 1
+    gpus_per_trial: float = 0
+    source: Path = Path()
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search that can run: dataset, space and resources agree.
+
+    Attributes:
+        search: as the script states it.
+        preset: with the command line's overrides.
+        space: the preset's.
+        dataset: opened and verified.
+        resources: what runs side by side.
+        given: the options it was made from.
+    """
+
+    search: Search
+    preset: Preset
+    space: Space
+    dataset: Dataset
+    resources: ResourcePlan
+    given: SearchOptions
+
+    @property
+    def storage(self) -> Path:
+        """Folder of all searches."""
+        return self.given.storage
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this search."""
+        return self.given.storage / self.search.name
+
+    @property
+    def trials(self) -> int:
+        """Trials to run."""
+        return self.resources.trials
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a search to be the same search after a restart."""
+        preset = self.preset
+        stopping = f"asha, grace {preset.grace_epochs}, factor {preset.reduction_factor}"
+        return {
+            "search": self.search.name,
+            "task": self.dataset.schema.task,
+            "dataset_fingerprint": self.dataset.fingerprint,
+            "metric": self.search.metric,
+            "mode": self.search.mode,
+            "epochs": preset.epochs,
+            "sampler": preset.sampler,
+            "scheduler": stopping if preset.scheduler == "asha" else "none",
+            "seed": self.given.seed,
+            "space": self.space.describe(),
+        }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The command line, for a later --resume without flags."""
+        return {
+            "data": str(self.given.data.resolve()),
+            "preset": self.given.preset,
+            "trials": self.given.trials,
+            "epochs": self.given.epochs,
+            "seed": self.given.seed,
+            "tracking_uri": self.given.tracking_uri,
+            "cpus_per_trial": self.given.cpus_per_trial,
+            "gpus_per_trial": self.given.gpus_per_trial,
+        }
+
+
+def prepare(search: Search, options: SearchOptions) -> SearchPlan:
+    """Check a search against its dataset, the storage and the cluster.
+
+    Raises:
+        UnknownName: no such preset.
+        InvalidSpace: the trainer would not read, or would refuse, a parameter.
+        ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
+        InvalidConfig: a model cannot take the dataset's columns.
+        StorageError: the storage cannot be written.
+        Infeasible: a trial fits on no node.
+    """
+    preset = _preset(search, options)
+    space = preset.space or search.space
+    space.check()
+    trials = total_trials(preset, space)
+    _check_storage(options.storage)
+    dataset = Dataset.open(options.data)
+    _check_models(space, dataset)
+    connect()
+    resources = plan_resources(nodes(), trials, options.cpus_per_trial, options.gpus_per_trial)
+    return SearchPlan(search, preset, space, dataset, resources, options)
+
+
+def _preset(search: Search, options: SearchOptions) -> Preset:
+    if options.preset not in search.presets:
+        raise UnknownName(
+            f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets)}"
+        )
+    preset = search.presets[options.preset]
+    return dataclasses.replace(
+        preset,
+        trials=preset.trials if options.trials is None else options.trials,
+        epochs=preset.epochs if options.epochs is None else options.epochs,
+    )
+
+
+def _check_storage(storage: Path) -> None:
+    probe = storage / f".probe-{os.getpid()}"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as fault:
+        raise StorageError(f"the storage can be written; {storage} cannot: {fault.strerror}") from fault
+
+
+def _check_models(space: Space, dataset: Dataset) -> None:
+    """Build each model the space offers, without memory for its weights."""
+    import torch
+
+    for name, params in {params["model"]: params for params in space.samples()}.items():
+        try:
+            with torch.device("meta"):
+                TrialConfig.from_params(params).build_model(dataset.schema)
+        except InvalidConfig as fault:
+            raise InvalidSpace(
+                f"every model of a space takes the dataset; model '{name}' does not: {fault}"
+            ) from fault

@@ -1,0 +1,132 @@
+"""What a person sees while a search runs: bars on a terminal, a line per event in a log file."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, TrialFinished, TrialStarted
+
+
+class Progress:
+    """Follows the records of a search; use as a context manager around it.
+
+    Args:
+        state: kept up to date by the recorder.
+        total: trials to run.
+        epochs: full length of a trial.
+        metric: key shown per trial.
+        mode: whether more or less of it is better.
+        console: where to write; a terminal gets a live view, anything else plain lines.
+    """
+
+    def __init__(
+        self, state: SearchState, total: int, epochs: int, metric: str, mode: str, console: Console
+    ) -> None:
+        self._state, self._total, self._epochs = state, total, epochs
+        self._metric, self._mode = metric, mode
+        self._console = console
+        self._start = time.monotonic()
+        self._done_before = sum(len(trial.history) for trial in state.trials.values())
+        self._live = Live(get_renderable=self._view, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def record(self, record: Record) -> None:
+        """Tell about a new record, on a log file; the live view redraws by itself."""
+        if self._console.is_terminal and not isinstance(record, TrialFinished):
+            return
+        line = self._line(record)
+        if line:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _line(self, record: Record) -> str:
+        if isinstance(record, SearchStarted):
+            return ""
+        if isinstance(record, TrialStarted):
+            return f"{self._clock()} {record.trial_id} starts: {_params(record)}"
+        if isinstance(record, EpochFinished):
+            value = record.metrics[self._metric]
+            return f"{self._clock()} {record.trial_id} epoch {record.epoch}/{self._epochs}: {self._metric} {value:.4f}"
+        if isinstance(record, TrialFinished):
+            trial = self._state.trials[record.trial_id]
+            cause = f": {record.cause.splitlines()[0]}" if record.cause else ""
+            return (
+                f"{self._clock()} {record.trial_id} {record.status} after {len(trial.history)} epochs"
+                f"{self._best_of(trial)}{cause}  [{self._ended()} of {self._total} trials{self._left()}]"
+            )
+        return ""
+
+    def _view(self) -> Group:
+        running = Table.grid(padding=(0, 1))
+        for trial in self._state.unfinished():
+            running.add_row(
+                trial.trial_id,
+                ProgressBar(total=self._epochs, completed=len(trial.history), width=20),
+                f"epoch {len(trial.history)}/{self._epochs}",
+                self._best_of(trial).removeprefix(", "),
+                Text(_params(trial.started), style="dim", overflow="ellipsis", no_wrap=True),
+            )
+        overall = Table.grid(padding=(0, 1))
+        overall.add_row(
+            Text("trials", style="bold"),
+            ProgressBar(total=self._total, completed=self._ended(), width=40),
+            f"{self._ended()}/{self._total}, {self._clock()}{self._left()}",
+        )
+        ranked = self._state.ranked(self._metric, self._mode)
+        lead = (
+            f"leading: {ranked[0].trial_id}{self._best_of(ranked[0])}" if ranked and ranked[0].history else ""
+        )
+        return Group(running, overall, Text(lead))
+
+    def _ended(self) -> int:
+        return sum(trial.finished is not None for trial in self._state.trials.values())
+
+    def _best_of(self, trial: TrialState) -> str:
+        best = trial.best(self._metric, self._mode)
+        return f", {self._metric} {best[self._metric]:.4f}" if best else ""
+
+    def _clock(self) -> str:
+        return _duration(time.monotonic() - self._start)
+
+    def _left(self) -> str:
+        """Time left, if trials go on taking as long as those that ended in this run."""
+        ended = [trial for trial in self._state.trials.values() if trial.finished]
+        elapsed = time.monotonic() - self._start
+        epochs = sum(len(trial.history) for trial in self._state.trials.values()) - self._done_before
+        if not ended or epochs < 1 or len(ended) == self._total:
+            return ""
+        per_trial = sum(len(trial.history) for trial in ended) / len(ended)
+        to_run = per_trial * (self._total - len(ended)) - sum(
+            len(t.history) for t in self._state.unfinished()
+        )
+        return f", about {_duration(max(to_run, 0) * elapsed / epochs)} left"
+
+
+def _params(started: TrialStarted) -> str:
+    def text(value: object) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{key}={text(value)}" for key, value in started.params.items())
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"

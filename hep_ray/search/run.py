@@ -1,0 +1,208 @@
+"""Run a search, or go on with one: check everything first, then let Tune train, then rank."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray import tune
+from rich.console import Console
+
+from hep_ray.data.stream import load_resident
+from hep_ray.errors import CannotResume, HepRayError, Interrupted, SearchFailed, StorageError
+from hep_ray.search.leaderboard import leaderboard, write_leaderboard
+from hep_ray.search.optuna_search import OptunaSearcher
+from hep_ray.search.prepare import SearchPlan
+from hep_ray.search.progress import Progress
+from hep_ray.search.recorder import Recorder
+from hep_ray.search.schedule import ResumableASHA, build_scheduler
+from hep_ray.search.state import SearchState
+from hep_ray.search.trial import TrialActor, TrialJob
+from hep_ray.tracking.journal import Journal
+from hep_ray.tracking.mlflow import MlflowTracker, default_uri
+from hep_ray.tracking.provenance import provenance
+from hep_ray.tracking.records import SearchFinished, SearchStarted
+
+WORKER_RESTARTS = 3
+"""Times a trial is tried again, from its last checkpoint, when its worker or node dies."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a finished search leaves.
+
+    Attributes:
+        state: every trial with its history.
+        leaderboard: path of `leaderboard.json`.
+        tracking_uri: where MLflow holds the same.
+    """
+
+    state: SearchState
+    leaderboard: Path
+    tracking_uri: str
+
+
+def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | None = None) -> SearchResult:
+    """Train every trial of a plan that has not ended yet, and rank them.
+
+    Args:
+        plan: checked by `prepare`.
+        resume: go on with the search that the storage holds.
+        console: where progress is shown.
+
+    Raises:
+        StorageError: the storage holds a search already and `resume` is off.
+        CannotResume: there is none, or it is another search than this one.
+        TrackingUnavailable: MLflow does not answer.
+        Interrupted: Ctrl-C; the search can be resumed.
+        SearchFailed: every trial failed.
+    """
+    console = console or Console(stderr=True)
+    uri = plan.given.tracking_uri or default_uri(plan.storage)
+    with Journal(plan.folder) as journal:
+        header = _header(plan, journal, resume=resume)
+        tracker = MlflowTracker(uri, plan.search.name, plan.storage / "mlartifacts")
+        tracker.replay(journal)
+        recorder = Recorder(
+            journal, plan.search, plan.preset.epochs, plan.folder / "trials", [tracker.record]
+        )
+        if header is not None:
+            recorder.write(header)
+        try:
+            _train(plan, journal, recorder, console)
+        finally:
+            fault = _close(tracker)
+            board = write_leaderboard(plan.folder, leaderboard(recorder.state, tracker.run_ids))
+        if fault is not None:
+            raise fault
+        tracker.attach(board)
+    _judge(recorder.state)
+    return SearchResult(recorder.state, board, uri)
+
+
+def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarted | None:
+    """The first record of a new search; None for one that goes on."""
+    state = SearchState.fold(journal)
+    if state.started is None:
+        if resume:
+            raise CannotResume(
+                f"--resume goes on with a search; {plan.folder} holds none: start it without --resume"
+            )
+        return SearchStarted(
+            time=time.time(),
+            search_id=uuid.uuid4().hex,
+            provenance=provenance(plan.given.source),
+            options=plan.options,
+            **plan.identity,
+        )
+    if not resume:
+        ended = sum(trial.finished is not None for trial in state.trials.values())
+        raise StorageError(
+            f"a new search needs a folder without one; {plan.folder} holds {len(state.trials)} trials, {ended} ended: "
+            "type --resume to go on with it, or choose another --storage"
+        )
+    for key, value in plan.identity.items():
+        recorded = getattr(state.started, key)
+        if recorded != value:
+            raise CannotResume(
+                f"a resumed search is the same search; {key} was {recorded!r} and is now {value!r}: "
+                "resume with the flags it was started with, or choose another --storage"
+            )
+    return None
+
+
+def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Console) -> None:
+    scheduler = build_scheduler(plan.search, plan.preset)
+    for trial_id in sorted(scheduler.replay(journal)):
+        recorder.finish(trial_id)
+    searcher = OptunaSearcher(
+        plan.search,
+        plan.preset,
+        plan.space,
+        plan.given.seed,
+        plan.folder / "optuna.db",
+        recorder.state,
+        recorder.write,
+    )
+    recorder.listeners.append(searcher.record)
+    state = recorder.state
+    to_run = len(state.unfinished()) + plan.trials - len(state.trials)
+    if to_run > 0:
+        with Progress(
+            state, plan.trials, plan.preset.epochs, plan.search.metric, plan.search.mode, console
+        ) as progress:
+            recorder.listeners.append(progress.record)
+            _fit(plan, searcher, scheduler, recorder, to_run)
+            recorder.listeners.remove(progress.record)
+    if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
+        recorder.write(SearchFinished(time=time.time()))
+
+
+def _fit(
+    plan: SearchPlan, searcher: OptunaSearcher, scheduler: ResumableASHA, recorder: Recorder, to_run: int
+) -> None:
+    job = TrialJob(
+        trials_folder=str(plan.folder.resolve() / "trials"),
+        schema=plan.dataset.schema,
+        data=load_resident(plan.dataset),
+        epochs=plan.preset.epochs,
+        metric=plan.search.metric,
+        mode=plan.search.mode,
+        cpus=plan.resources.cpus_per_trial,
+        gpu=plan.resources.gpus_per_trial > 0,
+    )
+    resources = {"cpu": plan.resources.cpus_per_trial, "gpu": plan.resources.gpus_per_trial}
+    scratch = plan.folder.resolve() / ".tune"
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(TrialActor, job=job), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=to_run,
+            max_concurrent_trials=plan.resources.concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=plan.search.name,
+            storage_path=str(scratch),
+            callbacks=[recorder],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _close(tracker: MlflowTracker) -> HepRayError | None:
+    """Flush the tracker; its fault is told only after the leaderboard is written."""
+    try:
+        tracker.close()
+    except HepRayError as fault:
+        return fault
+    return None
+
+
+def _judge(state: SearchState) -> None:
+    unfinished = state.unfinished()
+    if unfinished:
+        raise Interrupted(
+            f"{len(unfinished)} trials have not ended ({', '.join(trial.trial_id for trial in unfinished)}); "
+            "every finished epoch is kept: run the same script with --resume to go on"
+        )
+    trials = list(state.trials.values())
+    if trials and all(trial.status == "failed" for trial in trials):
+        causes: Counter[str] = Counter(
+            trial.finished.cause.strip() for trial in trials if trial.finished is not None
+        )
+        cause, count = causes.most_common(1)[0]
+        raise SearchFailed(
+            f"at least one trial must succeed; all {len(trials)} failed, {count} of them so: {cause}"
+        )

@@ -1,0 +1,168 @@
+"""A typed search space whose keys are checked against what the trainer really reads.
+
+    space = Space(
+        model="cnn",
+        loss=Choice("cross_entropy", "root_softmax"),
+        root_index=Choice(3, 4, 5).when(loss="root_softmax"),
+        optimizer=Choice("adam", "sgd"),
+        momentum=Uniform(0.8, 0.99).when(optimizer="sgd"),
+        learning_rate=LogUniform(1e-4, 1e-2),
+    )
+
+A plain value is fixed. A conditional parameter exists only in trials where its condition holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
+from hep_ray.search.parameters import Choice, Parameter, Value
+from hep_ray.training.config import REGISTRIES, TrainerConfig, TrialConfig, describe, keys_read, readers_of
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Space:
+    """Parameters by name; conditions may refer to parameters stated before.
+
+    Raises:
+        InvalidSpace: a condition names a parameter that is not stated before it, or a value it
+            never has.
+    """
+
+    def __init__(self, **parameters: Parameter | Value) -> None:
+        self.parameters: dict[str, Parameter] = {}
+        for name, parameter in parameters.items():
+            given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
+            self._check_condition(name, given)
+            self.parameters[name] = given
+
+    def _check_condition(self, name: str, parameter: Parameter) -> None:
+        for key, values in parameter.condition.items():
+            earlier = self.parameters.get(key)
+            if not isinstance(earlier, Choice):
+                raise InvalidSpace(
+                    f"a condition names a Choice stated before it; '{name}' exists when '{key}' is {values}, "
+                    f"stated before it: {', '.join(self.parameters) or 'nothing'}"
+                )
+            for value in values:
+                if value not in earlier.values:
+                    raise InvalidSpace(
+                        f"a condition can be met; '{name}' exists when {key}={value}, but {key} is {earlier}"
+                    )
+
+    def replace(self, **parameters: Parameter | Value) -> Space:
+        """The same space with some parameters stated anew (or added at the end)."""
+        return Space(**{**self.parameters, **parameters})
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+        """Draw one configuration, define-by-run: a parameter whose condition fails is not drawn."""
+        chosen: dict[str, Value] = {}
+        for name, parameter in self.parameters.items():
+            if parameter.holds(chosen):
+                chosen[name] = parameter.suggest(trial, name)
+        return chosen
+
+    def grid(self) -> list[dict[str, Value]]:
+        """Every configuration.
+
+        Raises:
+            InvalidSpace: a parameter is a range; a grid needs values.
+        """
+        points: list[dict[str, Value]] = [{}]
+        for name, parameter in self.parameters.items():
+            if not isinstance(parameter, Choice):
+                raise InvalidSpace(f"a grid has a Choice for every parameter; '{name}' is {parameter}")
+            points = [
+                extended
+                for point in points
+                for extended in (
+                    [{**point, name: value} for value in parameter.values]
+                    if parameter.holds(point)
+                    else [point]
+                )
+            ]
+        return points
+
+    def check(self) -> None:
+        """Prove before anything starts that the trainer reads every key and takes every value.
+
+        Raises:
+            InvalidSpace: an unknown key, a key that some trial would not read, or a refused value.
+        """
+        components = [self._component_choices(kind) for kind in REGISTRIES]
+        everything = {key for names in components for kind, name in names for key in keys_read({kind: name})}
+        for key in self.parameters:
+            if key not in everything:
+                raise InvalidSpace(self._unknown_key(key, everything))
+        for combination in itertools.product(*components):
+            self._check_combination(dict(combination))
+
+    def samples(self) -> list[dict[str, Value]]:
+        """One configuration for each way in which components can be combined."""
+        return [
+            self._sample(dict(combination))
+            for combination in itertools.product(*(self._component_choices(kind) for kind in REGISTRIES))
+        ]
+
+    def _component_choices(self, kind: str) -> list[tuple[str, str]]:
+        parameter = self.parameters.get(kind)
+        if parameter is None:
+            default = TrainerConfig.model_fields[kind].default
+            if not isinstance(default, str):
+                raise InvalidSpace(
+                    f"a space states its {kind}; absent here. Known: {', '.join(REGISTRIES[kind])}"
+                )
+            return [(kind, default)]
+        try:
+            for name in parameter.corners():
+                REGISTRIES[kind][str(name)]
+        except UnknownName as fault:
+            raise InvalidSpace(f"in the space, {fault}") from None
+        return [(kind, str(name)) for name in parameter.corners()]
+
+    def _check_combination(self, chosen: dict[str, str]) -> None:
+        readable = keys_read(chosen)
+        base = self._sample(chosen)
+        for name in base:
+            if name not in readable:
+                raise InvalidSpace(self._unread_key(name, chosen))
+        for name, parameter in self.parameters.items():
+            for value in parameter.corners() if name in base and name not in REGISTRIES else ():
+                try:
+                    TrialConfig.from_params({**base, name: value})
+                except InvalidConfig as fault:
+                    raise InvalidSpace(f"the trainer refuses this space: {fault}") from None
+
+    def _sample(self, chosen: dict[str, str]) -> dict[str, Value]:
+        sample: dict[str, Value] = {kind: name for kind, name in chosen.items() if kind in self.parameters}
+        for name, parameter in self.parameters.items():
+            if name not in sample and parameter.holds(sample):
+                sample[name] = parameter.corners()[0]
+        return sample
+
+    def _unknown_key(self, key: str, everything: set[str]) -> str:
+        owners = ", ".join(f"{kind} '{name}'" for kind, name in readers_of(key))
+        hint = f" ({owners} would read it, and the space does not offer that)" if owners else ""
+        return f"unknown key '{key}' in space{hint}; this trainer reads: {', '.join(sorted(everything))}"
+
+    def _unread_key(self, key: str, chosen: dict[str, str]) -> str:
+        owners = [(kind, name) for kind, name in readers_of(key) if name in self.parameters[kind].corners()]
+        kind = owners[0][0]
+        names = ", ".join(repr(name) for _, name in owners)
+        condition = names if len(owners) == 1 else f"({names})"
+        return (
+            f"every key is read in every trial that has it; '{key}' is read by {kind} {names} only, and the space "
+            f"also allows {describe(chosen)}: add .when({kind}={condition})"
+        )
+
+    def describe(self) -> dict[str, str]:
+        """Each parameter in words."""
+        return {name: str(parameter) for name, parameter in self.parameters.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)

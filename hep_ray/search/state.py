@@ -1,0 +1,98 @@
+"""A search as its journal tells it: every trial, its epochs and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hep_ray.tracking.records import (
+    EpochFinished,
+    Record,
+    SearchFinished,
+    SearchStarted,
+    Status,
+    TrialFinished,
+    TrialStarted,
+)
+
+
+@dataclass
+class TrialState:
+    """One trial so far.
+
+    Attributes:
+        started: its parameters.
+        history: metrics per epoch, in order.
+        finished: how it ended; None while it has not.
+    """
+
+    started: TrialStarted
+    history: list[dict[str, float]] = field(default_factory=list)
+    finished: TrialFinished | None = None
+
+    @property
+    def trial_id(self) -> str:
+        """Name of the trial in this search."""
+        return self.started.trial_id
+
+    @property
+    def status(self) -> Status:
+        """How it ended, or `running`."""
+        return self.finished.status if self.finished else "running"
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in its epochs, s."""
+        return sum(metrics["epoch_seconds"] for metrics in self.history)
+
+    def best(self, metric: str, mode: str) -> dict[str, float] | None:
+        """Metrics of the epoch with the best value of a metric (the earliest of equals), if any epoch ended."""
+        if not self.history:
+            return None
+        pick = max if mode == "max" else min
+        return pick(self.history, key=lambda metrics: metrics[metric])
+
+
+@dataclass
+class SearchState:
+    """The journal, folded."""
+
+    started: SearchStarted | None = None
+    trials: dict[str, TrialState] = field(default_factory=dict)
+    finished: bool = False
+
+    @classmethod
+    def fold(cls, records: Iterable[Record]) -> SearchState:
+        """The state after these records."""
+        state = cls()
+        for record in records:
+            state.apply(record)
+        return state
+
+    def apply(self, record: Record) -> None:
+        """Take in one record."""
+        if isinstance(record, SearchStarted):
+            self.started = record
+        elif isinstance(record, TrialStarted):
+            self.trials[record.trial_id] = TrialState(record)
+            self.finished = False
+        elif isinstance(record, EpochFinished):
+            self.trials[record.trial_id].history.append(record.metrics)
+        elif isinstance(record, TrialFinished):
+            self.trials[record.trial_id].finished = record
+        elif isinstance(record, SearchFinished):
+            self.finished = True
+
+    def unfinished(self) -> list[TrialState]:
+        """Trials that have not ended, in the order in which they were drawn."""
+        return [trial for trial in self.trials.values() if trial.finished is None]
+
+    def ranked(self, metric: str, mode: str) -> list[TrialState]:
+        """Trials, best first; those without a finished epoch last."""
+        sign = -1 if mode == "max" else 1
+
+        def key(trial: TrialState) -> tuple[bool, float, int]:
+            best = trial.best(metric, mode)
+            return (best is None, sign * best[metric] if best else 0.0, trial.started.number)
+
+        return sorted(self.trials.values(), key=key)

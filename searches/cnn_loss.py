@@ -1,0 +1,45 @@
+"""Which loss suits the thesis' CNN? Root-softmax against cross-entropy, black holes against sphalerons.
+
+Study 4.1: 50×50×3 η–φ histograms; root index 1 is cross-entropy. Energies enter as log1p(E / 100 GeV).
+The preset `thesis` is the published protocol: Adam, lr 0.01 falling by 0.9 every 10 epochs, 40 epochs, 3 seeds.
+"""
+
+from hep_ray import Choice, LogUniform, Preset, Search, Space, Uniform, main
+
+space = Space(
+    model="cnn",
+    input_scale=100.0,
+    input_transform="log1p",
+    dropout=Uniform(0.0, 0.6),
+    loss="root_softmax",
+    root_index=Choice(1, 3, 4, 5, 6, 7, 8, 9),
+    optimizer=Choice("adam", "adamw", "rmsprop"),
+    learning_rate=LogUniform(1e-4, 2e-3),
+    batch_size=100,
+)
+thesis = Space(
+    model="cnn",
+    loss="root_softmax",
+    root_index=Choice(1, 3, 4, 5, 6, 7, 8, 9),
+    optimizer="adam",
+    learning_rate=0.01,
+    schedule="step",
+    step_size=10,
+    gamma=0.9,
+    batch_size=100,
+)
+search = Search(
+    name="cnn_loss",
+    task="mbh_sph",
+    title="Loss, optimizer and learning rate of the thesis' CNN on black holes against sphalerons.",
+    space=space,
+    presets={
+        "smoke": Preset(trials=4, epochs=2),
+        "laptop": Preset(trials=12, epochs=8, grace_epochs=2),
+        "thesis": Preset(sampler="grid", scheduler="none", epochs=40, seeds=3, space=thesis),
+    },
+    baseline={"root_index": 1},
+)
+
+if __name__ == "__main__":
+    main(search)

@@ -1,0 +1,44 @@
+"""Which loss suits ResNet34? Root-softmax against cross-entropy, black holes against sphalerons.
+
+Study 4.1: 50×50×3 η–φ histograms; root index 1 is cross-entropy. Energies enter as log1p(E / 100 GeV).
+The preset `thesis` is the published protocol: Adam, lr 0.01 falling by 0.9 every 10 epochs, 40 epochs, 3 seeds.
+"""
+
+from hep_ray import Choice, LogUniform, Preset, Search, Space, main
+
+space = Space(
+    model="resnet34",
+    input_scale=100.0,
+    input_transform="log1p",
+    loss="root_softmax",
+    root_index=Choice(1, 3, 4, 5, 6, 7, 8, 9),
+    optimizer=Choice("adam", "adamw", "rmsprop"),
+    learning_rate=LogUniform(1e-4, 2e-3),
+    batch_size=100,
+)
+thesis = Space(
+    model="resnet34",
+    loss="root_softmax",
+    root_index=Choice(1, 3, 4, 5, 6, 7, 8, 9),
+    optimizer="adam",
+    learning_rate=0.01,
+    schedule="step",
+    step_size=10,
+    gamma=0.9,
+    batch_size=100,
+)
+search = Search(
+    name="resnet_loss",
+    task="mbh_sph",
+    title="Loss, optimizer and learning rate of ResNet34 on black holes against sphalerons.",
+    space=space,
+    presets={
+        "smoke": Preset(trials=2, epochs=1),
+        "laptop": Preset(trials=8, epochs=4),
+        "thesis": Preset(sampler="grid", scheduler="none", epochs=40, seeds=3, space=thesis),
+    },
+    baseline={"root_index": 1},
+)
+
+if __name__ == "__main__":
+    main(search)

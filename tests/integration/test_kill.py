@@ -1,0 +1,114 @@
+"""The driver is killed in mid-search; --resume goes on as if it had not been."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hep_ray.tracking.journal import read_records
+from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG, default_uri, open_client
+
+SCRIPT = """
+from hep_ray import Choice, Preset, Search, Space, main
+
+space = Space(
+    model="cnn",
+    loss="root_softmax",
+    root_index=Choice(1, 3, 5),
+    optimizer="adam",
+    learning_rate=Choice(1e-3, 1e-4),
+    batch_size=16,
+)
+search = Search(
+    name="killed",
+    task="toy",
+    title="A toy.",
+    space=space,
+    presets={"smoke": Preset(trials=5, epochs=4, scheduler="none")},
+)
+if __name__ == "__main__":
+    main(search)
+"""
+TRIALS, EPOCHS = 5, 4
+
+
+def epochs(folder):
+    if not (folder / "journal.jsonl").exists():
+        return {}
+    return {
+        (record.trial_id, record.epoch): record.metrics
+        for record in read_records(folder)
+        if record.kind == "epoch_finished"
+    }
+
+
+def start(script, *flags):
+    words = [sys.executable, str(script), *flags]
+    with (script.parent / "log").open("ab") as log:
+        return subprocess.Popen(words, cwd=script.parent, stdout=log, stderr=log, start_new_session=True)
+
+
+def test_killed_in_mid_search_and_resumed_nothing_is_lost_or_done_twice(make_dataset, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(SCRIPT)
+    folder = tmp_path / "runs" / "killed"
+    driver = start(script, "--data", str(make_dataset(events=96, size=28)), "--preset", "smoke")
+    deadline = time.monotonic() + 240
+    while len(epochs(folder)) < 7:
+        assert driver.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline, "the search did not get going"
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = epochs(folder)
+    assert len(before) < TRIALS * EPOCHS
+
+    resumed = start(script, "--resume")
+    assert resumed.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+
+    records = [record for record in read_records(folder) if record.kind == "epoch_finished"]
+    after = epochs(folder)
+    assert len(records) == len(after) == TRIALS * EPOCHS
+    assert before.items() <= after.items()
+    drawn = [record for record in read_records(folder) if record.kind == "trial_started"]
+    assert [record.trial_id for record in drawn] == [f"t{number:04d}" for number in range(TRIALS)]
+    board = json.loads((folder / "leaderboard.json").read_text())
+    assert [trial["epochs"] for trial in board["trials"]] == [EPOCHS] * TRIALS
+
+    client = open_client(default_uri(tmp_path / "runs"))
+    experiment = client.get_experiment_by_name("killed")
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{SEARCH_TAG}` != ''")
+    children = {run.data.tags[TRIAL_TAG]: run.info.run_id for run in runs if TRIAL_TAG in run.data.tags}
+    assert len(runs) == TRIALS + 1
+    assert len(children) == TRIALS
+    for trial in board["trials"]:
+        assert children[trial["trial_id"]] == trial["mlflow_run_id"]
+        points = client.get_metric_history(trial["mlflow_run_id"], "val_loss")
+        assert [point.value for point in points] == [metrics["val_loss"] for metrics in trial["history"]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (["--preset", "smoke", "--data", "absent"], 2, ["error:", "absent"]),
+        (["--cpus", "1"], 2, ["--cpus"]),
+        (["--preset", "huge"], 2, ["error:", "smoke"]),
+    ],
+)
+def test_errors_are_one_paragraph_and_exit_with_two(tmp_path, flags, status, words):
+    script = tmp_path / "killed.py"
+    script.write_text(SCRIPT)
+
+    done = subprocess.run(
+        [sys.executable, str(script), *flags], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "runs" / "killed").exists()
+    assert not [entry for entry in tmp_path.rglob("*") if entry.name not in {"killed.py", "runs"}]

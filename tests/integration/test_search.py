@@ -1,0 +1,195 @@
+"""A whole search on real Ray, Optuna, MLflow and Parquet, small enough to take seconds."""
+
+import dataclasses
+import json
+
+import pytest
+from rich.console import Console
+
+from hep_ray.errors import (
+    CannotResume,
+    Infeasible,
+    InvalidSpace,
+    SearchFailed,
+    ShardMismatch,
+    StorageError,
+    UnknownName,
+    UnreadableInput,
+)
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.parameters import Choice, LogUniform
+from hep_ray.search.prepare import SearchOptions, prepare
+from hep_ray.search.run import run_search
+from hep_ray.search.space import Space
+from hep_ray.tracking.journal import read_records
+from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG, default_uri, open_client
+
+pytestmark = pytest.mark.ray
+
+SPACE = Space(
+    model="cnn",
+    loss=Choice("cross_entropy", "root_softmax"),
+    root_index=Choice(3, 5).when(loss="root_softmax"),
+    optimizer=Choice("adam", "rmsprop"),
+    learning_rate=LogUniform(1e-4, 1e-2),
+    batch_size=16,
+)
+SEARCH = Search(
+    name="toy_search",
+    task="toy",
+    title="A toy.",
+    space=SPACE,
+    presets={
+        "smoke": Preset(trials=4, epochs=2),
+        "diverges": Preset(trials=2, epochs=1, space=SPACE.replace(learning_rate=1e30)),
+    },
+)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def options(ray_session, make_dataset, tmp_path):
+    return SearchOptions(
+        data=make_dataset(events=96, size=28), storage=tmp_path / "runs", preset="smoke", seed=3
+    )
+
+
+def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(options):
+    result = run_search(prepare(SEARCH, options), console=QUIET)
+
+    board = json.loads(result.leaderboard.read_text())
+    assert result.leaderboard == options.storage / "toy_search" / "leaderboard.json"
+    assert board["search"] == "toy_search"
+    assert len(board["trials"]) == 4
+    best = [trial["metrics"]["val_accuracy"] for trial in board["trials"]]
+    assert best == sorted(best, reverse=True)
+    for trial in board["trials"]:
+        assert trial["status"] in {"completed", "stopped"}
+        assert [metrics["epoch"] for metrics in trial["history"]] == list(range(1, trial["epochs"] + 1))
+        assert trial["metrics"] in trial["history"]
+        assert (trial["status"] == "completed") == (trial["epochs"] == 2)
+
+    client = open_client(default_uri(options.storage))
+    experiment = client.get_experiment_by_name("toy_search")
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{SEARCH_TAG}` != ''")
+    children = {run.data.tags[TRIAL_TAG]: run for run in runs if TRIAL_TAG in run.data.tags}
+    parents = [run for run in runs if TRIAL_TAG not in run.data.tags]
+    assert len(parents) == 1
+    assert parents[0].data.tags["git_commit"]
+    assert [artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)] == [
+        "leaderboard.json"
+    ]
+    assert len(children) == 4
+    for trial in board["trials"]:
+        run = children[trial["trial_id"]]
+        assert run.info.run_id == trial["mlflow_run_id"]
+        assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert run.data.params["learning_rate"] == str(trial["params"]["learning_rate"])
+        for key in trial["history"][0]:
+            points = client.get_metric_history(run.info.run_id, key)
+            assert [point.value for point in points] == [metrics[key] for metrics in trial["history"]]
+
+
+def test_a_finished_search_is_not_overwritten_and_can_be_extended(options):
+    first = run_search(prepare(SEARCH, options), console=QUIET)
+    before = {name: trial.history for name, trial in first.state.trials.items()}
+    with pytest.raises(StorageError, match="--resume"):
+        run_search(prepare(SEARCH, options), console=QUIET)
+
+    more = dataclasses.replace(options, trials=6)
+    second = run_search(prepare(SEARCH, more), resume=True, console=QUIET)
+
+    assert len(second.state.trials) == 6
+    assert before.items() <= {name: trial.history for name, trial in second.state.trials.items()}.items()
+    for change in ({"seed": 4}, {"epochs": 3}):
+        with pytest.raises(CannotResume, match=next(iter(change))):
+            run_search(prepare(SEARCH, dataclasses.replace(more, **change)), resume=True, console=QUIET)
+
+
+def test_a_search_in_which_every_trial_fails_says_why(options):
+    with pytest.raises(SearchFailed, match=r"all 2 failed.*NonFiniteLoss"):
+        run_search(prepare(SEARCH, dataclasses.replace(options, preset="diverges")), console=QUIET)
+
+    board = json.loads((options.storage / "toy_search" / "leaderboard.json").read_text())
+    assert [trial["status"] for trial in board["trials"]] == ["failed", "failed"]
+
+
+def test_there_is_nothing_to_resume_in_an_empty_storage(options):
+    with pytest.raises(CannotResume, match="holds none"):
+        run_search(prepare(SEARCH, options), resume=True, console=QUIET)
+
+
+def test_dry_preparation_writes_nothing(options):
+    plan = prepare(SEARCH, options)
+
+    assert plan.resources.concurrent == 2
+    assert not list(options.storage.iterdir())
+
+
+def truncate(data):
+    shard = next(data.glob("*train*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-10])
+
+
+def empty(data):
+    next(data.glob("*train*.parquet")).write_bytes(b"")
+
+
+def lose(data):
+    next(data.glob("*val*.parquet")).unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, lose])
+def test_a_damaged_dataset_is_refused_before_anything_starts(options, damage):
+    damage(options.data)
+
+    with pytest.raises(ShardMismatch, match="parquet"):
+        prepare(SEARCH, options)
+    assert not list(options.storage.iterdir())
+
+
+def test_a_manifest_that_does_not_match_is_refused(options):
+    manifest = options.data / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"signal": "signal"', '"signal": "background"'))
+
+    with pytest.raises((ShardMismatch, UnreadableInput), match="fingerprint"):
+        prepare(SEARCH, options)
+
+
+def test_images_that_no_model_takes_are_refused(options, make_dataset):
+    small = dataclasses.replace(options, data=make_dataset(events=96, size=8, name="small"))
+
+    with pytest.raises(InvalidSpace, match="model 'cnn'"):
+        prepare(SEARCH, small)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"cpus_per_trial": 64}, Infeasible, "64 CPU"),
+        ({"gpus_per_trial": 1}, Infeasible, "1 GPU"),
+        ({"preset": "huge"}, UnknownName, "smoke"),
+        ({"trials": 0}, Exception, "at least 1"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_reason(options, change, error, words):
+    with pytest.raises(error, match=words):
+        prepare(SEARCH, dataclasses.replace(options, **change))
+
+
+def test_a_storage_that_cannot_be_written_is_refused(options, tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="can be written"):
+        prepare(SEARCH, dataclasses.replace(options, storage=tmp_path / "file" / "runs"))
+
+
+def test_the_journal_holds_no_epoch_twice(options):
+    run_search(prepare(SEARCH, options), console=QUIET)
+
+    epochs = [
+        (record.trial_id, record.epoch)
+        for record in read_records(options.storage / "toy_search")
+        if record.kind == "epoch_finished"
+    ]
+    assert len(epochs) == len(set(epochs))

@@ -1,0 +1,97 @@
+from types import SimpleNamespace
+
+import pytest
+
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.schedule import build_scheduler
+from hep_ray.search.space import Space
+from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
+
+SEARCH = Search(
+    name="toy",
+    task="toy",
+    title="",
+    space=Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=0.1),
+    presets={},
+)
+
+
+def scheduler(**preset):
+    return build_scheduler(SEARCH, Preset(**{"epochs": 9, "trials": 9, "reduction_factor": 3, **preset}))
+
+
+def trial(trial_id):
+    return SimpleNamespace(config={"trial_id": trial_id}, trial_id=f"tune-{trial_id}")
+
+
+def report(asha, trial_id, epoch, value):
+    return asha.on_trial_result(None, trial(trial_id), {"epoch": epoch, "val_accuracy": value})
+
+
+def records(results):
+    """(trial, epoch, value) → the journal of an attempt with these results."""
+    journal = []
+    for trial_id, epoch, value in results:
+        if epoch == 1:
+            journal.append(
+                TrialStarted(time=0, trial_id=trial_id, number=int(trial_id[1:]), params={}, seed=0)
+            )
+        metrics = {"epoch": epoch, "val_accuracy": value}
+        journal.append(EpochFinished(time=0, trial_id=trial_id, metrics=metrics))
+    return journal
+
+
+FIRST_RUNG = [("t0", 1, 0.9), ("t1", 1, 0.8), ("t2", 1, 0.7)]
+
+
+def test_the_worse_two_thirds_stop_at_a_rung():
+    asha = scheduler()
+    for name in ("t0", "t1", "t2", "t3"):
+        asha.on_trial_add(None, trial(name))
+
+    # Rungs of 9 epochs and factor 3: epochs 1, 3, 9. At a rung a trial goes on when it is not below the
+    # 2/3 quantile of those before it: of nothing, then {0.9}, then {0.8, 0.9} (0.867), then {0.7, 0.8, 0.9} (0.833).
+    assert report(asha, "t0", 1, 0.9) == "CONTINUE"
+    assert report(asha, "t1", 1, 0.8) == "STOP"
+    assert report(asha, "t2", 1, 0.7) == "STOP"
+    assert report(asha, "t3", 1, 0.84) == "CONTINUE"
+    assert report(asha, "t0", 9, 0.9) == "STOP"
+
+
+def test_after_a_restart_the_rungs_decide_as_before():
+    continued, restarted = scheduler(), scheduler()
+    for name, _, value in FIRST_RUNG:
+        continued.on_trial_add(None, trial(name))
+        report(continued, name, 1, value)
+    restarted.replay(records(FIRST_RUNG))
+
+    for value in (0.6, 0.75, 0.83, 0.84, 0.95):
+        for asha in (continued, restarted):
+            asha.on_trial_add(None, trial(f"t{value}"))
+        assert report(continued, f"t{value}", 1, value) == report(restarted, f"t{value}", 1, value)
+
+
+def test_a_replay_tells_which_trials_had_ended_without_a_record_of_it():
+    journal = [*records(FIRST_RUNG), TrialFinished(time=0, trial_id="t1", status="stopped")]
+
+    assert scheduler().replay(journal) == {"t2"}
+    assert scheduler(scheduler="none", epochs=1).replay(records(FIRST_RUNG)) == {"t0", "t1", "t2"}
+
+
+def test_an_epoch_that_a_resumed_trial_reports_again_changes_nothing():
+    asha = scheduler()
+    asha.replay(records([("t0", 1, 0.9)]))
+
+    assert report(asha, "t0", 1, 0.9) == "CONTINUE"
+    asha.on_trial_add(None, trial("t1"))
+    assert report(asha, "t1", 1, 0.89) == "STOP"
+
+
+@pytest.mark.parametrize("epoch", range(1, 9))
+def test_without_a_scheduler_no_trial_stops_early(epoch):
+    asha = scheduler(scheduler="none")
+    for name in ("t0", "t1"):
+        asha.on_trial_add(None, trial(name))
+
+    assert report(asha, "t0", epoch, 0.9) == "CONTINUE"
+    assert report(asha, "t1", epoch, 0.1) == "CONTINUE"

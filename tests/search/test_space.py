@@ -1,0 +1,107 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hep_ray.errors import InvalidSpace
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
+from hep_ray.search.space import Space
+from hep_ray.training.config import TrialConfig
+
+GOOD = {
+    "model": "cnn",
+    "loss": Choice("cross_entropy", "root_softmax"),
+    "root_index": Choice(3, 4).when(loss="root_softmax"),
+    "optimizer": Choice("adam", "sgd"),
+    "momentum": Choice(0.8, 0.9).when(optimizer="sgd"),
+    "learning_rate": Choice(1e-3),
+}
+
+
+def test_a_grid_holds_every_reachable_configuration_once():
+    points = Space(**GOOD).grid()
+
+    # losses: cross_entropy, root 3, root 4 → 3; optimizers: adam, sgd 0.8, sgd 0.9 → 3
+    assert len(points) == 9
+    assert len({tuple(sorted(point.items(), key=str)) for point in points}) == 9
+    assert all(("root_index" in point) == (point["loss"] == "root_softmax") for point in points)
+    assert all(("momentum" in point) == (point["optimizer"] == "sgd") for point in points)
+    for point in points:
+        TrialConfig.from_params(point)
+
+
+def test_a_sound_space_passes_its_check():
+    Space(**GOOD).check()
+    Space(**GOOD).replace(learning_rate=LogUniform(1e-5, 1e-1), batch_size=Integer(16, 256)).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lr": 0.1}, ["unknown key 'lr' in space", "learning_rate"]),
+        ({"root_index": Choice(3, 4)}, ["'root_index'", "cross_entropy", ".when(loss='root_softmax')"]),
+        ({"momentum": 0.9}, ["'momentum'", "adam", ".when(optimizer='sgd')"]),
+        ({"loss": "cross_entropy", "root_index": 3}, ["unknown key 'root_index'", "root_softmax"]),
+        ({"root_index": Choice(0.5, 3).when(loss="root_softmax")}, ["root_index", "0.5"]),
+        ({"learning_rate": Uniform(-1.0, 1.0)}, ["learning_rate", "-1.0"]),
+        ({"dropout": Uniform(0.0, 1.5)}, ["dropout", "1.5"]),
+        ({"batch_size": Choice(0, 10)}, ["batch_size", "got 0"]),
+        ({"model": Choice("cnn", "resnet43")}, ["resnet43", "resnet34"]),
+    ],
+)
+def test_what_the_trainer_would_not_read_or_would_refuse_is_an_error(change, words):
+    with pytest.raises(InvalidSpace) as error:
+        Space(**{**GOOD, **change}).check()
+
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_space_states_its_model_loss_and_optimizer():
+    for kind in ("model", "loss", "optimizer"):
+        rest = {
+            key: value for key, value in GOOD.items() if key != kind and not getattr(value, "condition", None)
+        }
+        with pytest.raises(InvalidSpace, match=kind):
+            Space(**rest).check()
+
+
+def test_a_condition_that_cannot_be_met_is_an_error():
+    with pytest.raises(InvalidSpace, match="root_sotfmax"):
+        Space(**{**GOOD, "root_index": Choice(3).when(loss="root_sotfmax")})
+    with pytest.raises(InvalidSpace, match="stated before"):
+        Space(root_index=Choice(3).when(loss="root_softmax"), loss=Choice("root_softmax"))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Choice,
+        lambda: Choice(1, 1),
+        lambda: Uniform(1.0, 0.0),
+        lambda: Uniform(0.0, float("inf")),
+        lambda: LogUniform(0.0, 1.0),
+    ],
+)
+def test_an_empty_parameter_is_refused(broken):
+    with pytest.raises(InvalidSpace):
+        broken()
+
+
+def test_a_grid_over_a_range_is_refused():
+    with pytest.raises(InvalidSpace, match="learning_rate"):
+        Space(**{**GOOD, "learning_rate": Uniform(0.1, 0.2)}).grid()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_every_draw_is_a_configuration_that_the_trainer_takes(seed):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = Space(**GOOD).replace(learning_rate=LogUniform(1e-5, 1e-1), dropout=Uniform(0.0, 0.9))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+
+    params = space.suggest(study.ask())
+
+    resolved = TrialConfig.from_params(params).resolved()
+    assert params.items() <= resolved.items()
+    assert 1e-5 <= params["learning_rate"] <= 1e-1
