@@ -38,7 +38,9 @@ def write_dataset(folder: Path) -> Path:
     """128 separable 28×28 images."""
     random = np.random.default_rng(0)
     labels = np.arange(128) % 2
-    images = random.random((128, 28, 28, 3), dtype=np.float32) + labels[:, None, None, None]
+    images = random.random((128, 28, 28, 3), dtype=np.float32) + labels[:, None, None, None].astype(
+        np.float32
+    )
     columns = (Column(name="image", shape=(28, 28, 3), unit="GeV"),)
     schema = EventSchema(task="trivial", columns=columns, classes=("a", "b"))
     with ShardWriter(folder, schema, source={"benchmark": "trial_overhead"}) as writer:
@@ -84,7 +86,7 @@ def peer(data: Path, storage: Path, trials: int) -> float:
             run_config=train.RunConfig(
                 name=tune.get_context().get_trial_id(),
                 storage_path=str(storage),
-                callbacks=[TuneReportCallback()],
+                callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call, list-item]
             ),
         ).fit()
 

@@ -38,4 +38,8 @@ def nodes() -> list[dict[str, float]]:
     """Resources of every living node, such as `{"CPU": 16.0, "GPU": 1.0}`."""
     import ray
 
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [
+        dict(node["Resources"])
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
