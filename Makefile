@@ -65,7 +65,7 @@ bench: env ## Run every benchmark; each prints one JSON line
 	@for script in benchmarks/*.py; do $(VENV)/python $$script || exit 1; done
 
 docs: env ## Build the documentation into site/
-	$(VENV)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
 
 lock: env ## Pin the requirements anew from pyproject.toml
 	$(COMPILE) --all-extras --output-file requirements/lock.txt pyproject.toml

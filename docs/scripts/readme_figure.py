@@ -1,0 +1,82 @@
+"""Draws the picture of the README from the leaderboard of a search.
+
+    python docs/scripts/readme_figure.py runs/cnn_loss/leaderboard.json
+
+Writes docs/images/readme_search.png: validation accuracy per epoch of every trial, and each trial's best
+epoch against its learning rate.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import mplhep
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
+
+mpl.use("Agg")
+OUT = Path(__file__).parents[1] / "images" / "readme_search.png"
+ROOTS = (1, 3, 4, 5, 6, 7, 8, 9)
+COLOURS = dict(zip(ROOTS, plt.get_cmap("viridis_r")([0.05 + 0.13 * step for step in range(8)]), strict=True))
+MARKERS = {"adam": "o", "adamw": "s", "rmsprop": "^", "sgd": "D"}
+LABEL = "validation accuracy"
+
+
+def draw(board: dict[str, Any]) -> None:
+    """Write the picture of one leaderboard."""
+    trials = [trial for trial in board["trials"] if trial["history"]]
+    with plt.style.context(mplhep.style.ROOT), plt.rc_context({"font.size": 13}):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="constrained")
+        _histories(left, trials)
+        _best_epochs(right, trials)
+        figure.savefig(OUT, dpi=110)
+
+
+def _histories(axes: Axes, trials: list[dict[str, Any]]) -> None:
+    for trial in trials:
+        epochs = [metrics["epoch"] for metrics in trial["history"]]
+        accuracy = [metrics["val_accuracy"] for metrics in trial["history"]]
+        colour = COLOURS[trial["params"]["root_index"]]
+        axes.plot(epochs, accuracy, color=colour, lw=3 if trial is trials[0] else 1.5)
+        if trial["status"] == "stopped":
+            axes.plot(epochs[-1], accuracy[-1], "x", color=colour, ms=8, mew=2)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(LABEL)
+    axes.legend(
+        handles=[
+            Line2D([], [], color="0.3", label="trial"),
+            Line2D([], [], color="0.3", marker="x", ls="", mew=2, label="stopped early"),
+        ],
+        loc="lower right",
+    )
+
+
+def _best_epochs(axes: Axes, trials: list[dict[str, Any]]) -> None:
+    for trial in trials:
+        params, best = trial["params"], trial["metrics"]
+        axes.errorbar(
+            params["learning_rate"],
+            best["val_accuracy"],
+            best["val_accuracy_error"],
+            fmt=MARKERS[params["optimizer"]],
+            color=COLOURS[params["root_index"]],
+            ms=8,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("learning rate")
+    used = {trial["params"]["root_index"] for trial in trials}
+    optimizers = sorted({trial["params"]["optimizer"] for trial in trials})
+    handles = [Line2D([], [], color=COLOURS[root], lw=4, label=f"root {root}") for root in sorted(used)]
+    handles += [Line2D([], [], color="0.3", marker=MARKERS[name], ls="", label=name) for name in optimizers]
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+if __name__ == "__main__":
+    draw(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,211 @@
+"""What the README and the documentation promise is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from hep_ray.cli import app
+from hep_ray.search.cli import build_app
+
+REPOSITORY = Path(__file__).parents[2]
+README = REPOSITORY / "README.md"
+PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+COMPONENTS = REPOSITORY / "docs/howto/components.md"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OTHER_PROGRAMS = {"git", "make", "pip", "."}
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(REPOSITORY).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for name, text in FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    for block in blocks(page, ""):
+        for line in block.splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def search_app() -> typer.Typer:
+    path = REPOSITORY / "searches/cnn_loss.py"
+    spec = importlib.util.spec_from_file_location("cnn_loss", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return build_app(module.search)
+
+
+def flags_of(command: Any) -> set[str]:
+    return {"--help", *(option for parameter in command.params for option in parameter.opts)}
+
+
+def leaf(command: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The subcommand that words such as `data check DIR` name, and the words left."""
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+@pytest.fixture(scope="module")
+def programs() -> dict[str, Any]:
+    return {"hep-ray": typer.main.get_command(app), "python": typer.main.get_command(search_app())}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_and_their_flags_exist(page: Path, programs: dict[str, Any]) -> None:
+    made_here = set(re.findall(r"`(searches/\w+\.py)`", COMPONENTS.read_text(encoding="utf-8")))
+    for words in commands(page):
+        program = words[0]
+        if program in OTHER_PROGRAMS:
+            continue
+        assert program in programs, f"{name_of(page)} types the unknown program {program}"
+        if program == "python":
+            script = words[1]
+            assert (REPOSITORY / script).exists() or script in made_here, script
+            if not script.startswith("searches/"):
+                continue
+        command, rest = leaf(programs[program], words[1:])
+        used = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert used <= flags_of(command), " ".join(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_flags_in_the_text_exist(page: Path, programs: dict[str, Any]) -> None:
+    def every(command: Any) -> set[str]:
+        return flags_of(command).union(*(every(child) for child in getattr(command, "commands", {}).values()))
+
+    known = set().union(*(every(command) for command in programs.values()))
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    words = {flag for code in re.findall(r"`([^`\n]+)`", prose) for flag in FLAG.findall(code)}
+    assert words - {"--strict"} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_make_targets_exist(page: Path) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`make ([a-z-]+)", text))
+    named |= {words[1] for words in commands(page) if words[0] == "make" and len(words) > 1}
+    assert named <= targets
+
+
+def test_make_help_shows_every_target() -> None:
+    done = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for target in "env search test test-slow lint fmt types ui bench docs clean help".split():
+        assert re.search(rf"make {target} +\w", done.stdout)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target, anchor in LINK.findall(text):
+        if target.startswith("http"):
+            continue
+        path = page.parent / target
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {"#" + heading.lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_number_is_left_to_fill_in(page: Path) -> None:
+    assert "@@" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+def test_python_blocks_compile_and_their_imports_resolve(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hep_ray"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+
+
+def run_python(code: str, folder: Path) -> str:
+    """Run code in a process of its own, so that what it registers or starts stays there."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "RAY_ADDRESS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.ray
+def test_the_readme_runs(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    make_dataset(events=200, size=26, name="data/mbh_sph")
+    (block,) = blocks(README, "python")
+    printed = run_python(block, tmp_path)
+    assert "trials side by side" in printed
+    # The two halves of a toy image differ tenfold, but two epochs of two batches need not find it.
+    accuracy = float(re.findall(r"\} ([\d.]+) ± [\d.]+", printed)[0])
+    assert 0.3 <= accuracy <= 1
+    assert (tmp_path / "runs/which_root/leaderboard.json").exists()
+
+
+def test_the_components_of_the_guide_work(tmp_path: Path) -> None:
+    model, loss, schedule, reader, simulation, search = blocks(COMPONENTS, "python")
+    use = """
+import numpy as np, torch
+from hep_ray.data.check import check
+from hep_ray.data.convert import convert
+from hep_ray.data.splits import SPLITS
+from hep_ray.losses import build_loss
+from hep_ray.models import build_model
+from hep_ray.simulate import SIMULATIONS
+
+np.save("low.npy", np.random.default_rng(0).random((80, 8, 8, 1), dtype=np.float32))
+np.save("high.npy", 9 + np.random.default_rng(1).random((80, 8, 8, 1), dtype=np.float32))
+convert(["low.npy", "high.npy"], "npy", ["low", "high"], "made")
+assert check("made").events == 160 and not check("made").problems, check("made").problems
+
+bumps = SIMULATIONS["two_bumps"]
+made = bumps.generate(bumps.config(), "signal", 50, np.random.SeedSequence(3))
+logits = build_model("perceptron", {"hidden_features": 5}, bumps.schema)(torch.from_numpy(made["mass"]))
+assert logits.shape == (50, 2)
+
+target = torch.tensor([0, 1, 1])
+toward = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, -1.0]])
+plain = build_loss("cross_entropy", {})(toward, target)
+torch.testing.assert_close(build_loss("focal", {"focusing": 0.0})(toward, target), plain)
+# Two equal logits: p = 1/2, so the weight is (1/2)^2 and the loss ln 2 / 4.
+assert abs(float(build_loss("focal", {"focusing": 2.0})(toward, target)[0]) - 0.6931472 / 4) < 1e-6
+"""
+    parts = [
+        block.replace("from __future__ import annotations\n", "") for block in (model, loss, schedule, reader)
+    ]
+    search_block = search.replace('if __name__ == "__main__":\n    main(search)', "search.space.check()")
+    run_python(
+        "\n".join(
+            [*parts, simulation.replace("from __future__ import annotations\n", ""), use, search_block]
+        ),
+        tmp_path,
+    )
