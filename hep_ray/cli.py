@@ -48,7 +48,7 @@ def ui(
     import subprocess
     import sys
 
-    from hep_ray.tracking.mlflow import default_uri
+    from hep_ray.tracking.client import default_uri
 
     if not (storage / "mlflow.db").exists():
         raise StorageError(

@@ -22,8 +22,9 @@ from hep_ray.search.recorder import Recorder
 from hep_ray.search.schedule import ResumableASHA, build_scheduler
 from hep_ray.search.state import SearchState
 from hep_ray.search.trial import TrialActor, TrialJob
+from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.mlflow import MlflowTracker, default_uri
+from hep_ray.tracking.mlflow import MlflowTracker
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchFinished, SearchStarted
 

@@ -8,8 +8,6 @@ whole journal, and what the server missed arrives.
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 from collections import deque
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.tracking.client import open_client
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -39,24 +38,6 @@ METRICS_PER_CALL = 1000
 """MLflow's limit for one log_batch."""
 PATIENCE = 60.0
 """Seconds for which `close` goes on trying to reach a server that does not answer."""
-
-
-def default_uri(storage: Path) -> str:
-    """SQLite database in the storage folder."""
-    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
-
-
-def open_client(uri: str) -> Any:
-    """An MLflow client with its telemetry and migration chatter off."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-
-    return MlflowClient(tracking_uri=uri)
 
 
 class MlflowTracker:

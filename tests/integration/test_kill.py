@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
-from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG, default_uri, open_client
+from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
 
 SCRIPT = """
 from hep_ray import Choice, Preset, Search, Space, main

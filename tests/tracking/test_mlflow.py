@@ -3,7 +3,8 @@ import time
 import pytest
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker, default_uri, open_client
+from hep_ray.tracking.client import default_uri, open_client
+from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 
 EPOCHS = 3
