@@ -22,7 +22,7 @@ class Preset:
         epochs: full length of a trial.
         trials: configurations drawn; None runs the whole grid.
         sampler: `tpe` (learns from finished trials), `random`, or `grid` (every configuration).
-        scheduler: `asha` stops the worse half early, `none` trains every trial in full.
+        scheduler: `asha` stops the weaker trials early, `none` trains every trial in full.
         seeds: trainings of each configuration of a grid, with different seeds.
         grace_epochs: no trial is stopped before.
         reduction_factor: at each rung of ASHA one trial in this many goes on.
