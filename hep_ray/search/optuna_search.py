@@ -57,7 +57,6 @@ class OptunaSearcher(Searcher):
         self._points = space.grid() if preset.sampler == "grid" else []
         self.total = total_trials(preset, space)
         self._pending = state.unfinished()
-        self._ids: dict[str, str] = {}
         self._study = optuna.create_study(
             storage=f"sqlite:///{database.resolve()}",
             study_name=search.name,
@@ -71,7 +70,7 @@ class OptunaSearcher(Searcher):
         """Nothing: Tune pickles its searcher to restore it, and here the journal restores."""
         return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
         """The next trial's id, parameters and seed, or that there is none."""
         if self._pending:
             trial = self._pending.pop(0).started
@@ -80,7 +79,6 @@ class OptunaSearcher(Searcher):
         else:
             finished: str = Searcher.FINISHED
             return finished
-        self._ids[trial_id] = trial.trial_id
         return {"trial_id": trial.trial_id, "params": trial.params, "seed": trial.seed}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
