@@ -9,6 +9,7 @@ import typer
 
 from hep_ray.console import run_app
 from hep_ray.data.cli import app as data_app
+from hep_ray.data.show_cli import show
 from hep_ray.errors import StorageError
 from hep_ray.simulate.cli import simulate
 
@@ -21,7 +22,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 data_app.command("simulate")(simulate)
-app.add_typer(data_app, name="data", help="Convert, simulate and check datasets.")
+data_app.command("show")(show)
+app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 
 @app.callback()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.config import Config
-from hep_ray.data.events import EVENT_ID, LABEL, Arrays
+from hep_ray.data.balance import balance_notes, balance_problems
+from hep_ray.data.events import EVENT_ID, LABEL, Arrays, Column, EventSchema
 from hep_ray.data.integrity import shard_problems
 from hep_ray.data.manifest import Manifest, Shard
-from hep_ray.data.shards import ROW_GROUP, ContentHash
-from hep_ray.data.splits import SPLITS, event_hashes, split_codes
+from hep_ray.data.repetitions import Repetitions, row_hashes
+from hep_ray.data.shard_file import ContentHash
+from hep_ray.data.splits import SPLITS, SplitRule, event_hashes, split_codes
 from hep_ray.errors import InvalidEvents
+
+BATCH_BYTES = 32 * 2**20
+"""Decoded events that are looked at together."""
 
 
 class CheckReport(Config):
@@ -31,6 +34,7 @@ class CheckReport(Config):
         splits: split name → events.
         fingerprint: of the manifest.
         problems: one sentence each; empty for a sound dataset.
+        notes: what is worth knowing and no fault; not part of the JSON.
     """
 
     events: int
@@ -38,19 +42,23 @@ class CheckReport(Config):
     splits: dict[str, int]
     fingerprint: str
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """One JSON object with these five keys."""
-        return json.dumps(self.model_dump(mode="json"), indent=2)
+        """One JSON object with the keys events, classes, splits, fingerprint and problems."""
+        return json.dumps(self.model_dump(mode="json", exclude={"notes"}), indent=2)
 
 
 def check(folder: Path | str) -> CheckReport:
     """Compare a dataset with its manifest and look through all of its events, in bounded memory.
 
     Problems are: files that differ from the manifest; a fingerprint that is not that of the manifest's
-    entries; an empty split, or one that lacks a class; NaN or infinity; labels outside the classes; a
-    column with a single value throughout; events in a split that the rule does not give them; ids used
-    twice; events whose columns repeat those of another, within a split or, as leakage, across splits.
+    entries; an empty split, or one that lacks a class; NaN or infinity; labels outside the classes; a column
+    that models read, or a named element of one, with a single value throughout; events in a split that the
+    rule does not give them; ids used twice; events whose inputs repeat those of another, of the same class
+    or, counted apart, of another, within a split or, as leakage, across splits.
+
+    Notes are: classes of unequal size, and splits in which a class is rarer or commoner than overall.
 
     Raises:
         UnreadableInput: there is no readable manifest.
@@ -59,7 +67,7 @@ def check(folder: Path | str) -> CheckReport:
     manifest = Manifest.read(folder)
     problems = [problem] if (problem := manifest.fingerprint_problem()) else []
     problems += shard_problems(folder, manifest)
-    problems += _balance_problems(manifest)
+    problems += balance_problems(manifest)
     scan = _Scan(manifest)
     for shard in manifest.shards:
         problems += scan.read(folder, shard)
@@ -70,37 +78,30 @@ def check(folder: Path | str) -> CheckReport:
         splits=manifest.split_counts(),
         fingerprint=manifest.fingerprint,
         problems=tuple(problems),
+        notes=tuple(balance_notes(manifest)),
     )
 
 
-def _balance_problems(manifest: Manifest) -> Iterator[str]:
-    for split in SPLITS:
-        counts = manifest.class_counts(split)
-        absent = [name for name, count in counts.items() if not count]
-        if manifest.split_rule.fraction(split) > 0 and not any(counts.values()):
-            yield f"the split '{split}' is empty"
-        elif absent and any(counts.values()):
-            yield f"the split '{split}' has no events of {', '.join(absent)}"
-
-
 class _Scan:
-    """What one pass over the events leaves behind: a few numbers per event, never the events."""
+    """What one pass over the events leaves behind: 18 bytes per event, never the events."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
         self._schema = manifest.event_schema
-        self._contents: list[npt.NDArray[np.uint64]] = []
-        self._ids: list[npt.NDArray[np.uint64]] = []
-        self._places: list[tuple[Shard, int]] = []
-        self._lowest = {column.name: np.inf for column in self._schema.columns}
-        self._highest = {column.name: -np.inf for column in self._schema.columns}
+        self._rule = manifest.split_rule
+        self._ranges = [_Range(column) for column in self._schema.inputs]
+        self._contents = Repetitions()
+        self._ids = Repetitions()
+        event_bytes = sum(
+            np.dtype(column.dtype).itemsize * int(np.prod(column.shape)) for column in self._schema.columns
+        )
+        self._batch_rows = max(1, BATCH_BYTES // event_bytes)
 
     def read(self, folder: Path, shard: Shard) -> Iterator[str]:
         """Look through one shard; a file that cannot be read is left to `shard_problems`."""
         content, rows = ContentHash(self._schema), 0
         try:
             with pq.ParquetFile(folder / shard.file) as parquet:
-                for batch in parquet.iter_batches(batch_size=ROW_GROUP):
+                for batch in parquet.iter_batches(batch_size=self._batch_rows):
                     events = self._schema.decode(batch)
                     yield from self._event_problems(events, shard)
                     content.update(events)
@@ -119,54 +120,60 @@ class _Scan:
             self._schema.checked(events)
         except InvalidEvents as fault:
             yield f"{shard.file}: {fault}"
-        hashes = event_hashes(event_ids, self._manifest.split_rule.salt)
-        strays = split_codes(hashes, self._manifest.split_rule) != SPLITS.index(shard.split)
+        hashes = event_hashes(event_ids, self._rule.salt)
+        split = SPLITS.index(shard.split)
+        strays = _expected_splits(events, hashes, self._rule, self._schema) != split
         if strays.any():
             yield (
                 f"{shard.file}: {int(strays.sum())} events belong to another split than '{shard.split}', "
                 f"such as '{event_ids[int(strays.argmax())]}'"
             )
-        for name in self._lowest:
-            self._lowest[name] = min(self._lowest[name], float(np.min(events[name])))
-            self._highest[name] = max(self._highest[name], float(np.max(events[name])))
-        self._contents.append(_content_hashes(events, list(self._lowest)))
-        self._ids.append(hashes[:, 1])
-        self._places.append((shard, len(labels)))
+        for column in self._ranges:
+            column.update(events)
+        inputs = [events[column.name] for column in self._schema.inputs]
+        self._contents.add(row_hashes(inputs), labels, split)
+        self._ids.add(hashes[:, 1], labels, split)
 
     def problems(self) -> Iterator[str]:
         """What only the whole dataset shows."""
-        for name, lowest in self._lowest.items():
-            if lowest == self._highest[name]:
-                yield f"column '{name}' is {lowest:g} in every event"
-        if not self._places:
-            return
-        splits = np.repeat(
-            [SPLITS.index(shard.split) for shard, _ in self._places], [rows for _, rows in self._places]
-        )
-        _, id_counts = np.unique(np.concatenate(self._ids), return_counts=True)
-        if repeats := int((id_counts - 1).sum()):
+        for column in self._ranges:
+            yield from column.problems()
+        if repeats := self._ids.count().repeated:
             yield f"{repeats} events have the id of another event"
-        yield from _repetition_problems(np.concatenate(self._contents), splits)
+        contents = self._contents.count()
+        if contents.repeated:
+            yield f"{contents.repeated} events repeat the content of another event"
+        if contents.contradictory:
+            yield f"{contents.contradictory} events have the content of an event of another class"
+        for left, right in ((0, 1), (0, 2), (1, 2)):
+            if shared := contents.shared[left, right]:
+                yield f"{shared} events are in '{SPLITS[left]}' and, with the same content, in '{SPLITS[right]}'"
 
 
-def _repetition_problems(contents: npt.NDArray[np.uint64], splits: npt.NDArray[Any]) -> Iterator[str]:
-    _, group, sizes = np.unique(contents, return_inverse=True, return_counts=True)
-    if repeats := int((sizes - 1).sum()):
-        yield f"{repeats} events repeat the content of another event"
-    present = np.zeros((len(sizes), len(SPLITS)), dtype=bool)
-    present[group, splits] = True
-    for left, right in ((0, 1), (0, 2), (1, 2)):
-        shared = int((present[:, left] & present[:, right]).sum())
-        if shared:
-            yield f"{shared} events are in '{SPLITS[left]}' and, with the same content, in '{SPLITS[right]}'"
+class _Range:
+    """Lowest and highest value of a column, and of each of its named elements."""
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._lowest: npt.NDArray[np.float64] = np.full(len(column.elements) or 1, np.inf)
+        self._highest = -self._lowest
+
+    def update(self, events: Arrays) -> None:
+        values = events[self._column.name].reshape(-1, len(self._lowest))
+        self._lowest = np.minimum(self._lowest, values.min(axis=0))
+        self._highest = np.maximum(self._highest, values.max(axis=0))
+
+    def problems(self) -> Iterator[str]:
+        name = self._column.name
+        if self._lowest.min() == self._highest.max():
+            yield f"column '{name}' is {self._lowest[0]:g} in every event"
+            return
+        for element, lowest, highest in zip(self._column.elements, self._lowest, self._highest, strict=False):
+            if lowest == highest:
+                yield f"element '{element}' of column '{name}' is {lowest:g} in every event"
 
 
-def _content_hashes(events: Arrays, names: list[str]) -> npt.NDArray[np.uint64]:
-    columns = [np.ascontiguousarray(events[name]).reshape(len(events[LABEL]), -1) for name in names]
-    digests = []
-    for rows in zip(*columns, strict=True):
-        hasher = hashlib.blake2b(digest_size=8)
-        for row in rows:
-            hasher.update(row.data)
-        digests.append(hasher.digest())
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+def _expected_splits(
+    events: Arrays, hashes: npt.NDArray[np.uint64], rule: SplitRule, schema: EventSchema
+) -> npt.NDArray[np.intp]:
+    return split_codes(hashes, rule, schema.quantities(events))

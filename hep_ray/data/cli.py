@@ -1,9 +1,9 @@
-"""`hep-ray data convert` and `hep-ray data check`."""
+"""`hep-ray data`: convert, schemas, check."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,18 +12,53 @@ from rich.table import Table
 
 from hep_ray.data.manifest import Manifest
 from hep_ray.data.splits import SPLITS
+from hep_ray.errors import InvalidConfig
 
-app = typer.Typer(no_args_is_help=True, help="Make, convert and check datasets.")
+app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
 
 
 @app.command("convert")
 def convert_command(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Input files, in the order of the classes.")
+        list[str],
+        typer.Argument(metavar="INPUT...", help="PATH, in the order of the classes, or CLASS=PATH."),
     ],
-    reader: Annotated[str, typer.Option(help="Format of the files. hvl: HDF5, one group per event.")],
     out: Annotated[Path, typer.Option(help="Dataset folder to make; absent or empty.")],
+    reader: Annotated[
+        str | None, typer.Option(help="Format: hdf5, hvl, npz, parquet, png, root, text.")
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(help="Schema file (.toml), or the name of a ready-made one (`data schemas`)."),
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names, separated by commas: m8,m12.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Take only these fields, separated by commas. Default: every numeric one."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Field that holds the label: 0, 1, … in the order of --classes.")
+    ] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Keep the events that fulfil this expression over fields.")
+    ] = None,
+    train_where: Annotated[
+        str | None,
+        typer.Option(help="Expression over columns: events that fulfil it are train and val, others test."),
+    ] = None,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Of equal events keep one.")
+    ] = False,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Keep as many events of every class as the rarest has.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the reader; may be given several times."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="CPUs to use; more than 1 start Ray or join its cluster.")] = 1,
     task: Annotated[str | None, typer.Option(help="Name of the task. Default: the classes.")] = None,
     signal: Annotated[str | None, typer.Option(help="The signal class. Default: the last one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,
@@ -33,24 +68,66 @@ def convert_command(
     Every event is given to train (60 %), val (15 %) or test (25 %) by a hash of its id, once and for all.
     A search trains on train and ranks by val; test is kept for the final confirmation.
 
-    Example: hep-ray data convert m8.h5 m12.h5 --reader hvl --classes m8,m12 --out data/mine
+    Such as:
+
+    hep-ray data convert m8.h5 m12.h5 --reader hvl --classes m8,m12 --out data/mine
+
+    hep-ray data convert SUSY.csv.gz --schema uci_susy --out data/susy
+
+    hep-ray data convert electron=E.root pion=P.root --reader root --select "p > 1.5" --out data/pid
+
+    hep-ray data convert data/mbh_sph --reader parquet --select "n_objects_70 >= 5 and st >= 7000" --out data/cut
     """
     from hep_ray.data.convert import convert
+    from hep_ray.data.schema_file import LabelRule, SchemaFile, load_schema
+    from hep_ray.data.splits import SplitRule
 
-    columns = (TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    rules: str | SchemaFile | None = schema
+    if label is not None:
+        if schema is None and reader is None:
+            raise InvalidConfig("a conversion has a reader or a schema; got neither")
+        base = load_schema(schema) if schema else SchemaFile(reader=str(reader))
+        rules = base.model_copy(update={"label": LabelRule.model_validate({"from": "field", "field": label})})
+    bars = (TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
         row = bar.add_task("converting", total=None)
         manifest = convert(
             inputs,
             reader,
-            [name.strip() for name in classes.split(",")] if classes else None,
+            words(classes),
             out,
+            schema=rules,
+            rule=SplitRule(train_where=train_where),
+            overwrite=overwrite,
+            workers=workers,
+            progress=lambda done, total: bar.update(row, completed=done, total=total),
             task=task,
             signal=signal,
-            overwrite=overwrite,
-            progress=lambda done, total: bar.update(row, completed=done, total=total),
+            columns=words(columns),
+            selection=select,
+            options=parse_settings(settings or []),
+            drop_duplicates=drop_duplicates,
+            balance=balance,
         )
     print_dataset(manifest, out)
+
+
+@app.command("schemas")
+def schemas_command() -> None:
+    """List the ready-made schema files that `data convert --schema` knows."""
+    from hep_ray.data.schema_file import known_schemas, load_schema
+
+    table = Table("schema", "reader", "classes", "columns")
+    for name in known_schemas():
+        rules = load_schema(name)
+        shown = ", ".join(column.name for column in rules.columns) or "every numeric field"
+        table.add_row(name, rules.reader, ", ".join(rules.classes) or "--classes", shown)
+    Console().print(table)
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """Words that commas separate."""
+    return tuple(word.strip() for word in text.split(",")) if text else ()
 
 
 @app.command("check")
@@ -84,8 +161,13 @@ def print_dataset(manifest: Manifest, folder: Path) -> None:
     """Say what a new dataset holds and what to type next."""
     console = Console()
     console.print(_table(manifest))
+    kept = sum(manifest.split_counts().values())
+    if (read := manifest.source.get("events_read", kept)) != kept:
+        console.print(f"read {read} events, kept {kept}: the others were selected away, duplicates or surplus")
     console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
-    console.print(f"next: python searches/cnn_loss.py --data {folder}", soft_wrap=True, highlight=False)
+    has_image = any(column.name == "image" for column in manifest.event_schema.columns)
+    step = f"python searches/cnn_loss.py --data {folder}" if has_image else f"hep-ray data show {folder}"
+    console.print(f"next: {step}", soft_wrap=True, highlight=False)
 
 
 def _table(manifest: Manifest) -> Table:
@@ -96,3 +178,20 @@ def _table(manifest: Manifest) -> Table:
     table.add_section()
     table.add_row("all", *map(str, manifest.split_counts().values()), str(sum(total.values())))
     return table
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as a dict; the config that takes them decides what the values mean.
+
+    Raises:
+        InvalidConfig: a word has no `=`, or a key comes twice.
+    """
+    values: dict[str, Any] = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InvalidConfig(f"a setting is KEY=VALUE; got '{word}'")
+        if key in values:
+            raise InvalidConfig(f"a setting is given once; '{key}' is given twice")
+        values[key] = value
+    return values

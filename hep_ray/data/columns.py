@@ -38,15 +38,20 @@ class Column(Config):
         shape: of one event's value, `()` for a scalar, `(H, W, C)` for an image.
         dtype: numpy name of a number type, such as `float32`.
         unit: unit of the values, such as `GeV`; empty when they have none.
+        elements: names along the last axis, such as the channels of an image or the features of a vector;
+            empty when they have none.
+        element_units: a unit for each element, where they differ; otherwise empty.
 
     Raises:
-        InvalidSchema: the name, the shape or the dtype is not one of those.
+        InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
     """
 
     name: str
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
     unit: str = ""
+    elements: tuple[str, ...] = ()
+    element_units: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> Column:
@@ -62,7 +67,42 @@ class Column(Config):
             raise InvalidSchema(
                 f"a column's dtype is one of {', '.join(DTYPES)}; '{self.name}' has '{self.dtype}'"
             )
+        self._check_elements()
         return self
+
+    def _check_elements(self) -> None:
+        length = self.shape[-1] if self.shape else 0
+        if self.elements and (len(self.elements) != length or len(set(self.elements)) < length):
+            raise InvalidSchema(
+                f"elements are distinct names, one for each of the {length} places of a column's last axis; "
+                f"'{self.name}' has {list(self.elements)}"
+            )
+        for element in self.elements:
+            if not _COLUMN_NAME.fullmatch(element):
+                raise InvalidSchema(f"an element name is letters, digits and underscores; got '{element}'")
+        if self.element_units and len(self.element_units) != len(self.elements):
+            raise InvalidSchema(
+                f"there is one unit for each of the {len(self.elements)} elements of '{self.name}'; "
+                f"got {list(self.element_units)}"
+            )
+
+    def unit_of(self, element: str) -> str:
+        """The unit of one element: its own where the elements' units differ, else the column's."""
+        return self.element_units[self.elements.index(element)] if self.element_units else self.unit
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a shard says about the column beside its type."""
+        return {
+            "unit": self.unit,
+            **({"elements": ",".join(self.elements)} if self.elements else {}),
+            **({"element_units": ",".join(self.element_units)} if self.element_units else {}),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Size of one event's value."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     @property
     def arrow_type(self) -> pa.DataType:

@@ -2,96 +2,203 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
+from hep_ray.config import Config, parse
 from hep_ray.data.events import EventSchema
 from hep_ray.data.folder import refuse_occupied
+from hep_ray.data.ingest import Job, Unit, ingest
+from hep_ray.data.inputs import Inputs, open_inputs
+from hep_ray.data.layout import columns_of, fields_read, infer_columns
 from hep_ray.data.manifest import MANIFEST, Manifest
-from hep_ray.data.readers import READERS
-from hep_ray.data.shards import DEFAULT_RULE, ShardWriter, sha256_of
+from hep_ray.data.schema_file import ColumnRule, SchemaFile, load_schema
+from hep_ray.data.shards import DEFAULT_RULE, ShardWriter
 from hep_ray.data.splits import SplitRule
-from hep_ray.errors import InvalidConfig, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidSchema
+from hep_ray.parallel import in_tasks
 
 Progress = Callable[[int, int | None], None]
-"""Told, after every batch, the events converted and how many there will be (None: unknown)."""
+"""Told, after every piece, the events read and how many there will be (None: unknown)."""
+
+UNIT_BYTES = 64 * 2**20
+"""About as much of an input is one piece of work."""
+
+
+class Choices(Config):
+    """What the user chooses about a conversion beside the files; it decides the dataset's content.
+
+    Attributes:
+        classes: class names, in the order of the files or of the labels.
+        task: name of the task.
+        signal: the class counted as signal.
+        class_meaning: class name → a sentence for people.
+        columns: of the fields that a schema file does not describe, take only these.
+        selection: expression over fields; joined to that of the schema file.
+        options: of the reader, over those of the schema file.
+        drop_duplicates: an event's id is the hash of its columns, and of equal events one is kept.
+        balance: keep as many events of every class as the rarest has.
+    """
+
+    classes: tuple[str, ...] = ()
+    task: str | None = None
+    signal: str | None = None
+    class_meaning: dict[str, str] = Field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    selection: str | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    drop_duplicates: bool = False
+    balance: bool = False
 
 
 def convert(
     inputs: Sequence[Path | str],
-    reader: str,
+    reader: str | None,
     classes: Sequence[str] | None,
     out: Path | str,
     *,
-    task: str | None = None,
-    signal: str | None = None,
-    class_meaning: Mapping[str, str] | None = None,
+    schema: str | SchemaFile | None = None,
     rule: SplitRule = DEFAULT_RULE,
-    options: Mapping[str, JsonValue] | None = None,
     overwrite: bool = False,
+    workers: int = 1,
     progress: Progress | None = None,
+    **choices: Any,
 ) -> Manifest:
     """Convert files into Parquet shards with a manifest.
 
+    The dataset does not depend on the number of workers or on the order in which they end.
+
     Args:
-        inputs: the files.
-        reader: name of their format.
-        classes: class names in the order of the labels.
+        inputs: the files or folders; `CLASS=PATH` gives a file to a class, otherwise the files are those of
+            the classes in their order.
+        reader: name of their format; the schema's by default.
+        classes: class names in the order of the labels; the schema's, or those in `inputs`, by default.
         out: the dataset folder; absent or empty, unless `overwrite`.
-        task: name of the task; by default the one the reader gives.
-        signal: the class counted as signal; by default the last one.
-        class_meaning: class name → a sentence for people.
-        rule: fractions of the splits.
-        options: settings of the reader.
+        schema: a schema file, or the name of one; without it every numeric field becomes a column.
+        rule: fractions of the splits, or the expression that decides the test split.
         overwrite: replace an earlier dataset.
-        progress: called after every batch.
+        workers: more than one read and write side by side as Ray tasks.
+        progress: called after every piece.
+        choices: fields of `Choices`.
 
     Raises:
-        UnknownName: no reader has this name.
+        UnknownName: no reader or schema has this name.
         UnreadableInput: an input is absent or not in the reader's format.
-        InvalidConfig: an input is given twice, or the reader refuses the classes or options.
-        InvalidSchema: the class names or the signal are refused.
+        InvalidConfig: an input is given twice, or the choices contradict each other.
+        InvalidSchema: the class names, the columns or the signal are refused.
         InvalidEvents: events break the schema.
         StorageError: `out` is occupied or cannot be written.
     """
-    read_format = READERS[reader]
-    paths = [Path(path) for path in inputs]
+    chosen = parse(Choices, {"classes": tuple(classes or ()), **choices}, "conversion")
     refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
+    rules = _rules(schema, reader, chosen)
+    opened = open_inputs([str(path) for path in inputs], rules)
+    rules = opened.rules
+    columns, event_schema = _layout(opened, rules, chosen)
     source: dict[str, JsonValue] = {
-        "reader": reader,
-        "options": dict(options or {}),
-        "files": _identify(paths),
+        "reader": rules.reader,
+        "schema": rules.model_dump(mode="json", by_alias=True),
+        "files": opened.identities(),
+        "drop_duplicates": chosen.drop_duplicates,
+        "balance": chosen.balance,
     }
-    read = read_format(paths, classes, dict(options or {}))
-    schema = EventSchema(
-        task=task or read.schema.task,
-        columns=read.schema.columns,
-        classes=read.schema.classes,
-        class_meaning=dict(class_meaning or read.schema.class_meaning),
-        signal=signal or read.schema.signal,
-    )
-    with ShardWriter(out, schema, rule, source, overwrite=overwrite) as writer:
+    with ShardWriter(
+        out,
+        event_schema,
+        rule,
+        source,
+        overwrite=overwrite,
+        balance=chosen.balance,
+        drop_repeated=chosen.drop_duplicates,
+        mapper=map if workers == 1 else _mapper(workers),
+    ) as writer:
+        job = Job(writer.folder, rules, columns, event_schema, rule, content_ids=chosen.drop_duplicates)
+        units = list(_units(opened, columns, job))
         done = 0
-        for batch in read.batches:
-            writer.write(batch)
-            done += batch.num_rows
+        for runs, events in _ingested(units, workers):
+            writer.adopt(runs)
+            done += events
             if progress:
-                progress(done, read.events)
+                progress(done, opened.events)
+        writer.source["events_read"] = done
     return writer.manifest
 
 
-def _identify(paths: Sequence[Path]) -> list[JsonValue]:
-    if not paths:
-        raise InvalidConfig("a conversion has one or more input files; got none")
-    seen: dict[str, Path] = {}
-    for path in paths:
-        try:
-            digest = sha256_of(path)
-        except OSError as fault:
-            raise UnreadableInput(f"an input is a readable file; {path}: {fault.strerror}") from None
-        if digest in seen:
-            raise InvalidConfig(f"every input is given once; {path} and {seen[digest]} hold the same bytes")
-        seen[digest] = path
-    return [{"name": path.name, "sha256": digest} for digest, path in seen.items()]
+def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices) -> SchemaFile:
+    """The schema file with what the command line adds to it."""
+    if schema is None:
+        if reader is None:
+            raise InvalidConfig("a conversion has a reader or a schema; got neither")
+        rules = SchemaFile(reader=reader)
+    else:
+        rules = load_schema(schema) if isinstance(schema, str) else schema
+    if reader is not None and reader != rules.reader:
+        raise InvalidConfig(f"the schema is for the reader '{rules.reader}'; got the reader '{reader}'")
+    selections = [f"({text})" for text in (rules.selection, chosen.selection) if text]
+    update = {
+        "classes": chosen.classes or rules.classes,
+        "task": chosen.task or rules.task,
+        "signal": chosen.signal or rules.signal,
+        "class_meaning": chosen.class_meaning or rules.class_meaning,
+        "options": {**rules.options, **chosen.options},
+        "selection": " and ".join(selections) or None,
+    }
+    if chosen.columns and rules.columns:
+        raise InvalidConfig(
+            "--columns chooses fields where no schema file lists the columns; the schema does"
+        )
+    return parse(SchemaFile, {**rules.model_dump(by_alias=True), **update}, "conversion")
+
+
+def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[ColumnRule, ...], EventSchema]:
+    """The columns, which every part of every input must give in the same shape."""
+    if opened.schema is not None:
+        return opened.columns_of_dataset(), opened.schema
+    first = opened.parts[0].part
+    columns = rules.columns or infer_columns(first, rules, chosen.columns)
+    made = columns_of(first, columns)
+    for one in opened.parts[1:]:
+        if (other := columns_of(one.part, columns)) != made:
+            differing = next(left.name for left, right in zip(made, other, strict=True) if left != right)
+            raise InvalidSchema(
+                f"every input has the same columns; '{differing}' of {one.shown} differs from that of "
+                f"{opened.parts[0].shown}"
+            )
+    return columns, EventSchema(
+        task=rules.task or "_".join(rules.classes),
+        columns=made,
+        classes=rules.classes,
+        class_meaning=rules.class_meaning,
+        signal=rules.signal or (rules.classes[-1] if rules.classes else ""),
+        weight=rules.weight,
+        group=rules.group,
+    )
+
+
+def _units(opened: Inputs, columns: Sequence[ColumnRule], job: Job) -> Iterator[Unit]:
+    row_bytes = sum(column.nbytes for column in job.schema.columns)
+    stride = max(1, UNIT_BYTES // max(1, row_bytes))
+    number = itertools.count()
+    for one in opened.parts:
+        names = tuple(fields_read(job.rules, columns, one.part))
+        if one.part.rows is None or not opened.reader.seekable:
+            yield Unit(job, next(number), one, names, 0, None)
+            continue
+        for start in range(0, one.part.rows, stride):
+            yield Unit(job, next(number), one, names, start, min(start + stride, one.part.rows))
+
+
+def _ingested(units: Sequence[Unit], workers: int) -> Iterator[tuple[Any, int]]:
+    if workers == 1:
+        yield from map(ingest, units)
+        return
+    for _, result in in_tasks(ingest, units, workers):
+        yield result
+
+
+def _mapper(workers: int) -> Any:
+    return lambda work, pieces: (result for _, result in in_tasks(work, pieces, workers))

@@ -29,6 +29,9 @@ class EventSchema(Config):
         classes: two or more distinct names of letters, digits, `_`, `+` and `-`; a label indexes them.
         class_meaning: class name → one sentence for people; may leave classes out.
         signal: the class counted as signal in efficiencies and rejections; the last one unless given.
+        weight: the scalar column of sample weights (at least 0), if there is one; no model sees it.
+        group: the scalar integer column that divides the events, such as into regions of |eta|, if there is
+            one; no model sees it.
 
     Raises:
         InvalidSchema: one of these rules is broken.
@@ -39,6 +42,8 @@ class EventSchema(Config):
     classes: tuple[str, ...]
     class_meaning: dict[str, str] = Field(default_factory=dict)
     signal: str = Field(default_factory=lambda fields: fields["classes"][-1])
+    weight: str | None = None
+    group: str | None = None
 
     @field_validator("columns")
     @classmethod
@@ -65,6 +70,27 @@ class EventSchema(Config):
                 raise InvalidSchema(f"signal and class_meaning name classes {self.classes}; got '{name}'")
         return self
 
+    @model_validator(mode="after")
+    def _known_roles(self) -> EventSchema:
+        for role, kinds in (("weight", "f"), ("group", "iu")):
+            name = getattr(self, role)
+            if name is None:
+                continue
+            column = self.column(name)
+            if column.shape or np.dtype(column.dtype).kind not in kinds:
+                kind = {"f": "floating-point", "iu": "integer"}[kinds]
+                raise InvalidSchema(
+                    f"the {role} is a scalar {kind} column; '{name}' is {column.dtype} of shape {column.shape}"
+                )
+        if not self.inputs:
+            raise InvalidSchema("a schema has a column that models may read, beside the weight and the group")
+        return self
+
+    @property
+    def inputs(self) -> tuple[Column, ...]:
+        """The columns that a model may read: all but the weight and the group."""
+        return tuple(column for column in self.columns if column.name not in {self.weight, self.group})
+
     @property
     def signal_index(self) -> int:
         """The label of the signal class."""
@@ -82,6 +108,18 @@ class EventSchema(Config):
         known = ", ".join(column.name for column in self.columns)
         raise InvalidSchema(f"a column must be in the schema ({known}); got '{name}'")
 
+    def quantities(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """What an expression over events may name: the columns, and the named elements of columns.
+
+        An element whose name is that of a column, or of an earlier element, is hidden by it.
+        """
+        elements = {
+            element: arrays[column.name][..., place]
+            for column in reversed(self.columns)
+            for place, element in enumerate(column.elements)
+        }
+        return elements | {column.name: arrays[column.name] for column in self.columns}
+
     def arrow(self) -> pa.Schema:
         """The schema of every shard: `event_id`, `label`, then the columns, units as field metadata."""
         return pa.schema(
@@ -89,7 +127,7 @@ class EventSchema(Config):
                 pa.field(EVENT_ID, pa.string(), nullable=False),
                 pa.field(LABEL, pa.int64(), nullable=False),
                 *(
-                    pa.field(column.name, column.arrow_type, nullable=False, metadata={"unit": column.unit})
+                    pa.field(column.name, column.arrow_type, nullable=False, metadata=column.metadata)
                     for column in self.columns
                 ),
             ]
@@ -147,13 +185,19 @@ class EventSchema(Config):
         for row, event_id in enumerate(event_ids):
             if not isinstance(event_id, str) or not event_id:
                 raise InvalidEvents(f"an event id is a string that is not empty; row {row} has {event_id!r}")
+        columns = {
+            column.name: column.checked(np.asarray(arrays[column.name]), event_ids) for column in self.columns
+        }
+        if self.weight is not None and (negative := columns[self.weight] < 0).any():
+            row = int(negative.argmax())
+            raise InvalidEvents(
+                f"a sample weight is at least 0; '{self.weight}' of event '{event_ids[row]}' is "
+                f"{columns[self.weight][row]}"
+            )
         return {
             EVENT_ID: event_ids,
             LABEL: self._checked_labels(np.asarray(arrays[LABEL]), event_ids),
-            **{
-                column.name: column.checked(np.asarray(arrays[column.name]), event_ids)
-                for column in self.columns
-            },
+            **columns,
         }
 
     def _checked_labels(self, labels: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -1,12 +1,18 @@
-"""Writing a whole folder or nothing: a hidden sibling is filled, then renamed into place."""
+"""Writing a whole folder or nothing: a hidden sibling is filled, then renamed into place.
+
+Who fills a sibling holds a lock on it. A sibling that nobody holds was left by a process that was killed, and
+the next writer of the same target removes it.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hep_ray.errors import StorageError
@@ -55,16 +61,38 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     target = target.absolute()
     filling = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.partial"
-    try:
+    with ExitStack() as stack:
         with storing(target):
+            _remove_abandoned(target)
             filling.mkdir(parents=True)
+            stack.callback(shutil.rmtree, filling, ignore_errors=True)
+            stack.callback(os.close, _locked(filling))
         yield filling
         with storing(target):
             for path in (*filling.iterdir(), filling):
                 _sync(path)
             _swap(filling, target)
-    finally:
-        shutil.rmtree(filling, ignore_errors=True)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        try:
+            descriptor = _locked(path)
+        except OSError:  # somebody is filling it, or has just renamed it
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked(folder: Path) -> int:
+    """An open descriptor that holds the lock on a folder; `OSError` when another process does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _swap(filling: Path, target: Path) -> None:

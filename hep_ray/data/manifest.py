@@ -17,7 +17,7 @@ from hep_ray.data.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import ShardMismatch, UnreadableInput
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class Shard(Config):
@@ -49,10 +49,10 @@ class Manifest(Config):
         format: version of this layout.
         event_schema: columns and classes.
         split_rule: fractions and salt.
-        source: input files with their hashes, or generator settings: only what decides the content.
+        source: where the events come from: input files with their hashes, or the generator's settings.
         shards: every file, in order.
         created_by: name and version of the writing program.
-        fingerprint: `fingerprint_of` the schema, the rule, the source and the shards' content.
+        fingerprint: `fingerprint_of` the schema, the rule and the shards' content.
     """
 
     format: int = FORMAT
@@ -80,7 +80,7 @@ class Manifest(Config):
             source=source,
             shards=shards,
             created_by=created_by,
-            fingerprint=fingerprint_of(event_schema, split_rule, source, shards),
+            fingerprint=fingerprint_of(event_schema, split_rule, shards),
         )
 
     @classmethod
@@ -125,7 +125,7 @@ class Manifest(Config):
 
     def fingerprint_problem(self) -> str | None:
         """What is wrong with the fingerprint, if anything."""
-        expected = fingerprint_of(self.event_schema, self.split_rule, self.source, self.shards)
+        expected = fingerprint_of(self.event_schema, self.split_rule, self.shards)
         if self.fingerprint == expected:
             return None
         return (
@@ -150,15 +150,12 @@ class Manifest(Config):
         return {split: self.rows(split) for split in SPLITS}
 
 
-def fingerprint_of(
-    event_schema: EventSchema, split_rule: SplitRule, source: dict[str, JsonValue], shards: Iterable[Shard]
-) -> str:
-    """SHA-256 over all that decides a dataset's content: no path, time, host or library version."""
+def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Iterable[Shard]) -> str:
+    """SHA-256 over a dataset's content: no path, time, host, library version or format of the source."""
     content: dict[str, Any] = {
         "format": FORMAT,
         "event_schema": event_schema.model_dump(mode="json"),
         "split_rule": split_rule.model_dump(mode="json"),
-        "source": source,
         "shards": [[shard.file, shard.split, shard.rows, shard.content] for shard in shards],
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -2,56 +2,40 @@
 
 Rows stand in the order of a hash of their event id, over the whole split. So every shard holds the
 classes in their proportions even when the input is sorted by class, and the shards are the same
-bytes in whatever order the events arrive. Events are sorted through spilled runs, in bounded memory.
+bytes in whatever order the events arrive and whoever read them. Events are sorted through spilled runs,
+in bounded memory.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from itertools import groupby, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import JsonValue
 
-from hep_ray.data.events import EVENT_ID, LABEL, Arrays, EventSchema
+from hep_ray.data.events import EVENT_ID, EventSchema
 from hep_ray.data.folder import refuse_occupied, replacing, storing
 from hep_ray.data.manifest import MANIFEST, Manifest, Shard
-from hep_ray.data.sorting import SortedRuns, concatenate, take
-from hep_ray.data.splits import SPLITS, Split, SplitRule, event_hashes, split_codes
+from hep_ray.data.runs import BUFFER_BYTES, Run, RunWriter, merged
+from hep_ray.data.shard_file import ROW_GROUP, ContentHash, Stretch, sha256_of, write_stretch
+from hep_ray.data.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents
 
-ROW_GROUP = 512
-BUFFER_BYTES = 64 * 2**20
+__all__ = ["DEFAULT_RULE", "ROW_GROUP", "ContentHash", "ShardWriter", "sha256_of"]
+
 DEFAULT_RULE = SplitRule()
+SHARDS_AT_A_TIME = 8
+"""Shards of one piece of work."""
 
-
-class ContentHash:
-    """SHA-256 of decoded events in their order, whatever file or chunks they come in."""
-
-    def __init__(self, schema: EventSchema) -> None:
-        self._columns = {name: hashlib.sha256() for name in schema.arrow().names}
-
-    def update(self, arrays: Arrays) -> None:
-        """Append events."""
-        for name, hasher in self._columns.items():
-            if name == EVENT_ID:
-                hasher.update("".join(f"{len(event_id)}:{event_id}" for event_id in arrays[name]).encode())
-            else:
-                values = np.ascontiguousarray(arrays[name])
-                hasher.update(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
-
-    def hexdigest(self) -> str:
-        """The hash of all events so far."""
-        digests = "".join(f"{name}:{hasher.hexdigest()}\n" for name, hasher in self._columns.items())
-        return hashlib.sha256(digests.encode()).hexdigest()
+Mapper = Callable[[Callable[[Stretch], list[Shard]], Iterable[Stretch]], Iterable[list[Shard]]]
 
 
 class ShardWriter:
@@ -61,21 +45,29 @@ class ShardWriter:
         out_dir: the folder; absent or empty.
         schema: of the events.
         rule: which split an event belongs to.
-        source: JSON values kept in the manifest and hashed into the fingerprint: the input files or the
-            generator's settings, and nothing that does not decide the content (no path, time or host).
-        rows_per_shard: events in a shard, at most.
+        source: JSON values kept in the manifest: the input files or the generator's settings.
+        rows_per_shard: events in a shard.
         overwrite: replace an earlier dataset in `out_dir`.
         buffer_bytes: events held in memory before they are spilled.
+        balance: in every split, keep as many events of each class as the rarest has: those that come first
+            in the order of the hash of their id.
+        drop_repeated: of events with the same id keep one; none, where they belong to different classes.
+        mapper: does the writing of shards, in any order; one after the other in this process by default.
 
     Raises:
         StorageError: `out_dir` is occupied or cannot be written.
-        InvalidConfig: `rows_per_shard` is neither a multiple of the row group (512) nor between 1 and it.
+        InvalidConfig: `rows_per_shard` is neither a multiple of the row group (512) nor between 1 and it;
+            the rule's expression does not suit the schema.
 
     Attributes:
         manifest: of the dataset, once the block has ended.
+        folder: the hidden folder that is being filled.
+        source: as given; what is added before the block ends goes into the manifest.
     """
 
     manifest: Manifest
+    folder: Path
+    source: dict[str, JsonValue]
 
     def __init__(
         self,
@@ -87,6 +79,9 @@ class ShardWriter:
         rows_per_shard: int = 4096,
         overwrite: bool = False,
         buffer_bytes: int = BUFFER_BYTES,
+        balance: bool = False,
+        drop_repeated: bool = False,
+        mapper: Mapper = map,
     ) -> None:
         if rows_per_shard < 1 or (rows_per_shard > ROW_GROUP and rows_per_shard % ROW_GROUP):
             raise InvalidConfig(
@@ -96,19 +91,20 @@ class ShardWriter:
         self._out_dir = Path(out_dir)
         self._schema = schema
         self._rule = rule
-        self._source = dict(source or {})
+        self.source = dict(source or {})
         self._rows_per_shard = rows_per_shard
         self._overwrite = overwrite
         self._buffer_bytes = buffer_bytes
-        self._buffer: list[Arrays] = []
-        self._buffered = 0
-        self._class_counts = np.zeros(len(schema.classes), dtype=np.int64)
+        self._balance = balance
+        self._drop_repeated = drop_repeated
+        self._mapper = mapper
+        self._adopted: list[Run] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         refuse_occupied(self._out_dir, MANIFEST, overwrite=self._overwrite)
-        self._folder = self._stack.enter_context(replacing(self._out_dir))
-        self._runs = {split: SortedRuns(self._folder, split, self._schema) for split in SPLITS}
+        self.folder = self._stack.enter_context(replacing(self._out_dir))
+        self._events = RunWriter(self.folder, "run", self._schema, self._rule, self._buffer_bytes)
         return self
 
     def __exit__(
@@ -130,117 +126,101 @@ class ShardWriter:
         Raises:
             InvalidEvents: as `EventSchema.checked` and `EventSchema.decode`.
         """
-        arrays = self._schema.decode(events) if isinstance(events, pa.RecordBatch) else events
-        checked = self._schema.checked(arrays)
-        self._class_counts += np.bincount(checked[LABEL], minlength=len(self._class_counts))
-        self._buffer.append(checked)
-        self._buffered += sum(values.nbytes for values in checked.values())
-        if self._buffered >= self._buffer_bytes:
-            with storing(self._out_dir):
-                self._spill()
+        with storing(self._out_dir):
+            self._events.write(self._schema.decode(events) if isinstance(events, pa.RecordBatch) else events)
 
-    def _spill(self) -> None:
-        if not self._buffer:
-            return
-        events = concatenate(self._buffer)
-        self._buffer, self._buffered = [], 0
-        hashes = event_hashes(events[EVENT_ID], self._rule.salt)
-        codes = split_codes(hashes, self._rule)
-        for code, split in enumerate(SPLITS):
-            rows = np.flatnonzero(codes == code)
-            if len(rows):
-                self._runs[split].add(take(events, rows), hashes[rows, 1])
+    def adopt(self, runs: Iterable[Run]) -> None:
+        """Add events that another `RunWriter` of the same schema and rule has spilled into `folder`."""
+        self._adopted += runs
 
     def _finish(self) -> Manifest:
-        self._refuse_absent_classes()
-        self._spill()
-        shards = [shard for split in SPLITS for shard in self._write_split(split)]
-        for split in SPLITS:
-            self._runs[split].remove()
-            if self._rule.fraction(split) > 0 and not any(shard.split == split for shard in shards):
-                raise InvalidEvents(
-                    f"every split with a fraction above 0 gets events; '{split}' "
-                    f"({self._rule.fraction(split)}) got none of {int(self._class_counts.sum())}"
-                )
+        runs = [*self._events.finish(), *self._adopted]
+        by_split = {split: tuple(run for run in runs if run.split == split) for split in SPLITS}
+        self._refuse_absent_classes(runs)
+        stretches = [stretch for split in SPLITS for stretch in self._stretches(split, by_split[split])]
+        shards = itertools.chain.from_iterable(self._mapper(write_stretch, stretches))
+        ordered = sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.file))
+        for run in runs:
+            run.remove()
+        self._refuse_empty_splits(ordered)
         manifest = Manifest.create(
             self._schema,
             self._rule,
-            self._source,
-            shards,
+            self.source,
+            ordered,
             created_by=f"hep_ray {importlib.metadata.version('hep-ray')}",
         )
-        (self._folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
+        (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
 
-    def _refuse_absent_classes(self) -> None:
-        if not self._class_counts.all():
-            counts = dict(zip(self._schema.classes, self._class_counts.tolist(), strict=True))
-            raise InvalidEvents(f"every class of a dataset has events; got {counts}")
+    def _stretches(self, split: Split, runs: tuple[Run, ...]) -> Iterator[Stretch]:
+        if not runs:
+            return
+        keys = np.concatenate([run.keys() for run in runs])
+        labels = np.concatenate([run.labels() for run in runs])
+        order = np.argsort(keys, kind="stable")
+        keys, labels = keys[order], labels[order]
+        first = np.concatenate([[True], keys[1:] != keys[:-1]])
+        repeated, refused = self._repetitions(keys, labels, first, runs)
+        keep = first & ~np.isin(keys, np.array(refused, dtype=np.uint64))
+        last_keys = self._last_keys(keys, labels, keep) if self._balance else ()
+        if last_keys:
+            keep &= keys <= np.array(last_keys, dtype=np.uint64)[labels]
+        kept = keys[keep]
+        starts = range(0, len(kept), SHARDS_AT_A_TIME * self._rows_per_shard)
+        bounds = [0, *(int(kept[start]) for start in starts[1:]), 2**64]
+        for number, (low, high) in enumerate(itertools.pairwise(bounds) if len(kept) else ()):
+            yield Stretch(
+                folder=self.folder,
+                schema=self._schema,
+                split=split,
+                runs=runs,
+                low=low,
+                high=high,
+                first=number * SHARDS_AT_A_TIME,
+                rows_per_shard=self._rows_per_shard,
+                last_keys=last_keys,
+                repeated=frozenset(repeated),
+                refused=frozenset(refused),
+            )
 
-    def _write_split(self, split: Split) -> Iterator[Shard]:
-        group_rows = min(ROW_GROUP, self._rows_per_shard)
-        groups = enumerate(_regrouped(_distinct(self._runs[split].merged()), group_rows))
-        for number, members in groupby(
-            groups, key=lambda group: group[0] * group_rows // self._rows_per_shard
-        ):
-            file = f"{split}-{number:05d}.parquet"
-            yield self._write_shard(file, split, (events for _, events in members))
+    def _repetitions(
+        self,
+        keys: npt.NDArray[np.uint64],
+        labels: npt.NDArray[np.int64],
+        first: npt.NDArray[np.bool_],
+        runs: tuple[Run, ...],
+    ) -> tuple[list[int], list[int]]:
+        """Keys that come more than once, and among them those of events in different classes."""
+        repeated = np.unique(keys[~first])
+        if not len(repeated):
+            return [], []
+        if not self._drop_repeated:
+            key = int(repeated[0])
+            event_id = next(merged(runs, self._schema, key))[0][EVENT_ID][0]
+            raise InvalidEvents(f"an event id is used once in a dataset; '{event_id}' is there twice")
+        change = ~first & (labels != np.concatenate([labels[:1], labels[:-1]]))
+        return repeated.tolist(), np.unique(keys[change]).tolist()
 
-    def _write_shard(self, file: str, split: Split, groups: Iterator[Arrays]) -> Shard:
-        path = self._folder / file
-        content = ContentHash(self._schema)
+    def _last_keys(
+        self, keys: npt.NDArray[np.uint64], labels: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_]
+    ) -> tuple[int, ...]:
+        of_class = [keys[keep & (labels == label)] for label in range(len(self._schema.classes))]
+        rarest = min(map(len, of_class))
+        return tuple(int(class_keys[rarest - 1]) if rarest else 0 for class_keys in of_class)
+
+    def _refuse_absent_classes(self, runs: list[Run]) -> None:
         counts = np.zeros(len(self._schema.classes), dtype=np.int64)
-        with pq.ParquetWriter(
-            path,
-            self._schema.arrow(),
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=[EVENT_ID, LABEL],
-        ) as parquet:
-            for events in groups:
-                parquet.write_batch(self._schema.encode(events))
-                content.update(events)
-                counts += np.bincount(events[LABEL], minlength=len(counts))
-        return Shard(
-            file=file,
-            split=split,
-            rows=int(counts.sum()),
-            size=path.stat().st_size,
-            sha256=sha256_of(path),
-            content=content.hexdigest(),
-            classes=dict(zip(self._schema.classes, counts.tolist(), strict=True)),
-        )
+        for run in runs:
+            counts += np.bincount(run.labels(), minlength=len(counts))
+        if not counts.all():
+            named = dict(zip(self._schema.classes, counts.tolist(), strict=True))
+            raise InvalidEvents(f"every class of a dataset has events; got {named}")
 
-
-def _distinct(pieces: Iterator[Arrays]) -> Iterator[Arrays]:
-    previous = ""
-    for events in pieces:
-        event_ids = [previous, *events[EVENT_ID]]
-        for left, right in pairwise(event_ids):
-            if left == right:
-                raise InvalidEvents(f"an event id is used once in a dataset; '{right}' is there twice")
-        previous = event_ids[-1]
-        yield events
-
-
-def _regrouped(pieces: Iterator[Arrays], rows: int) -> Iterator[Arrays]:
-    held: list[Arrays] = []
-    count = 0
-    for piece in pieces:
-        held.append(piece)
-        count += len(piece[LABEL])
-        if count < rows:
-            continue
-        events = concatenate(held)
-        whole = count - count % rows
-        for start in range(0, whole, rows):
-            yield take(events, slice(start, start + rows))
-        held, count = [take(events, slice(whole, None))], count - whole
-    if count:
-        yield concatenate(held)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _refuse_empty_splits(self, shards: list[Shard]) -> None:
+        for split in SPLITS:
+            if self._rule.fraction(split) > 0 and not any(shard.split == split for shard in shards):
+                raise InvalidEvents(
+                    f"every split with a fraction above 0 gets events; '{split}' "
+                    f"({self._rule.fraction(split)}) got none of {sum(shard.rows for shard in shards)}"
+                )

@@ -1,14 +1,14 @@
 """Which split an event belongs to, decided once by a hash of its id.
 
-The split of an event depends on nothing but its id and the rule: it stays when rows are added or
-reordered, on any machine and in any process.
+The split of an event depends on nothing but its id, the rule and, where the rule has an expression, its own
+values: it stays when rows are added or reordered, on any machine and in any process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from hep_ray.config import Config
+from hep_ray.data.expressions import Expression
 from hep_ray.errors import InvalidConfig
 
 Split = Literal["train", "val", "test"]
@@ -30,15 +31,19 @@ class SplitRule(Config):
         val: fraction that ranks trials.
         test: fraction read by confirm, promote and report only.
         salt: another salt gives another, equally valid division.
+        train_where: expression over columns, such as `abs(eta) < 0.65`: events that fulfil it are divided
+            between train and val in the proportion of their fractions, all others are test.
 
     Raises:
-        InvalidConfig: a fraction is outside [0, 1], train is 0, or they do not add up to 1.
+        InvalidConfig: a fraction is outside [0, 1], train is 0, they do not add up to 1, or the expression is
+            not one.
     """
 
     train: float = 0.6
     val: float = 0.15
     test: float = 0.25
     salt: str = "hep_ray"
+    train_where: str | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> SplitRule:
@@ -48,6 +53,8 @@ class SplitRule(Config):
                 "split fractions are at least 0, train is above 0, and they add up to 1; "
                 f"got train {self.train}, val {self.val}, test {self.test}"
             )
+        if self.train_where is not None:
+            Expression(self.train_where)
         return self
 
     def fraction(self, split: Split) -> float:
@@ -83,9 +90,24 @@ def event_hashes(event_ids: Iterable[str], salt: str) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 
-def split_codes(hashes: npt.NDArray[np.uint64], rule: SplitRule) -> npt.NDArray[np.intp]:
-    """Indices into `SPLITS` from the hashes of `event_hashes`."""
+def split_codes(
+    hashes: npt.NDArray[np.uint64], rule: SplitRule, quantities: Mapping[str, npt.NDArray[Any]] | None = None
+) -> npt.NDArray[np.intp]:
+    """Split of every event, as indices into `SPLITS`.
+
+    Args:
+        hashes: of `event_hashes`, (N, 2).
+        rule: fractions, and perhaps an expression.
+        quantities: what the expression may name, (N, ...) each; needed with one.
+
+    Raises:
+        InvalidConfig: the expression does not suit the quantities.
+    """
     uniform = (hashes[:, 0] >> np.uint64(11)) / 2.0**53
+    if rule.train_where is not None:
+        inside = Expression(rule.train_where).mask(quantities or {}, len(hashes))
+        learnt = np.where(uniform < rule.train / (rule.train + rule.val), 0, 1)
+        return np.where(inside, learnt, 2)
     edges = np.array([rule.train, rule.train + rule.val])
     if rule.test == 0:
         edges[-1] = 1.0

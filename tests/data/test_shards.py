@@ -187,7 +187,7 @@ def test_a_damaged_shard_is_named_with_the_reason(
 def test_an_edited_manifest_is_refused(make_dataset: Callable[..., Path]) -> None:
     path = make_dataset(60) / "manifest.json"
     values = json.loads(path.read_text())
-    values["source"]["seed"] = 5
+    values["split_rule"]["salt"] = "another"
     path.write_text(json.dumps(values))
     with pytest.raises(ShardMismatch, match="fingerprint"):
         verify(path.parent)
@@ -195,7 +195,7 @@ def test_an_edited_manifest_is_refused(make_dataset: Callable[..., Path]) -> Non
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is JSON"), ("[]", "format 1"), ('{"format": 2}', "format 1"), ('{"format": 1}', "absent")],
+    [("{", "is JSON"), ("[]", "format 2"), ('{"format": 1}', "format 2"), ('{"format": 2}', "absent")],
 )
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
@@ -206,3 +206,16 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str, message: 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(UnreadableInput, match="a folder with a manifest"):
         Manifest.load(tmp_path)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".d.0123456789ab.partial"
+    abandoned.mkdir()
+    (abandoned / "run-00000.arrow").write_bytes(b"torn")
+    with ShardWriter(tmp_path / "d", SCHEMA) as first:
+        with pytest.raises(InvalidEvents), ShardWriter(tmp_path / "d", SCHEMA):
+            pass
+        assert first.folder.is_dir()
+        assert not abandoned.exists()
+        first.write(events(np.arange(300)))
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -196,9 +196,9 @@ from hep_ray.losses import build_loss
 from hep_ray.models import build_model
 from hep_ray.simulate import SIMULATIONS
 
-np.save("low.npy", np.random.default_rng(0).random((80, 8, 8, 1), dtype=np.float32))
-np.save("high.npy", 9 + np.random.default_rng(1).random((80, 8, 8, 1), dtype=np.float32))
-convert(["low.npy", "high.npy"], "npy", ["low", "high"], "made")
+np.random.default_rng(0).random((80, 8, 8, 1), dtype=np.float32).tofile("low.raw")
+(9 + np.random.default_rng(1).random((80, 8, 8, 1), dtype=np.float32)).tofile("high.raw")
+convert(["low.raw", "high.raw"], "raw", ["low", "high"], "made", options={"shape": [8, 8, 1]})
 assert check("made").events == 160 and not check("made").problems, check("made").problems
 
 bumps = SIMULATIONS["two_bumps"]

@@ -1,52 +1,100 @@
-"""Readers of the file formats in which experiments keep their events, one module each."""
+"""Readers of the file formats in which experiments keep their events, one module each.
+
+A reader tells what tables of events a file holds and hands their rows out as Arrow record batches, with the
+names and types of the file. What becomes of them (columns, labels, ids, selection) is `assemble`'s affair.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
-from pydantic import JsonValue
 
-from hep_ray.data.events import EventSchema
+from hep_ray.config import Config
 from hep_ray.registry import Registry
+
+BATCH_BYTES = 16 * 2**20
+"""About as much as a reader holds of a file at a time, decoded."""
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a reader found.
+class Part:
+    """A table of events within an input: a tree, a dataset of one class, a folder of pictures.
 
     Attributes:
-        schema: columns and classes.
-        batches: the events as Arrow record batches of the schema; consumed once, in bounded memory.
-        events: how many there will be, when that is known beforehand.
+        name: of the tree, dataset or folder; empty when an input is one table.
+        rows: number of events; None when only reading tells.
+        fields: names and Arrow types of what every event has; lists of variable length are `pa.list_`,
+            images and vectors `pa.fixed_shape_tensor`.
     """
 
-    schema: EventSchema
-    batches: Iterator[pa.RecordBatch]
-    events: int | None = None
+    name: str
+    rows: int | None
+    fields: pa.Schema
 
 
-class Reader(Protocol):
-    """A function from files to events; register it in `READERS` under the name of its format."""
+@dataclass(frozen=True)
+class Opened:
+    """An input that was found to be in its format.
 
-    def __call__(
-        self, paths: Sequence[Path], classes: Sequence[str] | None, options: dict[str, JsonValue]
-    ) -> Read:
-        """Open the files and describe them; their events follow lazily.
+    Attributes:
+        parts: its tables, in the order of the file.
+        read: `read(part, start, stop, names)` yields the rows from `start` up to `stop` (None: to the end)
+            of the fields of these names, in order, in batches of about `BATCH_BYTES`.
+    """
 
-        Args:
-            paths: the input files, which exist.
-            classes: class names, where the user gave them.
-            options: settings of this format.
+    parts: tuple[Part, ...]
+    read: Callable[[Part, int, int | None, Sequence[str]], Iterator[pa.RecordBatch]]
+
+
+class Open(Protocol):
+    """Opens one input of a format; it may be called again in another process to read another range."""
+
+    def __call__(self, path: Path, options: Any, /) -> Opened:
+        """Look into an input without reading its events.
 
         Raises:
-            UnreadableInput: a file is not in this format.
-            InvalidConfig: the classes or the options are not what this format needs.
+            UnreadableInput: it is absent, broken, or not in this format; so may `Opened.read`, naming file and row.
+            InvalidConfig: the options do not suit the input.
         """
         ...
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A registered format.
+
+    Args:
+        name: of the format.
+        options: class of its options.
+        open: opens an input.
+        seekable: whether a range of rows is reached without reading those before it.
+    """
+
+    name: str
+    options: type[Config]
+    open: Open
+    seekable: bool = True
+
+    @property
+    def summary(self) -> str:
+        """First line of the opening function's docstring."""
+        return (self.open.__doc__ or "").strip().splitlines()[0]
+
+
 READERS: Registry[Reader] = Registry("reader", "hep_ray.data.readers")
+
+F = TypeVar("F", bound=Open)
+
+
+def reader(name: str, options: type[Config] = Config, *, seekable: bool = True) -> Callable[[F], F]:
+    """Registers an opening function as a format."""
+
+    def register(function: F) -> F:
+        READERS.add(name, Reader(name, options, function, seekable))
+        return function
+
+    return register

@@ -13,105 +13,87 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import JsonValue
 
-from hep_ray.data.events import EVENT_ID, LABEL, Column, EventSchema
-from hep_ray.data.readers import READERS, Read
-from hep_ray.errors import InvalidConfig, InvalidEvents, UnreadableInput
+from hep_ray.config import Config
+from hep_ray.data.columns import EVENT_ID
+from hep_ray.data.readers import Opened, Part, reader
+from hep_ray.data.readers.fields import asked, field, is_number, native, rows_per_batch, steps, to_arrow
+from hep_ray.data.readers.hdf5 import FAULTS
+from hep_ray.errors import InvalidEvents, UnreadableInput
 
-BATCH = 512
+IMAGE = "image"
 IMAGE_AXES = 3
 
 
-@READERS.register("hvl")
-def read_hvl(paths: Sequence[Path], classes: Sequence[str] | None, options: dict[str, JsonValue]) -> Read:
-    """Read one file per class; an event's id is `<class>/<file stem>/<group>`.
+@reader("hvl")
+def open_hvl(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
+    """HDF5 file with one group per event, in it the image `data`.
 
-    Args:
-        paths: one HDF5 file for each class.
-        classes: their names, in the same order.
-        options: none is known.
+    Fields: `image`, in GeV, and `event_id`, the group's name.
 
     Raises:
-        InvalidConfig: there is not one class name for each file, or an option is given.
-        UnreadableInput: a file is not HDF5, holds no events, or has another layout.
-        InvalidEvents: (while reading) an image's shape differs from the first one's.
+        UnreadableInput: the file is not HDF5, holds no events, or has another layout.
+        InvalidEvents: (while reading) an image's shape or dtype differs from the first one's.
     """
-    if options:
-        raise InvalidConfig(f"the hvl reader has no options; got {', '.join(sorted(options))}")
-    if classes is None or len(classes) != len(paths):
-        raise InvalidConfig(
-            f"the hvl reader takes one class name for each file, in order; got {len(paths)} files "
-            f"and the classes {list(classes or ())}"
-        )
-    shape, events = _survey(paths)
-    schema = EventSchema(
-        task="_".join(classes),
-        columns=(Column(name="image", shape=shape, dtype="float32", unit="GeV"),),
-        classes=tuple(classes),
-    )
-    return Read(schema, _batches(paths, schema), events)
-
-
-def _survey(paths: Sequence[Path]) -> tuple[tuple[int, ...], int]:
-    shapes, events = [], 0
-    for path in paths:
-        with _opened(path) as file:
-            groups = list(file)
-            if not groups:
-                raise UnreadableInput(f"an HVL file has one group per event; {path} has none")
-            shapes.append(_dataset(file, path, groups[0]).shape)
-            events += len(groups)
-    shape = shapes[0]
+    with _opened(path) as file:
+        groups = _groups(file, path)
+        first = _dataset(file, path, groups[0])
+        dtype, shape = native(first.dtype, first.shape), first.shape
     if len(shape) != IMAGE_AXES:
         raise UnreadableInput(
-            f"an HVL event is an image (phi, eta, channel); in {paths[0]} it has shape {shape}"
+            f"an HVL event is an image (phi, eta, channel); in {path} {groups[0]}/data has shape {shape}"
         )
-    return shape, events
+    fields = pa.schema([pa.field(EVENT_ID, pa.string(), nullable=False), field(IMAGE, dtype, shape, "GeV")])
+    events = Part("", len(groups), fields)
 
-
-def _batches(paths: Sequence[Path], schema: EventSchema) -> Iterator[pa.RecordBatch]:
-    for label, path in enumerate(paths):
-        prefix = f"{schema.classes[label]}/{path.stem}"
+    def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        schema = asked(events, names, path)
         with _opened(path) as file:
-            groups = list(file)
-            for start in range(0, len(groups), BATCH):
-                names = groups[start : start + BATCH]
-                yield schema.encode(
-                    {
-                        EVENT_ID: np.array([f"{prefix}/{name}" for name in names], dtype=object),
-                        LABEL: np.full(len(names), label, dtype=np.int64),
-                        "image": _images(file, path, names, schema.column("image").shape),
-                    }
-                )
+            groups = _groups(file, path)
+            for first, last in steps(start, stop, len(groups), rows_per_batch(schema)):
+                chosen = groups[first:last]
+                columns = {EVENT_ID: pa.array(chosen, pa.string())}
+                if IMAGE in names:
+                    images = _images(file, path, chosen, np.empty((last - first, *shape), dtype))
+                    columns[IMAGE] = to_arrow(images, schema.field(IMAGE).type)
+                yield pa.record_batch([columns[name] for name in names], schema=schema)
+
+    return Opened((events,), read)
 
 
-def _images(
-    file: h5py.File, path: Path, names: Sequence[str], shape: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
-    images = np.empty((len(names), *shape), dtype=np.float32)
+def _images(file: h5py.File, path: Path, names: Sequence[str], images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     for image, name in zip(images, names, strict=True):
         dataset = _dataset(file, path, name)
-        if dataset.shape != shape:
+        if dataset.shape != image.shape or native(dataset.dtype, dataset.shape) != image.dtype:
             raise InvalidEvents(
-                f"all images of a dataset have one shape, here {shape}; "
-                f"{path}: {name}/data has {dataset.shape}"
+                f"all images of a file have one shape and dtype, here {image.shape} {image.dtype}; "
+                f"{path}: {name}/data has {dataset.shape} {dataset.dtype}"
             )
         try:
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, image)
-        except (OSError, RuntimeError, TypeError) as fault:
+        except FAULTS as fault:
             raise UnreadableInput(
                 f"an event's data can be read; {path}: {name}/data cannot: {fault}"
             ) from None
     return images
 
 
+def _groups(file: h5py.File, path: Path) -> list[str]:
+    try:
+        groups = list(file)
+    except FAULTS as fault:
+        raise UnreadableInput(f"the groups of an HVL file can be listed; {path}: {fault}") from None
+    if not groups:
+        raise UnreadableInput(f"an HVL file has one group per event; {path} has none")
+    return groups
+
+
 def _dataset(file: h5py.File, path: Path, name: str) -> Any:
     # The low-level API opens and reads an event in a third of the time of `file[name]["data"][()]`.
     try:
         dataset = h5py.h5d.open(file.id, f"{name}/data".encode())
-        numeric = dataset.dtype.kind in "fiu"
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        numeric = is_number(dataset.dtype)
+    except FAULTS:
         numeric = False
     if not numeric:
         raise UnreadableInput(
@@ -123,5 +105,5 @@ def _dataset(file: h5py.File, path: Path, name: str) -> Any:
 def _opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
-    except OSError as fault:
+    except FAULTS as fault:
         raise UnreadableInput(f"an HVL file is HDF5 and whole; {path}: {fault}") from None

@@ -1,0 +1,107 @@
+"""Reading one piece of an input into sorted runs: what a worker of a conversion does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hep_ray.config import parse
+from hep_ray.data.assemble import Origin, assemble
+from hep_ray.data.events import EVENT_ID, LABEL, Arrays, EventSchema
+from hep_ray.data.folder import storing
+from hep_ray.data.inputs import InputPart
+from hep_ray.data.readers import READERS
+from hep_ray.data.runs import Run, RunWriter
+from hep_ray.data.schema_file import ColumnRule, SchemaFile
+from hep_ray.data.splits import SplitRule
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all pieces of a conversion share.
+
+    Attributes:
+        folder: for the runs; every worker reaches it.
+        rules: of the conversion.
+        columns: how they are made.
+        schema: of the events.
+        split_rule: which split an event belongs to.
+        content_ids: an event's id is the hash of its columns.
+    """
+
+    folder: Path
+    rules: SchemaFile
+    columns: tuple[ColumnRule, ...]
+    schema: EventSchema
+    split_rule: SplitRule
+    content_ids: bool
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of an input.
+
+    Attributes:
+        job: of the conversion.
+        number: unique within it.
+        source: the table.
+        names: of the fields to read.
+        start: first row.
+        stop: row before which it ends; None for the end of the table.
+    """
+
+    job: Job
+    number: int
+    source: InputPart
+    names: tuple[str, ...]
+    start: int
+    stop: int | None
+
+
+def ingest(unit: Unit) -> tuple[list[Run], int]:
+    """Read a piece, make events of it and spill them.
+
+    Returns:
+        The runs, and how many rows were read.
+
+    Raises:
+        UnreadableInput: the input cannot be read; file and row are named.
+        InvalidEvents: an event breaks the schema.
+        StorageError: the folder cannot be written.
+    """
+    job, source = unit.job, unit.source
+    reader = READERS[job.rules.reader]
+    options = parse(reader.options, job.rules.options, f"options of the reader '{reader.name}'")
+    opened = reader.open(source.path, options)
+    writer = RunWriter(job.folder, f"piece-{unit.number:06d}", job.schema, job.split_rule)
+    row = unit.start
+    for batch in opened.read(opened.parts[source.number], unit.start, unit.stop, unit.names):
+        origin = Origin(stem_of(source.path), source.shown, source.part.name, source.label, row)
+        arrays = assemble(batch, origin, job.rules, job.columns, job.schema)
+        row += batch.num_rows
+        if len(arrays[LABEL]):
+            if job.content_ids:
+                arrays[EVENT_ID] = content_ids(arrays, [column.name for column in job.schema.columns])
+            with storing(job.folder):
+                writer.write(arrays)
+    with storing(job.folder):
+        return writer.finish(), row - unit.start
+
+
+def content_ids(arrays: Arrays, names: Sequence[str]) -> npt.NDArray[np.object_]:
+    """Ids that are equal for events whose columns are: a BLAKE2b hash of the values, 32 hexadecimal digits."""
+    columns = [np.ascontiguousarray(arrays[name]).reshape(len(arrays[LABEL]), -1) for name in names]
+    rows = np.concatenate([column.view(np.uint8).reshape(len(column), -1) for column in columns], axis=1)
+    return np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows], dtype=object)
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its ending and that of a compression, such as `events` of `events.csv.gz`."""
+    return path.with_suffix("").stem if path.suffix in COMPRESSIONS else path.stem

@@ -1,0 +1,148 @@
+"""Arrays side by side in a file (HDF5 datasets, npz members) as tables of events.
+
+Arrays of one length in one folder are one table with a field per array; or every array is a table of its own,
+such as the images of one class. The members of a compound dtype are fields.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hep_ray.data.readers import BATCH_BYTES, Part
+from hep_ray.data.readers.fields import asked, field, is_number, row_bytes, rows_per_batch, steps, to_arrow
+from hep_ray.errors import InvalidConfig
+
+LARGEST_CHUNK = 8 * BATCH_BYTES
+"""A chunk of compressed rows up to this size is read whole, so that it is decompressed once."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file.
+
+    Attributes:
+        name: of the array, with the folders that it lies in, divided by slashes.
+        dtype: of its elements; may be compound.
+        shape: (N, *shape of an event's value).
+        chunk: rows that are compressed together.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunk: int = 1
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are rows, of numbers or of members that are numbers, none of them of size zero."""
+        return bool(self.shape) and min(self.shape[1:], default=1) > 0 and bool(self._members())
+
+    def fields(self, name: str) -> list[tuple[pa.Field, str | None]]:
+        """Fields with the member that each is, None for the array itself, which is called `name`."""
+        return [
+            (field(member or name, dtype, (*self.shape[1:], *shape)), member)
+            for member, dtype, shape in self._members()
+        ]
+
+    def _members(self) -> list[tuple[str | None, np.dtype[Any], tuple[int, ...]]]:
+        if self.dtype.names is None:
+            return [(None, self.dtype, ())] if is_number(self.dtype) else []
+        members = [(name, *_subarray(self.dtype[name])) for name in self.dtype.names]
+        return [member for member in members if is_number(member[1])]
+
+
+def _subarray(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    return dtype.subdtype or (dtype, ())
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a field comes from: an array, and the member of its compound dtype if it has one."""
+
+    array: Stored
+    member: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A part, and where each of its fields comes from."""
+
+    part: Part
+    sources: dict[str, Source]
+
+
+def table_of(name: str, arrays: Sequence[Stored], path: Path, field_name: str = "") -> Table:
+    """Arrays of one length as one table.
+
+    Args:
+        name: of the part.
+        arrays: of it.
+        path: of the file, for messages.
+        field_name: what the field of a plain array is called; its own name unless given. Members that two arrays
+            have in common are called `<array>_<member>`.
+
+    Raises:
+        InvalidConfig: the lengths differ, or two fields would have one name.
+    """
+    lengths = {array.name: array.shape[0] for array in arrays}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InvalidConfig(
+            f"the arrays of a table have one length; in {path} they have {listed}: name those that belong "
+            f"together, or take each as a part of its own"
+        )
+    named = [
+        (array, arrow_field, member)
+        for array in arrays
+        for arrow_field, member in array.fields(field_name or array.name.rpartition("/")[2])
+    ]
+    uses = Counter(arrow_field.name for _, arrow_field, _ in named)
+    fields, sources = [], {}
+    for array, arrow_field, member in named:
+        if uses[arrow_field.name] > 1 and member is not None:
+            arrow_field = arrow_field.with_name(f"{array.name.rpartition('/')[2]}_{member}")  # noqa: PLW2901
+        if arrow_field.name in sources:
+            raise InvalidConfig(
+                f"a table's fields have distinct names; {path} has '{arrow_field.name}' twice"
+            )
+        fields.append(arrow_field)
+        sources[arrow_field.name] = Source(array, member)
+    return Table(Part(name, arrays[0].shape[0], pa.schema(fields)), sources)
+
+
+Fetch = Callable[[Stored, Sequence[str], int, int], npt.NDArray[Any]]
+"""`fetch(array, members, start, stop)`: rows of an array, compound with at least these members if it has any."""
+
+
+def read_table(
+    table: Table, start: int, stop: int | None, names: Sequence[str], path: Path, fetch: Fetch
+) -> Iterator[pa.RecordBatch]:
+    """Rows of a table in batches that end where chunks do.
+
+    Raises:
+        InvalidConfig: a name is not a field's.
+    """
+    schema = asked(table.part, names, path)
+    members: dict[Stored, list[str]] = {}
+    for name in names:
+        source = table.sources[name]
+        members.setdefault(source.array, []).extend([source.member] if source.member else [])
+    step, chunk = rows_per_batch(schema), max(array.chunk for array in members)
+    if step < chunk and chunk * row_bytes(schema) <= LARGEST_CHUNK:
+        step = chunk
+    for first, last in steps(start, stop, table.part.rows or 0, step, chunk):
+        fetched = {array: fetch(array, wanted, first, last) for array, wanted in members.items()}
+        columns = []
+        for arrow_field in schema:
+            source = table.sources[arrow_field.name]
+            values = fetched[source.array]
+            columns.append(to_arrow(values[source.member] if source.member else values, arrow_field.type))
+        yield pa.record_batch(columns, schema=schema)

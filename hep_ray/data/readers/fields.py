@@ -1,0 +1,165 @@
+"""What the readers have in common: numpy in Arrow, ranges of rows, and the names that were asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hep_ray.data.readers import BATCH_BYTES, Part
+from hep_ray.errors import InvalidConfig, InvalidEvents, UnreadableInput
+
+TEXT_BYTES = 32
+"""Bytes that a string is taken to have when batches are planned."""
+LIST_LENGTH = 16
+"""Elements that a list of variable length is taken to have when batches are planned."""
+
+
+def is_number(dtype: np.dtype[Any]) -> bool:
+    """Whether values are integers, floats of at most 64 bits, or booleans."""
+    return dtype.kind in "biuf" and dtype.itemsize <= np.dtype(np.float64).itemsize
+
+
+def native(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
+    """The dtype in this machine's byte order; booleans within an array count as uint8."""
+    return np.dtype(np.uint8) if shape and dtype.kind == "b" else dtype.newbyteorder("=")
+
+
+def field(name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), unit: str = "") -> pa.Field:
+    """The field of a number, or of an array of numbers, that every event has."""
+    value_type = pa.from_numpy_dtype(native(dtype, shape))
+    arrow_type = pa.fixed_shape_tensor(value_type, shape) if shape else value_type
+    return pa.field(name, arrow_type, nullable=False, metadata={"unit": unit} if unit else None)
+
+
+def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
+    """Values (N, *shape) as an Arrow array of N rows of a `field`'s type."""
+    values = np.ascontiguousarray(values, dtype=native(values.dtype, values.shape[1:]))
+    if not isinstance(arrow_type, pa.FixedShapeTensorType):
+        return pa.array(values, arrow_type)
+    flat = pa.array(values.reshape(-1), arrow_type.value_type)
+    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(arrow_type.shape)))
+    return pa.ExtensionArray.from_storage(arrow_type, storage)
+
+
+def row_bytes(schema: pa.Schema) -> int:
+    """About as many bytes as an event's fields take, at least one."""
+    return max(1, sum(_value_bytes(field.type) for field in schema))
+
+
+def _value_bytes(arrow_type: pa.DataType) -> int:
+    if isinstance(arrow_type, pa.FixedShapeTensorType):
+        return int(np.prod(arrow_type.shape)) * _value_bytes(arrow_type.value_type)
+    if pa.types.is_list(arrow_type):
+        return LIST_LENGTH * _value_bytes(arrow_type.value_type)
+    return TEXT_BYTES if pa.types.is_string(arrow_type) else -(-arrow_type.bit_width // 8)
+
+
+def rows_per_batch(schema: pa.Schema) -> int:
+    """Rows of these fields that make a batch."""
+    return max(1, BATCH_BYTES // row_bytes(schema))
+
+
+def steps(start: int, stop: int | None, rows: int, step: int, align: int = 1) -> Iterator[tuple[int, int]]:
+    """Divides rows into batches.
+
+    Args:
+        start: the first row.
+        stop: the row after the last; None: to the end.
+        rows: that there are.
+        step: rows of a batch.
+        align: batches end at multiples of this number, such as the rows of a chunk, once `step` exceeds it.
+    """
+    stop = rows if stop is None else min(stop, rows)
+    step = step // align * align or step
+    while start < stop:
+        end = min(stop, (start // step + 1) * step)
+        yield start, end
+        start = end
+
+
+def asked(part: Part, names: Sequence[str], path: Path) -> pa.Schema:
+    """The fields of these names, in this order.
+
+    Raises:
+        InvalidConfig: there is no such field, or no name; the message has the nearest.
+    """
+    if not names:
+        raise InvalidConfig(f"one or more fields of {place(path, part.name)} are read; got no name")
+    for name in names:
+        if name not in part.fields.names:
+            raise absent("field", name, part.fields.names, place(path, part.name))
+    return pa.schema([part.fields.field(name) for name in names])
+
+
+def absent(kind: str, name: str, known: Iterable[str], where: object) -> InvalidConfig:
+    """The error that says that a file has no such field, tree or dataset, with the nearest that it has."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")  # noqa: PLR2004
+    return InvalidConfig(
+        f"a {kind} is one of those in the file; {where} has no '{name}'{hint}, only: {listed}"
+    )
+
+
+def place(path: Path, part: str) -> str:
+    """A part of a file, for messages."""
+    return f"{path}: {part}" if part else str(path)
+
+
+def part_named(parts: Iterable[Part], name: str, path: Path) -> Part:
+    """The part of that name.
+
+    Raises:
+        InvalidConfig: there is none.
+    """
+    parts = tuple(parts)
+    for part in parts:
+        if part.name == name:
+            return part
+    raise absent("part", name, [part.name for part in parts], path)
+
+
+def not_empty(parts: Sequence[Part], path: Path) -> tuple[Part, ...]:
+    """The parts, once each is known to have rows.
+
+    Raises:
+        UnreadableInput: there is no part, or one without events.
+    """
+    if not parts:
+        raise UnreadableInput(f"an input holds one or more tables of numbers; {path} has none")
+    for part in parts:
+        if part.rows == 0 or not part.fields.names:
+            raise UnreadableInput(
+                f"every part of an input has events and fields that can be read; "
+                f"{place(path, part.name)} has {part.rows} events and {len(part.fields)} fields"
+            )
+    return tuple(parts)
+
+
+def refuse_nulls(batch: pa.RecordBatch, first_row: int, where: str) -> pa.RecordBatch:
+    """The batch, once no value of it is known to be missing.
+
+    Raises:
+        InvalidEvents: one is; the message names field and row.
+    """
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        values = column.storage if isinstance(column, pa.ExtensionArray) else column
+        nested = pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type)
+        if values.null_count:
+            row = first_row + int(np.argmax(np.asarray(values.is_null())))
+            raise InvalidEvents(
+                f"every event has a value in every field; {where}: '{name}' of row {row} is null"
+            )
+        if nested and values.flatten().null_count:
+            raise InvalidEvents(
+                f"every element of a list is a number; {where}: '{name}' has nulls in rows "
+                f"{first_row} to {first_row + len(values) - 1}"
+            )
+    return batch
