@@ -49,6 +49,10 @@ class ShardMismatch(InputError):
     """A shard is missing, empty, truncated, or is not the one its manifest describes."""
 
 
+class NotFitted(HepRayError):
+    """Values were to be scaled before the scaler was fitted on the training split."""
+
+
 class UnreadableInput(InputError):
     """An input file is absent or is not in the layout that its reader expects."""
 

@@ -20,10 +20,12 @@ class Events:
     Attributes:
         inputs: column name → (N, *shape).
         labels: (N,) int64.
+        weights: (N,) float32 of the events in the training loss; None where all are 1.
     """
 
     inputs: dict[str, npt.NDArray[Any]]
     labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def from_arrays(cls, inputs: Mapping[str, npt.ArrayLike], labels: npt.ArrayLike) -> Events:
@@ -57,10 +59,16 @@ class Batch:
     Attributes:
         inputs: column name → (B, *shape).
         labels: (B,) int64.
+        weights: (B,) float32 of the events in the loss; None where all are 1.
+        other_labels: (B,) int64 of the events that these are mixed with; None where they are not.
+        share: of `labels` in a mixed event; the rest is that of `other_labels`.
     """
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
+    weights: torch.Tensor | None = None
+    other_labels: torch.Tensor | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -124,4 +132,5 @@ def _batch(events: Events, rows: npt.NDArray[np.intp], device: torch.device | st
             for name, values in events.inputs.items()
         },
         torch.from_numpy(events.labels.take(rows)).to(device),
+        None if events.weights is None else torch.from_numpy(events.weights.take(rows)).to(device),
     )

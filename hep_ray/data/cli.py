@@ -149,6 +149,8 @@ def check_command(
         console = Console()
         console.print(_table(Manifest.read(folder)))
         console.print(f"fingerprint {report.fingerprint}", soft_wrap=True)
+        for note in report.notes:
+            console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
         for problem in report.problems:
             console.print(f"problem: {problem}", soft_wrap=True, markup=False, highlight=False)
         if not report.problems:
@@ -163,7 +165,9 @@ def print_dataset(manifest: Manifest, folder: Path) -> None:
     console.print(_table(manifest))
     kept = sum(manifest.split_counts().values())
     if (read := manifest.source.get("events_read", kept)) != kept:
-        console.print(f"read {read} events, kept {kept}: the others were selected away, duplicates or surplus")
+        console.print(
+            f"read {read} events, kept {kept}: the others were selected away, duplicates or surplus"
+        )
     console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
     has_image = any(column.name == "image" for column in manifest.event_schema.columns)
     step = f"python searches/cnn_loss.py --data {folder}" if has_image else f"hep-ray data show {folder}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
 from hep_ray.config import Config, parse
+from hep_ray.data.augment import AugmentConfig
 from hep_ray.data.events import EventSchema
+from hep_ray.data.scalers import SCALERS
 from hep_ray.errors import InvalidConfig
 from hep_ray.losses import LOSSES
 from hep_ray.models import MODELS, Model
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.registry import Registry
+from hep_ray.training.scaled import NONE, with_scalers
 
 
 class TrainerConfig(Config):
@@ -27,6 +30,10 @@ class TrainerConfig(Config):
         schedule: name in the learning-rate schedule registry.
         learning_rate: step size that the schedule starts from.
         batch_size: events per optimizer step.
+        scalar_scaling: scaler of scalar and vector columns, fitted on the training split; `none` leaves them.
+        sequence_scaling: the same for columns of rank 2, such as tracks.
+        image_scaling: the same for columns of rank 3.
+        class_weights: `balanced` gives every class the same sum of weights in the training loss.
     """
 
     model: str
@@ -35,6 +42,16 @@ class TrainerConfig(Config):
     schedule: str = "none"
     learning_rate: PositiveFloat
     batch_size: PositiveInt = 100
+    scalar_scaling: str = NONE
+    sequence_scaling: str = NONE
+    image_scaling: str = NONE
+    class_weights: Literal["none", "balanced"] = "none"
+
+    @property
+    def scaling_by_rank(self) -> dict[int, str]:
+        """Rank of a column's shape → name of its scaler."""
+        scalar, sequence, image = self.scalar_scaling, self.sequence_scaling, self.image_scaling
+        return {0: scalar, 1: scalar, 2: sequence, 3: image}
 
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -52,6 +69,7 @@ class TrialConfig:
 
     trainer: TrainerConfig
     components: Mapping[str, Config]
+    augmentation: AugmentConfig = field(default_factory=AugmentConfig)
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> TrialConfig:
@@ -78,7 +96,10 @@ class TrialConfig:
             config = REGISTRIES[kind][name].config
             values = {key: params[key] for key in config.field_names() if key in params}
             components[kind] = parse(config, values, f"{kind} '{name}'")
-        return cls(trainer, components)
+        for name in set(trainer.scaling_by_rank.values()) - {NONE}:
+            SCALERS[name]  # an unknown one is refused here
+        augmentation = {key: params[key] for key in AugmentConfig.field_names() if key in params}
+        return cls(trainer, components, parse(AugmentConfig, augmentation, "augmentation"))
 
     def build_model(self, schema: EventSchema) -> Model:
         """A new model for events of this schema.
@@ -87,11 +108,11 @@ class TrialConfig:
             InvalidConfig: the model cannot take the dataset's columns.
         """
         model: Model = MODELS[self.trainer.model].build(self.components["model"], schema)
-        return model
+        return with_scalers(model, schema, self.trainer.scaling_by_rank)
 
     def resolved(self) -> dict[str, Any]:
         """Every value that the trial uses, defaults included, as one flat dict."""
-        values = self.trainer.model_dump()
+        values = self.trainer.model_dump() | self.augmentation.model_dump()
         for component in self.components.values():
             values.update(component.model_dump())
         return values
@@ -109,7 +130,8 @@ def keys_read(chosen: Mapping[str, str]) -> dict[str, str]:
     Raises:
         UnknownName: a name is not registered.
     """
-    return dict.fromkeys(TrainerConfig.field_names(), "the trainer") | {
+    always = (*TrainerConfig.field_names(), *AugmentConfig.field_names())
+    return dict.fromkeys(always, "the trainer") | {
         key: f"{kind} '{name}'"
         for kind, name in chosen.items()
         for key in REGISTRIES[kind][name].config.field_names()

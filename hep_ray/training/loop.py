@@ -9,13 +9,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from hep_ray.data.augment import Augmentation
 from hep_ray.data.batches import Batch, Events, batches
 from hep_ray.data.events import EventSchema
-from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss
+from hep_ray.errors import CorruptCheckpoint, InvalidEvents, NonFiniteLoss
 from hep_ray.metrics import classification_metrics
 from hep_ray.training.config import REGISTRIES, TrialConfig
+from hep_ray.training.scaled import ScaledModel
 from hep_ray.training.step import evaluate, train_step
 
 VALIDATION_BATCH = 512
@@ -62,10 +65,13 @@ class TrialLoop:
         parts = config.components
         entries = {kind: registry[getattr(config.trainer, kind)] for kind, registry in REGISTRIES.items()}
         self.model = config.build_model(schema).to(self._device)
+        weights = training_weights(train, schema, balanced=config.trainer.class_weights == "balanced")
         self._train, self._val = (
-            Events({column: split.inputs[column] for column in self.model.columns}, split.labels)
-            for split in (train, val)
+            Events({column: split.inputs[column] for column in self.model.columns}, split.labels, of_events)
+            for split, of_events in ((train, weights), (val, None))
         )
+        if isinstance(self.model, ScaledModel):
+            self.model.fit(self._train.inputs)
         self.loss = entries["loss"].build(parts["loss"]).to(self._device)
         self._optimizer = entries["optimizer"].build(
             parts["optimizer"], self.model.parameters(), config.trainer.learning_rate
@@ -97,10 +103,11 @@ class TrialLoop:
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
-        steps = [
-            train_step(self.model, self.loss, self._optimizer, batch)
-            for batch in self._batches(self._train, self.config.trainer.batch_size, shuffle=True)
-        ]
+        batches_of_epoch = self._batches(self._train, self.config.trainer.batch_size, shuffle=True)
+        if self.config.augmentation.active:
+            augment = Augmentation(self.config.augmentation, self._seed, self.epoch)
+            batches_of_epoch = map(augment, batches_of_epoch)
+        steps = [train_step(self.model, self.loss, self._optimizer, batch) for batch in batches_of_epoch]
         sizes = np.array([step.events for step in steps])
         losses = torch.stack([step.loss_sum for step in steps]).double().cpu().numpy()
         finite = np.isfinite(losses)
@@ -157,6 +164,29 @@ class TrialLoop:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         restore_random_state(state["random"])
+
+
+def training_weights(train: Events, schema: EventSchema, *, balanced: bool) -> npt.NDArray[np.float32] | None:
+    """Weights of the training events in the loss, with mean 1; None where all are alike.
+
+    The schema's weight column, and with `balanced` a factor that gives every class the same sum. Metrics count
+    every event once, whatever its weight.
+
+    Raises:
+        InvalidEvents: all events of a class have weight 0.
+    """
+    if schema.weight is None and not balanced:
+        return None
+    weights = np.ones(len(train)) if schema.weight is None else train.inputs[schema.weight].astype(np.float64)
+    sums = np.bincount(train.labels, weights, minlength=len(schema.classes))
+    if not sums.all():
+        raise InvalidEvents(
+            f"every class has a training event of weight above 0; the sums are {sums.tolist()}"
+        )
+    if balanced:
+        weights = weights / sums[train.labels]
+    normalised: npt.NDArray[np.float32] = (weights / weights.mean()).astype(np.float32)
+    return normalised
 
 
 def seed_everything(seed: int) -> None:

@@ -44,10 +44,17 @@ class Evaluation:
 
 
 def train_step(model: Model, loss: Loss, optimizer: torch.optim.Optimizer, batch: Batch) -> StepResult:
-    """Forward, backward and one optimizer update on one batch, in place on `model` and `optimizer`."""
+    """Forward, backward and one optimizer update on one batch, in place on `model` and `optimizer`.
+
+    The mean is over events, each with its weight; a mixed event's loss is that of both its labels in their shares.
+    """
     optimizer.zero_grad(set_to_none=True)
     logits = model(*(batch.inputs[column] for column in model.columns))
     losses = loss(logits, batch.labels)
+    if batch.other_labels is not None:
+        losses = batch.share * losses + (1 - batch.share) * loss(logits, batch.other_labels)
+    if batch.weights is not None:
+        losses = losses * batch.weights
     losses.mean().backward()
     optimizer.step()
     with torch.no_grad():

@@ -1,0 +1,131 @@
+"""Scalers, augmentation and weights within a trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hep_ray.data.batches import Batch, Events
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
+from hep_ray.losses import LOSSES
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.loop import TrialLoop, training_weights
+from hep_ray.training.scaled import ScaledModel
+
+SCHEMA = EventSchema(
+    task="toy",
+    columns=(Column(name="image", shape=(28, 28, 3)), Column(name="w")),
+    classes=("a", "b"),
+    weight="w",
+)
+PARAMS: dict[str, Any] = {
+    "model": "cnn",
+    "loss": "cross_entropy",
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "batch_size": 16,
+}
+
+
+def events(seed: int, count: int = 48) -> Events:
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = random.random((count, 28, 28, 3), dtype=np.float32) * (1 + labels[:, None, None, None]) * 500
+    return Events.from_arrays({"image": images.astype(np.float32), "w": np.ones(count, np.float32)}, labels)
+
+
+def loop(**params: Any) -> TrialLoop:
+    config = TrialConfig.from_params(PARAMS | params)
+    return TrialLoop(config, SCHEMA, events(0), events(1), epochs=3, seed=3)
+
+
+def without_time(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if key != "epoch_seconds"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"image_scaling": "per_channel"},
+        {"image_scaling": "log1p", "phi_rotation": True, "eta_flip": True},
+        {"mixup": 0.4, "noise": 0.1, "class_weights": "balanced"},
+    ],
+)
+def test_a_resumed_trial_goes_on_as_if_it_had_not_stopped(params: dict[str, Any]) -> None:
+    whole = loop(**params)
+    epochs = [without_time(whole.run_epoch()) for _ in range(3)]
+    first = loop(**params)
+    first.run_epoch()
+    state = first.state_dict()
+    second = loop(**params)
+    second.load_state_dict(state)
+    assert [without_time(second.run_epoch()) for _ in range(2)] == epochs[1:]
+
+
+def test_a_scaler_is_fitted_to_the_training_split_and_saved_with_the_model() -> None:
+    trial = loop(image_scaling="per_channel")
+    assert isinstance(trial.model, ScaledModel)
+    mean = trial.state_dict()["model"]["scalers.image.mean"]
+    np.testing.assert_allclose(mean, events(0).inputs["image"].mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_without_scaling_the_model_is_bare() -> None:
+    assert not isinstance(loop().model, ScaledModel)
+
+
+def test_bad_choices_are_named() -> None:
+    with pytest.raises(UnknownName, match="unknown scaler 'standard'"):
+        loop(image_scaling="standard")
+    with pytest.raises(InvalidConfig, match="class_weights"):
+        loop(class_weights="equal")
+    with pytest.raises(InvalidConfig, match="augmentation: cutout"):
+        loop(cutout=2.0)
+
+
+def test_balanced_weights_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1])
+    given = Events.from_arrays({"w": np.array([1, 1, 2, 2], np.float32)}, labels)
+    # Sums per class 4 and 2; w/sum = 1/4, 1/4, 1/2, 1 with mean 1/2; over the mean: 1/2, 1/2, 1, 2.
+    weights = training_weights(given, SCHEMA, balanced=True)
+    assert weights is not None
+    assert weights.tolist() == [0.5, 0.5, 1, 2]
+    # Mean of the sample weights is 3/2.
+    plain = training_weights(given, SCHEMA, balanced=False)
+    assert plain is not None
+    np.testing.assert_allclose(plain, np.array([1, 1, 2, 2]) / 1.5, rtol=1e-6)
+    empty = Events.from_arrays({"w": np.array([0, 0, 0, 1], np.float32)}, labels)
+    with pytest.raises(InvalidEvents, match="weight above 0"):
+        training_weights(empty, SCHEMA, balanced=False)
+
+
+def test_weights_and_mixed_labels_enter_the_step() -> None:
+    from hep_ray.training.step import train_step
+
+    class Fixed(torch.nn.Module):
+        columns = ("x",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return values + self.bias
+
+    model: Any = Fixed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    loss = LOSSES["cross_entropy"].build(LOSSES["cross_entropy"].config())
+    given = Batch(
+        {"x": torch.zeros(2, 2)},
+        torch.tensor([0, 0]),
+        weights=torch.tensor([0.0, 2.0]),
+        other_labels=torch.tensor([0, 1]),
+        share=0.75,
+    )
+    train_step(model, loss, optimizer, given)
+    # Softmax of zeros is (½, ½). Only the second event counts, with weight 2 of 2 events: its target is
+    # (¾, ¼), so the gradient is (½ − ¾, ½ − ¼) = (−¼, ¼) and the step of size 1 leads to (¼, −¼).
+    torch.testing.assert_close(model.bias.detach(), torch.tensor([0.25, -0.25]))
