@@ -37,6 +37,8 @@ class Simulation:
         schema: of its events.
         generate: makes them.
         requires: importable packages that it needs; their versions go into the manifest.
+        shares: relative number of events of each class, in the schema's order; equal ones unless given.
+        chunk: events of a class that are simulated together by default; about ten seconds of work.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Simulation:
     schema: EventSchema
     generate: Generate
     requires: tuple[str, ...] = ()
+    shares: tuple[float, ...] | None = None
+    chunk: int = 100
 
     @property
     def summary(self) -> str:
@@ -57,12 +61,17 @@ G = TypeVar("G", bound=Generate)
 
 
 def simulation(
-    name: str, config: type[Config], schema: EventSchema, requires: tuple[str, ...] = ()
+    name: str,
+    config: type[Config],
+    schema: EventSchema,
+    requires: tuple[str, ...] = (),
+    shares: tuple[float, ...] | None = None,
+    chunk: int = 100,
 ) -> Callable[[G], G]:
-    """Registers a generating function under a name, with its parameters, schema and required packages."""
+    """Registers a generating function under a name, with what else a `Simulation` states."""
 
     def register(generate: G) -> G:
-        SIMULATIONS.add(name, Simulation(name, config, schema, generate, requires))
+        SIMULATIONS.add(name, Simulation(name, config, schema, generate, requires, shares, chunk))
         return generate
 
     return register

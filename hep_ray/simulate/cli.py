@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hep_ray.data.cli import print_dataset
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import Interrupted, InvalidConfig
 
 if TYPE_CHECKING:
     from hep_ray.simulate import Simulation
@@ -18,7 +19,7 @@ def simulate(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="The simulation; `--list` shows them all.")
     ] = None,
-    events: Annotated[int, typer.Option(help="Events of all classes together, equally many of each.")] = 6000,
+    events: Annotated[int, typer.Option(help="Events of all classes together.")] = 6000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same dataset on any machine.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Dataset folder. Default: data/NAME.")] = None,
     workers: Annotated[int | None, typer.Option(help="CPUs to use. Default: all.")] = None,
@@ -34,8 +35,8 @@ def simulate(
     """Simulate collisions and write them as a dataset, ready for a search.
 
     Events are made in parallel on Ray: with RAY_ADDRESS set on that cluster, else on this machine. They
-    depend on the seed and the parameters alone, not on the number of workers. Needs Pythia 8:
-    pip install 'hep-ray[sim]'.
+    depend on the seed and the parameters alone, not on the number of workers. After an interruption, the
+    same command goes on with what is missing. Needs Pythia 8: pip install 'hep-ray[sim]'.
 
     Example: hep-ray data simulate mbh_sph --events 6000 --seed 1 --out data/mbh_sph
 
@@ -53,16 +54,24 @@ def simulate(
     from hep_ray.simulate.run import simulate as run
 
     folder = out or Path("data") / name
-    manifest = run(
-        name,
-        events,
-        seed,
-        folder,
-        workers=workers,
-        overwrite=overwrite,
-        settings=parse_settings(settings or []),
-        progress=True,
-    )
+    words = settings or []
+    try:
+        manifest = run(
+            name,
+            events,
+            seed,
+            folder,
+            workers=workers,
+            overwrite=overwrite,
+            settings=parse_settings(words),
+            progress=True,
+        )
+    except Interrupted as fault:
+        again = ["hep-ray", "data", "simulate", name, "--events", str(events), "--seed", str(seed)]
+        again += ["--out", str(folder), *(word for setting in words for word in ("--set", setting))]
+        again += ["--workers", str(workers)] if workers else []
+        again += ["--overwrite"] if overwrite else []
+        raise Interrupted(f"{fault}: {shlex.join(again)}") from None
     print_dataset(manifest, folder)
 
 

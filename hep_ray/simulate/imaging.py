@@ -4,6 +4,7 @@ What the reference holds was worked out from its files: every object fills one b
 split into electromagnetic and hadronic by the ratio of its neutral calorimeter cells, its p_T as track
 momentum where it has tracks; muons fill the track channel alone. In the event variables the missing
 momentum counts as one object more: it is part of H_T, of the number and of the leading p_T.
+The preselection of arXiv:2310.15227 has quantities of its own: objects with p_T above 70 GeV, and their S_T.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hep_ray.simulate.objects import Objects
 
 PIXELS = 50
 ETA_MAX = 5.0
+HARD_PT = 70.0  # GeV
 CHANNELS = ("electromagnetic", "tracks", "hadronic")
 
 
@@ -32,11 +34,20 @@ def event_image(objects: Objects) -> NDArray[np.float32]:
 
 
 def event_variables(objects: Objects) -> dict[str, float]:
-    """H_T, missing momentum and leading p_T in GeV, and the number of objects."""
+    """Quantities of an event as a whole.
+
+    Returns:
+        `ht`, `met` and `leading_pt` in GeV, `n_objects`, with missing momentum as an object; `st` in GeV,
+        the sum of the p_T above 70 GeV and of missing momentum; `n_objects_70`, the objects above 70 GeV
+        without it. The preselection is `n_objects_70 >= 5 and st >= 7000`.
+    """
     momenta = np.append(objects.pt, objects.missing)
+    hard = objects.pt[objects.pt > HARD_PT]
     return {
         "ht": float(momenta.sum()),
         "met": objects.missing,
         "leading_pt": float(momenta.max()),
         "n_objects": float(len(momenta)),
+        "st": float(hard.sum()) + objects.missing,
+        "n_objects_70": float(len(hard)),
     }

@@ -26,11 +26,19 @@ BLACK_HOLE, SPHALERON = "black_hole", "sphaleron"
 SCHEMA = EventSchema(
     task="mbh_sph",
     columns=(
-        Column(name="image", shape=(PIXELS, PIXELS, len(CHANNELS)), dtype="float32", unit="GeV"),
+        Column(
+            name="image",
+            shape=(PIXELS, PIXELS, len(CHANNELS)),
+            dtype="float32",
+            unit="GeV",
+            elements=CHANNELS,
+        ),
         Column(name="ht", dtype="float32", unit="GeV"),
         Column(name="met", dtype="float32", unit="GeV"),
         Column(name="leading_pt", dtype="float32", unit="GeV"),
         Column(name="n_objects", dtype="float32"),
+        Column(name="st", dtype="float32", unit="GeV"),
+        Column(name="n_objects_70", dtype="float32"),
     ),
     classes=(SPHALERON, BLACK_HOLE),
     class_meaning={

@@ -1,7 +1,7 @@
-"""Simulating a dataset: chunks of events as Ray tasks, written as Parquet shards.
+"""Simulating a dataset: chunks of events as Ray tasks, kept as they end, then written as Parquet shards.
 
 Chunk k of class c draws from SeedSequence(seed, spawn_key=(c, k)) and from nothing else, so the dataset
-is the same for any number of tasks, in any order of their ending.
+is the same for any number of tasks, in any order of their ending, after any interruption.
 """
 
 from __future__ import annotations
@@ -17,52 +17,67 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import JsonValue
 
-from hep_ray.cluster import connect
 from hep_ray.config import Config, parse
 from hep_ray.data.events import EVENT_ID, LABEL, Arrays
-from hep_ray.data.manifest import Manifest
+from hep_ray.data.folder import refuse_occupied
+from hep_ray.data.manifest import MANIFEST, Manifest
 from hep_ray.data.shards import ShardWriter
-from hep_ray.errors import HepRayError, Infeasible, InvalidConfig, MissingPackage
+from hep_ray.errors import Interrupted, InvalidConfig, MissingPackage
+from hep_ray.parallel import in_tasks
 from hep_ray.simulate import SIMULATIONS, Simulation
+from hep_ray.simulate.store import Chunk, ChunkStore
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-CHUNK = 100  # events
-
 
 @dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Events of one class that are simulated together.
+class Job:
+    """One chunk of one simulation: all that decides its events.
 
     Args:
-        label: index of the class.
-        number: of the chunk within its class.
-        events: how many.
+        simulation: name of a registered one.
+        config: its parameters.
+        seed: of the dataset.
+        chunk: which events.
     """
 
-    label: int
-    number: int
-    events: int
+    simulation: str
+    config: Config
+    seed: int
+    chunk: Chunk
 
 
-def plan(events: int, classes: int, chunk: int) -> list[Chunk]:
-    """Splits events over the classes as equally as can be, then into chunks, classes in turn.
+def plan(events: int, shares: Sequence[float], chunk: int) -> list[Chunk]:
+    """Divides events among the classes in proportion to their shares, then into chunks, classes in turn.
+
+    What is left over by rounding down goes to the classes that lost most, the earlier one when they tie.
+
+    Args:
+        events: of all classes together.
+        shares: relative number of events of each class.
+        chunk: events of one class that are simulated together, at most.
 
     Raises:
         InvalidConfig: there is not an event for every class, or not one for a chunk.
     """
     if chunk < 1:
         raise InvalidConfig(f"a chunk holds 1 event or more; got {chunk}")
-    if events < classes:
-        raise InvalidConfig(f"every one of the {classes} classes gets an event or more; got {events} in all")
-    chunks = []
-    for label in range(classes):
-        share = events // classes + (label < events % classes)
-        chunks += [
-            Chunk(label, number, min(chunk, share - start))
-            for number, start in enumerate(range(0, share, chunk))
-        ]
+    exact = [events * share / sum(shares) for share in shares]
+    counts = [int(count) for count in exact]
+    by_loss = sorted(range(len(shares)), key=lambda label: counts[label] - exact[label])
+    for label in by_loss[: events - sum(counts)]:
+        counts[label] += 1
+    if min(counts) < 1:
+        raise InvalidConfig(
+            f"every one of the {len(shares)} classes gets an event or more; got {events} in all, in the "
+            f"proportion {':'.join(f'{share:g}' for share in shares)}"
+        )
+    chunks = [
+        Chunk(label, number, min(chunk, count - start))
+        for label, count in enumerate(counts)
+        for number, start in enumerate(range(0, count, chunk))
+    ]
     return sorted(chunks, key=lambda one: (one.number, one.label))
 
 
@@ -88,20 +103,24 @@ def simulate(
     workers: int | None = None,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = False,
 ) -> Manifest:
     """Simulate a dataset and write it.
 
+    Finished chunks are kept beside `out`. The same call after an interruption, however rough, goes on from
+    there to the same dataset; they vanish when the dataset is written.
+
     Args:
         name: of a registered simulation.
-        events: of all classes together.
+        events: of all classes together, which share them as the simulation says.
         seed: 0 or more; the same seed and settings give the same dataset.
         out: dataset folder.
         workers: simulate on so many CPUs; on all of the cluster unless given.
         overwrite: replace an earlier dataset there.
         settings: parameters of the simulation by name; defaults for the rest.
-        chunk: events that share one stream of random numbers; another size gives another dataset.
+        chunk: events that share one stream of random numbers; another size gives another dataset. As the
+            simulation says unless given.
         progress: show a bar on stderr.
 
     Raises:
@@ -110,15 +129,18 @@ def simulate(
         MissingPackage: a package that the simulation needs is not installed.
         Infeasible: the cluster has fewer CPUs than `workers`.
         StorageError: `out` is occupied or cannot be written.
-        SimulationFailed: the generator gives up.
+        SimulationFailed: the generator gives up; nothing is kept.
+        Interrupted: Ctrl-C was pressed; finished chunks are kept.
     """
     entry = SIMULATIONS[name]
     config = parse(entry.config, settings or {}, f"settings of the simulation {name}")
-    chunks = plan(events, len(entry.schema.classes), chunk)
+    chunk = entry.chunk if chunk is None else chunk
+    chunks = plan(events, entry.shares or (1.0,) * len(entry.schema.classes), chunk)
     if seed < 0:
         raise InvalidConfig(f"a seed is 0 or more; got {seed}")
     if workers is not None and workers < 1:
         raise InvalidConfig(f"events are simulated by 1 worker or more; got {workers}")
+    refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
     source: dict[str, JsonValue] = {
         "simulation": name,
         "events": events,
@@ -127,13 +149,14 @@ def simulate(
         "settings": config.model_dump(mode="json"),
         "packages": dict(required_versions(entry)),
     }
-    with (
-        ShardWriter(out, entry.schema, source=source, overwrite=overwrite) as writer,
-        _bar(events, shown=progress) as bar,
-    ):
-        for arrays in _in_tasks(entry, config, seed, chunks, workers):
-            writer.write(arrays)
-            bar.advance(bar.task_ids[0], len(arrays[LABEL]))
+    version = importlib.metadata.version("hep-ray")
+    with ChunkStore(Path(out), entry.schema, {**source, "hep_ray": version}) as store:
+        with _bar(events, shown=progress) as bar:
+            _fill(store, [Job(name, config, seed, one) for one in chunks], workers, bar)
+        with ShardWriter(out, entry.schema, source=source, overwrite=overwrite) as writer:
+            for one in chunks:
+                writer.write(store.load(one))
+        store.discard()
     return writer.manifest
 
 
@@ -152,52 +175,33 @@ def required_versions(entry: Simulation) -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in entry.requires}
 
 
-def _in_tasks(
-    entry: Simulation, config: Config, seed: int, chunks: Sequence[Chunk], workers: int | None
-) -> Iterator[Arrays]:
-    """Results of all chunks as their tasks end; at most `workers` tasks at a time."""
-    import ray
-    from ray.exceptions import RayTaskError
-
-    with _cluster():
-        cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-        if workers is not None and workers > cpus:
-            raise Infeasible(f"each worker takes 1 CPU; asked for {workers} of the {cpus} in the cluster")
-        task = ray.remote(num_cpus=1)(_named_chunk)
-        waiting = list(reversed(chunks))
-        running: list[ray.ObjectRef[Arrays]] = []
-        try:
-            while waiting or running:
-                while waiting and len(running) < (workers or cpus):
-                    running.append(task.remote(entry.name, config, seed, waiting.pop()))
-                done, running = ray.wait(running)
-                yield ray.get(done[0])
-        except RayTaskError as fault:
-            if isinstance(fault.cause, HepRayError):
-                raise fault.cause from None
-            raise
-        finally:
-            for reference in running:
-                ray.cancel(reference)
-
-
-def _named_chunk(name: str, config: Config, seed: int, chunk: Chunk) -> Arrays:
-    return simulate_chunk(SIMULATIONS[name], config, seed, chunk)
-
-
-@contextlib.contextmanager
-def _cluster() -> Iterator[None]:
-    """The Ray cluster at hand, or one of this machine for as long as it is needed."""
-    import ray
-
-    if ray.is_initialized():
-        yield
+def _fill(store: ChunkStore, jobs: Sequence[Job], workers: int | None, bar: Progress) -> None:
+    """Simulate every chunk that the store lacks."""
+    task = bar.task_ids[0]
+    missing = [job for job in jobs if job.chunk not in store]
+    events, lacking = (sum(job.chunk.events for job in some) for some in (jobs, missing))
+    if lacking < events:
+        bar.print(
+            f"{len(jobs) - len(missing)} of {len(jobs)} chunks ({events - lacking} of {events} events) are there "
+            "from an earlier run"
+        )
+        bar.advance(task, events - lacking)
+    if not missing:
         return
-    connect()
     try:
-        yield
-    finally:
-        ray.shutdown()
+        for job, arrays in in_tasks(_simulate_job, missing, workers):
+            store.save(job.chunk, arrays)
+            lacking -= job.chunk.events
+            bar.advance(task, job.chunk.events)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"the simulation was interrupted; {events - lacking} of {events} events are kept in {store.folder}, "
+            "and the same command goes on from there"
+        ) from None
+
+
+def _simulate_job(job: Job) -> Arrays:
+    return simulate_chunk(SIMULATIONS[job.simulation], job.config, job.seed, job.chunk)
 
 
 @contextlib.contextmanager
@@ -216,7 +220,7 @@ def _bar(events: int, *, shown: bool) -> Iterator[Progress]:
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=not shown),
         disable=not shown,
     ) as bar:
         bar.add_task("simulating", total=events)
