@@ -70,7 +70,15 @@ def test_objects_at_the_edges() -> None:
 
 def test_missing_momentum_counts_as_an_object() -> None:
     values = event_variables(objects(pt=[100.0, 50.0], missing=[120.0]))
-    assert values == {"ht": 270.0, "met": 120.0, "leading_pt": 120.0, "n_objects": 3.0}
+    assert values == {
+        "ht": 270.0,
+        "met": 120.0,
+        "leading_pt": 120.0,
+        "n_objects": 3.0,
+        # Above 70 GeV there is one object, of 100 GeV; S_T adds the 120 GeV that are missing.
+        "n_objects_70": 1.0,
+        "st": 220.0,
+    }
 
 
 @pytest.fixture(scope="module")
