@@ -24,6 +24,8 @@ DTYPES = (
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
 
+IMAGE_AXES = 2
+
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -41,6 +43,7 @@ class Column(Config):
         elements: names along the last axis, such as the channels of an image or the features of a vector;
             empty when they have none.
         element_units: a unit for each element, where they differ; otherwise empty.
+        axes: names of the first axes of an image where they are not `phi` and `eta`; otherwise empty.
 
     Raises:
         InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
@@ -52,6 +55,7 @@ class Column(Config):
     unit: str = ""
     elements: tuple[str, ...] = ()
     element_units: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> Column:
@@ -66,6 +70,11 @@ class Column(Config):
         if self.dtype not in DTYPES:
             raise InvalidSchema(
                 f"a column's dtype is one of {', '.join(DTYPES)}; '{self.name}' has '{self.dtype}'"
+            )
+        if self.axes and (len(self.axes) != IMAGE_AXES or len(self.shape) < IMAGE_AXES):
+            raise InvalidSchema(
+                f"axes are the names of the first {IMAGE_AXES} axes of an image; '{self.name}' of shape "
+                f"{self.shape} has {list(self.axes)}"
             )
         self._check_elements()
         return self
@@ -97,6 +106,7 @@ class Column(Config):
             "unit": self.unit,
             **({"elements": ",".join(self.elements)} if self.elements else {}),
             **({"element_units": ",".join(self.element_units)} if self.element_units else {}),
+            **({"axes": ",".join(self.axes)} if self.axes else {}),
         }
 
     @property

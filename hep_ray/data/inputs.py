@@ -82,6 +82,7 @@ class Inputs:
                 unit=column.unit,
                 elements=column.elements,
                 element_units=column.element_units,
+                axes=column.axes,
             )
             for column in self.schema.columns
         )

@@ -86,6 +86,7 @@ def _column_of(part: Part, rule: ColumnRule) -> Column:
         unit=rule.unit,
         elements=elements,
         element_units=rule.element_units,
+        axes=rule.axes,
     )
 
 

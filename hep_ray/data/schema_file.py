@@ -80,6 +80,7 @@ class ColumnRule(Config):
         unit: of the values.
         elements: names along the last axis; those of several sources by default.
         element_units: a unit for each element, where they differ.
+        axes: names of an image's first two axes, where they are not `phi` and `eta`.
         pad_to: of lists of variable length the first so many values are kept, shorter lists are filled up.
         pad_value: what they are filled with.
         shape: of one event's value; flat values of that size are reshaped.
@@ -92,6 +93,7 @@ class ColumnRule(Config):
     unit: str = ""
     elements: tuple[str, ...] = ()
     element_units: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
     pad_to: int | None = Field(default=None, ge=1)
     pad_value: float = 0.0
     shape: tuple[int, ...] | None = None

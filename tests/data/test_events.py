@@ -108,3 +108,9 @@ def test_a_value_that_is_no_number_is_refused_by_column_and_event(value: float) 
     arrays["image"][2, 1, 1, 0] = value
     with pytest.raises(InvalidEvents, match="column 'image' of event 'e2'"):
         SCHEMA.checked(arrays)
+
+
+def test_axes_belong_to_images() -> None:
+    assert Column(name="x", shape=(5, 4), axes=("eta", "phi")).metadata["axes"] == "eta,phi"
+    with pytest.raises(InvalidSchema, match="axes are the names of the first 2 axes of an image"):
+        Column(name="x", shape=(5,), axes=("eta", "phi"))

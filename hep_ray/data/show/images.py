@@ -57,6 +57,7 @@ def _with_channels(images: Image, column: Column) -> Image:
 
 def _grid(images: Image, rows: list[str], column: Column, prefix: str) -> Figure:
     names = channels(column)
+    first, second = ({"phi": "φ", "eta": "η"}.get(axis, axis) for axis in column.axes or ("phi", "eta"))
     height, width = column.shape[:2]
     panel_height = PANEL * float(np.clip(height / width, 0.5, 2.0))
     figure = Figure(figsize=(0.9 + (PANEL + 0.75) * len(names), 0.5 + (panel_height + 0.2) * len(rows)))
@@ -66,11 +67,11 @@ def _grid(images: Image, rows: list[str], column: Column, prefix: str) -> Figure
         for row, label in enumerate(rows):
             _draw(axes[row, place], images[row, :, :, place], norm)
             if place == 0:
-                axes[row, 0].set_ylabel("φ bin", loc="center")
+                axes[row, 0].set_ylabel(f"{first} bin", loc="center")
                 beside = {"rotation": 90, "ha": "right", "va": "center", "multialignment": "center"}
                 axes[row, 0].text(-0.2, 0.5, label, transform=axes[row, 0].transAxes, **beside)
         axes[0, place].set_title(name)
-        axes[-1, place].set_xlabel("η bin", loc="center")
+        axes[-1, place].set_xlabel(f"{second} bin", loc="center")
         bar = figure.colorbar(
             ScalarMappable(norm, COLOUR_MAP), ax=axes[:, place].tolist(), pad=0.02, aspect=18 * len(rows)
         )
