@@ -8,21 +8,25 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from hep_ray.data.cli import app
 
 
-def test_convert_ends_with_a_table_and_the_next_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pixels", "step"), [(26, "python searches/cnn_loss.py --data"), (4, "hep-ray data show")]
+)
+def test_convert_ends_with_a_table_and_the_next_command(pixels: int, step: str, tmp_path: Path) -> None:
     for offset, name in enumerate(("a", "b")):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             for number in range(40):
-                file[f"e{number}/data"] = np.full((4, 4, 3), number + offset / 2, dtype=np.float32)
+                file[f"e{number}/data"] = np.full((pixels, pixels, 3), number + offset / 2, dtype=np.float32)
     out = tmp_path / "d"
     arguments = ["convert", str(tmp_path / "a.h5"), str(tmp_path / "b.h5"), "--reader", "hvl"]
     result = CliRunner().invoke(app, [*arguments, "--classes", "bg,sig", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert f"python searches/cnn_loss.py --data {out}" in result.stdout
+    assert f"{step} {out}" in result.stdout
     assert (out / "manifest.json").is_file()
 
 
