@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hep_ray.data.cli import print_dataset
+from hep_ray.data.cli import parse_settings, print_dataset
 from hep_ray.errors import Interrupted, InvalidConfig
 
 if TYPE_CHECKING:
@@ -73,23 +73,6 @@ def simulate(
         again += ["--overwrite"] if overwrite else []
         raise Interrupted(f"{fault}: {shlex.join(again)}") from None
     print_dataset(manifest, folder)
-
-
-def parse_settings(words: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` words as a dict; the simulation's config decides what the values mean.
-
-    Raises:
-        InvalidConfig: a word has no `=`, or a key comes twice.
-    """
-    values: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise InvalidConfig(f"a setting is KEY=VALUE; got '{word}'")
-        if key in values:
-            raise InvalidConfig(f"a setting is given once; '{key}' is given twice")
-        values[key] = value
-    return values
 
 
 def _describe(entry: Simulation) -> None:
