@@ -52,6 +52,7 @@ class Inputs:
         options: of the reader.
         rules: of the conversion, with the classes settled.
         parts: in order; at least one.
+        digests: input → SHA-256 of its bytes.
         schema: of the events, where the input is a dataset of ours.
     """
 
@@ -59,6 +60,7 @@ class Inputs:
     options: Config
     rules: SchemaFile
     parts: tuple[InputPart, ...]
+    digests: dict[Path, str]
     schema: EventSchema | None
 
     @property
@@ -70,7 +72,7 @@ class Inputs:
     def identities(self) -> list[JsonValue]:
         """Name and SHA-256 of every input."""
         paths = dict.fromkeys(one.path for one in self.parts)
-        return [{"name": path.name, "sha256": digest_of(path)} for path in paths]
+        return [{"name": path.name, "sha256": self.digests[path]} for path in paths]
 
     def columns_of_dataset(self) -> tuple[ColumnRule, ...]:
         """The columns of a dataset of ours, as they are."""
@@ -103,7 +105,7 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     reader = READERS[rules.reader]
     options = parse(reader.options, rules.options, f"options of the reader '{rules.reader}'")
     paths, given = _split_words(words)
-    _refuse_repetitions(paths)
+    digests = _distinct_digests(paths)
     opened = [(path, reader.open(path, options).parts) for path in paths]
     schema = _dataset_schema(opened)
     if schema is not None:
@@ -120,7 +122,7 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
         found = ", ".join(f"'{part.name}'" for _, parts in opened for part in parts)
         wanted = ", ".join(rules.label.parts or rules.classes)
         raise UnreadableInput(f"an input has a part for each class, named {wanted}; the inputs have {found}")
-    return Inputs(reader, options, rules, parts, schema)
+    return Inputs(reader, options, rules, parts, digests, schema)
 
 
 def _split_words(words: Sequence[str]) -> tuple[list[Path], list[str | None]]:
@@ -140,13 +142,14 @@ def _split_words(words: Sequence[str]) -> tuple[list[Path], list[str | None]]:
     return paths, given
 
 
-def _refuse_repetitions(paths: Sequence[Path]) -> None:
+def _distinct_digests(paths: Sequence[Path]) -> dict[Path, str]:
     seen: dict[str, Path] = {}
     for path in paths:
         digest = digest_of(path)
         if digest in seen:
             raise InvalidConfig(f"every input is given once; {path} and {seen[digest]} hold the same bytes")
         seen[digest] = path
+    return {path: digest for digest, path in seen.items()}
 
 
 def _with_classes(rules: SchemaFile, given: Sequence[str | None], opened: Sequence[Any]) -> SchemaFile:

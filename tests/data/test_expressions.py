@@ -69,4 +69,5 @@ def test_a_condition_is_one_answer_for_each_event() -> None:
 @given(st.text(max_size=40) | st.from_regex(r"[a-z()+*<>= 0-9.'-]{0,30}", fullmatch=True))
 def test_any_text_is_a_condition_or_a_named_error(text: str) -> None:
     with contextlib.suppress(InvalidConfig):
-        Expression(text).mask(COLUMNS, 3)
+        mask = Expression(text).mask(COLUMNS, 3)
+        assert (mask.dtype, mask.shape) == (np.bool_, (3,))
