@@ -49,7 +49,10 @@ def _sentences(config: type[Config], fault: ValidationError) -> list[str]:
     for detail in fault.errors():
         where = ".".join(str(part) for part in detail["loc"]) or config.__name__
         if detail["type"] == "extra_forbidden":
-            sentences.append(f"unknown key '{where}'; known: {', '.join(config.field_names())}")
+            known = ", ".join(config.field_names())
+            sentences.append(
+                f"unknown key '{where}'; " + (f"known: {known}" if known else "none is known here")
+            )
         elif detail["type"] == "missing":
             sentences.append(f"'{where}' is required and absent")
         else:

@@ -62,6 +62,7 @@ class Inputs:
     parts: tuple[InputPart, ...]
     digests: dict[Path, str]
     schema: EventSchema | None
+    companions: tuple[Path, ...] = ()
 
     @property
     def events(self) -> int | None:
@@ -70,9 +71,10 @@ class Inputs:
         return None if None in rows else sum(count for count in rows if count is not None)
 
     def identities(self) -> list[JsonValue]:
-        """Name and SHA-256 of every input."""
-        paths = dict.fromkeys(one.path for one in self.parts)
-        return [{"name": path.name, "sha256": self.digests[path]} for path in paths]
+        """Name and SHA-256 of every input and of the files read beside it."""
+        digests = {one.path: self.digests[one.path] for one in self.parts}
+        digests.update((path, digest_of(path)) for path in self.companions if path not in digests)
+        return [{"name": path.name, "sha256": digest} for path, digest in digests.items()]
 
     def columns_of_dataset(self) -> tuple[ColumnRule, ...]:
         """The columns of a dataset of ours, as they are."""
@@ -106,7 +108,8 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     options = parse(reader.options, rules.options, f"options of the reader '{rules.reader}'")
     paths, given = _split_words(words)
     digests = _distinct_digests(paths)
-    opened = [(path, reader.open(path, options).parts) for path in paths]
+    found_in = [reader.open(path, options) for path in paths]
+    opened = [(path, one.parts) for path, one in zip(paths, found_in, strict=True)]
     schema = _dataset_schema(opened)
     if schema is not None:
         rules = _rules_of_dataset(rules, schema)
@@ -122,7 +125,8 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
         found = ", ".join(f"'{part.name}'" for _, parts in opened for part in parts)
         wanted = ", ".join(rules.label.parts or rules.classes)
         raise UnreadableInput(f"an input has a part for each class, named {wanted}; the inputs have {found}")
-    return Inputs(reader, options, rules, parts, digests, schema)
+    companions = tuple(dict.fromkeys(path for one in found_in for path in one.companions))
+    return Inputs(reader, options, rules, parts, digests, schema, companions)
 
 
 def _split_words(words: Sequence[str]) -> tuple[list[Path], list[str | None]]:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammainc  # type: ignore[import-untyped]
+from scipy.special import gammainc
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

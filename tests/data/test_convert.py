@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -404,3 +405,17 @@ def test_any_shard_is_whole_or_named(data: Any, tmp_path_factory: pytest.TempPat
         assert not changed
     except HepRayError:
         assert changed
+
+
+def test_the_manifest_names_every_file_that_was_read(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("".join(f"{row} {row / 4}\n" for row in range(50)))
+    (tmp_path / "y").write_text("".join(f"{row % 2}\n" for row in range(50)))
+    rules = parse_schema(
+        'reader = "text"\nclasses = ["a", "b"]\n[options]\nlabel_file = "y"\n'
+        '[label]\nfrom = "field"\nfield = "label_value"\nvalues = [0, 1]\n',
+        "test",
+    )
+    source = convert([tmp_path / "x"], None, None, tmp_path / "out", schema=rules).source
+    assert source["files"] == [
+        {"name": name, "sha256": hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()} for name in "xy"
+    ]

@@ -25,10 +25,6 @@ def seed(*key: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(11, spawn_key=key)
 
 
-CHEAP = next((name for name in SIMULATIONS if name != "mbh_sph"), None)
-"""A second simulation for what costs a start of Ray's workers."""
-
-
 @needs_pythia
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_contract(name: str) -> None:
@@ -58,8 +54,8 @@ def test_contract(name: str) -> None:
 @needs_pythia
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("name", [name for name in ("mbh_sph", CHEAP) if name])
-def test_the_dataset_is_the_same_for_any_number_of_workers(tmp_path, name: str) -> None:
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_the_dataset_is_the_same_for_any_number_of_workers_and_differs_by_seed(tmp_path, name: str) -> None:
     events = 10 * len(SIMULATIONS[name].schema.classes)
     made = [
         run.simulate(name, events, 5, tmp_path / str(workers), workers=workers, chunk=5) for workers in (1, 2)
@@ -71,18 +67,21 @@ def test_the_dataset_is_the_same_for_any_number_of_workers(tmp_path, name: str) 
     assert source["seed"] == 5
     assert source["settings"] == SIMULATIONS[name].config().model_dump(mode="json")
     assert set(source["packages"]) == set(SIMULATIONS[name].requires)
+    assert run.simulate(name, events, 6, tmp_path / "other", chunk=5).fingerprint != made[0].fingerprint
 
 
 @needs_pythia
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-def test_more_events_leave_the_earlier_ones_in_their_splits(tmp_path) -> None:
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_more_events_leave_the_earlier_ones_in_their_splits(tmp_path, name: str) -> None:
     """With whole chunks, the events of the smaller dataset are those of the larger, split by split."""
+    classes = len(SIMULATIONS[name].schema.classes)
     small, large = (
-        contents(run.simulate("mbh_sph", events, 5, tmp_path / str(events), chunk=5), tmp_path / str(events))
-        for events in (40, 60)
+        contents(run.simulate(name, events, 5, tmp_path / str(events), chunk=5), tmp_path / str(events))
+        for events in (classes * 20, classes * 30)
     )
-    assert len(small) == 40
+    assert len(small) == classes * 20
     assert {event_id: large[event_id] for event_id in small} == small
 
 

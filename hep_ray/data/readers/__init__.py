@@ -44,10 +44,12 @@ class Opened:
         parts: its tables, in the order of the file.
         read: `read(part, start, stop, names)` yields the rows from `start` up to `stop` (None: to the end)
             of the fields of these names, in order, in batches of about `BATCH_BYTES`.
+        companions: files that belong to the input and are read beside it, such as labels.
     """
 
     parts: tuple[Part, ...]
     read: Callable[[Part, int, int | None, Sequence[str]], Iterator[pa.RecordBatch]]
+    companions: tuple[Path, ...] = ()
 
 
 class Open(Protocol):

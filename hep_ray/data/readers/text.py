@@ -95,7 +95,7 @@ def open_text(path: Path, options: TextOptions) -> Opened:
                 piece = wanted.slice(first, step)
                 yield pa.record_batch([piece.column(name) for name in names], schema=schema)
 
-    return Opened((part,), read)
+    return Opened((part,), read, companions=() if labels is None else (labels.path,))
 
 
 def _survey(path: Path, options: TextOptions) -> _Layout:
