@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hep_ray.data.convert import convert
     from hep_ray.data.dataset import Dataset
     from hep_ray.search.cli import main
-    from hep_ray.search.definition import Preset, Search
+    from hep_ray.search.definition import Preset, Search, StudyTable
     from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
     from hep_ray.search.prepare import SearchOptions, prepare
     from hep_ray.search.run import run_search
@@ -27,6 +27,7 @@ __all__ = [
     "Search",
     "SearchOptions",
     "Space",
+    "StudyTable",
     "Uniform",
     "convert",
     "main",
@@ -48,6 +49,7 @@ _HOME = {
     "prepare": "hep_ray.search.prepare",
     "run_search": "hep_ray.search.run",
     "Space": "hep_ray.search.space",
+    "StudyTable": "hep_ray.search.definition",
 }
 """Public name → the module it lives in."""
 

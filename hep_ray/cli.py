@@ -11,6 +11,7 @@ from hep_ray.console import run_app
 from hep_ray.data.cli import app as data_app
 from hep_ray.data.show_cli import show
 from hep_ray.errors import StorageError
+from hep_ray.report.cli import report
 from hep_ray.simulate.cli import simulate
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 data_app.command("simulate")(simulate)
 data_app.command("show")(show)
+app.command("report")(report)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 

@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, StepLR
 
 from hep_ray.config import Config
 from hep_ray.optim import schedule
@@ -38,6 +38,28 @@ class CosineConfig(Config):
     minimum_fraction: float = Field(default=0.0, ge=0, le=1)
 
 
+class ExponentialConfig(Config):
+    """Configuration of `exponential`.
+
+    Attributes:
+        gamma: factor of each reduction.
+    """
+
+    gamma: float = Field(default=0.95, gt=0, le=1)
+
+
+class CyclicConfig(Config):
+    """Configuration of `cyclic`.
+
+    Attributes:
+        cycle_epochs: length of a cycle, from the highest rate down and up again.
+        lowest_fraction: learning rate in the middle of a cycle, as a fraction of the highest.
+    """
+
+    cycle_epochs: int = Field(default=10, ge=2)
+    lowest_fraction: float = Field(default=0.1, ge=0, le=1)
+
+
 @schedule("none", NoneConfig)
 def none(config: NoneConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
     """The learning rate stays as it is."""
@@ -62,5 +84,25 @@ def cosine(config: CosineConfig, optimizer: Optimizer, epochs: int) -> LRSchedul
         progress = min(epoch / epochs, 1.0)
         remaining = (1 + math.cos(math.pi * progress)) / 2
         return config.minimum_fraction + (1 - config.minimum_fraction) * remaining
+
+    return LambdaLR(optimizer, fraction)
+
+
+@schedule("exponential", ExponentialConfig)
+def exponential(config: ExponentialConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
+    """Multiply the learning rate by gamma after every epoch."""
+    return ExponentialLR(optimizer, config.gamma)
+
+
+@schedule("cyclic", CyclicConfig)
+def cyclic(config: CyclicConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
+    """Triangles between the given rate, where each cycle starts, and `lowest_fraction` of it.
+
+    Source: Smith, arXiv:1506.01186, the policy `triangular`, begun at its top.
+    """
+
+    def fraction(epoch: int) -> float:
+        height = abs(1 - 2 * (epoch % config.cycle_epochs) / config.cycle_epochs)
+        return config.lowest_fraction + (1 - config.lowest_fraction) * height
 
     return LambdaLR(optimizer, fraction)

@@ -60,6 +60,42 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class StudyTable:
+    """A table of the study: groups of trials, mean ± s.d. over each, beside the published numbers.
+
+    Attributes:
+        title: what is tabulated, and where it was published.
+        rows: parameters whose values make the rows; trials that agree in them are one row.
+        metrics: keys of the per-epoch report, one column each.
+        epochs: the metrics are shown after each of these epochs; empty: at the trial's best epoch.
+        published: text of a row, as `StudyTable.row` writes it → the published result.
+        published_on: the data on which those were measured, shown wherever they are.
+
+    Raises:
+        InvalidConfig: no rows or no metrics, or published results without their data.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    metrics: tuple[str, ...] = ("val_accuracy",)
+    epochs: tuple[int, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+    published_on: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rows or not self.metrics:
+            raise InvalidConfig(f"a study table has rows and metrics; got {self.rows} and {self.metrics}")
+        if self.published and not self.published_on:
+            raise InvalidConfig(
+                f"published results stand with the data they were measured on; '{self.title}' names none"
+            )
+
+    def row(self, params: Mapping[str, str | int | float]) -> str:
+        """The row of a trial: `model=cnn, root_index=3`; a parameter that it lacks is left out."""
+        return ", ".join(f"{name}={params[name]}" for name in self.rows if name in params)
+
+
+@dataclass(frozen=True)
 class Search:
     """A search: what may vary, what is optimised, and how much is run under each preset.
 
@@ -72,6 +108,9 @@ class Search:
         metric: key of the per-epoch report that ranks trials; always of the validation split.
         mode: whether more (`max`) or less (`min`) of it is better.
         baseline: parameters that mark the trials to beat.
+        cost: key of the per-epoch report whose sum over a trial is minimised beside the metric; the trials
+            that none beats in both are the Pareto front.
+        tables: of the study, for `hep-ray report`.
 
     Raises:
         InvalidConfig: a name that is no file name, or a metric that is not of the validation split.
@@ -85,12 +124,20 @@ class Search:
     metric: str = "val_accuracy"
     mode: Literal["max", "min"] = "max"
     baseline: Mapping[str, str | int | float] = field(default_factory=dict)
+    cost: str | None = None
+    tables: tuple[StudyTable, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise InvalidConfig(f"a search's name is lower case letters, digits and _; got '{self.name}'")
         if not self.metric.startswith("val_"):
             raise InvalidConfig(f"a search ranks by the validation split (val_…); got '{self.metric}'")
+        stopping = [name for name, preset in self.presets.items() if preset.scheduler != "none"]
+        if self.cost is not None and stopping:
+            raise InvalidConfig(
+                "a search with a cost trains every trial in full (scheduler='none'), since a trial that is stopped "
+                f"early is always cheap; preset {stopping[0]} stops"
+            )
 
     def better(self, left: float, right: float) -> bool:
         """Whether `left` is the better value of the metric."""

@@ -29,11 +29,13 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
     """
     started = state.started
     assert started is not None
+    front = pareto_front(state)
     return {
         "search": started.search,
         "dataset_fingerprint": started.dataset_fingerprint,
         "metric": started.metric,
         "mode": started.mode,
+        "cost": started.cost,
         "trials": [
             {
                 "trial_id": trial.trial_id,
@@ -44,10 +46,35 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
                 "history": trial.history,
                 "mlflow_run_id": run_ids.get(trial.trial_id),
                 "seconds": trial.seconds,
+                **({"pareto": trial.trial_id in front} if started.cost else {}),
                 **({"cause": trial.finished.cause} if trial.finished and trial.finished.cause else {}),
             }
             for trial in state.ranked(started.metric, started.mode)
         ],
+    }
+
+
+def pareto_front(state: SearchState) -> set[str]:
+    """Ids of the completed trials that no other equals or beats in metric and cost while beating it in one.
+
+    Empty for a search without a cost.
+    """
+    started = state.started
+    assert started is not None
+    if started.cost is None:
+        return set()
+    sign = 1 if started.mode == "max" else -1
+    points = {
+        trial.trial_id: (sign * best[started.metric], -trial.total(started.cost))
+        for trial in state.trials.values()
+        if trial.status == "completed" and (best := trial.best(started.metric, started.mode))
+    }
+    return {
+        name
+        for name, point in points.items()
+        if not any(
+            other != point and other[0] >= point[0] and other[1] >= point[1] for other in points.values()
+        )
     }
 
 
@@ -77,6 +104,10 @@ def table(state: SearchState, rows: int = 15) -> Table:
     made.add_column("trial", no_wrap=True)
     for name in shown:
         made.add_column(HEADINGS.get(name, name.removeprefix("val_").replace("_", " ")), no_wrap=True)
+    front = pareto_front(state)
+    if started.cost:
+        made.add_column(f"total {started.cost.replace('_', ' ')}", no_wrap=True)
+        made.add_column("Pareto", no_wrap=True)
     made.add_column("epochs", no_wrap=True)
     made.add_column("end", no_wrap=True)
     made.add_column("parameters that varied", overflow="fold", min_width=24)
@@ -86,6 +117,11 @@ def table(state: SearchState, rows: int = 15) -> Table:
         made.add_row(
             trial.trial_id,
             *(_with_error(best, name) for name in shown),
+            *(
+                [f"{trial.total(started.cost):.4g}", "●" if trial.trial_id in front else ""]
+                if started.cost
+                else []
+            ),
             f"{len(trial.history)}/{started.epochs}",
             trial.status,
             ", ".join(f"{name}={_number(params[name])}" for name in varied if name in params),

@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
@@ -52,7 +53,7 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__(metric=search.metric, mode=search.mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._preset, self._space, self._seed = preset, space, seed
+        self._preset, self._space, self._seed, self._cost = preset, space, seed, search.cost
         self._state, self._write = state, write
         self._points = space.grid() if preset.sampler == "grid" else []
         self.total = total_trials(preset, space)
@@ -60,7 +61,10 @@ class OptunaSearcher(Searcher):
         self._study = optuna.create_study(
             storage=f"sqlite:///{database.resolve()}",
             study_name=search.name,
-            direction="maximize" if search.mode == "max" else "minimize",
+            directions=[
+                StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE,
+                *([StudyDirection.MINIMIZE] if search.cost else []),
+            ],
             sampler=RandomSampler(seed=seed),
             load_if_exists=True,
         )
@@ -112,8 +116,10 @@ class OptunaSearcher(Searcher):
             for metrics in trial.history:
                 handle.report(metrics[self.metric], int(metrics["epoch"]))
         best = trial.best(self.metric, self.mode)
-        value = best[self.metric] if best and told == OptunaState.COMPLETE else None
-        self._study.tell(trial.started.number, value, state=told)
+        values = None
+        if best and told == OptunaState.COMPLETE:
+            values = [best[self.metric], *([trial.total(self._cost)] if self._cost else [])]
+        self._study.tell(trial.started.number, values, state=told)
 
     def _draw(self, count: int) -> TrialStarted:
         self._study.sampler = self._sampler(count)

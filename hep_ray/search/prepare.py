@@ -93,6 +93,7 @@ class SearchPlan:
             "dataset_fingerprint": self.dataset.fingerprint,
             "metric": self.search.metric,
             "mode": self.search.mode,
+            "cost": self.search.cost,
             "epochs": preset.epochs,
             "sampler": preset.sampler,
             "scheduler": stopping if preset.scheduler == "asha" else "none",

@@ -43,7 +43,11 @@ class TrialState:
     @property
     def seconds(self) -> float:
         """Time spent in its epochs, s."""
-        return sum(metrics["epoch_seconds"] for metrics in self.history)
+        return self.total("epoch_seconds")
+
+    def total(self, metric: str) -> float:
+        """Sum of a metric over the epochs."""
+        return sum(metrics[metric] for metrics in self.history)
 
     def best(self, metric: str, mode: str) -> dict[str, float] | None:
         """Metrics of the epoch with the best value of a metric (the earliest of equals), if any epoch ended."""

@@ -23,6 +23,7 @@ class SearchStarted(Config):
     task: str
     metric: str
     mode: Literal["max", "min"]
+    cost: str | None = Field(None, description="metric whose sum over a trial is minimised beside the first")
     epochs: int
     sampler: str
     scheduler: str

@@ -103,6 +103,58 @@ class TestContract:
             build_loss(name, {**REQUIRED.get(name, {}), "rooot_index": 2})
 
 
+class TestFurtherLosses:
+    """Two classes, logits (ln 3, 0): softmax (3/4, 1/4), logistic function (3/4, 1/2)."""
+
+    @pytest.mark.parametrize(
+        ("name", "values", "target", "expected"),
+        [
+            # (1 − s/2)·ln(4/3) + (s/2)·ln 4 at s = 0.2: 0.9·0.287682 + 0.1·1.386294
+            ("cross_entropy", {"label_smoothing": 0.2}, 0, 0.3975433),
+            ("focal", {"focusing": 2.0}, 0, 0.0179801),  # (1/4)²·ln(4/3)
+            ("focal", {"focusing": 2.0}, 1, 0.7797906),  # (3/4)²·ln 4
+            ("focal", {"focusing": 0.5}, 0, 0.1438410),  # (1/4)^½·ln(4/3)
+            ("mse", {}, 0, 0.0625),  # two deviations of 1/4: (1/16 + 1/16)/2
+            ("mse", {}, 1, 0.5625),  # two of 3/4
+            ("binary_cross_entropy", {}, 0, 0.4904146),  # (ln(4/3) + ln 2)/2
+            ("binary_cross_entropy", {}, 1, 1.0397208),  # (ln 4 + ln 2)/2
+        ],
+    )
+    def test_golden_values(self, name: str, values: dict[str, float], target: int, expected: float):
+        logits = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+        value = build_loss(name, values)(logits, torch.tensor([target]))
+        assert value.item() == pytest.approx(expected, abs=1e-7)
+
+    def test_binary_probabilities_are_the_normalised_answers(self):
+        # (3/4, 1/2) divided by 5/4
+        logits = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+        seen = build_loss("binary_cross_entropy", {}).probabilities(logits)
+        assert seen.tolist()[0] == pytest.approx([0.6, 0.4])
+
+    @pytest.mark.parametrize("focusing", [0.0, 0.5, 1.0, 2.0, 5.0])
+    @pytest.mark.parametrize("value", EXTREMES)
+    def test_the_focal_gradient_is_finite_for_every_focusing(self, focusing: float, value: float):
+        logits = torch.tensor([[value, 0.0], [value, -value]], requires_grad=True)
+        build_loss("focal", {"focusing": focusing})(logits, torch.tensor([0, 1])).sum().backward()
+        assert logits.grad is not None
+        assert torch.isfinite(logits.grad).all()
+
+    @given(seed=seeds, classes=class_counts)
+    @settings(max_examples=30, deadline=None)
+    def test_no_focusing_is_cross_entropy(self, seed: int, classes: int):
+        logits, target = events(seed, classes)
+        plain = build_loss("cross_entropy", {})(logits, target)
+        torch.testing.assert_close(build_loss("focal", {"focusing": 0.0})(logits, target), plain)
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [("cross_entropy", {"label_smoothing": 1.0}), ("focal", {"focusing": -0.1})],
+    )
+    def test_refuses_values_out_of_range(self, name: str, values: dict[str, float]):
+        with pytest.raises(InvalidConfig, match=f"loss '{name}': {next(iter(values))}"):
+            build_loss(name, values)
+
+
 class TestRootSoftmax:
     @pytest.mark.parametrize(
         ("index", "logits", "target", "expected"),

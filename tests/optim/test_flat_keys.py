@@ -30,7 +30,7 @@ def test_no_component_takes_a_key_of_the_trainer():
 def test_every_kind_has_its_components():
     assert {kind.kind: set(kind) for kind in KINDS} == {
         "model": {"cnn", "resnet34", "resnet50", "resnet101"},
-        "loss": {"cross_entropy", "root_softmax", "hinge"},
+        "loss": {"binary_cross_entropy", "cross_entropy", "focal", "hinge", "mse", "root_softmax"},
         "optimizer": {"adam", "adamw", "sgd", "rmsprop"},
-        "schedule": {"none", "step", "cosine"},
+        "schedule": {"none", "step", "cosine", "exponential", "cyclic"},
     }

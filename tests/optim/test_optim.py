@@ -156,6 +156,14 @@ class TestSchedules:
         seen = rates("cosine", {"minimum_fraction": 0.2}, epochs=2, until=4)
         assert seen == pytest.approx([1, 0.6, 0.2, 0.2])
 
+    def test_exponential_falls_every_epoch(self):
+        assert rates("exponential", {"gamma": 0.5}, epochs=3, until=5) == [1, 0.5, 0.25, 0.125, 0.0625]
+
+    def test_cyclic_goes_down_and_up_in_straight_lines(self):
+        # Half-way down from 1 to 0.2: 0.6
+        seen = rates("cyclic", {"cycle_epochs": 4, "lowest_fraction": 0.2}, epochs=3, until=9)
+        assert seen == pytest.approx([1, 0.6, 0.2, 0.6, 1, 0.6, 0.2, 0.6, 1])
+
     @pytest.mark.parametrize("schedule", list(SCHEDULES))
     def test_starts_at_the_given_rate(self, schedule: str):
         assert rates(schedule, {}, epochs=3, until=1) == [1.0]
@@ -174,6 +182,9 @@ class TestSchedules:
             ("step", {"gamma": 0}),
             ("step", {"gamma": 1.1}),
             ("cosine", {"minimum_fraction": -0.1}),
+            ("exponential", {"gamma": 0}),
+            ("cyclic", {"cycle_epochs": 1}),
+            ("cyclic", {"lowest_fraction": 1.5}),
         ],
     )
     def test_refuses_values_out_of_range(self, schedule: str, values: dict[str, object]):

@@ -26,6 +26,7 @@ KNOWS = {
     "training": BASE | {"data"} | PARTS,
     "tracking": BASE,
     "search": BASE | {"cluster", "data", "training", "tracking"} | PARTS,
+    "report": BASE | {"search", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 

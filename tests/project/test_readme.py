@@ -209,9 +209,11 @@ assert logits.shape == (50, 2)
 target = torch.tensor([0, 1, 1])
 toward = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, -1.0]])
 plain = build_loss("cross_entropy", {})(toward, target)
-torch.testing.assert_close(build_loss("focal", {"focusing": 0.0})(toward, target), plain)
-# Two equal logits: p = 1/2, so the weight is (1/2)^2 and the loss ln 2 / 4.
-assert abs(float(build_loss("focal", {"focusing": 2.0})(toward, target)[0]) - 0.6931472 / 4) < 1e-6
+# q = 1 is one minus the probability of the true class, whose logarithm is minus the cross-entropy.
+linear = build_loss("generalised_cross_entropy", {"robustness": 1.0})(toward, target)
+torch.testing.assert_close(linear, 1 - torch.exp(-plain))
+# Two equal logits: p = 1/2, so at q = 1/2 the loss is 2 (1 - sqrt(1/2)).
+assert abs(float(build_loss("generalised_cross_entropy", {"robustness": 0.5})(toward, target)[0]) - 0.5857864) < 1e-6
 """
     parts = [
         block.replace("from __future__ import annotations\n", "") for block in (model, loss, schedule, reader)

@@ -1,0 +1,1 @@
+"""What a search has found, in the form in which its study was published."""

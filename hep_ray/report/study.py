@@ -1,0 +1,146 @@
+"""Study tables: trials grouped as the publication groups them, its numbers beside ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import MARKDOWN, SIMPLE_HEAD
+from rich.table import Table
+
+from hep_ray.errors import InvalidConfig, StorageError, UnknownName
+
+if TYPE_CHECKING:
+    from hep_ray.search.definition import Search, StudyTable
+    from hep_ray.search.state import SearchState, TrialState
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Results of the trials of one row in one column.
+
+    Attributes:
+        values: of the metric, one per trial that reached the epoch.
+    """
+
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """Mean ± sample s.d. (number of trials); without trials a dash, without spread the value alone."""
+        if not self.values:
+            return "–"
+        mean = statistics.fmean(self.values)
+        if len(self.values) == 1:
+            return f"{mean:.4f} (1)"
+        return f"{mean:.4f} ± {statistics.stdev(self.values):.4f} ({len(self.values)})"
+
+
+def load_search(name: str, folder: Path = Path("searches")) -> Search:
+    """The `Search` that a script states.
+
+    Args:
+        name: of a script in `folder`, or the path of one.
+        folder: of the scripts.
+
+    Raises:
+        UnknownName: there is no such script, or it states no search.
+    """
+    from hep_ray.search.definition import Search
+
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
+        raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
+    spec = importlib.util.spec_from_file_location(f"_search_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    search = getattr(module, "search", None)
+    if not isinstance(search, Search):
+        raise UnknownName(f"a search script has a variable 'search' of class Search; {path} has none")
+    return search
+
+
+def read_state(search: Search, storage: Path) -> SearchState:
+    """What the storage knows of a search.
+
+    Raises:
+        StorageError: it was never run there.
+    """
+    from hep_ray.search.state import SearchState
+    from hep_ray.tracking.journal import FILE_NAME, read_records
+
+    folder = storage / search.name
+    if not (folder / FILE_NAME).exists():
+        raise StorageError(f"a report is of a search that ran; {folder} holds none: run the search first")
+    return SearchState.fold(read_records(folder))
+
+
+def cells(
+    table: StudyTable, trials: Sequence[TrialState], metric: str, mode: str
+) -> dict[str, dict[str, Cell]]:
+    """Row → column → results. Rows keep the order of the first trial of each; failed trials have no part.
+
+    Raises:
+        InvalidConfig: no trial reports a metric of the table.
+    """
+    rows: dict[str, dict[str, list[float]]] = {}
+    for trial in sorted(trials, key=lambda one: one.started.number):
+        if trial.status == "failed" or not trial.history:
+            continue
+        found = rows.setdefault(table.row(trial.started.params), {name: [] for name in columns(table)})
+        best = trial.best(metric, mode) or {}
+        for name in table.metrics:
+            if name not in best:
+                raise InvalidConfig(
+                    f"a study table shows metrics that trials report; '{name}' is not among {', '.join(best)}"
+                )
+            if not table.epochs:
+                found[_heading(name)].append(best[name])
+            for epoch in table.epochs:
+                at = [metrics[name] for metrics in trial.history if int(metrics["epoch"]) == epoch]
+                found[_heading(name, epoch)].extend(at)
+    return {
+        row: {column: Cell(tuple(values)) for column, values in found.items()} for row, found in rows.items()
+    }
+
+
+def columns(table: StudyTable) -> list[str]:
+    """Headings of the columns of results."""
+    return [_heading(name, epoch) for name in table.metrics for epoch in (table.epochs or (None,))]
+
+
+def rendered(table: StudyTable, state: SearchState, *, markdown: bool = False) -> Table:
+    """A study table for a terminal, or in Markdown.
+
+    Published rows that no trial matches are shown with dashes: what was not run is not hidden.
+    """
+    started = state.started
+    assert started is not None
+    found = cells(table, list(state.trials.values()), started.metric, started.mode)
+    made = Table(
+        title=None if markdown else table.title,
+        title_justify="left",
+        header_style="bold",
+        box=MARKDOWN if markdown else SIMPLE_HEAD,
+    )
+    made.add_column(", ".join(table.rows), overflow="fold")
+    for column in columns(table):
+        made.add_column(column, no_wrap=True)
+    if table.published:
+        made.add_column(f"published ({table.published_on})", overflow="fold")
+    for row in dict.fromkeys([*found, *table.published]):
+        results = found.get(row, {})
+        words = [str(results.get(column, Cell(()))) for column in columns(table)]
+        made.add_row(row or "all", *words, *([table.published.get(row, "")] if table.published else []))
+    return made
+
+
+def _heading(metric: str, epoch: int | None = None) -> str:
+    name = metric.removeprefix("val_").replace("_", " ")
+    return name if epoch is None else f"{name}, epoch {epoch}"

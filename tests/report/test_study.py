@@ -1,0 +1,160 @@
+"""Study tables against hand-made searches; the Pareto front against its definition."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from hep_ray.errors import InvalidConfig, StorageError, UnknownName
+from hep_ray.report.study import cells, load_search, read_state, rendered
+from hep_ray.search.definition import Preset, Search, StudyTable
+from hep_ray.search.leaderboard import leaderboard, pareto_front
+from hep_ray.search.optuna_search import OptunaSearcher
+from hep_ray.search.parameters import LogUniform
+from hep_ray.search.space import Space
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.records import EpochFinished, SearchStarted, Status, TrialFinished, TrialStarted
+
+SCRIPTS = Path(__file__).parents[2] / "searches"
+
+
+def state(*trials: tuple[Mapping[str, Any], list[float], Status], cost: str | None = None) -> SearchState:
+    """A search of these trials: parameters, validation accuracy after each epoch of 1 s, how it ended."""
+    made = SearchState()
+    made.apply(
+        SearchStarted(
+            time=0, search="s", search_id="i", dataset_fingerprint="f", task="t", metric="val_accuracy", mode="max",
+            cost=cost, epochs=3, sampler="tpe", scheduler="none", seed=0, space={}, options={}, provenance={},
+        )
+    )  # fmt: skip
+    for number, (params, accuracies, status) in enumerate(trials):
+        name = f"t{number:04d}"
+        made.apply(TrialStarted(time=0, trial_id=name, number=number, params=dict(params), seed=number))
+        for epoch, accuracy in enumerate(accuracies, 1):
+            metrics = {"epoch": epoch, "val_accuracy": accuracy, "epoch_seconds": 1.0}
+            made.apply(EpochFinished(time=0, trial_id=name, metrics=metrics))
+        if status != "running":
+            made.apply(TrialFinished(time=0, trial_id=name, status=status))
+    return made
+
+
+SEEDS = state(
+    ({"root_index": 1}, [0.5, 0.8], "completed"),
+    ({"root_index": 3}, [0.6, 0.9], "completed"),
+    ({"root_index": 1}, [0.7, 0.6], "completed"),
+    ({"root_index": 1}, [0.1, 0.1], "failed"),
+)
+
+
+def test_trials_that_differ_in_seed_only_are_one_row() -> None:
+    table = StudyTable("t", rows=("root_index",))
+    found = cells(table, list(SEEDS.trials.values()), "val_accuracy", "max")
+    assert {row: cell["accuracy"].values for row, cell in found.items()} == {
+        "root_index=1": (0.8, 0.7),
+        "root_index=3": (0.9,),
+    }
+    spread = statistics.stdev([0.8, 0.7])
+    assert str(found["root_index=1"]["accuracy"]) == f"0.7500 ± {spread:.4f} (2)"
+
+
+def test_an_epoch_that_no_trial_reached_is_a_dash_and_a_published_row_stays() -> None:
+    table = StudyTable(
+        "t", ("root_index",), epochs=(2, 40), published={"root_index=9": "0.99"}, published_on="other events"
+    )
+    console = Console(width=150, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(rendered(table, SEEDS, markdown=True))
+    lines = capture.get().splitlines()
+    assert "other events" in lines[0] or "other events" in lines[1]
+    row = next(line for line in lines if "root_index=3" in line)
+    assert [word.strip() for word in row.strip("| ").split("|")][:3] == ["root_index=3", "0.9000 (1)", "–"]
+    assert any("root_index=9" in line and "0.99" in line and "–" in line for line in lines)
+
+
+def test_refusals() -> None:
+    with pytest.raises(InvalidConfig, match="names none"):
+        StudyTable("t", ("a",), published={"a=1": "0.5"})
+    with pytest.raises(InvalidConfig, match="rows and metrics"):
+        StudyTable("t", ())
+    with pytest.raises(InvalidConfig, match="val_nothing"):
+        cells(
+            StudyTable("t", ("root_index",), ("val_nothing",)),
+            list(SEEDS.trials.values()),
+            "val_accuracy",
+            "max",
+        )
+    with pytest.raises(UnknownName, match="cnn_loss"):
+        load_search("nothing", SCRIPTS)
+    with pytest.raises(InvalidConfig, match="preset smoke stops"):
+        Search(
+            "s", "t", "t", Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=0.1),
+            {"smoke": Preset(1, 1)}, cost="epoch_seconds",
+        )  # fmt: skip
+
+
+def test_a_search_that_never_ran_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="run the search first"):
+        read_state(load_search("cnn_loss", SCRIPTS), tmp_path)
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_states_the_search_of_its_name(script: Path) -> None:
+    search = load_search(str(script))
+    assert search.name == script.stem
+    assert {"smoke", "laptop"} <= set(search.presets)
+    assert search.tables
+
+
+def test_the_front_of_five_trials() -> None:
+    """Costs are the numbers of epochs. (0.9, 2 s) and (0.7, 1 s) are beaten by none; the others are, or failed."""
+    made = state(
+        ({}, [0.5, 0.9], "completed"),
+        ({}, [0.7], "completed"),
+        ({}, [0.1, 0.1, 0.9], "completed"),
+        ({}, [0.6], "completed"),
+        ({}, [1.0], "failed"),
+        cost="epoch_seconds",
+    )
+    assert pareto_front(made) == {"t0000", "t0001"}
+    board = leaderboard(made, {})
+    assert board["cost"] == "epoch_seconds"
+    assert {trial["trial_id"]: trial["pareto"] for trial in board["trials"]}["t0002"] is False
+    assert pareto_front(SEEDS) == set()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=1, max_size=8))
+def test_every_trial_off_the_front_is_beaten_by_one_on_it(points: list[tuple[int, int]]) -> None:
+    made = state(*(({}, [value / 4] * cost, "completed") for value, cost in points), cost="epoch_seconds")
+    front = [points[int(name[1:])] for name in pareto_front(made)]
+    for value, cost in points:
+        beaten = [one for one in front if one != (value, cost) and one[0] >= value and one[1] <= cost]
+        assert bool(beaten) != ((value, cost) in front)
+
+
+def test_optuna_is_told_metric_and_cost(tmp_path: Path) -> None:
+    space = Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=LogUniform(1e-4, 1e-2))
+    preset = Preset(epochs=2, trials=2, scheduler="none")
+    search = Search("s", "t", "t", space, {"smoke": preset}, cost="epoch_seconds")
+    known = SearchState()
+    searcher = OptunaSearcher(search, preset, space, 0, tmp_path / "optuna.db", known, known.apply)
+    for accuracies in ([0.5, 0.8], [0.6]):
+        drawn = searcher.suggest("x")
+        assert isinstance(drawn, dict)
+        name = drawn["trial_id"]
+        for epoch, accuracy in enumerate(accuracies, 1):
+            metrics = {"epoch": epoch, "val_accuracy": accuracy, "epoch_seconds": 1.5}
+            known.apply(EpochFinished(time=0, trial_id=name, metrics=metrics))
+        end = TrialFinished(time=0, trial_id=name, status="completed")
+        known.apply(end)
+        searcher.record(end)
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    assert [trial.values for trial in study.trials] == [[0.8, 3.0], [0.6, 1.5]]
+    assert len(study.best_trials) == 2
