@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -35,6 +35,10 @@ class SchemaLike(Protocol):
     def columns(self) -> Sequence[ColumnLike]:
         """Columns of one event."""
 
+    @property
+    def inputs(self) -> Sequence[ColumnLike]:
+        """Those of them that a model may read: neither the weight nor the group."""
+
 
 class Model(nn.Module):
     """A classifier: `forward` takes one tensor per name in `columns` and returns logits (N, n_classes).
@@ -57,11 +61,13 @@ class ModelEntry:
         config: its configuration class.
         build: makes the model from a configuration and an event schema; it raises `InvalidConfig`
             when the schema does not hold the columns or shapes that the model needs.
+        example: fields with which it builds anywhere, where its defaults need something from outside.
     """
 
     name: str
     config: type[Config]
     build: Callable[[Any, SchemaLike], Model]
+    example: Mapping[str, Any] = field(default_factory=dict)
 
 
 MODELS: Registry[ModelEntry] = Registry("model", __name__)
@@ -69,19 +75,20 @@ MODELS: Registry[ModelEntry] = Registry("model", __name__)
 M = TypeVar("M", bound=type[Model])
 
 
-def model(name: str, config: type[Config]) -> Callable[[M], M]:
+def model(name: str, config: type[Config], *, example: Mapping[str, Any] | None = None) -> Callable[[M], M]:
     """Register a class whose `__init__` takes (config, schema).
 
     Args:
         name: what a search calls the model.
         config: the model's configuration class.
+        example: fields with which the model builds anywhere; none where its defaults do.
 
     Raises:
         DuplicateName: another model has the name.
     """
 
     def register(cls: M) -> M:
-        MODELS.add(name, ModelEntry(name, config, cls))
+        MODELS.add(name, ModelEntry(name, config, cls, example or {}))
         return cls
 
     return register

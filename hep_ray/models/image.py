@@ -52,9 +52,9 @@ class ImageInput(nn.Module):
 
     def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
         super().__init__()
-        images = [column for column in schema.columns if len(column.shape) == IMAGE_DIMENSIONS]
+        images = [column for column in schema.inputs if len(column.shape) == IMAGE_DIMENSIONS]
         if len(images) != 1:
-            found = ", ".join(f"{column.name} {column.shape}" for column in schema.columns)
+            found = ", ".join(f"{column.name} {column.shape}" for column in schema.inputs)
             raise InvalidConfig(
                 f"an image model needs exactly one column of shape (φ, η, channel); "
                 f"got {len(images)} among: {found or 'no columns'}"

@@ -74,7 +74,9 @@ class TrialLoop:
             self.model.fit(self._train.inputs)
         self.loss = entries["loss"].build(parts["loss"]).to(self._device)
         self._optimizer = entries["optimizer"].build(
-            parts["optimizer"], self.model.parameters(), config.trainer.learning_rate
+            parts["optimizer"],
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            config.trainer.learning_rate,
         )
         self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
 

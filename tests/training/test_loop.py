@@ -153,7 +153,7 @@ def test_a_failed_write_leaves_the_former_checkpoint(tmp_path):
     ("change", "error", "words"),
     [
         ({"lr": 1}, InvalidConfig, "unknown key 'lr'"),
-        ({"model": "cn"}, UnknownName, "did you mean 'cnn'"),
+        ({"model": "cnnn"}, UnknownName, "did you mean 'cnn'"),
         ({"learning_rate": -1}, InvalidConfig, "learning_rate"),
         ({"momentum": 0.9}, InvalidConfig, "unknown key 'momentum'"),
         ({"root_index": 0.2}, InvalidConfig, "root_index"),

@@ -1,0 +1,83 @@
+"""The network of Islam and Ramachandra for electron, muon, tau and jet images, after a well-known one for CIFAR-10.
+
+Shapes at 16x16x2 (N events, channels x H x W), with the widths of the default variant:
+
+    image                        2 x 16 x 16
+    conv 3x3, padded            32 x 16 x 16
+    conv 3x3                    32 x 14 x 14      pool 2, dropout 0.25    32 x 7 x 7
+    conv 3x3, padded            64 x  7 x  7
+    conv 3x3                    64 x  5 x  5      pool 2, dropout 0.25    64 x 2 x 2
+    linear, dropout 0.5        512
+    linear                     n_classes
+
+The variant `wide` has 64 and 128 channels in the second and fourth convolution; `selu` replaces ReLU.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from hep_ray.models import Model, SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageInput, flat_features, output_size
+from hep_ray.models.mlp import ACTIVATIONS, Activation
+
+HIDDEN_FEATURES = 512
+STAGES = ((32, 64), (64, 128))  # channels of a stage's first convolution, of its second one where wide
+
+
+class ObjectCnnConfig(ImageConfig):
+    """Configuration of `object_cnn`.
+
+    Attributes:
+        wide: second convolutions twice as wide as first ones.
+        activation: after each convolution and the hidden layer.
+        image_dropout: probability of zeroing a pixel after a pooling.
+        dropout: probability of zeroing a hidden feature.
+    """
+
+    wide: bool = False
+    activation: Activation = "relu"
+    image_dropout: float = Field(default=0.25, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+
+
+@model("object_cnn", ObjectCnnConfig)
+class ObjectCnn(Model):
+    """Two stages of two convolutions each, one hidden layer.
+
+    Args:
+        config: variant and dropout, scale and transform of the pixels.
+        schema: events with one image of at least 10x10 pixels.
+
+    Raises:
+        InvalidConfig: there is not exactly one image, or it is too small.
+    """
+
+    def __init__(self, config: ObjectCnnConfig, schema: SchemaLike) -> None:
+        super().__init__()
+        self.image = ImageInput(config, schema)
+        self.columns = (self.image.column,)
+        activation = ACTIVATIONS[config.activation]
+        layers: list[nn.Module] = []
+        channels, size = self.image.channels, self.image.size
+        for first, wider in STAGES:
+            second = wider if config.wide else first
+            layers += [nn.Conv2d(channels, first, 3, padding=1), activation()]
+            layers += [nn.Conv2d(first, second, 3), activation()]
+            layers += [nn.MaxPool2d(2), nn.Dropout(config.image_dropout)]
+            size = output_size(output_size(size, kernel=3), kernel=2, stride=2)
+            channels = second
+        self.convolutions = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(flat_features("object_cnn", channels, size, self.image), HIDDEN_FEATURES),
+            activation(),
+            nn.Dropout(config.dropout),
+            nn.Linear(HIDDEN_FEATURES, len(schema.classes)),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, n_classes) of images (N, H, W, C)."""
+        logits: Tensor = self.head(self.convolutions(self.image(images)))
+        return logits
