@@ -21,6 +21,8 @@ FAILURE = "failure"
 """Key of a trial's last result that tells why it failed."""
 METRICS = "metrics"
 """Key of a trial's result that holds the epoch's metrics."""
+ENDED = "ended"
+"""Key of a result: the trial has done all that it had to."""
 
 
 class Recorder(Callback):
@@ -60,14 +62,19 @@ class Recorder(Callback):
         for listener in self.listeners:
             listener(record)
 
-    def finish(self, trial_id: str, cause: str = "") -> None:
-        """Record the end of a trial: failed when there is a cause, completed after its last epoch, else stopped."""
+    def finish(self, trial_id: str, cause: str = "", *, ended: bool = False) -> None:
+        """Record the end of a trial: failed when there is a cause, stopped when it had epochs left to do.
+
+        Args:
+            trial_id: which one.
+            cause: of its failure.
+            ended: it ended by itself, its patience being at its end before its last epoch.
+        """
         trial = self.state.trials[trial_id]
         if trial.finished is not None:
             return
-        status: Status = (
-            "failed" if cause else "completed" if len(trial.history) >= self._epochs else "stopped"
-        )
+        whole = ended or len(trial.history) >= self._epochs
+        status: Status = "failed" if cause else "completed" if whole else "stopped"
         self.write(TrialFinished(time=time.time(), trial_id=trial_id, status=status, cause=cause))
         self._tidy(trial_id)
 
@@ -82,7 +89,8 @@ class Recorder(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Record the end of a trial that Tune let end."""
-        self.finish(trial.config["trial_id"], trial.last_result.get(FAILURE, ""))
+        result = trial.last_result
+        self.finish(trial.config["trial_id"], result.get(FAILURE, ""), ended=result.get(ENDED, False))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Record the end of a trial whose worker died more often than Tune tries again."""

@@ -13,7 +13,7 @@ from ray import tune
 from hep_ray.data.events import EventSchema
 from hep_ray.data.stream import ResidentData
 from hep_ray.errors import HepRayError
-from hep_ray.search.recorder import FAILURE, METRICS
+from hep_ray.search.recorder import ENDED, FAILURE, METRICS
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
@@ -113,7 +113,8 @@ class TrialActor(tune.Trainable):
             METRICS: metrics,
             "epoch": int(metrics["epoch"]),
             self._job.metric: metrics[self._job.metric],
-            "done": self._loop.epoch >= self._job.epochs,
+            ENDED: self._loop.finished,
+            "done": self._loop.finished,
         }
 
     def _save(self, metrics: dict[str, float]) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 from hep_ray.config import Config
 
 Status = Literal["running", "completed", "stopped", "failed"]
-"""`completed`: all epochs; `stopped`: ended early by the scheduler; `failed`: ended by an error."""
+"""`completed`: all epochs, or until its patience ended; `stopped`: by the scheduler; `failed`: by an error."""
 
 
 class SearchStarted(Config):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hep_ray.config import Config, parse
 from hep_ray.data.augment import AugmentConfig
@@ -34,6 +34,9 @@ class TrainerConfig(Config):
         sequence_scaling: the same for columns of rank 2, such as tracks.
         image_scaling: the same for columns of rank 3.
         class_weights: `balanced` gives every class the same sum of weights in the training loss.
+        patience: end the trial after this many epochs without a lower validation loss; 0 never does.
+        clip_norm: largest length of a step's gradient, which is scaled down to it; 0 leaves it.
+        precision: `bfloat16` runs the model's products in 16 bits (autocast); weights and loss stay in 32.
     """
 
     model: str
@@ -46,6 +49,9 @@ class TrainerConfig(Config):
     sequence_scaling: str = NONE
     image_scaling: str = NONE
     class_weights: Literal["none", "balanced"] = "none"
+    patience: NonNegativeInt = 0
+    clip_norm: NonNegativeFloat = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def scaling_by_rank(self) -> dict[int, str]:

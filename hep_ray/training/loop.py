@@ -60,6 +60,9 @@ class TrialLoop:
         self.schema = schema
         self.epochs = epochs
         self.epoch = 0
+        self._lowest_loss = math.inf
+        self._stale_epochs = 0
+        self._half = config.trainer.precision == "bfloat16"
         self._seed = seed
         self._device = torch.device(device)
         parts = config.components
@@ -80,6 +83,12 @@ class TrialLoop:
         )
         self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or the patience is at its end."""
+        patience = self.config.trainer.patience
+        return self.epoch >= self.epochs or 0 < patience <= self._stale_epochs
+
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch, then validate.
 
@@ -95,6 +104,8 @@ class TrialLoop:
         self._schedule.step()
         val_metrics = self._validate()
         self.epoch += 1
+        self._stale_epochs = 0 if val_metrics["val_loss"] < self._lowest_loss else self._stale_epochs + 1
+        self._lowest_loss = min(self._lowest_loss, val_metrics["val_loss"])
         return {
             "epoch": self.epoch,
             **train_metrics,
@@ -109,7 +120,11 @@ class TrialLoop:
         if self.config.augmentation.active:
             augment = Augmentation(self.config.augmentation, self._seed, self.epoch)
             batches_of_epoch = map(augment, batches_of_epoch)
-        steps = [train_step(self.model, self.loss, self._optimizer, batch) for batch in batches_of_epoch]
+        clip_norm = self.config.trainer.clip_norm
+        steps = [
+            train_step(self.model, self.loss, self._optimizer, batch, clip_norm=clip_norm, half=self._half)
+            for batch in batches_of_epoch
+        ]
         sizes = np.array([step.events for step in steps])
         losses = torch.stack([step.loss_sum for step in steps]).double().cpu().numpy()
         finite = np.isfinite(losses)
@@ -124,7 +139,8 @@ class TrialLoop:
         }
 
     def _validate(self) -> dict[str, float]:
-        result = evaluate(self.model, self.loss, self._batches(self._val, VALIDATION_BATCH, shuffle=False))
+        batches_of_split = self._batches(self._val, VALIDATION_BATCH, shuffle=False)
+        result = evaluate(self.model, self.loss, batches_of_split, half=self._half)
         if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
             raise NonFiniteLoss(self._where(f"validation loss is {result.loss}"))
         metrics = classification_metrics(
@@ -148,6 +164,7 @@ class TrialLoop:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "random": random_state(),
+            "patience": {"lowest_loss": self._lowest_loss, "stale_epochs": self._stale_epochs},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,6 +183,8 @@ class TrialLoop:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         restore_random_state(state["random"])
+        self._lowest_loss = state["patience"]["lowest_loss"]
+        self._stale_epochs = state["patience"]["stale_epochs"]
 
 
 def training_weights(train: Events, schema: EventSchema, *, balanced: bool) -> npt.NDArray[np.float32] | None:
