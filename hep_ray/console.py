@@ -9,6 +9,18 @@ from hep_ray.errors import HepRayError
 
 if TYPE_CHECKING:
     import typer
+    from rich.console import Console
+
+LOG_WIDTH = 160
+"""Columns of a table where the output is no terminal."""
+
+
+def result_console() -> Console:
+    """Where results are printed: standard output, wide where it is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def run_app(app: typer.Typer, prog: str) -> None:

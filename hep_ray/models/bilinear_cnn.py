@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.vgg import cfgs, make_layers
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput, flat_features, output_size
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel, check_size, output_size
 from hep_ray.models.imagenet import RANDOM, as_colours, check_colours, load_weights
 
 FEATURES = 512
@@ -38,7 +38,7 @@ class BilinearCnnConfig(ImageConfig):
 
 
 @model("bilinear_cnn", BilinearCnnConfig)
-class BilinearCnn(Model):
+class BilinearCnn(ImageModel):
     """VGG16-BN features times themselves.
 
     Args:
@@ -50,14 +50,12 @@ class BilinearCnn(Model):
     """
 
     def __init__(self, config: BilinearCnnConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
+        super().__init__(config, schema)
         check_colours("bilinear_cnn", self.image)
-        self.columns = (self.image.column,)
         size = self.image.size
         for _ in range(POOLINGS):
             size = output_size(size, kernel=2, stride=2)
-        flat_features("bilinear_cnn", FEATURES, size, self.image)
+        check_size("bilinear_cnn", size, self.image)
         self.vgg = nn.ModuleDict({"features": make_layers(cfgs["D"], batch_norm=True)[:-1]})
         for layer in self.vgg.modules():
             if isinstance(layer, nn.Conv2d):

@@ -16,8 +16,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput, flat_features, output_size
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel, flat_features, output_size
 
 STAGES = ((16, 2), (64, 2), (256, 3))  # (channels, pooling) of each convolution
 HIDDEN_FEATURES = 1000
@@ -34,7 +34,7 @@ class CnnConfig(ImageConfig):
 
 
 @model("cnn", CnnConfig)
-class Cnn(Model):
+class Cnn(ImageModel):
     """Three unpadded 3x3 convolutions with max-pooling, one hidden linear layer.
 
     Args:
@@ -46,9 +46,7 @@ class Cnn(Model):
     """
 
     def __init__(self, config: CnnConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         layers: list[nn.Module] = []
         channels, size = self.image.channels, self.image.size
         for width, pooling in STAGES:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 
 WIDTHS = (32, 64)
 
@@ -31,7 +31,7 @@ class CnnRnnConfig(ImageConfig):
 
 
 @model("cnn_rnn", CnnRnnConfig)
-class CnnRnn(Model):
+class CnnRnn(ImageModel):
     """One CNN for every layer, a gated recurrent unit over the layers.
 
     Args:
@@ -43,9 +43,7 @@ class CnnRnn(Model):
     """
 
     def __init__(self, config: CnnRnnConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         first, second = WIDTHS
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, first, 3, padding=1),

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 
 WIDTHS = (16, 32, 64)
 
@@ -24,7 +24,7 @@ class Conv3dConfig(ImageConfig):
 
 
 @model("conv3d", Conv3dConfig)
-class Conv3d(Model):
+class Conv3d(ImageModel):
     """Three convolutions in depth, φ and η; depth is never pooled.
 
     Args:
@@ -36,9 +36,7 @@ class Conv3d(Model):
     """
 
     def __init__(self, config: Conv3dConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         layers: list[nn.Module] = []
         channels = 1
         for width in WIDTHS:

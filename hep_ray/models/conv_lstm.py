@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 
 LAST_WIDTH = 64
 
@@ -50,7 +50,7 @@ class ConvLstmCell(nn.Module):
 
 
 @model("conv_lstm", ConvLstmConfig)
-class ConvLstm(Model):
+class ConvLstm(ImageModel):
     """A convolutional LSTM over the channels, a convolution, a linear layer.
 
     Args:
@@ -62,9 +62,7 @@ class ConvLstm(Model):
     """
 
     def __init__(self, config: ConvLstmConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         self.features = config.recurrent_features
         self.cell = ConvLstmCell(1, self.features)
         self.head = nn.Sequential(

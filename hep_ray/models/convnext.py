@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput, flat_features
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel, check_size
 
 DEPTHS = (2, 2, 6, 2)
 INITIAL_SPREAD = 0.02
@@ -41,7 +41,7 @@ class ConvNextConfig(ImageConfig):
 
 
 @model("convnext", ConvNextConfig)
-class ConvNext(Model):
+class ConvNext(ImageModel):
     """Depthwise 7x7 convolutions and inverted bottlenecks.
 
     Args:
@@ -53,11 +53,9 @@ class ConvNext(Model):
     """
 
     def __init__(self, config: ConvNextConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         side = config.patch_size * 2 ** (config.stages - 1)
-        flat_features("convnext", 1, (self.image.size[0] // side, self.image.size[1] // side), self.image)
+        check_size("convnext", (self.image.size[0] // side, self.image.size[1] // side), self.image)
         widths = [config.width * 2**stage for stage in range(config.stages)]
         settings = [
             CNBlockConfig(width, following, depth)

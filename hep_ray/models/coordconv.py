@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 
 WIDTHS = (32, 64, 128)
 
@@ -25,7 +25,7 @@ class CoordConvConfig(ImageConfig):
 
 
 @model("coordconv", CoordConvConfig)
-class CoordConv(Model):
+class CoordConv(ImageModel):
     """Three convolutions on the image and its two coordinates.
 
     Args:
@@ -39,9 +39,7 @@ class CoordConv(Model):
     coordinates: Tensor
 
     def __init__(self, config: CoordConvConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         height, width = self.image.size
         grid = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
         self.register_buffer("coordinates", torch.stack(grid)[None], persistent=False)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 
 NORMALISED_CHANNELS = 5
 """Channels over which local response normalisation sums (Krizhevsky et al., 2012, section 3.3)."""
@@ -72,7 +72,7 @@ def halving() -> nn.MaxPool2d:
 
 
 @model("cvn", CvnConfig)
-class Cvn(Model):
+class Cvn(ImageModel):
     """A branch of CVN with an average pooling and a linear classifier.
 
     Args:
@@ -84,9 +84,7 @@ class Cvn(Model):
     """
 
     def __init__(self, config: CvnConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, 64, 7, stride=2),
             halving(),

@@ -16,8 +16,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 
 WIDTHS = (32, 64, 128, 256)
 HIDDEN_FEATURES = 1000
@@ -34,7 +34,7 @@ class DeepCnnConfig(ImageConfig):
 
 
 @model("deep_cnn", DeepCnnConfig)
-class DeepCnn(Model):
+class DeepCnn(ImageModel):
     """Four stages of two padded 3x3 convolutions with batch normalisation, one hidden linear layer.
 
     Args:
@@ -46,9 +46,7 @@ class DeepCnn(Model):
     """
 
     def __init__(self, config: DeepCnnConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         layers: list[nn.Module] = []
         channels = self.image.channels
         for width in WIDTHS:

@@ -16,8 +16,8 @@ import torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput, flat_features
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel, check_size
 
 
 class DenseNetConfig(ImageConfig):
@@ -35,7 +35,7 @@ class DenseNetConfig(ImageConfig):
 
 
 @model("densenet", DenseNetConfig)
-class DenseNet(Model):
+class DenseNet(ImageModel):
     """Three dense blocks; every layer sees all earlier ones of its block.
 
     Args:
@@ -47,10 +47,8 @@ class DenseNet(Model):
     """
 
     def __init__(self, config: DenseNetConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
-        flat_features("densenet", 1, (self.image.size[0] // 4, self.image.size[1] // 4), self.image)
+        super().__init__(config, schema)
+        check_size("densenet", (self.image.size[0] // 4, self.image.size[1] // 4), self.image)
         self.network = torchvision.models.DenseNet(
             growth_rate=config.growth,
             block_config=(config.block_layers,) * 3,

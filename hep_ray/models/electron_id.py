@@ -14,6 +14,7 @@ Shapes (N events) with the thesis' best values, 3 convolutions of 32 channels an
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 import torch
@@ -129,35 +130,47 @@ def dense(features: int, config: ElectronIdConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def convolutions(
+    channels: int,
+    config: ElectronIdConfig,
+    convolution: Callable[[int, int], nn.Module],
+    *,
+    pool: bool = False,
+) -> list[nn.Module]:
+    """Convolutions with ReLU, from `channels` to `conv_features`; with `pool` each halves the image."""
+    layers: list[nn.Module] = []
+    for _ in range(config.conv_layers):
+        layers += [convolution(channels, config.conv_features), nn.ReLU(inplace=True)]
+        layers += [nn.MaxPool2d(2, ceil_mode=True)] if pool else []
+        channels = config.conv_features
+    return layers
+
+
+padded = partial(nn.Conv2d, kernel_size=3, padding=1)
+per_track = partial(nn.Conv1d, kernel_size=1)
+
+
 def fine_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
     """Stream of the finely segmented image and its number of features."""
-    layers: list[nn.Module] = [ChannelsFirst()]
-    channels, size = (column.shape[2:] or (1,))[0], column.shape[:2]
+    height, width, channels = (*column.shape, 1)[:3]
+    layers = convolutions(channels, config, padded, pool=True)
     for _ in range(config.conv_layers):
-        layers += [nn.Conv2d(channels, config.conv_features, 3, padding=1), nn.ReLU(inplace=True)]
-        layers += [nn.MaxPool2d(2, ceil_mode=True)]
-        channels, size = config.conv_features, tuple(-(-side // 2) for side in size)
-    return nn.Sequential(*layers, nn.Flatten()), channels * size[0] * size[1]
+        height, width = -(-height // 2), -(-width // 2)
+    return nn.Sequential(ChannelsFirst(), *layers, nn.Flatten()), config.conv_features * height * width
 
 
 def layer_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
     """Stream of the coarse images, one channel per layer, and its number of features."""
-    layers: list[nn.Module] = [ChannelsFirst()]
     height, width, channels = column.shape
-    for _ in range(config.conv_layers):
-        layers += [nn.Conv2d(channels, config.conv_features, 3, padding=1), nn.ReLU(inplace=True)]
-        channels = config.conv_features
-    return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+    layers = convolutions(channels, config, padded)
+    return nn.Sequential(ChannelsFirst(), *layers, nn.Flatten()), config.conv_features * height * width
 
 
 def track_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
     """Stream of the tracks, whose weights are the same for every track, and its number of features."""
-    layers: list[nn.Module] = [TracksLast()]
-    tracks, channels = column.shape
-    for _ in range(config.conv_layers):
-        layers += [nn.Conv1d(channels, config.conv_features, 1), nn.ReLU(inplace=True)]
-        channels = config.conv_features
-    return nn.Sequential(*layers, nn.Flatten()), channels * tracks
+    tracks, quantities = column.shape
+    layers = convolutions(quantities, config, per_track)
+    return nn.Sequential(TracksLast(), *layers, nn.Flatten()), config.conv_features * tracks
 
 
 def scalar_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig, InvalidEvents
-from hep_ray.models import SchemaLike
+from hep_ray.models import Model, SchemaLike
 
 IMAGE_DIMENSIONS = 3
 
@@ -87,6 +87,23 @@ class ImageInput(nn.Module):
         return scaled.abs().log1p().copysign(scaled) if self.logarithmic else scaled
 
 
+class ImageModel(Model):
+    """A model of the schema's only image: `forward` takes it as stored and begins with `self.image`.
+
+    Args:
+        config: scale and transform of the pixels.
+        schema: must hold exactly one column of three dimensions.
+
+    Raises:
+        InvalidConfig: the schema holds no image, or several.
+    """
+
+    def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
+        super().__init__()
+        self.image = ImageInput(config, schema)
+        self.columns = (self.image.column,)
+
+
 def output_size(size: tuple[int, int], kernel: int, stride: int = 1, padding: int = 0) -> tuple[int, int]:
     """Image size (H, W) after a convolution or a pooling; zero or less when the image is too small.
 
@@ -103,9 +120,18 @@ def flat_features(model_name: str, channels: int, size: tuple[int, int], image: 
     Raises:
         InvalidConfig: nothing is left of the image at this depth.
     """
+    check_size(model_name, size, image)
+    return channels * size[0] * size[1]
+
+
+def check_size(model_name: str, size: tuple[int, int], image: ImageInput) -> None:
+    """Refuse images of which a model leaves nothing at its last depth.
+
+    Raises:
+        InvalidConfig: nothing is left.
+    """
     if min(size) < 1:
         raise InvalidConfig(
             f"{model_name} must keep at least one pixel after its pooling; "
             f"images '{image.column}' of {image.size[0]}x{image.size[1]} are too small for it"
         )
-    return channels * size[0] * size[1]

@@ -18,8 +18,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput, flat_features, output_size
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel, flat_features, output_size
 from hep_ray.models.mlp import ACTIVATIONS, Activation
 
 HIDDEN_FEATURES = 512
@@ -43,7 +43,7 @@ class ObjectCnnConfig(ImageConfig):
 
 
 @model("object_cnn", ObjectCnnConfig)
-class ObjectCnn(Model):
+class ObjectCnn(ImageModel):
     """Two stages of two convolutions each, one hidden layer.
 
     Args:
@@ -55,9 +55,7 @@ class ObjectCnn(Model):
     """
 
     def __init__(self, config: ObjectCnnConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         activation = ACTIVATIONS[config.activation]
         layers: list[nn.Module] = []
         channels, size = self.image.channels, self.image.size

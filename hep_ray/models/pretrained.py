@@ -18,8 +18,8 @@ from typing import Self
 import torchvision
 from torch import Tensor, nn
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 from hep_ray.models.imagenet import IMAGENET, RANDOM, as_colours, check_colours, load_weights
 
 IMAGENET_CLASSES = 1000
@@ -37,7 +37,7 @@ class PretrainedConfig(ImageConfig):
     frozen: bool = True
 
 
-class Pretrained(Model):
+class Pretrained(ImageModel):
     """A network of torchvision and a linear layer on its 1000 outputs.
 
     Args:
@@ -54,10 +54,8 @@ class Pretrained(Model):
     def __init__(
         self, config: PretrainedConfig, schema: SchemaLike, name: str, network: nn.Module, file_name: str
     ) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
+        super().__init__(config, schema)
         check_colours(name, self.image)
-        self.columns = (self.image.column,)
         load_weights(network, config.weights, file_name)
         self.frozen = config.frozen
         self.backbone = network.requires_grad_(not config.frozen)

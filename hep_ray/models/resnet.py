@@ -25,8 +25,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput, flat_features, output_size
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel, flat_features, output_size
 
 STEM_CHANNELS = 64
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -106,7 +106,7 @@ def residual_stages(
 
 
 @model("resnet34", ResNetConfig)
-class ResNet34(Model):
+class ResNet34(ImageModel):
     """Basic blocks 3, 4, 6, 3; the last maps are flattened, not averaged.
 
     Args:
@@ -118,9 +118,7 @@ class ResNet34(Model):
     """
 
     def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
             nn.ReLU(inplace=True),
@@ -140,7 +138,7 @@ class ResNet34(Model):
         return logits
 
 
-class BottleneckResNet(Model):
+class BottleneckResNet(ImageModel):
     """Bottleneck blocks, average pooling and two linear layers.
 
     Args:
@@ -153,9 +151,7 @@ class BottleneckResNet(Model):
     """
 
     def __init__(self, config: ResNetConfig, schema: SchemaLike, depths: tuple[int, int, int, int]) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
             nn.ReLU(inplace=True),

@@ -16,8 +16,8 @@ from __future__ import annotations
 import torchvision
 from torch import Tensor
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 from hep_ray.models.stem import Stem, fit_stem
 
 
@@ -33,7 +33,7 @@ class ResNet18Config(ImageConfig):
 
 
 @model("resnet18", ResNet18Config)
-class ResNet18(Model):
+class ResNet18(ImageModel):
     """Basic blocks 2, 2, 2, 2.
 
     Args:
@@ -45,9 +45,7 @@ class ResNet18(Model):
     """
 
     def __init__(self, config: ResNet18Config, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         self.network = torchvision.models.resnet18(weights=None, num_classes=len(schema.classes))
         fit_stem(self.network, self.image, config.stem)
 

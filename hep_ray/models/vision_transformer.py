@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import VisionTransformer
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 
 WIDENING = 2
 INITIAL_SPREAD = 0.02
@@ -51,7 +51,7 @@ class VisionTransformerConfig(ImageConfig):
 
 
 @model("vision_transformer", VisionTransformerConfig)
-class SmallVisionTransformer(Model):
+class SmallVisionTransformer(ImageModel):
     """Patches of the image as tokens.
 
     Args:
@@ -63,9 +63,7 @@ class SmallVisionTransformer(Model):
     """
 
     def __init__(self, config: VisionTransformerConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         height, width = self.image.size
         side = -(-max(height, width) // config.patch_size) * config.patch_size
         self.padding = (0, side - width, 0, side - height)

@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from hep_ray.models import Model, SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.image import ImageConfig, ImageModel
 from hep_ray.models.stem import Stem, fit_stem
 
 BASE_WIDTH = 64
@@ -37,7 +37,7 @@ class WideResNetConfig(ImageConfig):
 
 
 @model("wide_resnet", WideResNetConfig)
-class WideResNet(Model):
+class WideResNet(ImageModel):
     """Four stages of bottlenecks that are `widening` times as wide within.
 
     Args:
@@ -49,9 +49,7 @@ class WideResNet(Model):
     """
 
     def __init__(self, config: WideResNetConfig, schema: SchemaLike) -> None:
-        super().__init__()
-        self.image = ImageInput(config, schema)
-        self.columns = (self.image.column,)
+        super().__init__(config, schema)
         self.network = ResNet(
             Bottleneck,
             [config.blocks] * 4,

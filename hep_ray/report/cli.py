@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig
-
-LOG_WIDTH = 160
 
 
 def report(
@@ -30,15 +29,11 @@ def report(
         StorageError: it was never run in this storage.
         InvalidConfig: it states no table.
     """
-    from rich.console import Console
-
     from hep_ray.report.study import load_search, read_state, rendered
 
     search = load_search(name)
     state = read_state(search, storage)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = result_console()
     if not table:
         from hep_ray.search.leaderboard import table as leaderboard_table
 

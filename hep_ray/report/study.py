@@ -73,12 +73,12 @@ def read_state(search: Search, storage: Path) -> SearchState:
         StorageError: it was never run there.
     """
     from hep_ray.search.state import SearchState
-    from hep_ray.tracking.journal import FILE_NAME, read_records
 
     folder = storage / search.name
-    if not (folder / FILE_NAME).exists():
+    state = SearchState.read(folder)
+    if state.started is None:
         raise StorageError(f"a report is of a search that ran; {folder} holds none: run the search first")
-    return SearchState.fold(read_records(folder))
+    return state
 
 
 def cells(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hep_ray.console import run_app
+from hep_ray.console import result_console, run_app
 from hep_ray.search.definition import Search
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ DEFAULTS: dict[str, Any] = {
     "gpus_per_trial": 0.0,
 }
 """Of the flags that --resume takes from the search it goes on with."""
-
-LOG_WIDTH = 160
-"""Columns of the leaderboard where the output is no terminal."""
 
 
 def main(search: Search) -> None:
@@ -125,11 +122,8 @@ def _complete(given: dict[str, Any], recorded: dict[str, Any], search: Search) -
 
 def _recorded(folder: Path) -> dict[str, Any]:
     from hep_ray.search.state import SearchState
-    from hep_ray.tracking.journal import FILE_NAME, read_records
 
-    if not (folder / FILE_NAME).exists():
-        return {}
-    started = SearchState.fold(read_records(folder)).started
+    started = SearchState.read(folder).started
     return started.options if started else {}
 
 
@@ -158,9 +152,7 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
 def _print_result(result: SearchResult, options: SearchOptions) -> None:
     from hep_ray.search.leaderboard import table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = result_console()
     console.print()
     console.print(table(result.state))
     storage = "" if options.storage == Path("runs") else f" --storage {options.storage}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -64,6 +66,11 @@ class SearchState:
     started: SearchStarted | None = None
     trials: dict[str, TrialState] = field(default_factory=dict)
     finished: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> SearchState:
+        """What the journal in a search's folder tells; nothing where none was run there."""
+        return cls.fold(read_records(folder)) if (folder / FILE_NAME).exists() else cls()
 
     @classmethod
     def fold(cls, records: Iterable[Record]) -> SearchState:
