@@ -2,6 +2,7 @@
 
 Study 4.1: 50×50×3 η–φ histograms; root index 1 is cross-entropy. Energies enter as log1p(E / 100 GeV).
 The preset `thesis` is the published protocol: Adam, lr 0.01 falling by 0.9 every 10 epochs, 40 epochs, 3 seeds.
+The preset `hour` is the same grid shortened for two cores and 6,000 events: lr 0.001 along half a cosine.
 """
 
 from hep_ray import Choice, LogUniform, Preset, Search, Space, StudyTable, Uniform, main
@@ -28,6 +29,17 @@ thesis = Space(
     gamma=0.9,
     batch_size=100,
 )
+hour = Space(
+    model="cnn",
+    input_scale=100.0,
+    input_transform="log1p",
+    loss="root_softmax",
+    root_index=Choice(1, 3, 4, 5, 6, 7, 8, 9),
+    optimizer="adam",
+    learning_rate=0.001,
+    schedule="cosine",
+    batch_size=100,
+)
 search = Search(
     name="cnn_loss",
     task="mbh_sph",
@@ -36,6 +48,7 @@ search = Search(
     presets={
         "smoke": Preset(trials=4, epochs=2),
         "laptop": Preset(trials=12, epochs=8, grace_epochs=2),
+        "hour": Preset(sampler="grid", scheduler="none", epochs=6, seeds=3, space=hour),
         "thesis": Preset(sampler="grid", scheduler="none", epochs=40, seeds=3, space=thesis),
     },
     baseline={"root_index": 1},

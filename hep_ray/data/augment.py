@@ -31,8 +31,9 @@ class AugmentConfig(Config):
         cutout: blank a square of this fraction of the image's side at a random place (arXiv:1708.04552).
         noise: add normal noise of this fraction of the batch's standard deviation to every image.
         mixup: α > 0 mixes pairs of events λx + (1 − λ)x', λ ~ Beta(α, α) (arXiv:1710.09412).
-        cutmix: α > 0 puts a box of another event's image of area 1 − λ into each (arXiv:1905.04899); with
-            `mixup` too, each batch gets one of the two.
+        cutmix: α > 0 puts a box of another event's image of area 1 − λ into each (arXiv:1905.04899).
+        manifold_mixup: α > 0 mixes pairs as `mixup` does, at a random layer of the network (arXiv:1806.05236).
+            Of several kinds of mixing each batch gets one.
     """
 
     phi_rotation: bool = False
@@ -42,6 +43,7 @@ class AugmentConfig(Config):
     noise: float = Field(default=0.0, ge=0)
     mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
+    manifold_mixup: float = Field(default=0.0, ge=0)
 
     @property
     def active(self) -> bool:
@@ -70,9 +72,12 @@ class Augmentation:
             for name, values in batch.inputs.items()
         }
         batch = dataclasses.replace(batch, inputs=inputs)
-        mixers = [
-            mixer for mixer, alpha in ((self._mixup, config.mixup), (self._cutmix, config.cutmix)) if alpha
-        ]
+        offered = (
+            (self._mixup, config.mixup),
+            (self._cutmix, config.cutmix),
+            (self._manifold_mixup, config.manifold_mixup),
+        )
+        mixers = [mixer for mixer, alpha in offered if alpha]
         return mixers[self._random.integers(len(mixers))](batch) if mixers else batch
 
     def _image(self, images: Tensor) -> Tensor:
@@ -112,6 +117,14 @@ class Augmentation:
             for name, values in batch.inputs.items()
         }
         return dataclasses.replace(batch, inputs=inputs, other_labels=batch.labels[partner], share=share)
+
+    def _manifold_mixup(self, batch: Batch) -> Batch:
+        alpha = self._config.manifold_mixup
+        share = float(self._random.beta(alpha, alpha))
+        partner = self._partner(batch)
+        draw = int(self._random.integers(2**31))
+        labels = batch.labels[partner]
+        return dataclasses.replace(batch, other_labels=labels, share=share, partner=partner, mixing_draw=draw)
 
     def _cutmix(self, batch: Batch) -> Batch:
         side = float(np.sqrt(1 - self._random.beta(self._config.cutmix, self._config.cutmix)))

@@ -62,6 +62,8 @@ class Batch:
         weights: (B,) float32 of the events in the loss; None where all are 1.
         other_labels: (B,) int64 of the events that these are mixed with; None where they are not.
         share: of `labels` in a mixed event; the rest is that of `other_labels`.
+        partner: (B,) int64, rows of the events to mix these with at a hidden layer; None where they are not.
+        mixing_draw: a large random number that decides at which one.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -69,6 +71,8 @@ class Batch:
     weights: torch.Tensor | None = None
     other_labels: torch.Tensor | None = None
     share: float = 1.0
+    partner: torch.Tensor | None = None
+    mixing_draw: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,6 +18,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
 from hep_ray.registry import Registry
+
+
+def _add_l1(optimizer: Optimizer, penalty: float) -> None:
+    """Add the gradient of penalty·Σ|w| to the gradients of a step."""
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.sign(), alpha=penalty)
+
 
 OptimizerFactory = Callable[[Any, Iterable[nn.Parameter], float], Optimizer]
 ScheduleFactory = Callable[[Any, Optimizer, int], LRScheduler]
@@ -44,7 +55,11 @@ class OptimizerEntry:
         """
         if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise InvalidConfig(f"learning_rate must be positive and finite; got {learning_rate!r}")
-        return self.factory(config, parameters, learning_rate)
+        built = self.factory(config, parameters, learning_rate)
+        l1_penalty = getattr(config, "l1_penalty", 0.0)
+        if l1_penalty:
+            built.register_step_pre_hook(lambda stepping, *_: _add_l1(stepping, l1_penalty))
+        return built
 
 
 @dataclass(frozen=True)

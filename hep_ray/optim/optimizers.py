@@ -24,10 +24,12 @@ class OptimizerConfig(Config):
 
     Attributes:
         weight_decay: L2 coefficient λ, per step: added to the gradient as λ·w, except by adamw, which
-            shrinks the weights by learning_rate·λ instead.
+            shrinks the weights by learning_rate·λ instead. It is the L2 penalty λ|w|²/2 of a loss.
+        l1_penalty: L1 coefficient λ: the penalty λ|w|, whose gradient λ·sgn(w) is added to that of the loss.
     """
 
     weight_decay: float = Field(default=0.0, ge=0)
+    l1_penalty: float = Field(default=0.0, ge=0)
 
 
 class AdamConfig(OptimizerConfig):

@@ -122,7 +122,7 @@ class TrialActor(tune.Trainable):
         sign = 1 if self._job.mode == "max" else -1
         if self._best is None or sign * value > sign * self._best:
             self._best = value
-            best = {"model": self._loop.model.state_dict(), "params": self._loop.config.resolved()}
+            best = {"model": self._loop.kept.state_dict(), "params": self._loop.config.resolved()}
             save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
         state = {"loop": self._loop.state_dict(), "best": self._best, "metrics": metrics}
         save_checkpoint(self._folder / LAST, state)

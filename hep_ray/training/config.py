@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hep_ray.config import Config, parse
 from hep_ray.data.augment import AugmentConfig
@@ -36,6 +36,7 @@ class TrainerConfig(Config):
         class_weights: `balanced` gives every class the same sum of weights in the training loss.
         patience: end the trial after this many epochs without a lower validation loss; 0 never does.
         clip_norm: largest length of a step's gradient, which is scaled down to it; 0 leaves it.
+        swa_start: after this fraction of the epochs validate and keep the mean of the weights; 1 never does.
         precision: `bfloat16` runs the model's products in 16 bits (autocast); weights and loss stay in 32.
     """
 
@@ -51,6 +52,7 @@ class TrainerConfig(Config):
     class_weights: Literal["none", "balanced"] = "none"
     patience: NonNegativeInt = 0
     clip_norm: NonNegativeFloat = 0.0
+    swa_start: float = Field(default=1.0, ge=0, le=1)
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @property

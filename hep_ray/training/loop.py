@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hep_ray.data.augment import Augmentation
 from hep_ray.data.batches import Batch, Events, batches
 from hep_ray.data.events import EventSchema
-from hep_ray.errors import CorruptCheckpoint, InvalidEvents, NonFiniteLoss
-from hep_ray.metrics import classification_metrics
+from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss
+from hep_ray.models import Model
+from hep_ray.training.averaging import KeptModel
 from hep_ray.training.config import REGISTRIES, TrialConfig
+from hep_ray.training.manifold import mixing_points
 from hep_ray.training.scaled import ScaledModel
-from hep_ray.training.step import evaluate, train_step
-
-VALIDATION_BATCH = 512
-"""Events per forward pass in validation; changes speed and memory, never the result's meaning."""
+from hep_ray.training.seeding import random_state, restore_random_state, seed_everything
+from hep_ray.training.step import train_step
+from hep_ray.training.validation import validate
+from hep_ray.training.weights import training_weights
 
 
 class TrialLoop:
@@ -82,6 +82,15 @@ class TrialLoop:
             config.trainer.learning_rate,
         )
         self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
+        self._kept = KeptModel(self.model, self._optimizer, epochs, config.trainer.swa_start)
+        self._mixing_points: tuple[str, ...] = ()
+        if config.augmentation.manifold_mixup:
+            self._mixing_points = mixing_points(self.model, next(self._batches(shuffle=False)))
+
+    @property
+    def kept(self) -> Model:
+        """The model that is validated and worth keeping: the trained one, or an average of it."""
+        return self._kept.model
 
     @property
     def finished(self) -> bool:
@@ -102,7 +111,10 @@ class TrialLoop:
         learning_rate = self._optimizer.param_groups[0]["lr"]
         train_metrics = self._train_epoch()
         self._schedule.step()
-        val_metrics = self._validate()
+        self._kept.update(self.epoch + 1, self._batches(shuffle=False))
+        val_metrics = validate(
+            self.kept, self.loss, self._val, self.schema, self._where, half=self._half, device=self._device
+        )
         self.epoch += 1
         self._stale_epochs = 0 if val_metrics["val_loss"] < self._lowest_loss else self._stale_epochs + 1
         self._lowest_loss = min(self._lowest_loss, val_metrics["val_loss"])
@@ -116,13 +128,20 @@ class TrialLoop:
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
-        batches_of_epoch = self._batches(self._train, self.config.trainer.batch_size, shuffle=True)
+        batches_of_epoch = self._batches(shuffle=True)
         if self.config.augmentation.active:
             augment = Augmentation(self.config.augmentation, self._seed, self.epoch)
             batches_of_epoch = map(augment, batches_of_epoch)
-        clip_norm = self.config.trainer.clip_norm
         steps = [
-            train_step(self.model, self.loss, self._optimizer, batch, clip_norm=clip_norm, half=self._half)
+            train_step(
+                self.model,
+                self.loss,
+                self._optimizer,
+                batch,
+                clip_norm=self.config.trainer.clip_norm,
+                half=self._half,
+                mixing_points=self._mixing_points,
+            )
             for batch in batches_of_epoch
         ]
         sizes = np.array([step.events for step in steps])
@@ -138,18 +157,9 @@ class TrialLoop:
             "train_accuracy": correct / int(sizes.sum()),
         }
 
-    def _validate(self) -> dict[str, float]:
-        batches_of_split = self._batches(self._val, VALIDATION_BATCH, shuffle=False)
-        result = evaluate(self.model, self.loss, batches_of_split, half=self._half)
-        if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
-            raise NonFiniteLoss(self._where(f"validation loss is {result.loss}"))
-        metrics = classification_metrics(
-            result.probabilities, result.labels, self.schema.classes, self.schema.signal
-        )
-        return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
-
-    def _batches(self, events: Events, size: int, *, shuffle: bool) -> Iterator[Batch]:
-        return batches(events, size, seed=self._seed, epoch=self.epoch, shuffle=shuffle, device=self._device)
+    def _batches(self, *, shuffle: bool) -> Iterator[Batch]:
+        size, device = self.config.trainer.batch_size, self._device
+        return batches(self._train, size, seed=self._seed, epoch=self.epoch, shuffle=shuffle, device=device)
 
     def _where(self, what: str) -> str:
         rate = self.config.trainer.learning_rate
@@ -163,6 +173,7 @@ class TrialLoop:
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "kept": self._kept.state_dict(),
             "random": random_state(),
             "patience": {"lowest_loss": self._lowest_loss, "stale_epochs": self._stale_epochs},
         }
@@ -182,51 +193,7 @@ class TrialLoop:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._kept.load_state_dict(state["kept"])
         restore_random_state(state["random"])
         self._lowest_loss = state["patience"]["lowest_loss"]
         self._stale_epochs = state["patience"]["stale_epochs"]
-
-
-def training_weights(train: Events, schema: EventSchema, *, balanced: bool) -> npt.NDArray[np.float32] | None:
-    """Weights of the training events in the loss, with mean 1; None where all are alike.
-
-    The schema's weight column, and with `balanced` a factor that gives every class the same sum. Metrics count
-    every event once, whatever its weight.
-
-    Raises:
-        InvalidEvents: all events of a class have weight 0.
-    """
-    if schema.weight is None and not balanced:
-        return None
-    weights = np.ones(len(train)) if schema.weight is None else train.inputs[schema.weight].astype(np.float64)
-    sums = np.bincount(train.labels, weights, minlength=len(schema.classes))
-    if not sums.all():
-        raise InvalidEvents(
-            f"every class has a training event of weight above 0; the sums are {sums.tolist()}"
-        )
-    if balanced:
-        weights = weights / sums[train.labels]
-    normalised: npt.NDArray[np.float32] = (weights / weights.mean()).astype(np.float32)
-    return normalised
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every generator that a model or augmentation may draw from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code may draw from the global generator
-    torch.manual_seed(seed)
-
-
-def random_state() -> dict[str, Any]:
-    """State of torch's generators, as tensors that a weights-only load accepts."""
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Put `random_state` back; generators of GPUs that this machine lacks are left out."""
-    torch.set_rng_state(state["torch"].cpu())
-    for index, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(cuda_state.cpu(), index)

@@ -12,6 +12,7 @@ from torch import nn
 from hep_ray.data.batches import Batch
 from hep_ray.losses import Loss
 from hep_ray.models import Model
+from hep_ray.training.manifold import mixed
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def train_step(
     *,
     clip_norm: float = 0.0,
     half: bool = False,
+    mixing_points: tuple[str, ...] = (),
 ) -> StepResult:
     """Forward, backward and one optimizer update on one batch, in place on `model` and `optimizer`.
 
@@ -64,9 +66,11 @@ def train_step(
         batch: on the model's device.
         clip_norm: largest length of the gradient; 0 leaves it.
         half: run the model in bfloat16 where torch deems it safe.
+        mixing_points: modules before which a batch with partners may be mixed.
     """
     optimizer.zero_grad(set_to_none=True)
-    logits = _logits(model, batch, half=half)
+    with mixed(model, mixing_points, batch):
+        logits = _logits(model, batch, half=half)
     losses = loss(logits, batch.labels)
     if batch.other_labels is not None:
         losses = batch.share * losses + (1 - batch.share) * loss(logits, batch.other_labels)

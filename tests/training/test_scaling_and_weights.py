@@ -13,8 +13,9 @@ from hep_ray.data.events import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
 from hep_ray.losses import LOSSES
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.loop import TrialLoop, training_weights
+from hep_ray.training.loop import TrialLoop
 from hep_ray.training.scaled import ScaledModel
+from hep_ray.training.weights import training_weights
 
 SCHEMA = EventSchema(
     task="toy",

@@ -1,0 +1,51 @@
+"""Metrics of a model on the validation split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from hep_ray.data.batches import Events, batches
+from hep_ray.data.events import EventSchema
+from hep_ray.errors import NonFiniteLoss
+from hep_ray.losses import Loss
+from hep_ray.metrics import classification_metrics
+from hep_ray.models import Model
+from hep_ray.training.step import evaluate
+
+BATCH = 512
+"""Events per forward pass; changes speed and memory, never the result's meaning."""
+
+
+def validate(
+    model: Model,
+    loss: Loss,
+    events: Events,
+    schema: EventSchema,
+    where: Callable[[str], str],
+    *,
+    half: bool = False,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """`val_loss` and every metric of `classification_metrics` with `val_` before its name.
+
+    Args:
+        model: on the device.
+        loss: gives the losses and the probabilities.
+        events: of the validation split.
+        schema: its classes and its signal.
+        where: completes the message of an error.
+        half: run the model in bfloat16.
+        device: of the model.
+
+    Raises:
+        NonFiniteLoss: the loss, or a probability, is NaN or infinite.
+    """
+    result = evaluate(model, loss, batches(events, BATCH, device=device), half=half)
+    if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
+        raise NonFiniteLoss(where(f"validation loss is {result.loss}"))
+    metrics = classification_metrics(result.probabilities, result.labels, schema.classes, schema.signal)
+    return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
