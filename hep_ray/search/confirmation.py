@@ -1,0 +1,163 @@
+"""What a confirmation found: the record that a report shows and that promotion judges by."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hep_ray.config import Config, parse
+from hep_ray.errors import StorageError
+
+FOLDER = "confirm"
+"""Folder of a confirmation within that of its search: a journal and one folder per trial, as of a search."""
+FILE_NAME = "confirmation.json"
+
+
+class Estimate(Config):
+    """A mean over seeds with its interval.
+
+    Attributes:
+        mean: over the runs.
+        sd: sample standard deviation; 0 of a single run.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+class ConfirmedRun(Config):
+    """One training with one seed, evaluated once on the test split at its best validation epoch.
+
+    Attributes:
+        trial_id: within the confirmation.
+        seed: of weights and order of events; the same seeds for every contender.
+        epoch: whose model was tested.
+        metrics: of the test split, `test_accuracy` and so on, and of that epoch, `val_accuracy` and so on.
+        checkpoint: its model, relative to the folder of the confirmation.
+        scores: Parquet file of event_id, label and one probability per class, relative to the same.
+        mlflow_run_id: of the run; None where it has none.
+    """
+
+    trial_id: str
+    seed: int
+    epoch: int
+    metrics: dict[str, float]
+    checkpoint: str
+    scores: str
+    mlflow_run_id: str | None = None
+
+
+class Contender(Config):
+    """A configuration that was retrained with every seed.
+
+    Attributes:
+        name: `baseline`, or the trial of the search that it is.
+        role: why it is here.
+        params: without the seed.
+        runs: one per seed, in the order of the seeds.
+        estimates: metric → over the runs.
+    """
+
+    name: str
+    role: Literal["finalist", "baseline"]
+    params: dict[str, Any]
+    runs: tuple[ConfirmedRun, ...]
+    estimates: dict[str, Estimate]
+
+
+class Comparison(Config):
+    """A finalist against the baseline, seed by seed.
+
+    Attributes:
+        contender: the finalist's name.
+        metric: of the test split.
+        difference: finalist minus baseline, paired by seed.
+        p_value: two-sided paired t-test of no difference; None where it cannot be had (one seed).
+        adjusted_p_value: corrected for the number of finalists.
+    """
+
+    contender: str
+    metric: str
+    difference: Estimate
+    p_value: float | None
+    adjusted_p_value: float | None
+
+
+class Confirmation(Config):
+    """All of it.
+
+    Attributes:
+        search: name.
+        search_id: of the search whose finalists these are.
+        task: of the dataset.
+        dataset_fingerprint: of the dataset that was trained and tested on.
+        metric: of the test split, by which the finalists are compared.
+        mode: whether more or less of it is better.
+        level: of every interval.
+        correction: of the p-values for the number of finalists.
+        seeds: of every contender.
+        epochs: full length of a trial.
+        contenders: finalists in the order of the search's ranking, then the baseline.
+        comparisons: of every finalist.
+        provenance: of the confirmation, as of a search.
+    """
+
+    search: str
+    search_id: str
+    task: str
+    dataset_fingerprint: str
+    metric: str
+    mode: Literal["max", "min"]
+    level: float = Field(gt=0, lt=1)
+    correction: str
+    seeds: tuple[int, ...]
+    epochs: int
+    contenders: tuple[Contender, ...]
+    comparisons: tuple[Comparison, ...]
+    provenance: dict[str, str]
+
+    @property
+    def baseline(self) -> Contender:
+        """The contender that the others are compared with."""
+        return next(one for one in self.contenders if one.role == "baseline")
+
+    @property
+    def finalists(self) -> tuple[Contender, ...]:
+        """The others."""
+        return tuple(one for one in self.contenders if one.role == "finalist")
+
+
+def save_confirmation(search_folder: Path, confirmation: Confirmation) -> Path:
+    """Write it whole or not at all into the search's folder."""
+    path = search_folder / FOLDER / FILE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
+    temporary.write_text(confirmation.model_dump_json(indent=1) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def load_confirmation(search_folder: Path) -> Confirmation:
+    """What the last confirmation of a search found.
+
+    Raises:
+        StorageError: there is none, or the file is not one.
+    """
+    path = search_folder / FOLDER / FILE_NAME
+    if not path.is_file():
+        raise StorageError(
+            f"a search is confirmed first; {path} is not there: type `hep-ray confirm {search_folder.name}`"
+        )
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as fault:
+        raise StorageError(f"a confirmation is JSON; {path} is not: {fault}") from fault
+    return parse(Confirmation, values, str(path), StorageError)
