@@ -1,0 +1,87 @@
+"""How large a network do chargino pairs need? AUC and training cost as two objectives, with their Pareto front.
+
+Study 4.4: 8 low-level and 10 high-level features of charginos against WW (Baldi et al., arXiv:1402.4735; the UoL
+report's smaller networks). The cost is the sum of a trial's `epoch_seconds`; no preset stops a trial early, for one
+that is stopped is always cheap. `inputs="low_level"` would read the low-level features alone.
+`published` is the report's protocol over depth and width: RMSprop, dropout 0.025, batches of 512, 20 epochs.
+`published_baldi` is Baldi's 5 × 300 tanh (learning rate 0.05, weight decay 1e-5); it needs a storage of its own.
+"""
+
+from hep_ray import Choice, Integer, LogUniform, Preset, Search, Space, StudyTable, Uniform, main
+
+INPUTS = "low_level+high_level"
+
+space = Space(
+    model="mlp",
+    inputs=INPUTS,
+    scalar_scaling=Choice("standardize", "quantile_normal"),
+    hidden_layers=Integer(1, 5),
+    hidden_features=Choice(16, 32, 64, 128, 256, 512),
+    activation=Choice("relu", "tanh", "selu"),
+    dropout=Uniform(0.0, 0.4),
+    loss="cross_entropy",
+    optimizer=Choice("rmsprop", "adam"),
+    weight_decay=LogUniform(1e-7, 1e-3),
+    learning_rate=LogUniform(2e-4, 5e-3),
+    schedule="cosine",
+    batch_size=128,
+)
+published = Space(
+    model="mlp",
+    inputs=INPUTS,
+    scalar_scaling="standardize",
+    hidden_layers=Choice(1, 2, 3, 4, 5),
+    hidden_features=Choice(16, 32, 64, 128, 256, 512),
+    dropout=0.025,
+    loss="cross_entropy",
+    optimizer="rmsprop",
+    alpha=0.9,  # Keras' default, as is the learning rate
+    learning_rate=0.001,
+    batch_size=512,
+)
+baldi = Space(
+    model="mlp",
+    inputs=INPUTS,
+    scalar_scaling="standardize",
+    hidden_layers=5,
+    hidden_features=300,
+    activation="tanh",
+    loss="cross_entropy",
+    optimizer="sgd",
+    momentum=0.9,
+    weight_decay=1e-5,
+    learning_rate=0.05,
+    schedule="exponential",
+    gamma=0.99,
+    batch_size=100,
+)
+search = Search(
+    name="susy",
+    task="susy",
+    title="Size, cost and AUC of fully connected networks on chargino pairs against WW.",
+    space=space,
+    presets={
+        "smoke": Preset(trials=4, epochs=2, scheduler="none"),
+        "laptop": Preset(trials=20, epochs=20, scheduler="none"),
+        "published": Preset(sampler="grid", scheduler="none", epochs=20, seeds=3, space=published),
+        "published_baldi": Preset(sampler="grid", scheduler="none", epochs=200, seeds=3, space=baldi),
+    },
+    metric="val_auc",
+    cost="epoch_seconds",
+    baseline={"hidden_layers": 2, "hidden_features": 16},
+    tables=(
+        StudyTable(
+            title="Networks by depth and width, each trial at its best epoch",
+            rows=("hidden_layers", "hidden_features"),
+            metrics=("val_auc", "val_accuracy", "epoch_seconds"),
+            published={
+                "hidden_layers=3, hidden_features=128": "AUC 0.8746, accuracy 0.8016",
+                "hidden_layers=5, hidden_features=300": "AUC about 0.88",
+            },
+            published_on="UCI SUSY, 5 million events",
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    main(search)
