@@ -12,7 +12,8 @@ from hep_ray.errors import InvalidEvents
 from hep_ray.metrics.roc import Counts, Floats, roc_curve
 
 CALIBRATION_BINS = 15
-REJECTION_PERCENTS = (30, 50, 70, 90)
+REJECTION_PERCENTS = (30, 50, 70, 80, 88, 90, 93)
+"""Signal efficiencies; 80, 88 and 93 are those of ATLAS' tight, medium and loose electrons (arXiv:1902.04655)."""
 NORMALISATION_TOLERANCE = 1e-2
 
 
@@ -39,7 +40,7 @@ def classification_metrics(
         - `confusion_<true>_<predicted>`: numbers of events.
         - `calibration_error`: see `calibration_error`.
         - `auc`: area under the ROC curve; with more than two classes the mean of each against the rest.
-        - `background_rejection_at_{30,50,70,90}` and `…_error`: see `RocCurve.background_rejection`.
+        - `background_rejection_at_{30,50,70,80,88,90,93}` and `…_error`: see `RocCurve.background_rejection`.
         - `asimov_significance`: see `RocCurve.asimov_significance`.
 
     Raises:

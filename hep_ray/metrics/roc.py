@@ -120,3 +120,16 @@ def roc_curve(scores: NDArray[np.floating], is_signal: NDArray[np.bool_]) -> Roc
         signal_passing=np.concatenate(([0], signal_passing)),
         background_passing=np.concatenate(([0], background_passing)),
     )
+
+
+def passing(scores: NDArray[np.floating], is_signal: NDArray[np.bool_], cut: float) -> tuple[float, float]:
+    """ε_s and ε_b of "score ≥ cut"; with no background event passing, one is taken to.
+
+    Args:
+        scores: (N,).
+        is_signal: (N,); both kinds occur.
+        cut: least score.
+    """
+    signal, background = scores[is_signal], scores[~is_signal]
+    kept = max(int((background >= cut).sum()), 1)
+    return float((signal >= cut).mean()), kept / len(background)

@@ -36,6 +36,10 @@ class SchemaLike(Protocol):
         """Columns of one event."""
 
     @property
+    def signal(self) -> str | None:
+        """The class whose probability is the score of the signal, if there is one."""
+
+    @property
     def inputs(self) -> Sequence[ColumnLike]:
         """Those of them that a model may read: neither the weight nor the group."""
 
@@ -62,12 +66,14 @@ class ModelEntry:
         build: makes the model from a configuration and an event schema; it raises `InvalidConfig`
             when the schema does not hold the columns or shapes that the model needs.
         example: fields with which it builds anywhere, where its defaults need something from outside.
+        fitted: it is fitted in one go, without loss and optimizer.
     """
 
     name: str
     config: type[Config]
     build: Callable[[Any, SchemaLike], Model]
     example: Mapping[str, Any] = field(default_factory=dict)
+    fitted: bool = False
 
 
 MODELS: Registry[ModelEntry] = Registry("model", __name__)
@@ -88,7 +94,7 @@ def model(name: str, config: type[Config], *, example: Mapping[str, Any] | None 
     """
 
     def register(cls: M) -> M:
-        MODELS.add(name, ModelEntry(name, config, cls, example or {}))
+        MODELS.add(name, ModelEntry(name, config, cls, example or {}, fitted=hasattr(cls, "fit")))
         return cls
 
     return register

@@ -50,7 +50,7 @@ def build_app(search: Search) -> typer.Typer:
         preset: Annotated[
             str | None, typer.Option(help="How much to run, see above [default: laptop].")
         ] = None,
-        trials: Annotated[int | None, typer.Option(help="Number of trials, instead of the preset's.")] = None,
+        trials: Annotated[int | None, typer.Option(help="Trials to draw, instead of the preset's.")] = None,
         epochs: Annotated[
             int | None, typer.Option(help="Epochs of a full trial, instead of the preset's.")
         ] = None,
@@ -137,6 +137,9 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     )
     for index, (name, text) in enumerate(plan.space.describe().items()):
         table.add_row("[bold]space[/]" if index == 0 else "", f"{name}: {text}")
+    for index, params in enumerate(plan.search.references):
+        words = ", ".join(f"{name}={value}" for name, value in params.items())
+        table.add_row("[bold]references[/]" if index == 0 else "", words)
     identity = plan.identity
     table.add_row(
         "[bold]budget[/]",

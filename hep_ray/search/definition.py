@@ -111,6 +111,8 @@ class Search:
         cost: key of the per-epoch report whose sum over a trial is minimised beside the metric; the trials
             that none beats in both are the Pareto front.
         tables: of the study, for `hep-ray report`.
+        references: whole configurations, each trained (or fitted) once before any is drawn, so that the leaderboard
+            shows what the search adds to them: gradient boosting, say, or the published best.
 
     Raises:
         InvalidConfig: a name that is no file name, or a metric that is not of the validation split.
@@ -126,6 +128,7 @@ class Search:
     baseline: Mapping[str, str | int | float] = field(default_factory=dict)
     cost: str | None = None
     tables: tuple[StudyTable, ...] = ()
+    references: tuple[Mapping[str, str | int | float], ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):

@@ -56,7 +56,8 @@ class OptunaSearcher(Searcher):
         self._preset, self._space, self._seed, self._cost = preset, space, seed, search.cost
         self._state, self._write = state, write
         self._points = space.grid() if preset.sampler == "grid" else []
-        self.total = total_trials(preset, space)
+        self._references = search.references
+        self.total = total_trials(search, preset, space)
         self._pending = state.unfinished()
         self._study = optuna.create_study(
             storage=f"sqlite:///{database.resolve()}",
@@ -123,13 +124,13 @@ class OptunaSearcher(Searcher):
 
     def _draw(self, count: int) -> TrialStarted:
         self._study.sampler = self._sampler(count)
-        if self._points:
-            repeat, index = divmod(count, len(self._points))
+        repeat = 0
+        if self._points and count >= len(self._references):
+            repeat, index = divmod(count - len(self._references), len(self._points))
             self._study.enqueue_trial(self._points[index])
-        else:
-            repeat = 0
         drawn = self._study.ask()
-        params = self._space.suggest(drawn)
+        given = self._references[count : count + 1]
+        params = dict(given[0]) if given else self._space.suggest(drawn)
         record = TrialStarted(
             time=time.time(),
             trial_id=f"t{count:04d}",
@@ -159,14 +160,14 @@ class OptunaSearcher(Searcher):
                 self.tell(trial)
 
 
-def total_trials(preset: Preset, space: Space) -> int:
-    """Trials that a preset runs.
+def total_trials(search: Search, preset: Preset, space: Space) -> int:
+    """Trials that a preset runs: the search's references, and those that are drawn.
 
     Raises:
         InvalidSpace: a grid over a range.
     """
     if preset.sampler != "grid":
         assert preset.trials is not None
-        return preset.trials
+        return len(search.references) + preset.trials
     whole = len(space.grid()) * preset.seeds
-    return whole if preset.trials is None else min(preset.trials, whole)
+    return len(search.references) + (whole if preset.trials is None else min(preset.trials, whole))

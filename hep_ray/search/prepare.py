@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class SearchPlan:
             "scheduler": stopping if preset.scheduler == "asha" else "none",
             "seed": self.given.seed,
             "space": self.space.describe(),
+            "references": [dict(params) for params in self.search.references],
         }
 
     @property
@@ -130,10 +132,10 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     preset = _preset(search, options)
     space = preset.space or search.space
     space.check()
-    trials = total_trials(preset, space)
+    trials = total_trials(search, preset, space)
     _check_storage(options.storage)
     dataset = Dataset.open(options.data)
-    _check_models(space, dataset)
+    _check_models([*space.samples(), *search.references], dataset)
     connect()
     resources = plan_resources(nodes(), trials, options.cpus_per_trial, options.gpus_per_trial)
     return SearchPlan(search, preset, space, dataset, resources, options)
@@ -162,15 +164,15 @@ def _check_storage(storage: Path) -> None:
         raise StorageError(f"the storage can be written; {storage} cannot: {fault.strerror}") from fault
 
 
-def _check_models(space: Space, dataset: Dataset) -> None:
-    """Build each model the space offers, without memory for its weights."""
+def _check_models(samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> None:
+    """Build each model that the trials may have, without memory for its weights."""
     import torch
 
-    for name, params in {params["model"]: params for params in space.samples()}.items():
+    for name, params in {params["model"]: params for params in samples}.items():
         try:
             with torch.device("meta"):
                 TrialConfig.from_params(params).build_model(dataset.schema)
         except InvalidConfig as fault:
             raise InvalidSpace(
-                f"every model of a space takes the dataset; model '{name}' does not: {fault}"
+                f"every model of a search takes the dataset; model '{name}' does not: {fault}"
             ) from fault

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from hep_ray.models import MODELS
 from hep_ray.search.definition import Preset, Search
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
 
 
 class ResumableASHA(ASHAScheduler):
-    """Ray Tune's ASHA, keyed by our trial ids, which outlive a Tune run, instead of Tune's, which do not."""
+    """Ray Tune's ASHA, keyed by our trial ids, which outlive a Tune run, instead of Tune's, which do not.
+
+    Trials whose model is fitted in one go stay outside: their only epoch is their last, and no rung compares a
+    network's first epoch with it.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._outside: set[str] = set()
 
     def replay(self, records: Iterable[Record]) -> set[str]:
         """Take in the results of an earlier attempt, in their order.
@@ -25,7 +34,7 @@ class ResumableASHA(ASHAScheduler):
         ended: set[str] = set()
         for record in records:
             if isinstance(record, TrialStarted):
-                self.on_trial_add(None, _tune_trial(record.trial_id))
+                self.on_trial_add(None, _tune_trial(record.trial_id, record.params))
             elif isinstance(record, EpochFinished):
                 decision = self.on_trial_result(None, _tune_trial(record.trial_id), record.metrics)
                 if decision == TrialScheduler.STOP:
@@ -36,20 +45,28 @@ class ResumableASHA(ASHAScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Enter a trial."""
-        super().on_trial_add(tune_controller, _ours(trial))
+        model = trial.config.get("params", {}).get("model")
+        if model in MODELS and MODELS[model].fitted:
+            self._outside.add(trial.config["trial_id"])
+        else:
+            super().on_trial_add(tune_controller, _ours(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide after an epoch whether the trial goes on."""
+        if trial.config["trial_id"] in self._outside:
+            return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, _ours(trial), result)
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Take in a trial's last result."""
-        super().on_trial_complete(tune_controller, _ours(trial), result)
+        if trial.config["trial_id"] not in self._outside:
+            super().on_trial_complete(tune_controller, _ours(trial), result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Forget a trial that ended without a result."""
-        super().on_trial_remove(tune_controller, _ours(trial))
+        if trial.config["trial_id"] not in self._outside:
+            super().on_trial_remove(tune_controller, _ours(trial))
 
 
 def build_scheduler(search: Search, preset: Preset) -> ResumableASHA:
@@ -64,8 +81,8 @@ def build_scheduler(search: Search, preset: Preset) -> ResumableASHA:
     )
 
 
-def _tune_trial(trial_id: str) -> SimpleNamespace:
-    return SimpleNamespace(config={"trial_id": trial_id})
+def _tune_trial(trial_id: str, params: Mapping[str, Any] | None = None) -> SimpleNamespace:
+    return SimpleNamespace(config={"trial_id": trial_id, "params": params or {}})
 
 
 def _ours(trial: Any) -> Any:

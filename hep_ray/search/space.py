@@ -9,18 +9,29 @@
         learning_rate=LogUniform(1e-4, 1e-2),
     )
 
-A plain value is fixed. A conditional parameter exists only in trials where its condition holds.
+A plain value is fixed. A conditional parameter exists only in trials where its condition holds. What belongs to
+training (loss, optimizer, learning rate, augmentation …) exists only in trials whose model is trained, not in those of
+a model that is fitted in one go, such as gradient boosting; that condition need not be written.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
+from hep_ray.models import MODELS
 from hep_ray.search.parameters import Choice, Parameter, Value
-from hep_ray.training.config import REGISTRIES, TrainerConfig, TrialConfig, describe, keys_read, readers_of
+from hep_ray.training.config import (
+    REGISTRIES,
+    TrainerConfig,
+    TrialConfig,
+    describe,
+    keys_read,
+    readers_of,
+    training_keys,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -36,7 +47,8 @@ class Space:
 
     def __init__(self, **parameters: Parameter | Value) -> None:
         self.parameters: dict[str, Parameter] = {}
-        for name, parameter in parameters.items():
+        self._of_training = training_keys()
+        for name, parameter in sorted(parameters.items(), key=lambda item: item[0] != "model"):
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
             self.parameters[name] = given
@@ -63,9 +75,14 @@ class Space:
         """Draw one configuration, define-by-run: a parameter whose condition fails is not drawn."""
         chosen: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
-            if parameter.holds(chosen):
+            if self._exists(name, chosen):
                 chosen[name] = parameter.suggest(trial, name)
         return chosen
+
+    def _exists(self, name: str, chosen: Mapping[str, Value]) -> bool:
+        model = chosen.get("model")
+        fitted = model in MODELS and MODELS[str(model)].fitted
+        return self.parameters[name].holds(chosen) and not (fitted and name in self._of_training)
 
     def grid(self) -> list[dict[str, Value]]:
         """Every configuration.
@@ -82,7 +99,7 @@ class Space:
                 for point in points
                 for extended in (
                     [{**point, name: value} for value in parameter.values]
-                    if parameter.holds(point)
+                    if self._exists(name, point)
                     else [point]
                 )
             ]
@@ -94,20 +111,24 @@ class Space:
         Raises:
             InvalidSpace: an unknown key, a key that some trial would not read, or a refused value.
         """
-        components = [self._component_choices(kind) for kind in REGISTRIES]
-        everything = {key for names in components for kind, name in names for key in keys_read({kind: name})}
+        combinations = list(self._combinations())
+        everything = {key for chosen in combinations for key in keys_read(chosen)}
         for key in self.parameters:
             if key not in everything:
                 raise InvalidSpace(self._unknown_key(key, everything))
-        for combination in itertools.product(*components):
-            self._check_combination(dict(combination))
+        for chosen in combinations:
+            self._check_combination(chosen)
 
     def samples(self) -> list[dict[str, Value]]:
         """One configuration for each way in which components can be combined."""
-        return [
-            self._sample(dict(combination))
-            for combination in itertools.product(*(self._component_choices(kind) for kind in REGISTRIES))
-        ]
+        return [self._sample(chosen) for chosen in self._combinations()]
+
+    def _combinations(self) -> Iterator[dict[str, str]]:
+        """Every choice of components; a model that is fitted goes without the others."""
+        for model in self._component_choices("model"):
+            kinds = () if MODELS[model[1]].fitted else tuple(kind for kind in REGISTRIES if kind != "model")
+            for others in itertools.product(*(self._component_choices(kind) for kind in kinds)):
+                yield dict([model, *others])
 
     def _component_choices(self, kind: str) -> list[tuple[str, str]]:
         parameter = self.parameters.get(kind)
@@ -141,7 +162,7 @@ class Space:
     def _sample(self, chosen: dict[str, str]) -> dict[str, Value]:
         sample: dict[str, Value] = {kind: name for kind, name in chosen.items() if kind in self.parameters}
         for name, parameter in self.parameters.items():
-            if name not in sample and parameter.holds(sample):
+            if name not in sample and self._exists(name, sample):
                 sample[name] = parameter.corners()[0]
         return sample
 

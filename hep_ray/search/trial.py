@@ -16,6 +16,7 @@ from hep_ray.errors import HepRayError
 from hep_ray.search.recorder import ENDED, FAILURE, METRICS
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.fitted import FittedLoop, start_trial
 from hep_ray.training.loop import TrialLoop
 
 
@@ -85,9 +86,9 @@ class TrialActor(tune.Trainable):
         except Exception as fault:  # noqa: BLE001 - reported by the first step
             self._failure = _cause(fault)
 
-    def _build(self, config: dict[str, Any]) -> TrialLoop:
+    def _build(self, config: dict[str, Any]) -> TrialLoop | FittedLoop:
         job = self._job
-        return TrialLoop(
+        return start_trial(
             TrialConfig.from_params(config["params"]),
             job.schema,
             job.data.events("train"),

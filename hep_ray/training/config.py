@@ -20,11 +20,22 @@ from hep_ray.registry import Registry
 from hep_ray.training.scaled import NONE, with_scalers
 
 
-class TrainerConfig(Config):
-    """What every trial states, whatever its components.
+class FitConfig(Config):
+    """What every trial states, whatever its model.
 
     Attributes:
         model: name in the model registry.
+        class_weights: `balanced` gives every class the same sum of weights in the training loss.
+    """
+
+    model: str
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+class TrainerConfig(FitConfig):
+    """What every trial of a model that is trained states beside.
+
+    Attributes:
         loss: name in the loss registry.
         optimizer: name in the optimizer registry.
         schedule: name in the learning-rate schedule registry.
@@ -33,14 +44,12 @@ class TrainerConfig(Config):
         scalar_scaling: scaler of scalar and vector columns, fitted on the training split; `none` leaves them.
         sequence_scaling: the same for columns of rank 2, such as tracks.
         image_scaling: the same for columns of rank 3.
-        class_weights: `balanced` gives every class the same sum of weights in the training loss.
         patience: end the trial after this many epochs without a lower validation loss; 0 never does.
         clip_norm: largest length of a step's gradient, which is scaled down to it; 0 leaves it.
         swa_start: after this fraction of the epochs validate and keep the mean of the weights; 1 never does.
         precision: `bfloat16` runs the model's products in 16 bits (autocast); weights and loss stay in 32.
     """
 
-    model: str
     loss: str
     optimizer: str
     schedule: str = "none"
@@ -49,7 +58,6 @@ class TrainerConfig(Config):
     scalar_scaling: str = NONE
     sequence_scaling: str = NONE
     image_scaling: str = NONE
-    class_weights: Literal["none", "balanced"] = "none"
     patience: NonNegativeInt = 0
     clip_norm: NonNegativeFloat = 0.0
     swa_start: float = Field(default=1.0, ge=0, le=1)
@@ -75,9 +83,25 @@ REGISTRIES: dict[str, Registry[Any]] = {
 class TrialConfig:
     """A trial's parameters, resolved and checked: the trainer's own and one config per component."""
 
-    trainer: TrainerConfig
+    trainer: FitConfig
     components: Mapping[str, Config]
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the model is fitted in one go, without loss and optimizer."""
+        return MODELS[self.trainer.model].fitted
+
+    @property
+    def training(self) -> TrainerConfig:
+        """How the model is trained.
+
+        Raises:
+            InvalidConfig: it is fitted.
+        """
+        if not isinstance(self.trainer, TrainerConfig):
+            raise InvalidConfig(f"a loop trains models that are trained; '{self.trainer.model}' is fitted")
+        return self.trainer
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> TrialConfig:
@@ -87,12 +111,10 @@ class TrialConfig:
             UnknownName: a component's name is not registered.
             InvalidConfig: a key that nothing reads, a missing key, or a value its component refuses.
         """
-        trainer = parse(
-            TrainerConfig,
-            {key: value for key, value in params.items() if key in TrainerConfig.field_names()},
-            "trainer",
-        )
-        chosen = {kind: getattr(trainer, kind) for kind in REGISTRIES}
+        kind_of_trial = _trainer_of(params.get("model"))
+        own = {key: value for key, value in params.items() if key in kind_of_trial.field_names()}
+        trainer = parse(kind_of_trial, own, "trainer")
+        chosen = {kind: getattr(trainer, kind) for kind in REGISTRIES if hasattr(trainer, kind)}
         readers = keys_read(chosen)
         for key in params:
             if key not in readers:
@@ -104,8 +126,9 @@ class TrialConfig:
             config = REGISTRIES[kind][name].config
             values = {key: params[key] for key in config.field_names() if key in params}
             components[kind] = parse(config, values, f"{kind} '{name}'")
-        for name in set(trainer.scaling_by_rank.values()) - {NONE}:
-            SCALERS[name]  # an unknown one is refused here
+        if isinstance(trainer, TrainerConfig):
+            for name in set(trainer.scaling_by_rank.values()) - {NONE}:
+                SCALERS[name]  # an unknown one is refused here
         augmentation = {key: params[key] for key in AugmentConfig.field_names() if key in params}
         return cls(trainer, components, parse(AugmentConfig, augmentation, "augmentation"))
 
@@ -116,11 +139,11 @@ class TrialConfig:
             InvalidConfig: the model cannot take the dataset's columns.
         """
         model: Model = MODELS[self.trainer.model].build(self.components["model"], schema)
-        return with_scalers(model, schema, self.trainer.scaling_by_rank)
+        return model if self.fitted else with_scalers(model, schema, self.training.scaling_by_rank)
 
     def resolved(self) -> dict[str, Any]:
         """Every value that the trial uses, defaults included, as one flat dict."""
-        values = self.trainer.model_dump() | self.augmentation.model_dump()
+        values = self.trainer.model_dump() | ({} if self.fitted else self.augmentation.model_dump())
         for component in self.components.values():
             values.update(component.model_dump())
         return values
@@ -138,12 +161,31 @@ def keys_read(chosen: Mapping[str, str]) -> dict[str, str]:
     Raises:
         UnknownName: a name is not registered.
     """
-    always = (*TrainerConfig.field_names(), *AugmentConfig.field_names())
+    trainer = _trainer_of(chosen.get("model"))
+    augmentation = AugmentConfig.field_names() if trainer is TrainerConfig else ()
+    always = (*trainer.field_names(), *augmentation)
     return dict.fromkeys(always, "the trainer") | {
         key: f"{kind} '{name}'"
         for kind, name in chosen.items()
         for key in REGISTRIES[kind][name].config.field_names()
     }
+
+
+def _trainer_of(model: str | None) -> type[FitConfig]:
+    return FitConfig if model is not None and MODELS[model].fitted else TrainerConfig
+
+
+def training_keys() -> set[str]:
+    """Parameters that exist only where a model is trained: not where it is fitted in one go."""
+    components = {
+        key
+        for kind, registry in REGISTRIES.items()
+        if kind != "model"
+        for name in registry
+        for key in registry[name].config.field_names()
+    }
+    own = set(TrainerConfig.field_names()) - set(FitConfig.field_names())
+    return own | set(AugmentConfig.field_names()) | components
 
 
 def readers_of(key: str) -> Iterator[tuple[str, str]]:

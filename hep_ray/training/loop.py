@@ -62,13 +62,13 @@ class TrialLoop:
         self.epoch = 0
         self._lowest_loss = math.inf
         self._stale_epochs = 0
-        self._half = config.trainer.precision == "bfloat16"
+        self._half = config.training.precision == "bfloat16"
         self._seed = seed
         self._device = torch.device(device)
         parts = config.components
-        entries = {kind: registry[getattr(config.trainer, kind)] for kind, registry in REGISTRIES.items()}
+        entries = {kind: registry[getattr(config.training, kind)] for kind, registry in REGISTRIES.items()}
         self.model = config.build_model(schema).to(self._device)
-        weights = training_weights(train, schema, balanced=config.trainer.class_weights == "balanced")
+        weights = training_weights(train, schema, balanced=config.training.class_weights == "balanced")
         self._train, self._val = (
             Events({column: split.inputs[column] for column in self.model.columns}, split.labels, of_events)
             for split, of_events in ((train, weights), (val, None))
@@ -79,10 +79,10 @@ class TrialLoop:
         self._optimizer = entries["optimizer"].build(
             parts["optimizer"],
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            config.trainer.learning_rate,
+            config.training.learning_rate,
         )
         self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
-        self._kept = KeptModel(self.model, self._optimizer, epochs, config.trainer.swa_start)
+        self._kept = KeptModel(self.model, self._optimizer, epochs, config.training.swa_start)
         self._mixing_points: tuple[str, ...] = ()
         if config.augmentation.manifold_mixup:
             self._mixing_points = mixing_points(self.model, next(self._batches(shuffle=False)))
@@ -95,7 +95,7 @@ class TrialLoop:
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or the patience is at its end."""
-        patience = self.config.trainer.patience
+        patience = self.config.training.patience
         return self.epoch >= self.epochs or 0 < patience <= self._stale_epochs
 
     def run_epoch(self) -> dict[str, float]:
@@ -138,7 +138,7 @@ class TrialLoop:
                 self.loss,
                 self._optimizer,
                 batch,
-                clip_norm=self.config.trainer.clip_norm,
+                clip_norm=self.config.training.clip_norm,
                 half=self._half,
                 mixing_points=self._mixing_points,
             )
@@ -158,11 +158,11 @@ class TrialLoop:
         }
 
     def _batches(self, *, shuffle: bool) -> Iterator[Batch]:
-        size, device = self.config.trainer.batch_size, self._device
+        size, device = self.config.training.batch_size, self._device
         return batches(self._train, size, seed=self._seed, epoch=self.epoch, shuffle=shuffle, device=device)
 
     def _where(self, what: str) -> str:
-        rate = self.config.trainer.learning_rate
+        rate = self.config.training.learning_rate
         return f"the loss stays finite; {what} of epoch {self.epoch + 1} (learning_rate {rate:g})"
 
     def state_dict(self) -> dict[str, Any]:

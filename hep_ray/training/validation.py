@@ -14,7 +14,7 @@ from hep_ray.errors import NonFiniteLoss
 from hep_ray.losses import Loss
 from hep_ray.metrics import classification_metrics
 from hep_ray.models import Model
-from hep_ray.training.step import evaluate
+from hep_ray.training.step import Evaluation, evaluate
 
 BATCH = 512
 """Events per forward pass; changes speed and memory, never the result's meaning."""
@@ -45,6 +45,17 @@ def validate(
         NonFiniteLoss: the loss, or a probability, is NaN or infinite.
     """
     result = evaluate(model, loss, batches(events, BATCH, device=device), half=half)
+    return validation_metrics(result, schema, where)
+
+
+def validation_metrics(
+    result: Evaluation, schema: EventSchema, where: Callable[[str], str]
+) -> dict[str, float]:
+    """The same of losses and probabilities that are known already.
+
+    Raises:
+        NonFiniteLoss: the loss, or a probability, is NaN or infinite.
+    """
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(where(f"validation loss is {result.loss}"))
     metrics = classification_metrics(result.probabilities, result.labels, schema.classes, schema.signal)

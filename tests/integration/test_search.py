@@ -55,6 +55,28 @@ def options(ray_session, make_dataset, tmp_path):
     )
 
 
+def test_a_baseline_is_a_trial_like_any_other(options):
+    search = dataclasses.replace(
+        SEARCH,
+        references=({"model": "logistic_regression", "inputs": "image"},),
+        presets={"smoke": Preset(trials=2, epochs=2)},
+    )
+    plan = prepare(search, options)
+    assert plan.trials == 3
+    result = run_search(plan, console=QUIET)
+
+    board = json.loads(result.leaderboard.read_text())
+    baseline = next(one for one in board["trials"] if one["params"]["model"] == "logistic_regression")
+    assert (baseline["trial_id"], baseline["status"], baseline["epochs"]) == ("t0000", "completed", 1)
+    assert baseline["metrics"]["val_accuracy"] > 0.9  # each class glows in another half of the image
+    assert baseline["mlflow_run_id"]
+    assert {one["params"]["model"] for one in board["trials"]} == {"logistic_regression", "cnn"}
+    with pytest.raises(InvalidSpace, match="every model of a search takes the dataset; model 'likelihood'"):
+        prepare(dataclasses.replace(search, references=({"model": "likelihood"},)), options)
+    with pytest.raises(CannotResume, match="references was"):
+        run_search(prepare(dataclasses.replace(search, references=()), options), resume=True, console=QUIET)
+
+
 def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(options):
     result = run_search(prepare(SEARCH, options), console=QUIET)
 

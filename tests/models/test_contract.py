@@ -15,6 +15,7 @@ import torch
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.models import MODELS, Model, build_model
+from hep_ray.models.fitted import FittedModel
 from hep_ray.models.image import ImageConfig
 from hep_ray.training.config import REGISTRIES, keys_read
 
@@ -46,8 +47,23 @@ class Case:
     columns: tuple[Column, ...]
 
     def build(self, classes: tuple[str, ...] = ("background", "signal"), seed: int = 0) -> Model:
+        """Ready to use: a model that is fitted has been, to events that tell the classes apart."""
         torch.manual_seed(seed)
-        return build_model(self.name, MODELS[self.name].example, schema_of(self.columns, classes))
+        built = build_model(self.name, MODELS[self.name].example, schema_of(self.columns, classes))
+        if isinstance(built, FittedModel) and not built.fitted.is_meta:
+            labels = torch.arange(120) % len(classes)
+            events = {
+                name: values.numpy() for name, values in zip(built.columns, self.apart(labels), strict=True)
+            }
+            built.fit(events, labels.numpy(), None, seed)
+        return built
+
+    def apart(self, labels: torch.Tensor) -> list[torch.Tensor]:
+        """Events whose values grow with the label."""
+        return [
+            values * (0.2 + 0.8 * labels.reshape(-1, *[1] * (values.ndim - 1)))
+            for values in self.events(len(labels))
+        ]
 
     def events(self, count: int, seed: int = 7) -> tuple[torch.Tensor, ...]:
         """One tensor per column that the model reads, in its order."""
@@ -82,6 +98,11 @@ def case(request: pytest.FixtureRequest) -> Case:
     return case_of(request.param)
 
 
+@pytest.fixture(scope="module", params=[name for name in MODELS if not MODELS[name].fitted])
+def trained(request: pytest.FixtureRequest) -> Case:
+    return case_of(request.param)
+
+
 @pytest.fixture(scope="module")
 def built(case: Case) -> Model:
     return case.build()
@@ -99,9 +120,9 @@ def test_one_logit_per_class(case: Case, classes: tuple[str, ...]) -> None:
         assert built(*case.events(2)).shape == (2, len(classes))
 
 
-def test_gradient_reaches_every_parameter_that_trains(case: Case) -> None:
-    built = case.build()
-    built(*case.events(4)).square().sum().backward()
+def test_gradient_reaches_every_parameter_that_trains(trained: Case) -> None:
+    built = trained.build()
+    built(*trained.events(4)).square().sum().backward()
     training = [named for named in built.named_parameters() if named[1].requires_grad]
     assert training
     for name, parameter in training:
@@ -156,12 +177,10 @@ def test_builds_without_memory_for_its_weights(case: Case) -> None:
         assert all(parameter.is_meta for parameter in case.build().parameters())
 
 
-def test_learns_a_separable_toy_problem(case: Case) -> None:
-    built = case.build()
+def test_learns_a_separable_toy_problem(trained: Case) -> None:
+    built = trained.build()
     labels = torch.arange(16) % 2
-    events = [
-        values * (0.2 + 0.8 * labels.reshape(-1, *[1] * (values.ndim - 1))) for values in case.events(16)
-    ]
+    events = trained.apart(labels)
     parameters = [parameter for parameter in built.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     loss = float("inf")

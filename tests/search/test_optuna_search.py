@@ -24,10 +24,10 @@ GRID = SPACE.replace(learning_rate=Choice(0.1))
 class Driver:
     """What the recorder is to the searcher: state and records, without Tune."""
 
-    def __init__(self, folder, preset, space=SPACE, seed=0, records=()):
+    def __init__(self, folder, preset, space=SPACE, seed=0, records=(), references=()):
         self.records = list(records)
         self.state = SearchState.fold(self.records)
-        search = Search(name="toy", task="toy", title="", space=space, presets={})
+        search = Search(name="toy", task="toy", title="", space=space, presets={}, references=references)
         self.epochs = preset.epochs
         self.searcher = OptunaSearcher(
             search, preset, space, seed, folder / "optuna.db", self.state, self.write
@@ -150,5 +150,25 @@ def test_a_preset_that_contradicts_itself_is_refused(preset):
 
 
 def test_trials_may_cut_a_grid_short():
-    assert total_trials(Preset(epochs=1, sampler="grid", seeds=3), GRID) == 18
-    assert total_trials(Preset(epochs=1, sampler="grid", seeds=3, trials=4), GRID) == 4
+    search = Search(
+        name="toy", task="toy", title="", space=GRID, presets={}, references=({"model": "likelihood"},)
+    )
+    assert total_trials(search, Preset(epochs=1, sampler="grid", seeds=3), GRID) == 1 + 18
+    assert total_trials(search, Preset(epochs=1, sampler="grid", seeds=3, trials=4), GRID) == 1 + 4
+    assert total_trials(search, Preset(epochs=1, trials=4), SPACE) == 1 + 4
+
+
+@pytest.mark.parametrize(("preset", "space"), [({"sampler": "grid"}, GRID), ({"trials": 6}, SPACE)])
+def test_references_run_first_and_once(tmp_path, preset, space):
+    references = ({"model": "likelihood", "bins": 10}, {"model": "logistic_regression"})
+    driver = Driver(tmp_path, Preset(epochs=1, **preset), space, references=references)
+    suggestions = [driver.searcher.suggest(str(n)) for n in range(9)]
+
+    assert [one["params"] for one in suggestions[:2]] == list(references)
+    drawn = [one["params"] for one in suggestions[2:8]]
+    assert all(params["model"] == "cnn" for params in drawn)
+    if space is GRID:
+        assert sorted(map(str, drawn)) == sorted(map(str, GRID.grid()))
+    assert suggestions[8] == "FINISHED"
+    again = Driver(tmp_path, Preset(epochs=1, **preset), space, records=driver.records, references=references)
+    assert again.searcher.suggest("x")["params"] == references[0]

@@ -58,6 +58,24 @@ def test_the_worse_two_thirds_stop_at_a_rung():
     assert report(asha, "t0", 9, 0.9) == "STOP"
 
 
+def test_a_model_that_is_fitted_in_one_go_stays_outside_the_rungs():
+    asha = scheduler()
+    baseline = SimpleNamespace(config={"trial_id": "b", "params": {"model": "likelihood"}}, trial_id="tune-b")
+    result = {"epoch": 1, "val_accuracy": 0.99}
+    asha.on_trial_add(None, baseline)
+    assert asha.on_trial_result(None, baseline, result) == "CONTINUE"
+    asha.on_trial_complete(None, baseline, result)
+    journal = [
+        TrialStarted(time=0, trial_id="b", number=0, params={"model": "likelihood"}, seed=0),
+        EpochFinished(time=0, trial_id="b", metrics=result),
+    ]
+    assert scheduler().replay(journal) == set()  # to be run again: its end is not the scheduler's
+
+    for name, value in (("t0", 0.5), ("t1", 0.6)):
+        asha.on_trial_add(None, trial(name))
+        assert report(asha, name, 1, value) == "CONTINUE"
+
+
 def test_after_a_restart_the_rungs_decide_as_before():
     continued, restarted = scheduler(), scheduler()
     for name, _, value in FIRST_RUNG:

@@ -56,6 +56,46 @@ def test_what_the_trainer_would_not_read_or_would_refuse_is_an_error(change, wor
         assert word in str(error.value)
 
 
+BASELINES = {
+    **GOOD,
+    "model": Choice("cnn", "gradient_boosting", "likelihood"),
+    "trees": Choice(10, 20).when(model="gradient_boosting"),
+    "phi_rotation": Choice(True),
+}
+
+
+def test_what_belongs_to_training_is_absent_where_a_model_is_fitted():
+    space = Space(**BASELINES)
+    space.check()
+
+    points = space.grid()
+    assert len(points) == 9 + 2 + 1  # the grid of GOOD; two sizes; one likelihood
+    fitted = [point for point in points if point["model"] != "cnn"]
+    assert fitted == [
+        {"model": "gradient_boosting", "trees": 10},
+        {"model": "gradient_boosting", "trees": 20},
+        {"model": "likelihood"},
+    ]
+    for point in points:
+        TrialConfig.from_params(point)
+
+
+def test_the_model_is_drawn_before_what_depends_on_it():
+    moved = {key: value for key, value in BASELINES.items() if key != "model"}
+    del moved["trees"]
+    space = Space(**moved, model=Choice("cnn", "likelihood"))
+
+    assert len(space.grid()) == 10
+
+
+def test_a_space_of_baselines_alone_needs_no_loss():
+    Space(model="likelihood", bins=Integer(10, 100)).check()
+    with pytest.raises(InvalidSpace, match="unknown key 'learning_rate'"):
+        Space(model="likelihood", learning_rate=0.1).check()
+    with pytest.raises(InvalidSpace, match=r"'trees' is read by .*add .when\(model='gradient_boosting'\)"):
+        Space(model=Choice("likelihood", "gradient_boosting"), trees=10).check()
+
+
 def test_a_space_states_its_model_loss_and_optimizer():
     for kind in ("model", "loss", "optimizer"):
         rest = {

@@ -1,0 +1,125 @@
+"""Classifiers without a network: fitted in one go, and from then on models like any other.
+
+What a fit finds is held in buffers, so it is saved, resumed and handed on as the weights of a network are.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hep_ray.config import Config
+from hep_ray.errors import InvalidEvents, NotFitted
+from hep_ray.models import Model, SchemaLike
+from hep_ray.models.flat import ALL, FlatInput
+
+ROWS = 8192
+"""Events turned into features at once."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class FittedConfig(Config):
+    """Fields common to baselines.
+
+    Attributes:
+        inputs: columns to read, joined by `+`; `all` is every scalar and vector column.
+    """
+
+    inputs: str = ALL
+
+
+class FittedModel(Model):
+    """A classifier of plain features that is fitted instead of trained.
+
+    Args:
+        inputs: columns to read.
+        schema: events with these columns.
+
+    Attributes:
+        fitted: scalar bool tensor; part of the state.
+        classes: number of classes.
+        signal: index of the signal class, None where there is none.
+
+    Raises:
+        InvalidConfig: there is no such column.
+    """
+
+    fitted: Tensor
+
+    def __init__(self, inputs: str, schema: SchemaLike) -> None:
+        super().__init__()
+        self.flat = FlatInput(inputs, schema)
+        self.columns = self.flat.columns
+        self.classes = len(schema.classes)
+        self.signal = None if schema.signal is None else schema.classes.index(schema.signal)
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def fit(
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32] | None,
+        seed: int,
+    ) -> None:
+        """Fit to the training split.
+
+        Args:
+            inputs: column → (N, *shape).
+            labels: (N,).
+            weights: (N,) of the events; None where all are alike.
+            seed: of whatever is drawn.
+
+        Raises:
+            InvalidEvents: a feature is NaN or infinite.
+        """
+        features = np.concatenate(list(self._features(inputs, len(labels))))
+        if not np.isfinite(features).all():
+            column = int(np.argwhere(~np.isfinite(features))[0, 1])
+            raise InvalidEvents(
+                f"{type(self).__name__} is fitted to finite features; feature {column} of "
+                f"{'+'.join(self.columns)} is {features[~np.isfinite(features)][0]}"
+            )
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(torch.get_num_threads()):  # a trial's cores, not the machine's
+            self._fit(features, labels, weights, seed)
+        self.fitted.fill_(True)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits (N, n_classes) of one tensor (N, *shape) per column; their softmax is the probabilities.
+
+        Raises:
+            NotFitted: neither `fit` was called nor a fitted state loaded.
+        """
+        if not torch.compiler.is_exporting() and not bool(self.fitted):
+            raise NotFitted(f"a baseline is fitted before it is used; this {type(self).__name__} is not")
+        return self._logits(self.flat(*inputs))
+
+    def cuts(self) -> dict[str, float]:
+        """Working points: name → least probability of the signal class; none by default."""
+        return {}
+
+    def _features(self, inputs: Mapping[str, npt.NDArray[Any]], events: int) -> Iterator[Floats]:
+        for start in range(0, events, ROWS):
+            rows = [torch.from_numpy(inputs[name][start : start + ROWS]) for name in self.columns]
+            features: Floats = self.flat(*rows).double().numpy()
+            yield features
+
+    @abstractmethod
+    def _fit(
+        self,
+        features: Floats,
+        labels: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32] | None,
+        seed: int,
+    ) -> None: ...
+
+    @abstractmethod
+    def _logits(self, features: Tensor) -> Tensor: ...

@@ -1,0 +1,127 @@
+"""The likelihood method: every class by the product of its features' probability densities.
+
+Shapes (N events, F features, B bins):
+
+    features                          F
+    bin of each feature               F
+    log density of it, per class      F, n_classes
+    sum over features, log prior      n_classes
+
+Of two classes the softmax is d_L = L_S/(L_S + L_B), with the classes' shares of the training events as prior. Source:
+ATLAS, arXiv:1902.04655, section 6 (discriminant, transformation, working points); densities are histograms smoothed
+by a Gaussian.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hep_ray.models import SchemaLike, model
+from hep_ray.models.fitted import FittedConfig, FittedModel, Floats
+
+WORKING_POINTS = {"loose": 0.93, "medium": 0.88, "tight": 0.80}
+"""Signal efficiency of each, on average over electrons of electroweak decays (arXiv:1902.04655, section 6)."""
+OUTSIDE = 0.001
+"""Fraction of the events on either side that the outermost bins take in."""
+SHARPNESS = 15
+"""Divisor of the transformed discriminant (same source)."""
+
+
+class LikelihoodConfig(FittedConfig):
+    """Configuration of `likelihood`.
+
+    Attributes:
+        bins: B, of each feature's histogram.
+        smoothing: standard deviation of the Gaussian that smooths it, in bins.
+        prior: `training` takes the classes' shares of the training events, `equal` the same for all.
+    """
+
+    bins: int = Field(default=100, ge=2)
+    smoothing: float = Field(default=1.0, ge=0)
+    prior: str = Field(default="training", pattern="^(training|equal)$")
+
+
+@model("likelihood", LikelihoodConfig)
+class Likelihood(FittedModel):
+    """Features as if they were independent of each other within a class.
+
+    Args:
+        config: columns, bins, smoothing, prior.
+        schema: events with these columns.
+
+    Raises:
+        InvalidConfig: there is no such column.
+    """
+
+    low: Tensor
+    width: Tensor
+    log_density: Tensor
+    log_prior: Tensor
+    least_probability: Tensor
+
+    def __init__(self, config: LikelihoodConfig, schema: SchemaLike) -> None:
+        super().__init__(config.inputs, schema)
+        self.bins, self.smoothing, self.prior = config.bins, config.smoothing, config.prior
+        features = self.flat.features
+        self.register_buffer("low", torch.zeros(features))
+        self.register_buffer("width", torch.ones(features))
+        self.register_buffer("log_density", torch.zeros(features, self.bins, self.classes))
+        self.register_buffer("log_prior", torch.zeros(self.classes))
+        self.register_buffer("least_probability", torch.zeros(len(WORKING_POINTS), dtype=torch.float64))
+
+    def cuts(self) -> dict[str, float]:
+        """Loose, medium and tight: name → least probability of the signal; none where no class is the signal."""
+        if self.signal is None:
+            return {}
+        return dict(zip(WORKING_POINTS, self.least_probability.tolist(), strict=True))
+
+    def _fit(
+        self,
+        features: Floats,
+        labels: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32] | None,
+        seed: int,  # noqa: ARG002 - nothing is drawn
+    ) -> None:
+        from scipy.ndimage import gaussian_filter1d
+
+        counted = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+        low, high = np.quantile(features, [OUTSIDE, 1 - OUTSIDE], axis=0)
+        width = np.where(high > low, (high - low) / self.bins, 1.0)
+        self.low.copy_(torch.from_numpy(low))
+        self.width.copy_(torch.from_numpy(width))
+        places = self._places(torch.from_numpy(features).float()).numpy()
+        for label in range(self.classes):
+            chosen = labels == label
+            for feature in range(features.shape[1]):
+                counts = np.bincount(places[chosen, feature], counted[chosen], minlength=self.bins)
+                smooth = (
+                    gaussian_filter1d(counts, self.smoothing, mode="nearest") if self.smoothing else counts
+                )
+                # One event spread over all bins: none is impossible.
+                density = (smooth + 1 / self.bins) / (smooth.sum() + 1)
+                self.log_density[feature, :, label] = torch.from_numpy(np.log(density))
+        shares = np.bincount(labels, counted, minlength=self.classes) / counted.sum()
+        if self.prior == "training":
+            self.log_prior.copy_(torch.from_numpy(np.log(shares)))
+        if self.signal is not None:
+            probabilities = self._logits(torch.from_numpy(features).float()).softmax(1)[:, self.signal]
+            signal = probabilities.double().numpy()[labels == self.signal]
+            for index, efficiency in enumerate(WORKING_POINTS.values()):
+                self.least_probability[index] = np.quantile(signal, 1 - efficiency, method="lower")
+
+    def _places(self, features: Tensor) -> Tensor:
+        return ((features - self.low) / self.width).floor().clamp(0, self.bins - 1).long()
+
+    def _logits(self, features: Tensor) -> Tensor:
+        places = self._places(features)
+        of_feature = torch.arange(features.shape[1], device=features.device)
+        return self.log_density[of_feature, places].sum(1) + self.log_prior
+
+
+def transformed_discriminant(probability: Tensor) -> Tensor:
+    """−ln(1/d_L − 1)/15 of d_L in (0, 1), any shape: what is cut on, spread out where d_L crowds at 0 and 1."""
+    return torch.logit(probability.double()) / SHARPNESS  # -ln(1/d - 1) is the logit of d

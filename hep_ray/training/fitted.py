@@ -1,0 +1,117 @@
+"""The life of a trial without a network: one fit, one validation, one report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hep_ray.data.batches import Events, batches
+from hep_ray.data.events import EventSchema
+from hep_ray.errors import CorruptCheckpoint, InvalidConfig
+from hep_ray.losses import build_loss
+from hep_ray.metrics.roc import passing
+from hep_ray.models import Model
+from hep_ray.models.fitted import FittedModel
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.loop import TrialLoop
+from hep_ray.training.seeding import seed_everything
+from hep_ray.training.step import evaluate
+from hep_ray.training.validation import BATCH, validation_metrics
+from hep_ray.training.weights import training_weights
+
+
+class FittedLoop:
+    """A trial whose model is fitted; seen from outside like `TrialLoop`, with one epoch.
+
+    Args:
+        config: resolved parameters; its model is fitted.
+        schema: classes and columns of the dataset.
+        train: training split.
+        val: validation split.
+        seed: of whatever the fit draws.
+
+    Raises:
+        InvalidConfig: the model cannot take the dataset's columns.
+    """
+
+    def __init__(
+        self, config: TrialConfig, schema: EventSchema, train: Events, val: Events, *, seed: int
+    ) -> None:
+        seed_everything(seed)
+        built = config.build_model(schema)
+        if not isinstance(built, FittedModel):
+            raise InvalidConfig(f"only a fitted model is fitted; got '{config.trainer.model}'")
+        self.config = config
+        self.model = built
+        self.epoch = 0
+        self._schema, self._train, self._val, self._seed = schema, train, val, seed
+
+    @property
+    def kept(self) -> Model:
+        """The fitted model."""
+        return self.model
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is fitted."""
+        return self.epoch > 0
+
+    def run_epoch(self) -> dict[str, float]:
+        """Fit, then validate.
+
+        Returns:
+            `epoch` 1, `val_*` of the cross-entropy, `epoch_seconds`; for each working point of the model
+            `val_signal_efficiency_<name>` and `val_background_rejection_<name>`.
+        """
+        start = time.perf_counter()
+        weights = training_weights(
+            self._train, self._schema, balanced=self.config.trainer.class_weights == "balanced"
+        )
+        self.model.fit(self._train.inputs, self._train.labels, weights, self._seed)
+        val = Events({name: self._val.inputs[name] for name in self.model.columns}, self._val.labels)
+        result = evaluate(self.model, build_loss("cross_entropy", {}), batches(val, BATCH))
+        metrics = validation_metrics(result, self._schema, str)
+        signal = self._schema.signal_index
+        for name, cut in self.model.cuts().items():
+            efficiency, mistaken = passing(result.probabilities[:, signal], result.labels == signal, cut)
+            metrics[f"val_signal_efficiency_{name}"] = efficiency
+            metrics[f"val_background_rejection_{name}"] = 1 / mistaken
+        self.epoch = 1
+        return {"epoch": 1, **metrics, "epoch_seconds": time.perf_counter() - start}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fitted model."""
+        return {"epoch": self.epoch, "params": self.config.resolved(), "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            CorruptCheckpoint: the state belongs to other parameters.
+        """
+        if state["params"] != self.config.resolved():
+            raise CorruptCheckpoint(
+                f"a trial resumes its own checkpoint; this one holds {state['params']}, "
+                f"the trial is {self.config.resolved()}"
+            )
+        self.epoch = state["epoch"]
+        self.model.load_state_dict(state["model"])
+
+
+def start_trial(
+    config: TrialConfig,
+    schema: EventSchema,
+    train: Events,
+    val: Events,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> TrialLoop | FittedLoop:
+    """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`."""
+    if config.fitted:
+        return FittedLoop(config, schema, train, val, seed=seed)
+    return TrialLoop(config, schema, train, val, epochs=epochs, seed=seed, device=device)

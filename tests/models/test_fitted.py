@@ -1,0 +1,221 @@
+"""Baselines without a network, against the estimators they come from and against arithmetic by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from hep_ray.data.batches import Events
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, NotFitted
+from hep_ray.models import MODELS, build_model
+from hep_ray.models.likelihood import transformed_discriminant
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.fitted import FittedLoop, start_trial
+from hep_ray.training.loop import TrialLoop
+
+CLASSES = ("background", "signal")
+BASELINES = [name for name in MODELS if MODELS[name].fitted]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small fits are faster on one thread, and on a busy machine much faster."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+def schema(classes=CLASSES):
+    return EventSchema(
+        task="toy", columns=(Column(name="mass"), Column(name="momenta", shape=(3,))), classes=classes
+    )
+
+
+def events(count=400, classes=2, seed=0):
+    """Normal features whose mean is 0.7 times the label; (inputs, labels)."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, count)
+    features = random.normal(0.7 * labels[:, None], 1.0, (count, 4)).astype(np.float32)
+    return {"mass": features[:, 0], "momenta": features[:, 1:]}, labels
+
+
+def probabilities(model, inputs):
+    with torch.no_grad():
+        return model(*(torch.from_numpy(inputs[name]) for name in model.columns)).softmax(1).numpy()
+
+
+def flat(inputs):
+    return np.column_stack([inputs["mass"], inputs["momenta"]])
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "c")])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_boosted_trees_are_those_of_scikit_learn(classes, weighted):
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    inputs, labels = events(classes=len(classes))
+    weights = np.linspace(0.5, 1.5, len(labels)).astype(np.float32) if weighted else None
+    model = build_model("gradient_boosting", {"trees": 20, "leaf_events": 5}, schema(classes))
+    model.fit(inputs, labels, weights, seed=3)
+    peer = HistGradientBoostingClassifier(
+        max_iter=20, max_depth=10, min_samples_leaf=5, early_stopping=False, random_state=3
+    ).fit(flat(inputs).astype(np.float64), labels, sample_weight=weights)
+
+    unseen, _ = events(seed=1, classes=len(classes))
+    np.testing.assert_allclose(probabilities(model, unseen), peer.predict_proba(flat(unseen)), atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "c")])
+def test_logistic_regression_is_that_of_scikit_learn(classes):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    inputs, labels = events(classes=len(classes))
+    model = build_model("logistic_regression", {"regularisation": 4.0}, schema(classes))
+    model.fit(inputs, labels, None, seed=0)
+    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.25)).fit(
+        flat(inputs).astype(np.float64), labels
+    )
+
+    unseen, _ = events(seed=1, classes=len(classes))
+    np.testing.assert_allclose(probabilities(model, unseen), peer.predict_proba(flat(unseen)), atol=1e-4)
+
+
+def test_the_likelihood_of_two_bins_by_hand():
+    """Four signal events, three above 0.5; four background events, one above.
+
+    Density of a bin with k of n events: (k + 1/2)/(n + 1). Signal: 0.3 below, 0.7 above; background the other way
+    round. Equal numbers, so d = 0.7/(0.7 + 0.3) above the middle and 0.3 below.
+    """
+    one = EventSchema(task="toy", columns=(Column(name="mass"),), classes=CLASSES)
+    mass = np.array([0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0], np.float32)
+    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0])
+    model = build_model("likelihood", {"bins": 2, "smoothing": 0.0}, one)
+    model.fit({"mass": mass}, labels, None, seed=0)
+
+    found = probabilities(model, {"mass": np.array([0.1, 0.9], np.float32)})
+    np.testing.assert_allclose(found[:, 1], [0.3, 0.7], rtol=1e-5)
+    # Weights (3 for signal) leave its density as 9.5/13 above the middle and make the prior 12/16.
+    model.fit({"mass": mass}, labels, np.where(labels == 1, 3, 1).astype(np.float32), seed=0)
+    above, prior = (9.5 / 13, 0.3), (12 / 16, 4 / 16)
+    expected = above[0] * prior[0] / (above[0] * prior[0] + above[1] * prior[1])
+    assert probabilities(model, {"mass": np.array([0.9], np.float32)})[0, 1] == pytest.approx(expected, 1e-5)
+
+
+def test_the_likelihood_approaches_the_true_ratio():
+    """Independent normal features of unit width, means 0 and 0.7: ln L_S/L_B = Σ (0.7 x − 0.7²/2)."""
+    inputs, labels = events(60_000)
+    model = build_model("likelihood", {"bins": 60, "smoothing": 2.0, "prior": "equal"}, schema())
+    model.fit(inputs, labels, None, seed=0)
+
+    unseen, _ = events(2_000, seed=1)
+    found = probabilities(model, unseen)[:, 1]
+    truth = 1 / (1 + np.exp(-(0.7 * flat(unseen) - 0.245).sum(1)))
+    assert np.abs(found - truth).mean() < 0.02
+
+
+def test_working_points_keep_their_share_of_the_signal():
+    inputs, labels = events(5_000)
+    model = build_model("likelihood", {}, schema())
+    model.fit(inputs, labels, None, seed=0)
+    signal = probabilities(model, inputs)[labels == 1, 1]
+
+    assert list(model.cuts()) == ["loose", "medium", "tight"]
+    for cut, efficiency in zip(model.cuts().values(), (0.93, 0.88, 0.80), strict=True):
+        assert (signal >= cut).mean() == pytest.approx(efficiency, abs=0.002)
+
+
+def test_the_transformed_discriminant_by_hand():
+    # −ln(1/0.9 − 1)/15 = ln 9/15
+    values = transformed_discriminant(torch.tensor([0.5, 0.9, 0.1]))
+    np.testing.assert_allclose(values, [0, math.log(9) / 15, -math.log(9) / 15], atol=1e-8)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+class TestEveryBaseline:
+    def test_is_no_use_before_it_is_fitted(self, name):
+        with pytest.raises(NotFitted, match="is fitted before it is used"):
+            probabilities(build_model(name, {}, schema()), events(5)[0])
+
+    def test_refuses_features_that_are_not_finite(self, name):
+        inputs, labels = events(50)
+        inputs["momenta"][7, 1] = np.nan
+        with pytest.raises(InvalidEvents, match=r"feature 2 of mass\+momenta is nan"):
+            build_model(name, {}, schema()).fit(inputs, labels, None, seed=0)
+
+    def test_names_the_columns_there_are(self, name):
+        with pytest.raises(InvalidConfig, match=r"mass, momenta.*got 'mas'"):
+            build_model(name, {"inputs": "mas"}, schema())
+
+    def test_reads_the_columns_it_is_told_to(self, name):
+        assert build_model(name, {"inputs": "momenta"}, schema()).columns == ("momenta",)
+
+    def test_has_no_loss_and_no_optimizer(self, name):
+        assert set(TrialConfig.from_params({"model": name}).components) == {"model"}
+        with pytest.raises(InvalidConfig, match="unknown key 'learning_rate'"):
+            TrialConfig.from_params({"model": name, "learning_rate": 0.1})
+
+    def test_a_trial_is_one_fit_and_its_checkpoint_the_whole_of_it(self, name):
+        loop = trial(name)
+        report = loop.run_epoch()
+
+        assert loop.finished
+        assert report["epoch"] == 1
+        assert report["val_accuracy"] > 0.7  # the best cut on the sum of features reaches Φ(0.7) = 0.758
+        assert report["val_auc"] > 0.75
+        again = trial(name, seed=9)
+        again.load_state_dict(loop.state_dict())
+        assert again.finished
+        unseen, _ = events(30, seed=2)
+        np.testing.assert_array_equal(probabilities(again.kept, unseen), probabilities(loop.kept, unseen))
+
+    def test_another_trials_checkpoint_is_refused(self, name):
+        other = trial(name, class_weights="balanced")
+        with pytest.raises(CorruptCheckpoint, match="resumes its own checkpoint"):
+            other.load_state_dict(trial(name).state_dict())
+
+    def test_classes_can_be_balanced(self, name):
+        def mean_score(weights):
+            inputs, labels = events(1_000)
+            kept = (labels == 0) | (np.arange(1_000) % 5 == 0)
+            loop = trial(name, train=(pick(inputs, kept), labels[kept]), class_weights=weights)
+            loop.run_epoch()
+            return probabilities(loop.kept, events(500, seed=1)[0])[:, 1].mean()
+
+        assert mean_score("balanced") > 1.1 * mean_score("none")
+
+
+def pick(inputs, kept):
+    return {column: values[kept] for column, values in inputs.items()}
+
+
+def trial(name, train=None, seed=0, **params):
+    config = TrialConfig.from_params({"model": name, **params})
+    splits = [
+        Events.from_arrays(*(given or events(1_000, seed=place))) for place, given in enumerate((train, None))
+    ]
+    return start_trial(config, schema(), *splits, epochs=5, seed=seed)
+
+
+def test_the_likelihood_reports_its_working_points():
+    report = trial("likelihood").run_epoch()
+
+    for name, efficiency in (("loose", 0.93), ("medium", 0.88), ("tight", 0.80)):
+        assert report[f"val_signal_efficiency_{name}"] == pytest.approx(efficiency, abs=0.03)
+        assert report[f"val_background_rejection_{name}"] > 1
+    assert report["val_background_rejection_tight"] > report["val_background_rejection_loose"]
+
+
+def test_the_model_decides_which_loop_a_trial_has():
+    params = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 0.01}
+    config = TrialConfig.from_params(params)
+    split = Events.from_arrays(*events(50))
+    assert isinstance(start_trial(config, schema(), split, split, epochs=1, seed=0), TrialLoop)
+    with pytest.raises(InvalidConfig, match="only a fitted model is fitted; got 'mlp'"):
+        FittedLoop(config, schema(), split, split, seed=0)
