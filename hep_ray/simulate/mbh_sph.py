@@ -7,6 +7,9 @@ The signal is the black hole: the thesis searches for it and treats the sphalero
 from __future__ import annotations
 
 import functools
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from hep_ray.config import Config
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.simulate import black_hole, simulation, sphaleron
 from hep_ray.simulate.imaging import CHANNELS, PIXELS, event_image, event_variables
-from hep_ray.simulate.objects import Reconstruction, ReconstructionConfig
+from hep_ray.simulate.objects import Objects, Reconstruction, ReconstructionConfig
 from hep_ray.simulate.partons import PartonLuminosity
 from hep_ray.simulate.shower import Density, HardProcess, Shower, ShowerConfig
 
@@ -111,13 +114,23 @@ def generate(
         MissingPackage: Pythia is not installed.
         SimulationFailed: Pythia refuses the settings.
     """
+    return as_columns(itertools.islice(reconstructed(config, class_name, seed), events))
+
+
+def reconstructed(config: MbhSphConfig, class_name: str, seed: np.random.SeedSequence) -> Iterator[Objects]:
+    """Reconstructed objects of one event after another, without end."""
     shower, reconstruction = _generators(config, class_name)
     rng = np.random.default_rng(seed)
     pythia_seed = int(rng.integers(1, 900_000_001))
+    for state in shower.events(sys.maxsize, rng, pythia_seed):
+        yield reconstruction.objects(state, rng)
+
+
+def as_columns(events: Iterable[Objects]) -> dict[str, npt.NDArray[Any]]:
+    """Columns of the schema."""
     images: list[npt.NDArray[np.float32]] = []
     variables: dict[str, list[float]] = {}
-    for state in shower.events(events, rng, pythia_seed):
-        objects = reconstruction.objects(state, rng)
+    for objects in events:
         images.append(event_image(objects))
         for name, value in event_variables(objects).items():
             variables.setdefault(name, []).append(value)
@@ -125,7 +138,7 @@ def generate(
     return {"image": np.stack(images), **columns}
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _generators(config: MbhSphConfig, class_name: str) -> tuple[Shower, Reconstruction]:
     """Built once per process; `generate` seeds them anew, so nothing passes from call to call."""
     settings = ShowerConfig(
