@@ -2,7 +2,8 @@
 
 Study 4.1: 50×50×3 η–φ histograms; root index 1 is cross-entropy. Energies enter as log1p(E / 100 GeV).
 The preset `thesis` is the published protocol: Adam, lr 0.01 falling by 0.9 every 10 epochs, 40 epochs, 3 seeds.
-The preset `hour` is the same grid shortened for two cores and 6,000 events: lr 0.001 along half a cosine.
+The preset `hour` is the same grid shortened for two cores and 6,000 events: lr 0.001 along half a cosine, products
+in bfloat16 (1.7 times faster there).
 """
 
 from hep_ray import Choice, LogUniform, Preset, Search, Space, StudyTable, main
@@ -38,6 +39,7 @@ hour = Space(
     learning_rate=0.001,
     schedule="cosine",
     batch_size=100,
+    precision="bfloat16",
 )
 search = Search(
     name="resnet_loss",
@@ -47,7 +49,7 @@ search = Search(
     presets={
         "smoke": Preset(trials=2, epochs=1),
         "laptop": Preset(trials=8, epochs=4),
-        "hour": Preset(sampler="grid", scheduler="none", epochs=3, seeds=3, space=hour),
+        "hour": Preset(sampler="grid", scheduler="none", epochs=5, seeds=3, space=hour),
         "thesis": Preset(sampler="grid", scheduler="none", epochs=40, seeds=3, space=thesis),
     },
     baseline={"root_index": 1},
