@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,14 +329,20 @@ def test_values_that_a_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
         convert([write_hdf5(tmp_path, rows)], None, None, tmp_path / "out", schema=schema)
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("hep_ray.data.runs.np.save", full)
-    with pytest.raises(StorageError, match="No space left on device"):
-        converted(tmp_path / "a", "npz", table())
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["events.npz"]
+@pytest.mark.parametrize("room", [0, 2_000, 20_000])
+def test_a_disk_that_fills_up_is_named_and_leaves_nothing(room: int, tmp_path: Path) -> None:
+    """The kernel refuses every write beyond so many bytes of a file: in the runs, in a shard, wherever it is met."""
+    rows = table(EVENTS * 20)
+    write_npz(tmp_path, rows)
+    schema = parse_schema(LABELLED.format("npz"), "test")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"the storage must be writable; .*File too large"):
+            convert([tmp_path / "events.npz"], "npz", ["bg", "sig"], tmp_path / "out", schema=schema)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["events.npz"]
 
 
 def test_inputs_name_their_classes_or_stand_in_order(tmp_path: Path) -> None:
