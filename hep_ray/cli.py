@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hep_ray.components import show as components
 from hep_ray.console import run_app
 from hep_ray.data.cli import app as data_app
 from hep_ray.data.show_cli import show
@@ -25,6 +26,7 @@ app = typer.Typer(
 data_app.command("simulate")(simulate)
 data_app.command("show")(show)
 app.command("report")(report)
+app.command("components")(components)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 

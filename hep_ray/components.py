@@ -1,0 +1,167 @@
+"""Everything that a search or a dataset can be made of, as its registry knows it: names, keys, meanings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hep_ray.console import result_console
+from hep_ray.errors import UnknownName
+
+if TYPE_CHECKING:
+    from hep_ray.config import Config
+    from hep_ray.registry import Registry
+
+
+@dataclass(frozen=True)
+class Key:
+    """A parameter of a component.
+
+    Attributes:
+        name: as a space or a command line states it.
+        default: in words; empty where it must be given.
+        values: which ones are allowed, such as `number, 0 ≤, < 1`.
+        meaning: from the configuration's docstring.
+    """
+
+    name: str
+    default: str
+    values: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered component.
+
+    Attributes:
+        kind: such as `model`.
+        name: what a search calls it.
+        summary: first line of its docstring.
+        keys: its parameters.
+    """
+
+    kind: str
+    name: str
+    summary: str
+    keys: tuple[Key, ...]
+
+
+def components(kind: str) -> list[Component]:
+    """Every registered component of a kind, by name.
+
+    Raises:
+        UnknownName: there is no such kind.
+    """
+    known = registries()
+    if kind not in known:
+        raise UnknownName(f"unknown kind of component '{kind}'; known: {', '.join(known)}")
+    return [component(kind, name) for name in known[kind]]
+
+
+def component(kind: str, name: str) -> Component:
+    """One of them.
+
+    Raises:
+        UnknownName: there is no such component.
+    """
+    entry = registries()[kind][name]
+    parts = (getattr(entry, part, None) for part in ("factory", "generate", "open", "build"))
+    documented = next((part for part in parts if part is not None), entry)
+    config = getattr(entry, "config", None) or getattr(entry, "options", None)
+    summary = (inspect.getdoc(documented) or "").partition("\n")[0]
+    return Component(kind, name, summary, () if config is None else keys(config))
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """Kind → registry: what a space states, then what makes datasets."""
+    from hep_ray.data.augment import AugmentConfig
+    from hep_ray.data.readers import READERS
+    from hep_ray.data.scalers import SCALERS
+    from hep_ray.registry import Registry
+    from hep_ray.simulate import SIMULATIONS
+    from hep_ray.training.config import REGISTRIES, TrainerConfig
+
+    trainer: Registry[Any] = Registry("part of the trainer", "hep_ray.training")
+    for name, config in (("training", TrainerConfig), ("augmentation", AugmentConfig)):
+        trainer.add(name, SimpleNamespace(config=config, build=config))
+    made: dict[str, Registry[Any]] = {"scaler": SCALERS, "reader": READERS, "simulation": SIMULATIONS}
+    return {"trainer": trainer, **REGISTRIES, **made}
+
+
+def keys(config: type[Config]) -> tuple[Key, ...]:
+    """The fields of a configuration class."""
+    meanings = _meanings(config)
+    properties: Mapping[str, Mapping[str, Any]] = config.model_json_schema(mode="validation").get(
+        "properties", {}
+    )
+    return tuple(
+        Key(name, _default(config, name), _values(rules), meanings.get(name, ""))
+        for name, rules in properties.items()
+    )
+
+
+def _default(config: type[Config], name: str) -> str:
+    field = config.model_fields[name]
+    return "" if field.is_required() else str(field.get_default(call_default_factory=True, validated_data={}))
+
+
+BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
+
+
+def _values(rules: Mapping[str, Any]) -> str:
+    if "enum" in rules:
+        return " | ".join(map(str, rules["enum"]))
+    if "anyOf" in rules:
+        return " or ".join(_values(one) for one in rules["anyOf"])
+    bounds = [text.format(f"{rules[rule]:g}") for rule, text in BOUNDS.items() if rule in rules]
+    pattern = [f"like {rules['pattern']}"] if "pattern" in rules else []
+    return ", ".join([str(rules.get("type", "any")), *bounds, *pattern])
+
+
+def _meanings(config: type[Config]) -> dict[str, str]:
+    """Field → its entry under `Attributes:` in the class' docstring, or in that of a base."""
+    found: dict[str, str] = {}
+    for cls in reversed(config.__mro__):
+        section = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
+            found[name] = " ".join(text.split())
+    return found
+
+
+def show(
+    kind: Annotated[str | None, typer.Argument(help="model, loss, optimizer, … [default: all].")] = None,
+    name: Annotated[str | None, typer.Argument(help="One of that kind: its keys in full.")] = None,
+) -> None:
+    """List what a search can be made of, with every key that a space may state.
+
+    Examples: `hep-ray components`, `hep-ray components model`, `hep-ray components loss root_softmax`.
+
+    Raises:
+        UnknownName: there is no such kind, or no such component of it.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    console = result_console()
+    listed = [one for each in ([kind] if kind else registries()) for one in components(each)]
+    if kind and name:
+        one = component(kind, name)
+        console.print(Text(f"{kind} {name}: {one.summary}"), soft_wrap=True)
+        table = Table("key", "default", "values", "meaning", box=None, padding=(0, 2, 0, 0))
+        for key in one.keys:
+            table.add_row(*map(Text, (key.name, key.default or "(required)", key.values, key.meaning)))
+    else:
+        table = Table("kind", "name", "what", "keys", box=None, padding=(0, 2, 0, 0))
+        for one in listed:
+            names = ", ".join(key.name for key in one.keys)
+            table.add_row(*map(Text, (one.kind, one.name, one.summary, names)))
+    console.print(table)
+    if not name:
+        console.print("\nNext: hep-ray components KIND NAME tells the defaults and meanings of its keys.")
