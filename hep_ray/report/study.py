@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,14 @@ from typing import TYPE_CHECKING
 from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.table import Table
 
-from hep_ray.errors import InvalidConfig, StorageError, UnknownName
+from hep_ray.errors import InvalidConfig, StorageError
+from hep_ray.search.script import load_search
 
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search, StudyTable
     from hep_ray.search.state import SearchState, TrialState
+
+__all__ = ["Cell", "cells", "columns", "load_search", "read_state", "rendered"]
 
 
 @dataclass(frozen=True)
@@ -37,33 +39,6 @@ class Cell:
         if len(self.values) == 1:
             return f"{mean:.4f} (1)"
         return f"{mean:.4f} ± {statistics.stdev(self.values):.4f} ({len(self.values)})"
-
-
-def load_search(name: str, folder: Path = Path("searches")) -> Search:
-    """The `Search` that a script states.
-
-    Args:
-        name: of a script in `folder`, or the path of one.
-        folder: of the scripts.
-
-    Raises:
-        UnknownName: there is no such script, or it states no search.
-    """
-    from hep_ray.search.definition import Search
-
-    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not path.is_file():
-        known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
-        raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
-    spec = importlib.util.spec_from_file_location(f"_search_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    search = getattr(module, "search", None)
-    if not isinstance(search, Search):
-        raise UnknownName(f"a search script has a variable 'search' of class Search; {path} has none")
-    return search
 
 
 def read_state(search: Search, storage: Path) -> SearchState:

@@ -12,7 +12,7 @@ from ray.tune import Callback
 from hep_ray.search.definition import Search
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.records import EpochFinished, Record, Status, TrialFinished
+from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, Status, TrialFinished
 from hep_ray.training.checkpoint import BEST, LAST
 
 KEEP_BEST = 10
@@ -30,23 +30,26 @@ class Recorder(Callback):
 
     Args:
         journal: open journal; its records are folded into `state` first.
-        search: for the ranking that decides which models are kept.
+        goal: metric and mode of the ranking that decides which models are kept.
         epochs: full length of a trial.
         trials_folder: one folder per trial, with its checkpoints.
         listeners: called with every new record, after it is on disk.
+        keep: trials, best first, whose best model stays on disk.
     """
 
     def __init__(
         self,
         journal: Journal,
-        search: Search,
+        goal: Search | SearchStarted,
         epochs: int,
         trials_folder: Path,
         listeners: Sequence[Callable[[Record], None]] = (),
+        keep: int = KEEP_BEST,
     ) -> None:
         self.state = SearchState.fold(journal)
         self._journal = journal
-        self._search = search
+        self._goal = goal
+        self._keep = keep
         self._epochs = epochs
         self._trials_folder = trials_folder
         self.listeners = list(listeners)
@@ -99,6 +102,6 @@ class Recorder(Callback):
 
     def _tidy(self, ended: str) -> None:
         (self._trials_folder / ended / LAST).unlink(missing_ok=True)
-        ranked = self.state.ranked(self._search.metric, self._search.mode)
-        for trial in [trial for trial in ranked if trial.finished][KEEP_BEST:]:
+        ranked = self.state.ranked(self._goal.metric, self._goal.mode)
+        for trial in [trial for trial in ranked if trial.finished][self._keep :]:
             (self._trials_folder / trial.trial_id / BEST).unlink(missing_ok=True)

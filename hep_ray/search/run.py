@@ -8,10 +8,14 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 from rich.console import Console
 
+from hep_ray.data.dataset import Dataset
 from hep_ray.data.stream import load_resident
 from hep_ray.errors import CannotResume, HepRayError, Interrupted, SearchFailed, StorageError
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
@@ -19,7 +23,8 @@ from hep_ray.search.optuna_search import OptunaSearcher
 from hep_ray.search.prepare import SearchPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.schedule import ResumableASHA, build_scheduler
+from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.schedule import build_scheduler
 from hep_ray.search.state import SearchState
 from hep_ray.search.trial import TrialActor, TrialJob
 from hep_ray.tracking.client import default_uri
@@ -76,7 +81,7 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         try:
             _train(plan, journal, recorder, console)
         finally:
-            fault = _close(tracker)
+            fault = close(tracker)
             board = write_leaderboard(plan.folder, leaderboard(recorder.state, tracker.run_ids))
         if fault is not None:
             raise fault
@@ -137,38 +142,73 @@ def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Cons
             state, plan.trials, plan.preset.epochs, plan.search.metric, plan.search.mode, console
         ) as progress:
             recorder.listeners.append(progress.record)
-            _fit(plan, searcher, scheduler, recorder, to_run)
+            fit(
+                plan.dataset,
+                plan.resources,
+                plan.folder,
+                epochs=plan.preset.epochs,
+                metric=plan.search.metric,
+                mode=plan.search.mode,
+                searcher=searcher,
+                scheduler=scheduler,
+                recorder=recorder,
+                to_run=to_run,
+            )
             recorder.listeners.remove(progress.record)
     if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
         recorder.write(SearchFinished(time=time.time()))
 
 
-def _fit(
-    plan: SearchPlan, searcher: OptunaSearcher, scheduler: ResumableASHA, recorder: Recorder, to_run: int
+def fit(
+    dataset: Dataset,
+    resources: ResourcePlan,
+    folder: Path,
+    *,
+    epochs: int,
+    metric: str,
+    mode: Literal["max", "min"],
+    searcher: Searcher,
+    scheduler: TrialScheduler | None,
+    recorder: Recorder,
+    to_run: int,
 ) -> None:
+    """Let Tune train trials on the training split until the searcher has none left.
+
+    Args:
+        dataset: training and validation split are loaded.
+        resources: of one trial, and how many run side by side.
+        folder: of the journal; the trials' folders lie in it.
+        epochs: full length of a trial.
+        metric: key of the per-epoch report that decides which epoch's model is kept.
+        mode: whether more or less of it is better.
+        searcher: hands out each trial's id, parameters and seed.
+        scheduler: ends trials early; None trains each in full.
+        recorder: is told everything.
+        to_run: number of trials.
+    """
     job = TrialJob(
-        trials_folder=str(plan.folder.resolve() / "trials"),
-        schema=plan.dataset.schema,
-        data=load_resident(plan.dataset),
-        epochs=plan.preset.epochs,
-        metric=plan.search.metric,
-        mode=plan.search.mode,
-        cpus=plan.resources.cpus_per_trial,
-        gpu=plan.resources.gpus_per_trial > 0,
+        trials_folder=str(folder.resolve() / "trials"),
+        schema=dataset.schema,
+        data=load_resident(dataset),
+        epochs=epochs,
+        metric=metric,
+        mode=mode,
+        cpus=resources.cpus_per_trial,
+        gpu=resources.gpus_per_trial > 0,
     )
-    resources = {"cpu": plan.resources.cpus_per_trial, "gpu": plan.resources.gpus_per_trial}
-    scratch = plan.folder.resolve() / ".tune"
+    per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    scratch = folder.resolve() / ".tune"
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrialActor, job=job), resources),
+        tune.with_resources(tune.with_parameters(TrialActor, job=job), per_trial),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=to_run,
-            max_concurrent_trials=plan.resources.concurrent,
+            max_concurrent_trials=resources.concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=plan.search.name,
+            name=folder.name,
             storage_path=str(scratch),
             callbacks=[recorder],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -182,7 +222,7 @@ def _fit(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _close(tracker: MlflowTracker) -> HepRayError | None:
+def close(tracker: MlflowTracker) -> HepRayError | None:
     """Flush the tracker; its fault is told only after the leaderboard is written."""
     try:
         tracker.close()

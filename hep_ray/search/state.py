@@ -15,6 +15,7 @@ from hep_ray.tracking.records import (
     Status,
     TrialFinished,
     TrialStarted,
+    TrialTested,
 )
 
 
@@ -26,11 +27,13 @@ class TrialState:
         started: its parameters.
         history: metrics per epoch, in order.
         finished: how it ended; None while it has not.
+        tested: what the test split said of it, in a confirmation; None before, and always in a search.
     """
 
     started: TrialStarted
     history: list[dict[str, float]] = field(default_factory=list)
     finished: TrialFinished | None = None
+    tested: TrialTested | None = None
 
     @property
     def trial_id(self) -> str:
@@ -91,6 +94,8 @@ class SearchState:
             self.trials[record.trial_id].history.append(record.metrics)
         elif isinstance(record, TrialFinished):
             self.trials[record.trial_id].finished = record
+        elif isinstance(record, TrialTested):
+            self.trials[record.trial_id].tested = record
         elif isinstance(record, SearchFinished):
             self.finished = True
 

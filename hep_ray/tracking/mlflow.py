@@ -24,6 +24,7 @@ from hep_ray.tracking.records import (
     SearchStarted,
     TrialFinished,
     TrialStarted,
+    TrialTested,
 )
 
 SEARCH_TAG = "hep_ray.search_id"
@@ -148,13 +149,9 @@ class MlflowTracker:
                 self._pending.popleft()
 
     def _write_epochs(self, epochs: list[EpochFinished]) -> None:
-        from mlflow.entities import Metric
-
         by_trial: dict[str, list[Any]] = {}
         for record in epochs:
-            points = by_trial.setdefault(record.trial_id, [])
-            stamp = int(1000 * record.time)
-            points.extend(Metric(key, value, stamp, record.epoch) for key, value in record.metrics.items())
+            by_trial.setdefault(record.trial_id, []).extend(_points(record))
         for trial_id, points in by_trial.items():
             for first in range(0, len(points), METRICS_PER_CALL):
                 self._client.log_batch(
@@ -172,6 +169,8 @@ class MlflowTracker:
             if record.cause:
                 self._client.set_tag(run_id, "hep_ray.cause", record.cause[:5000])
             self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
+        elif isinstance(record, TrialTested):
+            self._client.log_batch(self.run_ids[record.trial_id], metrics=_points(record))
         elif isinstance(record, SearchFinished) and self.parent_run_id is not None:
             self._client.set_terminated(self.parent_run_id, "FINISHED", int(1000 * record.time))
 
@@ -185,7 +184,9 @@ class MlflowTracker:
             self._client.update_run(self.parent_run_id, status="RUNNING")
         else:
             tags = {SEARCH_TAG: record.search_id, "hep_ray.search": record.search, **record.provenance}
-            self.parent_run_id = self._create_run(record.search, record.time, tags)
+            self.parent_run_id = self._create_run(
+                record.title or record.search, record.time, tags | record.tags
+            )
         params = record.model_dump(
             include={"task", "metric", "mode", "epochs", "sampler", "scheduler", "seed"}
         )
@@ -203,6 +204,8 @@ class MlflowTracker:
                 "hep_ray.search": search.search,
                 "dataset_fingerprint": search.dataset_fingerprint,
                 **search.provenance,
+                **search.tags,
+                **record.tags,
             }
             self.run_ids[record.trial_id] = self._create_run(record.trial_id, record.time, tags)
         params = {**record.params, "seed": record.seed, "epochs": search.epochs}
@@ -232,3 +235,10 @@ class MlflowTracker:
             token = page.token
             if not token:
                 return runs
+
+
+def _points(record: EpochFinished | TrialTested) -> list[Any]:
+    from mlflow.entities import Metric
+
+    stamp = int(1000 * record.time)
+    return [Metric(key, value, stamp, record.epoch) for key, value in record.metrics.items()]

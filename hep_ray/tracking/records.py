@@ -32,6 +32,10 @@ class SearchStarted(Config):
     references: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
     provenance: dict[str, str]
+    title: str = Field("", description="name of the parent run in MLflow, where it is not the search's")
+    tags: dict[str, str] = Field(
+        default_factory=dict, description="of all its runs in MLflow, beside the usual"
+    )
 
 
 class TrialStarted(Config):
@@ -43,6 +47,7 @@ class TrialStarted(Config):
     number: int = Field(description="number of the trial in the Optuna study")
     params: dict[str, Any]
     seed: int
+    tags: dict[str, str] = Field(default_factory=dict, description="of its run in MLflow, beside the usual")
 
 
 class EpochFinished(Config):
@@ -69,6 +74,16 @@ class TrialFinished(Config):
     cause: str = Field("", description="what went wrong, for a failed trial")
 
 
+class TrialTested(Config):
+    """The kept model of an ended trial was evaluated on the test split, once; never in a search."""
+
+    kind: Literal["trial_tested"] = "trial_tested"
+    time: float
+    trial_id: str
+    epoch: int = Field(description="whose model was kept")
+    metrics: dict[str, float] = Field(description="of the test split, `test_accuracy` and so on")
+
+
 class SearchFinished(Config):
     """The search ended with every trial accounted for; a later resume may add trials after it."""
 
@@ -76,7 +91,7 @@ class SearchFinished(Config):
     time: float
 
 
-Record = SearchStarted | TrialStarted | EpochFinished | TrialFinished | SearchFinished
+Record = SearchStarted | TrialStarted | EpochFinished | TrialFinished | TrialTested | SearchFinished
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 

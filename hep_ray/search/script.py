@@ -1,0 +1,39 @@
+"""From the name of a search to the `Search` that its script states."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hep_ray.errors import UnknownName
+
+if TYPE_CHECKING:
+    from hep_ray.search.definition import Search
+
+
+def load_search(name: str, folder: Path = Path("searches")) -> Search:
+    """The `Search` that a script states.
+
+    Args:
+        name: of a script in `folder`, or the path of one.
+        folder: of the scripts.
+
+    Raises:
+        UnknownName: there is no such script, or it states no search.
+    """
+    from hep_ray.search.definition import Search
+
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
+        raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
+    spec = importlib.util.spec_from_file_location(f"_search_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    search = getattr(module, "search", None)
+    if not isinstance(search, Search):
+        raise UnknownName(f"a search script has a variable 'search' of class Search; {path} has none")
+    return search
