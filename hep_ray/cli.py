@@ -13,6 +13,7 @@ from hep_ray.data.cli import app as data_app
 from hep_ray.data.show_cli import show
 from hep_ray.errors import StorageError
 from hep_ray.report.cli import report
+from hep_ray.search.confirm_cli import confirm
 from hep_ray.simulate.cli import simulate
 
 app = typer.Typer(
@@ -20,11 +21,13 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Find, trust and hand on particle-physics classifiers.\n\n"
     "First data: `hep-ray data simulate mbh_sph --events 6000 --out data/mbh_sph` or `hep-ray data convert`. "
-    "Then a search: `python searches/cnn_loss.py`. Then look: `hep-ray ui`.",
+    "Then a search: `python searches/cnn_loss.py`. Then look: `hep-ray ui`. "
+    "Is the gain real? `hep-ray confirm cnn_loss`.",
     rich_markup_mode="markdown",
 )
 data_app.command("simulate")(simulate)
 data_app.command("show")(show)
+app.command("confirm")(confirm)
 app.command("report")(report)
 app.command("components")(components)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")

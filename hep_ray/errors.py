@@ -73,6 +73,10 @@ class CannotResume(InputError):
     """There is no search to resume, or it is not the search that this command describes."""
 
 
+class CannotConfirm(InputError):
+    """A search that cannot be confirmed as asked: not ended, nothing completed, another dataset, no such baseline."""
+
+
 class NonFiniteLoss(HepRayError):
     """The loss became NaN or infinite; the message names the epoch, the step and the learning rate."""
 

@@ -59,7 +59,7 @@ class Contender(Config):
     """A configuration that was retrained with every seed.
 
     Attributes:
-        name: `baseline`, or the trial of the search that it is.
+        name: `baseline`, or the trial of the search that it is (the first of several that differ in seed only).
         role: why it is here.
         params: without the seed.
         runs: one per seed, in the order of the seeds.
@@ -80,7 +80,7 @@ class Comparison(Config):
         contender: the finalist's name.
         metric: of the test split.
         difference: finalist minus baseline, paired by seed.
-        p_value: two-sided paired t-test of no difference; None where it cannot be had (one seed).
+        p_value: two-sided paired t-test of no difference; None where it cannot be had (one seed, or no noise).
         adjusted_p_value: corrected for the number of finalists.
     """
 
@@ -89,6 +89,11 @@ class Comparison(Config):
     difference: Estimate
     p_value: float | None
     adjusted_p_value: float | None
+
+    def better(self, mode: str, level: float) -> bool:
+        """Whether the finalist beats the baseline by more than the noise of the seeds, at 1 - `level`."""
+        gain = self.difference.mean if mode == "max" else -self.difference.mean
+        return self.adjusted_p_value is not None and self.adjusted_p_value < 1 - level and gain > 0
 
 
 class Confirmation(Config):
@@ -108,6 +113,9 @@ class Confirmation(Config):
         contenders: finalists in the order of the search's ranking, then the baseline.
         comparisons: of every finalist.
         provenance: of the confirmation, as of a search.
+        confirmation_id: `search_id` in its journal; `test_uses` knows by it when the test split was read.
+        baseline_origin: in words, where the baseline's parameters come from.
+        dropped: finalists of which a training failed, with the cause; they count among those corrected for.
     """
 
     search: str
@@ -123,6 +131,9 @@ class Confirmation(Config):
     contenders: tuple[Contender, ...]
     comparisons: tuple[Comparison, ...]
     provenance: dict[str, str]
+    confirmation_id: str = ""
+    baseline_origin: str = ""
+    dropped: dict[str, str] = Field(default_factory=dict)
 
     @property
     def baseline(self) -> Contender:

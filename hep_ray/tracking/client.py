@@ -24,3 +24,14 @@ def open_client(uri: str) -> Any:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
 
     return MlflowClient(tracking_uri=uri)
+
+
+def find_runs(client: Any, experiment_id: str, condition: str) -> list[tuple[str, dict[str, str]]]:
+    """Run id and tags of every run that fulfils a condition, such as "tags.role = 'baseline'"."""
+    runs, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], condition, max_results=1000, page_token=token)
+        runs += [(run.info.run_id, run.data.tags) for run in page]
+        token = page.token
+        if not token:
+            return runs

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.client import open_client
+from hep_ray.tracking.client import find_runs, open_client
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -176,7 +176,7 @@ class MlflowTracker:
 
     def _start_search(self, record: SearchStarted) -> None:
         self._search = record
-        existing = self._runs_of(record.search_id)
+        existing = find_runs(self._client, self._experiment_id, f"tags.`{SEARCH_TAG}` = '{record.search_id}'")
         self.run_ids = {tags[TRIAL_TAG]: run_id for run_id, tags in existing if TRIAL_TAG in tags}
         parents = [run_id for run_id, tags in existing if TRIAL_TAG not in tags]
         if parents:
@@ -221,20 +221,6 @@ class MlflowTracker:
         from mlflow.entities import Param
 
         self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-
-    def _runs_of(self, search_id: str) -> list[tuple[str, dict[str, str]]]:
-        runs, token = [], None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment_id],
-                f"tags.`{SEARCH_TAG}` = '{search_id}'",
-                max_results=1000,
-                page_token=token,
-            )
-            runs += [(run.info.run_id, run.data.tags) for run in page]
-            token = page.token
-            if not token:
-                return runs
 
 
 def _points(record: EpochFinished | TrialTested) -> list[Any]:

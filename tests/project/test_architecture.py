@@ -31,7 +31,7 @@ KNOWS = {
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 
 RAY_MODULES = {"cluster.py", "parallel.py", "data/stream.py"}
-MLFLOW_MODULES = {"tracking/client.py", "tracking/mlflow.py"}
+MLFLOW_MODULES = {"tracking/client.py", "tracking/confirmed.py", "tracking/mlflow.py"}
 HEAVY = {"ray", "torch", "mlflow", "pythia8mc", "sklearn", "uproot", "awkward", "fastjet", "matplotlib"}
 
 

@@ -1,0 +1,174 @@
+"""What a few repeated trainings, or a finite sample of events, allow one to say."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hep_ray.errors import InvalidConfig
+
+LEVEL = 0.95
+"""Of an interval, unless another is asked for."""
+SAME = 1e-12
+"""Relative spread below which values are equal but for rounding."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its spread and its confidence interval.
+
+    Attributes:
+        mean: of the values.
+        sd: sample standard deviation (divisor n - 1); 0 of one value.
+        low: lower end of the interval; the mean of one value, which has none.
+        high: upper end.
+    """
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A difference between two series of values that belong together one by one.
+
+    Attributes:
+        difference: left minus right.
+        p_value: of the two-sided paired t-test that the true difference is 0; None of fewer than two pairs, and
+            where all differences are equal, so that there is no noise to compare with.
+    """
+
+    difference: Interval
+    p_value: float | None
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Student's interval of the mean, mean ± t·s/√n with n - 1 degrees of freedom.
+
+    It covers what varies between the values and nothing else. Of trainings with different seeds on one dataset that
+    is the initial weights and the order of events; that the events are a finite sample, it does not cover.
+
+    Args:
+        values: at least one, finite; independent and about normal.
+        level: in (0, 1), such as 0.95.
+
+    Raises:
+        InvalidConfig: no value, one that is not finite, or a level outside (0, 1).
+    """
+    from scipy import stats
+
+    _check(values, level)
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Interval(mean, 0.0, mean, mean)
+    sd = statistics.stdev(values)
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
+    return Interval(mean, sd, mean - half, mean + half)
+
+
+def paired_t(left: Sequence[float], right: Sequence[float], level: float = LEVEL) -> Paired:
+    """Difference of two series, pair by pair, with its interval and the paired t-test (`scipy.stats.ttest_rel`).
+
+    Args:
+        left: of one contender, by seed.
+        right: of the other, by the same seeds in the same order.
+        level: of the interval.
+
+    Raises:
+        InvalidConfig: the lengths differ, or see `t_interval`.
+    """
+    from scipy import stats
+
+    if len(left) != len(right):
+        raise InvalidConfig(f"paired values are equally many; got {len(left)} and {len(right)}")
+    difference = t_interval([one - other for one, other in zip(left, right, strict=True)], level)
+    scale = max(abs(value) for value in (*left, *right))
+    if len(left) == 1 or difference.sd <= SAME * scale:
+        return Paired(difference, None)
+    return Paired(difference, float(stats.ttest_rel(left, right).pvalue))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted so that, of all tests together, a false alarm is as rare as the level says.
+
+    Source: Holm, Scand. J. Statist. 6 (1979) 65. The i-th smallest of m is multiplied by m - i + 1, none falls below
+    an earlier one, none exceeds 1.
+
+    Args:
+        p_values: one per test; None where a test could not be made, which counts among the m all the same.
+    """
+    adjusted: list[float | None] = [None] * len(p_values)
+    tested = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
+    largest = 0.0
+    for rank, (value, index) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * value))
+        adjusted[index] = largest
+    return adjusted
+
+
+def bootstrap_interval(
+    metric: Callable[..., float],
+    *events: NDArray[np.generic],
+    level: float = LEVEL,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of a metric for the finite sample of events: percentiles of it on events drawn anew with replacement.
+
+    Two contenders are compared on the same events by a metric that takes both scores and gives the difference.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 13 (`scipy.stats.bootstrap`).
+
+    Args:
+        metric: function of arrays such as `events`, to one number.
+        *events: (N, …) each; rows of the same index belong to one event and are drawn together.
+        level: in (0, 1).
+        resamples: samples drawn; the ends of the interval vary by about 1/√resamples of its length.
+        seed: of the draws.
+
+    Returns:
+        The metric of the events as they are (as `mean`), its standard error (as `sd`) and the interval.
+
+    Raises:
+        InvalidConfig: arrays of different lengths, fewer than two events, or a level outside (0, 1).
+    """
+    from scipy import stats
+
+    lengths = {len(array) for array in events}
+    if len(lengths) != 1 or lengths.pop() < 2:  # noqa: PLR2004 - one event has no spread
+        raise InvalidConfig(
+            f"events are at least two, equally many in every array; got {[len(array) for array in events]}"
+        )
+    _check([0.0], level)
+
+    def of_rows(rows: NDArray[np.intp]) -> float:
+        return metric(*(array[rows] for array in events))
+
+    with warnings.catch_warnings():
+        # A metric that is the same of every resample has an interval of no length, of which scipy warns.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (np.arange(len(events[0])),),
+            of_rows,
+            n_resamples=resamples,
+            confidence_level=level,
+            method="percentile",
+            vectorized=False,
+            rng=np.random.default_rng(seed),
+        )
+    ends = found.confidence_interval
+    return Interval(metric(*events), float(found.standard_error), float(ends.low), float(ends.high))
+
+
+def _check(values: Sequence[float], level: float) -> None:
+    if not values or not all(math.isfinite(value) for value in values):
+        raise InvalidConfig(f"an interval is of one or more finite values; got {list(values)}")
+    if not 0 < level < 1:
+        raise InvalidConfig(f"the level of an interval is between 0 and 1, such as 0.95; got {level}")

@@ -1,0 +1,255 @@
+"""Confirm a search: train finalists and baseline anew with the same seeds, then open the test split, once.
+
+The test split stays closed until every training has ended, so no result of it can decide what else is trained. That
+it is opened, and for whom, is recorded before (`test_uses`).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from hep_ray.errors import CannotResume, Interrupted, SearchFailed
+from hep_ray.search.confirm_plan import BASELINE, ConfirmPlan
+from hep_ray.search.confirm_summary import failures, summarise
+from hep_ray.search.confirmation import FOLDER, Confirmation, save_confirmation
+from hep_ray.search.fixed_list import FixedList
+from hep_ray.search.progress import Progress
+from hep_ray.search.recorder import Recorder
+from hep_ray.search.run import close, fit
+from hep_ray.search.state import SearchState
+from hep_ray.search.test_uses import SplitUse, earlier_uses, params_hash, record_use
+from hep_ray.search.unblind import evaluate_all
+from hep_ray.tracking.client import default_uri
+from hep_ray.tracking.confirmed import log_confirmed
+from hep_ray.tracking.journal import Journal
+from hep_ray.tracking.mlflow import MlflowTracker
+from hep_ray.tracking.provenance import provenance
+from hep_ray.tracking.records import SearchFinished, SearchStarted
+
+
+@dataclass(frozen=True)
+class ConfirmResult:
+    """What a confirmation leaves.
+
+    Attributes:
+        confirmation: all of it.
+        path: of `confirmation.json`.
+        tracking_uri: where MLflow holds the same.
+        earlier_uses: times that the test split was read for this search before.
+    """
+
+    confirmation: Confirmation
+    path: Path
+    tracking_uri: str
+    earlier_uses: int
+
+
+def run_confirmation(
+    plan: ConfirmPlan, *, again: bool = False, console: Console | None = None
+) -> ConfirmResult:
+    """Train what has not been trained yet, test what has not been tested yet, and compare.
+
+    Typed again, it goes on: trainings that ended are not repeated, one that was cut off goes on from its checkpoint,
+    and a confirmation that has ended only tells its result again.
+
+    Args:
+        plan: checked by `prepare_confirmation`.
+        again: set an earlier confirmation of the search aside, into a folder beside it, and start anew.
+        console: where progress is shown.
+
+    Raises:
+        CannotResume: the folder holds another confirmation than this one; the message says what differs.
+        StorageError: another process is confirming this search.
+        TrackingUnavailable: MLflow does not answer.
+        Interrupted: Ctrl-C; typed again, it goes on.
+        SearchFailed: a training of the baseline failed, or one of every finalist.
+    """
+    console = console or Console(stderr=True)
+    if again:
+        set_aside(plan.folder)
+    uri = plan.tracking_uri or default_uri(plan.given.storage)
+    with Journal(plan.folder) as journal:
+        header = _header(plan, journal)
+        tracker = MlflowTracker(uri, plan.started.search, plan.given.storage / "mlartifacts")
+        tracker.replay(journal)
+        recorder = Recorder(
+            journal,
+            plan.started,
+            plan.started.epochs,
+            plan.folder / "trials",
+            [tracker.record],
+            keep=len(plan.runs),
+        )
+        if header is not None:
+            recorder.write(header)
+        try:
+            _train(plan, recorder, console)
+            _test(plan, recorder, console)
+        finally:
+            fault = close(tracker)
+        confirmation = summarise(plan, recorder.state, tracker.run_ids)
+        path = save_confirmation(plan.search_folder, confirmation)
+        if fault is not None:
+            raise fault
+        tracker.attach(path)
+        _publish(plan, recorder.state, confirmation, uri, tracker.parent_run_id)
+    looks = earlier_uses(plan.search_folder, plan.dataset.fingerprint, confirmation.confirmation_id)
+    return ConfirmResult(confirmation, path, uri, len(looks))
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename the folder of a confirmation to `confirm_1`, `confirm_2` or so on; nothing is deleted.
+
+    Raises:
+        StorageError: a process is at work in it.
+    """
+    if not folder.exists():
+        return None
+    with Journal(folder):
+        number = 1
+        while (target := folder.with_name(f"{FOLDER}_{number}")).exists():
+            number += 1
+        return folder.rename(target)
+
+
+def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
+    """The first record of a new confirmation; None for one that goes on."""
+    started = SearchState.fold(journal).started
+    if started is None:
+        facts = provenance(plan.source)
+        return SearchStarted(
+            time=time.time(),
+            search_id=uuid.uuid4().hex,
+            provenance={**facts, "confirms": plan.started.search_id},
+            options={
+                "top": plan.given.top,
+                "seeds": plan.given.seeds,
+                "baseline": plan.given.baseline,
+                "level": plan.given.level,
+                "data": str(plan.dataset.folder.resolve()),
+            },
+            title=f"{plan.started.search} (confirmation)",
+            tags={"hep_ray.kind": "confirmation"},
+            **plan.identity,
+        )
+    now = {**plan.identity, "confirms": plan.started.search_id}
+    recorded = {key: getattr(started, key) for key in plan.identity}
+    recorded["confirms"] = started.provenance["confirms"]
+    names = {
+        "space": "the contenders",
+        "sampler": "the seeds",
+        "seed": "the first seed",
+        "confirms": "the search",
+    }
+    for key, value in now.items():
+        if recorded[key] != value:
+            raise CannotResume(
+                f"a confirmation goes on as it began; {names.get(key, key)} were {recorded[key]!r} and are "
+                f"now {value!r}: type it as before, or --again to set {plan.folder} aside and start anew"
+            )
+    return None
+
+
+def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
+    state = recorder.state
+    runs = FixedList(plan.runs, state, recorder.write)
+    if len(runs):
+        with Progress(
+            state, len(plan.runs), plan.started.epochs, plan.started.metric, plan.started.mode, console
+        ) as progress:
+            recorder.listeners.append(progress.record)
+            fit(
+                plan.dataset,
+                plan.resources,
+                plan.folder,
+                epochs=plan.started.epochs,
+                metric=plan.started.metric,
+                mode=plan.started.mode,
+                searcher=runs,
+                scheduler=None,
+                recorder=recorder,
+                to_run=len(runs),
+            )
+            recorder.listeners.remove(progress.record)
+    left = [run.trial_id for run in plan.runs if run.trial_id not in state.trials]
+    left += [trial.trial_id for trial in state.unfinished()]
+    if left:
+        raise Interrupted(
+            f"{len(left)} trainings have not ended ({', '.join(left)}), and the test split is still closed; every "
+            "finished epoch is kept: type the same command again to go on"
+        )
+    failed = failures(plan, state)
+    if BASELINE in failed or len(failed) == len(plan.finalists):
+        name = BASELINE if BASELINE in failed else next(iter(failed))
+        raise SearchFailed(
+            f"a confirmation needs every training of the baseline and of a finalist; {name} failed: {failed[name]}"
+        )
+
+
+def _test(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
+    """Open the test split for the trainings that it has not judged yet."""
+    state = recorder.state
+    assert state.started is not None
+    failed = failures(plan, state)
+    judged = [(name, params) for name, _, params in plan.contenders if name not in failed]
+    names = {name for name, _ in judged}
+    closed = [
+        trial.trial_id
+        for trial in state.trials.values()
+        if trial.started.tags["contender"] in names and trial.tested is None
+    ]
+    if closed:
+        use = SplitUse(
+            time=time.time(),
+            purpose="confirm",
+            dataset_fingerprint=plan.dataset.fingerprint,
+            contenders=tuple(sorted(params_hash(params) for _, params in judged)),
+            confirmation_id=state.started.search_id,
+            seeds=plan.seeds,
+        )
+        record_use(plan.search_folder, use)
+        opened = datetime.fromtimestamp(use.time, UTC).isoformat(timespec="seconds")
+        console.print(
+            f"All trainings have ended. The test split is opened at {opened} for {len(closed)} models.",
+            highlight=False,
+        )
+        try:
+            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", closed, recorder.write)
+        except KeyboardInterrupt:
+            raise Interrupted("the tests were interrupted: type the same command again to go on") from None
+    if not state.finished:
+        recorder.write(SearchFinished(time=time.time()))
+
+
+def _publish(
+    plan: ConfirmPlan, state: SearchState, confirmation: Confirmation, uri: str, parent: str | None
+) -> None:
+    """Put the confirmed values where a person sorts by them: at the search's run and trials, and at our own."""
+    trials = {one.name: [trial.trial_id for trial in one.trials] for one in plan.finalists}
+    if plan.baseline.drawn is not None:
+        trials[BASELINE] = [trial.trial_id for trial in plan.baseline.drawn.trials]
+    last = max(trial.tested.time for trial in state.trials.values() if trial.tested is not None)
+    values = {
+        one.name: {
+            key.removeprefix("test_"): (estimate.mean, estimate.sd)
+            for key, estimate in one.estimates.items()
+            if key.startswith("test_")
+        }
+        for one in confirmation.contenders
+    }
+    log_confirmed(
+        uri,
+        plan.started.search,
+        plan.started.search_id,
+        parent,
+        main=plan.metric.removeprefix("test_"),
+        values=values,
+        trials=trials,
+        stamp=last,
+    )

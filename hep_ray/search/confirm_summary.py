@@ -1,0 +1,126 @@
+"""From the journal of a confirmation to what it says: estimates, paired differences, corrected p-values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from hep_ray.metrics.inference import Interval, holm, paired_t, t_interval
+from hep_ray.search.confirm_plan import BASELINE, ConfirmPlan, trial_id
+from hep_ray.search.confirmation import Comparison, Confirmation, ConfirmedRun, Contender, Estimate
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.training.checkpoint import BEST
+from hep_ray.training.testing import SCORES
+
+CORRECTION = "holm"
+
+
+def failures(plan: ConfirmPlan, state: SearchState) -> dict[str, str]:
+    """Contender → cause, for those of which a training failed."""
+    found: dict[str, str] = {}
+    for name, _, _ in plan.contenders:
+        for seed in plan.seeds:
+            trial = state.trials.get(trial_id(name, seed))
+            if trial is not None and trial.finished is not None and trial.finished.cause:
+                found.setdefault(name, f"seed {seed}: {trial.finished.cause.strip()}")
+    return found
+
+
+def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str]) -> Confirmation:
+    """The record of a confirmation whose trainings have all been tested.
+
+    Args:
+        plan: what was to be done.
+        state: of the confirmation's journal.
+        run_ids: trial id → MLflow run id.
+    """
+    assert state.started is not None
+    dropped = failures(plan, state)
+    contenders = tuple(
+        _contender(plan, state, run_ids, name, role, params)
+        for name, role, params in plan.contenders
+        if name not in dropped
+    )
+    return Confirmation(
+        search=plan.started.search,
+        search_id=plan.started.search_id,
+        task=plan.started.task,
+        dataset_fingerprint=plan.dataset.fingerprint,
+        metric=plan.metric,
+        mode=plan.started.mode,
+        level=plan.given.level,
+        correction=CORRECTION,
+        seeds=plan.seeds,
+        epochs=plan.started.epochs,
+        contenders=contenders,
+        comparisons=_comparisons(contenders, plan.metric, plan.given.level, len(plan.finalists)),
+        provenance=state.started.provenance,
+        confirmation_id=state.started.search_id,
+        baseline_origin=plan.baseline.origin,
+        dropped=dropped,
+    )
+
+
+def _contender(
+    plan: ConfirmPlan,
+    state: SearchState,
+    run_ids: Mapping[str, str],
+    name: str,
+    role: Literal["finalist", "baseline"],
+    params: dict[str, Any],
+) -> Contender:
+    trials = [state.trials[trial_id(name, seed)] for seed in plan.seeds]
+    runs = tuple(
+        _run(trial, plan.started.metric, plan.started.mode, run_ids.get(trial.trial_id)) for trial in trials
+    )
+    common = set.intersection(*(set(run.metrics) for run in runs))
+    estimates = {
+        key: _estimate(t_interval([run.metrics[key] for run in runs], plan.given.level))
+        for key in runs[0].metrics
+        if key in common
+    }
+    return Contender(name=name, role=role, params=params, runs=runs, estimates=estimates)
+
+
+def _run(trial: TrialState, metric: str, mode: str, run_id: str | None) -> ConfirmedRun:
+    assert trial.tested is not None
+    kept = trial.history[trial.tested.epoch - 1]
+    assert kept == trial.best(metric, mode)
+    return ConfirmedRun(
+        trial_id=trial.trial_id,
+        seed=trial.started.seed,
+        epoch=trial.tested.epoch,
+        metrics={
+            **trial.tested.metrics,
+            **{key: value for key, value in kept.items() if key.startswith("val_")},
+        },
+        checkpoint=f"trials/{trial.trial_id}/{BEST}",
+        scores=f"trials/{trial.trial_id}/{SCORES}",
+        mlflow_run_id=run_id,
+    )
+
+
+def _comparisons(
+    contenders: Sequence[Contender], metric: str, level: float, asked: int
+) -> tuple[Comparison, ...]:
+    """Every finalist against the baseline; a finalist that failed counts in the correction all the same."""
+    values = {one.name: [run.metrics[metric] for run in one.runs] for one in contenders}
+    finalists = [one.name for one in contenders if one.role == "finalist"]
+    paired = [paired_t(values[name], values[BASELINE], level) for name in finalists]
+    p_values = [one.p_value for one in paired]
+    adjusted = holm([*p_values, *([None] * (asked - len(finalists)))])
+    return tuple(
+        Comparison(
+            contender=name,
+            metric=metric,
+            difference=_estimate(one.difference),
+            p_value=one.p_value,
+            adjusted_p_value=corrected,
+        )
+        for name, one, corrected in zip(finalists, paired, adjusted, strict=False)
+    )
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(**dataclasses.asdict(interval))

@@ -1,0 +1,96 @@
+"""A confirmation as a table for a terminal, with a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from hep_ray.search.confirmation import Comparison, Confirmation, Contender, Estimate
+
+
+def confirmation_table(confirmation: Confirmation) -> Table:
+    """Finalists in the order of the search, then the baseline: value on the test split, and what it differs by."""
+    level = f"{100 * confirmation.level:g} %"
+    name = confirmation.metric.replace("_", " ")
+    made = Table(
+        title=f"{confirmation.search}: {name} of {len(confirmation.seeds)} trainings each, full length",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+    )
+    made.add_column("contender", no_wrap=True)
+    made.add_column("mean ± s.d.", no_wrap=True)
+    made.add_column(f"{level} interval", no_wrap=True)
+    made.add_column("minus baseline, interval", no_wrap=True)
+    made.add_column("p", no_wrap=True)
+    made.add_column(f"p ({confirmation.correction.capitalize()})", no_wrap=True)
+    made.add_column(f"better at the {_alpha(confirmation)} level", no_wrap=True)
+    made.add_column("parameters that differ", overflow="fold", min_width=20)
+    comparisons = {one.contender: one for one in confirmation.comparisons}
+    differ = _differing(confirmation.contenders)
+    for one in confirmation.contenders:
+        estimate = one.estimates[confirmation.metric]
+        made.add_row(
+            one.name,
+            f"{estimate.mean:.4f} ± {estimate.sd:.4f}",
+            _interval(estimate, confirmation),
+            *_compared(comparisons.get(one.name), confirmation),
+            ", ".join(f"{key}={_number(one.params[key])}" for key in differ if key in one.params),
+        )
+    for name_of_dropped, cause in confirmation.dropped.items():
+        made.add_row(name_of_dropped, "failed", "", "", "", "", "no", cause.splitlines()[0])
+    return made
+
+
+def verdict(confirmation: Confirmation) -> str:
+    """One sentence: who beats the baseline, if anyone."""
+    if len(confirmation.seeds) == 1:
+        return "With one seed there is no interval and no p-value: nothing can be said. Type --seeds 5."
+    better = [
+        one.contender for one in confirmation.comparisons if one.better(confirmation.mode, confirmation.level)
+    ]
+    noise = f"at the {_alpha(confirmation)} level"
+    if not better:
+        return f"No finalist is better than the baseline {noise}."
+    verb = "is" if len(better) == 1 else "are"
+    return f"{', '.join(better)} {verb} better than the baseline {noise}."
+
+
+def _compared(comparison: Comparison | None, confirmation: Confirmation) -> Sequence[str]:
+    if comparison is None:
+        return "", "", "", ""
+    difference = comparison.difference
+    yes = comparison.better(confirmation.mode, confirmation.level)
+    return (
+        f"{difference.mean:+.4f} {_interval(difference, confirmation, sign='+')}",
+        _p(comparison.p_value),
+        _p(comparison.adjusted_p_value),
+        "yes" if yes else "no",
+    )
+
+
+def _interval(estimate: Estimate, confirmation: Confirmation, sign: str = "") -> str:
+    if len(confirmation.seeds) == 1:
+        return "–"
+    return f"[{estimate.low:{sign}.4f}, {estimate.high:{sign}.4f}]"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
+def _alpha(confirmation: Confirmation) -> str:
+    return f"{100 * (1 - confirmation.level):.3g} %"
+
+
+def _differing(contenders: Sequence[Contender]) -> list[str]:
+    everyone: list[Mapping[str, Any]] = [one.params for one in contenders]
+    names = dict.fromkeys(name for params in everyone for name in params)
+    return [name for name in names if len({params.get(name) for params in everyone}) > 1]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,157 @@
+"""Which configurations of a search are worth confirming, and which one they are to beat."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hep_ray.errors import CannotConfirm, HepRayError
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.test_uses import params_hash
+from hep_ray.training.config import REGISTRIES, TrialConfig, keys_read
+
+CROSS_ENTROPY: Mapping[str, Any] = {"loss": "cross_entropy"}
+"""The baseline of a search that states none."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Trials of a search that differ in their seed only.
+
+    Attributes:
+        trials: at least one, by number.
+        value: mean over the trials of the search's metric, each at its best epoch.
+    """
+
+    trials: tuple[TrialState, ...]
+    value: float
+
+    @property
+    def name(self) -> str:
+        """Id of its first trial."""
+        return self.trials[0].trial_id
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Without the seed."""
+        return self.trials[0].started.params
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the finalists are to beat.
+
+    Attributes:
+        params: without the seed.
+        origin: in words, where they come from.
+        drawn: the configuration of the search that it is; None for one that the search did not draw.
+    """
+
+    params: dict[str, Any]
+    origin: str
+    drawn: Configuration | None
+
+
+def configurations(state: SearchState) -> list[Configuration]:
+    """Distinct configurations, best first by the mean of their validation metric; failed and running trials apart."""
+    started = state.started
+    assert started is not None
+    groups: dict[str, list[TrialState]] = {}
+    for trial in sorted(state.trials.values(), key=lambda one: one.started.number):
+        if trial.status in {"completed", "stopped"} and trial.history:
+            groups.setdefault(params_hash(trial.started.params), []).append(trial)
+    sign = -1 if started.mode == "max" else 1
+    made = []
+    for trials in groups.values():
+        best = [trial.best(started.metric, started.mode) for trial in trials]
+        value = statistics.fmean(metrics[started.metric] for metrics in best if metrics is not None)
+        made.append(Configuration(tuple(trials), value))
+    return sorted(made, key=lambda one: (sign * one.value, one.trials[0].started.number))
+
+
+def parse_baseline(expression: str) -> dict[str, Any]:
+    """`loss=root_softmax,root_index=1` as a dict of typed values.
+
+    Raises:
+        CannotConfirm: a part is not KEY=VALUE.
+    """
+    wanted = {}
+    for part in expression.split(","):
+        key, sign, value = part.strip().partition("=")
+        if not (key and sign and value):
+            raise CannotConfirm(
+                f"a baseline is KEY=VALUE,… or trial=ID, such as loss=cross_entropy; got '{expression}'"
+            )
+        wanted[key.strip()] = _typed(value.strip())
+    return wanted
+
+
+def choose_baseline(ranked: Sequence[Configuration], wanted: Mapping[str, Any]) -> Baseline:
+    """The best configuration of the search that has these parameters, else its best one with them put in.
+
+    Args:
+        ranked: `configurations`, at least one.
+        wanted: parameters and values, or `trial` and its id; empty is cross-entropy.
+
+    Raises:
+        CannotConfirm: no such trial, or no configuration with these parameters that the trainer takes.
+    """
+    if "trial" in wanted:
+        return _named_trial(ranked, wanted)
+    wanted = wanted or CROSS_ENTROPY
+    text = ", ".join(f"{key}={value}" for key, value in wanted.items())
+    for one in ranked:
+        if _agrees(one.params, wanted):
+            return Baseline(one.params, f"{one.name}, the best by validation with {text}", one)
+    best = ranked[0]
+    merged = {**best.params, **wanted}
+    try:
+        readers = keys_read(_components(merged))
+        params = {key: value for key, value in merged.items() if key in readers or key in wanted}
+        TrialConfig.from_params(params)
+    except HepRayError as fault:
+        raise CannotConfirm(
+            f"a baseline is a configuration that the search drew or the trainer takes; none drawn has {text}, and "
+            f"{best.name} with it is refused: {fault}"
+        ) from fault
+    return Baseline(
+        params, f"{best.name}, the best by validation, with {text} put in: none drawn has it", None
+    )
+
+
+def _named_trial(ranked: Sequence[Configuration], wanted: Mapping[str, Any]) -> Baseline:
+    for one in ranked:
+        if wanted["trial"] in {trial.trial_id for trial in one.trials} and len(wanted) == 1:
+            return Baseline(one.params, f"{wanted['trial']}, as asked", one)
+    known = ", ".join(one.name for one in ranked)
+    given = ",".join(f"{key}={value}" for key, value in wanted.items())
+    raise CannotConfirm(f"trial=ID names a trial that ended without failure; got '{given}', known: {known}")
+
+
+def _agrees(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a configuration, its defaults included, has these values; a root index of 1 is cross-entropy."""
+    values = TrialConfig.from_params(params).resolved()
+    if values.get("loss") == "root_softmax" and values.get("root_index") == 1 and wanted == CROSS_ENTROPY:
+        return True
+    return all(key in values and values[key] == value for key, value in wanted.items())
+
+
+def _components(params: Mapping[str, Any]) -> dict[str, str]:
+    """Kind → name; of a fitted model, which reads no loss, the model alone."""
+    alone = {"model": str(params["model"])}
+    if "loss" not in keys_read(alone):
+        return alone
+    return {kind: str(params[kind]) for kind in REGISTRIES if kind in params}
+
+
+def _typed(text: str) -> str | int | float | bool:
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,107 @@
+"""The test split, opened: every kept model is evaluated on it by a Ray task, and each answer recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from hep_ray.data.columns import EVENT_ID
+from hep_ray.data.dataset import Dataset
+from hep_ray.data.events import EventSchema
+from hep_ray.data.stream import ResidentData, load_resident
+from hep_ray.search.resources import ResourcePlan
+from hep_ray.tracking.records import Record, TrialTested
+from hep_ray.training.testing import Outcome, evaluate_once
+
+RESTARTS = 3
+"""Times an evaluation is tried again when its worker or node dies."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What all evaluations share.
+
+    Attributes:
+        trials_folder: one folder per trial, on storage that every node sees.
+        schema: classes and columns.
+        data: handle of the test split.
+        event_ids: of its events, in their order.
+        cpus: threads of one evaluation.
+        gpu: whether it holds (part of) a GPU.
+    """
+
+    trials_folder: str
+    schema: EventSchema
+    data: ResidentData
+    event_ids: pa.Array
+    cpus: int
+    gpu: bool
+
+
+def evaluate_all(
+    dataset: Dataset,
+    resources: ResourcePlan,
+    trials_folder: Path,
+    trial_ids: Sequence[str],
+    write: Callable[[Record], None],
+) -> None:
+    """Evaluate the kept model of each trial on the test split, side by side, and record each as it is done.
+
+    Args:
+        dataset: whose test split is read, with purpose `confirm`.
+        resources: of one trial, which one evaluation holds too.
+        trials_folder: of the trials.
+        trial_ids: to evaluate; a trial whose scores are on disk is not evaluated a second time.
+        write: is given a `TrialTested` for each.
+
+    Raises:
+        CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
+    """
+    opened = ray.put(
+        Opened(
+            str(trials_folder.resolve()),
+            dataset.schema,
+            load_resident(dataset, ["test"], purpose="confirm"),
+            _event_ids(dataset),
+            resources.cpus_per_trial,
+            resources.gpus_per_trial > 0,
+        )
+    )
+    task = ray.remote(
+        num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RESTARTS
+    )(_evaluate)
+    waiting = {task.remote(opened, trial_id): trial_id for trial_id in trial_ids}
+    while waiting:
+        (done, *_), _ = ray.wait(list(waiting))
+        outcome: Outcome = ray.get(done)
+        write(
+            TrialTested(
+                time=time.time(),
+                trial_id=waiting.pop(done),
+                epoch=outcome.epoch,
+                metrics=outcome.metrics,
+            )
+        )
+
+
+def _evaluate(opened: Opened, trial_id: str) -> Outcome:
+    torch.set_num_threads(opened.cpus)
+    return evaluate_once(
+        Path(opened.trials_folder) / trial_id,
+        opened.schema,
+        opened.data.events("test"),
+        opened.event_ids,
+        "cuda" if opened.gpu else "cpu",
+    )
+
+
+def _event_ids(dataset: Dataset) -> pa.Array:
+    shards = [pq.read_table(path, columns=[EVENT_ID]) for path in dataset.paths("test", purpose="confirm")]
+    return pa.concat_tables(shards).column(EVENT_ID).combine_chunks()

@@ -1,0 +1,163 @@
+"""Intervals and tests against scipy, by hand, and by simulation of what they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from hep_ray.errors import InvalidConfig
+from hep_ray.metrics.inference import bootstrap_interval, holm, paired_t, t_interval
+
+EXPERIMENTS = 1000
+VALUES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=2, max_size=8)
+
+
+def test_t_interval_by_hand() -> None:
+    # 0.90, 0.92, 0.94: mean 0.92, s = 0.02, t(0.975, 2) = 4.302653, half = 4.302653 · 0.02/√3 = 0.0496828.
+    found = t_interval([0.90, 0.92, 0.94])
+    assert (found.mean, found.sd) == pytest.approx((0.92, 0.02))
+    assert (found.low, found.high) == pytest.approx((0.8703172, 0.9696828), abs=1e-7)
+
+
+@given(VALUES, st.floats(0.5, 0.999))
+def test_t_interval_is_that_of_scipy(values: list[float], level: float) -> None:
+    found = t_interval(values, level)
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+    assert (found.low, found.high) == pytest.approx(
+        (np.mean(values) - half, np.mean(values) + half), abs=1e-9
+    )
+
+
+def test_paired_test_is_that_of_scipy_and_its_interval_agrees_with_it() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        right = random.normal(0.9, 0.02, 5)
+        left = right + random.normal(0.004, 0.005, 5)
+        found = paired_t(list(left), list(right))
+        expected = stats.ttest_rel(left, right)
+        assert found.p_value == pytest.approx(expected.pvalue)
+        interval = expected.confidence_interval(0.95)
+        assert (found.difference.low, found.difference.high) == pytest.approx(tuple(interval))
+        assert (found.p_value < 0.05) == (found.difference.low > 0 or found.difference.high < 0)
+
+
+def test_without_noise_there_is_no_p_value() -> None:
+    assert paired_t([0.9], [0.8]).p_value is None
+    assert paired_t([0.9], [0.8]).difference.low == pytest.approx(0.1)
+    # Two contenders whose training has nothing random in it: the difference is 0.1 up to rounding, every time.
+    same = paired_t([0.9, 0.9, 0.9], [0.8, 0.8, 0.8])
+    assert same.p_value is None
+    assert (same.difference.low, same.difference.high) == pytest.approx((0.1, 0.1))
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.04; none below an earlier one.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    # A test that could not be made counts: 0.01 times 3, 0.03 times 2.
+    assert holm([0.03, None, 0.01]) == pytest.approx([0.06, None, 0.03])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for value, corrected in zip(p_values, adjusted, strict=True):
+        assert corrected is not None
+        assert value <= corrected <= min(1.0, len(p_values) * value)
+    order = np.argsort(p_values)
+    assert np.all(np.diff(np.array(adjusted, dtype=float)[order]) >= 0)
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_coverage_of_the_interval_over_seeds(seeds: int) -> None:
+    """1,000 confirmations of a classifier of known mean: 95 % of the intervals hold it."""
+    random = np.random.default_rng(seeds)
+    truth, spread = 0.9, 0.01
+    held = 0
+    for values in random.normal(truth, spread, (EXPERIMENTS, seeds)):
+        found = t_interval(list(values))
+        held += found.low <= truth <= found.high
+    assert 0.93 <= held / EXPERIMENTS <= 0.97
+
+
+def test_coverage_of_the_paired_difference_and_its_false_alarms() -> None:
+    """Seeds that are good for both contenders cancel; without a true gain 5 % of the tests say there is one."""
+    random = np.random.default_rng(11)
+    common = random.normal(0.9, 0.03, (EXPERIMENTS, 5))
+    noise = random.normal(0, 0.004, (2, EXPERIMENTS, 5))
+    held = alarms = 0
+    for left, right in zip(common + noise[0], common + noise[1], strict=True):
+        found = paired_t(list(left), list(right))
+        held += found.difference.low <= 0 <= found.difference.high
+        assert found.p_value is not None
+        alarms += found.p_value < 0.05
+    assert 0.93 <= held / EXPERIMENTS <= 0.97
+    assert held + alarms == EXPERIMENTS
+
+
+def test_family_wise_false_alarms_after_the_correction() -> None:
+    """Three finalists that are no better than the baseline: at most 5 % of confirmations call any of them better."""
+    random = np.random.default_rng(5)
+    alarms = plain = 0
+    for _ in range(EXPERIMENTS):
+        baseline, *finalists = random.normal(0.9, 0.01, (4, 5)).tolist()
+        p_values = [paired_t(one, baseline).p_value for one in finalists]
+        alarms += any(value is not None and value < 0.05 for value in holm(p_values))
+        plain += any(value is not None and value < 0.05 for value in p_values)
+    assert alarms / EXPERIMENTS <= 0.06
+    assert plain / EXPERIMENTS > 0.08
+
+
+def test_bootstrap_is_reproducible_and_close_to_the_known_error() -> None:
+    correct = (np.arange(400) % 10 > 0).astype(float)
+    found = bootstrap_interval(lambda hits: float(hits.mean()), correct, resamples=2000, seed=3)
+    assert found == bootstrap_interval(lambda hits: float(hits.mean()), correct, resamples=2000, seed=3)
+    assert found.mean == 0.9
+    # Binomial error √(0.9 · 0.1/400) = 0.015; the bootstrap's own error of it is 1/√(2 · 2000) = 1.6 %.
+    assert found.sd == pytest.approx(0.015, rel=0.08)
+    assert (found.low, found.high) == pytest.approx((0.9 - 1.96 * 0.015, 0.9 + 1.96 * 0.015), abs=0.004)
+
+
+def test_bootstrap_of_a_difference_on_the_same_events_is_narrower_than_of_either() -> None:
+    random = np.random.default_rng(1)
+    labels = np.arange(300) % 2
+    left = labels + random.normal(size=300)
+    right = left + 0.3 * random.normal(size=300)
+
+    def area(labels: np.ndarray, scores: np.ndarray) -> float:
+        return float(roc_auc_score(labels, scores))
+
+    one = bootstrap_interval(area, labels, left, resamples=200)
+    both = bootstrap_interval(
+        lambda labels, left, right: area(labels, left) - area(labels, right), labels, left, right, resamples=200
+    )
+    assert one.mean == area(labels, left)
+    assert both.sd < one.sd / 2
+
+
+def test_coverage_of_the_bootstrap_over_events() -> None:
+    """1,000 test samples of 200 events: 95 % of the intervals hold the true mean."""
+    random = np.random.default_rng(2)
+    held = 0
+    for sample in random.normal(0.5, 0.2, (EXPERIMENTS, 200)):
+        found = bootstrap_interval(lambda values: float(values.mean()), sample, resamples=200)
+        held += found.low <= 0.5 <= found.high
+    assert 0.93 <= held / EXPERIMENTS <= 0.97
+
+
+def test_what_has_no_interval_is_refused() -> None:
+    for values, level in (([], 0.95), ([math.nan, 1.0], 0.95), ([1.0, 2.0], 1.0)):
+        with pytest.raises(InvalidConfig):
+            t_interval(values, level)
+    with pytest.raises(InvalidConfig, match="equally many"):
+        paired_t([1.0], [1.0, 2.0])
+    with pytest.raises(InvalidConfig, match="at least two"):
+        bootstrap_interval(lambda one, other: 0.0, np.ones(3), np.ones(2))

@@ -1,0 +1,356 @@
+"""A confirmation on real Ray, MLflow and Parquet: its numbers against scipy and scikit-learn, resumed, and refused."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from hep_ray.data.dataset import Dataset
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.data.shards import ShardWriter
+from hep_ray.errors import CannotConfirm, CannotResume, ShardMismatch, UnknownName
+from hep_ray.search.confirm import run_confirmation
+from hep_ray.search.confirm_plan import ConfirmOptions, prepare_confirmation
+from hep_ray.search.confirm_table import confirmation_table, verdict
+from hep_ray.search.confirmation import load_confirmation
+from hep_ray.search.prepare import SearchOptions, prepare
+from hep_ray.search.run import run_search
+from hep_ray.search.script import load_search
+from hep_ray.search.test_uses import params_hash, uses
+from hep_ray.tracking.client import default_uri, open_client
+from hep_ray.tracking.journal import Journal, read_records
+from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+
+pytestmark = pytest.mark.ray
+
+SCRIPT = """
+from hep_ray import Choice, Preset, Search, Space
+
+search = Search(
+    name="toy_confirmed",
+    task="toy",
+    title="A toy.",
+    space=Space(
+        model="mlp",
+        hidden_features=8,
+        loss="root_softmax",
+        root_index=Choice(1, 3),
+        optimizer="adam",
+        learning_rate=Choice(1e-3, 1e-2),
+        batch_size=16,
+    ),
+    metric="val_loss",
+    mode="min",
+    presets={"smoke": Preset(sampler="grid", scheduler="none", epochs=2, seeds=2)},
+    baseline={"root_index": 1},
+)
+"""
+QUIET = Console(quiet=True)
+SEEDS = (9, 10, 11)
+"""The search used 7 and 8."""
+
+
+@pytest.fixture(scope="module")
+def options(ray_session, tmp_path_factory):
+    """A finished search of four configurations with two seeds each, on two overlapping Gaussians."""
+    folder = tmp_path_factory.mktemp("confirm")
+    (folder / "searches").mkdir()
+    (folder / "searches/toy_confirmed.py").write_text(SCRIPT)
+    random = np.random.default_rng(4)
+    labels = np.arange(300) % 2
+    schema = EventSchema(
+        task="toy", columns=(Column(name="x", shape=(3,), unit="GeV"),), classes=("background", "signal")
+    )
+    with ShardWriter(folder / "data", schema, source={}, rows_per_shard=16) as writer:
+        writer.write(
+            {
+                "event_id": [f"event-{row}" for row in range(300)],
+                "label": labels,
+                "x": (random.normal(size=(300, 3)) + labels[:, None]).astype(np.float32),
+            }
+        )
+    search = load_search("toy_confirmed", folder / "searches")
+    given = SearchOptions(data=folder / "data", storage=folder / "runs", preset="smoke", seed=7)
+    run_search(prepare(search, given), console=QUIET)
+    return ConfirmOptions(
+        "toy_confirmed", top=2, seeds=3, storage=folder / "runs", scripts=folder / "searches"
+    )
+
+
+@pytest.fixture(scope="module")
+def confirmed(options):
+    return run_confirmation(prepare_confirmation(options), console=QUIET)
+
+
+def folder_of(options):
+    return options.storage / "toy_confirmed"
+
+
+def records(folder, kind):
+    return [record for record in read_records(folder) if record.kind == kind]
+
+
+def test_the_finalists_are_distinct_configurations_by_the_mean_over_seeds(options):
+    plan = prepare_confirmation(options)
+    losses = {}
+    board = json.loads((folder_of(options) / "leaderboard.json").read_text())
+    for trial in board["trials"]:
+        params = {key: value for key, value in trial["params"].items() if key != "seed"}
+        losses.setdefault(params_hash(params), []).append(trial["metrics"]["val_loss"])
+    assert len(losses) == plan.ranked == 4
+    order = sorted(losses, key=lambda key: np.mean(losses[key]))
+    baselines = [key for key in order if key in {params_hash(one) for one in CROSS_ENTROPIES}]
+    assert params_hash(plan.baseline.params) == baselines[0]
+    assert [params_hash(one.params) for one in plan.finalists] == [
+        key for key in order if key != baselines[0]
+    ][:2]
+    assert plan.seeds == SEEDS
+
+
+CROSS_ENTROPIES = [
+    {
+        "model": "mlp",
+        "hidden_features": 8,
+        "loss": "root_softmax",
+        "root_index": 1,
+        "optimizer": "adam",
+        "learning_rate": rate,
+        "batch_size": 16,
+    }
+    for rate in (1e-3, 1e-2)
+]
+
+
+def test_every_number_is_that_of_scipy_and_scikit_learn_on_the_scores(options, confirmed):
+    found = load_confirmation(folder_of(options))
+    assert found == confirmed.confirmation
+    assert (found.metric, found.mode, found.seeds) == ("test_loss", "min", SEEDS)
+    assert [one.role for one in found.contenders] == ["finalist", "finalist", "baseline"]
+    losses = {}
+    for contender in found.contenders:
+        assert [run.seed for run in contender.runs] == list(SEEDS)
+        for run in contender.runs:
+            scores = pq.read_table(folder_of(options) / "confirm" / run.scores).to_pandas()
+            probabilities = scores[["score_background", "score_signal"]].to_numpy()
+            assert probabilities.dtype == np.float32
+            assert run.metrics["test_accuracy"] == sklearn_metrics.accuracy_score(
+                scores.label, probabilities.argmax(1)
+            )
+            assert run.metrics["test_auc"] == pytest.approx(
+                sklearn_metrics.roc_auc_score(scores.label, scores.score_signal)
+            )
+            # The loss of every root index is −log of the probability that it gives the true class.
+            assert run.metrics["test_loss"] == pytest.approx(
+                sklearn_metrics.log_loss(scores.label, probabilities), rel=1e-4
+            )
+        values = np.array([run.metrics["test_loss"] for run in contender.runs])
+        losses[contender.name] = values
+        estimate = contender.estimates["test_loss"]
+        low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+        assert (estimate.mean, estimate.sd) == pytest.approx((values.mean(), values.std(ddof=1)))
+        assert (estimate.low, estimate.high) == pytest.approx((low, high))
+    p_values = []
+    for comparison in found.comparisons:
+        tested = stats.ttest_rel(losses[comparison.contender], losses["baseline"])
+        assert comparison.p_value == pytest.approx(tested.pvalue)
+        interval = tested.confidence_interval(0.95)
+        assert (comparison.difference.low, comparison.difference.high) == pytest.approx(tuple(interval))
+        p_values.append(comparison.p_value)
+    # Holm by hand: the smaller p-value twice, the larger once but not below the other.
+    smaller, larger = sorted(p_values)
+    expected = {smaller: min(1, 2 * smaller), larger: max(min(1, 2 * smaller), larger)}
+    assert [one.adjusted_p_value for one in found.comparisons] == pytest.approx(
+        [expected[value] for value in p_values]
+    )
+
+
+def test_scores_are_of_the_test_split_event_by_event_and_the_look_is_recorded(options, confirmed):
+    dataset = Dataset.open(options.storage.parent / "data")
+    paths = dataset.paths("test", purpose="check")
+    events = [pq.read_table(path, columns=["event_id", "label"]) for path in paths]
+    assert len(events) > 1
+    for contender in confirmed.confirmation.contenders:
+        scores = pq.read_table(folder_of(options) / "confirm" / contender.runs[0].scores)
+        assert scores["event_id"].to_pylist() == [
+            name for part in events for name in part["event_id"].to_pylist()
+        ]
+        assert scores["label"].to_pylist() == [name for part in events for name in part["label"].to_pylist()]
+    (use,) = uses(folder_of(options))
+    assert (use.purpose, use.dataset_fingerprint, use.seeds) == ("confirm", dataset.fingerprint, SEEDS)
+    assert use.confirmation_id == confirmed.confirmation.confirmation_id
+    assert use.contenders == tuple(
+        sorted(params_hash(one.params) for one in confirmed.confirmation.contenders)
+    )
+    told = records(folder_of(options) / "confirm", "trial_finished")
+    tests = records(folder_of(options) / "confirm", "trial_tested")
+    assert len(tests) == len({test.trial_id for test in tests}) == 9
+    assert max(end.time for end in told) < use.time < min(test.time for test in tests)
+
+
+def test_mlflow_has_the_trainings_and_the_confirmed_values_of_the_search(options, confirmed):
+    client = open_client(default_uri(options.storage))
+    experiment = client.get_experiment_by_name("toy_confirmed")
+    found = confirmed.confirmation
+    runs = client.search_runs([experiment.experiment_id], "tags.`hep_ray.kind` = 'confirmation'", 1000)
+    children = {run.info.run_id: run for run in runs if TRIAL_TAG in run.data.tags}
+    (parent,) = [run for run in runs if TRIAL_TAG not in run.data.tags]
+    assert parent.info.run_name == "toy_confirmed (confirmation)"
+    assert "confirmation.json" in [one.path for one in client.list_artifacts(parent.info.run_id)]
+    for contender in found.contenders:
+        for run in contender.runs:
+            logged = children[run.mlflow_run_id].data
+            assert (logged.tags["role"], logged.tags["contender"]) == (contender.role, contender.name)
+            assert logged.tags["seed"] == logged.params["seed"] == str(run.seed)
+            assert logged.metrics["test_auc"] == run.metrics["test_auc"]
+    searched = client.search_runs(
+        [experiment.experiment_id],
+        f"tags.`{SEARCH_TAG}` = '{found.search_id}'",
+        order_by=["metrics.confirmed_loss ASC"],
+    )
+    sorted_runs = [
+        run for run in searched if "confirmed_loss" in run.data.metrics and TRIAL_TAG in run.data.tags
+    ]
+    means = sorted(one.estimates["test_loss"].mean for one in found.contenders)
+    # Each contender is a configuration that the search trained twice.
+    assert [run.data.metrics["confirmed_loss"] for run in sorted_runs] == [
+        mean for mean in means for _ in "12"
+    ]
+    (of_search,) = [run for run in searched if TRIAL_TAG not in run.data.tags]
+    assert of_search.data.metrics["confirmed_loss_baseline"] == found.baseline.estimates["test_loss"].mean
+
+
+def test_typed_again_nothing_is_trained_or_tested(options, confirmed):
+    folder = folder_of(options) / "confirm"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.p*") if path.is_file()}
+    journal = (folder / "journal.jsonl").read_bytes()
+    assert len([path for path in before if path.name == "test_scores.parquet"]) == 9
+
+    again = run_confirmation(prepare_confirmation(options), console=QUIET)
+
+    assert again == confirmed
+    assert (folder / "journal.jsonl").read_bytes() == journal
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_killed_in_a_training_or_in_the_tests_it_goes_on_to_the_same_result(options, confirmed, tmp_path):
+    storage = tmp_path / "runs"
+    shutil.copytree(options.storage, storage)
+    folder = storage / "toy_confirmed/confirm"
+    lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(line)["kind"] for line in lines]
+    moved = dataclasses.replace(options, storage=storage)
+
+    def go_on(kept):
+        (folder / "journal.jsonl").write_bytes(b"".join(lines[:kept]) + b'{"kind": "epo')
+        result = run_confirmation(prepare_confirmation(moved), console=QUIET).confirmation
+        for one, other in zip(result.contenders, confirmed.confirmation.contenders, strict=True):
+            assert one.estimates == other.estimates
+        assert result.comparisons == confirmed.confirmation.comparisons
+        assert len(uses(storage / "toy_confirmed")) == 1
+
+    # In the tests, after the second one: the scores of all are on disk, so that no model is asked again.
+    scores = {path: path.stat().st_mtime_ns for path in folder.rglob("test_scores.parquet")}
+    go_on([index for index, kind in enumerate(kinds) if kind == "trial_tested"][2])
+    assert {path: path.stat().st_mtime_ns for path in scores} == scores
+    # In a training, long before the tests: as it was then, nothing had been tested.
+    for path in scores:
+        path.unlink()
+    shutil.rmtree(folder / "trials" / f"baseline_seed{SEEDS[-1]}")
+    (storage / "toy_confirmed/test_uses.jsonl").unlink()
+    go_on([index for index, kind in enumerate(kinds) if kind == "trial_finished"][3])
+    assert len(records(folder, "epoch_finished")) == 9 * 2
+
+
+def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options, confirmed, tmp_path):
+    for change, word in (({"top": 1}, "contenders"), ({"seeds": 2}, "seeds")):
+        with pytest.raises(CannotResume, match=rf"the {word} were .*--again"):
+            run_confirmation(prepare_confirmation(dataclasses.replace(options, **change)), console=QUIET)
+    storage = tmp_path / "runs"
+    shutil.copytree(options.storage, storage)
+    once = dataclasses.replace(
+        options, storage=storage, top=1, seeds=1, baseline="learning_rate=0.001,loss=hinge"
+    )
+
+    result = run_confirmation(prepare_confirmation(once), again=True, console=QUIET)
+
+    assert (storage / "toy_confirmed/confirm_1/confirmation.json").exists()
+    assert [use.confirmation_id for use in uses(storage / "toy_confirmed")] == [
+        confirmed.confirmation.confirmation_id,
+        result.confirmation.confirmation_id,
+    ]
+    assert result.earlier_uses == 1
+    # A baseline that the search did not draw is its best configuration with these values put in.
+    assert result.confirmation.baseline.params["loss"] == "hinge"
+    assert "root_index" not in result.confirmation.baseline.params
+    assert "none drawn has it" in result.confirmation.baseline_origin
+    (comparison,) = result.confirmation.comparisons
+    assert comparison.p_value is comparison.adjusted_p_value is None
+    assert "nothing can be said" in verdict(result.confirmation)
+
+
+def test_the_table_tells_every_contender_and_the_verdict(confirmed):
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(confirmation_table(confirmed.confirmation))
+    text = capture.get()
+    for contender in confirmed.confirmation.contenders:
+        estimate = contender.estimates["test_loss"]
+        row = next(line for line in text.splitlines() if line.split()[:1] == [contender.name])
+        assert f"{estimate.mean:.4f} ± {estimate.sd:.4f}" in row
+        assert f"learning_rate={contender.params['learning_rate']}" in row
+    better = [one.contender for one in confirmed.confirmation.comparisons if one.better("min", 0.95)]
+    assert text.count("yes") == len(better)
+    assert ("No finalist" in verdict(confirmed.confirmation)) == (not better)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"search": "nothing"}, UnknownName, "holds searches: toy_confirmed"),
+        ({"baseline": "loss"}, CannotConfirm, "KEY=VALUE"),
+        ({"baseline": "trial=t9999"}, CannotConfirm, "known: t000"),
+        ({"baseline": "root_indx=1"}, CannotConfirm, "root_indx"),
+        ({"baseline": "loss=focal,root_index=3"}, CannotConfirm, "root_index"),
+        ({"seeds": 0}, CannotConfirm, "at least 1"),
+        ({"top": 0}, CannotConfirm, "at least 1"),
+    ],
+)
+def test_what_cannot_be_confirmed_is_refused_with_the_reason(options, change, error, words):
+    with pytest.raises(error, match=words):
+        prepare_confirmation(dataclasses.replace(options, **change))
+
+
+def test_a_search_that_runs_or_has_not_ended_or_never_ran_is_refused(options, tmp_path):
+    with Journal(folder_of(options)), pytest.raises(CannotConfirm, match="still runs"):
+        prepare_confirmation(options)
+    storage = tmp_path / "runs"
+    moved = dataclasses.replace(options, storage=storage)
+    with pytest.raises(CannotConfirm, match="holds none"):
+        prepare_confirmation(moved)
+    journal = folder_of(moved) / "journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    lines = (folder_of(options) / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(line)["kind"] for line in lines]
+    journal.write_bytes(b"".join(lines[: kinds.index("epoch_finished")]))
+    with pytest.raises(CannotConfirm, match="--allow-unfinished"):
+        prepare_confirmation(moved)
+    with pytest.raises(CannotConfirm, match="none completed"):
+        prepare_confirmation(dataclasses.replace(moved, allow_unfinished=True))
+
+
+def test_another_dataset_is_refused(options, tmp_path, make_dataset):
+    other = dataclasses.replace(options, data=make_dataset(events=96))
+    with pytest.raises(CannotConfirm, match="fingerprint"):
+        prepare_confirmation(other)
+    copy = tmp_path / "copy"
+    shutil.copytree(options.storage.parent / "data", copy)
+    shard = next(copy.glob("*test*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(ShardMismatch, match="parquet"):
+        prepare_confirmation(dataclasses.replace(options, data=copy))
