@@ -163,6 +163,7 @@ def _print_result(result: SearchResult, options: SearchOptions) -> None:
         f"\nLeaderboard: {result.leaderboard}\nRuns:        {result.tracking_uri}\n\n"
         "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
         f"  hep-ray ui{storage}\n"
+        f"  hep-ray confirm {result.leaderboard.parent.name}{storage}\n"
         f"  python {Path(sys.argv[0])} --resume --trials {2 * len(result.state.trials)}{storage}",
         highlight=False,
         soft_wrap=True,

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hep_ray.errors import CannotResume, Interrupted, SearchFailed
 from hep_ray.search.confirm_plan import BASELINE, ConfirmPlan
-from hep_ray.search.confirm_summary import failures, summarise
+from hep_ray.search.confirm_summary import confirmed_values, failures, summarise
 from hep_ray.search.confirmation import FOLDER, Confirmation, save_confirmation
 from hep_ray.search.fixed_list import FixedList
 from hep_ray.search.progress import Progress
@@ -231,25 +231,13 @@ def _publish(
     plan: ConfirmPlan, state: SearchState, confirmation: Confirmation, uri: str, parent: str | None
 ) -> None:
     """Put the confirmed values where a person sorts by them: at the search's run and trials, and at our own."""
-    trials = {one.name: [trial.trial_id for trial in one.trials] for one in plan.finalists}
-    if plan.baseline.drawn is not None:
-        trials[BASELINE] = [trial.trial_id for trial in plan.baseline.drawn.trials]
-    last = max(trial.tested.time for trial in state.trials.values() if trial.tested is not None)
-    values = {
-        one.name: {
-            key.removeprefix("test_"): (estimate.mean, estimate.sd)
-            for key, estimate in one.estimates.items()
-            if key.startswith("test_")
-        }
-        for one in confirmation.contenders
-    }
     log_confirmed(
         uri,
         plan.started.search,
         plan.started.search_id,
         parent,
         main=plan.metric.removeprefix("test_"),
-        values=values,
-        trials=trials,
-        stamp=last,
+        values=confirmed_values(confirmation),
+        trials=plan.trials_of_search,
+        stamp=max(trial.tested.time for trial in state.trials.values() if trial.tested is not None),
     )

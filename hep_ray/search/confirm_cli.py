@@ -88,7 +88,8 @@ def confirm(  # noqa: PLR0917 - one argument per flag
     from rich.console import Console
 
     from hep_ray.search.confirm import run_confirmation
-    from hep_ray.search.confirm_plan import ConfirmOptions, prepare_confirmation
+    from hep_ray.search.confirm_plan import ConfirmOptions
+    from hep_ray.search.confirm_prepare import prepare_confirmation
 
     console = Console(stderr=True)
     plan = prepare_confirmation(

@@ -62,6 +62,18 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
     )
 
 
+def confirmed_values(confirmation: Confirmation) -> dict[str, dict[str, tuple[float, float]]]:
+    """Contender → metric without its `test_` → mean and s.d."""
+    return {
+        one.name: {
+            key.removeprefix("test_"): (estimate.mean, estimate.sd)
+            for key, estimate in one.estimates.items()
+            if key.startswith("test_")
+        }
+        for one in confirmation.contenders
+    }
+
+
 def _contender(
     plan: ConfirmPlan,
     state: SearchState,

@@ -137,7 +137,11 @@ def test_bootstrap_of_a_difference_on_the_same_events_is_narrower_than_of_either
 
     one = bootstrap_interval(area, labels, left, resamples=200)
     both = bootstrap_interval(
-        lambda labels, left, right: area(labels, left) - area(labels, right), labels, left, right, resamples=200
+        lambda labels, left, right: area(labels, left) - area(labels, right),
+        labels,
+        left,
+        right,
+        resamples=200,
     )
     assert one.mean == area(labels, left)
     assert both.sd < one.sd / 2

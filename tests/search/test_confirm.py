@@ -16,7 +16,8 @@ from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.shards import ShardWriter
 from hep_ray.errors import CannotConfirm, CannotResume, ShardMismatch, UnknownName
 from hep_ray.search.confirm import run_confirmation
-from hep_ray.search.confirm_plan import ConfirmOptions, prepare_confirmation
+from hep_ray.search.confirm_plan import ConfirmOptions
+from hep_ray.search.confirm_prepare import prepare_confirmation
 from hep_ray.search.confirm_table import confirmation_table, verdict
 from hep_ray.search.confirmation import load_confirmation
 from hep_ray.search.prepare import SearchOptions, prepare

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from hep_ray.errors import StorageError
 from hep_ray.tracking.journal import FILE_NAME, Journal, read_records
-from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
+from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted, TrialTested
 
 RECORDS = [
     TrialStarted(
@@ -12,6 +12,7 @@ RECORDS = [
     ),
     EpochFinished(time=2.0, trial_id="t0000", metrics={"epoch": 1, "val_accuracy": 0.1 + 0.2}),
     TrialFinished(time=3.0, trial_id="t0000", status="failed", cause='it said "no"\nand stopped'),
+    TrialTested(time=4.0, trial_id="t0000", epoch=1, metrics={"test_auc": 2 / 3}),
 ]
 
 
