@@ -198,7 +198,7 @@ def test_mlflow_has_the_trainings_and_the_confirmed_values_of_the_search(options
     client = open_client(default_uri(options.storage))
     experiment = client.get_experiment_by_name("toy_confirmed")
     found = confirmed.confirmation
-    runs = client.search_runs([experiment.experiment_id], "tags.`hep_ray.kind` = 'confirmation'", 1000)
+    runs = client.search_runs([experiment.experiment_id], "tags.`hep_ray.kind` = 'confirmation'")
     children = {run.info.run_id: run for run in runs if TRIAL_TAG in run.data.tags}
     (parent,) = [run for run in runs if TRIAL_TAG not in run.data.tags]
     assert parent.info.run_name == "toy_confirmed (confirmation)"
