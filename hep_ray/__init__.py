@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from hep_ray.data.dataset import Dataset
     from hep_ray.search.cli import main
     from hep_ray.search.definition import Preset, Search, StudyTable
-    from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
+    from hep_ray.search.parameters import By, Choice, Integer, LogUniform, Uniform
     from hep_ray.search.prepare import SearchOptions, prepare
     from hep_ray.search.run import run_search
     from hep_ray.search.space import Space
 
 __all__ = [
+    "By",
     "Choice",
     "Dataset",
     "Integer",
@@ -41,6 +42,7 @@ _HOME = {
     "main": "hep_ray.search.cli",
     "Preset": "hep_ray.search.definition",
     "Search": "hep_ray.search.definition",
+    "By": "hep_ray.search.parameters",
     "Choice": "hep_ray.search.parameters",
     "Integer": "hep_ray.search.parameters",
     "LogUniform": "hep_ray.search.parameters",

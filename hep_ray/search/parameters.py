@@ -81,6 +81,40 @@ class Choice(Parameter):
         return " | ".join(str(value) for value in self.values)
 
 
+@dataclass(frozen=True, init=False)
+class By(Parameter):
+    """A value that follows from that of another parameter: in a protocol with a learning rate for each optimizer, say.
+
+        learning_rate=By("optimizer", {"adam": 0.001, "sgd": 0.01})
+
+    It exists where the other has one of the values named; a sampler draws the other alone.
+
+    Raises:
+        InvalidSpace: no value is named.
+    """
+
+    other: str
+    values: Mapping[Value, Value]
+
+    def __init__(self, other: str, values: Mapping[Value, Value]) -> None:
+        if not values:
+            raise InvalidSpace(f"a By names a value for some value of the other; got none for '{other}'")
+        object.__setattr__(self, "other", other)
+        object.__setattr__(self, "values", dict(values))
+        object.__setattr__(self, "condition", {other: tuple(values)})
+
+    def corners(self) -> tuple[Value, ...]:
+        """Every value, each once."""
+        return tuple(dict.fromkeys(self.values.values()))
+
+    def value(self, chosen: Mapping[str, Value]) -> Value:
+        """The value beside these."""
+        return self.values[chosen[self.other]]
+
+    def _text(self) -> str:
+        return " | ".join(map(str, self.values.values()))
+
+
 @dataclass(frozen=True)
 class _Range(Parameter):
     low: float

@@ -9,7 +9,8 @@
         learning_rate=LogUniform(1e-4, 1e-2),
     )
 
-A plain value is fixed. A conditional parameter exists only in trials where its condition holds. What belongs to
+A plain value is fixed. A conditional parameter exists only in trials where its condition holds; `By` makes a value
+follow from another parameter's. What belongs to
 training (loss, optimizer, learning rate, augmentation …) exists only in trials whose model is trained, not in those of
 a model that is fitted in one go, such as gradient boosting; that condition need not be written.
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.models import MODELS
-from hep_ray.search.parameters import Choice, Parameter, Value
+from hep_ray.search.parameters import By, Choice, Parameter, Value
 from hep_ray.training.config import (
     REGISTRIES,
     TrainerConfig,
@@ -42,7 +43,7 @@ class Space:
 
     Raises:
         InvalidSpace: a condition names a parameter that is not stated before it, or a value it
-            never has.
+            never has; or a component follows from another parameter.
     """
 
     def __init__(self, **parameters: Parameter | Value) -> None:
@@ -51,6 +52,8 @@ class Space:
         for name, parameter in sorted(parameters.items(), key=lambda item: item[0] != "model"):
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
+            if isinstance(given, By) and name in REGISTRIES:
+                raise InvalidSpace(f"a {name} is a Choice, which others may follow; got one by {given.other}")
             self.parameters[name] = given
 
     def _check_condition(self, name: str, parameter: Parameter) -> None:
@@ -76,7 +79,10 @@ class Space:
         chosen: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
             if self._exists(name, chosen):
-                chosen[name] = parameter.suggest(trial, name)
+                if isinstance(parameter, By):
+                    chosen[name] = parameter.value(chosen)
+                else:
+                    chosen[name] = parameter.suggest(trial, name)
         return chosen
 
     def _exists(self, name: str, chosen: Mapping[str, Value]) -> bool:
@@ -92,13 +98,13 @@ class Space:
         """
         points: list[dict[str, Value]] = [{}]
         for name, parameter in self.parameters.items():
-            if not isinstance(parameter, Choice):
+            if not isinstance(parameter, Choice | By):
                 raise InvalidSpace(f"a grid has a Choice for every parameter; '{name}' is {parameter}")
             points = [
                 extended
                 for point in points
                 for extended in (
-                    [{**point, name: value} for value in parameter.values]
+                    [{**point, name: value} for value in _values(parameter, point)]
                     if self._exists(name, point)
                     else [point]
                 )
@@ -153,9 +159,9 @@ class Space:
             if name not in readable:
                 raise InvalidSpace(self._unread_key(name, chosen))
         for name, parameter in self.parameters.items():
-            for value in parameter.corners() if name in base and name not in REGISTRIES else ():
+            for value in _values(parameter, base) if name in base and name not in REGISTRIES else ():
                 try:
-                    TrialConfig.from_params({**base, name: value})
+                    TrialConfig.from_params(self._followed({**base, name: value}))
                 except InvalidConfig as fault:
                     raise InvalidSpace(f"the trainer refuses this space: {fault}") from None
 
@@ -163,8 +169,15 @@ class Space:
         sample: dict[str, Value] = {kind: name for kind, name in chosen.items() if kind in self.parameters}
         for name, parameter in self.parameters.items():
             if name not in sample and self._exists(name, sample):
-                sample[name] = parameter.corners()[0]
+                sample[name] = _values(parameter, sample)[0]
         return sample
+
+    def _followed(self, params: dict[str, Value]) -> dict[str, Value]:
+        """With every value that follows from another's put right."""
+        for name, parameter in self.parameters.items():
+            if isinstance(parameter, By) and name in params and parameter.holds(params):
+                params[name] = parameter.value(params)
+        return params
 
     def _unknown_key(self, key: str, everything: set[str]) -> str:
         owners = ", ".join(f"{kind} '{name}'" for kind, name in readers_of(key))
@@ -187,3 +200,8 @@ class Space:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parameters)
+
+
+def _values(parameter: Parameter, chosen: Mapping[str, Value]) -> tuple[Value, ...]:
+    """Values to try beside these: one where it follows from them."""
+    return (parameter.value(chosen),) if isinstance(parameter, By) else parameter.corners()

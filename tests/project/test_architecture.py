@@ -97,7 +97,7 @@ def test_public_names_exist() -> None:
 
     for name in hep_ray.__all__:
         assert getattr(hep_ray, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'; it has: Choice"):
+    with pytest.raises(AttributeError, match="no attribute 'nothing'; it has: By"):
         _ = hep_ray.nothing
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.errors import InvalidSpace
-from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
+from hep_ray.search.parameters import By, Choice, Integer, LogUniform, Uniform
 from hep_ray.search.space import Space
 from hep_ray.training.config import TrialConfig
 
@@ -116,6 +116,7 @@ def test_a_condition_that_cannot_be_met_is_an_error():
     "broken",
     [
         Choice,
+        lambda: By("optimizer", {}),
         lambda: Choice(1, 1),
         lambda: Uniform(1.0, 0.0),
         lambda: Uniform(0.0, float("inf")),
@@ -127,9 +128,52 @@ def test_an_empty_parameter_is_refused(broken):
         broken()
 
 
+RATES = {"adam": 1e-3, "sgd": 1e-2}
+BY_OPTIMIZER = Space(**{**GOOD, "learning_rate": By("optimizer", RATES)})
+
+
+def test_what_follows_from_another_value_multiplies_nothing():
+    BY_OPTIMIZER.check()
+    points = BY_OPTIMIZER.grid()
+    assert len(points) == 9  # as without: 3 losses × (adam, sgd 0.8, sgd 0.9)
+    assert all(point["learning_rate"] == RATES[point["optimizer"]] for point in points)
+    assert {point["learning_rate"] for point in BY_OPTIMIZER.samples()} == {1e-3, 1e-2}
+    assert BY_OPTIMIZER.describe()["learning_rate"] == "0.001 | 0.01 when optimizer=adam|sgd"
+
+
+def test_what_follows_is_put_right_where_the_other_value_changes():
+    """10 features are no multiple of 3 heads, nor 9 of 5: only the pairs are sound."""
+    sizes = {"model": "vision_transformer", "loss": "hinge", "optimizer": "adam", "learning_rate": 0.1}
+    sound = Space(**sizes, token_features=Choice(9, 10), heads=By("token_features", {9: 3, 10: 5}))
+    sound.check()
+    assert [(point["token_features"], point["heads"]) for point in sound.grid()] == [(9, 3), (10, 5)]
+    with pytest.raises(InvalidSpace, match="multiple of heads"):
+        sound.replace(heads=By("token_features", {9: 3, 10: 4})).check()
+
+
+def test_what_follows_from_nothing_sound_is_refused():
+    with pytest.raises(InvalidSpace, match="optimizer=adagrad"):
+        Space(**{**GOOD, "learning_rate": By("optimizer", {"adagrad": 0.1})})
+    with pytest.raises(InvalidSpace, match="'learning_rate' is required"):
+        Space(**{**GOOD, "learning_rate": By("optimizer", {"adam": 0.1})}).check()
+    with pytest.raises(InvalidSpace, match="a loss is a Choice"):
+        Space(model=Choice("cnn", "mlp"), loss=By("model", {"cnn": "hinge", "mlp": "mse"}))
+
+
 def test_a_grid_over_a_range_is_refused():
     with pytest.raises(InvalidSpace, match="learning_rate"):
         Space(**{**GOOD, "learning_rate": Uniform(0.1, 0.2)}).grid()
+
+
+def test_draws_follow_too_in_one_study():
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(8):
+        drawn = BY_OPTIMIZER.suggest(study.ask())
+        assert drawn["learning_rate"] == RATES[drawn["optimizer"]]
+    assert {trial.params["optimizer"] for trial in study.trials} == {"adam", "sgd"}
 
 
 @given(st.integers(0, 2**32 - 1))
