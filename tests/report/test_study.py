@@ -105,14 +105,6 @@ def test_a_search_that_never_ran_is_refused(tmp_path: Path) -> None:
         read_state(load_search("cnn_loss", SCRIPTS), tmp_path)
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
-def test_every_script_states_the_search_of_its_name(script: Path) -> None:
-    search = load_search(str(script))
-    assert search.name == script.stem
-    assert {"smoke", "laptop"} <= set(search.presets)
-    assert search.tables
-
-
 def test_the_front_of_five_trials() -> None:
     """Costs are the numbers of epochs. (0.9, 2 s) and (0.7, 1 s) are beaten by none; the others are, or failed."""
     made = state(

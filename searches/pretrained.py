@@ -1,0 +1,74 @@
+"""Does a ResNet that has learnt ImageNet tell black holes from sphalerons better than an untrained one?
+
+Study 4.1, table 6.3 of the HVL thesis: ResNet34 and ResNet50 with ImageNet weights and an added layer, against the same
+networks untrained. `frozen` trains the added layer alone; the thesis meant to, but its listing freezes nothing, so
+that its numbers are those of fine-tuning. An untrained, frozen network is the control: a layer on random features.
+
+`weights="imagenet"` is torchvision's file in torch's cache (`TORCH_HOME` names another one); put the file's path in its
+place to take it from elsewhere. Where there is none, `laptop` and `published` are refused before anything starts, and
+the refusal says which file to put where. `smoke` goes without: it trains the untrained network, frozen and not.
+"""
+
+from hep_ray import Choice, Preset, Search, Space, StudyTable, main
+
+IMAGENET = "imagenet"  # or the path of torchvision's file, of one network then
+
+space = Space(
+    model="pretrained_resnet34",
+    weights=Choice(IMAGENET, "random"),
+    frozen=Choice(True, False),
+    input_scale=100.0,
+    input_transform="log1p",
+    loss="root_softmax",
+    root_index=1,
+    optimizer="adam",
+    learning_rate=0.001,
+    schedule="cosine",
+    batch_size=100,
+)
+published = Space(
+    model=Choice("pretrained_resnet34", "pretrained_resnet50"),
+    weights=Choice(IMAGENET, "random"),
+    frozen=Choice(True, False),
+    loss="root_softmax",
+    root_index=Choice(1, 3),
+    optimizer="adam",
+    learning_rate=0.01,
+    schedule="step",
+    step_size=10,
+    gamma=0.9,
+    batch_size=100,
+)
+search = Search(
+    name="pretrained",
+    task="mbh_sph",
+    title="ResNets with ImageNet weights, frozen and fine-tuned, against untrained ones.",
+    space=space,
+    presets={
+        "smoke": Preset(sampler="grid", scheduler="none", epochs=1, space=space.replace(weights="random")),
+        "laptop": Preset(sampler="grid", scheduler="none", epochs=3),
+        "published": Preset(sampler="grid", scheduler="none", epochs=40, seeds=3, space=published),
+    },
+    baseline={"weights": "random", "frozen": False},
+    tables=(
+        StudyTable(
+            title="Validation accuracy, pretrained or not (table 6.3 of the HVL thesis, whose numbers we do not have; "
+            "published here are its ranges of the untrained ResNet34, tables 6.1 and 6.2)",
+            rows=("model", "weights", "frozen", "root_index"),
+            epochs=(10, 20, 40),
+            published={
+                "model=pretrained_resnet34, weights=random, frozen=False, root_index=1": "0.888–0.911",
+                "model=pretrained_resnet34, weights=random, frozen=False, root_index=3": "0.910–0.919",
+            },
+            published_on="epoch 40; BlackMax and Herwig events in the ATLAS card of Delphes",
+        ),
+        StudyTable(
+            title="Validation accuracy, each trial at its best epoch",
+            rows=("model", "weights", "frozen"),
+            metrics=("val_accuracy", "val_auc"),
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    main(search)
