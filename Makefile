@@ -18,11 +18,11 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow lint fmt types ui bench docs lock clean
+.PHONY: help env search test test-slow searches-smoke lint fmt types ui bench docs lock clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 env: $(INSTALLED) ## Build .venv from the pinned, hashed requirements
 
@@ -46,6 +46,9 @@ test: lint types ## Lint, types, and every test that is not slow
 
 test-slow: env ## The tests that take minutes
 	$(VENV)/pytest -m slow $(PYTEST_ARGS)
+
+searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events
+	$(VENV)/python tests/searches/smoke.py
 
 lint: env ## Check style and format
 	$(VENV)/ruff check .

@@ -32,6 +32,7 @@ TARGETS = (
     "search",
     "test",
     "test-slow",
+    "searches-smoke",
     "lint",
     "fmt",
     "types",
