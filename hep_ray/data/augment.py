@@ -58,11 +58,12 @@ class Augmentation:
         config: what happens.
         seed: of the trial.
         epoch: each draws anew.
+        rank: of the worker, each of which draws for its own events.
     """
 
-    def __init__(self, config: AugmentConfig, seed: int, epoch: int) -> None:
+    def __init__(self, config: AugmentConfig, seed: int, epoch: int, rank: int = 0) -> None:
         self._config = config
-        self._random = np.random.default_rng((seed, epoch, 1))
+        self._random = np.random.default_rng((seed, epoch, 1, *([rank] if rank else [])))
 
     def __call__(self, batch: Batch) -> Batch:
         """A new batch; the tensors of the given one stay as they are."""

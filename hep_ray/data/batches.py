@@ -128,6 +128,31 @@ def batches(
     return (_batch(events, mine[start : start + batch_size], device) for start in range(0, used, batch_size))
 
 
+def dealt_batches(
+    events: Events, batch_size: int, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
+    """Whole batches in the order of the events, dealt out to the ranks in turn.
+
+    Together the ranks have every event once, in the batches that one process would have, so that each gives the
+    numbers that one process would. A rank that gets none is given the first batch, and no rows.
+
+    Args:
+        events: of one split.
+        batch_size: events per batch.
+        rank: of this worker.
+        world_size: number of workers.
+        device: where the tensors go.
+
+    Returns:
+        The rows of the events that count for this rank, in the order of its batches, and the batches.
+    """
+    starts = range(0, len(events), batch_size)
+    mine = starts[rank::world_size]
+    parts = [np.arange(start, min(start + batch_size, len(events))) for start in mine or starts[:1]]
+    rows = np.concatenate(parts) if mine else np.arange(0)
+    return rows, (_batch(events, part, device) for part in parts)
+
+
 def _batch(events: Events, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:
     # `take` copies the rows, so the tensors own their memory and the shared events stay as they are.
     return Batch(

@@ -48,6 +48,9 @@ class TrainerConfig(FitConfig):
         clip_norm: largest length of a step's gradient, which is scaled down to it; 0 leaves it.
         swa_start: after this fraction of the epochs validate and keep the mean of the weights; 1 never does.
         precision: `bfloat16` runs the model's products in 16 bits (autocast); weights and loss stay in 32.
+        sync_batch_norm: with several workers, take the statistics of batch normalisation from the whole batch.
+        learning_rate_scaling: with several workers, `none` shares each batch among them; `linear` and `sqrt` give
+            each a whole batch and multiply the learning rate by the number of workers, or by its root.
     """
 
     loss: str
@@ -62,6 +65,8 @@ class TrainerConfig(FitConfig):
     clip_norm: NonNegativeFloat = 0.0
     swa_start: float = Field(default=1.0, ge=0, le=1)
     precision: Literal["float32", "bfloat16"] = "float32"
+    sync_batch_norm: bool = False
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
 
     @property
     def scaling_by_rank(self) -> dict[int, str]:

@@ -16,6 +16,7 @@ from hep_ray.metrics.roc import passing
 from hep_ray.models import Model
 from hep_ray.models.fitted import FittedModel
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.loop import TrialLoop
 from hep_ray.training.seeding import seed_everything
 from hep_ray.training.step import evaluate
@@ -110,8 +111,14 @@ def start_trial(
     epochs: int,
     seed: int,
     device: torch.device | str = "cpu",
+    communicator: Communicator = ALONE,
 ) -> TrialLoop | FittedLoop:
-    """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`."""
+    """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
+
+    A fit is the work of one process, whatever the number of workers: only the first one asks for it.
+    """
     if config.fitted:
         return FittedLoop(config, schema, train, val, seed=seed)
-    return TrialLoop(config, schema, train, val, epochs=epochs, seed=seed, device=device)
+    return TrialLoop(
+        config, schema, train, val, epochs=epochs, seed=seed, device=device, communicator=communicator
+    )

@@ -17,10 +17,12 @@ from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss
 from hep_ray.models import Model
 from hep_ray.training.averaging import KeptModel
 from hep_ray.training.config import REGISTRIES, TrialConfig
+from hep_ray.training.distributed import ALONE, Communicator, share
 from hep_ray.training.manifold import mixing_points
 from hep_ray.training.scaled import ScaledModel
 from hep_ray.training.seeding import random_state, restore_random_state, seed_everything
 from hep_ray.training.step import train_step
+from hep_ray.training.sync_norm import synchronise
 from hep_ray.training.validation import validate
 from hep_ray.training.weights import training_weights
 
@@ -39,9 +41,10 @@ class TrialLoop:
         epochs: full length of the trial (the schedule's horizon).
         seed: initial weights, dropout and order of events.
         device: where the model lives.
+        communicator: of the workers that train this trial together, each with a loop of the same arguments.
 
     Raises:
-        InvalidConfig: the model cannot take the dataset's columns.
+        InvalidConfig: the model cannot take the dataset's columns, or the workers cannot share a batch.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class TrialLoop:
         epochs: int,
         seed: int,
         device: torch.device | str = "cpu",
+        communicator: Communicator = ALONE,
     ) -> None:
         seed_everything(seed)
         self.config = config
@@ -65,9 +69,13 @@ class TrialLoop:
         self._half = config.training.precision == "bfloat16"
         self._seed = seed
         self._device = torch.device(device)
+        self._workers = communicator
         parts = config.components
         entries = {kind: registry[getattr(config.training, kind)] for kind, registry in REGISTRIES.items()}
+        self._share = share(config.training, communicator.world_size)
         self.model = config.build_model(schema).to(self._device)
+        if config.training.sync_batch_norm and not communicator.alone:
+            synchronise(self.model, self._device)
         weights = training_weights(train, schema, balanced=config.training.class_weights == "balanced")
         self._train, self._val = (
             Events({column: split.inputs[column] for column in self.model.columns}, split.labels, of_events)
@@ -79,13 +87,15 @@ class TrialLoop:
         self._optimizer = entries["optimizer"].build(
             parts["optimizer"],
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            config.training.learning_rate,
+            self._share.learning_rate,
         )
         self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
         self._kept = KeptModel(self.model, self._optimizer, epochs, config.training.swa_start)
         self._mixing_points: tuple[str, ...] = ()
         if config.augmentation.manifold_mixup:
-            self._mixing_points = mixing_points(self.model, next(self._batches(shuffle=False)))
+            self._mixing_points = mixing_points(self.model, next(self._batches(ALONE)))
+        self._forward = communicator.parallel(self.model)
+        communicator.seed(seed)
 
     @property
     def kept(self) -> Model:
@@ -111,9 +121,18 @@ class TrialLoop:
         learning_rate = self._optimizer.param_groups[0]["lr"]
         train_metrics = self._train_epoch()
         self._schedule.step()
-        self._kept.update(self.epoch + 1, self._batches(shuffle=False))
+        self._workers.share_buffers(self.model)
+        together = self.config.training.sync_batch_norm
+        self._kept.update(self.epoch + 1, self._batches(self._workers if together else ALONE))
         val_metrics = validate(
-            self.kept, self.loss, self._val, self.schema, self._where, half=self._half, device=self._device
+            self.kept,
+            self.loss,
+            self._val,
+            self.schema,
+            self._where,
+            half=self._half,
+            device=self._device,
+            communicator=self._workers,
         )
         self.epoch += 1
         self._stale_epochs = 0 if val_metrics["val_loss"] < self._lowest_loss else self._stale_epochs + 1
@@ -128,9 +147,9 @@ class TrialLoop:
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
-        batches_of_epoch = self._batches(shuffle=True)
+        batches_of_epoch = self._batches(self._workers, shuffle=True)
         if self.config.augmentation.active:
-            augment = Augmentation(self.config.augmentation, self._seed, self.epoch)
+            augment = Augmentation(self.config.augmentation, self._seed, self.epoch, self._workers.rank)
             batches_of_epoch = map(augment, batches_of_epoch)
         steps = [
             train_step(
@@ -141,32 +160,44 @@ class TrialLoop:
                 clip_norm=self.config.training.clip_norm,
                 half=self._half,
                 mixing_points=self._mixing_points,
+                forward=self._forward,
+                draws=self._workers.same_draws(self._seed, self.epoch, number, device=self._device),
             )
-            for batch in batches_of_epoch
+            for number, batch in enumerate(batches_of_epoch)
         ]
-        sizes = np.array([step.events for step in steps])
-        losses = torch.stack([step.loss_sum for step in steps]).double().cpu().numpy()
+        sizes = np.array([step.events for step in steps]) * self._workers.world_size
+        losses = self._workers.total(torch.stack([step.loss_sum for step in steps]).double()).cpu().numpy()
         finite = np.isfinite(losses)
         if not finite.all():
             raise NonFiniteLoss(
                 self._where(f"training loss is {losses[~finite][0]} at step {finite.argmin() + 1}")
             )
-        correct = int(torch.stack([step.correct for step in steps]).sum())
+        correct = int(self._workers.total(torch.stack([step.correct for step in steps]).sum()))
         return {
             "train_loss": float(losses.sum() / sizes.sum()),
             "train_accuracy": correct / int(sizes.sum()),
         }
 
-    def _batches(self, *, shuffle: bool) -> Iterator[Batch]:
-        size, device = self.config.training.batch_size, self._device
-        return batches(self._train, size, seed=self._seed, epoch=self.epoch, shuffle=shuffle, device=device)
+    def _batches(self, of: Communicator, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Batches of the training events: whole ones, or a worker's share of each."""
+        alone = self._share.batch_size * self._workers.world_size
+        return batches(
+            self._train,
+            alone if of.alone else self._share.batch_size,
+            seed=self._seed,
+            epoch=self.epoch,
+            shuffle=shuffle,
+            rank=of.rank,
+            world_size=of.world_size,
+            device=self._device,
+        )
 
     def _where(self, what: str) -> str:
         rate = self.config.training.learning_rate
         return f"the loss stays finite; {what} of epoch {self.epoch + 1} (learning_rate {rate:g})"
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the remaining epochs depend on."""
+        """All that the remaining epochs depend on; the same on every worker, all of which must ask."""
         return {
             "epoch": self.epoch,
             "params": self.config.resolved(),
@@ -174,12 +205,14 @@ class TrialLoop:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "kept": self._kept.state_dict(),
-            "random": random_state(),
+            "random": self._workers.everyone(random_state()),
             "patience": {"lowest_loss": self._lowest_loss, "stale_epochs": self._stale_epochs},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`: the next epoch gives what it would have given without the break.
+
+        On another number of workers all goes on but the workers' dropout, which is drawn anew.
 
         Raises:
             CorruptCheckpoint: the state belongs to other parameters.
@@ -194,6 +227,9 @@ class TrialLoop:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._kept.load_state_dict(state["kept"])
-        restore_random_state(state["random"])
+        if len(state["random"]) == self._workers.world_size:
+            restore_random_state(state["random"][self._workers.rank])
+        else:
+            self._workers.seed(self._seed, self.epoch)
         self._lowest_loss = state["patience"]["lowest_loss"]
         self._stale_epochs = state["patience"]["stale_epochs"]

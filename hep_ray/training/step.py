@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,8 @@ def train_step(
     clip_norm: float = 0.0,
     half: bool = False,
     mixing_points: tuple[str, ...] = (),
+    forward: nn.Module | None = None,
+    draws: AbstractContextManager[None] | None = None,
 ) -> StepResult:
     """Forward, backward and one optimizer update on one batch, in place on `model` and `optimizer`.
 
@@ -67,10 +70,12 @@ def train_step(
         clip_norm: largest length of the gradient; 0 leaves it.
         half: run the model in bfloat16 where torch deems it safe.
         mixing_points: modules before which a batch with partners may be mixed.
+        forward: what to call instead of the model, where several workers share the batch.
+        draws: around the update, for an optimizer that draws random numbers.
     """
     optimizer.zero_grad(set_to_none=True)
     with mixed(model, mixing_points, batch):
-        logits = _logits(model, batch, half=half)
+        logits = _logits(model if forward is None else forward, model.columns, batch, half=half)
     losses = loss(logits, batch.labels)
     if batch.other_labels is not None:
         losses = batch.share * losses + (1 - batch.share) * loss(logits, batch.other_labels)
@@ -79,31 +84,49 @@ def train_step(
     losses.mean().backward()
     if clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
+    with draws or nullcontext():
+        optimizer.step()
     with torch.no_grad():
         return StepResult(losses.detach().sum(), (logits.argmax(1) == batch.labels).sum(), len(batch.labels))
 
 
-def evaluate(model: Model, loss: Loss, batches: Iterable[Batch], *, half: bool = False) -> Evaluation:
-    """Losses and class probabilities of a model in evaluation mode; the model's mode is put back after."""
+def evaluate(
+    model: Model,
+    loss: Loss,
+    batches: Iterable[Batch],
+    *,
+    half: bool = False,
+    whole: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Evaluation:
+    """Losses and class probabilities of a model in evaluation mode; the model's mode is put back after.
+
+    Args:
+        model: on the device of the batches.
+        loss: gives both.
+        batches: of the split, or this worker's part of it.
+        half: run the model in bfloat16.
+        whole: makes the rows of the whole split out of those of the workers' parts.
+    """
     was_training = model.training
     model.eval()
     losses, probabilities, labels = [], [], []
     with torch.inference_mode():
         for batch in batches:
-            logits = _logits(model, batch, half=half)
+            logits = _logits(model, model.columns, batch, half=half)
             losses.append(loss(logits, batch.labels))
             probabilities.append(loss.probabilities(logits))
             labels.append(batch.labels)
     model.train(was_training)
+    rows = [torch.cat(values) for values in (losses, probabilities, labels)]
+    all_losses, all_probabilities, all_labels = map(whole, rows) if whole else rows
     return Evaluation(
-        loss=float(torch.cat(losses).double().mean()),
-        probabilities=torch.cat(probabilities).float().cpu().numpy(),
-        labels=torch.cat(labels).cpu().numpy(),
+        loss=float(all_losses.double().mean()),
+        probabilities=all_probabilities.float().cpu().numpy(),
+        labels=all_labels.cpu().numpy(),
     )
 
 
-def _logits(model: Model, batch: Batch, *, half: bool) -> torch.Tensor:
+def _logits(model: nn.Module, columns: tuple[str, ...], batch: Batch, *, half: bool) -> torch.Tensor:
     with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=half):
-        logits: torch.Tensor = model(*(batch.inputs[column] for column in model.columns))
+        logits: torch.Tensor = model(*(batch.inputs[column] for column in columns))
     return logits.float() if half else logits

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hep_ray.data.batches import Events, batches
+from hep_ray.data.batches import Events, dealt_batches
 from hep_ray.data.events import EventSchema
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.losses import Loss
 from hep_ray.metrics import classification_metrics
 from hep_ray.models import Model
+from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.step import Evaluation, evaluate
 
 BATCH = 512
@@ -29,6 +30,7 @@ def validate(
     *,
     half: bool = False,
     device: torch.device | str = "cpu",
+    communicator: Communicator = ALONE,
 ) -> dict[str, float]:
     """`val_loss` and every metric of `classification_metrics` with `val_` before its name.
 
@@ -40,11 +42,17 @@ def validate(
         where: completes the message of an error.
         half: run the model in bfloat16.
         device: of the model.
+        communicator: of the workers that share the events; each has the metrics of all of them.
 
     Raises:
         NonFiniteLoss: the loss, or a probability, is NaN or infinite.
     """
-    result = evaluate(model, loss, batches(events, BATCH, device=device), half=half)
+    rows, batches = dealt_batches(
+        events, BATCH, rank=communicator.rank, world_size=communicator.world_size, device=device
+    )
+    result = evaluate(
+        model, loss, batches, half=half, whole=lambda values: communicator.in_order(values, rows, len(events))
+    )
     return validation_metrics(result, schema, where)
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hep_ray.data.batches import Events, batches
+from hep_ray.data.batches import Events, batches, dealt_batches
 from hep_ray.errors import InvalidConfig, InvalidEvents
 
 
@@ -52,6 +52,21 @@ def test_ranks_share_an_epoch_equally_and_without_overlap(
     assert len(set(seen)) == len(seen) >= rows - ranks + 1
     again = order(rows, size, seed=seed, epoch=epoch, shuffle=True, rank=0, world_size=ranks)
     assert again == shares[0]
+
+
+@given(rows=st.integers(1, 60), size=st.integers(1, 20), ranks=st.integers(1, 4))
+def test_dealt_batches_are_those_of_one_process_each_on_one_rank(rows: int, size: int, ranks: int) -> None:
+    whole = [batch.labels.tolist() for batch in batches(events(rows), size)]
+    dealt = {}
+    for rank in range(ranks):
+        mine, passed = dealt_batches(events(rows), size, rank=rank, world_size=ranks)
+        labels = [batch.labels.tolist() for batch in passed]
+        # A rank without a batch of its own still has one to compute, whose rows do not count.
+        assert labels
+        if len(mine):
+            assert [row for batch in labels for row in batch] == mine.tolist()
+            dealt.update({rank + ranks * turn: batch for turn, batch in enumerate(labels)})
+    assert [dealt[number] for number in sorted(dealt)] == whole
 
 
 def test_epochs_and_seeds_differ() -> None:
