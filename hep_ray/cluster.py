@@ -6,6 +6,8 @@ import logging
 import os
 import warnings
 
+from hep_ray.errors import ClusterUnavailable
+
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -21,7 +23,10 @@ SETTINGS = {
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS or a local `ray start` names, else start one on this machine.
 
-    A driver that is already connected stays as it is.
+    RAY_ADDRESS=local always starts one. A driver that is already connected stays as it is.
+
+    Raises:
+        ClusterUnavailable: the named cluster does not answer, or refuses this driver.
     """
     import ray
 
@@ -30,8 +35,28 @@ def connect() -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=ResourceWarning, module="ray")
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        return
+    from ray.exceptions import RayError
+
+    try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as fault:
+        named = os.environ.get("RAY_ADDRESS")
+        where = f"RAY_ADDRESS={named}" if named else "the one that was last started on this machine"
+        raise ClusterUnavailable(
+            f"a search joins the running Ray cluster, or starts one; {where} did not work "
+            f"({str(fault).strip() or type(fault).__name__}): check with `ray status`; the Ray and Python versions and "
+            "RAY_AUTH_MODE must be those of the cluster; RAY_ADDRESS=local starts one on this machine"
+        ) from fault
+
+
+def describe() -> str:
+    """The cluster at hand in words, such as `3 nodes, head 10.0.0.5:6379`."""
+    import ray
+
+    count = len(nodes())
+    return f"{count} node{'s' if count > 1 else ''}, head {ray.get_runtime_context().gcs_address}"
 
 
 def nodes() -> list[dict[str, float]]:

@@ -89,6 +89,10 @@ class TrackingUnavailable(HepRayError):
     """The tracking server cannot be reached; the journal keeps every record until it can."""
 
 
+class ClusterUnavailable(HepRayError):
+    """The Ray cluster that was named, or that runs here, does not take this driver; the message says why."""
+
+
 class Interrupted(HepRayError):
     """A search was interrupted; everything finished is kept and --resume goes on."""
 

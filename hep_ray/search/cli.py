@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hep_ray.cluster import describe
 from hep_ray.console import result_console, run_app
 from hep_ray.search.definition import Search
 
@@ -45,7 +47,10 @@ def build_app(search: Search) -> typer.Typer:
     def run(
         data: Annotated[
             Path | None,
-            typer.Option(help="Dataset folder [default: data/ and the search's task].", show_default=False),
+            typer.Option(
+                help="Dataset folder [default: the search's task in the folder HEP_RAY_DATA, or in data/].",
+                show_default=False,
+            ),
         ] = None,
         preset: Annotated[
             str | None, typer.Option(help="How much to run, see above [default: laptop].")
@@ -110,7 +115,7 @@ def build_app(search: Search) -> typer.Typer:
 
 def _complete(given: dict[str, Any], recorded: dict[str, Any], search: Search) -> dict[str, Any]:
     """Flags as given, else as recorded by the search that is resumed, else the defaults."""
-    defaults = {"data": f"data/{search.task}", **DEFAULTS}
+    defaults = {"data": Path(os.environ.get("HEP_RAY_DATA") or "data") / search.task, **DEFAULTS}
     chosen: dict[str, Any] = {
         key: next(
             (value for value in (value, recorded.get(key), defaults.get(key)) if value is not None), None
@@ -147,6 +152,7 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
         f"stopping {identity['scheduler']}; seed {plan.given.seed}",
     )
     table.add_row("[bold]goal[/]", f"{plan.search.mode} {plan.search.metric}")
+    table.add_row("[bold]cluster[/]", describe())
     table.add_row("[bold]resources[/]", str(plan.resources))
     table.add_row("[bold]storage[/]", str(plan.folder))
     console.print(table, soft_wrap=True)

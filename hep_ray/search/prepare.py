@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hep_ray.cluster import connect, nodes
+from hep_ray.cluster import connect
 from hep_ray.data.dataset import Dataset
+from hep_ray.data.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
+from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.optuna_search import total_trials
 from hep_ray.search.resources import ResourcePlan, plan_resources
+from hep_ray.search.shared import check_every_node
 from hep_ray.search.space import Space
 from hep_ray.training.config import TrialConfig
 
@@ -126,7 +129,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: a model cannot take the dataset's columns.
-        StorageError: the storage cannot be written.
+        StorageError: the storage cannot be written, or a node of the cluster does not share it or the data.
+        ClusterUnavailable: the cluster does not take this driver.
         Infeasible: a trial fits on no node.
     """
     preset = _preset(search, options)
@@ -137,7 +141,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     dataset = Dataset.open(options.data)
     _check_models([*space.samples(), *search.references], dataset)
     connect()
-    resources = plan_resources(nodes(), trials, options.cpus_per_trial, options.gpus_per_trial)
+    check_every_node(options.storage, options.data / MANIFEST)
+    resources = plan_resources(expected_nodes(), trials, options.cpus_per_trial, options.gpus_per_trial)
     return SearchPlan(search, preset, space, dataset, resources, options)
 
 

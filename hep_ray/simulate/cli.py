@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,10 @@ def simulate(
     ] = None,
     events: Annotated[int, typer.Option(help="Events of all classes together.")] = 6000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same dataset on any machine.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Dataset folder. Default: data/NAME.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Dataset folder. Default: NAME in the folder HEP_RAY_DATA, or in data/."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="CPUs to use. Default: all.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,
     settings: Annotated[
@@ -53,7 +57,7 @@ def simulate(
 
     from hep_ray.simulate.run import simulate as run
 
-    folder = out or Path("data") / name
+    folder = out or Path(os.environ.get("HEP_RAY_DATA") or "data") / name
     words = settings or []
     try:
         manifest = run(

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hep_ray.errors import TrackingUnavailable
+
 
 def default_uri(storage: Path) -> str:
     """SQLite database in the storage folder."""
@@ -35,3 +37,15 @@ def find_runs(client: Any, experiment_id: str, condition: str) -> list[tuple[str
         token = page.token
         if not token:
             return runs
+
+
+def ping(uri: str) -> None:
+    """Ask MLflow for one experiment.
+
+    Raises:
+        TrackingUnavailable: nothing answers there.
+    """
+    try:
+        open_client(uri).search_experiments(max_results=1)
+    except Exception as fault:
+        raise TrackingUnavailable(f"MLflow does not answer at {uri}: {fault}") from fault

@@ -1,0 +1,244 @@
+"""Questions to every node of the cluster: which code and versions it runs, what it sees, what its clock says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hep_ray.tracking.provenance import PACKAGE, PACKAGES, package_version
+
+PATIENCE = 90.0
+"""Seconds after which a node that does not answer is silent; its first answer needs a new worker process."""
+VISIBLE_AFTER = 15.0
+"""Seconds that a file may take to show on other nodes; network file systems remember old listings for a while."""
+CLOCK_QUESTIONS = 5
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node.
+
+    Attributes:
+        node_id: Ray's.
+        address: as Ray knows it.
+        cpus: that Ray hands out.
+        gpus: that Ray hands out.
+    """
+
+    node_id: str
+    address: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What a node says about itself.
+
+    Attributes:
+        host: its name.
+        versions: `python` and package → version.
+        code: hash of its hep_ray package.
+        torch_gpus: GPUs that torch sees.
+        auth_mode: RAY_AUTH_MODE of Ray's processes; empty where it is not set.
+    """
+
+    host: str
+    versions: dict[str, str]
+    code: str
+    torch_gpus: int
+    auth_mode: str
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a node's clock is from the driver's.
+
+    Attributes:
+        offset: node minus driver, s.
+        uncertainty: half the time of the question, s.
+    """
+
+    offset: float
+    uncertainty: float
+
+
+def living_nodes() -> list[Node]:
+    """The nodes of the cluster, the head first."""
+    found = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    found.sort(
+        key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeManagerAddress"])
+    )
+    return [
+        Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+        )
+        for node in found
+    ]
+
+
+def ask(nodes: Sequence[Node], work: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Do the same work on each of the nodes, beside whatever runs there.
+
+    Returns:
+        Node id → what the work returned, or the exception that came instead of it.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(work)
+    running = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
+            *args
+        ): node.node_id
+        for node in nodes
+    }
+    done, silent = ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
+    answers: dict[str, Any] = {
+        running[one]: TimeoutError(f"no answer within {PATIENCE:.0f} s") for one in silent
+    }
+    for one in silent:
+        ray.cancel(one, force=True)
+    for one in done:
+        try:
+            answers[running[one]] = ray.get(one)
+        except Exception as fault:  # noqa: BLE001 - a node's answer, which the caller judges
+            answers[running[one]] = fault
+    return answers
+
+
+def code_hash() -> str:
+    """Hash of the source files of the hep_ray package that runs here."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".toml"}):
+        total.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def facts() -> NodeFacts:
+    """What this node says about itself."""
+    versions = {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}}
+    return NodeFacts(
+        platform.node(), versions, code_hash(), _torch_gpus(), os.environ.get("RAY_AUTH_MODE", "")
+    )
+
+
+def clocks(nodes: Sequence[Node]) -> dict[str, Clock]:
+    """Node id → its clock against the driver's, from the quickest of a few questions.
+
+    Raises:
+        ray.exceptions.RayError: a node went away.
+    """
+    found: dict[str, Clock] = {}
+    task = ray.remote(num_cpus=0)(_now)
+    for node in nodes:
+        here = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False))
+        readings = []
+        for _ in range(CLOCK_QUESTIONS):
+            before = time.time()
+            there = ray.get(here.remote(), timeout=PATIENCE)
+            after = time.time()
+            readings.append(Clock(there - (before + after) / 2, (after - before) / 2))
+        found[node.node_id] = min(readings, key=lambda reading: reading.uncertainty)
+    return found
+
+
+def unshared(folder: Path, nodes: Sequence[Node]) -> dict[str, str]:
+    """Nodes that do not share a folder with the driver, or cannot write there.
+
+    Args:
+        folder: exists, and the driver can write there.
+        nodes: to ask.
+
+    Returns:
+        Node id → what is wrong; nothing for a node that shares it.
+    """
+    place = folder.resolve() / f".probe-{uuid.uuid4().hex}"
+    place.mkdir()
+    try:
+        (place / "driver").write_text("driver", encoding="utf-8")
+        answers = ask(nodes, _share, str(place))
+        faults = {}
+        for node in nodes:
+            answer = answers[node.node_id]
+            if isinstance(answer, Exception):
+                faults[node.node_id] = f"no answer: {one_line(answer)}"
+            elif not answer.startswith("wrote "):
+                faults[node.node_id] = answer
+            elif _read(place / answer.removeprefix("wrote ")) != "node":
+                faults[node.node_id] = f"what it writes to {folder} does not arrive here"
+        return faults
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def unreadable(path: Path, nodes: Sequence[Node]) -> dict[str, str]:
+    """Nodes that cannot read a file: node id → what is wrong."""
+    answers = ask(nodes, _first_byte, str(path.resolve()))
+    return {node_id: one_line(answer) for node_id, answer in answers.items() if isinstance(answer, Exception)}
+
+
+def one_line(fault: Exception) -> str:
+    """An exception in a line: the last one of a traceback says what happened."""
+    lines = str(fault).strip().splitlines()
+    return lines[-1] if lines else type(fault).__name__
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _share(place: str) -> str:
+    if _read(Path(place) / "driver") != "driver":
+        return f"it does not see {Path(place).parent}, or another folder of that name"
+    name = uuid.uuid4().hex
+    try:
+        (Path(place) / name).write_text("node", encoding="utf-8")
+    except OSError as fault:
+        return f"it cannot write to {Path(place).parent}: {fault.strerror}"
+    return f"wrote {name}"
+
+
+def _read(path: Path) -> str:
+    until = time.monotonic() + VISIBLE_AFTER
+    while True:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError:
+            if time.monotonic() > until or not path.parent.parent.is_dir():
+                return ""
+            time.sleep(0.5)
+
+
+def _first_byte(path: str) -> int:
+    with Path(path).open("rb") as file:
+        return len(file.read(1))
+
+
+def _torch_gpus() -> int:
+    """In a process of its own: Ray hides the GPUs from a task that holds none."""
+    environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    code = "import torch; print(torch.cuda.device_count())"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    return int(done.stdout) if done.returncode == 0 else 0
