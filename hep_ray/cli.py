@@ -11,6 +11,7 @@ from hep_ray.components import show as components
 from hep_ray.console import run_app
 from hep_ray.data.cli import app as data_app
 from hep_ray.data.show_cli import show
+from hep_ray.doctor.cli import doctor
 from hep_ray.errors import StorageError
 from hep_ray.report.cli import report
 from hep_ray.search.confirm_cli import confirm
@@ -30,6 +31,7 @@ data_app.command("show")(show)
 app.command("confirm")(confirm)
 app.command("report")(report)
 app.command("components")(components)
+app.command("doctor")(doctor)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 

@@ -27,6 +27,7 @@ KNOWS = {
     "tracking": BASE,
     "search": BASE | {"cluster", "data", "training", "tracking"} | PARTS,
     "report": BASE | {"search", "tracking"},
+    "doctor": BASE | {"cluster", "data", "search", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 

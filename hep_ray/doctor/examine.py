@@ -1,0 +1,113 @@
+"""Asks the cluster everything that a search will need, and judges it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hep_ray.cluster import connect
+from hep_ray.data.manifest import MANIFEST
+from hep_ray.doctor import checks
+from hep_ray.doctor.checks import Check
+from hep_ray.errors import Infeasible, TrackingUnavailable
+from hep_ray.search import probe
+from hep_ray.search.autoscale import expected_nodes
+from hep_ray.search.resources import plan_resources
+from hep_ray.tracking.client import default_uri, ping
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the search to come will ask for.
+
+    Attributes:
+        storage: folder of all searches.
+        data: dataset folder, if it is to be checked.
+        tracking_uri: MLflow server or database; None is SQLite in the storage.
+        trials: of the search.
+        cpus_per_trial: cores of one trial.
+        gpus_per_trial: GPUs of one trial.
+        code: hash that the hep_ray package shall have.
+    """
+
+    storage: Path
+    data: Path | None = None
+    tracking_uri: str | None = None
+    trials: int = 64
+    cpus_per_trial: int = 1
+    gpus_per_trial: float = 0
+    code: str | None = None
+
+
+def examine(wanted: Wanted) -> list[Check]:
+    """Join the cluster, or start one here as a search would, and check it.
+
+    Raises:
+        ClusterUnavailable: the cluster does not take this driver.
+    """
+    connect()
+    nodes = probe.living_nodes()
+    answers = probe.ask(nodes, probe.facts)
+    facts = {key: answer for key, answer in answers.items() if isinstance(answer, probe.NodeFacts)}
+    silent = {key: probe.one_line(answer) for key, answer in answers.items() if isinstance(answer, Exception)}
+    heard = [node for node in nodes if node.node_id in facts]
+    found = [
+        checks.answered(nodes, silent),
+        checks.versions(nodes, facts),
+        checks.code(nodes, facts, probe.code_hash(), wanted.code),
+        checks.gpus(nodes, facts),
+        checks.authentication(nodes, facts),
+        checks.clock(nodes, probe.clocks(heard)),
+        _storage(wanted.storage, heard),
+    ]
+    if wanted.data is not None:
+        faults = probe.unreadable(wanted.data / MANIFEST, heard)
+        found.append(checks.shared("data", str(wanted.data), heard, faults))
+    return [*found, _mlflow(wanted), _resources(wanted)]
+
+
+def _storage(storage: Path, nodes: list[probe.Node]) -> Check:
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        faults = probe.unshared(storage, nodes)
+    except OSError as fault:
+        return Check(
+            "storage",
+            False,
+            f"{storage}: the driver cannot write there: {fault.strerror}",
+            "name a folder that can be written with --storage or HEP_RAY_STORAGE",
+        )
+    return checks.shared("storage", str(storage.resolve()), nodes, faults)
+
+
+def _mlflow(wanted: Wanted) -> Check:
+    uri = wanted.tracking_uri or default_uri(wanted.storage)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return Check("mlflow", True, f"{uri}, which the first search makes")
+    try:
+        ping(uri)
+    except TrackingUnavailable as fault:
+        return Check(
+            "mlflow",
+            False,
+            str(fault),
+            "start it beside the head with clusters/bin/mlflow.sh, or name another one with --tracking-uri or "
+            "MLFLOW_TRACKING_URI",
+        )
+    return Check("mlflow", True, uri)
+
+
+def _resources(wanted: Wanted) -> Check:
+    try:
+        plan = plan_resources(expected_nodes(), wanted.trials, wanted.cpus_per_trial, wanted.gpus_per_trial)
+    except Infeasible as fault:
+        return Check(
+            "resources",
+            False,
+            str(fault),
+            "ask for less with --cpus-per-trial and --gpus-per-trial, or add nodes; on an autoscaling cluster "
+            "HEP_RAY_AUTOSCALE tells which may still come"
+            + ("" if os.environ.get("HEP_RAY_AUTOSCALE") else " (it is not set)"),
+        )
+    return Check("resources", True, str(plan))
