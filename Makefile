@@ -18,7 +18,7 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow searches-smoke lint fmt types ui bench docs lock clean
+.PHONY: help env search test test-slow test-cluster searches-smoke lint fmt types ui bench docs lock clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -41,11 +41,14 @@ data/mbh_sph/manifest.json: | $(INSTALLED)
 search: env $(DATA)/manifest.json ## Simulate events where absent, run (or resume) a search, print its leaderboard
 	$(VENV)/python $(SEARCH) $(if $(wildcard $(JOURNAL)),--resume,--data $(DATA) --preset $(PRESET))
 
-test: lint types ## Lint, types, and every test that is not slow
-	$(VENV)/pytest -m "not slow" $(PYTEST_ARGS)
+test: lint types ## Lint, types, and every test that is neither slow nor needs ssh
+	$(VENV)/pytest -m "not slow and not cluster" $(PYTEST_ARGS)
 
 test-slow: env ## The tests that take minutes
 	$(VENV)/pytest -m slow $(PYTEST_ARGS)
+
+test-cluster: env ## Ray clusters over real ssh, in namespaces of their own; needs root, sshd and rsync
+	$(VENV)/pytest -m cluster $(PYTEST_ARGS)
 
 searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events
 	$(VENV)/python tests/searches/smoke.py

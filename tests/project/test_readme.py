@@ -33,6 +33,7 @@ TARGETS = (
     "test",
     "test-slow",
     "searches-smoke",
+    "test-cluster",
     "lint",
     "fmt",
     "types",
