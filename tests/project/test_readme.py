@@ -43,7 +43,7 @@ TARGETS = (
     "clean",
     "help",
 )
-OTHER_PROGRAMS = {"git", "make", "pip", "."}
+OTHER_PROGRAMS = {"git", "make", "pip", ".", "ray", "kubectl", "sbatch", "condor_submit"}
 
 
 def name_of(page: Path) -> str:
