@@ -71,8 +71,7 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
     uri = plan.given.tracking_uri or default_uri(plan.storage)
     with Journal(plan.folder) as journal:
         header = _header(plan, journal, resume=resume)
-        artifacts = None if uri.startswith("http") else plan.storage / "mlartifacts"
-        tracker = MlflowTracker(uri, plan.search.name, artifacts)
+        tracker = MlflowTracker(uri, plan.search.name, plan.storage / "mlartifacts")
         tracker.replay(journal)
         recorder = Recorder(
             journal, plan.search, plan.preset.epochs, plan.folder / "trials", [tracker.record]

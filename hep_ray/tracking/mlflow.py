@@ -105,7 +105,9 @@ class MlflowTracker:
         found = self._client.get_experiment_by_name(experiment)
         if found is not None:
             return str(found.experiment_id)
-        location = (artifacts.resolve() / experiment).as_uri() if artifacts is not None else None
+        location = None
+        if artifacts is not None and not self.uri.startswith("http"):  # a server has a place of its own
+            location = (artifacts.resolve() / experiment).as_uri()
         return str(self._client.create_experiment(experiment, artifact_location=location))
 
     def _work(self) -> None:
