@@ -101,5 +101,9 @@ class SearchFailed(HepRayError):
     """Every trial of a search failed; the message carries the commonest cause."""
 
 
+class NothingCompleted(InputError):
+    """A search of which no trial has completed yet: there is nothing to report or to confirm."""
+
+
 class SimulationFailed(HepRayError):
     """A generator refuses its settings or cannot turn its hard events into particles."""

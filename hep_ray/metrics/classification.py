@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hep_ray.errors import InvalidEvents
+from hep_ray.metrics.calibration import calibration_error
 from hep_ray.metrics.roc import Counts, Floats, roc_curve
 
-CALIBRATION_BINS = 15
 REJECTION_PERCENTS = (30, 50, 70, 80, 88, 90, 93)
 """Signal efficiencies; 80, 88 and 93 are those of ATLAS' tight, medium and loose electrons (arXiv:1902.04655)."""
 NORMALISATION_TOLERANCE = 1e-2
@@ -67,22 +67,6 @@ def classification_metrics(
             metrics.append((f"background_rejection_at_{percent}_error", error))
         metrics.append(("asimov_significance", curve.asimov_significance()))
     return _as_dictionary(metrics)
-
-
-def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Expected calibration error with 15 bins of equal width in the probability of the predicted class.
-
-    Σ_bins (n_bin/N)·|accuracy_bin − mean confidence_bin|: Guo et al., arXiv:1706.04599, eq. 3.
-
-    Args:
-        probabilities: (N, C), rows summing to one.
-        labels: (N,), the true class.
-    """
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-    excess = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(excess).sum() / len(labels))
 
 
 def _counting_metrics(confusion: Counts, names: Sequence[str]) -> list[tuple[str, float]]:

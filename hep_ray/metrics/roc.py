@@ -53,6 +53,21 @@ class RocCurve:
         twice_pairs = int(np.dot(steps, self.signal_passing[1:] + self.signal_passing[:-1]))
         return twice_pairs / (2 * int(self.signal_passing[-1]) * int(self.background_passing[-1]))
 
+    def cut(self, signal_efficiency: float) -> int:
+        """Place in the arrays of the tightest cut that keeps at least this signal efficiency.
+
+        Args:
+            signal_efficiency: in (0, 1].
+
+        Raises:
+            ValueError: the efficiency is outside (0, 1].
+        """
+        if not 0 < signal_efficiency <= 1:
+            raise ValueError(f"a signal efficiency must be in (0, 1]; got {signal_efficiency!r}")
+        # A count, not a quotient, decides: 0.7 of 10 events is 7 whatever 0.7 * 10 rounds to.
+        needed = math.ceil(round(signal_efficiency * int(self.signal_passing[-1]), 9))
+        return int(np.searchsorted(self.signal_passing, needed))
+
     def background_rejection(self, signal_efficiency: float) -> tuple[float, float]:
         """1/ε_b at the tightest cut that keeps at least this signal efficiency, and its error.
 
@@ -65,14 +80,8 @@ class RocCurve:
         Raises:
             ValueError: the efficiency is outside (0, 1].
         """
-        if not 0 < signal_efficiency <= 1:
-            raise ValueError(f"a signal efficiency must be in (0, 1]; got {signal_efficiency!r}")
-        signal = int(self.signal_passing[-1])
         background = int(self.background_passing[-1])
-        # A count, not a quotient, decides: 0.7 of 10 events is 7 whatever 0.7 * 10 rounds to.
-        needed = math.ceil(round(signal_efficiency * signal, 9))
-        cut = int(np.searchsorted(self.signal_passing, needed))
-        passing = max(int(self.background_passing[cut]), 1)
+        passing = max(int(self.background_passing[self.cut(signal_efficiency)]), 1)
         rejection = background / passing
         return rejection, rejection * math.sqrt((1 - passing / background) / passing)
 

@@ -1,44 +1,93 @@
-"""`hep-ray report`: the tables of a study, from the journal of its search."""
+"""`hep-ray report`: what a search has found, as a page or as the tables of its study."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig
 
+if TYPE_CHECKING:
+    from hep_ray.search.definition import Search
+
 
 def report(
     name: Annotated[str, typer.Argument(help="Search: a script in searches/, or the path of one.")],
-    table: Annotated[bool, typer.Option("--table", help="The study's own tables.")] = False,
     storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
         "runs"
     ),
-    markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown, for a document.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page [default: report.html in the search's folder].", show_default=False),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every figure as PNG and PDF, beside the page.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Dataset folder, where it is no longer that of the search.", show_default=False),
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_TRACKING_URI",
+            help="MLflow of the search [default: as recorded].",
+            show_default=False,
+        ),
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Only print the study's own tables.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --table: in Markdown, for a document.")
+    ] = False,
 ) -> None:
-    """Print what a search has found, beside what was published.
+    """Write what a search has found on one HTML page, and attach it to the search's run in MLflow.
 
-    Example: `hep-ray report cnn_loss --table`. Results are of the validation split: mean ± s.d. over the trials of
-    a row, with their number. It can be asked while the search runs.
+    Learning curves with bands over seeds, ROC and background rejection with working points, confusion matrix,
+    calibration, scores, what the parameters did, how trials ended, provenance. The test split is shown only after
+    `hep-ray confirm`; before, the figures are of the validation split and say so. It can be asked while the search
+    runs.
+
+    `--table` prints the tables of the study instead, beside what was published: `hep-ray report cnn_loss --table`.
 
     Raises:
         UnknownName: there is no such search.
         StorageError: it was never run in this storage.
-        InvalidConfig: it states no table.
+        NothingCompleted: no trial has completed.
+        InvalidConfig: `--table` of a search that states no table.
+        TrackingUnavailable: the page is written, but MLflow does not take it.
     """
-    from hep_ray.report.study import load_search, read_state, rendered
+    from hep_ray.report.study import load_search
 
     search = load_search(name)
+    if table or markdown:
+        _print_tables(search, storage, markdown=markdown)
+        return
+    from hep_ray.report.build import attach, write_report
+    from hep_ray.report.summary import result, still_running
+
+    report = write_report(search, storage, out=out, figures=figures, data=data)
+    typer.echo(f"wrote {report.path} ({report.path.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    if figures is not None:
+        typer.echo(f"wrote {len(report.figures)} files of figures into {figures}")
+    for sentence in (*result(report.material), still_running(report.material), *report.material.notes):
+        if sentence:
+            typer.echo(sentence)
+    run_id = attach(report, storage, tracking_uri)
+    typer.echo(f"attached to MLflow run {run_id}")
+    confirmed = report.material.confirmation is not None
+    where = "" if storage == Path("runs") else f" --storage {storage}"
+    typer.echo(f"next: hep-ray {'promote' if confirmed else 'confirm'} {name}{where}")
+
+
+def _print_tables(search: Search, storage: Path, *, markdown: bool) -> None:
+    from hep_ray.report.study import read_state, rendered
+
     state = read_state(search, storage)
     console = result_console()
-    if not table:
-        from hep_ray.search.leaderboard import table as leaderboard_table
-
-        console.print(leaderboard_table(state))
-        return
     if not search.tables:
         raise InvalidConfig(f"a study table is stated by its search (tables=…); {search.name} states none")
     for one in search.tables:

@@ -95,25 +95,36 @@ def rendered(table: StudyTable, state: SearchState, *, markdown: bool = False) -
 
     Published rows that no trial matches are shown with dashes: what was not run is not hidden.
     """
-    started = state.started
-    assert started is not None
-    found = cells(table, list(state.trials.values()), started.metric, started.mode)
     made = Table(
         title=None if markdown else table.title,
         title_justify="left",
         header_style="bold",
         box=MARKDOWN if markdown else SIMPLE_HEAD,
     )
-    made.add_column(", ".join(table.rows), overflow="fold")
-    for column in columns(table):
-        made.add_column(column, no_wrap=True)
+    head, rows = written(table, state)
+    published = len(head) - 1 if table.published else None
+    for place, heading in enumerate(head):
+        words = place in {0, published}
+        made.add_column(heading, overflow="fold" if words else "ellipsis", no_wrap=not words)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def written(table: StudyTable, state: SearchState) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a study table, in words; the published results are the last column."""
+    started = state.started
+    assert started is not None
+    found = cells(table, list(state.trials.values()), started.metric, started.mode)
+    head = [", ".join(table.rows), *columns(table)]
     if table.published:
-        made.add_column(f"published ({table.published_on})", overflow="fold")
+        head.append(f"published ({table.published_on})")
+    rows = []
     for row in dict.fromkeys([*found, *table.published]):
         results = found.get(row, {})
         words = [str(results.get(column, Cell(()))) for column in columns(table)]
-        made.add_row(row or "all", *words, *([table.published.get(row, "")] if table.published else []))
-    return made
+        rows.append([row or "all", *words, *([table.published.get(row, "")] if table.published else [])])
+    return head, rows
 
 
 def _heading(metric: str, epoch: int | None = None) -> str:

@@ -92,7 +92,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
     started = state.started
     assert started is not None
     ranked = state.ranked(started.metric, started.mode)
-    varied = _varied(ranked)
+    varied = varied_parameters(ranked)
     known = {key for trial in ranked for key in (trial.best(started.metric, started.mode) or {})}
     shown = [key for key in dict.fromkeys([started.metric, *COLUMNS]) if key in known]
     made = Table(
@@ -113,7 +113,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
     made.add_column("parameters that varied", overflow="fold", min_width=24)
     for trial in ranked[:rows]:
         best = trial.best(started.metric, started.mode) or {}
-        params = _params(trial)
+        params = all_parameters(trial)
         made.add_row(
             trial.trial_id,
             *(_with_error(best, name) for name in shown),
@@ -124,20 +124,21 @@ def table(state: SearchState, rows: int = 15) -> Table:
             ),
             f"{len(trial.history)}/{started.epochs}",
             trial.status,
-            ", ".join(f"{name}={_number(params[name])}" for name in varied if name in params),
+            ", ".join(f"{name}={number(params[name])}" for name in varied if name in params),
         )
     if len(ranked) > rows:
         made.caption = f"{len(ranked) - rows} more in {FILE_NAME}"
     return made
 
 
-def _params(trial: TrialState) -> dict[str, Any]:
+def all_parameters(trial: TrialState) -> dict[str, Any]:
+    """Parameters of a trial and its seed."""
     return {**trial.started.params, "seed": trial.started.seed}
 
 
-def _varied(trials: list[TrialState]) -> list[str]:
+def varied_parameters(trials: list[TrialState]) -> list[str]:
     """Parameters that not all trials have, or have with the same value."""
-    everyone = [_params(trial) for trial in trials]
+    everyone = [all_parameters(trial) for trial in trials]
     names = dict.fromkeys(name for params in everyone for name in params)
     return [name for name in names if len({params.get(name) for params in everyone}) > 1]
 
@@ -146,8 +147,9 @@ def _with_error(metrics: Mapping[str, float], name: str) -> str:
     if name not in metrics:
         return "–"
     error = metrics.get(f"{name}_error")
-    return _number(metrics[name]) + (f" ± {error:.2g}" if error is not None else "")
+    return number(metrics[name]) + (f" ± {error:.2g}" if error is not None else "")
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A value in few digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -20,13 +20,14 @@ BASE = {"config", "console", "errors", "registry"}
 RAY = {"cluster", "parallel"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
-    "data": BASE | {"parallel"},
+    "drawing": BASE,
+    "data": BASE | {"parallel", "drawing"},
     "simulate": BASE | RAY | {"data"},
     **dict.fromkeys(PARTS, BASE),
     "training": BASE | {"data"} | PARTS,
     "tracking": BASE,
     "search": BASE | {"cluster", "data", "training", "tracking"} | PARTS,
-    "report": BASE | {"search", "tracking"},
+    "report": BASE | {"data", "drawing", "metrics", "training", "search", "tracking"},
     "doctor": BASE | {"cluster", "data", "search", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""

@@ -1,8 +1,10 @@
 import time
+from pathlib import Path
 
 import pytest
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.tracking.artifacts import attach_to_search
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
@@ -101,3 +103,25 @@ def test_a_journal_handed_over_again_adds_what_is_missing_and_nothing_twice(stor
 def test_a_server_that_does_not_answer_is_told_before_the_search_starts(tmp_path):
     with pytest.raises(TrackingUnavailable, match=r"127\.0\.0\.1:9"):
         MlflowTracker("http://127.0.0.1:9", "toy")
+
+
+def test_a_file_is_attached_to_the_parent_and_replaced(storage, tmp_path):
+    write(storage, journal("attached"))
+    page = tmp_path / "report.html"
+    for text in ("first", "second"):
+        page.write_text(text)
+        run_id = attach_to_search(default_uri(storage), "toy", "attached", page)
+    client, parents, _ = runs(storage, "attached")
+    assert [run.info.run_id for run in parents] == [run_id]
+    assert [file.path for file in client.list_artifacts(run_id)] == ["report.html"]
+    assert Path(client.download_artifacts(run_id, "report.html")).read_text() == "second"
+
+
+def test_a_file_is_not_attached_to_what_mlflow_does_not_hold(storage, tmp_path):
+    write(storage, journal("known"))
+    (tmp_path / "page").touch()
+    with pytest.raises(TrackingUnavailable, match="none of toy"):
+        attach_to_search(default_uri(storage), "toy", "unknown", tmp_path / "page")
+    with pytest.raises(TrackingUnavailable, match="database must be there"):
+        attach_to_search(default_uri(tmp_path), "toy", "known", tmp_path / "page")
+    assert not (tmp_path / "mlflow.db").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from hep_ray.data.folder import storing
@@ -35,6 +34,7 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
     """
     from hep_ray.data.show.page import page
     from hep_ray.data.show.sample import draw_sample
+    from hep_ray.drawing.page import write_page
 
     if split not in {"train", "val"}:
         raise InvalidConfig(
@@ -45,12 +45,6 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
     if not manifest.rows(split):
         raise InvalidEvents(f"a split that is shown has events; '{split}' of {folder} has none")
     path = Path(out) if out else folder.absolute().with_name(f"{folder.absolute().name}.html")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with storing(path):
-        unfinished.touch()
-        try:
-            unfinished.write_text(page(draw_sample(folder, manifest, split, EVENTS)), encoding="utf-8")
-            unfinished.rename(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_page(path, page(draw_sample(folder, manifest, split, EVENTS)))
     return path

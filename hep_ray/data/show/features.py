@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from hep_ray.data.events import Column
 from hep_ray.data.manifest import Manifest
 from hep_ray.data.show.sample import Sample
-from hep_ray.data.show.style import colour, line
 from hep_ray.data.splits import SPLITS
+from hep_ray.drawing.style import colour, line
 
 FEWEST_BINS, MOST_BINS = 12, 50
 QUANTILES = (0.001, 0.999)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from hep_ray.data.events import Column
 from hep_ray.data.show.sample import Sample
-from hep_ray.data.show.style import COLOUR_MAP
+from hep_ray.drawing.style import COLOUR_MAP
 
 DECADES = 4
 """Powers of ten that a logarithmic colour scale spans at most."""

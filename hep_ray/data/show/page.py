@@ -6,38 +6,20 @@ import json
 from collections.abc import Iterator
 from html import escape
 
-from matplotlib.figure import Figure
-
 from hep_ray.data.balance import balance_notes, balance_problems
 from hep_ray.data.manifest import Manifest
 from hep_ray.data.show.features import QUANTILES, balance, distributions, features_of, sequences
 from hep_ray.data.show.images import mean_images, single_events
 from hep_ray.data.show.sample import Sample, kind_of
-from hep_ray.data.show.style import house_style, png
 from hep_ray.data.splits import SPLITS
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.2rem; margin-top: 2.2rem }
-table { border-collapse: collapse } th, td { padding: .2rem .8rem; text-align: right }
-th:first-child, td:first-child { text-align: left } thead th, tfoot td { border-bottom: 1px solid #999 }
-tfoot td { border-top: 1px solid #999; border-bottom: none }
-td.text { text-align: left; color: #555 } img { max-width: 100%; display: block; margin: .6rem 0 }
-code { font-size: .85em; overflow-wrap: anywhere } .note { color: #555 }
-pre { font-size: .8rem; overflow-x: auto; background: #f5f5f5; padding: .6rem }
-"""
+from hep_ray.drawing.page import document, picture
+from hep_ray.drawing.style import house_style
 
 
 def page(sample: Sample) -> str:
     """The HTML of a sample, with its pictures inside."""
-    task = escape(sample.manifest.event_schema.task)
     with house_style():
-        body = "\n".join(_sections(sample))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{task}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n'
-        f"<body>\n<h1>{task}</h1>\n{body}\n</body>\n</html>\n"
-    )
+        return document(sample.manifest.event_schema.task, "\n".join(_sections(sample)))
 
 
 def _sections(sample: Sample) -> Iterator[str]:
@@ -45,7 +27,7 @@ def _sections(sample: Sample) -> Iterator[str]:
     drawn, rows = len(sample.labels), manifest.rows(sample.split)
     yield f'<p class="note">Fingerprint <code>{manifest.fingerprint}</code></p>'
     yield _counts(manifest)
-    yield _picture(balance(manifest), "share of every class in every split")
+    yield picture(balance(manifest), "share of every class in every split")
     for sentence in (*balance_problems(manifest), *balance_notes(manifest)):
         yield f"<p>{escape(sentence)}.</p>"
     which = f"all {rows}" if drawn == rows else f"{drawn} of {rows}"
@@ -60,15 +42,15 @@ def _sections(sample: Sample) -> Iterator[str]:
         if kind_of(column) == "image":
             yield f"<h2>{escape(column.name)}: mean</h2>"
             yield '<p class="note">Logarithmic colours over four decades at most; bins without an entry are grey.</p>'
-            yield _picture(mean_images(sample, column), f"mean {column.name} of every class")
+            yield picture(mean_images(sample, column), f"mean {column.name} of every class")
             yield f"<h2>{escape(column.name)}: single events</h2>"
             for label, name in enumerate(schema.classes):
                 if len(sample.singles[column.name][label]):
-                    yield _picture(single_events(sample, column, label), f"{column.name} of events of {name}")
+                    yield picture(single_events(sample, column, label), f"{column.name} of events of {name}")
         elif kind_of(column) in {"sequence", "profile"}:
             yield f"<h2>{escape(column.name)}: mean by place</h2>"
             for figure in sequences(sample, column):
-                yield _picture(figure, f"mean {column.name} by place")
+                yield picture(figure, f"mean {column.name} by place")
         elif kind_of(column) == "other":
             yield f"<p>{escape(column.name)} has the shape {column.shape} and is not drawn.</p>"
     yield from _distributions(sample)
@@ -88,7 +70,7 @@ def _distributions(sample: Sample) -> Iterator[str]:
         f"{high:.1%} quantile of all classes; values beyond are counted in the outer bins.</p>"
     )
     for figure in distributions(sample, features):
-        yield _picture(figure, "distributions of features by class")
+        yield picture(figure, "distributions of features by class")
 
 
 def _counts(manifest: Manifest) -> str:
@@ -105,7 +87,3 @@ def _counts(manifest: Manifest) -> str:
         f"<table><thead><tr>{head}<th></th></tr></thead>\n<tbody>\n{body}</tbody>\n"
         f"<tfoot><tr>{foot}</tr></tfoot></table>"
     )
-
-
-def _picture(figure: Figure, words: str) -> str:
-    return f'<img src="{png(figure)}" alt="{escape(words)}">'

@@ -1,0 +1,97 @@
+"""Panels, labels and legends that the figures of a report share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from hep_ray.drawing.style import colour, line
+from hep_ray.metrics.roc import Floats
+
+WIDTH = 8.4
+"""Of a figure, in inches."""
+GREY = "#c8c8c8"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+STATUS = {"completed": (0, "o"), "stopped": (1, "s"), "failed": (2, "X"), "running": (4, "^")}
+"""How a trial ended → place of its colour, and its marker."""
+
+
+def panels(
+    rows: int,
+    columns: int,
+    height: float,
+    *,
+    width: float = WIDTH,
+    share_x: bool = False,
+    share_y: bool = False,
+    heights: Sequence[float] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels.
+
+    Args:
+        rows: of panels.
+        columns: of panels.
+        height: of the figure, in inches.
+        width: the same.
+        share_x: one horizontal axis for all.
+        share_y: one vertical axis for each row.
+        heights: of the rows, relative to each other; the same unless given.
+    """
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        sharex=share_x,
+        sharey="row" if share_y else False,
+        height_ratios=heights,
+    )
+    return figure, list(grid.flat)
+
+
+def curve(axes: Axes, x: NDArray[Any], mean: Floats, half_width: Floats, place: int, label: str) -> None:
+    """A line with a band of ± half its width; the band is left out where it has none."""
+    axes.plot(x, mean, color=colour(place), linestyle=line(place), label=label, **_marks(len(x), place))
+    if np.any(half_width > 0):
+        axes.fill_between(
+            x, mean - half_width, mean + half_width, color=colour(place), alpha=0.2, linewidth=0
+        )
+
+
+def _marks(points: int, place: int) -> dict[str, Any]:
+    """A single point has no line to be seen."""
+    return {"marker": MARKERS[place % len(MARKERS)], "markersize": 3} if points == 1 else {}
+
+
+def epoch_axis(axes: Axes) -> None:
+    """Epochs are whole numbers."""
+    axes.set_xlabel("Epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_minor_locator(MaxNLocator(integer=True, nbins=40))
+
+
+def tag(axes: Axes, words: str) -> None:
+    """Which events these are, above a panel."""
+    axes.set_title(words, loc="left", fontsize=8.5, color="#444444")
+
+
+def legend_below(figure: Figure, axes: Axes, longest: int = 100) -> None:
+    """The legend of a panel under the figure, in as many columns as its words leave room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        width = max(len(label) for label in labels) + 6
+        columns = int(np.clip(longest // width, 1, len(labels)))
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=8)
+
+
+def spread(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
+    """Limits of an axis that leave some room on both sides."""
+    low, high = min(values), max(values)
+    room = share * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room

@@ -1,0 +1,85 @@
+"""Figures of a report: one function each, found by themselves.
+
+    @figure("accuracy", "training", 10, "Accuracy per epoch")
+    def accuracy(material: Material) -> Drawn | str | None: ...
+
+A function returns the figure with its caption; a sentence that says why it cannot be drawn; or None where there is
+no such thing, as a Pareto front of one objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib.figure import Figure
+
+from hep_ray.registry import Registry
+from hep_ray.report.material import Material
+
+Section = Literal["confirmation", "classifier", "training", "search"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and what it shows.
+
+    Attributes:
+        figure: drawn, in the house style.
+        caption: what is shown, of which split, over how many trials or seeds.
+    """
+
+    figure: Figure
+    caption: str
+
+
+Draw = Callable[[Material], "Drawn | str | None"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered figure.
+
+    Attributes:
+        name: of its files.
+        section: of the page.
+        place: within the section.
+        title: above it.
+        draw: makes it.
+    """
+
+    name: str
+    section: Section
+    place: int
+    title: str
+    draw: Draw
+
+
+FIGURES: Registry[Entry] = Registry("figure", __name__)
+
+
+def figure(name: str, section: Section, place: int, title: str) -> Callable[[Draw], Draw]:
+    """Register a function from the material to a figure.
+
+    Args:
+        name: of its files.
+        section: of the page.
+        place: within the section.
+        title: above it.
+
+    Raises:
+        DuplicateName: another figure has the name.
+    """
+
+    def register(draw: Draw) -> Draw:
+        FIGURES.add(name, Entry(name, section, place, title, draw))
+        return draw
+
+    return register
+
+
+def of_section(section: Section) -> Iterator[Entry]:
+    """The figures of a section, in their order."""
+    entries = [FIGURES[name] for name in FIGURES]
+    yield from sorted((entry for entry in entries if entry.section == section), key=lambda entry: entry.place)

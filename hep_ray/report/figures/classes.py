@@ -1,0 +1,182 @@
+"""Which class is taken for which, how the scores of each lie, and whether they are probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from hep_ray.drawing.style import COLOUR_MAP, colour, line
+from hep_ray.metrics.calibration import CALIBRATION_BINS
+from hep_ray.metrics.roc import Floats
+from hep_ray.report.canvas import MARKERS, legend_below, panels, tag
+from hep_ray.report.figures import Drawn, figure
+from hep_ray.report.material import Material
+from hep_ray.report.performance import SCORE_BINS, Performance, mean_and_sd
+from hep_ray.report.scores import Scored, Scores
+from hep_ray.report.words import plus_minus
+
+DARK = 0.5
+"""Share of a row from which its cell is light, and its words are dark."""
+SMALL = 5
+"""Classes from which the words in a matrix are smaller."""
+
+
+def confusion_shares(scored: Scored) -> tuple[Floats, Floats]:
+    """Fraction of each true class (rows) that is predicted as each class: mean and s.d. over runs, (C, C) each.
+
+    Of a single run the second is the binomial error.
+    """
+    shares = [run.confusion / run.confusion.sum(axis=1, keepdims=True) for run in scored.runs]
+    mean, sd = mean_and_sd(shares)
+    if len(scored.runs) == 1:
+        sd = np.sqrt(mean * (1 - mean) / scored.runs[0].confusion.sum(axis=1, keepdims=True))
+    return mean, sd
+
+
+def score_densities(runs: tuple[Performance, ...], label: int) -> tuple[Floats, Floats]:
+    """Density of the score of one true class in `SCORE_BINS` bins: mean over runs and its error, (SCORE_BINS,) each.
+
+    The error is the s.d. over runs; of a single run it is statistical.
+    """
+    counts = [run.scores[label] for run in runs]
+    scale = SCORE_BINS / counts[0].sum()
+    mean, sd = mean_and_sd([own * scale for own in counts])
+    return mean, sd if len(runs) > 1 else np.sqrt(counts[0]) * scale
+
+
+@figure("confusion", "classifier", 30, "Confusion matrix")
+def confusion(material: Material) -> Drawn | str | None:
+    """Of the best finalist and the baseline, or of the best trial."""
+    scores = material.scores
+    if scores is None:
+        return None
+    count = len(scores.classes)
+    size = max(2.6, 0.75 * count) + 1.2
+    drawing, axes = panels(1, len(scores.shown), size, width=size * len(scores.shown) + 0.6)
+    for own, scored in zip(axes, scores.shown, strict=True):
+        _matrix(own, scored, scores)
+    axes[0].set_ylabel("True class", loc="center")
+    which = "the best finalist and the baseline" if len(scores.shown) > 1 else scores.shown[0].name
+    errors = "± s.d. over seeds" if scores.seeds > 1 else "± binomial error"
+    return Drawn(
+        drawing,
+        f"Share of each true class, in per cent, that is predicted as each class ({errors}), and below it the number "
+        f"of events; {which}; {scores.where}.",
+    )
+
+
+def _matrix(axes: Axes, scored: Scored, scores: Scores) -> None:
+    mean, error = confusion_shares(scored)
+    events = np.mean([run.confusion for run in scored.runs], axis=0)
+    axes.imshow(mean, cmap=COLOUR_MAP, vmin=0, vmax=1, interpolation="nearest")
+    places = np.arange(len(scores.classes))
+    long = len(scores.classes) > 2  # noqa: PLR2004
+    axes.set_xticks(places, scores.classes, rotation=35 if long else 0, ha="right" if long else "center")
+    axes.set_yticks(places, scores.classes, rotation=0 if long else 90, va="center")
+    axes.tick_params(which="both", length=0)
+    axes.minorticks_off()
+    axes.set_xlabel("Predicted class", loc="center")
+    small: dict[str, Any] = {
+        "fontsize": 7 if len(scores.classes) >= SMALL else 9,
+        "ha": "center",
+        "va": "center",
+    }
+    for row in range(len(places)):
+        for column in range(len(places)):
+            share = 100 * mean[row, column]
+            words = f"{plus_minus(share, 100 * error[row, column])}\n{events[row, column]:,.0f}"
+            dark = "black" if mean[row, column] > DARK else "white"
+            axes.text(column, row, words, color=dark, **small)
+    tag(axes, f"{scored.name}, {scores.split}")
+
+
+@figure("scores", "classifier", 40, "Scores of every class")
+def distributions(material: Material) -> Drawn | str | None:
+    """Density of the probability of the signal class, for each true class."""
+    scores = material.scores
+    if scores is None:
+        return None
+    drawing, axes = panels(1, len(scores.shown), 3.9, width=0.8 + 5 * len(scores.shown))
+    edges = np.linspace(0, 1, SCORE_BINS + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    lowest = []
+    for own, scored in zip(axes, scores.shown, strict=True):
+        for label, name in enumerate(scores.classes):
+            mean, error = score_densities(scored.runs, label)
+            own.stairs(mean, edges, color=colour(label), linestyle=line(label), linewidth=1.4, label=name)
+            own.errorbar(centres, mean, error, fmt="none", ecolor=colour(label), elinewidth=0.9)
+            lowest += mean[mean > 0].tolist()
+        own.set_yscale("log")
+        own.set_xlim(0, 1)
+        own.set_xlabel(f"Probability of {scores.classes[scores.signal]}")
+        tag(own, f"{scored.name}, {scores.split}")
+    for own in axes:
+        own.set_ylim(bottom=0.5 * min(lowest))
+    axes[0].set_ylabel("Density of events (area 1)")
+    legend_below(drawing, axes[0])
+    errors = "s.d. over seeds" if scores.seeds > 1 else "statistical"
+    return Drawn(
+        drawing,
+        f"Probability of the signal class for events of each true class, each with area 1; error bars: {errors}; "
+        f"{scores.where}.",
+    )
+
+
+@figure("calibration", "classifier", 50, "Calibration")
+def calibration(material: Material) -> Drawn | str | None:
+    """Reliability diagram of the best finalist and the baseline, or of the best trial."""
+    scores = material.scores
+    if scores is None:
+        return None
+    drawing, (axes, below) = panels(2, 1, 5.6, width=5.6, share_x=True, heights=(3, 1))
+    lowest = 1 / len(scores.classes)
+    for place, scored in enumerate(scores.shown):
+        confidence, accuracy, error, filled = reliability_points(scored)
+        calibration_errors = [run.reliability.error for run in scored.runs]
+        mean, sd = mean_and_sd(calibration_errors)
+        axes.errorbar(
+            confidence[filled],
+            accuracy[filled],
+            error[filled],
+            fmt=MARKERS[place],
+            color=colour(place),
+            markersize=4,
+            linestyle=line(place),
+            linewidth=1,
+            capsize=2,
+            label=f"{scored.name}: calibration error {plus_minus(float(mean), float(sd))}",
+        )
+        count = np.mean([run.reliability.count for run in scored.runs], axis=0)
+        edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+        below.stairs(count, edges, color=colour(place), linestyle=line(place))
+    axes.plot([lowest, 1], [lowest, 1], color="#717581", linewidth=0.8, linestyle=":", label="calibrated")
+    axes.set_xlim(lowest, 1)
+    axes.set_ylabel("Fraction predicted rightly")
+    below.set_ylabel("Events")
+    below.set_yscale("log")
+    below.set_xlabel("Probability of the predicted class")
+    tag(axes, f"{scores.task}, {scores.split}")
+    legend_below(drawing, axes, longest=70)
+    errors = "s.d. over seeds" if scores.seeds > 1 else "binomial"
+    return Drawn(
+        drawing,
+        f"Reliability diagram in {CALIBRATION_BINS} bins of the probability of the predicted class, and the events in "
+        f"each bin; error bars: {errors}; {scores.where}. Points below the diagonal are overconfident. The calibration "
+        "error is the mean distance from the diagonal, weighted by events.",
+    )
+
+
+def reliability_points(scored: Scored) -> tuple[Floats, Floats, Floats, np.ndarray]:
+    """Mean confidence, accuracy and its error in each bin, and which bins have events in every run; (15,) each.
+
+    The error is the s.d. over runs; of a single run it is binomial.
+    """
+    runs = [run.reliability for run in scored.runs]
+    filled = np.all([run.count > 0 for run in runs], axis=0)
+    confidence, _ = mean_and_sd([run.mean_confidence for run in runs])
+    accuracy, error = mean_and_sd([run.accuracy for run in runs])
+    if len(runs) == 1:
+        error = np.sqrt(accuracy * (1 - accuracy) / np.maximum(runs[0].count, 1))
+    return confidence, accuracy, error, filled

@@ -1,0 +1,61 @@
+"""Finalists against the baseline on the test split."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hep_ray.drawing.style import colour
+from hep_ray.report.canvas import MARKERS, panels, tag
+from hep_ray.report.figures import Drawn, figure
+from hep_ray.report.material import Material
+from hep_ray.report.words import axis_label, metric_words
+
+
+@figure("confirmed", "confirmation", 10, "Results on the test split")
+def confirmed(material: Material) -> Drawn | str | None:
+    """The metric of every contender, and its difference from the baseline, with intervals."""
+    found = material.confirmation
+    if found is None:
+        return None
+    contenders = (*found.finalists, found.baseline)
+    drawing, (left, right) = panels(1, 2, 1.5 + 0.42 * len(contenders))
+    for row, one in enumerate(contenders):
+        estimate, place = one.estimates[found.metric], 0 if one.role == "finalist" else 1
+        values = [run.metrics[found.metric] for run in one.runs]
+        left.plot(values, np.full(len(values), row + 0.22), "|", color=colour(3), markersize=6)
+        ends = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
+        left.errorbar(
+            estimate.mean, row, xerr=ends, fmt=MARKERS[place], color=colour(place), capsize=3, markersize=5
+        )
+    rows = {one.name: row for row, one in enumerate(contenders)}
+    for against in found.comparisons:
+        if against.metric != found.metric:
+            continue
+        ends = [
+            [against.difference.mean - against.difference.low],
+            [against.difference.high - against.difference.mean],
+        ]
+        right.errorbar(
+            against.difference.mean,
+            rows[against.contender],
+            xerr=ends,
+            fmt=MARKERS[0],
+            color=colour(0),
+            capsize=3,
+            markersize=5,
+        )
+    right.axvline(0, color="#717581", linewidth=0.8, linestyle=":")
+    for axes in (left, right):
+        axes.set_ylim(len(contenders) - 0.5, -0.5)
+        axes.tick_params(axis="y", which="both", left=False, right=False)
+    left.set_yticks(range(len(contenders)), [one.name for one in contenders])
+    right.set_yticks([])
+    left.set_xlabel(axis_label(found.metric))
+    right.set_xlabel("Difference from the baseline, paired")
+    tag(left, f"{found.task}, test split")
+    return Drawn(
+        drawing,
+        f"Left: {metric_words(found.metric)} of every contender, mean over {len(found.seeds)} seeds with its "
+        f"{found.level:.0%} interval; ticks: single seeds. Right: finalist minus baseline, paired by seed, with its "
+        f"{found.level:.0%} interval.",
+    )

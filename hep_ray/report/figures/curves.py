@@ -1,0 +1,133 @@
+"""What happened from epoch to epoch, and whether the training split was learned by heart."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from hep_ray.drawing.style import colour
+from hep_ray.report.canvas import GREY, curve, epoch_axis, legend_below, panels, spread, tag
+from hep_ray.report.figures import Drawn, figure
+from hep_ray.report.groups import Group
+from hep_ray.report.material import Material
+from hep_ray.report.words import axis_label, capital, metric_words
+
+COLOURED = 8
+"""Groups in colour; the others are grey."""
+SIDE_BY_SIDE = 3
+"""Groups whose training and validation are compared."""
+
+
+@figure("accuracy_by_epoch", "training", 10, "Accuracy per epoch")
+def accuracy(material: Material) -> Drawn | str | None:
+    """Validation accuracy of every group."""
+    return by_epoch(material, "val_accuracy")
+
+
+@figure("loss_by_epoch", "training", 20, "Loss per epoch")
+def loss(material: Material) -> Drawn | str | None:
+    """Validation loss of every group."""
+    drawn = by_epoch(material, "val_loss")
+    losses = {trial.started.params.get("loss") for trial in material.ranked}
+    indices = {trial.started.params.get("root_index") for trial in material.ranked}
+    if isinstance(drawn, Drawn) and (len(losses) > 1 or len(indices) > 1):
+        words = " The groups have different losses, whose values are not comparable with each other; their shapes are."
+        return Drawn(drawn.figure, drawn.caption + words)
+    return drawn
+
+
+@figure("metric_by_epoch", "training", 30, "The metric that ranks, per epoch")
+def ranking_metric(material: Material) -> Drawn | str | None:
+    """The search's metric, where it is neither accuracy nor loss."""
+    metric = material.started.metric
+    return None if metric in {"val_accuracy", "val_loss"} else by_epoch(material, metric)
+
+
+def by_epoch(material: Material, metric: str) -> Drawn | str | None:
+    """A metric of every group after each epoch."""
+    groups = material.groups
+    reporting = [group for group in groups.members if len(group.band(metric).epochs)]
+    if not reporting:
+        return f"No trial reports {metric}."
+    leading = [group for group in groups.leading(COLOURED) if group in reporting]
+    drawing, (axes,) = panels(1, 1, 4.4)
+    rest = [group for group in reporting if group not in leading]
+    for group in rest:
+        band = group.band(metric)
+        marker = "." if len(band.epochs) == 1 else None
+        axes.plot(band.epochs, band.mean, color=GREY, linewidth=0.7, alpha=0.7, marker=marker)
+    for place, group in enumerate(leading):
+        band = group.band(metric)
+        marked = " (baseline)" if group is groups.to_beat else ""
+        curve(axes, band.epochs, band.mean, band.sd, place, group.name + marked)
+    epoch_axis(axes)
+    bands = [group.band(metric) for group in leading]
+    axes.set_ylim(
+        *spread([end for band in bands for end in (*(band.mean - band.sd), *(band.mean + band.sd))])
+    )
+    axes.set_xlim(0.8, max(len(trial.history) for trial in material.ranked) + 0.2)
+    axes.set_ylabel(axis_label(metric))
+    tag(axes, f"{material.started.task}, validation split")
+    legend_below(drawing, axes)
+    others = (
+        f" The {len(leading)} best are coloured and set the range, {len(rest)} others grey." if rest else ""
+    )
+    return Drawn(
+        drawing,
+        f"{capital(metric_words(metric))} after each epoch; {groups.words(reporting)}, at each epoch over the "
+        f"trials that reached it.{others}",
+    )
+
+
+@figure("overfitting", "training", 40, "Training against validation")
+def overfitting(material: Material) -> Drawn | str | None:
+    """Accuracy and loss of both splits, for the best groups and the baseline."""
+    groups = material.groups
+    chosen = groups.leading(SIDE_BY_SIDE)
+    columns = len(chosen)
+    drawing, axes = panels(2, columns, 5.2, width=2.4 + 2.3 * columns, share_x=True, share_y=True)
+    for column, group in enumerate(chosen):
+        for row, quantity in enumerate(("accuracy", "loss")):
+            own = axes[row * columns + column]
+            for place, split in enumerate(("train", "val")):
+                band = group.band(f"{split}_{quantity}")
+                curve(
+                    own,
+                    band.epochs,
+                    band.mean,
+                    band.sd,
+                    place,
+                    {"train": "training", "val": "validation"}[split],
+                )
+            if column == 0:
+                own.set_ylabel(quantity.capitalize())
+        top = axes[column]
+        top.set_title(_wrapped(group, group is groups.to_beat), loc="left", fontsize=8, color="#444444")
+        epoch_axis(axes[columns + column])
+        axes[columns + column].margins(x=0.03)
+        _mark_best(axes[column], axes[columns + column], group, material)
+    legend_below(drawing, axes[0])
+    return Drawn(
+        drawing,
+        f"Training (solid) and validation (dashed); {groups.words(chosen)}. The dotted line is the epoch of the best "
+        f"{metric_words(material.started.metric)}, whose model is kept (mean over trials). Training values are taken "
+        "while the weights move, with dropout and augmentation on, so that early on they may be worse than those of "
+        "validation; a validation loss that rises while the training loss falls is overfitting.",
+    )
+
+
+def _mark_best(top: Axes, bottom: Axes, group: Group, material: Material) -> None:
+    best = [trial.best(material.started.metric, material.started.mode) for trial in group.trials]
+    epochs = [metrics["epoch"] for metrics in best if metrics]
+    for axes in (top, bottom):
+        axes.axvline(sum(epochs) / len(epochs), color=colour(8), linestyle=":", linewidth=1)
+
+
+def _wrapped(group: Group, baseline: bool) -> str:
+    words = group.name.replace(": ", ":\n") + (" (baseline)" if baseline else "")
+    lines, line = [], ""
+    for word in words.split(" "):
+        if len(line) + len(word) > 34 and line:  # noqa: PLR2004 - characters above a panel
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+    return "\n".join([*lines, line])

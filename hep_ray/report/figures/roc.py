@@ -1,0 +1,152 @@
+"""What a cut on the score keeps of the signal, and what it lets through of the background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hep_ray.drawing.style import colour, line
+from hep_ray.metrics.classification import REJECTION_PERCENTS
+from hep_ray.metrics.roc import Floats
+from hep_ray.report.canvas import MARKERS, legend_below, panels, tag
+from hep_ray.report.figures import Drawn, figure
+from hep_ray.report.material import Material
+from hep_ray.report.performance import EFFICIENCIES, mean_and_sd
+from hep_ray.report.scores import Scored, Scores
+from hep_ray.report.words import plus_minus
+
+RANDOM: dict[str, Any] = {"color": "#717581", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+
+
+@dataclass(frozen=True)
+class RocBand:
+    """A contender's curve at `EFFICIENCIES`.
+
+    Attributes:
+        background_efficiency: (100,) mean over runs of ε_b.
+        background_error: (100,) s.d. over runs; of a single run the statistical error.
+        rejection: (100,) mean over runs of 1/ε_b.
+        rejection_error: (100,) as above.
+        measured: (100,) whether background passes in every run, so that 1/ε_b is no lower bound.
+        auc: mean over runs.
+        auc_sd: over runs; 0 of a single one.
+    """
+
+    background_efficiency: Floats
+    background_error: Floats
+    rejection: Floats
+    rejection_error: Floats
+    measured: npt.NDArray[np.bool_]
+    auc: float
+    auc_sd: float
+
+
+def roc_band(scored: Scored) -> RocBand:
+    """Mean and spread of the runs' curves."""
+    background, background_error = mean_and_sd([run.background_efficiency for run in scored.runs])
+    rejection, rejection_error = mean_and_sd([run.rejection for run in scored.runs])
+    if len(scored.runs) == 1:
+        rejection_error = scored.runs[0].rejection_error
+        background_error = rejection_error * background**2  # dε_b = d(1/ε_b)·ε_b²
+    auc, auc_sd = mean_and_sd([run.auc for run in scored.runs])
+    return RocBand(
+        background,
+        background_error,
+        rejection,
+        rejection_error,
+        ~np.any([run.limit for run in scored.runs], axis=0),
+        float(auc),
+        float(auc_sd),
+    )
+
+
+def _band_words(scores: Scores) -> str:
+    return "bands: s.d. over seeds" if scores.seeds > 1 else "bands: statistical error of ε_b"
+
+
+def _signal_words(scores: Scores) -> str:
+    rest = [name for label, name in enumerate(scores.classes) if label != scores.signal]
+    return f"Signal {scores.classes[scores.signal]}, background {', '.join(rest)}"
+
+
+def _label(scored: Scored, words: str) -> str:
+    return f"{scored.name}: {words}"
+
+
+@figure("roc", "classifier", 10, "ROC curve")
+def roc(material: Material) -> Drawn | str | None:
+    """ε_s against ε_b."""
+    scores = material.scores
+    if scores is None:
+        return None
+    drawing, (axes,) = panels(1, 1, 5.4, width=5.6)
+    for place, scored in enumerate(scores.contenders):
+        band = roc_band(scored)
+        x, y = np.concatenate([[0], EFFICIENCIES]), np.concatenate([[0], band.background_efficiency])
+        axes.plot(
+            y,
+            x,
+            color=colour(place),
+            linestyle=line(place),
+            label=_label(scored, f"AUC {plus_minus(band.auc, band.auc_sd)}"),
+        )
+        low, high = (
+            np.concatenate([[0], band.background_efficiency + sign * band.background_error])
+            for sign in (-1, 1)
+        )
+        axes.fill_betweenx(
+            x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour(place), alpha=0.2, linewidth=0
+        )
+    axes.plot([0, 1], [0, 1], label="random", **RANDOM)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect("equal")
+    axes.set_xlabel(r"Background efficiency $\varepsilon_b$")
+    axes.set_ylabel(r"Signal efficiency $\varepsilon_s$")
+    tag(axes, f"{scores.task}, {scores.split}")
+    legend_below(drawing, axes, longest=70)
+    return Drawn(drawing, f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}.")
+
+
+@figure("rejection", "classifier", 20, "Background rejection against signal efficiency")
+def rejection(material: Material) -> Drawn | str | None:
+    """1/ε_b against ε_s, with the working points."""
+    scores = material.scores
+    if scores is None:
+        return None
+    drawing, (axes,) = panels(1, 1, 4.8, width=7.0)
+    places = np.searchsorted(EFFICIENCIES, np.array(REJECTION_PERCENTS) / 100 - 1e-9)
+    for place, scored in enumerate(scores.contenders):
+        band = roc_band(scored)
+        shown = np.where(band.measured, band.rejection, np.nan)
+        low = np.maximum(shown - band.rejection_error, 0.5)
+        axes.plot(EFFICIENCIES, shown, color=colour(place), linestyle=line(place), label=scored.name)
+        axes.fill_between(
+            EFFICIENCIES, low, shown + band.rejection_error, color=colour(place), alpha=0.2, linewidth=0
+        )
+        axes.errorbar(
+            EFFICIENCIES[places],
+            shown[places],
+            band.rejection_error[places],
+            fmt=MARKERS[place % len(MARKERS)],
+            color=colour(place),
+            markersize=4,
+            capsize=2.5,
+            linewidth=1,
+        )
+    axes.plot(EFFICIENCIES, 1 / EFFICIENCIES, label="random", **RANDOM)
+    axes.set_yscale("log")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0.9)
+    axes.set_xlabel(r"Signal efficiency $\varepsilon_s$")
+    axes.set_ylabel(r"Background rejection $1/\varepsilon_b$")
+    tag(axes, f"{scores.task}, {scores.split}")
+    legend_below(drawing, axes, longest=80)
+    return Drawn(
+        drawing,
+        f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}. Points: the working points of the table "
+        "below. Where no background event passes in some run there is no measurement, and no line.",
+    )

@@ -1,0 +1,100 @@
+"""How trials ended, and which are beaten by none where there are two objectives."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from hep_ray.drawing.style import colour
+from hep_ray.report.canvas import STATUS, epoch_axis, panels, tag
+from hep_ray.report.figures import Drawn, figure
+from hep_ray.report.material import Material
+from hep_ray.report.words import axis_label, count_words, metric_words
+from hep_ray.search.leaderboard import pareto_front
+
+
+@figure("stopping", "search", 50, "How trials ended")
+def stopping(material: Material) -> Drawn | str | None:
+    """Every trial's metric, where it ended and why; how many trials were still in training at each epoch."""
+    metric = material.started.metric
+    trials = [trial for trial in material.state.trials.values() if trial.history]
+    drawing, (axes, beside) = panels(1, 2, 4.0)
+    for trial in trials:
+        place, marker = STATUS[trial.status]
+        values = [metrics[metric] for metrics in trial.history]
+        epochs = np.arange(1, len(values) + 1)
+        axes.plot(epochs, values, color=colour(place), linewidth=0.7, alpha=0.6)
+        axes.plot(epochs[-1], values[-1], color=colour(place), marker=marker, markersize=4, linestyle="none")
+    full = material.started.epochs
+    epochs = np.arange(1, full + 1)
+    bottom = np.zeros(full)
+    for status, (place, _) in STATUS.items():
+        lengths = np.array([len(trial.history) for trial in trials if trial.status == status])
+        if len(lengths):
+            alive = (lengths[:, None] >= epochs).sum(axis=0)
+            beside.bar(epochs, alive, 0.9, bottom=bottom, color=colour(place), linewidth=0)
+            bottom += alive
+    epoch_axis(axes)
+    epoch_axis(beside)
+    axes.margins(x=0.03, y=0.05)
+    beside.margins(y=0.05)
+    beside.set_xlim(0.4, full + 0.6)
+    beside.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(axis_label(metric))
+    beside.set_ylabel("Trials that trained this epoch")
+    tag(axes, f"{material.started.task}, validation split")
+    present = [status for status in STATUS if material.count(status)]
+    marks = [
+        Line2D([], [], color=colour(STATUS[status][0]), marker=STATUS[status][1], markersize=4)
+        for status in present
+    ]
+    words = [f"{status} ({material.count(status)})" for status in present]
+    drawing.legend(marks, words, loc="outside lower left", ncols=4, fontsize=8)
+    scheduler = material.started.scheduler
+    rule = "no trial was stopped early" if scheduler == "none" else f"early stopping: {scheduler}"
+    spent = sum(len(trial.history) for trial in trials)
+    allowed = full * len(material.state.trials)
+    lost = len(material.state.trials) - len(trials)
+    unseen = f" {count_words(lost, 'trial')} without an epoch not shown on the left." if lost else ""
+    return Drawn(
+        drawing,
+        "Left: every trial, with a mark where it ended. Right: trials by the epochs that they trained, coloured by "
+        f"how they ended. {count_words(spent, 'epoch')} of {allowed:,} were trained ({spent / allowed:.0%}); "
+        f"{rule}.{unseen}",
+    )
+
+
+@figure("pareto", "search", 10, "Pareto front")
+def pareto(material: Material) -> Drawn | str | None:
+    """Metric against cost; of a search with one objective there is none."""
+    cost, metric = material.started.cost, material.started.metric
+    if cost is None:
+        return None
+    front = pareto_front(material.state)
+    points = [
+        (trial.total(cost), best[metric], trial.trial_id)
+        for trial in material.state.trials.values()
+        if trial.status == "completed" and (best := trial.best(metric, material.started.mode))
+    ]
+    on = sorted(point for point in points if point[2] in front)
+    off = [point for point in points if point[2] not in front]
+    drawing, (axes,) = panels(1, 1, 4.2, width=6.4)
+    if off:
+        axes.plot(
+            [x for x, _, _ in off], [y for _, y, _ in off], "o", color=colour(3), markersize=4, label="beaten"
+        )
+    x, y = [point[0] for point in on], [point[1] for point in on]
+    axes.plot(x, y, color=colour(2), marker="D", markersize=5, drawstyle="steps-post", label="Pareto front")
+    for at, height, name in on:
+        axes.annotate(name, (at, height), xytext=(4, -9), textcoords="offset points", fontsize=7)
+    axes.margins(0.06)
+    axes.set_xlabel(f"Total {metric_words(cost)}")
+    axes.set_ylabel(axis_label(metric))
+    axes.legend(loc="best", fontsize=8)
+    tag(axes, f"{material.started.task}, validation split")
+    return Drawn(
+        drawing,
+        f"Best {metric_words(metric)} of every completed trial against its total {metric_words(cost)}. No other trial "
+        f"equals or beats one of the front in both and beats it in one: {len(on)} of {len(points)} trials.",
+    )

@@ -1,0 +1,194 @@
+"""Trials that are drawn as one: those that differ in the seed only, or that a study's table puts in one row."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from hep_ray.metrics.roc import Counts, Floats
+from hep_ray.search.definition import Search
+from hep_ray.search.leaderboard import number
+from hep_ray.search.state import SearchState, TrialState
+
+Kind = Literal["seeds", "trials", "trial"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A metric after each epoch, over the trials of a group that reached it.
+
+    Attributes:
+        epochs: (E,) from 1.
+        mean: (E,)
+        sd: (E,) sample standard deviation; 0 of a single trial.
+        count: (E,) trials.
+    """
+
+    epochs: Counts
+    mean: Floats
+    sd: Floats
+    count: Counts
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that are drawn as one, failed ones left out.
+
+    Attributes:
+        name: what they have in common and others have not.
+        trials: at least one, each with an epoch at least.
+        kind: whether they differ in the seed only, in other parameters too, or are one trial.
+    """
+
+    name: str
+    trials: tuple[TrialState, ...]
+    kind: Kind
+
+    def values_at(self, metric: str, epoch: int) -> list[float]:
+        """A metric after an epoch, of every trial that reached it and reports it."""
+        return [
+            metrics[metric]
+            for trial in self.trials
+            for metrics in trial.history
+            if int(metrics["epoch"]) == epoch and metric in metrics
+        ]
+
+    def band(self, metric: str) -> Band:
+        """Mean ± sample s.d. over the trials after each epoch; empty where none reports the metric."""
+        last = max(len(trial.history) for trial in self.trials)
+        found = {epoch: values for epoch in range(1, last + 1) if (values := self.values_at(metric, epoch))}
+        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found.values()]
+        return Band(
+            epochs=np.array(list(found), dtype=np.int64),
+            mean=np.array([statistics.fmean(values) for values in found.values()]),
+            sd=np.array(spread),
+            count=np.array([len(values) for values in found.values()], dtype=np.int64),
+        )
+
+    def score(self, metric: str, mode: str) -> float:
+        """Mean over the trials of the metric at each one's best epoch."""
+        best = [trial.best(metric, mode) for trial in self.trials]
+        return statistics.fmean(metrics[metric] for metrics in best if metrics)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a search, in the order in which they are named.
+
+    Attributes:
+        members: every group.
+        metric: that ranks.
+        mode: whether more or less of it is better.
+        baseline: parameters that mark the trials to beat.
+    """
+
+    members: tuple[Group, ...]
+    metric: str
+    mode: str
+    baseline: tuple[tuple[str, object], ...] = ()
+
+    @cached_property
+    def ranked(self) -> tuple[Group, ...]:
+        """Best first."""
+        sign = -1 if self.mode == "max" else 1
+        return tuple(sorted(self.members, key=lambda group: sign * group.score(self.metric, self.mode)))
+
+    def leading(self, most: int) -> tuple[Group, ...]:
+        """The best groups and, where it is not among them, the one to beat.
+
+        In the order of naming, trials that stand alone best first.
+        """
+        chosen = list(self.ranked[:most])
+        if self.to_beat is not None and self.to_beat not in chosen:
+            chosen[-1] = self.to_beat
+        alone = all(group.kind == "trial" for group in self.members)
+        return tuple(group for group in (self.ranked if alone else self.members) if group in chosen)
+
+    @cached_property
+    def to_beat(self) -> Group | None:
+        """The best group whose trials all have the parameters of the baseline."""
+        if not self.baseline:
+            return None
+        for group in self.ranked:
+            params = [trial.started.params for trial in group.trials]
+            if all(own.get(key) == value for own in params for key, value in self.baseline):
+                return group
+        return None
+
+    def words(self, groups: Sequence[Group]) -> str:
+        """Over what the means of these groups are taken, for a caption."""
+        counts = sorted({len(group.trials) for group in groups})
+        many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        if all(group.kind == "trial" for group in groups):
+            return "one trial each, so without a band"
+        if any(group.kind == "trials" for group in groups):
+            return f"mean ± s.d. over {many} trials, which differ in other parameters too"
+        return f"mean ± s.d. over {many} seeds"
+
+
+def groups_of(search: Search, state: SearchState) -> Groups:
+    """Group the trials of a search.
+
+    Trials that differ in the seed only are one group, where the search has such. Otherwise the rows of the study's
+    first table are, unless trials were stopped early: the mean over those that survive an epoch is not that of the
+    row. Otherwise each trial stands alone.
+    """
+    started = state.started
+    assert started is not None
+    trials = [trial for trial in state.trials.values() if trial.status != "failed" and trial.history]
+    trials.sort(key=lambda trial: trial.started.number)
+    alike = _collect(trials, [_identity(trial) for trial in trials])
+    kind: Kind = "seeds"
+    if len(alike) == len(trials):
+        kind = "trial"
+        if search.tables and started.scheduler == "none":
+            rows = _collect(trials, [search.tables[0].row(trial.started.params) for trial in trials])
+            if len(rows) < len(trials):
+                alike, kind = rows, "trials"
+    names = _names(alike, search, kind)
+    members = tuple(
+        Group(name, tuple(group), kind if len(group) > 1 else "trial")
+        for name, group in zip(names, alike, strict=True)
+    )
+    return Groups(members, started.metric, started.mode, tuple(search.baseline.items()))
+
+
+def short_name(trial: TrialState, varied: Sequence[str]) -> str:
+    """Such as `root_index=3, learning_rate=0.001`; a parameter that the trial lacks is left out."""
+    params = trial.started.params
+    return ", ".join(f"{name}={number(params[name])}" for name in varied if name in params)
+
+
+def varied_in(trials: Sequence[TrialState]) -> list[str]:
+    """Parameters, without the seed, that not all trials have with the same value."""
+    everyone = [trial.started.params for trial in trials]
+    names = dict.fromkeys(name for params in everyone for name in params)
+    return [name for name in names if len({params.get(name) for params in everyone}) > 1]
+
+
+def _identity(trial: TrialState) -> str:
+    return repr(sorted(trial.started.params.items()))
+
+
+def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[TrialState]]:
+    found: dict[str, list[TrialState]] = {}
+    for trial, key in zip(trials, keys, strict=True):
+        found.setdefault(key, []).append(trial)
+    return list(found.values())
+
+
+def _names(groups: Sequence[Sequence[TrialState]], search: Search, kind: Kind) -> list[str]:
+    firsts = [group[0] for group in groups]
+    if kind == "trials":
+        return [search.tables[0].row(trial.started.params) or "all" for trial in firsts]
+    varied = varied_in(firsts)
+    if kind == "seeds":
+        return [short_name(trial, varied) or "all trials" for trial in firsts]
+    return [
+        trial.trial_id + (f": {words}" if (words := short_name(trial, varied)) else "") for trial in firsts
+    ]

@@ -1,0 +1,179 @@
+"""All that a report is made of, gathered once from the journal, the study, the dataset and the confirmation."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+
+from hep_ray.data.dataset import Dataset
+from hep_ray.data.manifest import Manifest
+from hep_ray.errors import HepRayError, NothingCompleted, UnreadableInput
+from hep_ray.report.groups import Groups, groups_of, short_name, varied_in
+from hep_ray.report.scores import Scores, confirmed_scores, validation_scores
+from hep_ray.report.study import read_state
+from hep_ray.search.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
+from hep_ray.search.definition import Search
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.records import SearchStarted
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+        search: as its script states it.
+        folder: of the search.
+        state: its journal, folded.
+        started: the journal's first record.
+        manifest: of its dataset; None where that cannot be read.
+        confirmation: of its finalists, if there is one of this search.
+        scores: what the figures of scores show; None where they cannot be had.
+        study: of Optuna; None where its database is gone.
+        notes: what is left out, and why, in sentences.
+    """
+
+    search: Search
+    folder: Path
+    state: SearchState
+    started: SearchStarted
+    manifest: Manifest | None
+    confirmation: Confirmation | None
+    scores: Scores | None
+    study: optuna.Study | None
+    notes: tuple[str, ...]
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Trials as they are drawn."""
+        return groups_of(self.search, self.state)
+
+    @cached_property
+    def ranked(self) -> list[TrialState]:
+        """Trials that have an epoch and did not fail, best first."""
+        ranked = self.state.ranked(self.started.metric, self.started.mode)
+        return [trial for trial in ranked if trial.history and trial.status != "failed"]
+
+    @property
+    def best(self) -> TrialState:
+        """The first of the ranking that has completed."""
+        return next(trial for trial in self.ranked if trial.status == "completed")
+
+    @property
+    def running(self) -> bool:
+        """Whether the search has not ended."""
+        return not self.state.finished or bool(self.state.unfinished())
+
+    @cached_property
+    def varied(self) -> list[str]:
+        """Parameters that differ between trials."""
+        return varied_in(list(self.state.trials.values()))
+
+    def count(self, status: str) -> int:
+        """Trials of a status."""
+        return sum(trial.status == status for trial in self.state.trials.values())
+
+    def name_of(self, trial: TrialState) -> str:
+        """A trial and what distinguishes it."""
+        words = short_name(trial, self.varied)
+        return trial.trial_id + (f" ({words})" if words else "")
+
+
+def gather(search: Search, storage: Path, data: Path | None = None) -> Material:
+    """Read everything.
+
+    What cannot be had (a dataset that has moved, a model that is gone) is left out and noted.
+
+    Args:
+        search: as its script states it.
+        storage: folder of all searches.
+        data: dataset folder; that of the search unless given.
+
+    Raises:
+        StorageError: the search was never run there.
+        NothingCompleted: no trial has completed.
+        UnreadableInput: the dataset that is given is none, or is another one than the search's.
+    """
+    state = read_state(search, storage)
+    folder = storage / search.name
+    started = state.started
+    assert started is not None
+    if not any(trial.status == "completed" for trial in state.trials.values()):
+        counts = dict.fromkeys(("failed", "stopped", "running"), 0)
+        for trial in state.trials.values():
+            counts[trial.status] += 1
+        words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        raise NothingCompleted(
+            f"a report needs a trial that has completed; {folder} has {words or 'no trial'}"
+        )
+    notes: list[str] = []
+    dataset = _dataset(started, data, notes)
+    confirmation = _confirmation(folder, started, notes)
+    bare = Material(
+        search,
+        folder,
+        state,
+        started,
+        dataset.manifest if dataset else None,
+        confirmation,
+        None,
+        _study(folder, search.name, notes),
+        (),
+    )
+    scores = _scores(bare, dataset, notes) if dataset else None
+    return dataclasses.replace(bare, scores=scores, notes=tuple(notes))
+
+
+def _dataset(started: SearchStarted, given: Path | None, notes: list[str]) -> Dataset | None:
+    folder = given or Path(str(started.options.get("data", "")))
+    try:
+        dataset = Dataset.open(folder)
+        if dataset.fingerprint != started.dataset_fingerprint:
+            raise UnreadableInput(
+                f"a report reads the dataset of its search, {started.dataset_fingerprint}; "
+                f"{folder} is {dataset.fingerprint}"
+            )
+    except HepRayError as fault:
+        if given is not None:
+            raise
+        notes.append(
+            f"Classes and figures of scores are left out, for want of the dataset ({fault}); --data names it."
+        )
+        return None
+    return dataset
+
+
+def _confirmation(folder: Path, started: SearchStarted, notes: list[str]) -> Confirmation | None:
+    if not (folder / FOLDER / FILE_NAME).is_file():
+        return None
+    confirmation = load_confirmation(folder)
+    if confirmation.search_id != started.search_id:
+        notes.append(
+            f"The confirmation in {folder / FOLDER} is of another search ({confirmation.search_id}) and is left out."
+        )
+        return None
+    return confirmation
+
+
+def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:
+    path = folder / "optuna.db"
+    if not path.is_file():
+        notes.append(f"The importance of parameters is left out: the Optuna study {path} is not there.")
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{path.resolve()}")
+
+
+def _scores(material: Material, dataset: Dataset, notes: list[str]) -> Scores | None:
+    try:
+        if material.confirmation is not None:
+            return confirmed_scores(material.confirmation, material.folder, dataset.schema)
+        best = material.best
+        return validation_scores(best, material.folder, dataset)
+    except HepRayError as fault:
+        notes.append(f"Figures of scores are left out: {fault}.")
+        return None

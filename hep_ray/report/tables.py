@@ -1,0 +1,227 @@
+"""Tables of a report, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from html import escape
+
+from hep_ray.data.splits import SPLITS
+from hep_ray.drawing.page import table
+from hep_ray.report.material import Material
+from hep_ray.report.performance import WorkingPoint, mean_and_sd
+from hep_ray.report.scores import Scored, Scores
+from hep_ray.report.study import written
+from hep_ray.report.words import metric_words, plus_minus
+from hep_ray.search.confirmation import Confirmation, Estimate
+from hep_ray.search.leaderboard import number
+
+BEST_TRIALS = 15
+"""Rows of the leaderboard that are shown."""
+LEADERBOARD = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
+
+
+def dataset(material: Material) -> str:
+    """Classes with their meaning, and events of each in every split."""
+    manifest = material.manifest
+    if manifest is None:
+        return ""
+    schema = manifest.event_schema
+    by_split = {split: manifest.class_counts(split) for split in SPLITS}
+    rows = [
+        [
+            name + (" (signal)" if name == schema.signal else ""),
+            *(f"{by_split[split][name]:,}" for split in SPLITS),
+            schema.class_meaning.get(name, ""),
+        ]
+        for name in schema.classes
+    ]
+    rows.append(["all", *(f"{sum(by_split[split].values()):,}" for split in SPLITS), ""])
+    return table(["class", *SPLITS, "meaning"], rows, text=(0, len(SPLITS) + 1))
+
+
+def leaderboard(material: Material) -> str:
+    """The best trials at their best epochs."""
+    metric, mode = material.started.metric, material.started.mode
+    trials = material.state.ranked(metric, mode)[:BEST_TRIALS]
+    known = {key for trial in trials for key in (trial.best(metric, mode) or {})}
+    shown = [key for key in dict.fromkeys([metric, *LEADERBOARD]) if key in known]
+    cost = material.started.cost
+    head = ["trial", *(metric_words(key).removeprefix("validation ") for key in shown)]
+    head += [f"total {metric_words(cost)}"] if cost else []
+    head += ["epochs", "end", "seed", "parameters that varied"]
+    rows = []
+    for trial in trials:
+        best = trial.best(metric, mode) or {}
+        params = trial.started.params
+        rows.append(
+            [
+                trial.trial_id,
+                *(plus_minus(best[key], best.get(f"{key}_error")) if key in best else "–" for key in shown),
+                *([f"{trial.total(cost):.4g}"] if cost else []),
+                f"{len(trial.history)}/{material.started.epochs}",
+                trial.status,
+                str(trial.started.seed),
+                ", ".join(f"{name}={number(params[name])}" for name in material.varied if name in params)
+                or "–",
+            ]
+        )
+    return table(head, rows, text=(0, len(head) - 3, len(head) - 1))
+
+
+def studies(material: Material) -> Iterator[str]:
+    """The study's own tables."""
+    for one in material.search.tables:
+        head, rows = written(one, material.state)
+        text = (0, len(head) - 1) if one.published else (0,)
+        yield f"<h3>{escape(one.title)}</h3>{table(head, rows, text)}"
+
+
+def failures(material: Material) -> str:
+    """Trials that failed, and why."""
+    failed = [
+        trial for trial in material.state.trials.values() if trial.finished and trial.status == "failed"
+    ]
+    rows = [
+        [
+            trial.trial_id,
+            str(len(trial.history)),
+            (trial.finished.cause if trial.finished else "").split("\n")[0],
+        ]
+        for trial in failed
+    ]
+    return f"<h3>Trials that failed</h3>{table(['trial', 'epochs', 'cause'], rows, (0, 2))}" if rows else ""
+
+
+def confirmation(found: Confirmation) -> str:
+    """Every contender on the test split, and the finalists against the baseline."""
+    metrics = list(found.baseline.estimates)
+    level = f"{found.level:.0%}"
+    contenders = table(
+        ["contender", "role", "seeds", *(metric_words(metric) for metric in metrics)],
+        [
+            [
+                one.name,
+                one.role,
+                str(len(one.runs)),
+                *(_estimate(one.estimates[metric]) for metric in metrics),
+            ]
+            for one in (*found.finalists, found.baseline)
+        ],
+        (0, 1),
+    )
+    against = table(
+        [
+            "finalist",
+            "metric",
+            f"difference from the baseline, {level} interval",
+            "p-value",
+            "corrected p-value",
+        ],
+        [
+            [
+                one.contender,
+                metric_words(one.metric),
+                _estimate(one.difference),
+                _p_value(one.p_value),
+                _p_value(one.adjusted_p_value),
+            ]
+            for one in found.comparisons
+        ],
+        (0, 1),
+    )
+    return (
+        f'{contenders}<p class="note">Mean ± s.d. over seeds [{level} interval].</p>{against}'
+        f'<p class="note">Paired by seed; two-sided paired t-test of no difference; p-values corrected for the number '
+        f"of finalists: {escape(found.correction)}.</p>"
+    )
+
+
+def _estimate(value: Estimate) -> str:
+    return f"{plus_minus(value.mean, value.sd)} [{value.low:.4g}, {value.high:.4g}]"
+
+
+def _p_value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
+def working_points(scores: Scores) -> str:
+    """Cuts at the signal efficiencies of the metrics."""
+    seeds = scores.seeds > 1
+    head = ["contender", "ε_s", "score ≥", "ε_b", "1/ε_b"]
+    head += ["s.d. over seeds", "statistical error"] if seeds else ["statistical error"]
+    rows = []
+    for one in scores.contenders:
+        for place, first in enumerate(one.runs[0].points):
+            points = [run.points[place] for run in one.runs]
+            rows.append([one.name, f"{first.percent / 100:g}", *_point(points, seeds=seeds)])
+    note = (
+        "Mean over seeds; the statistical error is that of one training. " if seeds else ""
+    ) + "≥: no background event passes, so that one is taken to."
+    return f'{table(head, rows)}<p class="note">{escape(scores.split.capitalize())}. {note}</p>'
+
+
+def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
+    rejection, sd = mean_and_sd([point.rejection for point in points])
+    error, _ = mean_and_sd([point.error for point in points])
+    threshold, _ = mean_and_sd([point.threshold for point in points])
+    background, _ = mean_and_sd([point.background_efficiency for point in points])
+    limit = "≥ " if any(point.limit for point in points) else ""
+    return [
+        f"{float(threshold):.3f}",
+        f"{float(background):.3g}",
+        f"{limit}{float(rejection):.4g}",
+        *([f"{float(sd):.2g}"] if seeds else []),
+        f"{float(error):.2g}",
+    ]
+
+
+def per_class(scores: Scores) -> str:
+    """Each class against the rest."""
+    rows = []
+    for one in scores.shown:
+        for label, name in enumerate(scores.classes):
+            rows.append([one.name, name, *_against_rest(one, label)])
+    head = ["contender", "class", "recall", "AUC against the rest", "1/ε_b at ε_s = 0.5"]
+    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "1/ε_b with its statistical error"
+    return (
+        f"<h3>Each class against the rest</h3>{table(head, rows, (0, 1))}"
+        f'<p class="note">By the probability of the class; {errors}; {escape(scores.split)}.</p>'
+    )
+
+
+def _against_rest(one: Scored, label: int) -> list[str]:
+    own = [run.one_versus_rest[label] for run in one.runs]
+    recall, auc, rejection = (
+        mean_and_sd(values)
+        for values in ([o.recall for o in own], [o.auc for o in own], [o.half.rejection for o in own])
+    )
+    error = float(rejection[1]) if len(own) > 1 else own[0].half.error
+    limit = "≥ " if any(o.half.limit for o in own) else ""
+    return [
+        plus_minus(float(recall[0]), float(recall[1])),
+        plus_minus(float(auc[0]), float(auc[1])),
+        limit + plus_minus(float(rejection[0]), error),
+    ]
+
+
+def provenance(material: Material) -> str:
+    """What a result depends on."""
+    started = material.started
+    facts = {
+        "search id": started.search_id,
+        "started": datetime.fromtimestamp(started.time, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "dataset fingerprint": started.dataset_fingerprint,
+        "sampler": started.sampler,
+        "early stopping": started.scheduler,
+        "seed": str(started.seed),
+        "ranks by": f"{started.mode} {started.metric}" + (f", min {started.cost}" if started.cost else ""),
+        **{f"space: {name}": str(words) for name, words in started.space.items()},
+        **{
+            key.replace("version_", "version of ").replace("_", " "): value
+            for key, value in started.provenance.items()
+        },
+    }
+    if material.manifest is not None:
+        facts["dataset written by"] = material.manifest.created_by
+    return table(["fact", "value"], [[key, value] for key, value in facts.items()], (0, 1))

@@ -1,0 +1,201 @@
+"""The numbers behind the figures, against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+from hep_ray.errors import DuplicateName, StorageError
+from hep_ray.report.coordinates import ABSENT, coordinate
+from hep_ray.report.figures import figure, of_section
+from hep_ray.report.figures.bars import Bar, bars, epochs_of
+from hep_ray.report.figures.classes import confusion_shares, reliability_points, score_densities
+from hep_ray.report.figures.parameters import round_places
+from hep_ray.report.figures.roc import roc_band
+from hep_ray.report.groups import groups_of
+from hep_ray.report.material import gather
+from hep_ray.report.performance import EFFICIENCIES, SCORE_BINS, performance_of
+from hep_ray.report.scores import Scored, read_scores
+from hep_ray.report.words import axis_label, metric_words, plus_minus
+from hep_ray.search.state import SearchState
+
+LABELS = np.arange(300) % 3
+
+
+@pytest.fixture
+def probabilities(scores_of: Callable[..., np.ndarray]) -> np.ndarray:
+    return scores_of(LABELS, 3, 1.5, seed=0).astype(np.float64)
+
+
+@pytest.fixture
+def two_runs(scores_of: Callable[..., np.ndarray]) -> Scored:
+    runs = tuple(performance_of(scores_of(LABELS, 3, 1.5, seed=seed), LABELS, 2) for seed in (1, 2))
+    return Scored("t0000", baseline=False, runs=runs)
+
+
+def test_rates_and_areas_are_those_of_scikit_learn(probabilities: np.ndarray) -> None:
+    found = performance_of(probabilities, LABELS, 2)
+    false, true, thresholds = sklearn_roc_curve(LABELS == 2, probabilities[:, 2], drop_intermediate=False)
+    cut = [int(np.flatnonzero(true >= efficiency - 1e-12)[0]) for efficiency in EFFICIENCIES]
+    np.testing.assert_allclose(found.background_efficiency, false[cut])
+    assert found.auc == pytest.approx(roc_auc_score(LABELS == 2, probabilities[:, 2]))
+    for point in found.points:
+        place = cut[point.percent - 1]
+        assert point.threshold == pytest.approx(thresholds[place])
+        assert point.background_efficiency == pytest.approx(false[place])
+        assert point.limit == (false[place] == 0)
+        assert point.rejection == pytest.approx(1 / max(false[place], 1 / 200))
+    for label, own in enumerate(found.one_versus_rest):
+        assert own.auc == pytest.approx(roc_auc_score(label == LABELS, probabilities[:, label]))
+        assert own.recall == pytest.approx(np.mean(probabilities.argmax(1)[label == LABELS] == label))
+    np.testing.assert_array_equal(found.confusion, confusion_matrix(LABELS, probabilities.argmax(1)))
+
+
+def test_a_band_is_mean_and_deviation_over_seeds(two_runs: Scored) -> None:
+    band = roc_band(two_runs)
+    first, second = two_runs.runs
+    place = 49  # ε_s = 0.5
+    both = [first.rejection[place], second.rejection[place]]
+    assert band.rejection[place] == pytest.approx(statistics.fmean(both))
+    assert band.rejection_error[place] == pytest.approx(statistics.stdev(both))
+    assert band.auc_sd == pytest.approx(statistics.stdev([first.auc, second.auc]))
+    assert band.measured[place] == (not first.limit[place] and not second.limit[place])
+
+
+def test_a_single_run_has_its_statistical_error(two_runs: Scored) -> None:
+    run = two_runs.runs[0]
+    band = roc_band(Scored("t", baseline=False, runs=(run,)))
+    place = 89  # ε_s = 0.9, of 200 background events
+    passing = run.background_efficiency[place]
+    assert band.background_error[place] == pytest.approx(math.sqrt(passing * (1 - passing) / 200))
+    mean, error = confusion_shares(Scored("t", baseline=False, runs=(run,)))
+    assert error[0, 1] == pytest.approx(math.sqrt(mean[0, 1] * (1 - mean[0, 1]) / 100))
+    np.testing.assert_allclose(mean.sum(axis=1), 1)
+
+
+def test_densities_have_area_one(two_runs: Scored) -> None:
+    for runs in (two_runs.runs, two_runs.runs[:1]):
+        for label in range(3):
+            mean, error = score_densities(runs, label)
+            assert mean.sum() / SCORE_BINS == pytest.approx(1)
+            assert (error >= 0).all()
+
+
+def test_reliability_bins_are_those_of_scikit_learn(probabilities: np.ndarray) -> None:
+    run = performance_of(probabilities, LABELS, 2)
+    confidence, accuracy, error, filled = reliability_points(Scored("t", baseline=False, runs=(run,)))
+    right = probabilities.argmax(1) == LABELS
+    expected, predicted = calibration_curve(right, probabilities.max(1), n_bins=15)
+    np.testing.assert_allclose(accuracy[filled], expected)
+    np.testing.assert_allclose(confidence[filled], predicted)
+    counts = run.reliability.count[filled]
+    np.testing.assert_allclose(error[filled], np.sqrt(expected * (1 - expected) / counts))
+    assert counts.sum() == 300
+
+
+def folded(place: Any, *trials: Any, **options: Any) -> SearchState:
+    place.write_journal(trials, **options)
+    return SearchState.read(place.folder)
+
+
+def test_trials_that_differ_in_the_seed_are_a_group_with_a_band(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    place.write_journal()
+    groups = groups_of(place.search, SearchState.read(place.folder))
+    assert [(group.name, group.kind, len(group.trials)) for group in groups.members] == [
+        ("root_index=1", "seeds", 2),
+        ("root_index=3", "seeds", 2),
+    ]
+    band = groups.members[0].band("val_accuracy")
+    assert band.epochs.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(band.mean, [0.55, 0.7, 0.8])
+    np.testing.assert_allclose(band.sd, [statistics.stdev(x) for x in ([0.5, 0.6], [0.8, 0.6], [0.7, 0.9])])
+    # best epochs: (0.8 + 0.9) / 2 and (0.9 + 0.9) / 2
+    assert [group.name for group in groups.ranked] == ["root_index=3", "root_index=1"]
+    assert groups.to_beat is groups.members[0]
+    assert [group.name for group in groups.leading(1)] == ["root_index=1"]
+
+
+def test_rows_of_the_table_are_groups_unless_trials_were_stopped(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    trials = [({"learning_rate": 0.1 * number}, 0, [0.5], "completed") for number in (1, 2)]
+    state = folded(place, *trials, scheduler="none")
+    (group,) = groups_of(place.search, state).members
+    assert (group.name, group.kind) == ("root_index=1", "trials")
+    assert state.started is not None
+    state.started = state.started.model_copy(update={"scheduler": "asha"})
+    assert [group.name for group in groups_of(place.search, state).members] == [
+        "t0000: learning_rate=0.1",
+        "t0001: learning_rate=0.2",
+    ]
+
+
+def test_bars_are_of_the_epochs_of_the_table(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    place.write_journal()
+    material = gather(place.search, place.storage)
+    assert epochs_of(material) == [1, 3]
+    (first, last) = bars(material.groups.members[0], "val_accuracy", [1, 3])
+    assert first == Bar(pytest.approx(0.55), pytest.approx(statistics.stdev([0.5, 0.6])), 2)
+    assert last == Bar(pytest.approx(0.8), pytest.approx(statistics.stdev([0.7, 0.9])), 2)
+    assert bars(material.groups.members[0], "val_accuracy", [9]) == [None]
+
+
+def test_coordinates_know_numbers_names_and_absence(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    rates = [1e-4, 1e-3, 1e-2]
+    state = folded(place, *(({"learning_rate": rate}, 0, [0.5], "completed") for rate in rates))
+    trials = list(state.trials.values())
+    assert state.started is not None
+    rate = coordinate("learning_rate", trials, state.started.space)
+    np.testing.assert_allclose(rate.places, [0, 0.5, 1])
+    assert [words for _, words in rate.ticks] == ["0.0001", "0.001", "0.01"]
+    trials[1].started.params.pop("root_index")
+    root = coordinate("root_index", trials, state.started.space)
+    assert root.names == ("1",)
+    np.testing.assert_allclose(root.places, [0.5, ABSENT, 0.5])
+
+
+def test_ticks_of_a_logarithmic_axis() -> None:
+    assert round_places(2e-4, 3e-2) == [1e-3, 1e-2]
+    assert round_places(2e-4, 8e-4) == [2e-4, 4e-4, 8e-4]
+
+
+def test_scores_of_other_classes_are_refused(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_confirmation()
+    path = place.folder / "confirm" / "t0001-0" / "test_scores.parquet"
+    labels, scores = read_scores(path, ("background", "signal"))
+    assert scores.shape == (120, 2)
+    assert labels.tolist() == [0, 1] * 60
+    with pytest.raises(StorageError, match="score_tau"):
+        read_scores(path, ("background", "tau"))
+    path.write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match="test_scores"):
+        read_scores(path, ("background", "signal"))
+
+
+def test_figures_are_found_in_their_order_and_named_once() -> None:
+    assert [entry.name for entry in of_section("classifier")] == [
+        "roc", "rejection", "confusion", "scores", "calibration",
+    ]  # fmt: skip
+    with pytest.raises(DuplicateName):
+        figure("roc", "search", 1, "again")(lambda material: None)
+
+
+def test_values_stand_with_their_errors() -> None:
+    assert plus_minus(0.87654, 0.0123) == "0.877 ± 0.012"
+    assert plus_minus(264.4, 263.1) == "264 ± 263"
+    assert plus_minus(0.5, 0.0) == "0.5"
+    assert metric_words("val_background_rejection_at_50") == "validation 1/ε_b at ε_s = 0.5"
+    assert metric_words("epoch_seconds") == "training time [s]"
+    assert axis_label("val_auc") == "Validation AUC"

@@ -1,0 +1,240 @@
+"""The page of a report: what it says, what it refuses, that it needs nothing beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import typer
+from matplotlib.figure import Figure
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import create_trial
+from typer.testing import CliRunner
+
+from hep_ray.errors import NothingCompleted, StorageError, TrackingUnavailable, UnknownName, UnreadableInput
+from hep_ray.report.build import save, write_report
+from hep_ray.report.cli import report as command
+from hep_ray.report.figures import FIGURES, Drawn
+from hep_ray.report.figures.parameters import importances
+from hep_ray.report.material import gather
+from hep_ray.report.page import Shown, page
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed, and collects pictures, titles and words."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.pictures: list[str] = []
+        self.figures: list[str] = []
+        self.words = ""
+        self.feed(self.text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "img":
+            assert named["alt"]
+            self.pictures.append(str(named["src"]))
+        elif tag not in {"meta", "link"}:
+            self.open.append(tag)
+        if tag == "figure":
+            self.figures.append(str(named["id"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+EVERYWHERE = [
+    "roc", "rejection", "confusion", "scores", "calibration", "accuracy_by_epoch", "loss_by_epoch", "overfitting",
+    "bars_at_epochs", "parallel_coordinates", "slices", "stopping",
+]  # fmt: skip
+
+
+def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
+    workplace: Callable[..., Any],
+) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_model()
+    report = write_report(place.search, place.storage)
+    assert report.path == place.folder / "report.html"
+    found = Page(report.path)
+    assert found.figures == EVERYWHERE
+    assert all(one.startswith("data:image/png;base64,") for one in found.pictures)
+    assert not re.search(r"https?://|<script|<link|url\(|src=\"(?!data:)|@import", found.text)
+    assert len(found.text) < 5e6
+    for words in (
+        "Which root <index> & why?",  # as written by the search, so escaped
+        "p_T < 10 GeV",
+        place.fingerprint,
+        "Validation split: a biased pick; type hep-ray confirm toy_search",
+        "It is not confirmed on the test split",
+        "5 trials of up to 3 epochs: 4 completed, 1 failed. 13 epochs were trained in 0.3 minutes",
+        "t0001 (root_index=3) with 0.900 ± 0.020 after epoch 3; its 2 seeds give 0.9.",
+        "NonFiniteLoss: <inf>",
+        "mean ± s.d. over 2 seeds",
+        "python <s>.py",
+        "git checkout c0ffee",
+        "0.5500 ± 0.0707 (2)",  # root 1 after epoch 1: 0.5 and 0.6
+    ):
+        assert words in found.words, words
+    assert "Still running" not in found.words
+    assert [path.name for path in place.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable[..., Any]) -> None:
+    place = workplace(("e", "mu", "tau", "gamma", "b", "light"))
+    place.write_journal()
+    place.write_confirmation()
+    found = Page(write_report(place.search, place.storage).path)
+    assert found.figures == ["confirmed", *EVERYWHERE]
+    assert "biased pick; type" not in found.words
+    assert "test split: 120 events; mean over 2 seeds" in found.words
+    assert "paired difference +0.0625 [0.04, 0.08], corrected p = 0.03" in found.words
+    assert "hep-ray confirm toy" in found.words
+    table = found.words[found.words.index("Each class against the rest") :]
+    assert all(table.count(name) >= 2 for name in place.classes)  # of the finalist and of the baseline
+
+
+RUNNING = (
+    ({}, 0, [0.5, 0.8, 0.7], "completed"),
+    ({"root_index": 3}, 0, [0.6], "stopped"),
+    ({"root_index": 3}, 7, [0.6], "running"),
+)
+
+
+def test_one_trial_of_one_epoch_is_enough(workplace: Callable[..., Any]) -> None:
+    place = workplace(table=False)
+    place.write_journal([({}, 0, [0.5], "completed")])
+    place.write_model("t0000")
+    found = Page(write_report(place.search, place.storage).path)
+    assert "roc" in found.figures
+    assert "parallel_coordinates" not in found.figures
+    assert "Slices: needs two trials with different parameters." in found.words
+
+
+def test_two_objectives_have_a_front_and_many_trials_an_importance(workplace: Callable[..., Any]) -> None:
+    place = workplace(table=False, cost=True)
+    accuracies = [0.5 + 0.04 * number for number in range(10)]
+    drawn = [
+        {"learning_rate": 0.0001 * 1.5**number, "root_index": 1 + 2 * (number % 2)} for number in range(10)
+    ]
+    place.write_journal(
+        [(params, 0, [accuracy] * 3, "completed") for params, accuracy in zip(drawn, accuracies, strict=True)]
+    )
+    database = f"sqlite:///{place.folder / 'optuna.db'}"
+    study = optuna.create_study(
+        storage=database, study_name="toy_search", directions=["maximize", "minimize"]
+    )
+    ranges = {
+        "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+        "root_index": CategoricalDistribution((1, 3)),
+    }
+    for params, accuracy in zip(drawn, accuracies, strict=True):
+        study.add_trial(create_trial(params=params, distributions=ranges, values=[accuracy, 4.5]))
+    material = gather(place.search, place.storage)
+    shares = importances(material)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert (
+        shares["learning_rate"] > shares["root_index"]
+    )  # accuracy rises with the one, and not with the other
+    importance, front = (FIGURES[name].draw(material) for name in ("importance", "pareto"))
+    assert isinstance(importance, Drawn)
+    assert isinstance(front, Drawn)
+    assert "1 of 10 trials" in front.caption  # all cost the same, and one is the most accurate
+
+
+def test_a_figure_is_written_as_png_and_pdf(tmp_path: Path) -> None:
+    drawing = Figure()
+    drawing.subplots().plot([1, 2])
+    png, pdf = save(Shown("line", "search", "A line", Drawn(drawing, "")), tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert save(Shown("none", "search", "None", "cannot be drawn"), tmp_path) == []
+
+
+def test_a_dataset_that_is_gone_is_noted(workplace: Callable[..., Any], tmp_path: Path) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_model()
+    place.data.rename(tmp_path / "moved")
+    material = gather(place.search, place.storage)
+    text = page(material, [], place.storage)
+    assert "for want of the dataset" in text
+    assert "The classifier" not in text
+    scores = gather(place.search, place.storage, tmp_path / "moved").scores
+    assert scores is not None
+    assert not scores.confirmed
+
+
+def test_a_confirmation_of_another_search_is_left_out(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_confirmation(search_id="another")
+    text = page(gather(place.search, place.storage), [], place.storage)
+    assert "is of another search (another) and is left out" in text
+    assert "It is not confirmed" in text
+
+
+def test_refusals(workplace: Callable[..., Any], tmp_path: Path) -> None:
+    place = workplace()
+    with pytest.raises(StorageError, match="run the search first"):
+        write_report(place.search, place.storage)
+    place.write_journal([({}, 0, [0.1], "failed"), ({}, 0, [0.1], "running")], finished=False)
+    with pytest.raises(NothingCompleted, match="1 failed, 1 running"):
+        write_report(place.search, place.storage)
+    with pytest.raises(StorageError, match="a folder that exists"):
+        write_report(place.search, place.storage, out=tmp_path / "absent" / "page.html")
+    assert not (place.folder / "report.html").exists()
+
+
+def test_another_dataset_is_refused(workplace: Callable[..., Any], make_dataset: Callable[..., Path]) -> None:
+    place = workplace()
+    place.write_journal(RUNNING)
+    with pytest.raises(UnreadableInput, match="reads the dataset of its search"):
+        write_report(place.search, place.storage, data=make_dataset(60))
+
+
+SCRIPT = """
+from hep_ray import Preset, Search, Space
+space = Space(model="mlp", loss="cross_entropy", optimizer="adam", learning_rate=0.1)
+search = Search("toy_search", "toy", "t", space, {"smoke": Preset(1, 1)})
+"""
+
+
+def test_a_running_search_is_reported_even_where_mlflow_is_not_there(
+    workplace: Callable[..., Any], tmp_path: Path
+) -> None:
+    place = workplace()
+    place.write_journal(RUNNING, finished=False)
+    (tmp_path / "toy_search.py").write_text(SCRIPT)
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, [str(tmp_path / "toy_search.py"), "--storage", str(place.storage)])
+    assert isinstance(result.exception, TrackingUnavailable)
+    assert "wrote" in result.output
+    found = Page(place.folder / "report.html")
+    for words in (found.words, result.output):
+        assert "Still running, or interrupted: t0002 not ended" in words
+    # its best model is not there: the figures of scores are left out, and the page says so
+    assert "Figures of scores are left out" in found.words
+    assert "roc" not in found.figures
+    assert {"accuracy_by_epoch", "stopping"} <= set(found.figures)
+
+
+def test_an_unknown_search_is_refused() -> None:
+    app = typer.Typer()
+    app.command()(command)
+    assert isinstance(CliRunner().invoke(app, ["nothing"]).exception, UnknownName)
