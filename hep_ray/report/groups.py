@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -164,9 +164,8 @@ def short_name(trial: TrialState, varied: Sequence[str]) -> str:
     return ", ".join(f"{name}={number(params[name])}" for name in varied if name in params)
 
 
-def varied_in(trials: Sequence[TrialState]) -> list[str]:
-    """Parameters, without the seed, that not all trials have with the same value."""
-    everyone = [trial.started.params for trial in trials]
+def varied_in(everyone: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the parameters that not all have with the same value."""
     names = dict.fromkeys(name for params in everyone for name in params)
     return [name for name in names if len({params.get(name) for params in everyone}) > 1]
 
@@ -186,7 +185,7 @@ def _names(groups: Sequence[Sequence[TrialState]], search: Search, kind: Kind) -
     firsts = [group[0] for group in groups]
     if kind == "trials":
         return [search.tables[0].row(trial.started.params) or "all" for trial in firsts]
-    varied = varied_in(firsts)
+    varied = varied_in([trial.started.params for trial in firsts])
     if kind == "seeds":
         return [short_name(trial, varied) or "all trials" for trial in firsts]
     return [

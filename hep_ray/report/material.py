@@ -71,7 +71,7 @@ class Material:
     @cached_property
     def varied(self) -> list[str]:
         """Parameters that differ between trials."""
-        return varied_in(list(self.state.trials.values()))
+        return varied_in([trial.started.params for trial in self.state.trials.values()])
 
     def count(self, status: str) -> int:
         """Trials of a status."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.data.batches import Batch, Events, batches
@@ -22,6 +21,7 @@ from hep_ray.search.state import TrialState
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.restore import restore_model
 from hep_ray.training.step import evaluate
+from hep_ray.training.testing import read_scores
 from hep_ray.training.validation import BATCH
 
 MOST_EVENTS = 100_000
@@ -105,38 +105,14 @@ def confirmed_scores(confirmation: Confirmation, folder: Path, schema: EventSche
     """
 
     def read(name: str) -> Performance:
-        labels, probabilities = read_scores(folder / FOLDER / name, schema.classes)
-        return performance_of(probabilities, labels, schema.signal_index)
+        labels, probabilities, _ = read_scores(folder / FOLDER / name, schema)
+        return performance_of(probabilities.astype(np.float64), labels, schema.signal_index)
 
     contenders = tuple(
         Scored(one.name, one.role == "baseline", tuple(read(run.scores) for run in one.runs))
         for one in (*confirmation.finalists, confirmation.baseline)
     )
     return Scores("test split", schema.task, schema.classes, schema.signal_index, contenders, confirmed=True)
-
-
-def read_scores(
-    path: Path, classes: tuple[str, ...]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Labels (N,) and probabilities (N, C) of a Parquet file with `label` and one `score_<class>` per class.
-
-    Raises:
-        StorageError: the file is absent, unreadable, or lacks a column.
-    """
-    names = [f"score_{name}" for name in classes]
-    try:
-        table = pq.read_table(path, columns=[LABEL, *names])
-    except (OSError, pa.ArrowException) as fault:
-        raise StorageError(
-            f"scores are a Parquet file of {LABEL} and {', '.join(names)}; {path}: {fault}"
-        ) from fault
-    absent = [name for name in (LABEL, *names) if name not in table.column_names]
-    if absent:
-        raise StorageError(
-            f"scores have the columns {LABEL} and {', '.join(names)}; {path} lacks {', '.join(absent)}"
-        )
-    probabilities = np.stack([table.column(name).to_numpy().astype(np.float64) for name in names], axis=1)
-    return table.column(LABEL).to_numpy().astype(np.int64), probabilities
 
 
 def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scores:

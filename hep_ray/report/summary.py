@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hep_ray.report.material import Material
 from hep_ray.report.words import capital, count_words, metric_words, plus_minus
+from hep_ray.search.confirm_table import verdict
 from hep_ray.search.confirmation import Confirmation
 
 HOUR = 3600.0
@@ -76,7 +77,7 @@ def _confirmed(material: Material) -> str:
         f"{plus_minus(estimate.mean, estimate.sd)} of {first.name} against {plus_minus(base.mean, base.sd)} of the "
         "baseline"
     )
-    return words + _difference(found, first.name) + "."
+    return f"{words}{_difference(found, first.name)}. {verdict(found)}"
 
 
 def _difference(found: Confirmation, name: str) -> str:

@@ -8,16 +8,19 @@ from html import escape
 
 from hep_ray.data.splits import SPLITS
 from hep_ray.drawing.page import table
+from hep_ray.report.groups import varied_in
 from hep_ray.report.material import Material
 from hep_ray.report.performance import WorkingPoint, mean_and_sd
 from hep_ray.report.scores import Scored, Scores
 from hep_ray.report.study import written
 from hep_ray.report.words import metric_words, plus_minus
+from hep_ray.search.confirm_table import verdict
 from hep_ray.search.confirmation import Confirmation, Estimate
 from hep_ray.search.leaderboard import number
 
 BEST_TRIALS = 15
 """Rows of the leaderboard that are shown."""
+CONFIRMED = ("test_accuracy", "test_auc", "test_background_rejection_at_50")
 LEADERBOARD = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
 
 
@@ -95,20 +98,21 @@ def failures(material: Material) -> str:
 
 def confirmation(found: Confirmation) -> str:
     """Every contender on the test split, and the finalists against the baseline."""
-    metrics = list(found.baseline.estimates)
+    metrics = [key for key in dict.fromkeys([found.metric, *CONFIRMED]) if key in found.baseline.estimates]
+    differ = varied_in([one.params for one in (*found.finalists, found.baseline)])
     level = f"{found.level:.0%}"
     contenders = table(
-        ["contender", "role", "seeds", *(metric_words(metric) for metric in metrics)],
+        ["contender", "seeds", *(metric_words(metric) for metric in metrics), "parameters that differ"],
         [
             [
                 one.name,
-                one.role,
                 str(len(one.runs)),
                 *(_estimate(one.estimates[metric]) for metric in metrics),
+                ", ".join(f"{name}={number(one.params[name])}" for name in differ if name in one.params),
             ]
             for one in (*found.finalists, found.baseline)
         ],
-        (0, 1),
+        (0, len(metrics) + 2),
     )
     against = table(
         [
@@ -133,7 +137,8 @@ def confirmation(found: Confirmation) -> str:
     return (
         f'{contenders}<p class="note">Mean ± s.d. over seeds [{level} interval].</p>{against}'
         f'<p class="note">Paired by seed; two-sided paired t-test of no difference; p-values corrected for the number '
-        f"of finalists: {escape(found.correction)}.</p>"
+        f"of finalists: {escape(found.correction)}. {escape(verdict(found))}</p>"
+        + "".join(f"<p>{escape(f'{name} was dropped: {cause}')}</p>" for name, cause in found.dropped.items())
     )
 
 

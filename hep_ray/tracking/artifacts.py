@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.client import open_client
+from hep_ray.tracking.client import find_runs, open_client
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
 
 SQLITE = "sqlite:///"
@@ -31,17 +31,15 @@ def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> s
     try:
         client = open_client(uri)
         experiment = client.get_experiment_by_name(search)
-        runs = []
-        if experiment is not None:
-            of_search = f"tags.`{SEARCH_TAG}` = '{search_id}'"
-            # The parent started before its trials, so it is on the first page.
-            runs = client.search_runs(
-                [experiment.experiment_id], of_search, order_by=["attributes.start_time ASC"]
-            )
-        parents = [run.info.run_id for run in runs if TRIAL_TAG not in run.data.tags]
+        runs = (
+            find_runs(client, experiment.experiment_id, f"tags.`{SEARCH_TAG}` = '{search_id}'")
+            if experiment
+            else []
+        )
+        parents = [run_id for run_id, tags in runs if TRIAL_TAG not in tags]
         if parents:
             client.log_artifact(parents[0], str(artifact))
-            return str(parents[0])
+            return parents[0]
     except Exception as fault:
         raise TrackingUnavailable(
             f"MLflow must answer for a file to be attached; {uri} does not: {fault}"

@@ -9,10 +9,10 @@ import torch
 
 from hep_ray.data.events import EventSchema
 from hep_ray.errors import CorruptCheckpoint
-from hep_ray.losses import Loss
+from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.models import Model
 from hep_ray.training.checkpoint import load_checkpoint
-from hep_ray.training.config import REGISTRIES, TrialConfig
+from hep_ray.training.config import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainedModel:
     @property
     def half(self) -> bool:
         """Whether it was validated in bfloat16."""
-        return self.config.trainer.precision == "bfloat16"
+        return not self.config.fitted and self.config.training.precision == "bfloat16"
 
 
 def restore_model(path: Path, schema: EventSchema, device: torch.device | str = "cpu") -> TrainedModel:
@@ -64,5 +64,12 @@ def restore_model(path: Path, schema: EventSchema, device: torch.device | str = 
         raise CorruptCheckpoint(
             f"weights fit the model of their parameters; those of {path} do not: {fault}"
         ) from fault
-    loss: Loss = REGISTRIES["loss"][config.trainer.loss].build(config.components["loss"])
-    return TrainedModel(model.to(device).eval(), loss.to(device), config, metrics)
+    return TrainedModel(model.to(device).eval(), _loss(config).to(device), config, metrics)
+
+
+def _loss(config: TrialConfig) -> Loss:
+    """The trial's own; a fitted model, which has none, is judged by its cross-entropy."""
+    if config.fitted:
+        return build_loss("cross_entropy", {})
+    loss: Loss = LOSSES[config.training.loss].build(config.components["loss"])
+    return loss

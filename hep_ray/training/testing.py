@@ -19,10 +19,9 @@ from hep_ray.data.batches import Events, batches
 from hep_ray.data.columns import EVENT_ID, LABEL
 from hep_ray.data.events import EventSchema
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
-from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.metrics import classification_metrics
-from hep_ray.training.checkpoint import BEST, load_checkpoint
-from hep_ray.training.config import TrialConfig
+from hep_ray.training.checkpoint import BEST
+from hep_ray.training.restore import restore_model
 from hep_ray.training.step import evaluate
 from hep_ray.training.validation import BATCH
 
@@ -108,30 +107,14 @@ class _Answer:
 def _evaluated(best: Path, schema: EventSchema, events: Events, device: torch.device | str) -> _Answer:
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
-    kept = load_checkpoint(best)
-    config = TrialConfig.from_params(kept["params"])
-    model = config.build_model(schema)
-    model.load_state_dict(kept["model"])
-    model.to(device)
-    result = evaluate(
-        model,
-        _loss(config).to(device),
-        batches(
-            Events({name: events.inputs[name] for name in model.columns}, events.labels), BATCH, device=device
-        ),
-        half=kept["params"].get("precision") == "bfloat16",
-    )
+    kept = restore_model(best, schema, device)
+    inputs = {name: events.inputs[name] for name in kept.model.columns}
+    found = batches(Events(inputs, events.labels), BATCH, device=device)
+    result = evaluate(kept.model, kept.loss, found, half=kept.half)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")
-    facts = {"epoch": int(kept["metrics"]["epoch"]), "loss": result.loss}
+    facts = {"epoch": int(kept.metrics["epoch"]), "loss": result.loss}
     return _Answer(result.probabilities, result.labels, facts)
-
-
-def _loss(config: TrialConfig) -> Loss:
-    """The trial's own; a fitted model, which has none, is judged by its cross-entropy."""
-    if "loss" not in config.components:
-        return build_loss("cross_entropy", {})
-    return LOSSES[config.resolved()["loss"]].build(config.components["loss"])
 
 
 def _write(path: Path, schema: EventSchema, event_ids: pa.Array, answer: _Answer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from hep_ray.tracking.records import (
 )
 from hep_ray.training.checkpoint import BEST, save_checkpoint
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.testing import METADATA
 
 PARAMS: dict[str, Any] = {
     "model": "mlp", "loss": "root_softmax", "root_index": 1, "optimizer": "adam", "learning_rate": 0.001,
@@ -189,7 +191,9 @@ def probabilities(labels: np.ndarray, classes: int, strength: float, seed: int) 
 def write_scores(path: Path, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {f"score_{name}": scores[:, label] for label, name in enumerate(classes)}
-    pq.write_table(pa.table({"event_id": [f"e{row}" for row in labels], "label": labels, **columns}), path)
+    facts = {METADATA: json.dumps({"epoch": 3, "loss": 0.5})}
+    ids = [f"e{row}" for row in range(len(labels))]
+    pq.write_table(pa.table({"event_id": ids, "label": labels, **columns}, metadata=facts), path)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from hep_ray.errors import DuplicateName, StorageError
+from hep_ray.errors import DuplicateName
 from hep_ray.report.coordinates import ABSENT, coordinate
 from hep_ray.report.figures import figure, of_section
 from hep_ray.report.figures.bars import Bar, bars, epochs_of
@@ -23,7 +23,7 @@ from hep_ray.report.figures.roc import roc_band
 from hep_ray.report.groups import groups_of
 from hep_ray.report.material import gather
 from hep_ray.report.performance import EFFICIENCIES, SCORE_BINS, performance_of
-from hep_ray.report.scores import Scored, read_scores
+from hep_ray.report.scores import Scored
 from hep_ray.report.words import axis_label, metric_words, plus_minus
 from hep_ray.search.state import SearchState
 
@@ -167,21 +167,6 @@ def test_coordinates_know_numbers_names_and_absence(workplace: Callable[..., Any
 def test_ticks_of_a_logarithmic_axis() -> None:
     assert round_places(2e-4, 3e-2) == [1e-3, 1e-2]
     assert round_places(2e-4, 8e-4) == [2e-4, 4e-4, 8e-4]
-
-
-def test_scores_of_other_classes_are_refused(workplace: Callable[..., Any]) -> None:
-    place = workplace()
-    place.write_journal()
-    place.write_confirmation()
-    path = place.folder / "confirm" / "t0001-0" / "test_scores.parquet"
-    labels, scores = read_scores(path, ("background", "signal"))
-    assert scores.shape == (120, 2)
-    assert labels.tolist() == [0, 1] * 60
-    with pytest.raises(StorageError, match="score_tau"):
-        read_scores(path, ("background", "tau"))
-    path.write_bytes(b"PAR1")
-    with pytest.raises(StorageError, match="test_scores"):
-        read_scores(path, ("background", "signal"))
 
 
 def test_figures_are_found_in_their_order_and_named_once() -> None:

@@ -48,7 +48,7 @@ def by_epoch(material: Material, metric: str) -> Drawn | str | None:
     reporting = [group for group in groups.members if len(group.band(metric).epochs)]
     if not reporting:
         return f"No trial reports {metric}."
-    leading = [group for group in groups.leading(COLOURED) if group in reporting]
+    leading = [group for group in groups.leading(COLOURED) if group in reporting] or reporting[:COLOURED]
     drawing, (axes,) = panels(1, 1, 4.4)
     rest = [group for group in reporting if group not in leading]
     for group in rest:
