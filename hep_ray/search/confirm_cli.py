@@ -176,13 +176,14 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         counts = ", ".join(f"{name} ({count})" for name, count in others.items())
         lines.append(f"The same test split was also read for: {counts}.")
     lines += [
-        "Intervals and p-values cover the seeds of the trainings; that the test split is a finite sample adds",
-        "an error common to all contenders (test_accuracy_error and so on in the file).",
+        "Intervals and p-values cover the seeds of the trainings. 'test sample' is what the finite test split adds to",
+        "the error of the difference, the same for every seed.",
         "",
         f"Confirmation: {result.path}",
         f"Runs:         {result.tracking_uri}",
         "",
         "Next:",
         f"  hep-ray ui{storage}",
+        f"  hep-ray report {found.search}{storage}",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

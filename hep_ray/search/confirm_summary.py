@@ -9,6 +9,7 @@ from typing import Any, Literal
 from hep_ray.metrics.inference import Interval, holm, paired_t, t_interval
 from hep_ray.search.confirm_plan import BASELINE, ConfirmPlan, trial_id
 from hep_ray.search.confirmation import Comparison, Confirmation, ConfirmedRun, Contender, Estimate
+from hep_ray.search.sample_error import sample_error
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.testing import SCORES
@@ -54,7 +55,7 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
         seeds=plan.seeds,
         epochs=plan.started.epochs,
         contenders=contenders,
-        comparisons=_comparisons(contenders, plan.metric, plan.given.level, len(plan.finalists)),
+        comparisons=_comparisons(plan, contenders),
         provenance=state.started.provenance,
         confirmation_id=state.started.search_id,
         baseline_origin=plan.baseline.origin,
@@ -113,24 +114,25 @@ def _run(trial: TrialState, metric: str, mode: str, run_id: str | None) -> Confi
     )
 
 
-def _comparisons(
-    contenders: Sequence[Contender], metric: str, level: float, asked: int
-) -> tuple[Comparison, ...]:
+def _comparisons(plan: ConfirmPlan, contenders: Sequence[Contender]) -> tuple[Comparison, ...]:
     """Every finalist against the baseline; a finalist that failed counts in the correction all the same."""
+    metric = plan.metric
     values = {one.name: [run.metrics[metric] for run in one.runs] for one in contenders}
-    finalists = [one.name for one in contenders if one.role == "finalist"]
-    paired = [paired_t(values[name], values[BASELINE], level) for name in finalists]
+    finalists = [one for one in contenders if one.role == "finalist"]
+    (baseline,) = (one for one in contenders if one.role == "baseline")
+    paired = [paired_t(values[one.name], values[BASELINE], plan.given.level) for one in finalists]
     p_values = [one.p_value for one in paired]
-    adjusted = holm([*p_values, *([None] * (asked - len(finalists)))])
+    adjusted = holm([*p_values, *([None] * (len(plan.finalists) - len(finalists)))])
     return tuple(
         Comparison(
-            contender=name,
+            contender=finalist.name,
             metric=metric,
             difference=_estimate(one.difference),
             p_value=one.p_value,
             adjusted_p_value=corrected,
+            sample_error=sample_error(plan.folder, plan.dataset.schema, finalist, baseline, metric),
         )
-        for name, one, corrected in zip(finalists, paired, adjusted, strict=False)
+        for finalist, one, corrected in zip(finalists, paired, adjusted, strict=False)
     )
 
 

@@ -25,6 +25,7 @@ def confirmation_table(confirmation: Confirmation) -> Table:
     made.add_column("mean ± s.d.", no_wrap=True)
     made.add_column(f"{level} interval", no_wrap=True)
     made.add_column("minus baseline, interval", no_wrap=True)
+    made.add_column("test sample", no_wrap=True)
     made.add_column("p", no_wrap=True)
     made.add_column(f"p ({confirmation.correction.capitalize()})", no_wrap=True)
     made.add_column(f"better at the {_alpha(confirmation)} level", no_wrap=True)
@@ -41,7 +42,7 @@ def confirmation_table(confirmation: Confirmation) -> Table:
             ", ".join(f"{key}={_number(one.params[key])}" for key in differ if key in one.params),
         )
     for name_of_dropped, cause in confirmation.dropped.items():
-        made.add_row(name_of_dropped, "failed", "", "", "", "", "no", cause.splitlines()[0])
+        made.add_row(name_of_dropped, "failed", "", "", "", "", "", "no", cause.splitlines()[0])
     return made
 
 
@@ -56,16 +57,30 @@ def verdict(confirmation: Confirmation) -> str:
     if not better:
         return f"No finalist is better than the baseline {noise}."
     verb = "is" if len(better) == 1 else "are"
-    return f"{', '.join(better)} {verb} better than the baseline {noise}."
+    sentence = f"{', '.join(better)} {verb} better than the baseline {noise}."
+    small = [one.contender for one in confirmation.comparisons if one.contender in better and _small(one)]
+    if small:
+        sentence += (
+            f" But the gain of {', '.join(small)} is below twice the error that the finite test split leaves: another "
+            "split of as many events might not show it."
+        )
+    return sentence
+
+
+def _small(comparison: Comparison) -> bool:
+    """Whether the difference is within two standard errors of the test sample."""
+    error = comparison.sample_error
+    return error is not None and abs(comparison.difference.mean) < 2 * error
 
 
 def _compared(comparison: Comparison | None, confirmation: Confirmation) -> Sequence[str]:
     if comparison is None:
-        return "", "", "", ""
+        return "", "", "", "", ""
     difference = comparison.difference
     yes = comparison.better(confirmation.mode, confirmation.level)
     return (
         f"{difference.mean:+.4f} {_interval(difference, confirmation, sign='+')}",
+        "–" if comparison.sample_error is None else f"± {comparison.sample_error:.4f}",
         _p(comparison.p_value),
         _p(comparison.adjusted_p_value),
         "yes" if yes else "no",

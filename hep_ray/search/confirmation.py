@@ -82,6 +82,8 @@ class Comparison(Config):
         difference: finalist minus baseline, paired by seed.
         p_value: two-sided paired t-test of no difference; None where it cannot be had (one seed, or no noise).
         adjusted_p_value: corrected for the number of finalists.
+        sample_error: standard error of the difference from the finite test split, common to all seeds and in none of
+            the intervals and p-values above; None where it cannot be had.
     """
 
     contender: str
@@ -89,6 +91,7 @@ class Comparison(Config):
     difference: Estimate
     p_value: float | None
     adjusted_p_value: float | None
+    sample_error: float | None = None
 
     def better(self, mode: str, level: float) -> bool:
         """Whether the finalist beats the baseline by more than the noise of the seeds, at 1 - `level`."""

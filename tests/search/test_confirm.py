@@ -41,9 +41,9 @@ search = Search(
         model="mlp",
         hidden_features=8,
         loss="root_softmax",
-        root_index=Choice(1, 3),
+        root_index=Choice(1, 3, 5),
         optimizer="adam",
-        learning_rate=Choice(1e-3, 1e-2),
+        learning_rate=1e-2,
         batch_size=16,
     ),
     metric="val_loss",
@@ -53,13 +53,13 @@ search = Search(
 )
 """
 QUIET = Console(quiet=True)
-SEEDS = (9, 10, 11)
+SEEDS = (9, 10)
 """The search used 7 and 8."""
 
 
 @pytest.fixture(scope="module")
 def options(ray_session, tmp_path_factory):
-    """A finished search of four configurations with two seeds each, on two overlapping Gaussians."""
+    """A finished search of three configurations with two seeds each, on two overlapping Gaussians."""
     folder = tmp_path_factory.mktemp("confirm")
     (folder / "searches").mkdir()
     (folder / "searches/toy_confirmed.py").write_text(SCRIPT)
@@ -80,7 +80,7 @@ def options(ray_session, tmp_path_factory):
     given = SearchOptions(data=folder / "data", storage=folder / "runs", preset="smoke", seed=7)
     run_search(prepare(search, given), console=QUIET)
     return ConfirmOptions(
-        "toy_confirmed", top=2, seeds=3, storage=folder / "runs", scripts=folder / "searches"
+        "toy_confirmed", top=2, seeds=2, storage=folder / "runs", scripts=folder / "searches"
     )
 
 
@@ -104,28 +104,12 @@ def test_the_finalists_are_distinct_configurations_by_the_mean_over_seeds(option
     for trial in board["trials"]:
         params = {key: value for key, value in trial["params"].items() if key != "seed"}
         losses.setdefault(params_hash(params), []).append(trial["metrics"]["val_loss"])
-    assert len(losses) == plan.ranked == 4
+    assert len(losses) == plan.ranked == 3
     order = sorted(losses, key=lambda key: np.mean(losses[key]))
-    baselines = [key for key in order if key in {params_hash(one) for one in CROSS_ENTROPIES}]
-    assert params_hash(plan.baseline.params) == baselines[0]
-    assert [params_hash(one.params) for one in plan.finalists] == [
-        key for key in order if key != baselines[0]
-    ][:2]
+    baseline = params_hash(plan.baseline.params)
+    assert plan.baseline.params["root_index"] == 1
+    assert [params_hash(one.params) for one in plan.finalists] == [key for key in order if key != baseline]
     assert plan.seeds == SEEDS
-
-
-CROSS_ENTROPIES = [
-    {
-        "model": "mlp",
-        "hidden_features": 8,
-        "loss": "root_softmax",
-        "root_index": 1,
-        "optimizer": "adam",
-        "learning_rate": rate,
-        "batch_size": 16,
-    }
-    for rate in (1e-3, 1e-2)
-]
 
 
 def test_every_number_is_that_of_scipy_and_scikit_learn_on_the_scores(options, confirmed):
@@ -153,7 +137,7 @@ def test_every_number_is_that_of_scipy_and_scikit_learn_on_the_scores(options, c
         values = np.array([run.metrics["test_loss"] for run in contender.runs])
         losses[contender.name] = values
         estimate = contender.estimates["test_loss"]
-        low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+        low, high = stats.t.interval(0.95, 1, loc=values.mean(), scale=stats.sem(values))
         assert (estimate.mean, estimate.sd) == pytest.approx((values.mean(), values.std(ddof=1)))
         assert (estimate.low, estimate.high) == pytest.approx((low, high))
     p_values = []
@@ -190,7 +174,7 @@ def test_scores_are_of_the_test_split_event_by_event_and_the_look_is_recorded(op
     )
     told = records(folder_of(options) / "confirm", "trial_finished")
     tests = records(folder_of(options) / "confirm", "trial_tested")
-    assert len(tests) == len({test.trial_id for test in tests}) == 9
+    assert len(tests) == len({test.trial_id for test in tests}) == 6
     assert max(end.time for end in told) < use.time < min(test.time for test in tests)
 
 
@@ -230,7 +214,7 @@ def test_typed_again_nothing_is_trained_or_tested(options, confirmed):
     folder = folder_of(options) / "confirm"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.p*") if path.is_file()}
     journal = (folder / "journal.jsonl").read_bytes()
-    assert len([path for path in before if path.name == "test_scores.parquet"]) == 9
+    assert len([path for path in before if path.name == "test_scores.parquet"]) == 6
 
     again = run_confirmation(prepare_confirmation(options), console=QUIET)
 
@@ -264,19 +248,17 @@ def test_killed_in_a_training_or_in_the_tests_it_goes_on_to_the_same_result(opti
         path.unlink()
     shutil.rmtree(folder / "trials" / f"baseline_seed{SEEDS[-1]}")
     (storage / "toy_confirmed/test_uses.jsonl").unlink()
-    go_on([index for index, kind in enumerate(kinds) if kind == "trial_finished"][3])
-    assert len(records(folder, "epoch_finished")) == 9 * 2
+    go_on([index for index, kind in enumerate(kinds) if kind == "trial_finished"][2])
+    assert len(records(folder, "epoch_finished")) == 6 * 2
 
 
 def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options, confirmed, tmp_path):
-    for change, word in (({"top": 1}, "contenders"), ({"seeds": 2}, "seeds")):
+    for change, word in (({"top": 1}, "contenders"), ({"seeds": 3}, "seeds")):
         with pytest.raises(CannotResume, match=rf"the {word} were .*--again"):
             run_confirmation(prepare_confirmation(dataclasses.replace(options, **change)), console=QUIET)
     storage = tmp_path / "runs"
     shutil.copytree(options.storage, storage)
-    once = dataclasses.replace(
-        options, storage=storage, top=1, seeds=1, baseline="learning_rate=0.001,loss=hinge"
-    )
+    once = dataclasses.replace(options, storage=storage, top=1, seeds=1, baseline="model=logistic_regression")
 
     result = run_confirmation(prepare_confirmation(once), again=True, console=QUIET)
 
@@ -286,9 +268,9 @@ def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options,
         result.confirmation.confirmation_id,
     ]
     assert result.earlier_uses == 1
-    # A baseline that the search did not draw is its best configuration with these values put in.
-    assert result.confirmation.baseline.params["loss"] == "hinge"
-    assert "root_index" not in result.confirmation.baseline.params
+    # A baseline that the search did not draw is its best configuration with these values put in; this one is fitted.
+    assert result.confirmation.baseline.params == {"model": "logistic_regression"}
+    assert result.confirmation.baseline.estimates["test_auc"].mean > 0.7
     assert "none drawn has it" in result.confirmation.baseline_origin
     (comparison,) = result.confirmation.comparisons
     assert comparison.p_value is comparison.adjusted_p_value is None
@@ -304,7 +286,7 @@ def test_the_table_tells_every_contender_and_the_verdict(confirmed):
         estimate = contender.estimates["test_loss"]
         row = next(line for line in text.splitlines() if line.split()[:1] == [contender.name])
         assert f"{estimate.mean:.4f} ± {estimate.sd:.4f}" in row
-        assert f"learning_rate={contender.params['learning_rate']}" in row
+        assert f"root_index={contender.params['root_index']}" in row
     better = [one.contender for one in confirmed.confirmation.comparisons if one.better("min", 0.95)]
     assert text.count("yes") == len(better)
     assert ("No finalist" in verdict(confirmed.confirmation)) == (not better)
