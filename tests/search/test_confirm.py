@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from typer.testing import CliRunner
 
+from hep_ray.cli import app
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.shards import ShardWriter
@@ -290,6 +292,23 @@ def test_the_table_tells_every_contender_and_the_verdict(confirmed):
     better = [one.contender for one in confirmed.confirmation.comparisons if one.better("min", 0.95)]
     assert text.count("yes") == len(better)
     assert ("No finalist" in verdict(confirmed.confirmation)) == (not better)
+
+
+def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, confirmed):
+    words = ["confirm", str(options.scripts / "toy_confirmed.py"), "--storage", str(options.storage)]
+    words += ["--top", "2", "--seeds", "2"]
+
+    dry = CliRunner().invoke(app, [*words, "--dry-run"])
+    told = CliRunner().invoke(app, words)
+
+    assert dry.exit_code == told.exit_code == 0, told.output
+    for one in confirmed.confirmation.finalists:
+        assert f"{one.name}: val_loss" in dry.output
+    assert f"seeds {SEEDS[0]} to {SEEDS[1]}" in dry.output
+    assert "Nothing was run" in dry.output
+    assert verdict(confirmed.confirmation) in told.output
+    assert str(confirmed.path) in told.output
+    assert "Caution" not in told.output
 
 
 @pytest.mark.parametrize(
