@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from hep_ray.data.show.style import COLOURS, house_style
+from hep_ray.drawing.style import COLOURS, house_style
 from hep_ray.metrics.inference import holm, paired_t
 
 mpl.use("Agg")
