@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hep_ray.data.convert import convert
     from hep_ray.data.dataset import Dataset
+    from hep_ray.promote.package import load_model
     from hep_ray.search.cli import main
     from hep_ray.search.definition import Preset, Search, StudyTable
     from hep_ray.search.parameters import By, Choice, Integer, LogUniform, Uniform
@@ -31,6 +32,7 @@ __all__ = [
     "StudyTable",
     "Uniform",
     "convert",
+    "load_model",
     "main",
     "prepare",
     "run_search",
@@ -39,6 +41,7 @@ __all__ = [
 _HOME = {
     "convert": "hep_ray.data.convert",
     "Dataset": "hep_ray.data.dataset",
+    "load_model": "hep_ray.promote.package",
     "main": "hep_ray.search.cli",
     "Preset": "hep_ray.search.definition",
     "Search": "hep_ray.search.definition",

@@ -13,6 +13,8 @@ from hep_ray.data.cli import app as data_app
 from hep_ray.data.show_cli import show
 from hep_ray.doctor.cli import doctor
 from hep_ray.errors import StorageError
+from hep_ray.predict.cli import predict
+from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
 from hep_ray.search.confirm_cli import confirm
 from hep_ray.simulate.cli import simulate
@@ -23,7 +25,8 @@ app = typer.Typer(
     help="Find, trust and hand on particle-physics classifiers.\n\n"
     "First data: `hep-ray data simulate mbh_sph --events 6000 --out data/mbh_sph` or `hep-ray data convert`. "
     "Then a search: `python searches/cnn_loss.py`. Then look: `hep-ray ui`. "
-    "Is the gain real? `hep-ray confirm cnn_loss`.",
+    "Is the gain real? `hep-ray confirm cnn_loss`. Hand it on: `hep-ray promote cnn_loss`, "
+    "then `hep-ray predict models:/mbh_sph@champion INPUT --out scores`.",
     rich_markup_mode="markdown",
 )
 data_app.command("simulate")(simulate)
@@ -32,6 +35,8 @@ app.command("confirm")(confirm)
 app.command("report")(report)
 app.command("components")(components)
 app.command("doctor")(doctor)
+app.command("promote")(promote)
+app.command("predict")(predict)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 

@@ -107,3 +107,19 @@ class NothingCompleted(InputError):
 
 class SimulationFailed(HepRayError):
     """A generator refuses its settings or cannot turn its hard events into particles."""
+
+
+class PromotionRefused(HepRayError):
+    """A model must not become the champion; the message holds every reason."""
+
+
+class ModelMismatch(InputError):
+    """Events lack a column that a model was trained on, or have it in another shape, type or unit."""
+
+
+class CorruptModel(HepRayError):
+    """The folder of a promoted model is not whole, or its weights are not those it was written with."""
+
+
+class ExportFailed(HepRayError):
+    """A model cannot be written in another format, or what was written does not give its scores."""

@@ -46,7 +46,7 @@ class _SignedRoot(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, root_index: float) -> Tensor:
-        return logits.abs().pow(1 / root_index).copysign(logits)
+        return logits.sign() * logits.abs().pow(1 / root_index)  # copysign has no like in ONNX
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004

@@ -19,6 +19,7 @@ def open_client(uri: str) -> Any:
     """An MLflow client with its telemetry and migration chatter off."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient

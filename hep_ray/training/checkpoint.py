@@ -43,7 +43,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as fault:
+    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, KeyError) as fault:
         raise CorruptCheckpoint(f"a checkpoint is read back whole; {path} is not: {fault}") from fault
     if not isinstance(state, dict):
         raise CorruptCheckpoint(f"a checkpoint holds a dict; {path} holds {type(state).__name__}")

@@ -29,11 +29,19 @@ KNOWS = {
     "search": BASE | {"cluster", "data", "training", "tracking"} | PARTS,
     "report": BASE | {"data", "drawing", "metrics", "training", "search", "tracking"},
     "doctor": BASE | {"cluster", "data", "search", "tracking"},
+    "promote": BASE | {"data", "training", "search", "tracking"} | PARTS,
+    "predict": BASE | RAY | {"data", "training", "promote", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 
-RAY_MODULES = {"cluster.py", "parallel.py", "data/stream.py"}
-MLFLOW_MODULES = {"tracking/client.py", "tracking/confirmed.py", "tracking/mlflow.py"}
+RAY_MODULES = {"cluster.py", "parallel.py", "data/stream.py", "predict/run.py"}
+MLFLOW_MODULES = {
+    "tracking/client.py",
+    "tracking/confirmed.py",
+    "tracking/mlflow.py",
+    "tracking/registered_model.py",
+    "tracking/registry.py",
+}
 HEAVY = {"ray", "torch", "mlflow", "pythia8mc", "sklearn", "uproot", "awkward", "fastjet", "matplotlib"}
 
 

@@ -1,0 +1,140 @@
+"""Events per second of `hep-ray predict`, beside a hand-written loop over the same Parquet files and the same model.
+
+The loop is what one writes without hep_ray: read a shard with pyarrow, run the torch model on batches under
+`inference_mode`, write a Parquet file of scores. It uses all cores by torch's threads; hep_ray uses them by one worker
+each. Both run in this process one after the other, several times, and the medians are compared. Starting Ray is told
+apart (`start_s`): it is paid once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from hep_ray.data.columns import EVENT_ID
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.data.shards import ShardWriter
+from hep_ray.parallel import cluster
+from hep_ray.predict.run import Crew, predict
+from hep_ray.promote.package import Description, Package
+from hep_ray.training.config import TrialConfig
+
+SIDE = 50
+BATCH = 512
+
+
+def make_package(schema: EventSchema, model: str) -> Package:
+    """A model with random weights."""
+    config = TrialConfig.from_params(
+        {"model": model, "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+    )
+    torch.manual_seed(0)
+    description = Description(event_schema=schema, params=config.resolved(), dataset_fingerprint="0" * 64)
+    return Package.create(description, config.build_model(schema).state_dict())
+
+
+def write_dataset(folder: Path, schema: EventSchema, events: int, shard: int) -> None:
+    """Sparse images, as those of a calorimeter."""
+    random = np.random.default_rng(0)
+    with ShardWriter(folder, schema, rows_per_shard=shard) as writer:
+        for start in range(0, events, BATCH):
+            number = min(BATCH, events - start)
+            filled = random.random((number, SIDE, SIDE, 3), dtype=np.float32) < 0.03  # noqa: PLR2004
+            writer.write(
+                {
+                    "event_id": [f"e{row}" for row in range(start, start + number)],
+                    "label": np.arange(start, start + number) % 2,
+                    "image": filled * random.exponential(30, filled.shape).astype(np.float32),
+                }
+            )
+
+
+def plain_loop(package: Package, data: Path, out: Path) -> None:
+    """Read, score, write, as one would by hand."""
+    classifier = package.build()
+    model = classifier.model
+    out.mkdir()
+    for path in sorted(data.glob("*.parquet")):
+        table = pq.read_table(path).combine_chunks()
+        images = table["image"].chunk(0).to_numpy_ndarray()
+        scores = []
+        with torch.inference_mode():
+            for start in range(0, len(images), BATCH):
+                batch = torch.from_numpy(np.array(images[start : start + BATCH]))
+                scores.append(model(batch).softmax(1).numpy())
+        columns = np.concatenate(scores).T
+        names = ["score_background", "score_signal"]
+        pq.write_table(
+            pa.table({EVENT_ID: table[EVENT_ID], **dict(zip(names, columns, strict=True))}), out / path.name
+        )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=16_384)
+    parser.add_argument("--shard", type=int, default=1024, help="events in a shard")
+    parser.add_argument("--model", default="cnn")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="default: the CPUs of the cluster")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    schema = EventSchema(
+        task="speed",
+        columns=(Column(name="image", shape=(SIDE, SIDE, 3), unit="GeV"),),
+        classes=("background", "signal"),
+    )
+    try:
+        write_dataset(folder / "data", schema, options.events, options.shard)
+        package = make_package(schema, options.model)
+        started = time.perf_counter()
+        with cluster():
+            start_s = time.perf_counter() - started
+            ours, peer = [], []
+            for number in range(options.repeats):
+                loop = partial(plain_loop, package, folder / "data", folder / f"peer-{number}")
+                crew = Crew(workers=options.workers, batch=BATCH)
+                scoring = partial(predict, package, [folder / "data"], folder / f"ours-{number}", crew=crew)
+                peer.append(seconds(loop))
+                ours.append(seconds(scoring))
+        rate, peer_rate = (options.events / statistics.median(times) for times in (ours, peer))
+        print(
+            json.dumps(
+                {
+                    "what": f"events per second, {options.model} on {SIDE}x{SIDE}x3 images, dataset to scores",
+                    "events": options.events,
+                    "ours": round(rate),
+                    "peer": round(peer_rate),
+                    "ratio": round(rate / peer_rate, 3),
+                    "start_s": round(start_s, 1),
+                    "repeats": options.repeats,
+                }
+            )
+        )
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""`hep-ray predict`: scores of many events by a promoted model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hep_ray.console import result_console
+from hep_ray.errors import StorageError
+
+if TYPE_CHECKING:
+    from hep_ray.promote.package import Package
+
+
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or the folder of a model.")
+    ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="INPUT...", help="A dataset folder, or files of one format: Parquet, HDF5, ROOT, …"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the scores; absent, empty, or that of the same prediction."),
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="Schema file (.toml or a ready-made name) that makes the columns; its label is not read."
+        ),
+    ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            help="Format, where the ending does not tell: hdf5, hvl, npz, parquet, png, root, text."
+        ),
+    ] = None,
+    select: Annotated[str | None, typer.Option(help="Score only events that fulfil this expression.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the reader; may be given several times."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Events per forward pass.")] = 512,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes. Default: all that have room.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(help="GPUs of a worker; 0.5 lets two share one. Default: computes on CPU.")
+    ] = 0,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the model as an ONNX file too, checked against torch to 1e-5; INPUT may be left out."
+        ),
+    ] = None,
+    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
+        "runs"
+    ),
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow server or database with the model. Default: that of the storage."),
+    ] = None,
+) -> None:
+    """Write the scores of every event of INPUT into --out: Parquet files of event_id and score_<class>.
+
+    Events need no labels. Columns of other names, shapes, types or units than the model was trained on are refused.
+    Killed in the middle, type the same command again: finished files are kept, nothing is done twice.
+
+    Such as:
+
+    hep-ray predict models:/mbh_sph@champion data/new --out scores
+
+    hep-ray predict models:/uci_susy@champion new.csv.gz --schema uci_susy --out scores
+
+    hep-ray predict models:/pid@champion run1.root run2.root --gpus-per-worker 0.5 --out scores
+
+    hep-ray predict models:/mbh_sph@champion --onnx mbh_sph.onnx
+
+    Raises:
+        UnknownName: there is no such model, version or alias.
+        ModelMismatch: the events are not such as the model was trained on.
+        TrackingUnavailable: MLflow does not answer.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hep_ray.data.cli import parse_settings
+    from hep_ray.errors import InvalidConfig
+    from hep_ray.predict.inputs import Ways
+    from hep_ray.predict.run import Crew
+    from hep_ray.predict.run import predict as score
+
+    if bool(inputs) != (out is not None) or not (inputs or onnx):
+        raise InvalidConfig(
+            "a prediction has one INPUT or more and a folder for the scores, --out, or it only writes --onnx; "
+            f"got {len(inputs or ())} inputs, --out {out} and --onnx {onnx}"
+        )
+    crew = Crew(workers, gpus_per_worker, batch)
+    ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
+    package, origin = find_model(model, storage, tracking_uri)
+    console = result_console()
+    if onnx is not None:
+        from hep_ray.predict.onnx_export import export_onnx
+
+        difference = export_onnx(package.build(), onnx)
+        console.print(
+            f"{onnx} holds {origin}; ONNX Runtime and torch differ by {difference:.1e} at most",
+            highlight=False,
+        )
+    if out is None or not inputs:
+        return
+    bars = (
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pieces"),
+        TimeRemainingColumn(),
+    )
+
+    with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task("scoring", total=None)
+        done = score(
+            package,
+            inputs,
+            out,
+            ways=ways,
+            crew=crew,
+            origin=origin,
+            progress=lambda done, total: bar.update(row, completed=done, total=total),
+        )
+    kept = f", {done.reused} of them there before" if done.reused else ""
+    console.print(
+        f"{done.events} events scored by {origin} into {done.files} files{kept}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if done.units != "checked":
+        console.print(f"units: {done.units}", soft_wrap=True, highlight=False)
+    console.print(
+        f"next: python -c \"import pandas; print(pandas.read_parquet('{done.out}').describe())\"",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Package, str]:
+    """A model by its registry URI or its folder, and a name that will always mean this one.
+
+    Raises:
+        UnknownName: there is no such model, version or alias.
+        UnreadableInput: it is not the folder of a model.
+        StorageError: the storage holds no registry.
+    """
+    from hep_ray.promote.package import Package
+    from hep_ray.tracking.client import default_uri
+    from hep_ray.tracking.registry import ModelRegistry
+
+    if not model.startswith("models:/"):
+        return Package.read(model), str(Path(model).absolute())
+    if tracking_uri is None and not (storage / "mlflow.db").exists():
+        raise StorageError(
+            f"a registered model is looked up in the MLflow database of a storage; {storage} has none: name its "
+            "--storage or a --tracking-uri"
+        )
+    registry = ModelRegistry(tracking_uri or default_uri(storage))
+    version = registry.find(model)
+    with tempfile.TemporaryDirectory(prefix="hep_ray-predict-") as scratch:
+        return Package.read(registry.download(version, Path(scratch))), version.uri

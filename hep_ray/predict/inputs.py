@@ -1,0 +1,236 @@
+"""The inputs of a prediction, cut into pieces: one piece of input, one file of scores.
+
+Labels are never read, so events without any can be predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from hep_ray.config import parse
+from hep_ray.data.columns import EVENT_ID
+from hep_ray.data.events import EventSchema
+from hep_ray.data.expressions import Expression, unknown
+from hep_ray.data.ingest import COMPRESSIONS
+from hep_ray.data.inputs import digest_of
+from hep_ray.data.integrity import verify
+from hep_ray.data.manifest import MANIFEST
+from hep_ray.data.readers import READERS, Opened, Part
+from hep_ray.data.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
+from hep_ray.errors import InvalidConfig, ModelMismatch, UnreadableInput
+from hep_ray.predict import matching
+from hep_ray.predict.pieces import Piece, cut
+from hep_ray.promote.classifier import Classifier
+
+SUFFIXES = {
+    ".csv": "text",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".npy": "npz",
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".root": "root",
+    ".tsv": "text",
+    ".txt": "text",
+}
+"""Ending of a file → reader."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All that workers must know of the inputs.
+
+    Attributes:
+        rules: of reading: reader, options, ids, selection.
+        columns: how the model's columns are made.
+        names: of the fields that are read.
+        pieces: in order.
+        digests: name and SHA-256 of every input.
+        units: whether the input states them: `checked`, or `not stated by the input`.
+        events: how many there are before a selection; None where a format does not tell.
+    """
+
+    rules: SchemaFile
+    columns: tuple[ColumnRule, ...]
+    names: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    digests: tuple[tuple[str, str], ...]
+    units: str
+    events: int | None
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How the user says that inputs are read.
+
+    Attributes:
+        reader: name of the format; by default that of the schema, or told by the files' endings.
+        schema: name or path of a schema file.
+        selection: expression over fields that events fulfil; joined to that of the schema file.
+        options: of the reader.
+    """
+
+    reader: str | None = None
+    schema: str | None = None
+    selection: str | None = None
+    options: Mapping[str, JsonValue] | None = None
+
+
+def open_inputs(paths: Sequence[Path], classifier: Classifier, ways: Ways | None = None) -> Prediction:
+    """Look into every input and see that its events suit a model.
+
+    Args:
+        paths: files or folders of one format, or one dataset folder.
+        classifier: the model.
+        ways: how they are read.
+
+    Raises:
+        UnreadableInput: an input is absent or not in the format.
+        ShardMismatch: a dataset is not as its manifest says.
+        ModelMismatch: the events lack a column of the model, or have another shape, type or unit.
+        InvalidConfig: the format cannot be told, or two inputs would give the same ids.
+    """
+    ways = ways or Ways()
+    for path in paths:
+        if not path.exists():
+            raise UnreadableInput(f"an input is a readable file or folder; {path}: No such file or directory")
+    if not paths:
+        raise InvalidConfig("a prediction has one or more inputs; got none")
+    if any((path / MANIFEST).is_file() for path in paths):
+        return _of_dataset(paths, classifier, ways)
+    return _of_files(paths, classifier, _rules(paths, ways))
+
+
+def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Prediction:
+    if len(paths) > 1 or ways != Ways(selection=ways.selection):
+        raise InvalidConfig(
+            f"a dataset folder is predicted alone and says itself how it is read; got {len(paths)} inputs and "
+            f"reader {ways.reader}, schema {ways.schema}, options {ways.options}"
+        )
+    (folder,) = paths
+    manifest = verify(folder)
+    columns = matching.rules_of_dataset(classifier.columns, manifest.event_schema, str(folder))
+    rules = SchemaFile(
+        reader="parquet", event_id=EventIdRule(fields=(EVENT_ID,), as_is=True), selection=ways.selection
+    )
+    pieces = tuple(
+        Piece(number, folder / shard.file, 0, 0, shard.rows, "", shard.file)
+        for number, shard in enumerate(shard for shard in manifest.shards if shard.rows)
+    )
+    known = tuple(column.name for column in manifest.event_schema.columns)
+    names = _names(rules, columns, known, str(folder))
+    digests = tuple((shard.file, shard.sha256) for shard in manifest.shards)
+    events = sum(shard.rows for shard in manifest.shards)
+    return Prediction(rules, columns, names, pieces, digests, "checked", events)
+
+
+def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) -> Prediction:
+    reader = READERS[rules.reader]
+    options = parse(reader.options, rules.options, f"options of the reader '{rules.reader}'")
+    tables = [
+        (path, number, part)
+        for path in paths
+        for number, part in _parts(reader.open(path, options), rules, path)
+    ]
+    columns: tuple[ColumnRule, ...] = ()
+    names: tuple[str, ...] = ()
+    stated = True
+    for path, _, part in tables:
+        shown = f"{path}:{part.name}" if part.name else str(path)
+        if rules.columns:
+            found = matching.rules_of_schema_file(classifier.columns, part, rules, shown)
+        else:
+            found = matching.rules_of_fields(classifier.columns, part, shown)
+            stated &= all(
+                (part.fields.field(name).metadata or {}).get(b"unit") for rule in found for name in rule.reads
+            )
+        if columns and found != columns:
+            raise ModelMismatch(
+                f"every input gives the columns in the same way; {shown} differs from {tables[0][0]}"
+            )
+        columns = found
+        names = _names(rules, columns, tuple(part.fields.names), shown)
+    own_ids = bool(rules.event_id.fields) or (rules.reader == "parquet" and EVENT_ID in names)
+    pieces = tuple(cut(tables, classifier.columns, seekable=reader.seekable, own_ids=own_ids))
+    rows = [part.rows for _, _, part in tables]
+    return Prediction(
+        rules=rules,
+        columns=columns,
+        names=names,
+        pieces=pieces,
+        digests=tuple((path.name, digest_of(path)) for path in paths),
+        units="checked" if stated else "not stated by the input, taken to be the model's",
+        events=None if None in rows else sum(row for row in rows if row is not None),
+    )
+
+
+def _rules(paths: Sequence[Path], ways: Ways) -> SchemaFile:
+    """The schema file, or what the endings of the files tell; without its label, and ids without a class."""
+    base = load_schema(ways.schema) if ways.schema else SchemaFile(reader=ways.reader or _reader_of(paths))
+    if ways.reader not in (None, base.reader):
+        raise InvalidConfig(f"the schema is for the reader '{base.reader}'; got the reader '{ways.reader}'")
+    selections = [f"({text})" for text in (base.selection, ways.selection) if text]
+    return base.model_copy(
+        update={
+            "label": LabelRule(),
+            "options": {**base.options, **(ways.options or {})},
+            "event_id": EventIdRule(fields=base.event_id.fields, as_is=True),
+            "selection": " and ".join(selections) or None,
+        }
+    )
+
+
+def _reader_of(paths: Sequence[Path]) -> str:
+    found = set()
+    for path in paths:
+        suffix = "".join(path.suffixes[-2:-1]) if path.suffix in COMPRESSIONS else path.suffix
+        if path.is_dir():
+            suffix = ".parquet" if any(path.glob("*.parquet")) else ""
+        if suffix not in SUFFIXES:
+            raise InvalidConfig(
+                f"a format is told by the ending of a file ({', '.join(SUFFIXES)}) or by --reader; got {path}"
+            )
+        found.add(SUFFIXES[suffix])
+    if len(found) > 1:
+        raise InvalidConfig(f"the inputs of a prediction have one format; got {', '.join(sorted(found))}")
+    return found.pop()
+
+
+def _parts(opened: Opened, rules: SchemaFile, path: Path) -> Iterator[tuple[int, Part]]:
+    for number, part in enumerate(opened.parts):
+        if part.rows != 0:
+            yield number, part
+    if not opened.parts:
+        raise UnreadableInput(
+            f"an input has a table of events; {path} has none for the reader '{rules.reader}'"
+        )
+
+
+def _names(
+    rules: SchemaFile, columns: Sequence[ColumnRule], known: Sequence[str], shown: str
+) -> tuple[str, ...]:
+    names = [name for column in columns for name in column.reads]
+    names += Expression(rules.selection).names if rules.selection else ()
+    names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in known else [])
+    for name in names:
+        if name not in (*known, EVENT_ID):
+            raise ModelMismatch(
+                f"what a prediction reads is in the input; {shown}: {unknown(name, list(known))}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _states_unit(part: Part, name: str) -> bool:
+    return bool((part.fields.field(name).metadata or {}).get(b"unit"))
+
+
+def schema_of_model(classifier: Classifier) -> EventSchema:
+    """The schema with the model's columns alone."""
+    schema = classifier.schema
+    return EventSchema(
+        task=schema.task, columns=classifier.columns, classes=schema.classes, signal=schema.signal
+    )

@@ -1,0 +1,128 @@
+"""A promoted model as one ONNX file, for programs without Python or torch; checked against torch before it is kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hep_ray.data.folder import storing
+from hep_ray.errors import ExportFailed, MissingPackage, StorageError
+from hep_ray.promote.classifier import Classifier
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-5
+"""Largest difference of a probability between ONNX Runtime and torch."""
+OUTPUT = "probabilities"
+CHECKED = 64
+"""Events that are compared, in batches of different sizes."""
+
+
+class _Probabilities(nn.Module):
+    """The model with its scalers and the probabilities of its loss, as one function of its columns."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.model, self.loss = classifier.model, classifier.loss
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        probabilities: Tensor = self.loss.probabilities(self.model(*inputs))
+        return probabilities
+
+
+def export_onnx(classifier: Classifier, path: Path) -> float:
+    """Write a model as ONNX: one input per column, named as it is, of any number of events; output `probabilities`.
+
+    Args:
+        classifier: on the CPU.
+        path: of the file; absent.
+
+    Returns:
+        Largest difference of a probability between ONNX Runtime and torch, on random events.
+
+    Raises:
+        MissingPackage: the extra `onnx` is not installed.
+        StorageError: the file exists or cannot be written.
+        ExportFailed: the model has a part that ONNX lacks, or the two differ by more than 1e-5; nothing is left.
+    """
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        raise MissingPackage(
+            f"an export to ONNX needs {', '.join(PACKAGES)}; {', '.join(absent)} is not installed: "
+            "pip install 'hep-ray[onnx]'"
+        )
+    if path.exists():
+        raise StorageError(f"an export makes a new file; {path} exists")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(classifier, temporary)
+        difference = _difference(classifier, temporary)
+        if not difference <= TOLERANCE:
+            raise ExportFailed(
+                f"ONNX Runtime gives the probabilities of torch to {TOLERANCE:.0e}; they differ by {difference:.1e}"
+            )
+        with storing(path):
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def _write(classifier: Classifier, path: Path) -> None:
+    names = [column.name for column in classifier.columns]
+    example = tuple(torch.from_numpy(values) for values in _random_events(classifier, 3).values())
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Probabilities(classifier).eval(),
+                example,
+                str(path),
+                input_names=names,
+                output_names=[OUTPUT],
+                dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in names),),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except OSError:
+        raise
+    except Exception as fault:
+        raise ExportFailed(f"every part of a model has its like in ONNX; here: {fault}") from fault
+
+
+def _difference(classifier: Classifier, path: Path) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for number in (1, CHECKED):
+        events = _random_events(classifier, number)
+        read = {one.name for one in session.get_inputs()}
+        (found,) = session.run([OUTPUT], {name: values for name, values in events.items() if name in read})
+        largest = max(largest, float(np.abs(found - classifier.predict(events)).max()))
+    return largest
+
+
+def _random_events(classifier: Classifier, number: int) -> Mapping[str, npt.NDArray[Any]]:
+    random = np.random.default_rng(0)
+    return {
+        column.name: (
+            random.exponential(1, (number, *column.shape))
+            if np.dtype(column.dtype).kind == "f"
+            else random.integers(0, 5, (number, *column.shape))
+        ).astype(column.dtype)
+        for column in classifier.columns
+    }

@@ -1,0 +1,193 @@
+"""Prediction by Ray Data: a pool of actors, each with the model loaded once, takes piece after piece."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hep_ray import errors
+from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
+from hep_ray.parallel import cluster
+from hep_ray.predict.inputs import Prediction, Ways, open_inputs
+from hep_ray.predict.output import finish, identity, predicting, rows_of
+from hep_ray.predict.pieces import Piece
+from hep_ray.predict.scores import score_piece
+from hep_ray.promote.package import Package
+from hep_ray.training.validation import BATCH
+
+Progress = Callable[[int, int], None]
+"""Told the pieces that are done and how many there are."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who computes.
+
+    Attributes:
+        workers: actors; as many as the cluster has room for, at most one per piece, by default.
+        gpus_per_worker: GPUs of one actor; 0 computes on CPU.
+        batch: events per forward pass.
+    """
+
+    workers: int | None = None
+    gpus_per_worker: float = 0
+    batch: int = BATCH
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.gpus_per_worker < 0 or (self.workers is not None and self.workers < 1):
+            raise InvalidConfig(
+                f"there is a worker or more, with 0 GPUs or more and batches of 1 event or more; got {self}"
+            )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a prediction leaves.
+
+    Attributes:
+        out: folder of the scores.
+        events: that have scores.
+        files: of scores.
+        reused: of them were there before.
+        units: what is known of the input's units.
+    """
+
+    out: Path
+    events: int
+    files: int
+    reused: int
+    units: str
+
+
+class Scorer:
+    """One worker of the pool.
+
+    Args:
+        shared: reference to the model's package and to how the inputs are read.
+        out: folder of the scores, on storage that every worker sees.
+        batch: events per forward pass.
+        gpu: whether the worker holds one, or part of one.
+    """
+
+    def __init__(self, shared: Any, out: str, batch: int, *, gpu: bool) -> None:
+        import ray
+        import torch
+
+        package, prediction = ray.get(shared)
+        if not gpu:
+            torch.set_num_threads(1)
+        self._classifier = package.build("cuda" if gpu else "cpu")
+        self._digest = package.digest
+        self._prediction, self._out, self._batch = prediction, Path(out), batch
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, list[Any]]:
+        """Score one piece; a named error is handed to the driver instead of being tried again."""
+        piece: Piece = self._prediction.pieces[int(row["item"][0])]
+        rows, kind, message = -1, "", ""
+        try:
+            rows = score_piece(
+                self._classifier, self._prediction, piece, self._out, self._digest, self._batch
+            )
+        except HepRayError as fault:
+            kind, message = type(fault).__name__, str(fault)
+        return {"file": [piece.file], "rows": [rows], "error": [kind], "message": [message]}
+
+
+def predict(
+    package: Package,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    ways: Ways | None = None,
+    crew: Crew | None = None,
+    origin: str = "",
+    progress: Progress | None = None,
+) -> Predicted:
+    """Score every event of some inputs, or what is left of them.
+
+    Args:
+        package: the model.
+        inputs: files or folders of one format, or one dataset folder.
+        out: folder of the scores.
+        ways: how the inputs are read.
+        crew: who computes.
+        origin: where the model comes from, for the manifest.
+        progress: called whenever a piece is done.
+
+    Raises:
+        ModelMismatch: the events lack a column of the model, or have another shape, type or unit.
+        UnreadableInput, ShardMismatch, InvalidEvents: an input cannot be read, or an event cannot be scored.
+        StorageError: the folder holds something else or cannot be written.
+        Infeasible: the cluster has no room for the workers.
+    """
+    crew = crew or Crew()
+    classifier = package.build()
+    prediction = open_inputs(inputs, classifier, ways)
+    description = package.description
+    model = {
+        "digest": package.digest,
+        "uri": origin,
+        "dataset_fingerprint": description.dataset_fingerprint,
+        **description.origin,
+    }
+    what = identity(prediction, model, classifier.classes)
+    with predicting(out, what, model) as done:
+        files = {piece.file: rows_of(out / piece.file) for piece in prediction.pieces if piece.file in done}
+        reused = len(files)
+        todo = [piece for piece in prediction.pieces if piece.file not in done]
+        if todo:
+            with cluster():
+                for file, rows in _score(package, prediction, out, todo, crew):
+                    files[file] = rows
+                    if progress:
+                        progress(len(files), len(prediction.pieces))
+        total = finish(out, what, model, {piece.file: files[piece.file] for piece in prediction.pieces})
+    return Predicted(out, total, len(files), reused, prediction.units)
+
+
+def _score(
+    package: Package, prediction: Prediction, out: Path, todo: Sequence[Piece], crew: Crew
+) -> Iterator[tuple[str, int]]:
+    import ray
+    import ray.data
+
+    size = _pool(ray.cluster_resources(), len(todo), crew)  # type: ignore[no-untyped-call]
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    pieces = ray.data.from_items([piece.number for piece in todo], override_num_blocks=len(todo))
+    pieces.context.enable_progress_bars = False
+    shared = ray.put((package, prediction))
+    scored = pieces.map_batches(
+        Scorer,
+        batch_size=1,
+        fn_constructor_args=(shared, str(out.absolute()), crew.batch),
+        fn_constructor_kwargs={"gpu": crew.gpus_per_worker > 0},
+        compute=ray.data.ActorPoolStrategy(size=size),
+        num_cpus=1,
+        num_gpus=crew.gpus_per_worker or None,
+    )
+    for row in scored.iter_rows():
+        if row["error"]:
+            raise getattr(errors, row["error"])(row["message"])
+        yield row["file"], int(row["rows"])
+
+
+def _pool(resources: dict[str, float], pieces: int, crew: Crew) -> int:
+    """How many workers there will be.
+
+    Raises:
+        Infeasible: there is no room for those that were asked for, or for any.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    room = int(cpus)
+    if crew.gpus_per_worker:
+        room = min(room, int(gpus / crew.gpus_per_worker + 1e-9))
+    wanted = crew.workers or 1
+    if room < wanted:
+        raise Infeasible(
+            f"{wanted} workers of 1 CPU and {crew.gpus_per_worker:g} GPUs each fit into the cluster; it has "
+            f"{cpus:g} CPUs and {gpus:g} GPUs, room for {room}"
+        )
+    return min(crew.workers or room, pieces)

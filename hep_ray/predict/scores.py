@@ -1,0 +1,98 @@
+"""Scores of one piece of input, in one Parquet file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hep_ray.config import parse
+from hep_ray.data.assemble import Origin, assemble
+from hep_ray.data.columns import EVENT_ID, Arrays
+from hep_ray.data.folder import storing
+from hep_ray.data.readers import READERS
+from hep_ray.predict.inputs import Prediction, schema_of_model
+from hep_ray.predict.pieces import Piece
+from hep_ray.promote.classifier import Classifier
+
+MODEL = b"hep_ray.model_digest"
+"""Key in a file's metadata: which model gave the scores."""
+
+
+def score_piece(
+    classifier: Classifier, prediction: Prediction, piece: Piece, out: Path, digest: str, batch: int
+) -> int:
+    """Score the events of a piece in bounded memory and write them.
+
+    Args:
+        classifier: the model.
+        prediction: how the inputs are read.
+        piece: of them.
+        out: folder of the scores.
+        digest: names the model.
+        batch: events per forward pass.
+
+    Returns:
+        Events that were scored.
+
+    Raises:
+        UnreadableInput: the input cannot be read; file and row are named.
+        InvalidEvents: a value is absent, NaN or infinite, or does not fit its column.
+        StorageError: the scores cannot be written.
+    """
+    schema = scores_schema(classifier, digest)
+    target, rows = out / piece.file, 0
+    temporary = out / f".{piece.file}.{os.getpid()}.tmp"
+    try:
+        with storing(target), temporary.open("wb") as file:
+            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+                for ids, scores in _scored(classifier, prediction, piece, batch):
+                    columns = [pa.array(ids, pa.string()), *(pa.array(column) for column in scores.T)]
+                    writer.write_batch(pa.record_batch(columns, schema=schema))
+                    rows += len(ids)
+            file.flush()
+            os.fsync(file.fileno())
+        with storing(target):
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def scores_schema(classifier: Classifier, digest: str) -> pa.Schema:
+    """Of a file of scores: `event_id`, then `score_<class>` of every class."""
+    fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
+    fields += [pa.field(name, pa.float32(), nullable=False) for name in classifier.score_names]
+    return pa.schema(fields, metadata={MODEL: digest.encode()})
+
+
+def _scored(
+    classifier: Classifier, prediction: Prediction, piece: Piece, batch: int
+) -> Iterator[tuple[npt.NDArray[np.object_], npt.NDArray[np.float32]]]:
+    for events in read_events(classifier, prediction, piece):
+        ids = events[EVENT_ID]
+        if len(ids):
+            for column in classifier.columns:
+                column.checked(events[column.name], ids)
+            yield ids, classifier.predict(events, batch=batch)
+
+
+def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) -> Iterator[Arrays]:
+    """The model's columns and the ids of a piece's events, batch by batch; their labels are not read."""
+    rules, schema = prediction.rules, schema_of_model(classifier)
+    reader = READERS[rules.reader]
+    opened = reader.open(piece.path, parse(reader.options, rules.options, f"reader '{reader.name}'"))
+    part, row = opened.parts[piece.part], piece.start
+    for batch in opened.read(part, piece.start, piece.stop, prediction.names):
+        # Every event is given the first class: assembling asks for a label, and nothing here reads it.
+        origin = Origin(piece.prefix, str(piece.path), part.name, 0, row)
+        events = assemble(batch, origin, rules, prediction.columns, schema)
+        row += batch.num_rows
+        if piece.prefix:
+            events[EVENT_ID] = np.array([piece.prefix + name for name in events[EVENT_ID]], dtype=object)
+        yield events

@@ -1,0 +1,158 @@
+"""A trained classifier as its users see it: events in, one probability per class out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hep_ray.data.batches import Batch
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.errors import ModelMismatch
+from hep_ray.losses import LOSSES, Loss, build_loss
+from hep_ray.models import MODELS, Model
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.step import evaluate
+from hep_ray.training.validation import BATCH
+
+SCORE = "score_"
+"""Begins the name of a score: `score_` and the class."""
+
+
+class Classifier:
+    """A model with its scalers, its loss' probabilities and the schema of its events.
+
+    Args:
+        params: of the trial that trained it.
+        schema: of the events that it was trained on.
+        state: of its weights; loaded strictly.
+        device: where it computes.
+
+    Raises:
+        RuntimeError: the weights are those of another model.
+
+    Attributes:
+        schema: columns, units and classes.
+        columns: those of them that the model reads, in its order.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        schema: EventSchema,
+        state: Mapping[str, torch.Tensor],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        config = TrialConfig.from_params(buildable(params))
+        self.schema = schema
+        self.device = torch.device(device)
+        self.model: Model = config.build_model(schema)
+        self.model.load_state_dict(dict(state))
+        self.model.to(self.device).eval()
+        self.loss: Loss = _loss(config).to(self.device)
+        self.columns: tuple[Column, ...] = tuple(schema.column(name) for name in self.model.columns)
+        self._half = config.resolved().get("precision") == "bfloat16"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.schema.classes
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """`score_<class>` of every class."""
+        return tuple(SCORE + name for name in self.classes)
+
+    def predict(self, events: Any, *, batch: int = BATCH) -> npt.NDArray[np.float32]:
+        """Class probabilities (N, C) of events.
+
+        Args:
+            events: a mapping or a pandas DataFrame: for each of `columns` its values (N, *shape). Where a vector's
+                column is absent, scalars named as its elements are taken. What the model does not read is ignored.
+            batch: events per forward pass.
+
+        Raises:
+            ModelMismatch: a column is absent, or has another shape or kind of number.
+            InvalidEvents: a value is NaN or infinite.
+        """
+        inputs = {column.name: values_of(events, column) for column in self.columns}
+        lengths = {name: len(values) for name, values in inputs.items()}
+        if len(set(lengths.values())) > 1:
+            raise ModelMismatch(f"every column has a value for each event; got {lengths}")
+        total = next(iter(lengths.values()))
+        rows = np.arange(total).astype(str).astype(object)
+        for column in self.columns:
+            column.checked(inputs[column.name], rows)
+        if not total:
+            return np.empty((0, len(self.classes)), np.float32)
+        return evaluate(
+            self.model, self.loss, self._batches(inputs, total, batch), half=self._half
+        ).probabilities
+
+    def _batches(self, inputs: Mapping[str, npt.NDArray[Any]], total: int, size: int) -> Iterator[Batch]:
+        for start in range(0, total, size):
+            part = {
+                name: torch.from_numpy(np.array(values[start : start + size])).to(self.device)
+                for name, values in inputs.items()
+            }
+            labels = torch.zeros(min(size, total - start), dtype=torch.int64, device=self.device)
+            yield Batch(part, labels)
+
+
+def _loss(config: TrialConfig) -> Loss:
+    """The trial's own; a fitted model has none, and its outputs are those of a cross-entropy."""
+    if "loss" not in config.components:
+        return build_loss("cross_entropy", {})
+    return LOSSES[config.resolved()["loss"]].build(config.components["loss"])
+
+
+def buildable(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with which a model is built where its weights are at hand: no pretrained file is needed."""
+    return {**params, **MODELS[params["model"]].example}
+
+
+def values_of(events: Any, column: Column) -> npt.NDArray[Any]:
+    """One column's values (N, *shape) in its dtype, out of a mapping or a DataFrame.
+
+    Raises:
+        ModelMismatch: it is absent, or has another shape or kind of number.
+    """
+    if column.name in events:
+        values = _stacked(events[column.name])
+    elif column.elements and all(element in events for element in column.elements):
+        values = np.stack([_stacked(events[element]) for element in column.elements], axis=-1)
+    else:
+        raise ModelMismatch(
+            f"the model reads the column '{column.name}' {column.shape or 'scalar'}"
+            f"{_or_elements(column)}; the events have {', '.join(map(str, events.keys())) or 'none'}"
+        )
+    dtype = np.dtype(column.dtype)
+    size = int(np.prod(column.shape))
+    flattened = (size,) if column.shape else ()
+    if values.dtype.kind not in ("f" if dtype.kind == "f" else "") + "iu" or values.shape[1:] not in {
+        tuple(column.shape),
+        flattened,
+    }:
+        raise ModelMismatch(
+            f"column '{column.name}' is {column.dtype} of shape (N, {', '.join(map(str, column.shape))}); "
+            f"got {values.dtype} {values.shape}"
+        )
+    return values.reshape(len(values), *column.shape).astype(dtype, copy=False)
+
+
+def _stacked(values: Any) -> npt.NDArray[Any]:
+    """An array of what may be a column of lists or arrays."""
+    array = np.asarray(values)
+    if array.dtype == object and len(array):
+        try:
+            return np.stack([np.asarray(value) for value in array])
+        except ValueError:
+            return array
+    return array
+
+
+def _or_elements(column: Column) -> str:
+    return f" (or its elements {', '.join(column.elements)})" if column.elements else ""

@@ -1,0 +1,81 @@
+"""`hep-ray promote`: the gate, then the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hep_ray.console import result_console
+
+
+def promote(
+    search: Annotated[str, typer.Argument(help="Name of a confirmed search.")],
+    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
+        "runs"
+    ),
+    data: Annotated[
+        Path | None, typer.Option(help="Dataset folder. Default: where the search found it.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow server or database. Default: that of the search.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the registered model. Default: the dataset's task.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: a GPU where there is one; as it was confirmed.")
+    ] = None,
+    accept_reused_test: Annotated[
+        bool,
+        typer.Option(
+            "--accept-reused-test",
+            help="Promote although the test split was read for this search before; corrected for, and written in "
+            "the model card.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Explain the verdict, register nothing; exit 1 if it is a refusal."),
+    ] = False,
+) -> None:
+    """Register the winner of a confirmed search as the champion, if it deserves it.
+
+    The candidate is the finalist with the best validation metric over the confirmation's seeds. It is refused unless
+    it beats the champion (without one: the baseline) on the test split beyond seed noise, its provenance is
+    complete, dataset and checkpoint are those that were confirmed, the test split has not served a choice before, and
+    the registered form gives the confirmed scores to 1e-5. The former champion becomes `previous`.
+
+    Example: `hep-ray promote cnn_loss --dry-run`, then without it.
+
+    Raises:
+        StorageError: the search is unknown or not confirmed.
+        TrackingUnavailable: MLflow does not answer.
+        PromotionRefused: a check failed.
+    """
+    from hep_ray.promote.run import Wishes, search_folder
+    from hep_ray.promote.run import promote as promote_search
+
+    console = result_console()
+    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run)
+    done = promote_search(
+        search_folder(storage, search),
+        wishes,
+        report=lambda check: console.print(check.line, soft_wrap=True, markup=False, highlight=False),
+    )
+    if done.version is None:
+        answer = "would be promoted" if done.verdict.passed else "would be refused"
+        console.print(f"'{done.verdict.candidate.name}' {answer}; nothing was registered", highlight=False)
+        raise typer.Exit(0 if done.verdict.passed else 1)
+    former = f"; version {done.previous} is now `previous`" if done.previous else ""
+    console.print(
+        f"models:/{done.name}@champion is version {done.version.number}{former}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(
+        f"next: hep-ray predict models:/{done.name}@champion INPUT --out scores",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -1,0 +1,189 @@
+"""The portable form of a trained classifier: a folder of `model.json` and `model.safetensors`, never a pickle.
+
+Weights are safetensors: numbers and names, nothing that could be executed. The model is built from its parameters
+by the code of hep_ray. Scalers are part of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from hep_ray.config import Config, parse
+from hep_ray.data.events import EventSchema
+from hep_ray.data.folder import replacing, storing
+from hep_ray.errors import CorruptModel, UnreadableInput
+from hep_ray.promote.classifier import Classifier
+from hep_ray.search.confirmation import Comparison, Contender
+
+DESCRIPTION = "model.json"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+FORMAT = 1
+
+
+class Evidence(Config):
+    """What a promotion was judged by.
+
+    Attributes:
+        metric: of the test split.
+        mode: whether more or less of it is better.
+        level: of the intervals.
+        epochs: full length of the training.
+        contender: the promoted configuration with every run.
+        baseline: what it was compared with.
+        comparison: of the two.
+        verdict: the lines of the gate.
+    """
+
+    metric: str
+    mode: str
+    level: float
+    epochs: int
+    contender: Contender
+    baseline: Contender
+    comparison: Comparison
+    verdict: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> list[float]:
+        """The metric of every run of the promoted configuration."""
+        return [run.metrics[self.metric] for run in self.contender.runs]
+
+
+class Description(Config):
+    """`model.json`: all that a model is, beside its weights.
+
+    Attributes:
+        format: version of this layout.
+        event_schema: columns, units and classes of the events it was trained on.
+        params: of the trial.
+        dataset_fingerprint: of the dataset it was trained on.
+        metrics: of the run whose model this is.
+        origin: search, search_id, trial, seed, epoch.
+        provenance: code, versions, machine and command.
+        evidence: what it was promoted by; None for a model that was never judged.
+        weights_sha256: of the weights' file.
+    """
+
+    format: int = FORMAT
+    event_schema: EventSchema
+    params: dict[str, Any]
+    dataset_fingerprint: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    origin: dict[str, str] = Field(default_factory=dict)
+    provenance: dict[str, str] = Field(default_factory=dict)
+    evidence: Evidence | None = None
+    weights_sha256: str = ""
+
+    def dumps(self) -> str:
+        """The text of `model.json`."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A portable model in memory, small enough to be sent to every worker.
+
+    Attributes:
+        description: what `model.json` says.
+        weights: bytes of `model.safetensors`.
+    """
+
+    description: Description
+    weights: bytes
+
+    @classmethod
+    def create(cls, description: Description, state: Mapping[str, torch.Tensor]) -> Package:
+        """A package of a model's state."""
+        from safetensors.torch import save
+
+        # Tied weights share memory, which the format refuses: each name gets a copy of its own.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        weights = save(tensors)
+        digest = hashlib.sha256(weights).hexdigest()
+        return cls(description.model_copy(update={"weights_sha256": digest}), weights)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of description and weights: names the model, wherever it lies."""
+        return hashlib.sha256(self.description.dumps().encode()).hexdigest()
+
+    def write(self, folder: Path, card: str = "") -> None:
+        """Write the folder, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with replacing(folder) as filling, storing(folder):
+            (filling / DESCRIPTION).write_text(self.description.dumps(), encoding="utf-8")
+            (filling / WEIGHTS).write_bytes(self.weights)
+            if card:
+                (filling / CARD).write_text(card, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Package:
+        """A package from its folder, or from one that holds it under `data`, as MLflow's do.
+
+        Raises:
+            UnreadableInput: it is not the folder of a model.
+            CorruptModel: its weights are not those that it was written with.
+        """
+        folder = Path(folder)
+        if not (folder / DESCRIPTION).is_file():
+            folder = next((path.parent for path in sorted(folder.glob(f"data/**/{DESCRIPTION}"))), folder)
+        try:
+            values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            weights = (folder / WEIGHTS).read_bytes()
+        except (OSError, ValueError) as fault:
+            raise UnreadableInput(
+                f"a model is a folder of {DESCRIPTION} and {WEIGHTS}; {folder} is not: {fault}"
+            ) from None
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise UnreadableInput(f"this hep_ray reads models of format {FORMAT}; {folder} has another")
+        description = parse(Description, values, str(folder / DESCRIPTION), UnreadableInput)
+        digest = hashlib.sha256(weights).hexdigest()
+        if digest != description.weights_sha256:
+            raise CorruptModel(
+                f"weights are those that {DESCRIPTION} was written with, SHA-256 {description.weights_sha256}; "
+                f"{folder / WEIGHTS} has {digest}"
+            )
+        return cls(description, weights)
+
+    def build(self, device: torch.device | str = "cpu") -> Classifier:
+        """The classifier.
+
+        Raises:
+            CorruptModel: weights and parameters do not belong together.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            state = load(self.weights)
+            return Classifier(self.description.params, self.description.event_schema, state, device)
+        except (RuntimeError, SafetensorError) as fault:
+            raise CorruptModel(
+                f"weights and parameters of a model belong together; these do not: {fault}"
+            ) from None
+
+
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Classifier:
+    """Load a promoted model from its folder; nothing is unpickled.
+
+    Args:
+        folder: of `model.json` and `model.safetensors`, such as MLflow downloads.
+        device: where it computes.
+
+    Raises:
+        UnreadableInput: it is not the folder of a model.
+        CorruptModel: the weights are not those that it was written with.
+    """
+    return Package.read(folder).build(device)

@@ -1,0 +1,34 @@
+"""What MLflow's python_function flavour calls to load a promoted model, where hep_ray is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hep_ray.promote.classifier import Classifier
+from hep_ray.promote.package import load_model
+
+
+class ScoringModel:
+    """A classifier with MLflow's `predict`.
+
+    Args:
+        classifier: that gives the scores.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+
+    def predict(self, events: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002 (MLflow's signature)
+        """Scores of events as a DataFrame: `score_<class>` of every class.
+
+        Args:
+            events: a DataFrame or a dictionary of arrays.
+            params: of MLflow; none is read.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.classifier.predict(events), columns=list(self.classifier.score_names))
+
+
+def _load_pyfunc(path: str) -> ScoringModel:
+    return ScoringModel(load_model(path))

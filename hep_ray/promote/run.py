@@ -1,0 +1,239 @@
+"""Promotion: ask the gate, then register, check what was stored, and set the aliases last."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hep_ray.data.dataset import Dataset
+from hep_ray.errors import CorruptCheckpoint, HepRayError, StorageError
+from hep_ray.promote import gate
+from hep_ray.promote.card import model_card
+from hep_ray.promote.gain import check_gain, comparison_of, without_seed
+from hep_ray.promote.package import Description, Evidence, Package
+from hep_ray.promote.scores import check_scores
+from hep_ray.promote.store import store
+from hep_ray.search.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
+from hep_ray.search.state import SearchState
+from hep_ray.search.test_uses import earlier_uses, uses_of_others
+from hep_ray.tracking.client import default_uri
+from hep_ray.tracking.registry import CHAMPION, ModelRegistry, Version
+from hep_ray.training.checkpoint import load_checkpoint
+from hep_ray.training.config import TrialConfig
+
+Report = Callable[[gate.Check], None]
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What came of it.
+
+    Attributes:
+        name: of the registered model.
+        verdict: of the gate.
+        version: that was registered and made the champion; None after a dry run.
+        previous: number of the former champion, if there was one.
+        card: the model card.
+    """
+
+    name: str
+    verdict: gate.Verdict
+    version: Version | None
+    previous: int | None
+    card: str
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line chooses.
+
+    Attributes:
+        data: the dataset, where it is no longer where the search found it.
+        tracking_uri: MLflow server or database; that of the search by default.
+        name: of the registered model; the dataset's task by default.
+        accept_reused_test: promote although the test split was read before.
+        device: where the model's scores are computed: `cpu`, `cuda`; a GPU where there is one by default.
+        dry_run: ask the gate only.
+    """
+
+    data: Path | None = None
+    tracking_uri: str | None = None
+    name: str | None = None
+    accept_reused_test: bool = False
+    device: str | None = None
+    dry_run: bool = False
+
+
+def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = None) -> Promotion:
+    """Make the best finalist of a confirmed search the champion, if the gate lets it pass.
+
+    Args:
+        folder: of the search.
+        wishes: of the user.
+        report: called with every check of the gate as soon as it is answered.
+
+    Raises:
+        StorageError: the search is not confirmed, or the registry does not take the model.
+        TrackingUnavailable: MLflow does not answer.
+        PromotionRefused: a check failed and this is no dry run, or what was stored is not what was judged.
+    """
+    wishes = wishes or Wishes()
+    confirmation = load_confirmation(folder)
+    options = _options(folder)
+    uri = wishes.tracking_uri or options.get("tracking_uri") or default_uri(folder.parent)
+    registry = ModelRegistry(uri)
+    name = wishes.name or confirmation.task
+    candidate, run = gate.choose(confirmation)
+    looks = _looks(folder, confirmation)
+    checks: list[gate.Check] = []
+
+    def answered(*answers: gate.Check) -> None:
+        for answer in answers:
+            checks.append(answer)
+            if report:
+                report(answer)
+
+    answered(gate.check_provenance(confirmation.provenance, _origin(confirmation, candidate, run)))
+    dataset = _dataset(wishes.data or Path(options.get("data", "")), confirmation, answered)
+    answered(gate.check_test_split(looks, len(confirmation.finalists), accepted=wishes.accept_reused_test))
+    with tempfile.TemporaryDirectory(prefix="hep_ray-promote-") as scratch:
+        champion = _champion(registry, name, Path(scratch))
+        answered(check_gain(confirmation, candidate, champion, looks.finalists))
+        package = _package(folder / FOLDER, confirmation, candidate, run, dataset, answered)
+        if package is not None and dataset is not None:
+            device = wishes.device or _device()
+            answered(*check_scores(package, run, folder / FOLDER, confirmation.metric, dataset, device))
+        verdict = gate.Verdict(candidate, run, tuple(checks))
+        if not wishes.dry_run:
+            verdict.enforce()
+        if package is None or dataset is None or not verdict.passed:
+            return Promotion(name, verdict, None, None, "")
+        package = _with_verdict(package, verdict)
+        card = model_card(name, package.description)
+        if wishes.dry_run:
+            return Promotion(name, verdict, None, None, card)
+        version = store(
+            registry, name, package, dataset, card, folder.parent, Path(scratch), run.mlflow_run_id
+        )
+        return Promotion(name, verdict, version, registry.crown(version), card)
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    started = SearchState.read(folder).started
+    return dict(started.options) if started is not None else {}
+
+
+def _looks(folder: Path, confirmation: Confirmation) -> gate.Looks:
+    fingerprint = confirmation.dataset_fingerprint
+    earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)
+    return gate.Looks(
+        earlier=len(earlier),
+        finalists=sum(max(1, len(use.contenders) - 1) for use in earlier),
+        by_others=uses_of_others(folder.parent, folder.name, fingerprint),
+    )
+
+
+def _origin(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun) -> dict[str, str]:
+    return {
+        "search": confirmation.search,
+        "search_id": confirmation.search_id,
+        "trial": candidate.name,
+        "confirmed_trial": run.trial_id,
+        "seed": str(run.seed),
+        "epoch": str(run.epoch),
+    }
+
+
+def _dataset(data: Path, confirmation: Confirmation, answered: Callable[..., None]) -> Dataset | None:
+    try:
+        dataset = Dataset.open(data)
+    except HepRayError as fault:
+        answered(gate.Check("dataset", False, str(fault)))
+        return None
+    check = gate.check_dataset(confirmation.dataset_fingerprint, dataset.fingerprint)
+    answered(check)
+    return dataset if check.passed else None
+
+
+def _champion(registry: ModelRegistry, name: str, scratch: Path) -> Description | None:
+    version = registry.by_alias(name, CHAMPION)
+    if version is None:
+        return None
+    (scratch / "champion").mkdir()
+    return Package.read(registry.download(version, scratch / "champion")).description
+
+
+def _package(
+    folder: Path,
+    confirmation: Confirmation,
+    candidate: Contender,
+    run: ConfirmedRun,
+    dataset: Dataset | None,
+    answered: Callable[..., None],
+) -> Package | None:
+    """The portable form of a checkpoint; None, and a failed check, where it is not the confirmed one."""
+    path = folder / run.checkpoint
+    try:
+        if not path.is_file():
+            raise CorruptCheckpoint(f"{path} is not there")
+        state = load_checkpoint(path)
+        trained, judged = state["params"], TrialConfig.from_params(without_seed(candidate.params)).resolved()
+        if trained != judged:
+            raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
+        if int(state["metrics"]["epoch"]) != run.epoch:
+            raise CorruptCheckpoint(f"it is of epoch {state['metrics']['epoch']}, confirmed was {run.epoch}")
+    except (HepRayError, KeyError, TypeError) as fault:
+        answered(gate.Check("checkpoint", False, f"{path.name} of {run.trial_id}: {fault}"))
+        return None
+    answered(gate.Check("checkpoint", True, f"{run.trial_id}, seed {run.seed}, epoch {run.epoch}"))
+    if dataset is None:
+        return None
+    description = Description(
+        event_schema=dataset.schema,
+        params=trained,
+        dataset_fingerprint=confirmation.dataset_fingerprint,
+        metrics=run.metrics,
+        origin=_origin(confirmation, candidate, run),
+        provenance=confirmation.provenance,
+        evidence=Evidence(
+            metric=confirmation.metric,
+            mode=confirmation.mode,
+            level=confirmation.level,
+            epochs=confirmation.epochs,
+            contender=candidate,
+            baseline=confirmation.baseline,
+            comparison=comparison_of(confirmation, candidate),
+        ),
+    )
+    return Package.create(description, state["model"])
+
+
+def _with_verdict(package: Package, verdict: gate.Verdict) -> Package:
+    evidence = package.description.evidence
+    assert evidence is not None
+    judged = evidence.model_copy(update={"verdict": verdict.lines})
+    return Package(package.description.model_copy(update={"evidence": judged}), package.weights)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def search_folder(storage: Path, search: str) -> Path:
+    """The folder of a search in a storage.
+
+    Raises:
+        StorageError: there is none; those that exist are listed.
+    """
+    folder = storage / search
+    if not (folder / "journal.jsonl").is_file():
+        known = sorted(path.parent.name for path in storage.glob("*/journal.jsonl"))
+        raise StorageError(
+            f"a search is promoted where it ran; {storage} holds no '{search}'; it holds: {', '.join(known) or 'none'}"
+        )
+    return folder

@@ -1,0 +1,98 @@
+"""The promoted form against the confirmation: the same scores of the same test events?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hep_ray.data.dataset import Dataset
+from hep_ray.data.events import EVENT_ID, LABEL, EventSchema
+from hep_ray.errors import HepRayError, InvalidEvents
+from hep_ray.metrics import classification_metrics
+from hep_ray.promote.classifier import SCORE, Classifier
+from hep_ray.promote.gate import Check, check_reproduction
+from hep_ray.promote.package import Package
+from hep_ray.search.confirmation import ConfirmedRun
+
+METRIC_TOLERANCE = 1e-6
+"""Largest difference of a metric between the confirmation and its own scores; these are stored as float32."""
+
+
+def check_scores(
+    package: Package, run: ConfirmedRun, folder: Path, metric: str, dataset: Dataset, device: str
+) -> tuple[Check, ...]:
+    """Whether the portable form, and the recorded metric, agree with the recorded scores.
+
+    Args:
+        package: as it would be handed on.
+        run: that it was made from.
+        folder: of the confirmation.
+        metric: of the test split, by which the confirmation judged.
+        dataset: verified.
+        device: where the model computes.
+    """
+    try:
+        ids, labels, recorded = read_scores(folder / run.scores, dataset.schema)
+        found = test_scores(package.build(device), dataset)
+    except HepRayError as fault:
+        return (Check("reproduction", False, str(fault)),)
+    if found.keys() != set(ids) or len(ids) != len(found):
+        return (
+            Check(
+                "reproduction",
+                False,
+                f"the recorded scores are of {len(ids)} events, not of the {len(found)} of the test split",
+            ),
+        )
+    scores = np.array([found[event_id][1] for event_id in ids])
+    truth = np.array([found[event_id][0] for event_id in ids])
+    difference = float(np.abs(scores - recorded).max())
+    checks = [check_reproduction("the portable model's scores and the confirmed ones", difference, len(ids))]
+    name = metric.removeprefix("test_")
+    metrics = classification_metrics(recorded, truth, dataset.schema.classes, dataset.schema.signal)
+    if not np.array_equal(truth, labels):
+        checks.append(Check("recorded metric", False, "the recorded labels are not those of the dataset"))
+    elif name in metrics and abs(metrics[name] - run.metrics[metric]) > METRIC_TOLERANCE:
+        checks.append(
+            Check(
+                "recorded metric",
+                False,
+                f"the scores give {metric} = {metrics[name]:.6g}, the confirmation says {run.metrics[metric]:.6g}",
+            )
+        )
+    return tuple(checks)
+
+
+def read_scores(
+    path: Path, schema: EventSchema
+) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Ids, labels (N,) and probabilities (N, C) of a confirmed run.
+
+    Raises:
+        InvalidEvents: the file is absent or is not one of scores for these classes.
+    """
+    columns = [SCORE + name for name in schema.classes]
+    try:
+        table = pq.read_table(path)
+        scores = np.stack([table[column].to_numpy().astype(np.float64) for column in columns], axis=1)
+        return table[EVENT_ID].to_pylist(), table[LABEL].to_numpy().astype(np.int64), scores
+    except (OSError, KeyError, pa.ArrowException) as fault:
+        raise InvalidEvents(
+            f"a confirmed run has a Parquet file of {EVENT_ID}, {LABEL} and {', '.join(columns)}; {path}: {fault}"
+        ) from None
+
+
+def test_scores(classifier: Classifier, dataset: Dataset) -> dict[str, tuple[int, npt.NDArray[np.float32]]]:
+    """Event id → label and probabilities (C,), shard by shard, of the test split."""
+    found: dict[str, tuple[int, npt.NDArray[np.float32]]] = {}
+    for path in dataset.paths("test", purpose="promote"):
+        table = pq.read_table(path).combine_chunks()
+        for batch in table.to_batches():
+            events = dataset.schema.decode(batch)
+            scores = classifier.predict(events)
+            found.update(zip(events[EVENT_ID], zip(events[LABEL].tolist(), scores, strict=True), strict=True))
+    return found

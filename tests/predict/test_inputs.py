@@ -1,0 +1,203 @@
+"""What is read of an input, in this process: formats, ids, and what is refused."""
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uproot
+
+from hep_ray.data.columns import EVENT_ID
+from hep_ray.data.shards import ShardWriter
+from hep_ray.errors import InvalidConfig, InvalidEvents, ModelMismatch, ShardMismatch, UnreadableInput
+from hep_ray.predict import pieces
+from hep_ray.predict.inputs import Ways, open_inputs
+from hep_ray.predict.scores import read_events, score_piece
+
+ELEMENTS = ("pt", "eta", "phi")
+
+
+def flat(events):
+    columns = {name: events["features"][:, place] for place, name in enumerate(ELEMENTS)}
+    return {**columns, "mass": events["mass"]}
+
+
+def as_dataset(folder, events, dataset):
+    return dataset, {}
+
+
+def as_parquet(folder, events, dataset):
+    pq.write_table(pa.table({"event_id": events["event_id"], **flat(events)}), folder / "events.parquet")
+    return folder / "events.parquet", {}
+
+
+def as_tensors(folder, events, dataset):
+    features = pa.FixedSizeListArray.from_arrays(pa.array(events["features"].ravel()), 3)
+    table = pa.table({"event_id": events["event_id"], "features": features, "mass": events["mass"]})
+    pq.write_table(table, folder / "events.parquet")
+    return folder / "events.parquet", {}
+
+
+def as_hdf5(folder, events, dataset):
+    with h5py.File(folder / "events.h5", "w") as file:
+        file["features"], file["mass"] = events["features"], events["mass"]
+    return folder / "events.h5", {}
+
+
+def as_root(folder, events, dataset):
+    with uproot.recreate(folder / "events.root") as file:
+        file.mktree("tree", dict.fromkeys(flat(events), np.dtype(np.float32))).extend(flat(events))
+    return folder / "events.root", {}
+
+
+def as_csv(folder, events, dataset):
+    columns = flat(events)
+    lines = [
+        ",".join(columns),
+        *(",".join(map(repr, map(float, row))) for row in zip(*columns.values(), strict=True)),
+    ]
+    (folder / "events.csv").write_text("\n".join(lines) + "\n")
+    return folder / "events.csv", {}
+
+
+def as_renamed_csv(folder, events, dataset):
+    path, _ = as_csv(folder, events, dataset)
+    path.write_text(path.read_text().replace("pt,eta,phi,mass", "e,h,f,m"))
+    (folder / "mine.toml").write_text(
+        'reader = "text"\nclasses = ["background", "signal"]\n[label]\nfrom = "field"\nfield = "truth"\n'
+        '[[columns]]\nname = "features"\nsources = ["e", "h", "f"]\nelements = ["pt", "eta", "phi"]\n'
+        'element_units = ["GeV", "", "rad"]\n[[columns]]\nname = "mass"\nsources = ["m"]\nunit = "GeV"\n'
+    )
+    return path, {"schema": str(folder / "mine.toml")}
+
+
+def as_npz(folder, events, dataset):
+    np.savez(folder / "events.npz", features=events["features"], mass=events["mass"])
+    return folder / "events.npz", {}
+
+
+FORMATS = [as_dataset, as_parquet, as_tensors, as_hdf5, as_root, as_csv, as_renamed_csv, as_npz]
+
+
+@pytest.mark.parametrize("write", FORMATS)
+def test_the_same_scores_from_every_format(tmp_path, events, dataset, package, write, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 100 * 16)  # 100 events
+    path, ways = write(tmp_path, events, dataset)
+    classifier = package.build()
+    prediction = open_inputs([path], classifier, Ways(**ways))
+
+    rows = sum(score_piece(classifier, prediction, piece, tmp_path, "d", 64) for piece in prediction.pieces)
+
+    assert rows == 300
+    table = pa.concat_tables(
+        [pq.read_table(tmp_path / piece.file) for piece in prediction.pieces]
+    ).to_pandas()
+    assert list(table.columns) == ["event_id", "score_background", "score_signal"]
+    own = write in {as_dataset, as_parquet, as_tensors}
+    wanted = events["event_id"] if own else [f"events/{row}" for row in range(300)]
+    assert sorted(table["event_id"]) == sorted(wanted)
+    reference = classifier.predict(events)
+    scores = table.set_index("event_id").loc[wanted].to_numpy()
+    np.testing.assert_allclose(scores, reference, rtol=0, atol=1e-5)
+    if write is not as_dataset:
+        assert len(prediction.pieces) == (1 if prediction.rules.reader == "text" else 3)
+
+
+def test_a_selection_leaves_out_events_and_keeps_their_ids(tmp_path, events, dataset, package):
+    path, _ = as_csv(tmp_path, events, dataset)
+    classifier = package.build()
+    prediction = open_inputs([path], classifier, Ways(selection="mass > 0.5"))
+
+    ids = [
+        name for part in read_events(classifier, prediction, prediction.pieces[0]) for name in part[EVENT_ID]
+    ]
+
+    assert ids == [f"events/{row}" for row in np.flatnonzero(events["mass"] > 0.5)]
+
+
+def test_a_dataset_of_other_units_is_refused(tmp_path, events, package, make_schema):
+    with ShardWriter(tmp_path / "mev", make_schema("MeV")) as writer:
+        writer.write(events)
+    with pytest.raises(ModelMismatch, match=r"element_units of 'features' is \('GeV', '', 'rad'\).*MeV"):
+        open_inputs([tmp_path / "mev"], package.build())
+
+
+def rename(table):
+    return table.rename_columns({"eta": "theta"})
+
+
+def narrow(table):
+    features = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(600, np.float32)), 2)
+    return table.drop_columns(list(ELEMENTS)).append_column("features", features)
+
+
+def rescale(table):
+    fields = [
+        field.with_metadata({"unit": "MeV"}) if field.name == "mass" else field for field in table.schema
+    ]
+    return table.cast(pa.schema(fields))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rename, r"'features' of shape \(3,\), or its elements .* lacks eta"),
+        (narrow, "each of the 2 places of a column's last axis; 'features' has"),
+        (rescale, "unit of 'mass' is 'GeV', of .* 'MeV'"),
+    ],
+)
+def test_columns_shapes_and_units_that_do_not_match_are_refused(
+    tmp_path, events, dataset, package, change, words
+):
+    path, _ = as_parquet(tmp_path, events, dataset)
+    pq.write_table(change(pq.read_table(path)), path)
+
+    with pytest.raises(ModelMismatch, match=words):
+        open_inputs([path], package.build())
+
+
+def test_a_schema_file_that_makes_other_units_is_refused(tmp_path, events, dataset, package):
+    path, ways = as_renamed_csv(tmp_path, events, dataset)
+    text = (tmp_path / "mine.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace('unit = "GeV"', 'unit = "MeV"'))
+
+    with pytest.raises(ModelMismatch, match="unit of 'mass' is 'GeV'"):
+        open_inputs([path], package.build(), Ways(**ways))
+
+
+def test_units_that_an_input_does_not_state_are_said_to_be_unknown(tmp_path, events, dataset, package):
+    path, _ = as_csv(tmp_path, events, dataset)
+
+    assert open_inputs([path], package.build()).units.startswith("not stated")
+    assert open_inputs([dataset], package.build()).units == "checked"
+
+
+def test_what_cannot_be_predicted_is_named(tmp_path, events, dataset, package):
+    classifier = package.build()
+    with pytest.raises(UnreadableInput, match="absent"):
+        open_inputs([tmp_path / "absent.h5"], classifier)
+    (tmp_path / "events.dat").touch()
+    with pytest.raises(InvalidConfig, match=r"ending of a file .*--reader"):
+        open_inputs([tmp_path / "events.dat"], classifier)
+    with pytest.raises(InvalidConfig, match="predicted alone"):
+        open_inputs([dataset, dataset], classifier)
+    shard = next(dataset.glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ShardMismatch, match="truncated"):
+        open_inputs([dataset], classifier)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    first, second = (as_csv(tmp_path / folder, events, dataset)[0] for folder in ("one", "two"))
+    with pytest.raises(InvalidConfig, match="ids are made of the names of files"):
+        open_inputs([first, second], classifier)
+
+
+def test_a_value_that_is_not_finite_is_named_and_no_file_is_left(tmp_path, events, dataset, package):
+    events["mass"][17] = np.nan
+    path, _ = as_root(tmp_path, events, dataset)
+    classifier = package.build()
+    prediction = open_inputs([path], classifier)
+
+    with pytest.raises(InvalidEvents, match="'mass' of event 'events/17'"):
+        score_piece(classifier, prediction, prediction.pieces[0], tmp_path, "d", 64)
+    assert not list(tmp_path.glob("*.parquet")) + list(tmp_path.glob(".*.tmp"))

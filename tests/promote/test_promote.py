@@ -1,0 +1,310 @@
+"""The whole way from a confirmation to the registry, on real checkpoints and a real MLflow database."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from confirmed import DEEP, PROVENANCE, SHALLOW, confirm, rewrite, write_dataset, xor_events
+from typer.testing import CliRunner
+
+import hep_ray
+from hep_ray.cli import app
+from hep_ray.errors import PromotionRefused, StorageError, TrackingUnavailable
+from hep_ray.promote.run import Wishes, promote, search_folder
+from hep_ray.search.confirmation import load_confirmation
+from hep_ray.search.test_uses import SplitUse, params_hash, record_use
+from hep_ray.tracking.registry import ModelRegistry
+
+EVENTS = 312
+"""Of the 1,200 in the test split."""
+
+
+@pytest.fixture
+def wishes(tracking_uri, request):
+    """A registered name of each test's own."""
+    return lambda **values: Wishes(
+        tracking_uri=tracking_uri, name=request.node.name[:80], device="cpu", **values
+    )
+
+
+def aliases(wishes):
+    chosen = wishes()
+    return ModelRegistry(chosen.tracking_uri).aliases(chosen.name)
+
+
+def test_a_real_gain_becomes_the_champion_and_loads_without_unpickling(
+    storage, wishes, monkeypatch, tmp_path
+):
+    done = promote(storage / "deep", wishes())
+
+    assert aliases(wishes) == {"champion": 1}
+    assert done.previous is None
+    registry = ModelRegistry(wishes().tracking_uri)
+    version = registry.find(f"models:/{done.name}@champion")
+    assert version.tags["classes"] == "background,signal"
+    run = done.verdict.run
+    estimate = load_confirmation(storage / "deep").finalists[0].estimates["test_accuracy"]
+    assert version.tags["test_accuracy"].startswith(f"{estimate.mean:.5g} ± ")
+    (tmp_path / "files").mkdir()
+    folder = registry.download(version, tmp_path / "files")
+    names = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert names == {"", ".json", ".md", ".safetensors", ".txt", ".yaml"}
+
+    monkeypatch.setattr("pickle.Unpickler", None)
+    monkeypatch.setattr("pickle.load", None)
+    monkeypatch.setattr("pickle.loads", None)
+    monkeypatch.setattr(torch, "load", None)
+    recorded = pq.read_table(storage / "deep" / "confirm" / run.scores).to_pandas()
+    events = xor_events(1200)
+    rows = [events["event_id"].index(name) for name in recorded["event_id"]]
+    features = events["features"][rows]
+    model = hep_ray.load_model(folder)
+    assert len(rows) == EVENTS
+    np.testing.assert_allclose(
+        model.predict({"features": features}), recorded[list(model.score_names)], rtol=0, atol=1e-5
+    )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        mlflow.set_tracking_uri(wishes().tracking_uri)
+        scoring = mlflow.pyfunc.load_model(f"models:/{done.name}@champion")
+        scores = scoring.predict(pd.DataFrame({"features": list(features)}))
+    assert list(scores.columns) == ["score_background", "score_signal"]
+    np.testing.assert_allclose(scores, recorded[list(scores.columns)], rtol=0, atol=1e-5)
+    assert scoring.metadata.signature.inputs.input_names() == ["features"]
+    assert scoring.input_example["features"].shape == (2, 2)
+
+
+def test_a_better_model_takes_the_alias_and_the_former_becomes_previous(storage, wishes):
+    promote(storage / "shallow", wishes())
+    done = promote(storage / "deep", wishes())
+
+    assert aliases(wishes) == {"champion": 2, "previous": 1}
+    assert done.previous == 1
+    assert "against the champion" in done.card
+    with pytest.raises(PromotionRefused, match=r"against the champion.*no better within seed noise"):
+        promote(storage / "shallow", wishes())
+    assert aliases(wishes) == {"champion": 2, "previous": 1}
+
+
+def test_the_same_confirmation_is_no_better_than_the_champion_that_it_made(storage, wishes):
+    promote(storage / "deep", wishes())
+
+    with pytest.raises(PromotionRefused, match="no better within seed noise"):
+        promote(storage / "deep", wishes())
+
+
+def test_a_finalist_within_the_noise_of_the_baseline_is_refused(storage, wishes):
+    with pytest.raises(PromotionRefused, match=r"against the baseline.*no better within seed noise"):
+        promote(storage / "linear", wishes())
+
+    assert aliases(wishes) == {}
+    assert wishes().name not in ModelRegistry(wishes().tracking_uri).names()
+
+
+def test_one_seed_tells_nothing(searches, tmp_path, wishes):
+    folder = confirm(tmp_path / "runs", searches / "data", "lonely", DEEP, seeds=(1,), epochs=1)
+
+    with pytest.raises(PromotionRefused, match="2 seeds or more; there is 1"):
+        promote(folder, wishes())
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"git_commit": "unknown: not a git checkout"}, "git_commit is 'unknown"),
+        ({"git_dirty": "true"}, "commit and confirm again"),
+        ({"version_torch": "absent"}, "version_torch is 'absent'"),
+        ({"command": ""}, "command is absent"),
+    ],
+)
+def test_incomplete_provenance_is_refused(storage, wishes, changed, words):
+    rewrite(storage / "deep", provenance={**PROVENANCE, **changed})
+
+    with pytest.raises(PromotionRefused, match=words):
+        promote(storage / "deep", wishes())
+    assert aliases(wishes) == {}
+
+
+def tamper(path):
+    state = torch.load(path, weights_only=True)
+    name = next(key for key in state["model"] if key.endswith("weight"))
+    state["model"][name] += 0.01
+    torch.save(state, path)
+
+
+def exchange(path):
+    other = path.parents[1] / "baseline-s1" / "best.pt"
+    shutil.copy(other, path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (tamper, r"reproduction: .* differ by"),
+        (exchange, "checkpoint: .*it holds the parameters"),
+        (truncate, "checkpoint: .*read back whole"),
+        (lambda path: path.unlink(), "is not there"),
+    ],
+)
+def test_a_tampered_checkpoint_is_refused(storage, wishes, damage, words):
+    run = promote(storage / "deep", wishes(dry_run=True)).verdict.run
+    damage(storage / "deep" / "confirm" / run.checkpoint)
+
+    with pytest.raises(PromotionRefused, match=words):
+        promote(storage / "deep", wishes())
+    assert aliases(wishes) == {}
+
+
+def test_a_metric_that_is_not_that_of_the_scores_is_refused(storage, wishes):
+    confirmation = json.loads((storage / "deep" / "confirm" / "confirmation.json").read_text())
+    for run in confirmation["contenders"][0]["runs"]:
+        run["metrics"]["test_accuracy"] = 0.999
+    rewrite(storage / "deep", contenders=confirmation["contenders"])
+
+    with pytest.raises(PromotionRefused, match=r"the confirmation says 0\.999"):
+        promote(storage / "deep", wishes())
+
+
+def test_a_changed_dataset_is_refused(storage, wishes, searches, tmp_path):
+    other = write_dataset(tmp_path / "other", seed=5)
+    with pytest.raises(PromotionRefused, match="it was confirmed on the fingerprint"):
+        promote(storage / "deep", wishes(data=other))
+
+    copy = shutil.copytree(searches / "data", tmp_path / "copy")
+    shard = next(copy.glob("test-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(PromotionRefused, match="truncated"):
+        promote(storage / "deep", wishes(data=copy))
+    with pytest.raises(PromotionRefused, match="dataset"):
+        promote(storage / "deep", wishes(data=tmp_path / "absent"))
+    assert aliases(wishes) == {}
+
+
+def use_of(folder, confirmation_id, **changed):
+    confirmation = load_confirmation(folder)
+    values = {
+        "time": 1.0,
+        "purpose": "confirm",
+        "dataset_fingerprint": confirmation.dataset_fingerprint,
+        "contenders": tuple(sorted(params_hash(one.params) for one in confirmation.contenders)),
+        "confirmation_id": confirmation_id,
+        "seeds": confirmation.seeds,
+    }
+    record_use(folder, SplitUse(**{**values, **changed}))
+
+
+def test_a_test_split_that_has_served_a_choice_is_refused_unless_accepted(storage, wishes):
+    folder = storage / "deep"
+    use_of(folder, "another", contenders=("a", "b", "c"))
+    use_of(folder, "confirmation-of-deep")
+
+    with pytest.raises(PromotionRefused, match=r"read 1 times before for this search, for 2 finalists"):
+        promote(folder, wishes())
+    done = promote(folder, wishes(accept_reused_test=True))
+
+    assert "accepted, with the p-value corrected for all 3" in done.card
+    p_value = load_confirmation(folder).comparisons[0].p_value
+    assert f"p = {3 * p_value:.3g}" in next(line for line in done.verdict.lines if "gain" in line)
+
+
+def test_a_test_split_of_another_dataset_or_of_this_confirmation_was_not_used(storage, wishes):
+    use_of(storage / "deep", "older", dataset_fingerprint="0" * 64)
+    use_of(storage / "deep", "confirmation-of-deep")
+    use_of(storage / "shallow", "elsewhere")
+
+    verdict = promote(storage / "deep", wishes(dry_run=True)).verdict
+
+    assert verdict.passed
+    assert any("other searches looked too: 'shallow' 1" in line for line in verdict.lines)
+
+
+def test_a_champion_of_another_dataset_must_be_the_baseline(storage, wishes, tmp_path):
+    promote(storage / "shallow", wishes())
+    data = write_dataset(tmp_path / "new", seed=9)
+    beside = confirm(tmp_path / "new_runs", data, "against_linear", DEEP)
+    with pytest.raises(PromotionRefused, match="confirm with the champion's configuration as the baseline"):
+        promote(beside, wishes())
+
+    seeds = tuple(range(6))
+    better = confirm(tmp_path / "new_runs", data, "against_champion", DEEP, SHALLOW, seeds=seeds)
+    done = promote(better, wishes())
+
+    assert aliases(wishes) == {"champion": 2, "previous": 1}
+    assert "the champion's configuration, retrained on this dataset" in done.card
+
+
+def test_dry_run_explains_line_by_line_and_registers_nothing(storage, tracking_uri):
+    def run(search):
+        words = [
+            "promote",
+            search,
+            "--storage",
+            str(storage),
+            "--tracking-uri",
+            tracking_uri,
+            "--name",
+            "dry",
+        ]
+        return CliRunner().invoke(app, [*words, "--dry-run"])
+
+    good, bad = run("deep"), run("linear")
+
+    assert good.exit_code == 0, good.output
+    for name in ("provenance", "dataset", "test split", "gain", "checkpoint", "reproduction"):
+        assert f"pass  {name}: " in good.output
+    assert "'t0001' would be promoted" in good.output
+    assert bad.exit_code == 1
+    assert "FAIL  gain: " in bad.output
+    assert "would be refused" in bad.output
+    assert "dry" not in ModelRegistry(tracking_uri).names()
+
+
+def test_a_crash_before_the_aliases_leaves_none_and_its_version_is_used_again(storage, wishes, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, "crown", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promote(storage / "deep", wishes())
+    assert aliases(wishes) == {}
+
+    done = promote(storage / "deep", wishes())
+
+    assert done.version.number == 1
+    assert aliases(wishes) == {"champion": 1}
+
+
+def test_what_is_stored_must_be_what_was_judged(storage, wishes, monkeypatch):
+    download = ModelRegistry.download
+
+    def spoil(self, version, into):
+        folder = download(self, version, into)
+        description = next(folder.rglob("model.json"))
+        description.write_text(description.read_text().replace('"epochs": 8', '"epochs": 9'))
+        return folder
+
+    monkeypatch.setattr(ModelRegistry, "download", spoil)
+    with pytest.raises(PromotionRefused, match="what is stored is what was judged"):
+        promote(storage / "deep", wishes())
+    assert aliases(wishes) == {}
+
+
+def test_errors_name_what_is_missing(storage, tmp_path):
+    with pytest.raises(StorageError, match=r"no 'nothing'; it holds: deep, linear, shallow"):
+        search_folder(storage, "nothing")
+    shutil.rmtree(storage / "deep" / "confirm")
+    with pytest.raises(StorageError, match="hep-ray confirm deep"):
+        promote(storage / "deep")
+    with pytest.raises(TrackingUnavailable, match=r"127\.0\.0\.1:9"):
+        promote(storage / "shallow", Wishes(tracking_uri="http://127.0.0.1:9"))
