@@ -1,13 +1,15 @@
 """Runs every search in `searches/` with its preset `smoke` to the end, on tiny simulated datasets.
 
-    python tests/searches/smoke.py [FOLDER]
+    python tests/searches/smoke.py [--data FOLDER] [NAME …]
 
-The datasets are simulated once, into FOLDER (data/smoke unless given). What the searches write goes into a temporary
-folder, which stays where one of them fails: there it stops, with the exit code of what failed.
+The datasets are simulated once, into data/smoke unless a folder is given. Searches are processes of their own on one
+Ray, that of RAY_ADDRESS or one started here. What they write goes into a temporary folder, which stays where one of
+them fails: there it stops, with the exit code of what failed.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -17,9 +19,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import ray
+
+from hep_ray.cluster import connect
 from hep_ray.report.study import load_search
 
 REPOSITORY = Path(__file__).parents[2]
+SCRIPTS = {path.stem: path for path in sorted((REPOSITORY / "searches").glob("*.py"))}
 HEP_RAY = str(Path(sys.executable).with_name("hep-ray"))
 EVENTS = {
     "mbh_sph": 120,
@@ -33,19 +39,21 @@ EVENTS = {
 CENTRAL = "electron_central"
 
 
-def make_datasets(folder: Path) -> None:
-    """Simulate what is not there."""
-    for task, events in EVENTS.items():
-        if not (folder / task / "manifest.json").is_file():
-            words = ("data", "simulate", task, "--events", str(events), "--seed", "1")
-            timed(f"events of {task}", (HEP_RAY, *words, "--out", str(folder / task)), folder / f"{task}.log")
-    if not (folder / CENTRAL / "manifest.json").is_file():
-        words = ("data", "convert", str(folder / "electron_id"), "--reader", "parquet", "--task", CENTRAL)
-        words = (*words, "--train-where", "abs(eta) < 0.65", "--out", str(folder / CENTRAL))
-        timed(f"events of {CENTRAL}", (HEP_RAY, *words), folder / f"{CENTRAL}.log")
+def make_dataset(task: str, folder: Path) -> None:
+    """Simulate the events of a task, or convert those of its simulation, where they are not there."""
+    out = folder / task
+    if (out / "manifest.json").is_file():
+        return
+    if task == CENTRAL:
+        make_dataset("electron_id", folder)
+        words = ["convert", str(folder / "electron_id"), "--reader", "parquet", "--task", CENTRAL]
+        words += ["--train-where", "abs(eta) < 0.65"]
+    else:
+        words = ["simulate", task, "--events", str(EVENTS[task]), "--seed", "1"]
+    run(f"events of {task}", [HEP_RAY, "data", *words, "--out", str(out)], folder / f"{task}.log")
 
 
-def timed(what: str, command: Sequence[str], log: Path) -> None:
+def run(what: str, command: Sequence[str], log: Path) -> None:
     """Run a command, print its name and its seconds; when it fails, the end of what it wrote, and stop."""
     start = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -60,25 +68,30 @@ def timed(what: str, command: Sequence[str], log: Path) -> None:
 
 def main() -> None:
     """Make the datasets, run the searches."""
+    parser = argparse.ArgumentParser(description="Run searches with their preset smoke on simulated events.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a search; all unless given")
+    parser.add_argument("--data", type=Path, default=REPOSITORY / "data/smoke", help="folder of the datasets")
+    given = parser.parse_args()
     start = time.perf_counter()
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "data/smoke").absolute()
-    make_datasets(folder)
+    connect()
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     storage = Path(tempfile.mkdtemp(prefix="hep_ray-smoke-"))
     ran = skipped = 0
-    for script in sorted((REPOSITORY / "searches").glob("*.py")):
-        task = load_search(str(script)).task
-        if not (folder / task).is_dir():
-            print(f"{script.stem:28}skipped: its events ({task}) are not simulated")
+    for name in given.names or SCRIPTS:
+        task = load_search(name, REPOSITORY / "searches").task
+        if task not in {*EVENTS, CENTRAL}:
+            print(f"{name:28}skipped: its events ({task}) are not simulated")
             skipped += 1
             continue
-        words = ("--preset", "smoke", "--data", str(folder / task), "--storage", str(storage))
-        timed(script.stem, (sys.executable, str(script), *words), storage / f"{script.stem}.log")
-        if not (storage / script.stem / "leaderboard.json").is_file():
-            sys.exit(f"{script.stem} ended without a leaderboard; it wrote into {storage}")
+        make_dataset(task, given.data.absolute())
+        words = ["--preset", "smoke", "--data", str(given.data.absolute() / task), "--storage", str(storage)]
+        run(name, [sys.executable, str(SCRIPTS[name]), *words], storage / f"{name}.log")
+        if not (storage / name / "leaderboard.json").is_file():
+            sys.exit(f"{name} ended without a leaderboard; what it wrote: {storage}")
         ran += 1
     shutil.rmtree(storage)
     minutes = (time.perf_counter() - start) / 60
-    print(f"{ran} searches ran to the end in {minutes:.1f} minutes, {skipped} skipped, {os.cpu_count()} CPUs")
+    print(f"{ran} searches ran to the end in {minutes:.1f} minutes, {skipped} skipped; {os.cpu_count()} CPUs")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ SEARCHES = Path(__file__).parents[2] / "searches"
 def test_every_search_runs_to_its_end(tmp_path: Path) -> None:
     script = Path(__file__).with_name("smoke.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "data")], capture_output=True, text=True, check=False
+        [sys.executable, str(script), "--data", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     ran = re.search(r"^(\d+) searches ran to the end .*, (\d+) skipped", done.stdout, re.MULTILINE)
