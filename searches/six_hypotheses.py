@@ -34,13 +34,14 @@ published = Space(
     gamma=0.9,
     batch_size=100,
 )
+smoke = published.replace(model=Choice("resnet18", "deep_cnn", "cnn"))
 search = Search(
     name="six_hypotheses",
     task="six_hypotheses",
     title="Sphalerons and five kinds of black holes, by their images.",
     space=space,
     presets={
-        "smoke": Preset(trials=3, epochs=1),
+        "smoke": Preset(sampler="grid", scheduler="none", epochs=1, space=smoke),
         "laptop": Preset(trials=8, epochs=6, grace_epochs=2),
         "published": Preset(sampler="grid", scheduler="none", epochs=40, seeds=5, space=published),
     },
