@@ -85,6 +85,10 @@ class CorruptCheckpoint(HepRayError):
     """A checkpoint cannot be read back, or belongs to another trial."""
 
 
+class WorkersLost(HepRayError):
+    """The worker group of a trial could not be started or kept; the message holds Ray Train's cause."""
+
+
 class TrackingUnavailable(HepRayError):
     """The tracking server cannot be reached; the journal keeps every record until it can."""
 

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "cpus_per_trial": 1,
     "gpus_per_trial": 0.0,
+    "workers_per_trial": 1,
 }
 """Of the flags that --resume takes from the search it goes on with."""
 
@@ -81,9 +82,27 @@ def build_app(search: Search) -> typer.Typer:
             bool,
             typer.Option("--dry-run", help="Check everything, print space and resource plan, train nothing."),
         ] = False,
-        cpus_per_trial: Annotated[int | None, typer.Option(help="Cores of one trial [default: 1].")] = None,
+        workers_per_trial: Annotated[
+            int | None,
+            typer.Option(help="Processes, on one node or several, that train a trial together [default: 1]."),
+        ] = None,
+        min_workers_per_trial: Annotated[
+            int | None,
+            typer.Option(help="Start a trial with as few workers where no more are free [default: all]."),
+        ] = None,
+        cpus_per_trial: Annotated[
+            int | None,
+            typer.Option(
+                "--cpus-per-worker", "--cpus-per-trial", help="Cores of each worker of a trial [default: 1]."
+            ),
+        ] = None,
         gpus_per_trial: Annotated[
-            float | None, typer.Option(help="GPUs of one trial, a fraction to share one [default: 0].")
+            float | None,
+            typer.Option(
+                "--gpus-per-worker",
+                "--gpus-per-trial",
+                help="GPUs of each worker of a trial; a fraction shares one among trials [default: 0].",
+            ),
         ] = None,
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
     ) -> None:
@@ -100,6 +119,8 @@ def build_app(search: Search) -> typer.Typer:
             "tracking_uri": tracking_uri,
             "cpus_per_trial": cpus_per_trial,
             "gpus_per_trial": gpus_per_trial,
+            "workers_per_trial": workers_per_trial,
+            "min_workers_per_trial": min_workers_per_trial,
         }
         chosen = _complete(given, _recorded(storage / search.name) if resume else {}, search)
         options = SearchOptions(storage=storage, source=Path(sys.argv[0]).resolve(), **chosen)

@@ -143,6 +143,7 @@ class ConfirmPlan:
             "sampler": f"the same {len(self.seeds)} seeds for every contender",
             "scheduler": "none",
             "seed": self.seeds[0],
+            "workers_per_trial": self.started.workers_per_trial,
             "space": {name: params for name, _, params in self.contenders},
         }
 

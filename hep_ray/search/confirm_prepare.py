@@ -63,7 +63,14 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         baseline=baseline,
         seeds=tuple(range(first, first + options.seeds)),
         dataset=dataset,
-        resources=plan_resources(nodes(), (len(finalists) + 1) * options.seeds, cpus, gpus),
+        resources=plan_resources(
+            nodes(),
+            (len(finalists) + 1) * options.seeds,
+            cpus,
+            gpus,
+            workers_per_trial=state.started.workers_per_trial,
+            min_workers_per_trial=of_search.get("min_workers_per_trial"),
+        ),
         given=options,
         source=source,
     )

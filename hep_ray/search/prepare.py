@@ -18,6 +18,7 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.optuna_search import total_trials
 from hep_ray.search.resources import ResourcePlan, plan_resources
 from hep_ray.search.shared import check_every_node
+from hep_ray.search.shares import check_shares
 from hep_ray.search.space import Space
 from hep_ray.training.config import TrialConfig
 
@@ -34,8 +35,10 @@ class SearchOptions:
         epochs: overrides the preset's number of epochs.
         seed: of draws, initial weights and order of events.
         tracking_uri: MLflow server or database; None is SQLite in the storage.
-        cpus_per_trial: cores of one trial.
-        gpus_per_trial: GPUs of one trial.
+        cpus_per_trial: cores of each worker of a trial.
+        gpus_per_trial: GPUs of each worker of a trial.
+        workers_per_trial: processes that train a trial together.
+        min_workers_per_trial: how few of them will do; None is all of them.
         source: the search script.
     """
 
@@ -48,6 +51,8 @@ class SearchOptions:
     tracking_uri: str | None = None
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0
+    workers_per_trial: int = 1
+    min_workers_per_trial: int | None = None
     source: Path = Path()
 
 
@@ -102,6 +107,7 @@ class SearchPlan:
             "sampler": preset.sampler,
             "scheduler": stopping if preset.scheduler == "asha" else "none",
             "seed": self.given.seed,
+            "workers_per_trial": self.given.workers_per_trial,
             "space": self.space.describe(),
             "references": [dict(params) for params in self.search.references],
         }
@@ -118,6 +124,8 @@ class SearchPlan:
             "tracking_uri": self.given.tracking_uri,
             "cpus_per_trial": self.given.cpus_per_trial,
             "gpus_per_trial": self.given.gpus_per_trial,
+            "workers_per_trial": self.given.workers_per_trial,
+            "min_workers_per_trial": self.given.min_workers_per_trial,
         }
 
 
@@ -126,12 +134,12 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
 
     Raises:
         UnknownName: no such preset.
-        InvalidSpace: the trainer would not read, or would refuse, a parameter.
+        InvalidSpace: the trainer would not read, or would refuse, a parameter, or workers cannot share a batch.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: a model cannot take the dataset's columns.
         StorageError: the storage cannot be written, or a node of the cluster does not share it or the data.
         ClusterUnavailable: the cluster does not take this driver.
-        Infeasible: a trial fits on no node.
+        Infeasible: the workers of a trial can never run at once.
     """
     preset = _preset(search, options)
     space = preset.space or search.space
@@ -142,7 +150,15 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     _check_models([*space.samples(), *search.references], dataset)
     connect()
     check_every_node(options.storage, options.data / MANIFEST)
-    resources = plan_resources(expected_nodes(), trials, options.cpus_per_trial, options.gpus_per_trial)
+    resources = plan_resources(
+        expected_nodes(),
+        trials,
+        options.cpus_per_trial,
+        options.gpus_per_trial,
+        workers_per_trial=options.workers_per_trial,
+        min_workers_per_trial=options.min_workers_per_trial,
+    )
+    check_shares(space, search.references, resources.min_workers_per_trial, resources.workers_per_trial)
     return SearchPlan(search, preset, space, dataset, resources, options)
 
 

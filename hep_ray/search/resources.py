@@ -15,10 +15,13 @@ class ResourcePlan:
     Attributes:
         trials: trials to run.
         concurrent: trials that run side by side.
-        cpus_per_trial: cores each holds.
-        gpus_per_trial: GPUs (or a fraction of one) each holds.
+        cpus_per_trial: cores that each worker of a trial holds.
+        gpus_per_trial: GPUs (or a fraction of one, for a single worker) that each worker of a trial holds.
         cpus: cores of the cluster.
         gpus: GPUs of the cluster.
+        workers_per_trial: processes that train a trial together, on one node or several.
+        min_workers_per_trial: as few of them will do where no more can be had.
+        data_cpus: cores kept free for Ray Data while trials run.
     """
 
     trials: int
@@ -27,51 +30,127 @@ class ResourcePlan:
     gpus_per_trial: float
     cpus: int
     gpus: float
+    workers_per_trial: int = 1
+    min_workers_per_trial: int = 1
+    data_cpus: int = 0
+
+    @property
+    def _workers(self) -> int:
+        return self.concurrent * self.workers_per_trial
 
     def __str__(self) -> str:
-        text = f"{self.concurrent} trials side by side × {self.cpus_per_trial} CPU"
+        each = _worker(self.cpus_per_trial, self.gpus_per_trial)
+        if self.workers_per_trial == 1:
+            text = f"{self.concurrent} trials side by side × {each}"
+        else:
+            least, most = self.min_workers_per_trial, self.workers_per_trial
+            workers = str(most) if least == most else f"{least} to {most}"
+            text = f"{self.concurrent} trials side by side × (driver 0 CPU + {workers} workers × {each})"
+        sums = f"{self._workers * self.cpus_per_trial + self.data_cpus} CPU"
         if self.gpus_per_trial:
-            text += f" and {self.gpus_per_trial:g} GPU"
+            sums += f" and {self._workers * self.gpus_per_trial:g} GPU"
+        data = f" + Ray Data {self.data_cpus} CPU" if self.data_cpus else ""
         cluster = f"{self.cpus} CPU, {self.gpus:g} GPU"
         waves = -(-self.trials // self.concurrent)
-        return f"{text} of a cluster with {cluster}: {self.trials} trials in about {waves} waves"
+        return (
+            f"{text}{data} = {sums} of a cluster with {cluster}: {self.trials} trials in about {waves} waves"
+        )
 
 
 def plan_resources(
-    nodes: Sequence[Mapping[str, float]], trials: int, cpus_per_trial: int, gpus_per_trial: float
+    nodes: Sequence[Mapping[str, float]],
+    trials: int,
+    cpus_per_trial: int,
+    gpus_per_trial: float,
+    *,
+    workers_per_trial: int = 1,
+    min_workers_per_trial: int | None = None,
+    data_cpus: int = 0,
 ) -> ResourcePlan:
-    """How many trials fit on a cluster at once.
+    """How many trials fit on a cluster at once: trials × (driver + workers) + Ray Data ≤ cluster.
+
+    The driver of a trial holds nothing. A worker must fit on one node; the workers of a trial may be on several. As
+    all workers are alike, as many trials fit as the places for workers make groups.
 
     Args:
         nodes: each node's resources, as `{"CPU": 16, "GPU": 1}`.
         trials: trials to run.
-        cpus_per_trial: cores of one trial, on one node.
-        gpus_per_trial: GPUs of one trial, on one node; a fraction shares a GPU.
+        cpus_per_trial: cores of each worker of a trial.
+        gpus_per_trial: GPUs of each worker; a fraction shares a GPU, for a single worker only.
+        workers_per_trial: processes that train a trial together.
+        min_workers_per_trial: how few of them will do; as many as above unless given.
+        data_cpus: cores kept free for Ray Data while trials run; none where events are in memory before the first
+            trial starts.
 
     Raises:
-        Infeasible: no node could ever hold one trial; the message holds the sums.
+        Infeasible: the workers of one trial could never run at once; the message holds the sums.
     """
-    if cpus_per_trial < 1:
-        raise Infeasible(f"a trial holds at least 1 CPU; got --cpus-per-trial {cpus_per_trial}")
-    if gpus_per_trial < 0:
-        raise Infeasible(f"a trial cannot hold less than 0 GPUs; got --gpus-per-trial {gpus_per_trial:g}")
-    if gpus_per_trial > 1 and gpus_per_trial != int(gpus_per_trial):
-        raise Infeasible(f"above one GPU only whole ones are given; got --gpus-per-trial {gpus_per_trial:g}")
-    fitting = sum(_fit(node, cpus_per_trial, gpus_per_trial) for node in nodes)
-    if fitting == 0:
-        listing = "; ".join(f"{node.get('CPU', 0):g} CPU + {node.get('GPU', 0):g} GPU" for node in nodes)
-        raise Infeasible(
-            f"one trial must fit on one node; a trial needs {cpus_per_trial} CPU + {gpus_per_trial:g} GPU, "
-            f"the {len(nodes)} node(s) have: {listing}"
-        )
+    least = workers_per_trial if min_workers_per_trial is None else min_workers_per_trial
+    _check(cpus_per_trial, gpus_per_trial, workers_per_trial, least)
+    if data_cpus < 0:
+        raise Infeasible(f"Ray Data cannot hold less than 0 CPUs; got {data_cpus}")
+    free = _without_data(nodes, data_cpus)
+    places = sum(_fit(node, cpus_per_trial, gpus_per_trial) for node in free)
+    if places < least:
+        raise Infeasible(_refusal(nodes, cpus_per_trial, gpus_per_trial, least, places, data_cpus))
     return ResourcePlan(
         trials=trials,
-        concurrent=min(fitting, trials),
+        concurrent=min(max(places // workers_per_trial, 1), trials),
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         cpus=int(sum(node.get("CPU", 0) for node in nodes)),
         gpus=sum(node.get("GPU", 0) for node in nodes),
+        workers_per_trial=workers_per_trial,
+        min_workers_per_trial=least,
+        data_cpus=data_cpus,
     )
+
+
+def _check(cpus: int, gpus: float, workers: int, least: int) -> None:
+    if workers < 1 or not 1 <= least <= workers:
+        raise Infeasible(
+            f"a trial has at least 1 worker, and at least as many as the least; got --workers-per-trial {workers} "
+            f"and --min-workers-per-trial {least}"
+        )
+    if cpus < 1:
+        raise Infeasible(f"a trial holds at least 1 CPU; got --cpus-per-trial {cpus}")
+    if gpus < 0:
+        raise Infeasible(f"a trial cannot hold less than 0 GPUs; got --gpus-per-trial {gpus:g}")
+    if gpus > 1 and gpus != int(gpus):
+        raise Infeasible(f"above one GPU only whole ones are given; got --gpus-per-trial {gpus:g}")
+    if workers > 1 and gpus != int(gpus):
+        raise Infeasible(
+            "workers that train together have whole GPUs, since NCCL takes one process per GPU; got "
+            f"--gpus-per-trial {gpus:g} for each of --workers-per-trial {workers}"
+        )
+
+
+def _refusal(
+    nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float, workers: int, places: int, data_cpus: int
+) -> str:
+    listing = "; ".join(f"{node.get('CPU', 0):g} CPU + {node.get('GPU', 0):g} GPU" for node in nodes)
+    has = f"the {len(nodes)} node(s) have: {listing}" + (
+        f", of which Ray Data takes {data_cpus} CPU" if data_cpus else ""
+    )
+    if workers == 1:
+        return f"one trial must fit on one node; a trial needs {cpus} CPU + {gpus:g} GPU, {has}"
+    return (
+        f"the workers of one trial run at once, each on one node; a trial needs {workers} × ({cpus} CPU + {gpus:g} "
+        f"GPU) = {workers * cpus} CPU + {workers * gpus:g} GPU, there is room for {places} of them: {has}"
+    )
+
+
+def _worker(cpus: int, gpus: float) -> str:
+    return f"{cpus} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+
+
+def _without_data(nodes: Sequence[Mapping[str, float]], data_cpus: int) -> list[dict[str, float]]:
+    """What is left when Ray Data's tasks, of one core each, take the cores of the nodes that have most."""
+    free = [dict(node) for node in nodes]
+    for _ in range(data_cpus):
+        most = max(free, key=lambda node: node.get("CPU", 0), default={})
+        most["CPU"] = max(most.get("CPU", 0) - 1, 0)
+    return free
 
 
 def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:

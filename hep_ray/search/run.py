@@ -26,7 +26,8 @@ from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.schedule import build_scheduler
 from hep_ray.search.state import SearchState
-from hep_ray.search.trial import TrialActor, TrialJob
+from hep_ray.search.trial_run import TrialJob
+from hep_ray.search.workers import trainable
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
@@ -196,28 +197,25 @@ def fit(
         cpus=resources.cpus_per_trial,
         gpu=resources.gpus_per_trial > 0,
     )
-    per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     scratch = folder.resolve() / ".tune"
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrialActor, job=job), per_trial),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=to_run,
-            max_concurrent_trials=resources.concurrent,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(scratch),
-            callbacks=[recorder],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
-            verbose=0,
-        ),
+    tune_config = tune.TuneConfig(
+        search_alg=searcher,
+        scheduler=scheduler,
+        num_samples=to_run,
+        max_concurrent_trials=resources.concurrent,
+        reuse_actors=True,
+    )
+    run_config = tune.RunConfig(
+        name=folder.name,
+        storage_path=str(scratch),
+        callbacks=[recorder],
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
+        verbose=0,
     )
     try:
-        tuner.fit()
+        with trainable(job, resources, scratch) as actor:
+            tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

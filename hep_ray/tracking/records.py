@@ -29,6 +29,7 @@ class SearchStarted(Config):
     scheduler: str
     seed: int
     space: dict[str, Any] = Field(description="the space in words, as printed by --dry-run")
+    workers_per_trial: int = Field(1, description="processes that train a trial together")
     references: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
     provenance: dict[str, str]

@@ -40,6 +40,59 @@ def test_what_can_never_run_is_refused_with_the_sums(cpus, gpus, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "workers", "concurrent"),
+    [
+        ([{"CPU": 2}], 1, 0, 2, 1),
+        ([{"CPU": 4}], 1, 0, 2, 2),
+        ([{"CPU": 3}, {"CPU": 3}], 2, 0, 2, 1),  # the two workers of a trial are on two nodes
+        ([{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 4}], 2, 1, 4, 2),
+        ([{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 2}], 2, 1, 3, 2),  # one of them spans both nodes
+    ],
+)
+def test_as_many_groups_of_workers_run_as_there_are_places(nodes, cpus, gpus, workers, concurrent):
+    plan = plan_resources(nodes, 64, cpus, gpus, workers_per_trial=workers)
+
+    assert plan.concurrent == concurrent
+    assert f"driver 0 CPU + {workers} workers" in str(plan)
+
+
+def test_four_trials_of_two_workers_on_two_cores_run_one_after_another():
+    plan = plan_resources([{"CPU": 2}], 4, 1, 0, workers_per_trial=2)
+
+    assert str(plan) == (
+        "1 trials side by side × (driver 0 CPU + 2 workers × 1 CPU) = 2 CPU of a cluster with 2 CPU, 0 GPU: "
+        "4 trials in about 4 waves"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "options", "words"),
+    [
+        (1, 0, {"workers_per_trial": 3}, ["3 × (1 CPU + 0 GPU) = 3 CPU", "room for 2", "2 CPU + 1 GPU"]),
+        (1, 1, {"workers_per_trial": 2}, ["2 × (1 CPU + 1 GPU) = 2 CPU + 2 GPU", "room for 1"]),
+        (1, 0.5, {"workers_per_trial": 2}, ["whole GPUs", "0.5"]),
+        (1, 0, {"workers_per_trial": 0}, ["at least 1 worker"]),
+        (1, 0, {"workers_per_trial": 2, "min_workers_per_trial": 3}, ["--min-workers-per-trial 3"]),
+        (1, 0, {"workers_per_trial": 2, "data_cpus": 1}, ["Ray Data takes 1 CPU", "room for 1"]),
+        (1, 0, {"data_cpus": 2}, ["Ray Data takes 2 CPU"]),
+    ],
+)
+def test_workers_that_could_never_run_at_once_are_refused_with_the_sums(cpus, gpus, options, words):
+    with pytest.raises(Infeasible) as error:
+        plan_resources([{"CPU": 2, "GPU": 1}], 4, cpus, gpus, **options)
+
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_fewer_workers_will_do_where_that_was_said():
+    plan = plan_resources([{"CPU": 2}], 4, 1, 0, workers_per_trial=4, min_workers_per_trial=2)
+
+    assert plan.concurrent == 1
+    assert "2 to 4 workers" in str(plan)
+
+
 @given(
     st.lists(
         st.fixed_dictionaries({"CPU": st.integers(1, 64), "GPU": st.integers(0, 8)}), min_size=1, max_size=5

@@ -1,0 +1,135 @@
+"""One trial as a sequence of reports: built from its parameters, resumed from its folder, saved after every epoch."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hep_ray.data.events import EventSchema
+from hep_ray.data.stream import ResidentData
+from hep_ray.errors import HepRayError
+from hep_ray.search.recorder import ENDED, FAILURE, METRICS
+from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.distributed import ALONE, Communicator
+from hep_ray.training.fitted import start_trial
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a search share.
+
+    Attributes:
+        trials_folder: one folder per trial, on storage that every node sees.
+        schema: classes and columns.
+        data: handle of the resident events.
+        epochs: full length of a trial.
+        metric: key that decides which epoch's model is kept.
+        mode: whether more or less of it is better.
+        cpus: threads of one worker.
+        gpu: whether a worker holds (part of) a GPU.
+    """
+
+    trials_folder: str
+    schema: EventSchema
+    data: ResidentData
+    epochs: int
+    metric: str
+    mode: Literal["max", "min"]
+    cpus: int
+    gpu: bool
+
+
+class TrialRun:
+    """A trial in this process, alone or as one of its workers; only the first of those writes.
+
+    A trial whose folder holds a checkpoint goes on from there.
+
+    Args:
+        job: what all trials share.
+        config: `trial_id`, `params` and `seed`.
+        device: where the model lives.
+        communicator: of the trial's workers.
+        told: last epoch whose result is known to have been heard.
+
+    Raises:
+        InvalidConfig: the parameters cannot be trained.
+        CorruptCheckpoint: the folder's checkpoint cannot be read, or is another trial's.
+    """
+
+    def __init__(
+        self,
+        job: TrialJob,
+        config: dict[str, Any],
+        device: torch.device | str,
+        communicator: Communicator = ALONE,
+        told: int = 0,
+    ) -> None:
+        self._job = job
+        self._folder = Path(job.trials_folder) / config["trial_id"]
+        self._writes = communicator.rank == 0
+        self._best: float | None = None
+        self._unreported: dict[str, float] | None = None
+        self._loop = start_trial(
+            TrialConfig.from_params(config["params"]),
+            job.schema,
+            job.data.events("train"),
+            job.data.events("val"),
+            epochs=job.epochs,
+            seed=config["seed"],
+            device=device,
+            communicator=communicator,
+        )
+        if (self._folder / LAST).exists():
+            state = load_checkpoint(self._folder / LAST)
+            self._loop.load_state_dict(state["loop"])
+            self._best = state["best"]
+            self._unreported = state["metrics"] if state["metrics"]["epoch"] > told else None
+
+    def report(self) -> dict[str, Any]:
+        """An epoch's result; after a resume first that of the checkpoint, which may not have been heard.
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite.
+        """
+        if self._unreported is not None:
+            metrics, self._unreported = self._unreported, None
+        else:
+            metrics = self._loop.run_epoch()
+            self._save(metrics)
+        return {
+            METRICS: metrics,
+            "epoch": int(metrics["epoch"]),
+            self._job.metric: metrics[self._job.metric],
+            ENDED: self._loop.finished,
+            "done": self._loop.finished,
+        }
+
+    def _save(self, metrics: dict[str, float]) -> None:
+        value = metrics[self._job.metric]
+        sign = 1 if self._job.mode == "max" else -1
+        improved = self._best is None or sign * value > sign * self._best
+        self._best = value if improved else self._best
+        # Every worker gives its random state to the checkpoint, so all of them ask for it.
+        state = {"loop": self._loop.state_dict(), "best": self._best, "metrics": metrics}
+        if not self._writes:
+            return
+        if improved:
+            best = {"model": self._loop.kept.state_dict(), "params": self._loop.config.resolved()}
+            save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
+        save_checkpoint(self._folder / LAST, state)
+
+
+def failure(cause: str) -> dict[str, Any]:
+    """The result of a trial that failed."""
+    return {FAILURE: cause, "epoch": 0, "done": True}
+
+
+def cause_of(fault: Exception) -> str:
+    """A named error speaks for itself; anything else brings its traceback."""
+    text = f"{type(fault).__name__}: {fault}"
+    return text if isinstance(fault, HepRayError) else text + "\n" + traceback.format_exc()
