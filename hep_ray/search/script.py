@@ -11,13 +11,17 @@ from hep_ray.errors import UnknownName
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search
 
+HERE = Path("searches")
+OURS = Path(__file__).resolve().parents[2] / "searches"
+"""Scripts of the checkout that hep_ray is installed from: on a cluster's head commands are typed elsewhere."""
 
-def load_search(name: str, folder: Path = Path("searches")) -> Search:
+
+def load_search(name: str, folder: Path = HERE) -> Search:
     """The `Search` that a script states.
 
     Args:
         name: of a script in `folder`, or the path of one.
-        folder: of the scripts.
+        folder: of the scripts; where the default one has none of that name, hep_ray's own checkout is looked at.
 
     Raises:
         UnknownName: there is no such script, or it states no search.
@@ -25,6 +29,8 @@ def load_search(name: str, folder: Path = Path("searches")) -> Search:
     from hep_ray.search.definition import Search
 
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file() and path.parent == HERE and (not HERE.is_dir() or (OURS / path.name).is_file()):
+        folder, path = OURS, OURS / path.name
     if not path.is_file():
         known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
         raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
