@@ -24,8 +24,9 @@ if answers; then
     exit 0
 fi
 mkdir -p "$HEP_RAY_STORAGE"
-# One worker: SQLite takes one writer, and hep_ray's driver is the only one that writes.
-MLFLOW_DISABLE_TELEMETRY=true setsid nohup python -m mlflow server \
+# One worker: SQLite takes one writer, and hep_ray's driver is the only one that writes. No job runners: nothing asks.
+export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+setsid nohup python -m mlflow server \
     --host 127.0.0.1 --port "$port" --workers 1 \
     --backend-store-uri "${HEP_RAY_MLFLOW_BACKEND:-sqlite:///$HEP_RAY_STORAGE/mlflow.db}" \
     --artifacts-destination "${HEP_RAY_MLFLOW_ARTIFACTS:-$HEP_RAY_STORAGE/mlartifacts}" \

@@ -21,17 +21,25 @@ fi
 
 # Job control, so that the search does not start with SIGINT ignored, as background commands of a script do.
 set -m
-signals=0
-trap 'signals=$((signals + 1)); [ "$signals" -gt 1 ] || kill -INT "$driver"' INT TERM USR1
+interrupted=
+trap '[ -n "$interrupted" ] || kill -INT "$driver" 2>/dev/null; interrupted=yes' INT TERM USR1
 python "$script" "$@" &
 driver=$!
-while :; do  # a signal ends `wait` while the search is still tidying up
-    before=$signals
-    wait "$driver"
-    code=$?
-    [ "$signals" -ne "$before" ] || break
+while kill -0 "$driver" 2>/dev/null; do
+    if [ -z "$interrupted" ]; then
+        wait "$driver"  # a signal ends the waiting
+        continue
+    fi
+    # The search tidies up. A signal that met it while it was still starting may be lost: say it again.
+    for _ in $(seq "${HEP_RAY_PATIENCE:-120}"); do
+        kill -0 "$driver" 2>/dev/null || break
+        sleep 1
+    done
+    kill -INT "$driver" 2>/dev/null
 done
-if [ "$signals" -gt 0 ] && [ "$code" -ne 0 ]; then
+wait "$driver"
+code=$?
+if [ -n "$interrupted" ] && [ "$code" -ne 0 ]; then
     echo "The search was interrupted and can be resumed."
     exit 75
 fi

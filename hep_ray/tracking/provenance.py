@@ -14,8 +14,8 @@ from pathlib import Path
 PACKAGES = ("hep-ray", "ray", "torch", "optuna", "mlflow", "numpy", "pyarrow")
 """Packages whose versions a result depends on."""
 PACKAGE = Path(__file__).resolve().parents[1]
-DECIDING = ("hep_ray", "searches", "requirements", "pyproject.toml")
-"""What of hep_ray's checkout decides a result."""
+DECIDING = ("hep_ray", "searches", "requirements", "pyproject.toml", ":(exclude,glob)**/__pycache__/**")
+"""What of hep_ray's checkout decides a result, as git takes it; a cluster's node has no .gitignore."""
 
 
 def provenance(source: Path) -> dict[str, str]:

@@ -218,12 +218,23 @@ except KeyboardInterrupt:
 """
 
 
-def run_search(tmp_path: Path, *flags: str, signals: tuple[int, ...] = ()) -> tuple[int, str]:
+DEAF = """
+import signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
+print("flags", flush=True)
+time.sleep(60)
+"""
+
+
+def run_search(
+    tmp_path: Path, *flags: str, signals: tuple[int, ...] = (), text: str = SEARCH
+) -> tuple[int, str]:
     script = tmp_path / "patience.py"
-    script.write_text(SEARCH, encoding="utf-8")
+    script.write_text(text, encoding="utf-8")
     environment = {
         **os.environ,
         "HEP_RAY_STORAGE": str(tmp_path / "runs"),
+        "HEP_RAY_PATIENCE": "5",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     out = tmp_path / "out"
@@ -249,6 +260,10 @@ def test_an_interrupted_search_says_that_it_can_be_resumed(tmp_path: Path, numbe
 
     assert code == 75
     assert out.count("tidy") == 1
+
+
+def test_a_search_that_missed_the_signal_is_told_again(tmp_path: Path) -> None:
+    assert run_search(tmp_path, signals=(signal.SIGUSR1,), text=DEAF)[0] == 75
 
 
 def test_a_search_that_ends_in_spite_of_the_signal_has_ended(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def test_a_search_of_the_checkout(checkout):
 
 def test_a_node_holds_only_what_decides_a_result(checkout):
     (checkout / "tests/test.py").unlink()
+    (checkout / "hep_ray/__pycache__").mkdir()
+    (checkout / "hep_ray/__pycache__/code.pyc").write_text("no .gitignore says that it does not count")
     assert state(checkout / "searches/mine.py") == (40, "false")
     (checkout / "hep_ray/new.py").write_text("not committed")
     assert state(checkout / "searches/mine.py") == (40, "true")
