@@ -157,7 +157,7 @@ def _duration(plan: ConfirmPlan) -> str:
 
 def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     from hep_ray.console import result_console
-    from hep_ray.search.confirm_table import confirmation_table, verdict
+    from hep_ray.search.confirm_table import confirmation_table, contender_lines, verdict
     from hep_ray.search.test_uses import uses_of_others
 
     found = result.confirmation
@@ -166,7 +166,7 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     console.print(confirmation_table(found))
     others = uses_of_others(plan.given.storage, found.search, found.dataset_fingerprint)
     storage = "" if plan.given.storage == Path("runs") else f" --storage {plan.given.storage}"
-    lines = [verdict(found), f"Baseline: {found.baseline_origin}."]
+    lines = [*contender_lines(found), "", verdict(found), f"Baseline: {found.baseline_origin}."]
     if result.earlier_uses:
         lines.append(
             f"Caution: the test split had been read {result.earlier_uses} times for this search before; the choice of "

@@ -8,42 +8,50 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from hep_ray.search.confirmation import Comparison, Confirmation, Contender, Estimate
+from hep_ray.search.confirmation import Comparison, Confirmation, Estimate
 
 
 def confirmation_table(confirmation: Confirmation) -> Table:
     """Finalists in the order of the search, then the baseline: value on the test split, and what it differs by."""
-    level = f"{100 * confirmation.level:g} %"
-    name = confirmation.metric.replace("_", " ")
+    level = f"{100 * confirmation.level:g} % interval"
     made = Table(
-        title=f"{confirmation.search}: {name} of {len(confirmation.seeds)} trainings each, full length",
+        title=f"{confirmation.search}: {len(confirmation.seeds)} trainings each at full length, on the test split",
         title_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    made.add_column("contender", no_wrap=True)
-    made.add_column("mean ± s.d.", no_wrap=True)
-    made.add_column(f"{level} interval", no_wrap=True)
-    made.add_column("minus baseline, interval", no_wrap=True)
-    made.add_column("test sample", no_wrap=True)
-    made.add_column("p", no_wrap=True)
-    made.add_column(f"p ({confirmation.correction.capitalize()})", no_wrap=True)
-    made.add_column(f"better at the {_alpha(confirmation)} level", no_wrap=True)
-    made.add_column("parameters that differ", overflow="fold", min_width=20)
+    headings = (
+        "contender",
+        f"{confirmation.metric.removeprefix('test_').replace('_', ' ')} ± s.d.\n{level}",
+        f"minus baseline\n{level}",
+        "test\nsample",
+        f"p\n{confirmation.correction.capitalize()}",
+        f"better at\n{_alpha(confirmation)} level",
+    )
+    for heading in headings:
+        made.add_column(heading, no_wrap=True)
     comparisons = {one.contender: one for one in confirmation.comparisons}
-    differ = _differing(confirmation.contenders)
     for one in confirmation.contenders:
         estimate = one.estimates[confirmation.metric]
-        made.add_row(
-            one.name,
-            f"{estimate.mean:.4f} ± {estimate.sd:.4f}",
-            _interval(estimate, confirmation),
-            *_compared(comparisons.get(one.name), confirmation),
-            ", ".join(f"{key}={_number(one.params[key])}" for key in differ if key in one.params),
-        )
-    for name_of_dropped, cause in confirmation.dropped.items():
-        made.add_row(name_of_dropped, "failed", "", "", "", "", "", "no", cause.splitlines()[0])
+        value = f"{estimate.mean:.4f} ± {estimate.sd:.4f}\n{_interval(estimate, confirmation)}"
+        made.add_row(one.name, value, *_compared(comparisons.get(one.name), confirmation))
+    for name in confirmation.dropped:
+        made.add_row(name, "failed", "", "", "", "no")
     return made
+
+
+def contender_lines(confirmation: Confirmation) -> list[str]:
+    """What each contender is, by the parameters that not all have alike, and why one failed."""
+    everyone: list[Mapping[str, Any]] = [one.params for one in confirmation.contenders]
+    names = dict.fromkeys(name for params in everyone for name in params)
+    differ = [name for name in names if len({params.get(name) for params in everyone}) > 1]
+    lines = [
+        f"{one.name:9} {', '.join(f'{key}={_number(one.params[key])}' for key in differ if key in one.params)}"
+        for one in confirmation.contenders
+    ]
+    return lines + [f"{name:9} {cause.splitlines()[0]}" for name, cause in confirmation.dropped.items()]
 
 
 def verdict(confirmation: Confirmation) -> str:
@@ -75,14 +83,13 @@ def _small(comparison: Comparison) -> bool:
 
 def _compared(comparison: Comparison | None, confirmation: Confirmation) -> Sequence[str]:
     if comparison is None:
-        return "", "", "", "", ""
+        return "", "", "", ""
     difference = comparison.difference
     yes = comparison.better(confirmation.mode, confirmation.level)
     return (
-        f"{difference.mean:+.4f} {_interval(difference, confirmation, sign='+')}",
+        f"{difference.mean:+.4f}\n{_interval(difference, confirmation, sign='+')}",
         "–" if comparison.sample_error is None else f"± {comparison.sample_error:.4f}",
-        _p(comparison.p_value),
-        _p(comparison.adjusted_p_value),
+        f"{_p(comparison.p_value)}\n{_p(comparison.adjusted_p_value)}",
         "yes" if yes else "no",
     )
 
@@ -99,12 +106,6 @@ def _p(value: float | None) -> str:
 
 def _alpha(confirmation: Confirmation) -> str:
     return f"{100 * (1 - confirmation.level):.3g} %"
-
-
-def _differing(contenders: Sequence[Contender]) -> list[str]:
-    everyone: list[Mapping[str, Any]] = [one.params for one in contenders]
-    names = dict.fromkeys(name for params in everyone for name in params)
-    return [name for name in names if len({params.get(name) for params in everyone}) > 1]
 
 
 def _number(value: Any) -> str:

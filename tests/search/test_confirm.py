@@ -20,7 +20,7 @@ from hep_ray.errors import CannotConfirm, CannotResume, ShardMismatch, UnknownNa
 from hep_ray.search.confirm import run_confirmation
 from hep_ray.search.confirm_plan import ConfirmOptions
 from hep_ray.search.confirm_prepare import prepare_confirmation
-from hep_ray.search.confirm_table import confirmation_table, verdict
+from hep_ray.search.confirm_table import verdict
 from hep_ray.search.confirmation import load_confirmation
 from hep_ray.search.prepare import SearchOptions, prepare
 from hep_ray.search.run import run_search
@@ -279,21 +279,6 @@ def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options,
     assert "nothing can be said" in verdict(result.confirmation)
 
 
-def test_the_table_tells_every_contender_and_the_verdict(confirmed):
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(confirmation_table(confirmed.confirmation))
-    text = capture.get()
-    for contender in confirmed.confirmation.contenders:
-        estimate = contender.estimates["test_loss"]
-        row = next(line for line in text.splitlines() if line.split()[:1] == [contender.name])
-        assert f"{estimate.mean:.4f} ± {estimate.sd:.4f}" in row
-        assert f"root_index={contender.params['root_index']}" in row
-    better = [one.contender for one in confirmed.confirmation.comparisons if one.better("min", 0.95)]
-    assert text.count("yes") == len(better)
-    assert ("No finalist" in verdict(confirmed.confirmation)) == (not better)
-
-
 def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, confirmed):
     words = ["confirm", str(options.scripts / "toy_confirmed.py"), "--storage", str(options.storage)]
     words += ["--top", "2", "--seeds", "2"]
@@ -306,6 +291,8 @@ def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, conf
         assert f"{one.name}: val_loss" in dry.output
     assert f"seeds {SEEDS[0]} to {SEEDS[1]}" in dry.output
     assert "Nothing was run" in dry.output
+    for one in confirmed.confirmation.contenders:
+        assert f"{one.name:9} root_index={one.params['root_index']}\n" in told.output
     assert verdict(confirmed.confirmation) in told.output
     assert str(confirmed.path) in told.output
     assert "Caution" not in told.output
