@@ -17,7 +17,7 @@ from rich.console import Console
 from hep_ray.errors import CannotResume, Interrupted, SearchFailed
 from hep_ray.search.confirm_plan import BASELINE, ConfirmPlan
 from hep_ray.search.confirm_summary import confirmed_values, failures, summarise
-from hep_ray.search.confirmation import FOLDER, Confirmation, save_confirmation
+from hep_ray.search.confirmation import Confirmation, save_confirmation, set_aside
 from hep_ray.search.fixed_list import FixedList
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import Recorder
@@ -30,7 +30,7 @@ from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
 from hep_ray.tracking.provenance import provenance
-from hep_ray.tracking.records import SearchFinished, SearchStarted
+from hep_ray.tracking.records import Record, SearchFinished, SearchStarted
 
 
 @dataclass(frozen=True)
@@ -103,21 +103,6 @@ def run_confirmation(
     return ConfirmResult(confirmation, path, uri, len(looks))
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Rename the folder of a confirmation to `confirm_1`, `confirm_2` or so on; nothing is deleted.
-
-    Raises:
-        StorageError: a process is at work in it.
-    """
-    if not folder.exists():
-        return None
-    with Journal(folder):
-        number = 1
-        while (target := folder.with_name(f"{FOLDER}_{number}")).exists():
-            number += 1
-        return folder.rename(target)
-
-
 def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
     """The first record of a new confirmation; None for one that goes on."""
     started = SearchState.fold(journal).started
@@ -182,7 +167,7 @@ def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
     if left:
         raise Interrupted(
             f"{len(left)} trainings have not ended ({', '.join(left)}), and the test split is still closed; every "
-            "finished epoch is kept: type the same command again to go on"
+            "finished epoch is kept: type the same command again, without --again, to go on"
         )
     failed = failures(plan, state)
     if BASELINE in failed or len(failed) == len(plan.finalists):
@@ -219,10 +204,18 @@ def _test(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
             f"All trainings have ended. The test split is opened at {opened} for {len(closed)} models.",
             highlight=False,
         )
+
+        def write(record: Record) -> None:
+            recorder.write(record)
+            told = sum(trial.tested is not None for trial in state.trials.values())
+            console.print(f"tested {told} of {len(plan.seeds) * len(judged)}", highlight=False)
+
         try:
-            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", closed, recorder.write)
+            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", closed, write)
         except KeyboardInterrupt:
-            raise Interrupted("the tests were interrupted: type the same command again to go on") from None
+            raise Interrupted(
+                "every evaluation that ended is kept; some have not: type the same command again, without --again"
+            ) from None
     if not state.finished:
         recorder.write(SearchFinished(time=time.time()))
 

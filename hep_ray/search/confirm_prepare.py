@@ -27,13 +27,15 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
     Raises:
         UnknownName: no script and no folder in the storage has the search's name.
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
-            baseline; or fewer than one finalist or seed is asked for.
+            baseline; or fewer than one finalist or seed, or no level, is asked for.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         Infeasible: a training fits on no node.
     """
     for name, value in (("--top", options.top), ("--seeds", options.seeds)):
         if value < 1:
             raise CannotConfirm(f"{name} is at least 1; got {value}")
+    if not 0 < options.level < 1:
+        raise CannotConfirm(f"--level is between 0 and 1, such as 0.95; got {options.level}")
     name, search, source = _find(options)
     state = _ended(options, name)
     assert state.started is not None

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
+from hep_ray.tracking.journal import Journal
 
 FOLDER = "confirm"
 """Folder of a confirmation within that of its search: a journal and one folder per trial, as of a search."""
@@ -175,3 +176,18 @@ def load_confirmation(search_folder: Path) -> Confirmation:
     except ValueError as fault:
         raise StorageError(f"a confirmation is JSON; {path} is not: {fault}") from fault
     return parse(Confirmation, values, str(path), StorageError)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename the folder of a confirmation to `confirm_1`, `confirm_2` or so on; nothing is deleted.
+
+    Raises:
+        StorageError: a process is at work in it.
+    """
+    if not folder.exists():
+        return None
+    with Journal(folder):
+        number = 1
+        while (target := folder.with_name(f"{FOLDER}_{number}")).exists():
+            number += 1
+        return folder.rename(target)

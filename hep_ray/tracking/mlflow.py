@@ -98,7 +98,7 @@ class MlflowTracker:
         if self._pending:
             raise TrackingUnavailable(
                 f"{len(self._pending)} records are not in MLflow at {self.uri} yet "
-                f"({self._fault}); the journal keeps them: run again with --resume to hand them over"
+                f"({self._fault}); the journal keeps them: run again (a search with --resume) to hand them over"
             ) from self._fault
 
     def _find_or_create(self, experiment: str, artifacts: Path | None) -> str:

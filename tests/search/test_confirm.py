@@ -308,6 +308,7 @@ def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, conf
         ({"baseline": "loss=focal,root_index=3"}, CannotConfirm, "root_index"),
         ({"seeds": 0}, CannotConfirm, "at least 1"),
         ({"top": 0}, CannotConfirm, "at least 1"),
+        ({"level": 95}, CannotConfirm, "such as 0.95"),
     ],
 )
 def test_what_cannot_be_confirmed_is_refused_with_the_reason(options, change, error, words):
