@@ -174,4 +174,6 @@ def check_reproduction(what: str, difference: float, events: int) -> Check:
         events: compared.
     """
     text = f"{what} on {events} test events differ by {difference:.1e} at most ({TOLERANCE:.0e} is allowed)"
+    if not difference <= TOLERANCE:
+        text += ": another checkpoint than the confirmed one, or another kind of device (--device)"
     return Check("reproduction", difference <= TOLERANCE, text)

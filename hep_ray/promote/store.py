@@ -94,6 +94,6 @@ def _tags(package: Package) -> dict[str, str]:
         **{
             key: f"{one.mean:.5g} ± {one.sd:.2g} [{one.low:.5g}, {one.high:.5g}]"
             for key, one in estimates.items()
-            if key.startswith("test_") and not key.startswith("test_confusion")
+            if key.startswith("test_") and not (key.startswith("test_confusion") or key.endswith("_error"))
         },
     }

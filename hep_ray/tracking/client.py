@@ -15,6 +15,19 @@ def default_uri(storage: Path) -> str:
     return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
+def artifact_location(uri: str, folder: Path | None, experiment: str) -> str | None:
+    """Where a new experiment keeps its files: beside a database; a server has a place of its own, which others reach.
+
+    Args:
+        uri: of tracking.
+        folder: for artifacts, where the URI is that of a database.
+        experiment: name.
+    """
+    if folder is None or uri.startswith(("http://", "https://")):
+        return None
+    return (folder.resolve() / experiment).as_uri()
+
+
 def open_client(uri: str) -> Any:
     """An MLflow client with its telemetry and migration chatter off."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

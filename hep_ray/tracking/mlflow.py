@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.client import find_runs, open_client
+from hep_ray.tracking.client import artifact_location, find_runs, open_client
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -105,9 +105,7 @@ class MlflowTracker:
         found = self._client.get_experiment_by_name(experiment)
         if found is not None:
             return str(found.experiment_id)
-        location = None
-        if artifacts is not None and not self.uri.startswith("http"):  # a server has a place of its own
-            location = (artifacts.resolve() / experiment).as_uri()
+        location = artifact_location(self.uri, artifacts, experiment)
         return str(self._client.create_experiment(experiment, artifact_location=location))
 
     def _work(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import InvalidConfig, StorageError, TrackingUnavailable, UnknownName
-from hep_ray.tracking.client import open_client
+from hep_ray.tracking.client import artifact_location, open_client
 from hep_ray.tracking.registered_model import Candidate, save_mlflow_model
 
 CHAMPION = "champion"
@@ -211,7 +211,7 @@ class ModelRegistry:
     def _log(self, experiment: str, candidate: Candidate, scratch: Path, artifacts: Path | None) -> Any:
         """An MLflow logged model with the files, complete."""
         found = self._client.get_experiment_by_name(experiment)
-        location = (artifacts.resolve() / experiment).as_uri() if artifacts is not None else None
+        location = artifact_location(self.uri, artifacts, experiment)
         experiment_id = (
             found.experiment_id
             if found is not None

@@ -31,7 +31,7 @@ def make_events(number, seed=0):
     }
 
 
-def make_package(of=None, **changed):
+def packed(**changed):
     params = {
         "model": "mlp",
         "hidden_layers": 1,
@@ -42,11 +42,9 @@ def make_package(of=None, **changed):
     params |= {"optimizer": "adam", "learning_rate": 1e-3, "scalar_scaling": "standardize"}
     config = TrialConfig.from_params({**params, **changed})
     torch.manual_seed(0)
-    model = config.build_model(of or schema())
+    model = config.build_model(schema())
     model.fit(make_events(50, 7))
-    description = Description(
-        event_schema=of or schema(), params=config.resolved(), dataset_fingerprint="f" * 64
-    )
+    description = Description(event_schema=schema(), params=config.resolved(), dataset_fingerprint="f" * 64)
     return Package.create(description, model.state_dict())
 
 
@@ -57,8 +55,14 @@ def make_schema():
 
 
 @pytest.fixture
+def make_package():
+    """A factory of models with other parameters."""
+    return packed
+
+
+@pytest.fixture
 def package():
-    return make_package()
+    return packed()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.tracking.artifacts import attach_to_search
-from hep_ray.tracking.client import default_uri, open_client
+from hep_ray.tracking.client import artifact_location, default_uri, open_client
 from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 
@@ -125,3 +125,9 @@ def test_a_file_is_not_attached_to_what_mlflow_does_not_hold(storage, tmp_path):
     with pytest.raises(TrackingUnavailable, match="database must be there"):
         attach_to_search(default_uri(tmp_path), "toy", "known", tmp_path / "page")
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_files_lie_beside_a_database_and_with_a_server(tmp_path):
+    assert artifact_location("sqlite:///x.db", tmp_path, "toy") == f"{tmp_path.as_uri()}/toy"
+    assert artifact_location("https://mlflow.example", tmp_path, "toy") is None
+    assert artifact_location("sqlite:///x.db", None, "toy") is None

@@ -1,0 +1,56 @@
+"""A model as ONNX gives what torch gives."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from typer.testing import CliRunner
+
+from hep_ray.cli import app
+from hep_ray.errors import ExportFailed, InvalidConfig, MissingPackage, StorageError
+from hep_ray.predict import onnx_export
+from hep_ray.predict.onnx_export import export_onnx
+
+
+def test_an_exported_model_gives_the_probabilities_of_any_number_of_events(tmp_path, package, events):
+    package.write(tmp_path / "model")
+
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "model"), "--onnx", str(tmp_path / "toy.onnx")])
+
+    assert done.exit_code == 0, done.output
+    assert "differ by" in done.output
+    session = onnxruntime.InferenceSession(str(tmp_path / "toy.onnx"))
+    assert [one.name for one in session.get_inputs()] == ["features", "mass"]
+    for number in (1, 5, 300):
+        inputs = {name: events[name][:number] for name in ("features", "mass")}
+        (found,) = session.run(["probabilities"], inputs)
+        np.testing.assert_allclose(found, package.build().predict(inputs), rtol=0, atol=1e-5)
+    with pytest.raises(StorageError, match="an export makes a new file"):
+        export_onnx(package.build(), tmp_path / "toy.onnx")
+
+
+def test_what_onnx_lacks_is_refused_and_leaves_nothing(tmp_path, make_package):
+    with pytest.raises(ExportFailed, match="has its like in ONNX"):
+        export_onnx(make_package(scalar_scaling="quantile_normal").build(), tmp_path / "toy.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_differs_is_refused_and_leaves_nothing(tmp_path, package, monkeypatch):
+    monkeypatch.setattr(onnx_export, "_write", lambda _, path: path.touch())
+    monkeypatch.setattr(onnx_export, "_difference", lambda *_: 1e-3)
+    with pytest.raises(ExportFailed, match=r"they differ by 1\.0e-03"):
+        export_onnx(package.build(), tmp_path / "toy.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, package, monkeypatch):
+    monkeypatch.setattr(onnx_export, "PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(
+        MissingPackage, match=r"no_such_package is not installed: pip install 'hep-ray\[onnx\]'"
+    ):
+        export_onnx(package.build(), tmp_path / "toy.onnx")
+
+
+@pytest.mark.parametrize("words", [[], ["data"], ["--out", "scores"], ["data", "--onnx", "toy.onnx"]])
+def test_inputs_and_out_belong_together(words):
+    done = CliRunner().invoke(app, ["predict", "model", *words])
+    assert isinstance(done.exception, InvalidConfig)
