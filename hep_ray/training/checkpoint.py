@@ -48,3 +48,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not isinstance(state, dict):
         raise CorruptCheckpoint(f"a checkpoint holds a dict; {path} holds {type(state).__name__}")
     return state
+
+
+def check_own(state: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Refuse the state of a trial with other parameters.
+
+    Raises:
+        CorruptCheckpoint: it is one.
+    """
+    if state["params"] != params:
+        raise CorruptCheckpoint(
+            f"a trial resumes its own checkpoint; this one holds {state['params']}, the trial is {params}"
+        )

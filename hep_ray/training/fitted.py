@@ -10,11 +10,12 @@ import torch
 
 from hep_ray.data.batches import Events, batches
 from hep_ray.data.events import EventSchema
-from hep_ray.errors import CorruptCheckpoint, InvalidConfig
+from hep_ray.errors import InvalidConfig
 from hep_ray.losses import build_loss
 from hep_ray.metrics.roc import passing
 from hep_ray.models import Model
 from hep_ray.models.fitted import FittedModel
+from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.loop import TrialLoop
@@ -93,11 +94,7 @@ class FittedLoop:
         Raises:
             CorruptCheckpoint: the state belongs to other parameters.
         """
-        if state["params"] != self.config.resolved():
-            raise CorruptCheckpoint(
-                f"a trial resumes its own checkpoint; this one holds {state['params']}, "
-                f"the trial is {self.config.resolved()}"
-            )
+        check_own(state, self.config.resolved())
         self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
 

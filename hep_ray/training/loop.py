@@ -13,9 +13,10 @@ import torch
 from hep_ray.data.augment import Augmentation
 from hep_ray.data.batches import Batch, Events, batches
 from hep_ray.data.events import EventSchema
-from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss
+from hep_ray.errors import NonFiniteLoss
 from hep_ray.models import Model
 from hep_ray.training.averaging import KeptModel
+from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator, share
 from hep_ray.training.manifold import mixing_points
@@ -217,11 +218,7 @@ class TrialLoop:
         Raises:
             CorruptCheckpoint: the state belongs to other parameters.
         """
-        if state["params"] != self.config.resolved():
-            raise CorruptCheckpoint(
-                f"a trial resumes its own checkpoint; this one holds {state['params']}, "
-                f"the trial is {self.config.resolved()}"
-            )
+        check_own(state, self.config.resolved())
         self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
