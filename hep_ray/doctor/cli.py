@@ -22,8 +22,13 @@ def doctor(
         ),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials of the search to come.")] = 64,
-    cpus_per_trial: Annotated[int, typer.Option(help="Cores of one trial.")] = 1,
-    gpus_per_trial: Annotated[float, typer.Option(help="GPUs of one trial.")] = 0.0,
+    workers_per_trial: Annotated[int, typer.Option(help="Processes that train a trial together.")] = 1,
+    cpus_per_trial: Annotated[
+        int, typer.Option("--cpus-per-worker", "--cpus-per-trial", help="Cores of each worker of a trial.")
+    ] = 1,
+    gpus_per_trial: Annotated[
+        float, typer.Option("--gpus-per-worker", "--gpus-per-trial", help="GPUs of each worker of a trial.")
+    ] = 0.0,
     code: Annotated[
         str | None,
         typer.Option(help="What --print-code says on the laptop: the nodes must run the same hep_ray."),
@@ -46,7 +51,9 @@ def doctor(
     if print_code:
         typer.echo(code_hash())
         return
-    found = examine(Wanted(storage, data, tracking_uri, trials, cpus_per_trial, gpus_per_trial, code))
+    found = examine(
+        Wanted(storage, data, tracking_uri, trials, cpus_per_trial, gpus_per_trial, code, workers_per_trial)
+    )
     failed = [check for check in found if not check.ok]
     if as_json:
         import json

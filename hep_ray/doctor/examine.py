@@ -26,9 +26,10 @@ class Wanted:
         data: dataset folder, if it is to be checked.
         tracking_uri: MLflow server or database; None is SQLite in the storage.
         trials: of the search.
-        cpus_per_trial: cores of one trial.
-        gpus_per_trial: GPUs of one trial.
+        cpus_per_trial: cores of each worker of a trial.
+        gpus_per_trial: GPUs of each worker of a trial.
         code: hash that the hep_ray package shall have.
+        workers_per_trial: processes that train a trial together.
     """
 
     storage: Path
@@ -38,6 +39,7 @@ class Wanted:
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0
     code: str | None = None
+    workers_per_trial: int = 1
 
 
 def examine(wanted: Wanted) -> list[Check]:
@@ -100,14 +102,20 @@ def _mlflow(wanted: Wanted) -> Check:
 
 def _resources(wanted: Wanted) -> Check:
     try:
-        plan = plan_resources(expected_nodes(), wanted.trials, wanted.cpus_per_trial, wanted.gpus_per_trial)
+        plan = plan_resources(
+            expected_nodes(),
+            wanted.trials,
+            wanted.cpus_per_trial,
+            wanted.gpus_per_trial,
+            workers_per_trial=wanted.workers_per_trial,
+        )
     except Infeasible as fault:
         return Check(
             "resources",
             False,
             str(fault),
-            "ask for less with --cpus-per-trial and --gpus-per-trial, or add nodes; on an autoscaling cluster "
-            "HEP_RAY_AUTOSCALE tells which may still come"
+            "ask for less with --workers-per-trial, --cpus-per-worker and --gpus-per-worker, or add nodes; on an "
+            "autoscaling cluster HEP_RAY_AUTOSCALE tells which may still come"
             + ("" if os.environ.get("HEP_RAY_AUTOSCALE") else " (it is not set)"),
         )
     return Check("resources", True, str(plan))

@@ -47,6 +47,7 @@ def test_faults_end_with_one_and_say_what_to_do(ray_session, tmp_path, closed_po
     (tmp_path / "file").touch()
     flags = ["--storage", str(tmp_path / "file/runs"), "--data", str(tmp_path / "absent")]
     flags += ["--tracking-uri", f"http://127.0.0.1:{closed_port}", "--gpus-per-trial", "1", "--code", "1ap"]
+    flags += ["--workers-per-trial", "2"]
 
     done = CliRunner().invoke(app, ["doctor", "--json", *flags])
 
@@ -56,7 +57,7 @@ def test_faults_end_with_one_and_say_what_to_do(ray_session, tmp_path, closed_po
     failed = {check["name"]: check for check in report["checks"] if not check["ok"]}
     assert set(failed) == {"code", "storage", "data", "mlflow", "resources"}
     assert all(check["advice"] for check in failed.values())
-    assert "1 GPU" in failed["resources"]["found"]
+    assert "2 × (1 CPU + 1 GPU) = 2 CPU + 2 GPU" in failed["resources"]["found"]
 
 
 def test_the_hash_tells_the_code_without_a_cluster():
