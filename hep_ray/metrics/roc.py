@@ -53,6 +53,18 @@ class RocCurve:
         twice_pairs = int(np.dot(steps, self.signal_passing[1:] + self.signal_passing[:-1]))
         return twice_pairs / (2 * int(self.signal_passing[-1]) * int(self.background_passing[-1]))
 
+    @property
+    def area_error(self) -> float:
+        """Statistical error of the area, from the numbers of events.
+
+        Source: Hanley and McNeil, Radiology 143 (1982) 29, with the probabilities that hold for exponential scores.
+        """
+        area, signal, background = self.area, int(self.signal_passing[-1]), int(self.background_passing[-1])
+        both_beat_one, one_beats_both = area / (2 - area), 2 * area**2 / (1 + area)
+        variance = area * (1 - area)
+        variance += (signal - 1) * (both_beat_one - area**2) + (background - 1) * (one_beats_both - area**2)
+        return math.sqrt(max(variance, 0.0) / (signal * background))
+
     def cut(self, signal_efficiency: float) -> int:
         """Place in the arrays of the tightest cut that keeps at least this signal efficiency.
 

@@ -72,8 +72,8 @@ def _marks(points: int, place: int) -> dict[str, Any]:
 def epoch_axis(axes: Axes) -> None:
     """Epochs are whole numbers."""
     axes.set_xlabel("Epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    axes.xaxis.set_minor_locator(MaxNLocator(integer=True, nbins=40))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    axes.xaxis.set_minor_locator(MaxNLocator(integer=True, nbins=40, min_n_ticks=1))
 
 
 def tag(axes: Axes, words: str) -> None:

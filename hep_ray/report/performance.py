@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,12 +47,16 @@ class OneVersusRest:
 
     Attributes:
         recall: fraction of the class that is predicted as it.
+        recall_error: statistical (binomial).
         auc: area under the ROC curve.
+        auc_error: statistical.
         half: at a signal efficiency of 50 %.
     """
 
     recall: float
+    recall_error: float
     auc: float
+    auc_error: float
     half: WorkingPoint
 
 
@@ -66,6 +71,7 @@ class Performance:
         rejection_error: (100,) statistical.
         limit: (100,) whether no background passes.
         auc: of the signal against the rest.
+        auc_error: statistical.
         points: the working points.
         one_versus_rest: of every class.
         reliability: bins of the probability of the predicted class.
@@ -78,6 +84,7 @@ class Performance:
     rejection_error: Floats
     limit: npt.NDArray[np.bool_]
     auc: float
+    auc_error: float
     points: tuple[WorkingPoint, ...]
     one_versus_rest: tuple[OneVersusRest, ...]
     reliability: Reliability
@@ -105,6 +112,7 @@ def performance_of(
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    recall = np.diagonal(confusion) / confusion.sum(axis=1)
     curves = [roc_curve(probabilities[:, label], labels == label) for label in range(classes)]
     curve = curves[signal]
     cuts = [curve.cut(float(efficiency)) for efficiency in EFFICIENCIES]
@@ -118,11 +126,14 @@ def performance_of(
         rejection_error=np.array([error for _, error in rejections]),
         limit=curve.background_passing[cuts] == 0,
         auc=curve.area,
+        auc_error=curve.area_error,
         points=tuple(working_point(curve, percent) for percent in REJECTION_PERCENTS),
         one_versus_rest=tuple(
             OneVersusRest(
-                recall=float(confusion[label, label] / confusion[label].sum()),
+                recall=float(recall[label]),
+                recall_error=math.sqrt(recall[label] * (1 - recall[label]) / confusion[label].sum()),
                 auc=own.area,
+                auc_error=own.area_error,
                 half=working_point(own, 50),
             )
             for label, own in enumerate(curves)

@@ -188,7 +188,7 @@ def per_class(scores: Scores) -> str:
         for label, name in enumerate(scores.classes):
             rows.append([one.name, name, *_against_rest(one, label)])
     head = ["contender", "class", "recall", "AUC against the rest", "1/ε_b at ε_s = 0.5"]
-    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "1/ε_b with its statistical error"
+    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "statistical errors"
     return (
         f"<h3>Each class against the rest</h3>{table(head, rows, (0, 1))}"
         f'<p class="note">By the probability of the class; {errors}; {escape(scores.split)}.</p>'
@@ -204,8 +204,8 @@ def _against_rest(one: Scored, label: int) -> list[str]:
     error = float(rejection[1]) if len(own) > 1 else own[0].half.error
     limit = "≥ " if any(o.half.limit for o in own) else ""
     return [
-        plus_minus(float(recall[0]), float(recall[1])),
-        plus_minus(float(auc[0]), float(auc[1])),
+        plus_minus(float(recall[0]), float(recall[1]) if len(own) > 1 else own[0].recall_error),
+        plus_minus(float(auc[0]), float(auc[1]) if len(own) > 1 else own[0].auc_error),
         limit + plus_minus(float(rejection[0]), error),
     ]
 

@@ -115,6 +115,19 @@ class TestByHand:
         # signal events above each background event: 3, 4, 5 and 6 of 6
         assert metrics["auc"] == pytest.approx(18 / 24)
 
+    def test_the_error_of_an_area_is_the_spread_of_experiments(self):
+        """Exponential scores of means 3 and 1 give the area 3/4."""
+        random = np.random.default_rng(0)
+        is_signal = np.arange(100) < 60
+        curves = [roc_curve(random.exponential(np.where(is_signal, 3.0, 1.0)), is_signal) for _ in range(400)]
+        spread = np.std([curve.area for curve in curves], ddof=1)
+        # the spread itself is known to 1/sqrt(2 * 400), 3.5 %
+        assert np.mean([curve.area_error for curve in curves]) == pytest.approx(spread, rel=0.12)
+        # by hand, of 60 and 40 events at A = 3/4: (0.1875 + 59 * (0.6 - 0.5625) + 39 * (9/14 - 0.5625)) / 2400
+        assert math.sqrt((0.1875 + 59 * 0.0375 + 39 * (9 / 14 - 0.5625)) / 2400) == pytest.approx(
+            spread, rel=0.12
+        )
+
     def test_background_rejection(self, metrics: dict[str, float]):
         # 30 % and 50 % of six need two and three signal events, before any background event: one is taken.
         assert metrics["background_rejection_at_30"] == 4

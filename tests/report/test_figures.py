@@ -66,7 +66,7 @@ def test_a_band_is_mean_and_deviation_over_seeds(two_runs: Scored) -> None:
     both = [first.rejection[place], second.rejection[place]]
     assert band.rejection[place] == pytest.approx(statistics.fmean(both))
     assert band.rejection_error[place] == pytest.approx(statistics.stdev(both))
-    assert band.auc_sd == pytest.approx(statistics.stdev([first.auc, second.auc]))
+    assert band.auc_error == pytest.approx(statistics.stdev([first.auc, second.auc]))
     assert band.measured[place] == (not first.limit[place] and not second.limit[place])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Bar:
 
     Attributes:
         mean: over the trials that reached the epoch.
-        error: their sample s.d.; of a single trial its statistical error.
+        error: their sample s.d.; of a single trial its statistical error, NaN where that is not known.
         trials: that reached it.
     """
 
@@ -53,7 +54,7 @@ def bars(group: Group, metric: str, epochs: Sequence[int]) -> list[Bar | None]:
             found.append(None)
         elif len(values) == 1:
             errors = group.values_at(f"{metric}_error", epoch)
-            found.append(Bar(values[0], errors[0] if errors else 0.0, 1))
+            found.append(Bar(values[0], errors[0] if errors else math.nan, 1))
         else:
             found.append(Bar(statistics.fmean(values), statistics.stdev(values), len(values)))
     return found
@@ -74,8 +75,9 @@ def bars_at_epochs(material: Material) -> Drawn | str | None:
         present = [(row, bar) for row, own in enumerate(heights) if (bar := own[place])]
         at = [row + (place - (len(epochs) - 1) / 2) * width for row, _ in present]
         means, errors = [bar.mean for _, bar in present], [bar.error for _, bar in present]
-        ends += [mean + error for mean, error in zip(means, errors, strict=True)]
-        ends += [mean - error for mean, error in zip(means, errors, strict=True)]
+        known = [0.0 if math.isnan(error) else error for error in errors]
+        ends += [mean + error for mean, error in zip(means, known, strict=True)]
+        ends += [mean - error for mean, error in zip(means, known, strict=True)]
         axes.bar(
             at,
             means,
@@ -100,14 +102,13 @@ def bars_at_epochs(material: Material) -> Drawn | str | None:
     tag(axes, f"{material.started.task}, validation split")
     legend_below(drawing, axes)
     left_out = len(groups.members) - len(shown)
-    errors_are = (
-        "error bars: statistical, from the number of events"
-        if all(group.kind == "trial" for group in shown)
-        else "error bars: s.d. over those, and where there is one trial its statistical error"
-    )
+    statistical = any(f"{metric}_error" in metrics for metrics in material.best.history)
+    alone = "statistical, from the number of events" if statistical else "none, the metric comes without"
+    if any(group.kind != "trial" for group in shown):
+        alone = f"s.d. over those, and where there is one trial: {alone}"
     return Drawn(
         drawing,
-        f"{capital(metric_words(metric))} after chosen epochs; {groups.words(shown)}; {errors_are}. "
+        f"{capital(metric_words(metric))} after chosen epochs; {groups.words(shown)}; error bars: {alone}. "
         "The vertical axis does not start at zero."
         + (f" The best {len(shown)} of {len(groups.members)} groups." if left_out else ""),
     )

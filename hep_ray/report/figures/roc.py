@@ -32,7 +32,7 @@ class RocBand:
         rejection_error: (100,) as above.
         measured: (100,) whether background passes in every run, so that 1/ε_b is no lower bound.
         auc: mean over runs.
-        auc_sd: over runs; 0 of a single one.
+        auc_error: s.d. over runs; of a single run the statistical error.
     """
 
     background_efficiency: Floats
@@ -41,7 +41,7 @@ class RocBand:
     rejection_error: Floats
     measured: npt.NDArray[np.bool_]
     auc: float
-    auc_sd: float
+    auc_error: float
 
 
 def roc_band(scored: Scored) -> RocBand:
@@ -51,7 +51,9 @@ def roc_band(scored: Scored) -> RocBand:
     if len(scored.runs) == 1:
         rejection_error = scored.runs[0].rejection_error
         background_error = rejection_error * background**2  # dε_b = d(1/ε_b)·ε_b²
-    auc, auc_sd = mean_and_sd([run.auc for run in scored.runs])
+    auc, auc_error = mean_and_sd([run.auc for run in scored.runs])
+    if len(scored.runs) == 1:
+        auc_error = np.asarray(scored.runs[0].auc_error)
     return RocBand(
         background,
         background_error,
@@ -59,12 +61,12 @@ def roc_band(scored: Scored) -> RocBand:
         rejection_error,
         ~np.any([run.limit for run in scored.runs], axis=0),
         float(auc),
-        float(auc_sd),
+        float(auc_error),
     )
 
 
 def _band_words(scores: Scores) -> str:
-    return "bands: s.d. over seeds" if scores.seeds > 1 else "bands: statistical error of ε_b"
+    return "bands: s.d. over seeds" if scores.seeds > 1 else "bands: statistical error"
 
 
 def _signal_words(scores: Scores) -> str:
@@ -91,7 +93,7 @@ def roc(material: Material) -> Drawn | str | None:
             x,
             color=colour(place),
             linestyle=line(place),
-            label=_label(scored, f"AUC {plus_minus(band.auc, band.auc_sd)}"),
+            label=_label(scored, f"AUC {plus_minus(band.auc, band.auc_error)}"),
         )
         low, high = (
             np.concatenate([[0], band.background_efficiency + sign * band.background_error])
@@ -108,7 +110,10 @@ def roc(material: Material) -> Drawn | str | None:
     axes.set_ylabel(r"Signal efficiency $\varepsilon_s$")
     tag(axes, f"{scores.task}, {scores.split}")
     legend_below(drawing, axes, longest=70)
-    return Drawn(drawing, f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}.")
+    return Drawn(
+        drawing,
+        f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}, and so the errors of the AUC.",
+    )
 
 
 @figure("rejection", "classifier", 20, "Background rejection against signal efficiency")
