@@ -78,9 +78,9 @@ def report(
             typer.echo(sentence)
     run_id = attach(report, storage, tracking_uri)
     typer.echo(f"attached to MLflow run {run_id}")
-    confirmed = report.material.confirmation is not None
     where = "" if storage == Path("runs") else f" --storage {storage}"
-    typer.echo(f"next: hep-ray {'promote' if confirmed else 'confirm'} {name}{where}")
+    confirmed = report.material.confirmation is not None
+    typer.echo(f"next: hep-ray {'promote' if confirmed else 'confirm'} {name}{where} --dry-run")
 
 
 def _print_tables(search: Search, storage: Path, *, markdown: bool) -> None:

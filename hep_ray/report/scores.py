@@ -82,6 +82,10 @@ class Scores:
         baselines = [one for one in self.contenders if one.baseline]
         return (*finalists[:1], *baselines[:1])
 
+    def place(self, scored: Scored) -> int:
+        """Of a contender, and so its colour in every figure."""
+        return [one.name for one in self.contenders].index(scored.name)
+
     @property
     def where(self) -> str:
         """Split, events and seeds, for a caption."""

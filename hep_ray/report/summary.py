@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from hep_ray.report.material import Material
-from hep_ray.report.words import capital, count_words, metric_words, plus_minus
+from hep_ray.report.words import capital, count_words, decimals, interval, metric_words, plus_minus
 from hep_ray.search.confirm_table import verdict
 from hep_ray.search.confirmation import Confirmation
 
@@ -73,7 +73,7 @@ def _confirmed(material: Material) -> str:
     first = found.finalists[0] if found.finalists else found.baseline
     estimate, base = first.estimates[found.metric], found.baseline.estimates[found.metric]
     words = (
-        f"Confirmed on the test split with {count_words(len(found.seeds), 'seed')}: {metric_words(found.metric)} "
+        f"Tested on the test split with {count_words(len(found.seeds), 'seed')}: {metric_words(found.metric)} "
         f"{plus_minus(estimate.mean, estimate.sd)} of {first.name} against {plus_minus(base.mean, base.sd)} of the "
         "baseline"
     )
@@ -87,10 +87,9 @@ def _difference(found: Confirmation, name: str) -> str:
     if own is None:
         return ""
     p_value = "no p-value" if own.adjusted_p_value is None else f"corrected p = {own.adjusted_p_value:.2g}"
-    return (
-        f"; paired difference {own.difference.mean:+.4g} [{own.difference.low:.4g}, {own.difference.high:.4g}], "
-        f"{p_value}"
-    )
+    difference, digits = own.difference, decimals(own.difference.mean, own.difference.sd)
+    mean = plus_minus(difference.mean, difference.sd, "+")
+    return f"; paired difference {mean} {interval(difference.low, difference.high, digits, '+')}, {p_value}"
 
 
 def commands(material: Material, storage: Path) -> str:

@@ -13,7 +13,7 @@ from hep_ray.report.material import Material
 from hep_ray.report.performance import WorkingPoint, mean_and_sd
 from hep_ray.report.scores import Scored, Scores
 from hep_ray.report.study import written
-from hep_ray.report.words import metric_words, plus_minus
+from hep_ray.report.words import decimals, interval, metric_words, plus_minus
 from hep_ray.search.confirm_table import verdict
 from hep_ray.search.confirmation import Confirmation, Estimate
 from hep_ray.search.leaderboard import number
@@ -102,17 +102,20 @@ def confirmation(found: Confirmation) -> str:
     differ = varied_in([one.params for one in (*found.finalists, found.baseline)])
     level = f"{found.level:.0%}"
     contenders = table(
-        ["contender", "seeds", *(metric_words(metric) for metric in metrics), "parameters that differ"],
+        [
+            "contender",
+            *(metric_words(metric).removeprefix("test ") for metric in metrics),
+            "parameters that differ",
+        ],
         [
             [
                 one.name,
-                str(len(one.runs)),
                 *(_estimate(one.estimates[metric]) for metric in metrics),
                 ", ".join(f"{name}={number(one.params[name])}" for name in differ if name in one.params),
             ]
             for one in (*found.finalists, found.baseline)
         ],
-        (0, len(metrics) + 2),
+        (0, len(metrics) + 1),
     )
     against = table(
         [
@@ -126,7 +129,7 @@ def confirmation(found: Confirmation) -> str:
             [
                 one.contender,
                 metric_words(one.metric),
-                _estimate(one.difference),
+                _estimate(one.difference, sign="+"),
                 _p_value(one.p_value),
                 _p_value(one.adjusted_p_value),
             ]
@@ -135,15 +138,17 @@ def confirmation(found: Confirmation) -> str:
         (0, 1),
     )
     return (
-        f'{contenders}<p class="note">Mean ± s.d. over seeds [{level} interval].</p>{against}'
+        f'{contenders}<p class="note">Test split; mean ± s.d. over {len(found.seeds)} seeds [{level} interval].</p>'
+        f"{against}"
         f'<p class="note">Paired by seed; two-sided paired t-test of no difference; p-values corrected for the number '
-        f"of finalists: {escape(found.correction)}. {escape(verdict(found))}</p>"
+        f"of finalists: {escape(found.correction.capitalize())}. {escape(verdict(found))}</p>"
         + "".join(f"<p>{escape(f'{name} was dropped: {cause}')}</p>" for name, cause in found.dropped.items())
     )
 
 
-def _estimate(value: Estimate) -> str:
-    return f"{plus_minus(value.mean, value.sd)} [{value.low:.4g}, {value.high:.4g}]"
+def _estimate(value: Estimate, sign: str = "") -> str:
+    digits = decimals(value.mean, value.sd)
+    return f"{plus_minus(value.mean, value.sd, sign)} {interval(value.low, value.high, digits, sign)}"
 
 
 def _p_value(value: float | None) -> str:

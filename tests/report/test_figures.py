@@ -24,7 +24,7 @@ from hep_ray.report.groups import groups_of
 from hep_ray.report.material import gather
 from hep_ray.report.performance import EFFICIENCIES, SCORE_BINS, performance_of
 from hep_ray.report.scores import Scored
-from hep_ray.report.words import axis_label, metric_words, plus_minus
+from hep_ray.report.words import axis_label, interval, metric_words, plus_minus
 from hep_ray.search.state import SearchState
 
 LABELS = np.arange(300) % 3
@@ -181,6 +181,8 @@ def test_values_stand_with_their_errors() -> None:
     assert plus_minus(0.87654, 0.0123) == "0.877 ± 0.012"
     assert plus_minus(264.4, 263.1) == "264 ± 263"
     assert plus_minus(0.5, 0.0) == "0.5"
+    assert plus_minus(0.0625, 0.02, "+") == "+0.062 ± 0.020"
+    assert interval(0.1, 0.25, 2, "+") == "[+0.10, +0.25]"
     assert metric_words("val_background_rejection_at_50") == "validation 1/ε_b at ε_s = 0.5"
     assert metric_words("epoch_seconds") == "training time [s]"
     assert axis_label("val_auc") == "Validation AUC"

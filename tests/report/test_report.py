@@ -102,7 +102,7 @@ def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable
     assert found.figures == ["confirmed", *EVERYWHERE]
     assert "biased pick; type" not in found.words
     assert "test split: 120 events; mean over 2 seeds" in found.words
-    assert "paired difference +0.0625 [0.04, 0.08], corrected p = 0.03" in found.words
+    assert "paired difference +0.062 ± 0.010 [+0.040, +0.080], corrected p = 0.03" in found.words
     assert "hep-ray confirm toy" in found.words
     table = found.words[found.words.index("Each class against the rest") :]
     assert all(table.count(name) >= 2 for name in place.classes)  # of the finalist and of the baseline

@@ -132,7 +132,8 @@ def calibration(material: Material) -> Drawn | str | None:
         return None
     drawing, (axes, below) = panels(2, 1, 5.6, width=5.6, share_x=True, heights=(3, 1))
     lowest = 1 / len(scores.classes)
-    for place, scored in enumerate(scores.shown):
+    for scored in scores.shown:
+        place = scores.place(scored)
         confidence, accuracy, error, filled = reliability_points(scored)
         calibration_errors = [run.reliability.error for run in scored.runs]
         mean, sd = mean_and_sd(calibration_errors)

@@ -20,12 +20,18 @@ def confirmed(material: Material) -> Drawn | str | None:
     contenders = (*found.finalists, found.baseline)
     drawing, (left, right) = panels(1, 2, 1.5 + 0.42 * len(contenders))
     for row, one in enumerate(contenders):
-        estimate, place = one.estimates[found.metric], 0 if one.role == "finalist" else 1
+        estimate = one.estimates[found.metric]
         values = [run.metrics[found.metric] for run in one.runs]
         left.plot(values, np.full(len(values), row + 0.22), "|", color=colour(3), markersize=6)
         ends = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
         left.errorbar(
-            estimate.mean, row, xerr=ends, fmt=MARKERS[place], color=colour(place), capsize=3, markersize=5
+            estimate.mean,
+            row,
+            xerr=ends,
+            fmt=MARKERS[row % len(MARKERS)],
+            color=colour(row),
+            capsize=3,
+            markersize=5,
         )
     rows = {one.name: row for row, one in enumerate(contenders)}
     for against in found.comparisons:
@@ -35,15 +41,18 @@ def confirmed(material: Material) -> Drawn | str | None:
             [against.difference.mean - against.difference.low],
             [against.difference.high - against.difference.mean],
         ]
+        row = rows[against.contender]
         right.errorbar(
             against.difference.mean,
-            rows[against.contender],
+            row,
             xerr=ends,
-            fmt=MARKERS[0],
-            color=colour(0),
+            fmt=MARKERS[row % len(MARKERS)],
+            color=colour(row),
             capsize=3,
             markersize=5,
         )
+    for axes in (left, right):
+        axes.margins(x=0.08)
     right.axvline(0, color="#717581", linewidth=0.8, linestyle=":")
     for axes in (left, right):
         axes.set_ylim(len(contenders) - 0.5, -0.5)
