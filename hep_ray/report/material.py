@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,11 @@ from hep_ray.errors import HepRayError, NothingCompleted, UnreadableInput
 from hep_ray.report.groups import Groups, groups_of, short_name, varied_in
 from hep_ray.report.scores import Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
+from hep_ray.report.words import count_words
 from hep_ray.search.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
 from hep_ray.search.definition import Search
 from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.test_uses import earlier_uses, uses_of_others
 from hep_ray.tracking.records import SearchStarted
 
 
@@ -156,7 +159,22 @@ def _confirmation(folder: Path, started: SearchStarted, notes: list[str]) -> Con
             f"The confirmation in {folder / FOLDER} is of another search ({confirmation.search_id}) and is left out."
         )
         return None
+    notes.extend(_other_looks(folder, confirmation))
     return confirmation
+
+
+def _other_looks(folder: Path, found: Confirmation) -> Iterator[str]:
+    """Who else looked at the test split: then it is no longer a fair judge."""
+    earlier = earlier_uses(folder, found.dataset_fingerprint, found.confirmation_id)
+    if earlier:
+        yield (
+            f"The test split had been looked at {count_words(len(earlier), 'time')} for this search before this "
+            "confirmation: its finalists or seeds may have been chosen with knowledge of it."
+        )
+    others = uses_of_others(folder.parent, folder.name, found.dataset_fingerprint)
+    if others:
+        words = ", ".join(f"{name} ({count_words(count, 'time')})" for name, count in others.items())
+        yield f"Other searches in this storage looked at the same test split: {words}."
 
 
 def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:

@@ -107,7 +107,7 @@ def _whose(material: Material) -> str:
     if scores.confirmed:
         return (
             f"<p>Test split, {scores.events:,} events, each contender retrained with {scores.seeds} seeds by the "
-            "confirmation; nothing was chosen by these events.</p>"
+            "confirmation; no trial of the search was chosen by these events.</p>"
         )
     return (
         f'<p class="mark">Validation split: a biased pick; type <code>hep-ray confirm {escape(material.search.name)}'

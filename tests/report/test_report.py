@@ -23,6 +23,7 @@ from hep_ray.report.figures import FIGURES, Drawn
 from hep_ray.report.figures.parameters import importances
 from hep_ray.report.material import gather
 from hep_ray.report.page import Shown, page
+from hep_ray.search.test_uses import SplitUse, record_use
 
 
 class Page(HTMLParser):
@@ -186,6 +187,26 @@ def test_a_confirmation_of_another_search_is_left_out(workplace: Callable[..., A
     text = page(gather(place.search, place.storage), [], place.storage)
     assert "is of another search (another) and is left out" in text
     assert "It is not confirmed" in text
+
+
+def test_earlier_looks_at_the_test_split_are_told(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_confirmation()
+    assert not any("looked at" in note for note in gather(place.search, place.storage).notes)
+    look = SplitUse(
+        time=1e9,
+        purpose="confirm",
+        dataset_fingerprint=place.fingerprint,
+        contenders=("x",),
+        confirmation_id="first",
+    )
+    record_use(place.folder, look)
+    (place.storage / "another_search").mkdir()
+    record_use(place.storage / "another_search", look)
+    text = page(gather(place.search, place.storage), [], place.storage)
+    assert "had been looked at 1 time for this search before this confirmation" in text
+    assert "Other searches in this storage looked at the same test split: another_search (1 time)" in text
 
 
 def test_refusals(workplace: Callable[..., Any], tmp_path: Path) -> None:
