@@ -185,5 +185,6 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         "Next:",
         f"  hep-ray ui{storage}",
         f"  hep-ray report {found.search}{storage}",
+        f"  hep-ray promote {found.search} --dry-run{storage}",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

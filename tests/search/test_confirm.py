@@ -295,6 +295,7 @@ def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, conf
         assert f"{one.name:9} root_index={one.params['root_index']}\n" in told.output
     assert verdict(confirmed.confirmation) in told.output
     assert str(confirmed.path) in told.output
+    assert f"hep-ray promote toy_confirmed --dry-run --storage {options.storage}" in told.output
     assert "Caution" not in told.output
 
 
