@@ -72,9 +72,10 @@ def check_ray(words: list[str]) -> None:
     elif words[0] == "exec":
         check_remote(given["cmd"])
     elif words[:2] == ["job", "submit"]:
-        entry = list(given["entrypoint"])
-        assert entry[:2] == ["bash", "hep_ray/clusters/bin/search.sh"]
-        check_search(entry[2], entry[3:])
+        shell, flag, line = given["entrypoint"]
+        script, search, *flags = shlex.split(line)
+        assert [shell, flag, script] == ["bash", "-c", "~/hep_ray/clusters/bin/search.sh"]
+        check_search(search, flags)
 
 
 def check(line: str) -> None:
