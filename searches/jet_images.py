@@ -5,10 +5,11 @@ wished for. Pixels are p_T in GeV and enter as log1p(p_T / 1 GeV).
 The published protocol has two parts, since the networks were trained differently: `published` is that of B-CNN (Adam,
 learning rate 1e-4, weight decay 1e-5, at most 100 epochs, patience 10), `published_cvn` that of CVN (SGD, learning
 rate 5e-4, momentum 0.9, batches of 32, 20 epochs). Each needs a storage of its own: `--storage runs/cvn`.
+`laptop` tunes the small `cnn` alone, whose epoch costs a fourth of CVN's; `networks` compares four networks.
 B-CNN starts untrained; `weights="imagenet"` in its space takes VGG16-BN from torch's cache.
 """
 
-from hep_ray import Choice, LogUniform, Preset, Search, Space, StudyTable, main
+from hep_ray import Choice, LogUniform, Preset, Search, Space, StudyTable, Uniform, main
 
 space = Space(
     model=Choice("cnn", "deep_cnn", "coordconv", "cvn"),
@@ -20,6 +21,19 @@ space = Space(
     schedule="cosine",
     phi_flip=Choice(False, True),
     eta_flip=Choice(False, True),
+    batch_size=64,
+)
+laptop = Space(
+    model="cnn",
+    input_transform="log1p",
+    dropout=Uniform(0.2, 0.7),
+    loss="cross_entropy",
+    optimizer="adamw",
+    weight_decay=LogUniform(1e-3, 1e-1),
+    learning_rate=LogUniform(3e-4, 2e-3),
+    schedule="cosine",
+    swa_start=Choice(0.5, 1.0),
+    phi_flip=Choice(False, True),
     batch_size=64,
 )
 networks = Space(
@@ -54,7 +68,8 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(sampler="grid", scheduler="none", epochs=1, space=networks),
-        "laptop": Preset(trials=12, epochs=10, grace_epochs=2),
+        "laptop": Preset(trials=12, epochs=12, grace_epochs=3, space=laptop),
+        "networks": Preset(trials=12, epochs=10, grace_epochs=2),
         "published": Preset(sampler="grid", scheduler="none", epochs=100, seeds=3, space=bcnn),
         "published_cvn": Preset(sampler="grid", scheduler="none", epochs=20, seeds=3, space=cvn),
     },

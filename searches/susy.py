@@ -27,6 +27,12 @@ space = Space(
     schedule="cosine",
     batch_size=128,
 )
+laptop = space.replace(
+    hidden_layers=Integer(1, 3),
+    hidden_features=Choice(16, 32, 64, 128, 256),
+    activation="relu",
+    dropout=Uniform(0.0, 0.5),
+)
 published = Space(
     model="mlp",
     inputs=INPUTS,
@@ -63,7 +69,7 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(trials=4, epochs=2, scheduler="none"),
-        "laptop": Preset(trials=20, epochs=20, scheduler="none"),
+        "laptop": Preset(trials=20, epochs=20, scheduler="none", space=laptop),
         "published": Preset(sampler="grid", scheduler="none", epochs=20, seeds=3, space=published),
         "published_baldi": Preset(sampler="grid", scheduler="none", epochs=200, seeds=3, space=baldi),
     },

@@ -20,7 +20,7 @@ from hep_ray.simulate import SIMULATIONS
 from hep_ray.training.config import TrialConfig
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "searches").glob("*.py"))
-PUBLISHED = ("published", "thesis")
+PUBLISHED = ("published", "thesis", "full")
 MADE_FROM = {"electron_central": "electron_id"}
 """Task of a dataset that is converted from a simulated one → the simulation."""
 
