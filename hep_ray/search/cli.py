@@ -88,7 +88,9 @@ def build_app(search: Search) -> typer.Typer:
         ] = None,
         min_workers_per_trial: Annotated[
             int | None,
-            typer.Option(help="Start a trial with as few workers where no more are free [default: all]."),
+            typer.Option(
+                help="Go on with as few workers while the cluster lacks nodes for all [default: all]."
+            ),
         ] = None,
         cpus_per_trial: Annotated[
             int | None,

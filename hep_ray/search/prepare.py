@@ -38,7 +38,7 @@ class SearchOptions:
         cpus_per_trial: cores of each worker of a trial.
         gpus_per_trial: GPUs of each worker of a trial.
         workers_per_trial: processes that train a trial together.
-        min_workers_per_trial: how few of them will do; None is all of them.
+        min_workers_per_trial: how few of them will do while the cluster has no room for all; None is all of them.
         source: the search script.
     """
 

@@ -20,7 +20,7 @@ class ResourcePlan:
         cpus: cores of the cluster.
         gpus: GPUs of the cluster.
         workers_per_trial: processes that train a trial together, on one node or several.
-        min_workers_per_trial: as few of them will do where no more can be had.
+        min_workers_per_trial: as few of them will do while the cluster has no room for all.
         data_cpus: cores kept free for Ray Data while trials run.
     """
 
@@ -46,7 +46,8 @@ class ResourcePlan:
             least, most = self.min_workers_per_trial, self.workers_per_trial
             workers = str(most) if least == most else f"{least} to {most}"
             text = f"{self.concurrent} trials side by side × (driver 0 CPU + {workers} workers × {each})"
-        sums = f"{self._workers * self.cpus_per_trial + self.data_cpus} CPU"
+        bound = "up to " if self.min_workers_per_trial < self.workers_per_trial else ""
+        sums = bound + f"{self._workers * self.cpus_per_trial + self.data_cpus} CPU"
         if self.gpus_per_trial:
             sums += f" and {self._workers * self.gpus_per_trial:g} GPU"
         data = f" + Ray Data {self.data_cpus} CPU" if self.data_cpus else ""

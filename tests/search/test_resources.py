@@ -90,7 +90,7 @@ def test_fewer_workers_will_do_where_that_was_said():
     plan = plan_resources([{"CPU": 2}], 4, 1, 0, workers_per_trial=4, min_workers_per_trial=2)
 
     assert plan.concurrent == 1
-    assert "2 to 4 workers" in str(plan)
+    assert "2 to 4 workers × 1 CPU) = up to 4 CPU of a cluster with 2 CPU" in str(plan)
 
 
 @given(
