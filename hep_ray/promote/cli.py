@@ -56,6 +56,7 @@ def promote(
     """
     from hep_ray.promote.run import Wishes, search_folder
     from hep_ray.promote.run import promote as promote_search
+    from hep_ray.tracking.client import default_uri
 
     console = result_console()
     wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run)
@@ -68,6 +69,9 @@ def promote(
         answer = "would be promoted" if done.verdict.passed else "would be refused"
         console.print(f"'{done.verdict.candidate.name}' {answer}; nothing was registered", highlight=False)
         raise typer.Exit(0 if done.verdict.passed else 1)
+    where = "" if storage == Path("runs") else f" --storage {storage}"
+    if done.tracking_uri != default_uri(storage):
+        where = f" --tracking-uri {done.tracking_uri}"
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
     console.print(
         f"models:/{done.name}@champion is version {done.version.number}{former}",
@@ -75,7 +79,7 @@ def promote(
         highlight=False,
     )
     console.print(
-        f"next: hep-ray predict models:/{done.name}@champion INPUT --out scores",
+        f"next: hep-ray predict models:/{done.name}@champion INPUT --out scores{where}",
         soft_wrap=True,
         highlight=False,
     )

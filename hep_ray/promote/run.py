@@ -37,6 +37,7 @@ class Promotion:
         version: that was registered and made the champion; None after a dry run.
         previous: number of the former champion, if there was one.
         card: the model card.
+        tracking_uri: of the registry.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Promotion:
     version: Version | None
     previous: int | None
     card: str
+    tracking_uri: str
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,15 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
         if not wishes.dry_run:
             verdict.enforce()
         if package is None or dataset is None or not verdict.passed:
-            return Promotion(name, verdict, None, None, "")
+            return Promotion(name, verdict, None, None, "", uri)
         package = _with_verdict(package, verdict)
         card = model_card(name, package.description)
         if wishes.dry_run:
-            return Promotion(name, verdict, None, None, card)
+            return Promotion(name, verdict, None, None, card, uri)
         version = store(
             registry, name, package, dataset, card, folder.parent, Path(scratch), run.mlflow_run_id
         )
-        return Promotion(name, verdict, version, registry.crown(version), card)
+        return Promotion(name, verdict, version, registry.crown(version), card, uri)
 
 
 def _options(folder: Path) -> dict[str, Any]:
@@ -180,7 +182,8 @@ def _package(
         if not path.is_file():
             raise CorruptCheckpoint(f"{path} is not there")
         state = load_checkpoint(path)
-        trained, judged = state["params"], TrialConfig.from_params(without_seed(candidate.params)).resolved()
+        trained = TrialConfig.from_params(state["params"]).resolved()
+        judged = TrialConfig.from_params(without_seed(candidate.params)).resolved()
         if trained != judged:
             raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
         if int(state["metrics"]["epoch"]) != run.epoch:

@@ -272,6 +272,18 @@ def test_dry_run_explains_line_by_line_and_registers_nothing(storage, tracking_u
     assert "dry" not in ModelRegistry(tracking_uri).names()
 
 
+def test_the_command_line_promotes_and_says_what_to_type_next(storage, tracking_uri):
+    words = ["promote", "deep", "--storage", str(storage), "--tracking-uri", tracking_uri, "--name", "typed"]
+    done = CliRunner().invoke(app, words)
+
+    assert done.exit_code == 0, done.output
+    assert "models:/typed@champion is version 1" in done.output
+    assert (
+        f"hep-ray predict models:/typed@champion INPUT --out scores --tracking-uri {tracking_uri}"
+        in done.output
+    )
+
+
 def test_a_crash_before_the_aliases_leaves_none_and_its_version_is_used_again(storage, wishes, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ModelRegistry, "crown", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
