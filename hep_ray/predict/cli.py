@@ -69,7 +69,7 @@ def predict(
         typer.Option(help="MLflow server or database with the model. Default: that of the storage."),
     ] = None,
 ) -> None:
-    """Write the scores of every event of INPUT into --out: Parquet files of event_id and score_<class>.
+    """Write the scores of every event of INPUT into --out: Parquet files of event_id and score_CLASS.
 
     Events need no labels. Columns of other names, shapes, types or units than the model was trained on are refused.
     Killed in the middle, type the same command again: finished files are kept, nothing is done twice.
