@@ -147,6 +147,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     trials = total_trials(search, preset, space)
     _check_storage(options.storage)
     dataset = Dataset.open(options.data)
+    _check_metrics(search, dataset)
     _check_models([*space.samples(), *search.references], dataset)
     connect()
     check_every_node(options.storage, options.data / MANIFEST)
@@ -183,6 +184,20 @@ def _check_storage(storage: Path) -> None:
         probe.unlink()
     except OSError as fault:
         raise StorageError(f"the storage can be written; {storage} cannot: {fault.strerror}") from fault
+
+
+def _check_metrics(search: Search, dataset: Dataset) -> None:
+    """What ranks trials is something that they report of these classes."""
+    from hep_ray.training.validation import validation_keys
+
+    known = validation_keys(dataset.schema)
+    for role, name in (("metric", search.metric), ("cost", search.cost or "epoch_seconds")):
+        if name not in known and name != "epoch_seconds":
+            raise InvalidConfig(
+                f"the {role} of a search is reported by its trials; '{name}' is not, of events of "
+                f"{len(dataset.schema.classes)} classes ({', '.join(dataset.schema.classes)}); reported are: "
+                f"epoch_seconds, {', '.join(known)}"
+            )
 
 
 def _check_models(samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> None:

@@ -68,3 +68,12 @@ def validation_metrics(
         raise NonFiniteLoss(where(f"validation loss is {result.loss}"))
     metrics = classification_metrics(result.probabilities, result.labels, schema.classes, schema.signal)
     return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
+
+
+def validation_keys(schema: EventSchema) -> tuple[str, ...]:
+    """Names of all that `validate` reports of events with these classes."""
+    classes = len(schema.classes)
+    undecided = np.full((2 * classes, classes), 1 / classes, np.float32)
+    return tuple(
+        validation_metrics(Evaluation(0.0, undecided, np.arange(2 * classes) % classes), schema, str)
+    )

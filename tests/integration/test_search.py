@@ -9,6 +9,7 @@ from rich.console import Console
 from hep_ray.errors import (
     CannotResume,
     Infeasible,
+    InvalidConfig,
     InvalidSpace,
     SearchFailed,
     ShardMismatch,
@@ -53,6 +54,25 @@ def options(ray_session, make_dataset, tmp_path):
     return SearchOptions(
         data=make_dataset(events=96, size=28), storage=tmp_path / "runs", preset="smoke", seed=3
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"metric": "val_acuracy"},
+            "metric of a search is reported by its trials; 'val_acuracy' is not, of events of 2",
+        ),
+        ({"metric": "val_accuracy_class2"}, r"of 2 classes \(background, signal\); reported are: .*val_auc"),
+        (
+            {"cost": "seconds", "presets": {"smoke": Preset(trials=1, epochs=1, scheduler="none")}},
+            "'seconds' is not",
+        ),
+    ],
+)
+def test_a_metric_that_no_trial_reports_is_refused_before_anything_starts(options, change, message):
+    with pytest.raises(InvalidConfig, match=message):
+        prepare(dataclasses.replace(SEARCH, **change), options)
 
 
 def test_a_baseline_is_a_trial_like_any_other(options):
