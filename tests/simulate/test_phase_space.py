@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hep_ray.simulate.colour import random_flow
@@ -14,8 +14,9 @@ MASSES = st.lists(st.sampled_from([0.0, 4.8, 91.2, 172.5]), min_size=2, max_size
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=SEEDS, masses=MASSES, total=st.floats(4000, 9000))
+@given(seed=SEEDS, masses=MASSES, total=st.floats(2000, 9000))
 def test_bodies_share_the_mass_and_are_on_shell(seed: int, masses: list[float], total: float) -> None:
+    assume(sum(masses) < 0.43 * total)  # nearer to threshold the rejection takes minutes
     momenta = rambo(total, masses, np.random.default_rng(seed))
     assert momenta.sum(axis=0) == pytest.approx([total, 0, 0, 0], abs=1e-6 * total)
     squares = momenta[:, 0] ** 2 - (momenta[:, 1:] ** 2).sum(axis=1)
