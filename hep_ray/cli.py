@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hep_ray.components import show as components
+from hep_ray.confirm.cli import confirm
 from hep_ray.console import run_app
 from hep_ray.data.cli import app as data_app
 from hep_ray.data.show_cli import show
@@ -16,7 +17,6 @@ from hep_ray.errors import StorageError
 from hep_ray.predict.cli import predict
 from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
-from hep_ray.search.confirm_cli import confirm
 from hep_ray.simulate.cli import simulate
 
 app = typer.Typer(

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hep_ray.errors import StorageError
+from hep_ray.files import storing, sync
 
 
 def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
@@ -40,19 +41,6 @@ def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def storing(target: Path) -> Iterator[None]:
-    """Name what went wrong while writing.
-
-    Raises:
-        StorageError: the block raised an `OSError`.
-    """
-    try:
-        yield
-    except OSError as fault:
-        raise StorageError(f"the storage must be writable; writing {target} failed: {fault}") from fault
-
-
-@contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`: takes its place when the block ends well, vanishes when it fails.
 
@@ -70,7 +58,7 @@ def replacing(target: Path) -> Iterator[Path]:
         yield filling
         with storing(target):
             for path in (*filling.iterdir(), filling):
-                _sync(path)
+                sync(path)
             _swap(filling, target)
 
 
@@ -105,13 +93,5 @@ def _swap(filling: Path, target: Path) -> None:
         if retired.exists():
             retired.rename(target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(retired, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from hep_ray.config import parse
 from hep_ray.data.assemble import Origin, assemble
 from hep_ray.data.events import EVENT_ID, LABEL, Arrays, EventSchema
-from hep_ray.data.folder import storing
 from hep_ray.data.inputs import InputPart
 from hep_ray.data.readers import READERS
 from hep_ray.data.runs import Run, RunWriter
 from hep_ray.data.schema_file import ColumnRule, SchemaFile
 from hep_ray.data.splits import SplitRule
+from hep_ray.files import storing
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 

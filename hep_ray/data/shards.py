@@ -22,12 +22,13 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from hep_ray.data.events import EVENT_ID, EventSchema
-from hep_ray.data.folder import refuse_occupied, replacing, storing
+from hep_ray.data.folder import refuse_occupied, replacing
 from hep_ray.data.manifest import MANIFEST, Manifest, Shard
 from hep_ray.data.runs import BUFFER_BYTES, Run, RunWriter, merged
 from hep_ray.data.shard_file import ROW_GROUP, ContentHash, Stretch, sha256_of, write_stretch
 from hep_ray.data.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.files import storing
 
 __all__ = ["DEFAULT_RULE", "ROW_GROUP", "ContentHash", "ShardWriter", "sha256_of"]
 

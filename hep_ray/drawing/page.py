@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hep_ray.drawing.style import png
+from hep_ray.files import write_whole
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
@@ -80,10 +80,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: Iterable[int
 
 def write_page(path: Path, text: str) -> None:
     """Write a page whole or not at all; `OSError` where that cannot be done."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    unfinished.touch()
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hep_ray.data.folder import storing
 from hep_ray.errors import ExportFailed, MissingPackage, StorageError
+from hep_ray.files import storing, whole
 from hep_ray.promote.classifier import Classifier
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -62,20 +61,13 @@ def export_onnx(classifier: Classifier, path: Path) -> float:
         )
     if path.exists():
         raise StorageError(f"an export makes a new file; {path} exists")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with storing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(classifier, temporary)
-        difference = _difference(classifier, temporary)
+    with storing(path), whole(path) as filling:
+        _write(classifier, filling)
+        difference = _difference(classifier, filling)
         if not difference <= TOLERANCE:
             raise ExportFailed(
                 f"ONNX Runtime gives the probabilities of torch to {TOLERANCE:.0e}; they differ by {difference:.1e}"
             )
-        with storing(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return difference
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hep_ray.data.folder import storing
 from hep_ray.data.shard_file import sha256_of
 from hep_ray.errors import StorageError
+from hep_ray.files import storing, write_whole
 from hep_ray.predict.inputs import Prediction
 from hep_ray.predict.scores import MODEL
 
@@ -143,6 +143,4 @@ def _is_done(path: Path, digest: str) -> bool:
 
 
 def _write(out: Path, values: Mapping[str, Any]) -> None:
-    temporary = out / f".{MANIFEST}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(out / MANIFEST)
+    write_whole(out / MANIFEST, json.dumps(values, indent=1) + "\n")

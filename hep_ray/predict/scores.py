@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import pyarrow.parquet as pq
 from hep_ray.config import parse
 from hep_ray.data.assemble import Origin, assemble
 from hep_ray.data.columns import EVENT_ID, Arrays
-from hep_ray.data.folder import storing
 from hep_ray.data.readers import READERS
+from hep_ray.files import storing, whole
 from hep_ray.predict.inputs import Prediction, schema_of_model
 from hep_ray.predict.pieces import Piece
 from hep_ray.promote.classifier import Classifier
@@ -47,20 +46,15 @@ def score_piece(
     """
     schema = scores_schema(classifier, digest)
     target, rows = out / piece.file, 0
-    temporary = out / f".{piece.file}.{os.getpid()}.tmp"
-    try:
-        with storing(target), temporary.open("wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for ids, scores in _scored(classifier, prediction, piece, batch):
-                    columns = [pa.array(ids, pa.string()), *(pa.array(column) for column in scores.T)]
-                    writer.write_batch(pa.record_batch(columns, schema=schema))
-                    rows += len(ids)
-            file.flush()
-            os.fsync(file.fileno())
-        with storing(target):
-            temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        storing(target),
+        whole(target) as filling,
+        pq.ParquetWriter(filling, schema, compression="zstd") as writer,
+    ):
+        for ids, scores in _scored(classifier, prediction, piece, batch):
+            columns = [pa.array(ids, pa.string()), *(pa.array(column) for column in scores.T)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            rows += len(ids)
     return rows
 
 

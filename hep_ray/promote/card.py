@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hep_ray.confirm.confirmation import Contender
 from hep_ray.promote.package import Description, Evidence
-from hep_ray.search.confirmation import Contender
 
 SHOWN = ("accuracy", "auc", "background_rejection_at_50", "calibration_error", "loss")
 

@@ -13,10 +13,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hep_ray.confirm.confirmation import Comparison, Confirmation, Contender, Estimate
 from hep_ray.errors import PromotionRefused
 from hep_ray.promote.gate import Check
 from hep_ray.promote.package import Description
-from hep_ray.search.confirmation import Comparison, Confirmation, Contender, Estimate
 from hep_ray.training.config import TrialConfig
 
 FEWEST_SEEDS = 2

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hep_ray.confirm.confirmation import Confirmation, ConfirmedRun, Contender
 from hep_ray.errors import PromotionRefused
-from hep_ray.search.confirmation import Confirmation, ConfirmedRun, Contender
 
 REQUIRED = ("command", "git_commit", "git_dirty", "python", "host", "cpu")
 REQUIRED_VERSIONS = ("hep-ray", "ray", "torch", "optuna", "mlflow", "numpy", "pyarrow")

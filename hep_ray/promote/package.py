@@ -17,11 +17,12 @@ import torch
 from pydantic import Field
 
 from hep_ray.config import Config, parse
+from hep_ray.confirm.confirmation import Comparison, Contender
 from hep_ray.data.events import EventSchema
-from hep_ray.data.folder import replacing, storing
+from hep_ray.data.folder import replacing
 from hep_ray.errors import CorruptModel, UnreadableInput
+from hep_ray.files import storing
 from hep_ray.promote.classifier import Classifier
-from hep_ray.search.confirmation import Comparison, Contender
 
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hep_ray.confirm.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
+from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
 from hep_ray.data.dataset import Dataset
 from hep_ray.errors import CorruptCheckpoint, HepRayError, StorageError
 from hep_ray.promote import gate
@@ -16,9 +18,7 @@ from hep_ray.promote.gain import check_gain, comparison_of, without_seed
 from hep_ray.promote.package import Description, Evidence, Package
 from hep_ray.promote.scores import check_scores
 from hep_ray.promote.store import store
-from hep_ray.search.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
 from hep_ray.search.state import SearchState
-from hep_ray.search.test_uses import earlier_uses, uses_of_others
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.registry import CHAMPION, ModelRegistry, Version
 from hep_ray.training.checkpoint import load_checkpoint

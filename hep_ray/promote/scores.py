@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hep_ray.confirm.confirmation import ConfirmedRun
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import HepRayError, InvalidEvents
@@ -17,7 +18,6 @@ from hep_ray.metrics import classification_metrics
 from hep_ray.promote.classifier import SCORE, Classifier
 from hep_ray.promote.gate import Check, check_reproduction
 from hep_ray.promote.package import Package
-from hep_ray.search.confirmation import ConfirmedRun
 
 METRIC_TOLERANCE = 1e-6
 """Largest difference of a metric between the confirmation and its own scores; these are stored as float32."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hep_ray.data.folder import storing
 from hep_ray.drawing.page import write_page
 from hep_ray.drawing.style import house_style
 from hep_ray.errors import StorageError
+from hep_ray.files import storing
 from hep_ray.report.figures import Drawn, Section, of_section
 from hep_ray.report.material import Material, gather
 from hep_ray.report.page import Shown, page

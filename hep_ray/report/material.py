@@ -10,6 +10,8 @@ from pathlib import Path
 
 import optuna
 
+from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
+from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.manifest import Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, UnreadableInput
@@ -17,10 +19,8 @@ from hep_ray.report.groups import Groups, groups_of, short_name, varied_in
 from hep_ray.report.scores import Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
 from hep_ray.report.words import count_words
-from hep_ray.search.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
 from hep_ray.search.definition import Search
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.search.test_uses import earlier_uses, uses_of_others
 from hep_ray.tracking.records import SearchStarted
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from hep_ray.confirm.confirmation import Confirmation
+from hep_ray.confirm.table import verdict
 from hep_ray.report.material import Material
 from hep_ray.report.words import capital, count_words, decimals, interval, metric_words, plus_minus
-from hep_ray.search.confirm_table import verdict
-from hep_ray.search.confirmation import Confirmation
 
 HOUR = 3600.0
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from html import escape
 
+from hep_ray.confirm.confirmation import Confirmation, Estimate
+from hep_ray.confirm.table import verdict
 from hep_ray.data.splits import SPLITS
 from hep_ray.drawing.page import table
 from hep_ray.report.groups import varied_in
@@ -14,8 +16,6 @@ from hep_ray.report.performance import WorkingPoint, mean_and_sd
 from hep_ray.report.scores import Scored, Scores
 from hep_ray.report.study import written
 from hep_ray.report.words import decimals, interval, metric_words, plus_minus
-from hep_ray.search.confirm_table import verdict
-from hep_ray.search.confirmation import Confirmation, Estimate
 from hep_ray.search.leaderboard import number
 
 BEST_TRIALS = 15

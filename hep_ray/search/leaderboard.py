@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from hep_ray.files import write_whole
 from hep_ray.search.state import SearchState, TrialState
 
 FILE_NAME = "leaderboard.json"
@@ -81,9 +81,7 @@ def pareto_front(state: SearchState) -> set[str]:
 def write_leaderboard(folder: Path, board: Mapping[str, Any]) -> Path:
     """Write `leaderboard.json` whole or not at all."""
     path = folder / FILE_NAME
-    temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(board, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(board, indent=1) + "\n")
     return path
 
 

@@ -18,9 +18,9 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
-from ray.tune.search import Searcher
 
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.searcher import JournalSearcher
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import Record, TrialFinished, TrialStarted
@@ -28,7 +28,7 @@ from hep_ray.tracking.records import Record, TrialFinished, TrialStarted
 TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
 
 
-class OptunaSearcher(Searcher):
+class OptunaSearcher(JournalSearcher):
     """Hands trials that an earlier attempt left unfinished to Tune first, then draws new ones.
 
     Args:
@@ -71,10 +71,6 @@ class OptunaSearcher(Searcher):
         )
         self._settle()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher to restore it, and here the journal restores."""
-        return {}
-
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
         """The next trial's id, parameters and seed, or that there is none."""
         if self._pending:
@@ -82,23 +78,9 @@ class OptunaSearcher(Searcher):
         elif len(self._state.trials) < self.total:
             trial = self._draw(len(self._state.trials))
         else:
-            finished: str = Searcher.FINISHED
+            finished: str = self.FINISHED
             return finished
         return {"trial_id": trial.trial_id, "params": trial.params, "seed": trial.seed}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing to do: the study is told a whole trial at once, from the recorded epochs."""
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Nothing to do: the study is told when the end of a trial is recorded; see `tell`."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the journal and the study's database hold everything."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
 
     def record(self, record: Record) -> None:
         """Listen to the recorder: tell the study each trial's end."""

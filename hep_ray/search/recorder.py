@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ class Recorder(Callback):
         self.state.apply(record)
         for listener in self.listeners:
             listener(record)
+
+    @contextmanager
+    def listening(self, listener: Callable[[Record], None]) -> Iterator[None]:
+        """Within, a listener more."""
+        self.listeners.append(listener)
+        try:
+            yield
+        finally:
+            self.listeners.remove(listener)
 
     def finish(self, trial_id: str, cause: str = "", *, ended: bool = False) -> None:
         """Record the end of a trial: failed when there is a cause, stopped when it had epochs left to do.

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from ray import tune
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
 from rich.console import Console
 
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.stream import load_resident
 from hep_ray.errors import CannotResume, HepRayError, Interrupted, SearchFailed, StorageError
+from hep_ray.search.fit import fit
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.optuna_search import OptunaSearcher
 from hep_ray.search.prepare import SearchPlan
-from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.schedule import build_scheduler
 from hep_ray.search.state import SearchState
-from hep_ray.search.trial_run import TrialJob
-from hep_ray.search.workers import trainable
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchFinished, SearchStarted
-
-WORKER_RESTARTS = 3
-"""Times a trial is tried again, from its last checkpoint, when its worker or node dies."""
 
 
 @dataclass(frozen=True)
@@ -139,85 +126,22 @@ def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Cons
     state = recorder.state
     to_run = len(state.unfinished()) + plan.trials - len(state.trials)
     if to_run > 0:
-        with Progress(
-            state, plan.trials, plan.preset.epochs, plan.search.metric, plan.search.mode, console
-        ) as progress:
-            recorder.listeners.append(progress.record)
-            fit(
-                plan.dataset,
-                plan.resources,
-                plan.folder,
-                epochs=plan.preset.epochs,
-                metric=plan.search.metric,
-                mode=plan.search.mode,
-                searcher=searcher,
-                scheduler=scheduler,
-                recorder=recorder,
-                to_run=to_run,
-            )
-            recorder.listeners.remove(progress.record)
+        fit(
+            plan.dataset,
+            plan.resources,
+            plan.folder,
+            epochs=plan.preset.epochs,
+            metric=plan.search.metric,
+            mode=plan.search.mode,
+            searcher=searcher,
+            scheduler=scheduler,
+            recorder=recorder,
+            to_run=to_run,
+            total=plan.trials,
+            console=console,
+        )
     if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
         recorder.write(SearchFinished(time=time.time()))
-
-
-def fit(
-    dataset: Dataset,
-    resources: ResourcePlan,
-    folder: Path,
-    *,
-    epochs: int,
-    metric: str,
-    mode: Literal["max", "min"],
-    searcher: Searcher,
-    scheduler: TrialScheduler | None,
-    recorder: Recorder,
-    to_run: int,
-) -> None:
-    """Let Tune train trials on the training split until the searcher has none left.
-
-    Args:
-        dataset: training and validation split are loaded.
-        resources: of one trial, and how many run side by side.
-        folder: of the journal; the trials' folders lie in it.
-        epochs: full length of a trial.
-        metric: key of the per-epoch report that decides which epoch's model is kept.
-        mode: whether more or less of it is better.
-        searcher: hands out each trial's id, parameters and seed.
-        scheduler: ends trials early; None trains each in full.
-        recorder: is told everything.
-        to_run: number of trials.
-    """
-    job = TrialJob(
-        trials_folder=str(folder.resolve() / "trials"),
-        schema=dataset.schema,
-        data=load_resident(dataset),
-        epochs=epochs,
-        metric=metric,
-        mode=mode,
-        cpus=resources.cpus_per_trial,
-        gpu=resources.gpus_per_trial > 0,
-    )
-    scratch = folder.resolve() / ".tune"
-    tune_config = tune.TuneConfig(
-        search_alg=searcher,
-        scheduler=scheduler,
-        num_samples=to_run,
-        max_concurrent_trials=resources.concurrent,
-        reuse_actors=True,
-    )
-    run_config = tune.RunConfig(
-        name=folder.name,
-        storage_path=str(scratch),
-        callbacks=[recorder],
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
-        verbose=0,
-    )
-    try:
-        with trainable(job, resources, scratch) as actor:
-            tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def close(tracker: MlflowTracker) -> HepRayError | None:

@@ -10,7 +10,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,8 +20,8 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from hep_ray.data.events import Arrays, EventSchema
-from hep_ray.data.folder import storing
 from hep_ray.errors import SimulationFailed, StorageError
+from hep_ray.files import storing, whole
 
 DIGITS = 16
 """Hexadecimal digits of a hash in a name."""
@@ -115,13 +114,8 @@ class ChunkStore:
             file.write_batch(batch)
         content = sink.getvalue().to_pybytes()
         path = self.folder / f"{chunk.name}.{_digest(content)}{SUFFIX}"
-        unfinished = path.with_suffix(".partial")
-        with storing(self.folder):
-            with unfinished.open("wb") as output:
-                output.write(content)
-                output.flush()
-                os.fsync(output.fileno())
-            unfinished.rename(path)
+        with storing(self.folder), whole(path) as filling:
+            filling.write_bytes(content)
         self._paths[chunk.name] = path
 
     def load(self, chunk: Chunk) -> Arrays:

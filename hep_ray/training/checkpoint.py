@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from hep_ray.errors import CorruptCheckpoint
+from hep_ray.files import whole
 
 LAST = "last.pt"
 """State from which a trial goes on: model, optimizer, schedule, epoch, random state, last metrics."""
@@ -21,18 +20,8 @@ BEST = "best.pt"
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state so that a crash at any moment leaves the former file or the new one, never a torn one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    with whole(path) as filling, filling.open("wb") as file:
+        torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from hep_ray.data.batches import Events, batches
 from hep_ray.data.columns import EVENT_ID, LABEL
 from hep_ray.data.events import EventSchema
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
+from hep_ray.files import whole
 from hep_ray.metrics import classification_metrics
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.restore import restore_model
@@ -127,12 +127,8 @@ def _write(path: Path, schema: EventSchema, event_ids: pa.Array, answer: _Answer
         },
         metadata={METADATA: json.dumps(dict(answer.facts))},
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as filling:
+        pq.write_table(table, filling)
 
 
 def _columns(schema: EventSchema) -> list[str]:

@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "hep_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_MODULE = 250
 
-BASE = {"config", "console", "errors", "registry"}
+BASE = {"config", "console", "errors", "files", "registry"}
 RAY = {"cluster", "parallel"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
@@ -27,14 +27,15 @@ KNOWS = {
     "training": BASE | {"data"} | PARTS,
     "tracking": BASE,
     "search": BASE | {"cluster", "data", "training", "tracking"} | PARTS,
-    "report": BASE | {"data", "drawing", "metrics", "training", "search", "tracking"},
+    "confirm": BASE | {"cluster", "data", "training", "search", "tracking", "metrics", "models"},
+    "report": BASE | {"data", "drawing", "metrics", "training", "search", "confirm", "tracking"},
     "doctor": BASE | {"cluster", "data", "search", "tracking"},
-    "promote": BASE | {"data", "training", "search", "tracking"} | PARTS,
+    "promote": BASE | {"data", "training", "search", "confirm", "tracking"} | PARTS,
     "predict": BASE | RAY | {"data", "training", "promote", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 
-RAY_MODULES = {"cluster.py", "parallel.py", "data/stream.py", "predict/run.py"}
+RAY_MODULES = {"cluster.py", "parallel.py", "data/stream.py", "confirm/unblind.py", "predict/run.py"}
 MLFLOW_MODULES = {
     "tracking/client.py",
     "tracking/confirmed.py",

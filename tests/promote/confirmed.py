@@ -9,12 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hep_ray.data.batches import Events, batches
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.shards import ShardWriter
-from hep_ray.metrics import classification_metrics
-from hep_ray.search.confirmation import (
+from hep_ray.confirm.confirmation import (
     Comparison,
     Confirmation,
     ConfirmedRun,
@@ -22,6 +17,11 @@ from hep_ray.search.confirmation import (
     Estimate,
     save_confirmation,
 )
+from hep_ray.data.batches import Events, batches
+from hep_ray.data.dataset import Dataset
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.data.shards import ShardWriter
+from hep_ray.metrics import classification_metrics
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted
 from hep_ray.training.checkpoint import save_checkpoint

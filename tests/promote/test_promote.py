@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import hep_ray
 from hep_ray.cli import app
+from hep_ray.confirm.confirmation import load_confirmation
+from hep_ray.confirm.test_uses import SplitUse, params_hash, record_use
 from hep_ray.errors import PromotionRefused, StorageError, TrackingUnavailable
 from hep_ray.promote.run import Wishes, promote, search_folder
-from hep_ray.search.confirmation import load_confirmation
-from hep_ray.search.test_uses import SplitUse, params_hash, record_use
 from hep_ray.tracking.registry import ModelRegistry
 
 EVENTS = 312

@@ -14,10 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.manifest import Manifest
-from hep_ray.data.shards import ShardWriter
-from hep_ray.search.confirmation import (
+from hep_ray.confirm.confirmation import (
     FOLDER,
     Comparison,
     Confirmation,
@@ -26,6 +23,9 @@ from hep_ray.search.confirmation import (
     Estimate,
     save_confirmation,
 )
+from hep_ray.data.events import Column, EventSchema
+from hep_ray.data.manifest import Manifest
+from hep_ray.data.shards import ShardWriter
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.parameters import Choice, LogUniform
 from hep_ray.search.space import Space

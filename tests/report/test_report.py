@@ -16,6 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 from typer.testing import CliRunner
 
+from hep_ray.confirm.test_uses import SplitUse, record_use
 from hep_ray.errors import NothingCompleted, StorageError, TrackingUnavailable, UnknownName, UnreadableInput
 from hep_ray.report.build import save, write_report
 from hep_ray.report.cli import report as command
@@ -23,7 +24,6 @@ from hep_ray.report.figures import FIGURES, Drawn
 from hep_ray.report.figures.parameters import importances
 from hep_ray.report.material import gather
 from hep_ray.report.page import Shown, page
-from hep_ray.search.test_uses import SplitUse, record_use
 
 
 class Page(HTMLParser):

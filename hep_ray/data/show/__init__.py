@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hep_ray.data.folder import storing
 from hep_ray.data.integrity import verify
 from hep_ray.data.splits import Split
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.files import storing
 
 EVENTS = 20_000
 """Events that are drawn, at most."""

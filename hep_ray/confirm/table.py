@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from hep_ray.search.confirmation import Comparison, Confirmation, Estimate
+from hep_ray.confirm.confirmation import Comparison, Confirmation, Estimate
 
 
 def confirmation_table(confirmation: Confirmation) -> Table:

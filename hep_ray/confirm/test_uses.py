@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
+from hep_ray.files import write_whole
 
 FILE_NAME = "test_uses.jsonl"
 
@@ -57,10 +57,8 @@ def record_use(folder: Path, use: SplitUse) -> None:
     known = uses(folder)
     if any(one.confirmation_id == use.confirmation_id for one in known):
         return
-    temporary = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
     try:
-        temporary.write_text("".join(one.model_dump_json() + "\n" for one in (*known, use)))
-        temporary.replace(folder / FILE_NAME)
+        write_whole(folder / FILE_NAME, "".join(one.model_dump_json() + "\n" for one in (*known, use)))
     except OSError as fault:
         raise StorageError(
             f"a look at the test split is recorded; {folder / FILE_NAME} cannot be: {fault.strerror}"

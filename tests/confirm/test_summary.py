@@ -10,17 +10,17 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from hep_ray.search.confirm_plan import ConfirmOptions, ConfirmPlan, trial_id
-from hep_ray.search.confirm_summary import confirmed_values, failures, summarise
-from hep_ray.search.confirm_table import confirmation_table, contender_lines, verdict
-from hep_ray.search.confirmation import (
+from hep_ray.confirm.confirmation import (
     Comparison,
     Confirmation,
     Estimate,
     load_confirmation,
     save_confirmation,
 )
-from hep_ray.search.finalists import Baseline, Configuration
+from hep_ray.confirm.finalists import Baseline, Configuration
+from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, trial_id
+from hep_ray.confirm.summary import confirmed_values, failures, summarise
+from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted, TrialTested

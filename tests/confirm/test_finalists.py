@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import pytest
 
+from hep_ray.confirm import test_uses
+from hep_ray.confirm.finalists import choose_baseline, configurations, parse_baseline
+from hep_ray.confirm.fixed_list import FixedList
 from hep_ray.errors import CannotConfirm, StorageError
-from hep_ray.search import test_uses
-from hep_ray.search.finalists import choose_baseline, configurations, parse_baseline
-from hep_ray.search.fixed_list import FixedList
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, Status, TrialFinished, TrialStarted
 

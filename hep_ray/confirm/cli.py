@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hep_ray.search.confirm import ConfirmResult
-    from hep_ray.search.confirm_plan import ConfirmPlan
+    from hep_ray.confirm.plan import ConfirmPlan
+    from hep_ray.confirm.run import ConfirmResult
 
 
 def confirm(  # noqa: PLR0917 - one argument per flag
@@ -87,9 +87,9 @@ def confirm(  # noqa: PLR0917 - one argument per flag
     """
     from rich.console import Console
 
-    from hep_ray.search.confirm import run_confirmation
-    from hep_ray.search.confirm_plan import ConfirmOptions
-    from hep_ray.search.confirm_prepare import prepare_confirmation
+    from hep_ray.confirm.plan import ConfirmOptions
+    from hep_ray.confirm.prepare import prepare_confirmation
+    from hep_ray.confirm.run import run_confirmation
 
     console = Console(stderr=True)
     plan = prepare_confirmation(
@@ -156,9 +156,9 @@ def _duration(plan: ConfirmPlan) -> str:
 
 
 def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
+    from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
+    from hep_ray.confirm.test_uses import uses_of_others
     from hep_ray.console import result_console
-    from hep_ray.search.confirm_table import confirmation_table, contender_lines, verdict
-    from hep_ray.search.test_uses import uses_of_others
 
     found = result.confirmation
     console = result_console()

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray.tune.search import Searcher
-
+from hep_ray.search.searcher import JournalSearcher
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import Record, TrialStarted
 
 
-class FixedList(Searcher):
+class FixedList(JournalSearcher):
     """Hands out trainings that an earlier attempt left unfinished, then those that it had not begun.
 
     Args:
@@ -30,33 +29,15 @@ class FixedList(Searcher):
         self._begun = set(state.trials)
         self._write = write
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher to restore it, and here the journal restores."""
-        return {}
-
     def __len__(self) -> int:
         return len(self._pending)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
         """The next training, or that there is none."""
         if not self._pending:
-            finished: str = Searcher.FINISHED
+            finished: str = self.FINISHED
             return finished
         run = self._pending.pop(0)
         if run.trial_id not in self._begun:
             self._write(run.model_copy(update={"time": time.time()}))
         return {"trial_id": run.trial_id, "params": run.params, "seed": run.seed}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing to learn."""
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Nothing to learn."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the journal holds everything."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hep_ray.confirm.confirmation import Confirmation, save_confirmation, set_aside
+from hep_ray.confirm.fixed_list import FixedList
+from hep_ray.confirm.plan import BASELINE, ConfirmPlan
+from hep_ray.confirm.summary import confirmed_values, failures, summarise
+from hep_ray.confirm.test_uses import SplitUse, earlier_uses, params_hash, record_use
+from hep_ray.confirm.unblind import evaluate_all
 from hep_ray.errors import CannotResume, Interrupted, SearchFailed
-from hep_ray.search.confirm_plan import BASELINE, ConfirmPlan
-from hep_ray.search.confirm_summary import confirmed_values, failures, summarise
-from hep_ray.search.confirmation import Confirmation, save_confirmation, set_aside
-from hep_ray.search.fixed_list import FixedList
-from hep_ray.search.progress import Progress
+from hep_ray.search.fit import fit
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.run import close, fit
+from hep_ray.search.run import close
 from hep_ray.search.state import SearchState
-from hep_ray.search.test_uses import SplitUse, earlier_uses, params_hash, record_use
-from hep_ray.search.unblind import evaluate_all
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.journal import Journal
@@ -145,23 +145,20 @@ def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
     state = recorder.state
     runs = FixedList(plan.runs, state, recorder.write)
     if len(runs):
-        with Progress(
-            state, len(plan.runs), plan.started.epochs, plan.started.metric, plan.started.mode, console
-        ) as progress:
-            recorder.listeners.append(progress.record)
-            fit(
-                plan.dataset,
-                plan.resources,
-                plan.folder,
-                epochs=plan.started.epochs,
-                metric=plan.started.metric,
-                mode=plan.started.mode,
-                searcher=runs,
-                scheduler=None,
-                recorder=recorder,
-                to_run=len(runs),
-            )
-            recorder.listeners.remove(progress.record)
+        fit(
+            plan.dataset,
+            plan.resources,
+            plan.folder,
+            epochs=plan.started.epochs,
+            metric=plan.started.metric,
+            mode=plan.started.mode,
+            searcher=runs,
+            scheduler=None,
+            recorder=recorder,
+            to_run=len(runs),
+            total=len(plan.runs),
+            console=console,
+        )
     left = [run.trial_id for run in plan.runs if run.trial_id not in state.trials]
     left += [trial.trial_id for trial in state.unfinished()]
     if left:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hep_ray.confirm import sample_error as module
+from hep_ray.confirm.confirmation import ConfirmedRun, Contender
+from hep_ray.confirm.sample_error import sample_error
 from hep_ray.data.events import Column, EventSchema
-from hep_ray.search import sample_error as module
-from hep_ray.search.confirmation import ConfirmedRun, Contender
-from hep_ray.search.sample_error import sample_error
 
 SCHEMA = EventSchema(task="toy", columns=(Column(name="x"),), classes=("background", "signal"))
 EVENTS = 1000

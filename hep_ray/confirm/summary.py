@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from hep_ray.confirm.confirmation import Comparison, Confirmation, ConfirmedRun, Contender, Estimate
+from hep_ray.confirm.plan import BASELINE, ConfirmPlan, trial_id
+from hep_ray.confirm.sample_error import sample_error
 from hep_ray.metrics.inference import Interval, holm, paired_t, t_interval
-from hep_ray.search.confirm_plan import BASELINE, ConfirmPlan, trial_id
-from hep_ray.search.confirmation import Comparison, Confirmation, ConfirmedRun, Contender, Estimate
-from hep_ray.search.sample_error import sample_error
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.testing import SCORES

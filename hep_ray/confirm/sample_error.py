@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hep_ray.confirm.confirmation import ConfirmedRun, Contender
 from hep_ray.data.events import EventSchema
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.inference import bootstrap_interval
-from hep_ray.search.confirmation import ConfirmedRun, Contender
 from hep_ray.training.testing import read_scores
 
 RESAMPLES = 200

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hep_ray.confirm.confirmation import FOLDER
+from hep_ray.confirm.finalists import Baseline, Configuration
 from hep_ray.data.dataset import Dataset
-from hep_ray.search.confirmation import FOLDER
-from hep_ray.search.finalists import Baseline, Configuration
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.tracking.records import SearchStarted, TrialStarted
 

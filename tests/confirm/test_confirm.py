@@ -13,19 +13,19 @@ from sklearn import metrics as sklearn_metrics
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
+from hep_ray.confirm.confirmation import load_confirmation
+from hep_ray.confirm.plan import ConfirmOptions
+from hep_ray.confirm.prepare import prepare_confirmation
+from hep_ray.confirm.run import run_confirmation
+from hep_ray.confirm.table import verdict
+from hep_ray.confirm.test_uses import params_hash, uses
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.shards import ShardWriter
 from hep_ray.errors import CannotConfirm, CannotResume, ShardMismatch, UnknownName
-from hep_ray.search.confirm import run_confirmation
-from hep_ray.search.confirm_plan import ConfirmOptions
-from hep_ray.search.confirm_prepare import prepare_confirmation
-from hep_ray.search.confirm_table import verdict
-from hep_ray.search.confirmation import load_confirmation
 from hep_ray.search.prepare import SearchOptions, prepare
 from hep_ray.search.run import run_search
 from hep_ray.search.script import load_search
-from hep_ray.search.test_uses import params_hash, uses
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG

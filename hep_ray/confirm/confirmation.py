@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
+from hep_ray.files import write_whole
 from hep_ray.tracking.journal import Journal
 
 FOLDER = "confirm"
@@ -153,10 +153,7 @@ class Confirmation(Config):
 def save_confirmation(search_folder: Path, confirmation: Confirmation) -> Path:
     """Write it whole or not at all into the search's folder."""
     path = search_folder / FOLDER / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
-    temporary.write_text(confirmation.model_dump_json(indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, confirmation.model_dump_json(indent=1) + "\n")
     return path
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hep_ray.confirm.test_uses import params_hash
 from hep_ray.errors import CannotConfirm, HepRayError
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.search.test_uses import params_hash
 from hep_ray.training.config import REGISTRIES, TrialConfig, keys_read
 
 CROSS_ENTROPY: Mapping[str, Any] = {"loss": "cross_entropy"}

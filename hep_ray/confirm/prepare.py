@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.cluster import connect, nodes
+from hep_ray.confirm.finalists import choose_baseline, configurations, parse_baseline
+from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, of_test
 from hep_ray.data.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError, UnknownName
-from hep_ray.search.confirm_plan import ConfirmOptions, ConfirmPlan, of_test
 from hep_ray.search.definition import Search
-from hep_ray.search.finalists import choose_baseline, configurations, parse_baseline
 from hep_ray.search.resources import plan_resources
 from hep_ray.search.script import load_search
 from hep_ray.search.state import SearchState

@@ -1,0 +1,90 @@
+"""Writing one file whole or not at all, wherever the process, the disk or the machine stops.
+
+Who fills a file beside its place holds a lock on it. One that nobody holds was left by a process that was killed, and
+the next writer of the same file removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hep_ray.errors import StorageError
+
+__all__ = ["storing", "sync", "whole", "write_whole"]
+
+
+@contextmanager
+def storing(target: Path) -> Iterator[None]:
+    """Name what went wrong while writing.
+
+    Raises:
+        StorageError: the block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as fault:
+        raise StorageError(f"the storage must be writable; writing {target} failed: {fault}") from fault
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be filled: takes its place, on the disk, when the block ends well, else vanishes.
+
+    The folder of `path` is made where it is absent. A crash at any moment leaves the former file or the new one.
+
+    Raises:
+        OSError: of the system, where the file cannot be written; see `storing`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path)
+    filling = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(filling, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield filling
+        sync(filling)
+        filling.replace(path)
+        sync(path.parent)
+    finally:
+        filling.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text, as UTF-8, whole or not at all.
+
+    Raises:
+        OSError: as `whole`.
+    """
+    with whole(path) as filling:
+        filling.write_text(text, encoding="utf-8")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; what a living one fills stays."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        try:
+            descriptor = os.open(left, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""Let Tune train trials, with everything told to the recorder; what draws them and what ends them is given."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+from rich.console import Console
+
+from hep_ray.data.dataset import Dataset
+from hep_ray.data.stream import load_resident
+from hep_ray.search.progress import Progress
+from hep_ray.search.recorder import Recorder
+from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.trial_run import TrialJob
+from hep_ray.search.workers import trainable
+
+WORKER_RESTARTS = 3
+"""Times a trial is tried again, from its last checkpoint, when its worker or node dies."""
+
+
+def fit(
+    dataset: Dataset,
+    resources: ResourcePlan,
+    folder: Path,
+    *,
+    epochs: int,
+    metric: str,
+    mode: Literal["max", "min"],
+    searcher: Searcher,
+    scheduler: TrialScheduler | None,
+    recorder: Recorder,
+    to_run: int,
+    total: int,
+    console: Console,
+) -> None:
+    """Let Tune train trials on the training split until the searcher has none left.
+
+    Args:
+        dataset: training and validation split are loaded.
+        resources: of one trial, and how many run side by side.
+        folder: of the journal; the trials' folders lie in it.
+        epochs: full length of a trial.
+        metric: key of the per-epoch report that decides which epoch's model is kept.
+        mode: whether more or less of it is better.
+        searcher: hands out each trial's id, parameters and seed.
+        scheduler: ends trials early; None trains each in full.
+        recorder: is told everything.
+        to_run: number of trials.
+        total: trials in all, with those that ended before.
+        console: where progress is shown.
+    """
+    job = TrialJob(
+        trials_folder=str(folder.resolve() / "trials"),
+        schema=dataset.schema,
+        data=load_resident(dataset),
+        epochs=epochs,
+        metric=metric,
+        mode=mode,
+        cpus=resources.cpus_per_trial,
+        gpu=resources.gpus_per_trial > 0,
+    )
+    scratch = folder.resolve() / ".tune"
+    tune_config = tune.TuneConfig(
+        search_alg=searcher,
+        scheduler=scheduler,
+        num_samples=to_run,
+        max_concurrent_trials=resources.concurrent,
+        reuse_actors=True,
+    )
+    run_config = tune.RunConfig(
+        name=folder.name,
+        storage_path=str(scratch),
+        callbacks=[recorder],
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
+        verbose=0,
+    )
+    try:
+        with (
+            Progress(recorder.state, total, epochs, metric, mode, console) as progress,
+            recorder.listening(progress.record),
+            trainable(job, resources, scratch) as actor,
+        ):
+            tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""One file, whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hep_ray.errors import StorageError
+from hep_ray.files import storing, whole, write_whole
+
+FILL_AND_WAIT = """
+import pathlib, sys, time
+from hep_ray.files import whole
+with whole(pathlib.Path(sys.argv[1])) as filling:
+    filling.write_text("half")
+    print("filled", flush=True)
+    time.sleep(60)
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_takes_its_place_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "facts.json"
+    write_whole(path, "first")
+    with whole(path) as filling:
+        filling.write_text("second")
+        assert path.read_text() == "first"
+    assert path.read_text() == "second"
+    assert names(path.parent) == ["facts.json"]
+
+
+def test_a_failed_block_leaves_the_former_file(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    write_whole(path, "first")
+    with pytest.raises(TypeError), whole(path) as filling:
+        filling.write_text(1)  # type: ignore[arg-type]
+    assert path.read_text() == "first"
+    assert names(tmp_path) == ["facts.json"]
+
+
+def test_a_killed_writer_is_swept_up_by_the_next_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", FILL_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "filled\n"
+        half = f".facts.json.{writer.pid}.tmp"
+        write_whole(path, "beside the living one")
+        assert names(tmp_path) == [half, "facts.json"]
+        writer.kill()
+        writer.wait()
+        assert names(tmp_path) == [half, "facts.json"]
+    write_whole(path, "after it")
+    assert names(tmp_path) == ["facts.json"]
+    assert path.read_text() == "after it"
+
+
+def test_what_the_system_refuses_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "facts.json"
+    with (
+        pytest.raises(StorageError, match=r"storage must be writable; writing .*facts\.json failed"),
+        storing(path),
+    ):
+        write_whole(path, "text")
