@@ -51,6 +51,13 @@ class ResumableASHA(ASHAScheduler):
         else:
             super().on_trial_add(tune_controller, _ours(trial))
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None that would have to run next: Tune starts trials in their order, each on a worker that is free.
+
+        A trial named here would take the first free worker, and Tune would kill the one that is starting for it:
+        where trials are shorter than the start of a worker, no second one would ever come up.
+        """
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide after an epoch whether the trial goes on."""
         if trial.config["trial_id"] in self._outside:

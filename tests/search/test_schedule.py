@@ -113,3 +113,9 @@ def test_without_a_scheduler_no_trial_stops_early(epoch):
 
     assert report(asha, "t0", epoch, 0.9) == "CONTINUE"
     assert report(asha, "t1", epoch, 0.1) == "CONTINUE"
+
+
+def test_no_trial_takes_the_worker_of_another_while_its_own_starts():
+    """Tune gives the first free worker to the trial named here, and kills the one that is starting for it."""
+    waiting = SimpleNamespace(status="PENDING", **vars(trial("t0")))
+    assert scheduler().choose_trial_to_run(SimpleNamespace(get_trials=lambda: [waiting])) is None
