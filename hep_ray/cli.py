@@ -17,6 +17,7 @@ from hep_ray.errors import StorageError
 from hep_ray.predict.cli import predict
 from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
+from hep_ray.search.track_cli import track
 from hep_ray.simulate.cli import simulate
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app.command("components")(components)
 app.command("doctor")(doctor)
 app.command("promote")(promote)
 app.command("predict")(predict)
+app.command("track")(track)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 

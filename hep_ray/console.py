@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hep_ray.errors import HepRayError
+from hep_ray.masking import mask
 
 if TYPE_CHECKING:
     import typer
@@ -34,5 +35,5 @@ def run_app(app: typer.Typer, prog: str) -> None:
     except HepRayError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the place that prints errors
+        print(f"error: {mask(str(error))}", file=sys.stderr)  # noqa: T201 - this is the place that prints errors
         sys.exit(error.exit_code)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hep_ray.masking import mask
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -180,7 +182,7 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         "the error of the difference, the same for every seed.",
         "",
         f"Confirmation: {result.path}",
-        f"Runs:         {result.tracking_uri}",
+        f"Runs:         {mask(result.tracking_uri)}",
         "",
         "Next:",
         f"  hep-ray ui{storage}",

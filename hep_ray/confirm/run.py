@@ -23,8 +23,8 @@ from hep_ray.confirm.unblind import evaluate_all
 from hep_ray.errors import CannotResume, Interrupted, SearchFailed
 from hep_ray.search.fit import fit
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.run import close
 from hep_ray.search.state import SearchState
+from hep_ray.search.tracked import aside, close
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.journal import Journal
@@ -76,7 +76,7 @@ def run_confirmation(
     uri = plan.tracking_uri or default_uri(plan.given.storage)
     with Journal(plan.folder) as journal:
         header = _header(plan, journal)
-        tracker = MlflowTracker(uri, plan.started.search, plan.given.storage / "mlartifacts")
+        tracker = MlflowTracker(uri, plan.started.search, plan.given.storage / "mlartifacts", aside(console))
         tracker.replay(journal)
         recorder = Recorder(
             journal,

@@ -54,8 +54,9 @@ def promote(
         TrackingUnavailable: MLflow does not answer.
         PromotionRefused: a check failed.
     """
-    from hep_ray.promote.run import Wishes, search_folder
+    from hep_ray.promote.run import Wishes
     from hep_ray.promote.run import promote as promote_search
+    from hep_ray.search.state import search_folder
     from hep_ray.tracking.client import default_uri
 
     console = result_console()

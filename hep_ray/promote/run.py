@@ -11,7 +11,7 @@ from typing import Any
 from hep_ray.confirm.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
 from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
 from hep_ray.data.dataset import Dataset
-from hep_ray.errors import CorruptCheckpoint, HepRayError, StorageError
+from hep_ray.errors import CorruptCheckpoint, HepRayError
 from hep_ray.promote import gate
 from hep_ray.promote.card import model_card
 from hep_ray.promote.gain import check_gain, comparison_of, without_seed
@@ -225,18 +225,3 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def search_folder(storage: Path, search: str) -> Path:
-    """The folder of a search in a storage.
-
-    Raises:
-        StorageError: there is none; those that exist are listed.
-    """
-    folder = storage / search
-    if not (folder / "journal.jsonl").is_file():
-        known = sorted(path.parent.name for path in storage.glob("*/journal.jsonl"))
-        raise StorageError(
-            f"a search is promoted where it ran; {storage} holds no '{search}'; it holds: {', '.join(known) or 'none'}"
-        )
-    return folder

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from hep_ray.cluster import describe
 from hep_ray.console import result_console, run_app
+from hep_ray.masking import mask
 from hep_ray.search.definition import Search
 
 if TYPE_CHECKING:
@@ -131,7 +132,10 @@ def build_app(search: Search) -> typer.Typer:
         if dry_run:
             console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
             return
-        _print_result(run_search(plan, resume=resume, console=console), options)
+        result = run_search(plan, resume=resume, console=console)
+        _print_result(result, options)
+        if result.untracked is not None:
+            raise result.untracked
 
     return app
 
@@ -189,7 +193,7 @@ def _print_result(result: SearchResult, options: SearchOptions) -> None:
     console.print(table(result.state))
     storage = "" if options.storage == Path("runs") else f" --storage {options.storage}"
     console.print(
-        f"\nLeaderboard: {result.leaderboard}\nRuns:        {result.tracking_uri}\n\n"
+        f"\nLeaderboard: {result.leaderboard}\nRuns:        {mask(result.tracking_uri)}\n\n"
         "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
         f"  hep-ray ui{storage}\n"
         f"  hep-ray confirm {result.leaderboard.parent.name}{storage}\n"

@@ -13,6 +13,7 @@ from hep_ray.cluster import connect
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
+from hep_ray.masking import without_password
 from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.optuna_search import total_trials
@@ -121,7 +122,7 @@ class SearchPlan:
             "trials": self.given.trials,
             "epochs": self.given.epochs,
             "seed": self.given.seed,
-            "tracking_uri": self.given.tracking_uri,
+            "tracking_uri": self.given.tracking_uri and without_password(self.given.tracking_uri),
             "cpus_per_trial": self.given.cpus_per_trial,
             "gpus_per_trial": self.given.gpus_per_trial,
             "workers_per_trial": self.given.workers_per_trial,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hep_ray.errors import CannotResume, HepRayError, Interrupted, SearchFailed, StorageError
+from hep_ray.errors import CannotResume, Interrupted, SearchFailed, StorageError, TrackingUnavailable
 from hep_ray.search.fit import fit
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.optuna_search import OptunaSearcher
@@ -18,6 +18,7 @@ from hep_ray.search.prepare import SearchPlan
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.schedule import build_scheduler
 from hep_ray.search.state import SearchState
+from hep_ray.search.tracked import aside, attach, close
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
@@ -33,15 +34,19 @@ class SearchResult:
         state: every trial with its history.
         leaderboard: path of `leaderboard.json`.
         tracking_uri: where MLflow holds the same.
+        untracked: why MLflow does not hold all of it yet; None where it does.
     """
 
     state: SearchState
     leaderboard: Path
     tracking_uri: str
+    untracked: TrackingUnavailable | None = None
 
 
 def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | None = None) -> SearchResult:
     """Train every trial of a plan that has not ended yet, and rank them.
+
+    An MLflow server that is away, at the start, in the middle or at the end, stops nothing: the result says so.
 
     Args:
         plan: checked by `prepare`.
@@ -51,15 +56,16 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
     Raises:
         StorageError: the storage holds a search already and `resume` is off.
         CannotResume: there is none, or it is another search than this one.
-        TrackingUnavailable: MLflow does not answer.
+        TrackingUnavailable: MLflow refuses the search before it starts, and always will.
         Interrupted: Ctrl-C; the search can be resumed.
         SearchFailed: every trial failed.
     """
     console = console or Console(stderr=True)
+    untracked: TrackingUnavailable | None = None
     uri = plan.given.tracking_uri or default_uri(plan.storage)
     with Journal(plan.folder) as journal:
         header = _header(plan, journal, resume=resume)
-        tracker = MlflowTracker(uri, plan.search.name, plan.storage / "mlartifacts")
+        tracker = MlflowTracker(uri, plan.search.name, plan.storage / "mlartifacts", aside(console))
         tracker.replay(journal)
         recorder = Recorder(
             journal, plan.search, plan.preset.epochs, plan.folder / "trials", [tracker.record]
@@ -67,15 +73,18 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         if header is not None:
             recorder.write(header)
         try:
-            _train(plan, journal, recorder, console)
-        finally:
-            fault = close(tracker)
-            board = write_leaderboard(plan.folder, leaderboard(recorder.state, tracker.run_ids))
-        if fault is not None:
-            raise fault
-        tracker.attach(board)
-    _judge(recorder.state)
-    return SearchResult(recorder.state, board, uri)
+            try:
+                _train(plan, journal, recorder, console)
+            finally:
+                untracked = close(tracker)
+                board = write_leaderboard(plan.folder, leaderboard(recorder.state, tracker.run_ids))
+            untracked = untracked or attach(tracker, board)
+            _judge(recorder.state)
+        except BaseException:
+            if untracked is not None:
+                aside(console)(str(untracked))
+            raise
+    return SearchResult(recorder.state, board, uri, untracked)
 
 
 def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarted | None:
@@ -142,15 +151,6 @@ def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Cons
         )
     if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
         recorder.write(SearchFinished(time=time.time()))
-
-
-def close(tracker: MlflowTracker) -> HepRayError | None:
-    """Flush the tracker; its fault is told only after the leaderboard is written."""
-    try:
-        tracker.close()
-    except HepRayError as fault:
-        return fault
-    return None
 
 
 def _judge(state: SearchState) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hep_ray.errors import StorageError
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -112,3 +113,18 @@ class SearchState:
             return (best is None, sign * best[metric] if best else 0.0, trial.started.number)
 
         return sorted(self.trials.values(), key=key)
+
+
+def search_folder(storage: Path, search: str) -> Path:
+    """The folder of a search in a storage.
+
+    Raises:
+        StorageError: there is none of that name; those that exist are listed.
+    """
+    known = sorted(path.parent.name for path in storage.glob(f"*/{FILE_NAME}"))
+    if search not in known:
+        raise StorageError(
+            f"a search is looked for where it ran; {storage} holds no '{search}'; "
+            f"it holds: {', '.join(known) or 'none'}"
+        )
+    return storage / search

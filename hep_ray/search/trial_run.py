@@ -12,6 +12,7 @@ import torch
 from hep_ray.data.events import EventSchema
 from hep_ray.data.stream import ResidentData
 from hep_ray.errors import HepRayError
+from hep_ray.masking import mask
 from hep_ray.search.recorder import ENDED, FAILURE, METRICS
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
@@ -132,4 +133,4 @@ def failure(cause: str) -> dict[str, Any]:
 def cause_of(fault: Exception) -> str:
     """A named error speaks for itself; anything else brings its traceback."""
     text = f"{type(fault).__name__}: {fault}"
-    return text if isinstance(fault, HepRayError) else text + "\n" + traceback.format_exc()
+    return mask(text if isinstance(fault, HepRayError) else text + "\n" + traceback.format_exc())

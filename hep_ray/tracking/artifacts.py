@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.client import find_runs, open_client
-from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
-
-SQLITE = "sqlite:///"
+from hep_ray.masking import mask
+from hep_ray.tracking.client import database_file, find_runs, open_client
+from hep_ray.tracking.faults import cause
+from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
 
 
 def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> str:
@@ -26,7 +26,8 @@ def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> s
     Raises:
         TrackingUnavailable: nothing answers, or what answers does not know the search.
     """
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+    file = database_file(uri)
+    if file is not None and not file.exists():
         raise TrackingUnavailable(f"the search's MLflow database must be there; {uri} is not")
     try:
         client = open_client(uri)
@@ -42,8 +43,8 @@ def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> s
             return parents[0]
     except Exception as fault:
         raise TrackingUnavailable(
-            f"MLflow must answer for a file to be attached; {uri} does not: {fault}"
+            f"MLflow must answer for a file to be attached; {mask(uri)} does not: {cause(fault)}"
         ) from fault
     raise TrackingUnavailable(
-        f"MLflow must hold the parent run of search {search_id}; {uri} has none of {search}"
+        f"MLflow must hold the parent run of search {search_id}; {mask(uri)} has none of {search}"
     )

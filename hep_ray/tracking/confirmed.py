@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.masking import mask
 from hep_ray.tracking.client import find_runs, open_client
-from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.faults import cause
+from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
 
 Values = Mapping[str, Mapping[str, tuple[float, float]]]
 """Contender → metric without its `test_` → mean and s.d. over seeds."""
@@ -59,8 +61,8 @@ def log_confirmed(
             _log(client, run_id, of_all, stamp)
     except Exception as fault:
         raise TrackingUnavailable(
-            f"confirmed values are written to MLflow; {uri} did not take them: {fault}; all is in confirmation.json: "
-            "type the same command again to hand them over"
+            f"confirmed values are written to MLflow; {mask(uri)} did not take them: {cause(fault)}; all is in "
+            "confirmation.json: type the same command again to hand them over"
         ) from fault
 
 

@@ -1,44 +1,44 @@
-"""MLflow behind the journal: one parent run per search, one child per trial, one writing thread.
+"""MLflow behind the journal: one writing thread, which a slow or absent server holds up and nothing else.
 
-Records wait in a queue, so that a slow or absent server never holds up a trial. Writing a
-record twice changes nothing: runs are found again by the tags below, and a metric point is the
-same point when run, key, step and time are the same. A resumed search therefore hands over its
-whole journal, and what the server missed arrives.
+Records wait in a queue and leave it once they are written. While the server is away the thread tries again, ever less
+often; that is said once, and once more when it is back. What a server did not take by the end is in the journal, and a
+resumed search, or `hep-ray track`, hands over all of it: writing a record twice changes nothing.
 """
 
 from __future__ import annotations
 
+import os
+import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.client import artifact_location, find_runs, open_client
-from hep_ray.tracking.records import (
-    EpochFinished,
-    Record,
-    SearchFinished,
-    SearchStarted,
-    TrialFinished,
-    TrialStarted,
-    TrialTested,
-)
+from hep_ray.masking import mask
+from hep_ray.tracking.faults import cause, refuses_client, refuses_record
+from hep_ray.tracking.records import EpochFinished, Record
+from hep_ray.tracking.runs import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, RunWriter
 
-SEARCH_TAG = "hep_ray.search_id"
-TRIAL_TAG = "hep_ray.trial_id"
-STATUS_TAG = "hep_ray.status"
-PARENT_TAG = "mlflow.parentRunId"
-RUN_STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+__all__ = ["SEARCH_TAG", "STATUS_TAG", "TRIAL_TAG", "MlflowTracker"]
 
 BATCH_SECONDS = 0.5
 """Records that arrive within this time travel together."""
-METRICS_PER_CALL = 1000
-"""MLflow's limit for one log_batch."""
-PATIENCE = 60.0
-"""Seconds for which `close` goes on trying to reach a server that does not answer."""
+LONGEST_WAIT = 15.0
+"""Between two attempts to reach a server that does not answer, s."""
+FIRST_ANSWER = 15.0
+"""How long a search waits for the first answer before it starts without one, s."""
+PATIENCE = "HEP_RAY_TRACKING_PATIENCE"
+"""Environment variable: seconds for which `close` goes on trying to reach a server that does not answer."""
+DEFAULT_PATIENCE = 60.0
+ALL = "search"
+"""Stands for every trial among those whose records MLflow refuses."""
+
+
+def _nothing(_: str) -> None:
+    pass
 
 
 class MlflowTracker:
@@ -48,28 +48,42 @@ class MlflowTracker:
         uri: tracking URI, such as `sqlite:////data/mlflow.db` or the address of a server.
         experiment: MLflow experiment; the search's name.
         artifacts: folder for artifacts when the URI is a database; a server has its own.
+        say: told, once each, that the server is away and that it is back; called from the thread.
 
     Raises:
-        TrackingUnavailable: nothing answers at the URI now, before any trial started.
+        TrackingUnavailable: what is at the URI will never take records, however long one waits: wrong credentials,
+            a deleted experiment, an unknown scheme, a missing driver. A server that is away is no error.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
+    def __init__(
+        self, uri: str, experiment: str, artifacts: Path | None = None, say: Callable[[str], None] = _nothing
+    ) -> None:
         self.uri = uri
-        self.parent_run_id: str | None = None
-        self.run_ids: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
+        """Trial (`search` stands for all) → why MLflow does not take its records."""
+        self._shown, self._experiment = mask(uri), experiment
+        self._patience = float(os.environ.get(PATIENCE) or DEFAULT_PATIENCE)
+        self._say = say
+        self._writer = RunWriter(uri, experiment, artifacts)
         self._pending: deque[Record] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._answered = threading.Event()
         self._fault: Exception | None = None
-        try:
-            self._client = open_client(uri)
-            self._experiment_id = self._find_or_create(experiment, artifacts)
-        except Exception as fault:
-            raise TrackingUnavailable(
-                f"MLflow must answer before a search starts; {uri} does not: {fault}"
-            ) from fault
+        self._told_away = False
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
+        self._await_first_answer()
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """Run of the search; None until MLflow has it."""
+        return self._writer.parent_run_id
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """Trial id → run id, of the trials that MLflow has."""
+        return self._writer.run_ids
 
     def replay(self, records: Iterable[Record]) -> None:
         """Hand over the journal of an earlier attempt; runs it already made are used again."""
@@ -82,9 +96,18 @@ class MlflowTracker:
         self._wake.set()
 
     def attach(self, artifact: Path) -> None:
-        """Store a file with the parent run; after `close`."""
-        if self.parent_run_id is not None:
-            self._client.log_artifact(self.parent_run_id, str(artifact))
+        """Store a file with the parent run; after `close`.
+
+        Raises:
+            TrackingUnavailable: MLflow does not take it.
+        """
+        try:
+            self._writer.attach(artifact)
+        except Exception as fault:
+            raise TrackingUnavailable(
+                f"{artifact.name} goes to MLflow too; {self._shown} did not take it: {cause(fault)}; it is kept: "
+                f"{self._hand_over()}"
+            ) from fault
 
     def close(self) -> None:
         """Write what is left and end the thread.
@@ -94,137 +117,125 @@ class MlflowTracker:
         """
         self._closing.set()
         self._wake.set()
-        self._thread.join()
+        if self._fault is not None:
+            self._say(f"waiting up to {self._patience:.0f} s for MLflow at {self._shown}")
+        end = time.monotonic() + self._patience + BATCH_SECONDS
+        while self._thread.is_alive() and (self._fault is None or time.monotonic() < end):
+            self._thread.join(BATCH_SECONDS)
         if self._pending:
             raise TrackingUnavailable(
-                f"{len(self._pending)} records are not in MLflow at {self.uri} yet "
-                f"({self._fault}); the journal keeps them: run again (a search with --resume) to hand them over"
+                f"every result is kept, but {len(self._pending)} records are not in MLflow at {self._shown} yet "
+                f"({self._why()}): {self._hand_over()}"
             ) from self._fault
+        if self.refused:
+            name, why = next(iter(self.refused.items()))
+            raise TrackingUnavailable(
+                f"every result is kept, but MLflow at {self._shown} refuses the records of {len(self.refused)} "
+                f"trial{'s' if len(self.refused) > 1 else ''}, {name} for one ({why}): {self._hand_over()}"
+            )
 
-    def _find_or_create(self, experiment: str, artifacts: Path | None) -> str:
-        found = self._client.get_experiment_by_name(experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        location = artifact_location(self.uri, artifacts, experiment)
-        return str(self._client.create_experiment(experiment, artifact_location=location))
+    def _hand_over(self) -> str:
+        return (
+            f"`hep-ray track {self._experiment}` (--help) hands over what is missing, whenever MLflow answers"
+        )
+
+    def _why(self) -> str:
+        return cause(self._fault) if self._fault else "it is slow"
+
+    def _await_first_answer(self) -> None:
+        """Wait until MLflow answered or failed to, so that what waiting cannot mend is told before a trial starts."""
+        self._wake.set()
+        if not self._answered.wait(FIRST_ANSWER):
+            self._tell_away(f"not within {FIRST_ANSWER:.0f} s")
+        fault = self._fault
+        if fault is not None and (isinstance(fault, TrackingUnavailable) or refuses_client(fault)):
+            self._patience = 0
+            self._closing.set()
+            self._wake.set()
+            raise TrackingUnavailable(
+                f"MLflow takes the records of a search; {self._shown} will not: {cause(fault)}"
+            ) from fault
+        if fault is not None:
+            self._tell_away(cause(fault))
+
+    def _tell_away(self, why: str) -> None:
+        if not self._told_away:
+            self._told_away = True
+            self._say(
+                f"MLflow at {self._shown} does not answer ({why}): training goes on, the journal keeps every record, "
+                "and MLflow gets them when it answers"
+            )
 
     def _work(self) -> None:
         delay, given_up = BATCH_SECONDS, float("inf")
         while True:
             self._wake.wait()
             self._wake.clear()
-            if not self._closing.is_set():
-                time.sleep(BATCH_SECONDS)
-            elif given_up == float("inf"):
-                given_up = time.monotonic() + PATIENCE
-            try:
-                self._write_pending()
+            if self._answered.is_set():
+                self._closing.wait(BATCH_SECONDS)
+            closing = self._closing.is_set()
+            if closing:
+                given_up = min(given_up, time.monotonic() + self._patience)
+            if self._attempt(closing=closing):
                 delay = BATCH_SECONDS
-                self._fault = None
-            except Exception as fault:  # noqa: BLE001 - any fault of a server is survived; close() tells it
-                self._fault = fault
-                if time.monotonic() > given_up:
+                if closing and not self._pending:
                     return
-                self._closing.wait(delay)
-                delay = min(2 * delay, PATIENCE / 4)
-                self._wake.set()
-                continue
-            if self._closing.is_set() and not self._pending:
+            elif time.monotonic() > given_up:
                 return
+            else:
+                wait = delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads clients, hides nothing
+                delay = min(2 * delay, LONGEST_WAIT)
+                if not closing:
+                    self._closing.wait(wait)
+                self._wake.set()
+
+    def _attempt(self, *, closing: bool) -> bool:
+        """Write what waits; False where MLflow did not take it."""
+        first = not self._answered.is_set()
+        try:
+            self._writer.connect()
+            self._answered.set()
+            self._write_pending()
+            if closing:
+                self._writer.settle()
+        except Exception as fault:  # noqa: BLE001 - any fault of a server is survived; close() tells it
+            self._fault = fault
+            self._answered.set()
+            if not first and not closing:
+                self._tell_away(cause(fault))
+            return False
+        self._fault = None
+        if self._told_away:
+            self._told_away = False
+            self._say(f"MLflow at {self._shown} answers again and has every record so far")
+        return True
 
     def _write_pending(self) -> None:
-        """Write from the front of the queue; a record leaves the queue only once it is written."""
+        """Write from the front of the queue; a record leaves the queue only once it is written, or refused for good."""
         while self._pending:
             epochs: list[EpochFinished] = []
             for record in list(self._pending):
                 if not isinstance(record, EpochFinished):
                     break
                 epochs.append(record)
-            if epochs:
-                self._write_epochs(epochs)
-                for _ in epochs:
-                    self._pending.popleft()
-            else:
-                self._write(self._pending[0])
+            by_trial: dict[str, list[EpochFinished]] = {}
+            for epoch in epochs:
+                by_trial.setdefault(epoch.trial_id, []).append(epoch)
+            for trial_id, of_trial in by_trial.items():
+                self._write(trial_id, partial(self._writer.write_epochs, of_trial))
+            if not epochs:
+                first = self._pending[0]
+                self._write(getattr(first, "trial_id", ALL), partial(self._writer.write, first))
+            for _ in range(max(len(epochs), 1)):
                 self._pending.popleft()
 
-    def _write_epochs(self, epochs: list[EpochFinished]) -> None:
-        by_trial: dict[str, list[Any]] = {}
-        for record in epochs:
-            by_trial.setdefault(record.trial_id, []).extend(_points(record))
-        for trial_id, points in by_trial.items():
-            for first in range(0, len(points), METRICS_PER_CALL):
-                self._client.log_batch(
-                    self.run_ids[trial_id], metrics=points[first : first + METRICS_PER_CALL]
-                )
-
-    def _write(self, record: Record) -> None:
-        if isinstance(record, SearchStarted):
-            self._start_search(record)
-        elif isinstance(record, TrialStarted):
-            self._start_trial(record)
-        elif isinstance(record, TrialFinished):
-            run_id = self.run_ids[record.trial_id]
-            self._client.set_tag(run_id, STATUS_TAG, record.status)
-            if record.cause:
-                self._client.set_tag(run_id, "hep_ray.cause", record.cause[:5000])
-            self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
-        elif isinstance(record, TrialTested):
-            self._client.log_batch(self.run_ids[record.trial_id], metrics=_points(record))
-        elif isinstance(record, SearchFinished) and self.parent_run_id is not None:
-            self._client.set_terminated(self.parent_run_id, "FINISHED", int(1000 * record.time))
-
-    def _start_search(self, record: SearchStarted) -> None:
-        self._search = record
-        existing = find_runs(self._client, self._experiment_id, f"tags.`{SEARCH_TAG}` = '{record.search_id}'")
-        self.run_ids = {tags[TRIAL_TAG]: run_id for run_id, tags in existing if TRIAL_TAG in tags}
-        parents = [run_id for run_id, tags in existing if TRIAL_TAG not in tags]
-        if parents:
-            self.parent_run_id = parents[0]
-            self._client.update_run(self.parent_run_id, status="RUNNING")
-        else:
-            tags = {SEARCH_TAG: record.search_id, "hep_ray.search": record.search, **record.provenance}
-            self.parent_run_id = self._create_run(
-                record.title or record.search, record.time, tags | record.tags
-            )
-        params = record.model_dump(
-            include={"task", "metric", "mode", "epochs", "sampler", "scheduler", "seed"}
-        )
-        params["dataset_fingerprint"] = record.dataset_fingerprint
-        params |= {f"space.{key}": value for key, value in record.space.items()}
-        self._log_params(self.parent_run_id, params)
-
-    def _start_trial(self, record: TrialStarted) -> None:
-        search = self._search
-        if record.trial_id not in self.run_ids:
-            tags = {
-                SEARCH_TAG: search.search_id,
-                TRIAL_TAG: record.trial_id,
-                PARENT_TAG: str(self.parent_run_id),
-                "hep_ray.search": search.search,
-                "dataset_fingerprint": search.dataset_fingerprint,
-                **search.provenance,
-                **search.tags,
-                **record.tags,
-            }
-            self.run_ids[record.trial_id] = self._create_run(record.trial_id, record.time, tags)
-        params = {**record.params, "seed": record.seed, "epochs": search.epochs}
-        self._log_params(self.run_ids[record.trial_id], params)
-
-    def _create_run(self, name: str, start: float, tags: dict[str, str]) -> str:
-        run = self._client.create_run(
-            self._experiment_id, start_time=int(1000 * start), tags=tags, run_name=name
-        )
-        return str(run.info.run_id)
-
-    def _log_params(self, run_id: str, params: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-
-
-def _points(record: EpochFinished | TrialTested) -> list[Any]:
-    from mlflow.entities import Metric
-
-    stamp = int(1000 * record.time)
-    return [Metric(key, value, stamp, record.epoch) for key, value in record.metrics.items()]
+    def _write(self, trial_id: str, write: Callable[[], None]) -> None:
+        """Write, unless MLflow refused a record of the same trial, or of the search, for good."""
+        if trial_id in self.refused or ALL in self.refused:
+            return
+        try:
+            write()
+        except Exception as fault:
+            if not refuses_record(fault):
+                raise
+            self.refused[trial_id] = cause(fault)

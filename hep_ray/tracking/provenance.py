@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hep_ray.masking import mask
+
 PACKAGES = ("hep-ray", "ray", "torch", "optuna", "mlflow", "numpy", "pyarrow")
 """Packages whose versions a result depends on."""
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -27,7 +29,7 @@ def provenance(source: Path) -> dict[str, str]:
     """
     checkout = _checkout(source)
     return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": mask(shlex.join([Path(sys.executable).name, *sys.argv])),
         "git_commit": (checkout and _git(checkout, "rev-parse", "HEAD")) or "unknown: not a git checkout",
         "git_dirty": _dirtiness(checkout, source),
         "python": platform.python_version(),

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import InvalidConfig, StorageError, TrackingUnavailable, UnknownName
-from hep_ray.tracking.client import artifact_location, open_client
+from hep_ray.masking import mask
+from hep_ray.tracking.client import all_pages, artifact_location, open_client
+from hep_ray.tracking.faults import cause
 from hep_ray.tracking.registered_model import Candidate, save_mlflow_model
 
 CHAMPION = "champion"
@@ -64,18 +67,12 @@ class ModelRegistry:
             self._client.search_registered_models(max_results=1)
         except Exception as fault:
             raise TrackingUnavailable(
-                f"MLflow's model registry must answer; {uri} does not: {fault}"
+                f"MLflow's model registry must answer; {mask(uri)} does not: {cause(fault)}"
             ) from fault
 
     def names(self) -> list[str]:
         """Names of all registered models."""
-        names, token = [], None
-        while True:
-            page = self._client.search_registered_models(page_token=token)
-            names += [model.name for model in page]
-            token = page.token
-            if not token:
-                return sorted(names)
+        return sorted(model.name for model in all_pages(self._client.search_registered_models))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias → number of the version, of one model; empty where there is no such model."""
@@ -104,7 +101,7 @@ class ModelRegistry:
         names = self.names()
         if name not in names:
             raise UnknownName(
-                f"unknown model '{name}'; registered at {self.uri}: {', '.join(names) or 'none, promote one first'}"
+                f"unknown model '{name}'; at {mask(self.uri)}: {', '.join(names) or 'none, promote one first'}"
             )
         if alias is not None:
             aliases = self.aliases(name)
@@ -141,7 +138,9 @@ class ModelRegistry:
             source = self._client.get_model_version_download_uri(version.name, str(version.number))
             return Path(download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=self.uri))
         except Exception as fault:
-            raise StorageError(f"the files of {version.uri} can be fetched; they cannot: {fault}") from fault
+            raise StorageError(
+                f"the files of {version.uri} can be fetched; they cannot: {cause(fault)}"
+            ) from fault
 
     def register(
         self, name: str, experiment: str, candidate: Candidate, scratch: Path, artifacts: Path | None = None
@@ -162,7 +161,7 @@ class ModelRegistry:
             return self._register(name, experiment, candidate, scratch, artifacts)
         except Exception as fault:
             raise StorageError(
-                f"the registry takes a model; {self.uri} did not ({fault}): no alias was changed, "
+                f"the registry takes a model; {mask(self.uri)} did not ({cause(fault)}): no alias was changed, "
                 "promote again to go on"
             ) from fault
 
@@ -179,13 +178,7 @@ class ModelRegistry:
         return None if former == version.number else former
 
     def _versions(self, name: str) -> list[Any]:
-        versions, token = [], None
-        while True:
-            page = self._client.search_model_versions(f"name='{name}'", page_token=token)
-            versions += list(page)
-            token = page.token
-            if not token:
-                return versions
+        return all_pages(partial(self._client.search_model_versions, f"name='{name}'"))
 
     def _register(
         self, name: str, experiment: str, candidate: Candidate, scratch: Path, artifacts: Path | None

@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "hep_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_MODULE = 250
 
-BASE = {"config", "console", "errors", "files", "registry"}
+BASE = {"config", "console", "errors", "files", "masking", "registry"}
 RAY = {"cluster", "parallel"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
@@ -39,7 +39,7 @@ RAY_MODULES = {"cluster.py", "parallel.py", "data/stream.py", "confirm/unblind.p
 MLFLOW_MODULES = {
     "tracking/client.py",
     "tracking/confirmed.py",
-    "tracking/mlflow.py",
+    "tracking/runs.py",
     "tracking/registered_model.py",
     "tracking/registry.py",
 }

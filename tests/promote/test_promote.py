@@ -17,7 +17,8 @@ from hep_ray.cli import app
 from hep_ray.confirm.confirmation import load_confirmation
 from hep_ray.confirm.test_uses import SplitUse, params_hash, record_use
 from hep_ray.errors import PromotionRefused, StorageError, TrackingUnavailable
-from hep_ray.promote.run import Wishes, promote, search_folder
+from hep_ray.promote.run import Wishes, promote
+from hep_ray.search.state import search_folder
 from hep_ray.tracking.registry import ModelRegistry
 
 EVENTS = 312

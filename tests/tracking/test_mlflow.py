@@ -1,53 +1,18 @@
-import time
 from pathlib import Path
 
 import pytest
+from past_search import EPOCHS, journal
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.tracking.artifacts import attach_to_search
 from hep_ray.tracking.client import artifact_location, default_uri, open_client
 from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker
-from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
-
-EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
     """One database for all tests here: making its tables takes seconds."""
     return tmp_path_factory.mktemp("storage")
-
-
-def journal(search_id, trials=3):
-    records = [
-        SearchStarted(
-            time=time.time(),
-            search="toy",
-            search_id=search_id,
-            dataset_fingerprint="f" * 64,
-            task="toy",
-            metric="val_accuracy",
-            mode="max",
-            epochs=EPOCHS,
-            sampler="tpe",
-            scheduler="none",
-            seed=0,
-            space={"learning_rate": "0.1 … 0.2"},
-            options={},
-            provenance={"git_commit": "c0ffee"},
-        )
-    ]
-    for number in range(trials):
-        name = f"t{number:04d}"
-        params = {"learning_rate": 0.1 * number, "loss": "hinge"}
-        records.append(TrialStarted(time=time.time(), trial_id=name, number=number, params=params, seed=0))
-        for epoch in range(1, EPOCHS + 1):
-            metrics = {"epoch": epoch, "val_accuracy": 0.5 + 0.1 * epoch + number, "val_loss": 1 / epoch}
-            records.append(EpochFinished(time=time.time(), trial_id=name, metrics=metrics))
-        status = "failed" if number == 2 else "completed"
-        cause = "it broke" if number == 2 else ""
-        records.append(TrialFinished(time=time.time(), trial_id=name, status=status, cause=cause))
-    return [*records, SearchFinished(time=time.time())]
 
 
 def runs(storage, search_id):
@@ -98,11 +63,6 @@ def test_a_journal_handed_over_again_adds_what_is_missing_and_nothing_twice(stor
     assert len(children) == 3
     for run in children.values():
         assert len(client.get_metric_history(run.info.run_id, "val_loss")) == EPOCHS
-
-
-def test_a_server_that_does_not_answer_is_told_before_the_search_starts(tmp_path):
-    with pytest.raises(TrackingUnavailable, match=r"127\.0\.0\.1:9"):
-        MlflowTracker("http://127.0.0.1:9", "toy")
 
 
 def test_a_file_is_attached_to_the_parent_and_replaced(storage, tmp_path):

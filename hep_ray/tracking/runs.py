@@ -1,0 +1,200 @@
+"""Records as MLflow's runs: one parent per search, one child per trial; writing a record twice changes nothing.
+
+Runs are found again by the tags below, and a metric point is the same point when run, key, step and time are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hep_ray.errors import TrackingUnavailable
+from hep_ray.tracking.client import artifact_location, find_runs, open_client
+from hep_ray.tracking.records import (
+    EpochFinished,
+    Record,
+    SearchStarted,
+    TrialFinished,
+    TrialStarted,
+    TrialTested,
+)
+
+SEARCH_TAG = "hep_ray.search_id"
+TRIAL_TAG = "hep_ray.trial_id"
+STATUS_TAG = "hep_ray.status"
+PARENT_TAG = "mlflow.parentRunId"
+RUN_STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+METRICS_PER_CALL = 1000
+"""MLflow's limit for one log_batch."""
+CAUSE_LENGTH = 5000
+"""Characters of a failed trial's cause that MLflow's tags take."""
+
+
+class RunWriter:
+    """Writes the records of one search, in their order, while somebody else waits and tries again.
+
+    Args:
+        uri: tracking URI, such as `sqlite:////data/mlflow.db` or the address of a server.
+        experiment: MLflow experiment; the search's name.
+        artifacts: folder for artifacts when the URI is a database; a server has its own.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
+        self.uri = uri
+        self.parent_run_id: str | None = None
+        self.run_ids: dict[str, str] = {}
+        self._experiment, self._artifacts = experiment, artifacts
+        self._client: Any = None
+        self._experiment_id = ""
+        self._search: SearchStarted | None = None
+        self._unanswered = ""
+        """Name of the run that was asked for without an answer: it may be there."""
+        self._doubtful = uri.startswith(("http://", "https://"))
+        """Whether a run may have been made twice: a client asks a server again that did not answer."""
+
+    def connect(self) -> None:
+        """Open a client and find, or make, the experiment; what is done already is not done again.
+
+        Raises:
+            TrackingUnavailable: the experiment was deleted.
+            Exception: whatever MLflow raises while nothing answers.
+        """
+        if self._client is None:
+            self._client = open_client(self.uri)
+        if not self._experiment_id:
+            self._experiment_id = self._find_or_create()
+
+    def write_epochs(self, records: Sequence[EpochFinished]) -> None:
+        """Log the metrics of consecutive epochs, those of a trial together."""
+        by_trial: dict[str, list[Any]] = {}
+        for record in records:
+            by_trial.setdefault(record.trial_id, []).extend(_points(record))
+        for trial_id, points in by_trial.items():
+            for first in range(0, len(points), METRICS_PER_CALL):
+                self._client.log_batch(
+                    self.run_ids[trial_id], metrics=points[first : first + METRICS_PER_CALL]
+                )
+
+    def write(self, record: Record) -> None:
+        """Write one record."""
+        if isinstance(record, SearchStarted):
+            self._start_search(record)
+        elif isinstance(record, TrialStarted):
+            self._start_trial(record)
+        elif isinstance(record, EpochFinished):
+            self.write_epochs([record])
+        elif isinstance(record, TrialFinished):
+            run_id = self.run_ids[record.trial_id]
+            self._client.set_tag(run_id, STATUS_TAG, record.status)
+            if record.cause:
+                self._client.set_tag(run_id, "hep_ray.cause", record.cause[:CAUSE_LENGTH])
+            self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
+        elif isinstance(record, TrialTested):
+            self._client.log_batch(self.run_ids[record.trial_id], metrics=_points(record))
+        elif self.parent_run_id is not None:
+            self._client.set_terminated(self.parent_run_id, "FINISHED", int(1000 * record.time))
+
+    def attach(self, artifact: Path) -> None:
+        """Store a file with the parent run, if there is one."""
+        if self.parent_run_id is not None:
+            self._client.log_artifact(self.parent_run_id, str(artifact))
+
+    def settle(self) -> None:
+        """Delete the runs that a lost answer left beside those in use."""
+        if self._doubtful and self._search is not None:
+            self._find_existing(self._search.search_id)
+
+    def _find_or_create(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is None:
+            location = artifact_location(self.uri, self._artifacts, self._experiment)
+            try:
+                return str(self._client.create_experiment(self._experiment, artifact_location=location))
+            except Exception as fault:
+                if getattr(fault, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(self._experiment)
+        if found.lifecycle_stage == "deleted":
+            raise TrackingUnavailable(
+                f"a search writes into the experiment of its name; '{self._experiment}' was deleted: bring it back "
+                f"with `mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
+        return str(found.experiment_id)
+
+    def _find_existing(self, search_id: str) -> None:
+        """Take the runs that are there; of several for one trial the one in use, or the first; the rest is deleted."""
+        existing = find_runs(self._client, self._experiment_id, f"tags.`{SEARCH_TAG}` = '{search_id}'")
+        by_trial: dict[str | None, list[str]] = {}
+        for run_id, tags in sorted(existing, key=lambda found: found[0]):
+            by_trial.setdefault(tags.get(TRIAL_TAG), []).append(run_id)
+        for trial_id, runs in by_trial.items():
+            used = self.parent_run_id if trial_id is None else self.run_ids.get(trial_id)
+            kept = used if used in runs else runs[0]
+            for run_id in runs:
+                if run_id != kept:
+                    self._client.delete_run(run_id)
+            if trial_id is None:
+                self.parent_run_id = kept
+            else:
+                self.run_ids[trial_id] = kept
+
+    def _start_search(self, record: SearchStarted) -> None:
+        self._search = record
+        self._find_existing(record.search_id)
+        if self.parent_run_id is not None:
+            self._client.update_run(self.parent_run_id, status="RUNNING")
+        else:
+            tags = {SEARCH_TAG: record.search_id, "hep_ray.search": record.search, **record.provenance}
+            self.parent_run_id = self._create_run(
+                record.title or record.search, record.time, tags | record.tags
+            )
+        params = record.model_dump(
+            include={"task", "metric", "mode", "epochs", "sampler", "scheduler", "seed"}
+        )
+        params["dataset_fingerprint"] = record.dataset_fingerprint
+        params |= {f"space.{key}": value for key, value in record.space.items()}
+        self._log_params(self.parent_run_id, params)
+
+    def _start_trial(self, record: TrialStarted) -> None:
+        search = self._search
+        assert search is not None
+        if self._unanswered == record.trial_id:
+            self._find_existing(search.search_id)
+        if record.trial_id not in self.run_ids:
+            tags = {
+                SEARCH_TAG: search.search_id,
+                TRIAL_TAG: record.trial_id,
+                PARENT_TAG: str(self.parent_run_id),
+                "hep_ray.search": search.search,
+                "dataset_fingerprint": search.dataset_fingerprint,
+                **search.provenance,
+                **search.tags,
+                **record.tags,
+            }
+            self.run_ids[record.trial_id] = self._create_run(record.trial_id, record.time, tags)
+        params = {**record.params, "seed": record.seed, "epochs": search.epochs}
+        self._log_params(self.run_ids[record.trial_id], params)
+
+    def _create_run(self, name: str, start: float, tags: dict[str, str]) -> str:
+        try:
+            run = self._client.create_run(
+                self._experiment_id, start_time=int(1000 * start), tags=tags, run_name=name
+            )
+        except Exception:
+            self._unanswered, self._doubtful = name, True
+            raise
+        self._unanswered = ""
+        return str(run.info.run_id)
+
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+
+def _points(record: EpochFinished | TrialTested) -> list[Any]:
+    from mlflow.entities import Metric
+
+    stamp = int(1000 * record.time)
+    return [Metric(key, value, stamp, record.epoch) for key, value in record.metrics.items()]
