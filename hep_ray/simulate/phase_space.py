@@ -41,8 +41,10 @@ def rambo(mass: float, masses: Sequence[float], rng: np.random.Generator) -> Arr
     """Momenta of n ≥ 2 bodies, uniform in Lorentz-invariant phase space, in the rest frame of their sum.
 
     Massless momenta by RAMBO (Kleiss, Stirling, Ellis, Comput. Phys. Commun. 40 (1986) 359), whose
-    weight is constant, are rescaled to the given masses (section 4 there) and kept with the
-    probability of the weight that this brings, which lies between 0 and 1.
+    weight is constant, are rescaled to the given masses (section 4 there) and kept with a probability in
+    proportion to the weight that this brings. The weight is compared with a bound that shrinks with the room
+    above threshold: Σ|k| ≤ √(M² − (Σm)²) by Minkowski's inequality, Σ|k| / Σβ|k| ≤ 1 / min β, and no β exceeds
+    that of a body which recoils against all the others at rest with each other.
 
     Args:
         mass: of the decaying system, in GeV; exceeds the sum of `masses`.
@@ -53,6 +55,8 @@ def rambo(mass: float, masses: Sequence[float], rng: np.random.Generator) -> Arr
         Shape (n, 4), in GeV.
     """
     squares = np.square(np.asarray(masses, dtype=np.float64))
+    longest = math.sqrt(mass**2 - math.fsum(masses) ** 2)
+    fastest = np.sort(_velocities_of_recoil(mass, masses))
     while True:
         momenta = _massless(mass, len(squares), rng)
         if not squares.any():
@@ -62,13 +66,21 @@ def rambo(mass: float, masses: Sequence[float], rng: np.random.Generator) -> Arr
         energies = np.sqrt(squares + (scale * lengths) ** 2)
         lengths = scale * lengths
         weight = (
-            (lengths.sum() / mass) ** (2 * len(squares) - 3)
+            (lengths.sum() / longest) ** (2 * len(squares) - 4)
             * np.prod(lengths / energies)
-            * mass
+            * lengths.sum()
             / np.sum(lengths**2 / energies)
+            / np.prod(fastest[1:])
         )
         if rng.random() < weight:
             return np.column_stack([energies, scale * momenta[:, 1:]])
+
+
+def _velocities_of_recoil(mass: float, masses: Sequence[float]) -> Array:
+    bodies = np.asarray(masses, dtype=np.float64)
+    others = bodies.sum() - bodies
+    energies = (mass**2 + bodies**2 - others**2) / (2 * mass)
+    return np.asarray(np.sqrt(1 - (bodies / energies) ** 2))
 
 
 def _massless(mass: float, count: int, rng: np.random.Generator) -> Array:
