@@ -14,6 +14,7 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal and MLflow replace Tune's three log files per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial's last result has no metric
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the journal tells of a lost process, in one line
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the journal is what a search resumes from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -34,6 +35,9 @@ def connect() -> None:
         os.environ.setdefault(key, value)
     for name in ("ray", "ray.tune", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(
+        logging.CRITICAL
+    )  # counts failed trials after we have told of them
     warnings.filterwarnings("ignore", category=ResourceWarning, module="ray")
     if ray.is_initialized():
         return

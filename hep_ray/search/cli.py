@@ -26,8 +26,11 @@ DEFAULTS: dict[str, Any] = {
     "cpus_per_trial": 1,
     "gpus_per_trial": 0.0,
     "workers_per_trial": 1,
+    "epoch_timeout": 21600.0,
 }
 """Of the flags that --resume takes from the search it goes on with."""
+SHOWN = 5
+"""Trials named beside a cause of failure."""
 
 
 def main(search: Search) -> None:
@@ -107,6 +110,13 @@ def build_app(search: Search) -> typer.Typer:
                 help="GPUs of each worker of a trial; a fraction shares one among trials [default: 0].",
             ),
         ] = None,
+        epoch_timeout: Annotated[
+            float | None,
+            typer.Option(
+                help="Seconds that an epoch may take; a trial whose epoch takes longer hangs, is ended, and tried "
+                "once more [default: 21600, six hours]."
+            ),
+        ] = None,
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
     ) -> None:
         from hep_ray.search.prepare import SearchOptions, prepare
@@ -124,6 +134,7 @@ def build_app(search: Search) -> typer.Typer:
             "gpus_per_trial": gpus_per_trial,
             "workers_per_trial": workers_per_trial,
             "min_workers_per_trial": min_workers_per_trial,
+            "epoch_timeout": epoch_timeout,
         }
         chosen = _complete(given, _recorded(storage / search.name) if resume else {}, search)
         options = SearchOptions(storage=storage, source=Path(sys.argv[0]).resolve(), **chosen)
@@ -181,16 +192,22 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     table.add_row("[bold]goal[/]", f"{plan.search.mode} {plan.search.metric}")
     table.add_row("[bold]cluster[/]", describe())
     table.add_row("[bold]resources[/]", str(plan.resources))
+    table.add_row("[bold]patience[/]", f"an epoch may take {plan.given.epoch_timeout:g} s")
     table.add_row("[bold]storage[/]", str(plan.folder))
     console.print(table, soft_wrap=True)
 
 
 def _print_result(result: SearchResult, options: SearchOptions) -> None:
+    from hep_ray.search.failures import causes
     from hep_ray.search.leaderboard import table
 
     console = result_console()
     console.print()
     console.print(table(result.state))
+    for cause, trials in causes(result.state.trials.values()):
+        names = ", ".join([trial.trial_id for trial in trials[:SHOWN]] + ["…"] * (len(trials) > SHOWN))
+        line = f"{len(trials)} of {len(result.state.trials)} trials failed ({names}): {cause}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     storage = "" if options.storage == Path("runs") else f" --storage {options.storage}"
     console.print(
         f"\nLeaderboard: {result.leaderboard}\nRuns:        {mask(result.tracking_uri)}\n\n"

@@ -14,13 +14,10 @@ from rich.console import Console
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.stream import load_resident
 from hep_ray.search.progress import Progress
-from hep_ray.search.recorder import Recorder
+from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.trial_run import TrialJob
+from hep_ray.search.trial_run import EPOCH_TIMEOUT, TrialJob
 from hep_ray.search.workers import trainable
-
-WORKER_RESTARTS = 3
-"""Times a trial is tried again, from its last checkpoint, when its worker or node dies."""
 
 
 def fit(
@@ -37,6 +34,7 @@ def fit(
     to_run: int,
     total: int,
     console: Console,
+    epoch_timeout: float = EPOCH_TIMEOUT,
 ) -> None:
     """Let Tune train trials on the training split until the searcher has none left.
 
@@ -53,7 +51,9 @@ def fit(
         to_run: number of trials.
         total: trials in all, with those that ended before.
         console: where progress is shown.
+        epoch_timeout: seconds that an epoch may take.
     """
+    recorder.epoch_timeout = epoch_timeout
     job = TrialJob(
         trials_folder=str(folder.resolve() / "trials"),
         schema=dataset.schema,
@@ -63,6 +63,7 @@ def fit(
         mode=mode,
         cpus=resources.cpus_per_trial,
         gpu=resources.gpus_per_trial > 0,
+        epoch_timeout=epoch_timeout,
     )
     scratch = folder.resolve() / ".tune"
     tune_config = tune.TuneConfig(
@@ -77,7 +78,7 @@ def fit(
         storage_path=str(scratch),
         callbacks=[recorder],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
+        failure_config=tune.FailureConfig(max_failures=TRIES_AGAIN),
         verbose=0,
     )
     try:

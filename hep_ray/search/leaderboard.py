@@ -47,7 +47,12 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
                 "mlflow_run_id": run_ids.get(trial.trial_id),
                 "seconds": trial.seconds,
                 **({"pareto": trial.trial_id in front} if started.cost else {}),
-                **({"cause": trial.finished.cause} if trial.finished and trial.finished.cause else {}),
+                **({"losses": len(trial.losses)} if trial.losses else {}),
+                **(
+                    {"cause": trial.finished.cause, "log": trial.finished.log}
+                    if trial.finished and trial.finished.cause
+                    else {}
+                ),
             }
             for trial in state.ranked(started.metric, started.mode)
         ],

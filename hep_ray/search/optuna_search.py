@@ -132,14 +132,34 @@ class OptunaSearcher(JournalSearcher):
             return TPESampler(seed=seed, constant_liar=True)
 
     def _settle(self) -> None:
-        """Bring the study in line with the journal after a crash between the two."""
+        """Bring the study in line with the journal after a crash between the two, or the loss of the study."""
+        self._drop_enqueued()
         known = {trial.started.number for trial in self._state.trials.values()}
+        self._rebuild(len(self._study.get_trials(deepcopy=False)))
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.number not in known and not frozen.state.is_finished():
                 self._study.tell(frozen.number, state=OptunaState.FAIL)
         for trial in self._state.trials.values():
             if trial.finished is not None:
                 self.tell(trial)
+
+    def _drop_enqueued(self) -> None:
+        """Fail points that were enqueued but not asked for: they would be handed out in place of others."""
+        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
+            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
+
+    def _rebuild(self, held: int) -> None:
+        """Give the study the trials of the journal that it does not hold: its database was lost."""
+        for trial in sorted(self._state.trials.values(), key=lambda trial: trial.started.number):
+            if trial.started.number < held:
+                continue
+            while len(self._study.get_trials(deepcopy=False)) < trial.started.number:
+                self._study.tell(self._study.ask(), state=OptunaState.FAIL)
+            if trial.started.params in self._references:
+                self._study.ask()
+                continue
+            self._study.enqueue_trial(trial.started.params)
+            self._space.suggest(self._study.ask())
 
 
 def total_trials(search: Search, preset: Preset, space: Space) -> int:

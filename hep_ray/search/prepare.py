@@ -21,6 +21,7 @@ from hep_ray.search.resources import ResourcePlan, plan_resources
 from hep_ray.search.shared import check_every_node
 from hep_ray.search.shares import check_shares
 from hep_ray.search.space import Space
+from hep_ray.search.trial_run import EPOCH_TIMEOUT
 from hep_ray.training.config import TrialConfig
 
 
@@ -40,6 +41,7 @@ class SearchOptions:
         gpus_per_trial: GPUs of each worker of a trial.
         workers_per_trial: processes that train a trial together.
         min_workers_per_trial: how few of them will do while the cluster has no room for all; None is all of them.
+        epoch_timeout: seconds that an epoch may take before its trial is ended.
         source: the search script.
     """
 
@@ -54,6 +56,7 @@ class SearchOptions:
     gpus_per_trial: float = 0
     workers_per_trial: int = 1
     min_workers_per_trial: int | None = None
+    epoch_timeout: float = EPOCH_TIMEOUT
     source: Path = Path()
 
 
@@ -127,6 +130,7 @@ class SearchPlan:
             "gpus_per_trial": self.given.gpus_per_trial,
             "workers_per_trial": self.given.workers_per_trial,
             "min_workers_per_trial": self.given.min_workers_per_trial,
+            "epoch_timeout": self.given.epoch_timeout,
         }
 
 
@@ -142,6 +146,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         ClusterUnavailable: the cluster does not take this driver.
         Infeasible: the workers of a trial can never run at once.
     """
+    if not options.epoch_timeout > 0:
+        raise InvalidConfig(f"an epoch may take more than 0 s; got --epoch-timeout {options.epoch_timeout:g}")
     preset = _preset(search, options)
     space = preset.space or search.space
     space.check()

@@ -13,7 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, TrialFinished, TrialStarted
+from hep_ray.tracking.records import (
+    EpochFinished,
+    Record,
+    SearchStarted,
+    TrialFinished,
+    TrialLost,
+    TrialStarted,
+)
 
 
 class Progress:
@@ -51,11 +58,11 @@ class Progress:
 
     def record(self, record: Record) -> None:
         """Tell about a new record, on a log file; the live view redraws by itself."""
-        if self._console.is_terminal and not isinstance(record, TrialFinished):
+        if self._console.is_terminal and not isinstance(record, TrialFinished | TrialLost):
             return
         line = self._line(record)
         if line:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, record: Record) -> str:
         if isinstance(record, SearchStarted):
@@ -65,6 +72,8 @@ class Progress:
         if isinstance(record, EpochFinished):
             value = record.metrics[self._metric]
             return f"{self._clock()} {record.trial_id} epoch {record.epoch}/{self._epochs}: {self._metric} {value:.4f}"
+        if isinstance(record, TrialLost):
+            return f"{self._clock()} {record.trial_id} goes on after epoch {record.epoch}: {record.cause}"
         if isinstance(record, TrialFinished):
             trial = self._state.trials[record.trial_id]
             cause = f": {record.cause.splitlines()[0]}" if record.cause else ""

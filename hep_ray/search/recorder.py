@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,17 @@ from typing import Any
 from ray.tune import Callback
 
 from hep_ray.search.definition import Search
+from hep_ray.search.failures import loss
 from hep_ray.search.state import SearchState
+from hep_ray.search.trial_log import hung, last_attempt, tail
 from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, Status, TrialFinished
+from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, Status, TrialFinished, TrialLost
 from hep_ray.training.checkpoint import BEST, LAST
 
+TRIES_AGAIN = 3
+"""Times in a row, with no epoch between them, that a trial is tried again after the loss of its process or node."""
+TRIES_AGAIN_HUNG = 1
+"""The same after an epoch that took too long: what hangs twice at the same place costs no third wait."""
 KEEP_BEST = 10
 """Trials whose best model stays on disk."""
 FAILURE = "failure"
@@ -36,6 +43,9 @@ class Recorder(Callback):
         trials_folder: one folder per trial, with its checkpoints.
         listeners: called with every new record, after it is on disk.
         keep: trials, best first, whose best model stays on disk.
+
+    Attributes:
+        epoch_timeout: of the trials, s, for the words in which one is recorded that took longer.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class Recorder(Callback):
         keep: int = KEEP_BEST,
     ) -> None:
         self.state = SearchState.fold(journal)
+        self.epoch_timeout = math.inf
         self._journal = journal
         self._goal = goal
         self._keep = keep
@@ -88,8 +99,18 @@ class Recorder(Callback):
             return
         whole = ended or len(trial.history) >= self._epochs
         status: Status = "failed" if cause else "completed" if whole else "stopped"
-        self.write(TrialFinished(time=time.time(), trial_id=trial_id, status=status, cause=cause))
+        log = tail(self._log(trial_id)) if cause else ""
+        self.write(TrialFinished(time=time.time(), trial_id=trial_id, status=status, cause=cause, log=log))
         self._tidy(trial_id)
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed left half-written, and checkpoints of trials that had ended."""
+        for torn in self._trials_folder.parent.rglob(".*.tmp"):
+            torn.unlink(missing_ok=True)
+        for trial in self.state.trials.values():
+            if trial.finished is not None:
+                (self._trials_folder / trial.trial_id / LAST).unlink(missing_ok=True)
+        self._forget_weaker()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -99,19 +120,48 @@ class Recorder(Callback):
         metrics = result.get(METRICS)
         if metrics and metrics["epoch"] > len(self.state.trials[trial_id].history):
             self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics))
+            trial.run_metadata.num_failures = 0  # Tune counts losses over a trial's whole life, days long
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Record the end of a trial that Tune let end."""
         result = trial.last_result
         self.finish(trial.config["trial_id"], result.get(FAILURE, ""), ended=result.get(ENDED, False))
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Record that a trial's process or node was lost and that Tune tries it again."""
+        trial_id = trial.config["trial_id"]
+        log = self._log(trial_id)
+        epoch = len(self.state.trials[trial_id].history)
+        cause = self._cause(trial, log)
+        self.write(TrialLost(time=time.time(), trial_id=trial_id, epoch=epoch, cause=cause, log=tail(log)))
+        if hung(log):
+            trial.run_metadata.num_failures += TRIES_AGAIN - TRIES_AGAIN_HUNG
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Record the end of a trial whose worker died more often than Tune tries again."""
-        error = trial.get_pickled_error() or trial.get_error()
-        self.finish(trial.config["trial_id"], f"worker lost: {error or 'no cause given'}")
+        """Record the end of a trial whose process was lost more often than it is tried again."""
+        trial_id = trial.config["trial_id"]
+        state = self.state.trials[trial_id]
+        epoch = len(state.history)
+        times = 1 + sum(loss.epoch == epoch for loss in state.losses)
+        cause = self._cause(trial, self._log(trial_id))
+        self.finish(trial_id, f"{cause} ({times} times in a row in epoch {epoch + 1})")
+
+    def _log(self, trial_id: str) -> str:
+        return last_attempt(self._trials_folder / trial_id)
+
+    def _cause(self, trial: Any, log: str) -> str:
+        told = Path(trial.error_file) if trial.error_file else None
+        text = told.read_text(encoding="utf-8") if told and told.exists() else ""
+        return loss(text.rpartition("Failure # ")[2], log, self.epoch_timeout)
 
     def _tidy(self, ended: str) -> None:
-        (self._trials_folder / ended / LAST).unlink(missing_ok=True)
+        folder = self._trials_folder / ended
+        for left in [folder / LAST, *folder.glob(".*.tmp")]:
+            left.unlink(missing_ok=True)
+        self._forget_weaker()
+
+    def _forget_weaker(self) -> None:
+        """Remove the models of trials that are no longer among the best."""
         ranked = self.state.ranked(self._goal.metric, self._goal.mode)
         for trial in [trial for trial in ranked if trial.finished][self._keep :]:
             (self._trials_folder / trial.trial_id / BEST).unlink(missing_ok=True)

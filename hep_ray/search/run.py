@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from hep_ray.errors import CannotResume, Interrupted, SearchFailed, StorageError, TrackingUnavailable
+from hep_ray.errors import CannotResume, StorageError, TrackingUnavailable
+from hep_ray.search.failures import judge
 from hep_ray.search.fit import fit
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.optuna_search import OptunaSearcher
@@ -70,6 +70,7 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         recorder = Recorder(
             journal, plan.search, plan.preset.epochs, plan.folder / "trials", [tracker.record]
         )
+        recorder.sweep()
         if header is not None:
             recorder.write(header)
         try:
@@ -79,7 +80,7 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
                 untracked = close(tracker)
                 board = write_leaderboard(plan.folder, leaderboard(recorder.state, tracker.run_ids))
             untracked = untracked or attach(tracker, board)
-            _judge(recorder.state)
+            judge(recorder.state)
         except BaseException:
             if untracked is not None:
                 aside(console)(str(untracked))
@@ -147,25 +148,8 @@ def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Cons
             recorder=recorder,
             to_run=to_run,
             total=plan.trials,
+            epoch_timeout=plan.given.epoch_timeout,
             console=console,
         )
     if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
         recorder.write(SearchFinished(time=time.time()))
-
-
-def _judge(state: SearchState) -> None:
-    unfinished = state.unfinished()
-    if unfinished:
-        raise Interrupted(
-            f"{len(unfinished)} trials have not ended ({', '.join(trial.trial_id for trial in unfinished)}); "
-            "every finished epoch is kept: run the same script with --resume to go on"
-        )
-    trials = list(state.trials.values())
-    if trials and all(trial.status == "failed" for trial in trials):
-        causes: Counter[str] = Counter(
-            trial.finished.cause.strip() for trial in trials if trial.finished is not None
-        )
-        cause, count = causes.most_common(1)[0]
-        raise SearchFailed(
-            f"at least one trial must succeed; all {len(trials)} failed, {count} of them so: {cause}"
-        )

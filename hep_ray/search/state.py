@@ -15,6 +15,7 @@ from hep_ray.tracking.records import (
     SearchStarted,
     Status,
     TrialFinished,
+    TrialLost,
     TrialStarted,
     TrialTested,
 )
@@ -27,12 +28,14 @@ class TrialState:
     Attributes:
         started: its parameters.
         history: metrics per epoch, in order.
+        losses: times that its process or node was lost.
         finished: how it ended; None while it has not.
         tested: what the test split said of it, in a confirmation; None before, and always in a search.
     """
 
     started: TrialStarted
     history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[TrialLost] = field(default_factory=list)
     finished: TrialFinished | None = None
     tested: TrialTested | None = None
 
@@ -93,6 +96,8 @@ class SearchState:
             self.finished = False
         elif isinstance(record, EpochFinished):
             self.trials[record.trial_id].history.append(record.metrics)
+        elif isinstance(record, TrialLost):
+            self.trials[record.trial_id].losses.append(record)
         elif isinstance(record, TrialFinished):
             self.trials[record.trial_id].finished = record
         elif isinstance(record, TrialTested):
@@ -105,12 +110,13 @@ class SearchState:
         return [trial for trial in self.trials.values() if trial.finished is None]
 
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
-        """Trials, best first; those without a finished epoch last."""
+        """Trials, best first; then those that failed, whatever they had reached; those without an epoch last."""
         sign = -1 if mode == "max" else 1
 
-        def key(trial: TrialState) -> tuple[bool, float, int]:
+        def key(trial: TrialState) -> tuple[bool, bool, float, int]:
             best = trial.best(metric, mode)
-            return (best is None, sign * best[metric] if best else 0.0, trial.started.number)
+            value = sign * best[metric] if best else 0.0
+            return (best is None, trial.status == "failed", value, trial.started.number)
 
         return sorted(self.trials.values(), key=key)
 

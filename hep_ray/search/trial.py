@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from hep_ray.search import trial_log
 from hep_ray.search.trial_run import TrialJob, TrialRun, cause_of, failure
 
 __all__ = ["TrialActor", "TrialJob"]
@@ -20,6 +21,7 @@ class TrialActor(tune.Trainable):
     """
 
     _failure: str
+    _run: TrialRun | None
 
     def setup(self, config: dict[str, Any], job: TrialJob) -> None:  # type: ignore[override]
         """Join the data and start the first trial."""
@@ -34,16 +36,24 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train one epoch; a failure ends this trial, not the actor and not the search."""
-        if not self._failure:
+        if self._run is not None:
             try:
-                return self._run.report()
+                with trial_log.time_limit(self._job.epoch_timeout):
+                    return self._run.report()
             except Exception as fault:  # noqa: BLE001 - recorded as the trial's cause of failure
-                self._failure = cause_of(fault)
+                self._fail(fault)
         return failure(self._failure)
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._failure = ""
+        self._run, self._failure = None, ""
+        trial_log.begin(self._job.folder(config["trial_id"]), config["trial_id"])
         try:
-            self._run = TrialRun(self._job, config, "cuda" if self._job.gpu else "cpu")
+            with trial_log.time_limit(self._job.epoch_timeout):
+                self._run = TrialRun(self._job, config, "cuda" if self._job.gpu else "cpu")
         except Exception as fault:  # noqa: BLE001 - reported by the first step
-            self._failure = cause_of(fault)
+            self._fail(fault)
+
+    def _fail(self, fault: Exception) -> None:
+        """Keep the cause, and let go of everything that the trial held: its memory may be what it failed of."""
+        self._run, self._failure = None, cause_of(fault)
+        trial_log.write(self._failure)

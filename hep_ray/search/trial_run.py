@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ import torch
 
 from hep_ray.data.events import EventSchema
 from hep_ray.data.stream import ResidentData
-from hep_ray.errors import HepRayError
+from hep_ray.errors import HepRayError, NonFiniteLoss
 from hep_ray.masking import mask
 from hep_ray.search.recorder import ENDED, FAILURE, METRICS
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.fitted import start_trial
+
+EPOCH_TIMEOUT = 6 * 3600.0
+"""Seconds that an epoch may take unless the search is told another time: what takes longer hangs."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class TrialJob:
         mode: whether more or less of it is better.
         cpus: threads of one worker.
         gpu: whether a worker holds (part of) a GPU.
+        epoch_timeout: seconds that an epoch, or the start of a trial, may take before its process is ended.
     """
 
     trials_folder: str
@@ -43,6 +48,11 @@ class TrialJob:
     mode: Literal["max", "min"]
     cpus: int
     gpu: bool
+    epoch_timeout: float = EPOCH_TIMEOUT
+
+    def folder(self, trial_id: str) -> Path:
+        """Of a trial: its checkpoints and its log."""
+        return Path(self.trials_folder) / trial_id
 
 
 class TrialRun:
@@ -71,7 +81,7 @@ class TrialRun:
         told: int = 0,
     ) -> None:
         self._job = job
-        self._folder = Path(job.trials_folder) / config["trial_id"]
+        self._folder = job.folder(config["trial_id"])
         self._writes = communicator.rank == 0
         self._best: float | None = None
         self._unreported: dict[str, float] | None = None
@@ -95,12 +105,13 @@ class TrialRun:
         """An epoch's result; after a resume first that of the checkpoint, which may not have been heard.
 
         Raises:
-            NonFiniteLoss: the loss is NaN or infinite.
+            NonFiniteLoss: the loss, or another metric, is NaN or infinite.
         """
         if self._unreported is not None:
             metrics, self._unreported = self._unreported, None
         else:
             metrics = self._loop.run_epoch()
+            _check_finite(metrics)
             self._save(metrics)
         return {
             METRICS: metrics,
@@ -123,6 +134,14 @@ class TrialRun:
             best = {"model": self._loop.kept.state_dict(), "params": self._loop.config.resolved()}
             save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
         save_checkpoint(self._folder / LAST, state)
+
+
+def _check_finite(metrics: dict[str, float]) -> None:
+    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteLoss(
+            f"every metric of an epoch is finite; after epoch {metrics['epoch']:g} {', '.join(bad)}"
+        )
 
 
 def failure(cause: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ray.util import get_current_placement_group
 
 from hep_ray.errors import InputError, NonFiniteLoss, WorkersLost
 from hep_ray.models import MODELS
+from hep_ray.search import trial_log
 from hep_ray.search.mailbox import Ledger, Mailbox, Order
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.trial import TrialActor
@@ -214,13 +215,13 @@ def serve(config: dict[str, Any]) -> None:
         try:
             if not first and MODELS[order.trial["params"]["model"]].fitted:
                 continue
-            if run is None or run[0] != order.trial["trial_id"]:
-                run = None
-                run = (
-                    order.trial["trial_id"],
-                    TrialRun(job, order.trial, get_device(), communicator, order.told),
-                )
-            result = run[1].report()
+            name = order.trial["trial_id"]
+            with trial_log.time_limit(job.epoch_timeout):
+                if run is None or run[0] != name:
+                    run = None
+                    trial_log.begin(job.folder(name), name)
+                    run = (name, TrialRun(job, order.trial, get_device(), communicator, order.told))
+                result = run[1].report()
         except (NonFiniteLoss, InputError) as fault:
             run, result = None, failure(cause_of(fault))
         except Exception as fault:

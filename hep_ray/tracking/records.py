@@ -65,6 +65,17 @@ class EpochFinished(Config):
         return int(self.metrics["epoch"])
 
 
+class TrialLost(Config):
+    """The process or node of a trial was lost; it is tried again from its last checkpoint."""
+
+    kind: Literal["trial_lost"] = "trial_lost"
+    time: float
+    trial_id: str
+    epoch: int = Field(description="last one that was heard of, 0 before the first")
+    cause: str
+    log: str = Field("", description="end of what the process wrote")
+
+
 class TrialFinished(Config):
     """A trial ended; nothing follows under its id."""
 
@@ -73,6 +84,7 @@ class TrialFinished(Config):
     trial_id: str
     status: Status
     cause: str = Field("", description="what went wrong, for a failed trial")
+    log: str = Field("", description="end of what the trial wrote, for a failed trial")
 
 
 class TrialTested(Config):
@@ -92,7 +104,9 @@ class SearchFinished(Config):
     time: float
 
 
-Record = SearchStarted | TrialStarted | EpochFinished | TrialFinished | TrialTested | SearchFinished
+Record = (
+    SearchStarted | TrialStarted | EpochFinished | TrialLost | TrialFinished | TrialTested | SearchFinished
+)
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 

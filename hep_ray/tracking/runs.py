@@ -16,6 +16,7 @@ from hep_ray.tracking.records import (
     Record,
     SearchStarted,
     TrialFinished,
+    TrialLost,
     TrialStarted,
     TrialTested,
 )
@@ -23,6 +24,11 @@ from hep_ray.tracking.records import (
 SEARCH_TAG = "hep_ray.search_id"
 TRIAL_TAG = "hep_ray.trial_id"
 STATUS_TAG = "hep_ray.status"
+CAUSE_TAG = "hep_ray.cause"
+LOST_TAG = "hep_ray.last_loss"
+"""Why the trial's process was lost the last time; the trial went on."""
+LOG_ARTIFACT = "log.txt"
+"""End of what a failed trial wrote."""
 PARENT_TAG = "mlflow.parentRunId"
 RUN_STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 METRICS_PER_CALL = 1000
@@ -88,8 +94,12 @@ class RunWriter:
             run_id = self.run_ids[record.trial_id]
             self._client.set_tag(run_id, STATUS_TAG, record.status)
             if record.cause:
-                self._client.set_tag(run_id, "hep_ray.cause", record.cause[:CAUSE_LENGTH])
+                self._client.set_tag(run_id, CAUSE_TAG, record.cause[:CAUSE_LENGTH])
+            if record.log:
+                self._client.log_text(run_id, record.log, LOG_ARTIFACT)
             self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
+        elif isinstance(record, TrialLost):
+            self._client.set_tag(self.run_ids[record.trial_id], LOST_TAG, record.cause[:CAUSE_LENGTH])
         elif isinstance(record, TrialTested):
             self._client.log_batch(self.run_ids[record.trial_id], metrics=_points(record))
         elif self.parent_run_id is not None:

@@ -134,6 +134,48 @@ def test_a_trial_drawn_but_not_recorded_is_given_up_and_an_unheard_end_is_told(t
     assert after.searcher.suggest("tune-c")["trial_id"] == "t0001"
 
 
+def test_a_point_enqueued_but_not_drawn_is_not_handed_out_in_place_of_another(tmp_path):
+    preset = Preset(epochs=1, sampler="grid")
+    before = Driver(tmp_path, preset, GRID)
+    first = before.searcher.suggest("tune-a")
+    before.searcher._study.enqueue_trial(
+        {**first["params"], "root_index": 5}
+    )  # killed before it was asked for
+
+    after = Driver(tmp_path, preset, GRID, records=before.records)
+    after.run(after.searcher.suggest("tune-b"))
+    second = after.searcher.suggest("tune-c")
+
+    assert (second["params"]["root_index"], second["params"]["optimizer"]) == (1, "sgd")
+    told = [trial.state.name for trial in after.study(tmp_path).trials]
+    assert told == ["COMPLETE", "FAIL", "RUNNING"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_study_that_was_lost_is_made_again_from_the_journal(tmp_path, sampler):
+    preset = Preset(epochs=2, trials=14, sampler=sampler)
+    reference = {
+        "model": "cnn",
+        "loss": "root_softmax",
+        "root_index": 3,
+        "optimizer": "adam",
+        "learning_rate": 0.3,
+    }
+
+    def draw(folder, restarts):
+        folder.mkdir()
+        driver = Driver(folder, preset, references=(reference,))
+        for index in range(preset.trials + 1):
+            if index in restarts:
+                (folder / "optuna.db").unlink()
+                driver = Driver(folder, preset, records=driver.records, references=(reference,))
+            driver.run(driver.searcher.suggest(f"tune-{index}"))
+        study = driver.study(folder).trials
+        return [(trial.number, trial.state, trial.params, trial.values) for trial in study]
+
+    assert draw(tmp_path / "whole", set()) == draw(tmp_path / "lost", {1, 12})
+
+
 @pytest.mark.parametrize(
     "preset",
     [
