@@ -17,6 +17,7 @@ from hep_ray.errors import StorageError
 from hep_ray.predict.cli import predict
 from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
+from hep_ray.search.audit_cli import audit
 from hep_ray.search.track_cli import track
 from hep_ray.simulate.cli import simulate
 
@@ -36,6 +37,7 @@ app.command("confirm")(confirm)
 app.command("report")(report)
 app.command("components")(components)
 app.command("doctor")(doctor)
+app.command("audit")(audit)
 app.command("promote")(promote)
 app.command("predict")(predict)
 app.command("track")(track)

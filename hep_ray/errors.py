@@ -105,6 +105,10 @@ class SearchFailed(HepRayError):
     """Every trial of a search failed; the message carries the commonest cause."""
 
 
+class AuditFailed(HepRayError):
+    """Something of a search is missing, there twice, different from elsewhere, or left over; all was listed."""
+
+
 class NothingCompleted(InputError):
     """A search of which no trial has completed yet: there is nothing to report or to confirm."""
 

@@ -1,0 +1,232 @@
+"""Is everything there? Journal, MLflow, leaderboard, study and files of a search compared with each other.
+
+Reads only; needs neither Ray nor the process that ran the search.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+
+from hep_ray.errors import CorruptCheckpoint, StorageError, TrackingUnavailable
+from hep_ray.search.leaderboard import FILE_NAME, leaderboard
+from hep_ray.search.optuna_search import TOLD_AS
+from hep_ray.search.recorder import KEEP_BEST
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.artifacts import SQLITE
+from hep_ray.tracking.client import find_runs, open_client
+from hep_ray.tracking.journal import read_records
+from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
+from hep_ray.tracking.runs import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
+from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint
+
+Kind = Literal["lost", "twice", "differs", "left over"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it has to be.
+
+    Attributes:
+        kind: what is wrong: something is missing, there twice, another than elsewhere, or should be gone.
+        text: in a sentence.
+    """
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Attributes:
+        trials: in the journal.
+        epochs: in the journal.
+        failed: trials that failed.
+        losses: times that the process or node of a trial was lost, and the trial went on.
+        findings: empty where all is well.
+    """
+
+    trials: int
+    epochs: int
+    failed: int
+    losses: int
+    findings: tuple[Finding, ...]
+
+
+def audit(folder: Path, uri: str) -> Audit:
+    """Compare all that a search left.
+
+    Args:
+        folder: of the search.
+        uri: tracking URI of its runs.
+
+    Raises:
+        StorageError: there is no journal, or it holds no search.
+        TrackingUnavailable: MLflow does not answer.
+    """
+    records = read_records(folder)
+    state = SearchState.fold(records)
+    if state.started is None:
+        raise StorageError(f"an audited search has begun; the journal in {folder} holds none")
+    try:
+        tracked = _Tracked(uri, state)
+    except Exception as fault:
+        raise TrackingUnavailable(f"MLflow must answer for an audit; {uri} does not: {fault}") from fault
+    trials = state.trials.values()
+    findings = [
+        *_journal(records, state),
+        *tracked.compare(),
+        *_board(folder, state, tracked.run_ids),
+        *_study(folder, state),
+        *_files(folder, state),
+    ]
+    return Audit(
+        trials=len(trials),
+        epochs=sum(len(trial.history) for trial in trials),
+        failed=sum(trial.status == "failed" for trial in trials),
+        losses=sum(len(trial.losses) for trial in trials),
+        findings=tuple(findings),
+    )
+
+
+def _journal(records: Sequence[Record], state: SearchState) -> Iterator[Finding]:
+    if not state.finished:
+        yield Finding("lost", "the search has not ended")
+    drawn = Counter(record.trial_id for record in records if isinstance(record, TrialStarted))
+    ended = Counter(record.trial_id for record in records if isinstance(record, TrialFinished))
+    for name in drawn:
+        yield from _once(drawn[name], f"{name}: drawn {{}} times")
+        yield from _once(ended[name], f"{name}: ended {{}} times")
+        counts = Counter(int(metrics["epoch"]) for metrics in state.trials[name].history)
+        for epoch in range(1, max(counts, default=0) + 1):
+            yield from _once(counts[epoch], f"{name}: epoch {epoch} is {{}} times in the journal")
+    gone: set[str] = set()
+    for record in records:
+        if isinstance(record, TrialFinished):
+            gone.add(record.trial_id)
+        elif isinstance(record, EpochFinished) and record.trial_id in gone:
+            yield Finding("twice", f"{record.trial_id}: epoch {record.epoch} after its end")
+
+
+def _once(times: int, text: str) -> Iterator[Finding]:
+    if times != 1:
+        yield Finding("twice" if times else "lost", text.format(times))
+
+
+class _Tracked:
+    """The runs of a search in MLflow."""
+
+    def __init__(self, uri: str, state: SearchState) -> None:
+        assert state.started is not None
+        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+            raise FileNotFoundError("there is no such database")  # a client would make one
+        self._state, self._client = state, open_client(uri)
+        experiment = self._client.get_experiment_by_name(state.started.search)
+        condition = f"tags.`{SEARCH_TAG}` = '{state.started.search_id}'"
+        self._found = find_runs(self._client, experiment.experiment_id, condition) if experiment else []
+        self.run_ids = {tags[TRIAL_TAG]: run_id for run_id, tags in self._found if TRIAL_TAG in tags}
+
+    def compare(self) -> Iterator[Finding]:
+        """What MLflow lacks, has twice, or has otherwise than the journal."""
+        counts = Counter(tags.get(TRIAL_TAG, "the search") for _, tags in self._found)
+        for name in ["the search", *self._state.trials]:
+            yield from _once(counts[name], f"{name}: {{}} runs in MLflow")
+        for name in self._state.trials:
+            if name in self.run_ids:
+                yield from self._run(name)
+
+    def _run(self, name: str) -> Iterator[Finding]:
+        trial = self._state.trials[name]
+        run = self._client.get_run(self.run_ids[name])
+        expected = RUN_STATUS.get(trial.status, "RUNNING")
+        if run.info.status != expected:
+            yield Finding("differs", f"{name}: {run.info.status} in MLflow, {trial.status} in the journal")
+        keys = {key for metrics in trial.history for key in metrics}
+        for key in sorted(keys | {"epoch"} if trial.history else keys):
+            points = self._client.get_metric_history(run.info.run_id, key)
+            yield from _points(name, key, points, trial.history)
+
+
+def _points(name: str, key: str, points: Iterable[Any], history: list[dict[str, float]]) -> Iterator[Finding]:
+    values: defaultdict[int, list[float]] = defaultdict(list)
+    for point in points:
+        values[point.step].append(point.value)
+    for metrics in history:
+        step = int(metrics["epoch"])
+        there = values.pop(step, [])
+        if key not in metrics:
+            continue
+        yield from _once(len(there), f"{name}: {key} of epoch {step} is {{}} times in MLflow")
+        if len(there) == 1 and there[0] != metrics[key]:
+            yield Finding(
+                "differs",
+                f"{name}: {key} of epoch {step} is {there[0]} in MLflow, {metrics[key]} in the journal",
+            )
+    for step in values:
+        yield Finding("differs", f"{name}: {key} of epoch {step} is in MLflow, and not in the journal")
+
+
+def _board(folder: Path, state: SearchState, run_ids: dict[str, str]) -> Iterator[Finding]:
+    path = folder / FILE_NAME
+    if not path.exists():
+        yield Finding("lost", f"{FILE_NAME} is not there")
+        return
+    written = json.loads(path.read_text(encoding="utf-8"))
+    made = json.loads(json.dumps(leaderboard(state, run_ids)))
+    if written != made:
+        names = [one["trial_id"] for one in written.get("trials", [])]
+        what = "trials or their order" if names != [one["trial_id"] for one in made["trials"]] else "values"
+        yield Finding("differs", f"{FILE_NAME} is not what the journal gives: other {what}")
+
+
+def _study(folder: Path, state: SearchState) -> Iterator[Finding]:
+    assert state.started is not None
+    database = folder / "optuna.db"
+    if not database.exists():
+        yield Finding("lost", "optuna.db is not there; --resume makes it anew")
+        return
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.load_study(study_name=state.started.search, storage=f"sqlite:///{database.resolve()}")
+    told = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    known = {trial.started.number: trial for trial in state.trials.values()}
+    for number, trial in known.items():
+        expected = TOLD_AS[trial.status].name if trial.finished else "RUNNING"
+        there = told[number].state.name if number in told else "absent"
+        if there != expected:
+            yield Finding("differs", f"{trial.trial_id}: {there} in optuna.db, {trial.status} in the journal")
+        best = trial.best(state.started.metric, state.started.mode)
+        if there == "COMPLETE" and best and told[number].values[0] != best[state.started.metric]:
+            yield Finding("differs", f"{trial.trial_id}: value {told[number].values[0]} in optuna.db")
+    for number in told.keys() - known.keys():
+        if told[number].state.name != "FAIL":
+            yield Finding(
+                "differs", f"trial {number} of optuna.db is in no journal: {told[number].state.name}"
+            )
+
+
+def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
+    for path in sorted({*folder.rglob(".*.tmp"), *folder.glob(".tune"), *folder.parent.glob(".probe-*")}):
+        yield Finding("left over", f"{path.relative_to(folder.parent)}")
+    started = state.started
+    assert started is not None
+    ranked = [trial for trial in state.ranked(started.metric, started.mode) if trial.finished]
+    for place, trial in enumerate(ranked):
+        kept = folder / "trials" / trial.trial_id
+        best = trial.best(started.metric, started.mode)
+        if (kept / LAST).exists():
+            yield Finding("left over", f"{trial.trial_id}: {LAST} of an ended trial")
+        if place >= KEEP_BEST or best is None:
+            continue
+        try:
+            if load_checkpoint(kept / BEST)["metrics"] != best:
+                yield Finding("differs", f"{trial.trial_id}: {BEST} is not of its best epoch")
+        except CorruptCheckpoint as fault:
+            yield Finding("lost", f"{trial.trial_id}: {fault}")

@@ -1,0 +1,56 @@
+"""`hep-ray audit NAME`: is everything of a search there, once, and the same everywhere?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hep_ray.console import result_console
+from hep_ray.errors import AuditFailed
+
+
+def audit(
+    name: Annotated[str, typer.Argument(help="Search, such as cnn_loss.")],
+    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
+        "runs"
+    ),
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="Where its runs are [default: where the search wrote them].", show_default=False),
+    ] = None,
+) -> None:
+    """Compare a search's journal, MLflow runs, leaderboard, study and files with each other.
+
+    Read-only. Exit code 1 where something is missing, there twice, different, or left over.
+
+    Raises:
+        AuditFailed: something is.
+        StorageError: there is no such search in the storage.
+        TrackingUnavailable: MLflow does not answer.
+    """
+    from hep_ray.search.audit import audit as examine
+    from hep_ray.search.state import SearchState
+    from hep_ray.tracking.client import default_uri
+
+    folder = storage / name
+    started = SearchState.read(folder).started
+    recorded = started.options.get("tracking_uri") if started else None
+    uri = tracking_uri or recorded or default_uri(storage)
+    found = examine(folder, uri)
+    console = result_console()
+    console.print(
+        f"{name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
+        f"{found.losses} lost processes tried again; journal, MLflow ({uri}), leaderboard, study and files compared",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for finding in found.findings:
+        console.print(f"  {finding.kind}: {finding.text}", markup=False, highlight=False, soft_wrap=True)
+    if found.findings:
+        raise AuditFailed(
+            f"everything of a search is there once and the same everywhere; {len(found.findings)} things are not: "
+            f"run the search's script with --resume, which mends what the journal can, then audit again"
+        )
+    console.print("All is there, once, and the same everywhere.")
