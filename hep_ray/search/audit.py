@@ -15,12 +15,12 @@ from typing import Any, Literal
 import optuna
 
 from hep_ray.errors import CorruptCheckpoint, StorageError, TrackingUnavailable
+from hep_ray.masking import mask
 from hep_ray.search.leaderboard import FILE_NAME, leaderboard
 from hep_ray.search.optuna_search import TOLD_AS
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.state import SearchState
-from hep_ray.tracking.artifacts import SQLITE
-from hep_ray.tracking.client import find_runs, open_client
+from hep_ray.tracking.client import SQLITE, find_runs, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
 from hep_ray.tracking.runs import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
@@ -79,7 +79,9 @@ def audit(folder: Path, uri: str) -> Audit:
     try:
         tracked = _Tracked(uri, state)
     except Exception as fault:
-        raise TrackingUnavailable(f"MLflow must answer for an audit; {uri} does not: {fault}") from fault
+        raise TrackingUnavailable(
+            f"MLflow must answer for an audit; {mask(uri)} does not: {mask(str(fault))}"
+        ) from fault
     trials = state.trials.values()
     findings = [
         *_journal(records, state),

@@ -9,6 +9,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import AuditFailed
+from hep_ray.masking import mask
 
 
 def audit(
@@ -18,7 +19,11 @@ def audit(
     ),
     tracking_uri: Annotated[
         str | None,
-        typer.Option(help="Where its runs are [default: where the search wrote them].", show_default=False),
+        typer.Option(
+            envvar="MLFLOW_TRACKING_URI",
+            help="Where its runs are [default: where the search wrote them].",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Compare a search's journal, MLflow runs, leaderboard, study and files with each other.
@@ -31,10 +36,10 @@ def audit(
         TrackingUnavailable: MLflow does not answer.
     """
     from hep_ray.search.audit import audit as examine
-    from hep_ray.search.state import SearchState
+    from hep_ray.search.state import SearchState, search_folder
     from hep_ray.tracking.client import default_uri
 
-    folder = storage / name
+    folder = search_folder(storage, name)
     started = SearchState.read(folder).started
     recorded = started.options.get("tracking_uri") if started else None
     uri = tracking_uri or recorded or default_uri(storage)
@@ -42,7 +47,7 @@ def audit(
     console = result_console()
     console.print(
         f"{name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
-        f"{found.losses} lost processes tried again; journal, MLflow ({uri}), leaderboard, study and files compared",
+        f"{found.losses} lost processes tried again; compared: journal, MLflow ({mask(uri)}), leaderboard, study, files",
         highlight=False,
         soft_wrap=True,
     )
