@@ -47,7 +47,8 @@ def audit(
     console = result_console()
     console.print(
         f"{name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
-        f"{found.losses} lost processes tried again; compared: journal, MLflow ({mask(uri)}), leaderboard, study, files",
+        f"{found.losses} lost processes tried again; compared: journal, leaderboard, study, files and MLflow at "
+        f"{mask(uri)}",
         highlight=False,
         soft_wrap=True,
     )
