@@ -18,7 +18,7 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-cluster searches-smoke lint fmt types ui bench docs lock clean
+.PHONY: help env search test test-slow test-ui test-cluster searches-smoke lint fmt types ui bench docs lock clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -46,6 +46,9 @@ test: lint types ## Lint, types, and every test that is neither slow nor needs s
 
 test-slow: env ## The tests that take minutes
 	$(VENV)/pytest -m slow $(PYTEST_ARGS)
+
+test-ui: env ## MLflow's pages in a headless Chromium; screenshots go to artifacts/ui
+	$(VENV)/pytest -m ui $(PYTEST_ARGS)
 
 test-cluster: env ## Ray clusters over real ssh, in namespaces of their own; needs root, sshd and rsync
 	$(VENV)/pytest -m cluster $(PYTEST_ARGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,13 +12,13 @@ from hep_ray.console import run_app
 from hep_ray.data.cli import app as data_app
 from hep_ray.data.show_cli import show
 from hep_ray.doctor.cli import doctor
-from hep_ray.errors import StorageError
 from hep_ray.predict.cli import predict
 from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
 from hep_ray.search.audit_cli import audit
 from hep_ray.search.track_cli import track
 from hep_ray.simulate.cli import simulate
+from hep_ray.tracking.ui_cli import ui
 
 app = typer.Typer(
     add_completion=False,
@@ -41,6 +40,7 @@ app.command("audit")(audit)
 app.command("promote")(promote)
 app.command("predict")(predict)
 app.command("track")(track)
+app.command("ui")(ui)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 
@@ -49,35 +49,6 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def ui(
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
-) -> None:
-    """Serve the MLflow UI of a storage folder on 127.0.0.1 until Ctrl-C.
-
-    Pick an experiment (it has the search's name) to compare its trials.
-
-    Raises:
-        StorageError: the folder holds no search yet.
-    """
-    import subprocess
-    import sys
-
-    from hep_ray.tracking.client import default_uri
-
-    if not (storage / "mlflow.db").exists():
-        raise StorageError(
-            f"the UI shows searches that ran in a storage folder; {storage} holds none: run a search first"
-        )
-    typer.echo(f"MLflow UI of {storage} on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    words = ["-m", "mlflow", "server", "--backend-store-uri", default_uri(storage)]
-    words += ["--host", "127.0.0.1", "--port", str(port)]
-    raise typer.Exit(subprocess.run([sys.executable, *words], check=False).returncode)  # noqa: S603
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,33 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / name
         with ShardWriter(folder, toy_schema(size), source={"seed": seed}, **options) as writer:
             writer.write(toy_events(events, size, seed))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_search_place() -> Callable[..., Path]:
+    """A factory of places to work in: `make_search_place(folder, name=script, …)`.
+
+    It holds `searches/<name>.py` in a clean git checkout, as promotion asks for, and the dataset `data`, in which the
+    sign of x·y tells the classes apart: no network without a hidden layer can.
+    """
+
+    def make(folder: Path, events: int = 1500, **scripts: str) -> Path:
+        x = np.random.default_rng(0).normal(size=(events, 2)).astype(np.float32)
+        column = Column(name="features", shape=(2,), unit="GeV", elements=("x", "y"))
+        schema = EventSchema(task="quadrants", columns=(column,), classes=("background", "signal"))
+        labels = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+        with ShardWriter(folder / "data", schema, source={}, rows_per_shard=512) as writer:
+            writer.write({"event_id": [f"e{row}" for row in range(events)], "label": labels, "features": x})
+        (folder / "searches").mkdir()
+        for name, script in scripts.items():
+            (folder / "searches" / f"{name}.py").write_text(script)
+        (folder / ".gitignore").write_text("*\n!searches/\n!searches/*.py\n")
+        git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@test.invalid"]
+        for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "searches"]):
+            subprocess.run([*git, *words], check=True)
         return folder
 
     return make

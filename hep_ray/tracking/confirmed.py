@@ -9,6 +9,7 @@ from hep_ray.errors import TrackingUnavailable
 from hep_ray.masking import mask
 from hep_ray.tracking.client import find_runs, open_client
 from hep_ray.tracking.faults import cause
+from hep_ray.tracking.names import metric_key
 from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
 
 Values = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -26,12 +27,12 @@ def log_confirmed(
     trials: Mapping[str, Sequence[str]],
     stamp: float,
 ) -> None:
-    """Write `confirmed_<metric>` and `confirmed_<metric>_sd`; written twice, nothing changes.
+    """Write `confirmed/<metric>` and `confirmed/<metric>_sd`; written twice, nothing changes.
 
-    - Each trial of the search that a contender is gets every metric, and the tag `confirmed` (`finalist` or
-      `baseline`): the column `confirmed_accuracy` sorts the table of runs.
+    - Each trial of the search that a contender is gets its metrics, without counts and errors, and the tag `confirmed`
+      (`finalist` or `baseline`): the column `confirmed/accuracy` sorts the table of runs.
     - The parent run of the search, and that of the confirmation, get the main metric of every contender as
-      `confirmed_<metric>_<contender>`.
+      `confirmed/<metric>_<contender>`.
 
     Args:
         uri: MLflow server or database.
@@ -54,9 +55,14 @@ def log_confirmed(
             for contender, metrics in values.items():
                 if tags.get(TRIAL_TAG) in trials.get(contender, ()):
                     client.set_tag(run_id, "confirmed", "baseline" if contender == "baseline" else "finalist")
-                    _log(client, run_id, {f"confirmed_{key}": pair for key, pair in metrics.items()}, stamp)
+                    _log(
+                        client,
+                        run_id,
+                        {metric_key(f"confirmed_{key}"): pair for key, pair in metrics.items()},
+                        stamp,
+                    )
         parents = [run_id for run_id, tags in runs if TRIAL_TAG not in tags]
-        of_all = {f"confirmed_{main}_{contender}": metrics[main] for contender, metrics in values.items()}
+        of_all = {f"confirmed/{main}_{contender}": metrics[main] for contender, metrics in values.items()}
         for run_id in [*parents, *([confirmation_run] if confirmation_run else [])]:
             _log(client, run_id, of_all, stamp)
     except Exception as fault:
@@ -64,6 +70,15 @@ def log_confirmed(
             f"confirmed values are written to MLflow; {mask(uri)} did not take them: {cause(fault)}; all is in "
             "confirmation.json: type the same command again to hand them over"
         ) from fault
+
+
+def _shown(metrics: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """All but the counts of the confusion matrix and the errors that come with a metric."""
+    return {
+        metric_key(f"confirmed_{key}"): pair
+        for key, pair in metrics.items()
+        if not (key.startswith("confusion_") or key.endswith("_error"))
+    }
 
 
 def _log(client: Any, run_id: str, values: Mapping[str, tuple[float, float]], stamp: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.tracking.client import artifact_location, find_runs, open_client
+from hep_ray.tracking.names import metric_key, run_name
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -20,6 +21,7 @@ from hep_ray.tracking.records import (
     TrialStarted,
     TrialTested,
 )
+from hep_ray.tracking.views import NOTE_TAG, experiment_tags, note
 
 SEARCH_TAG = "hep_ray.search_id"
 TRIAL_TAG = "hep_ray.trial_id"
@@ -55,7 +57,7 @@ class RunWriter:
         self._experiment_id = ""
         self._search: SearchStarted | None = None
         self._unanswered = ""
-        """Name of the run that was asked for without an answer: it may be there."""
+        """Trial whose run was asked for without an answer: it may be there."""
         self._doubtful = uri.startswith(("http://", "https://"))
         """Whether a run may have been made twice: a client asks a server again that did not answer."""
 
@@ -156,9 +158,12 @@ class RunWriter:
             self._client.update_run(self.parent_run_id, status="RUNNING")
         else:
             tags = {SEARCH_TAG: record.search_id, "hep_ray.search": record.search, **record.provenance}
+            tags[NOTE_TAG] = note(record, self._experiment_id)
             self.parent_run_id = self._create_run(
                 record.title or record.search, record.time, tags | record.tags
             )
+        for key, value in experiment_tags(record, self._experiment_id).items():
+            self._client.set_experiment_tag(self._experiment_id, key, value)
         params = record.model_dump(
             include={"task", "metric", "mode", "epochs", "sampler", "scheduler", "seed"}
         )
@@ -182,7 +187,8 @@ class RunWriter:
                 **search.tags,
                 **record.tags,
             }
-            self.run_ids[record.trial_id] = self._create_run(record.trial_id, record.time, tags)
+            name = run_name(record.trial_id, record.params, search.space)
+            self.run_ids[record.trial_id] = self._create_run(name, record.time, tags)
         params = {**record.params, "seed": record.seed, "epochs": search.epochs}
         self._log_params(self.run_ids[record.trial_id], params)
 
@@ -192,7 +198,7 @@ class RunWriter:
                 self._experiment_id, start_time=int(1000 * start), tags=tags, run_name=name
             )
         except Exception:
-            self._unanswered, self._doubtful = name, True
+            self._unanswered, self._doubtful = tags.get(TRIAL_TAG, ""), True
             raise
         self._unanswered = ""
         return str(run.info.run_id)
@@ -207,4 +213,4 @@ def _points(record: EpochFinished | TrialTested) -> list[Any]:
     from mlflow.entities import Metric
 
     stamp = int(1000 * record.time)
-    return [Metric(key, value, stamp, record.epoch) for key, value in record.metrics.items()]
+    return [Metric(metric_key(key), value, stamp, record.epoch) for key, value in record.metrics.items()]

@@ -194,22 +194,22 @@ def test_mlflow_has_the_trainings_and_the_confirmed_values_of_the_search(options
             logged = children[run.mlflow_run_id].data
             assert (logged.tags["role"], logged.tags["contender"]) == (contender.role, contender.name)
             assert logged.tags["seed"] == logged.params["seed"] == str(run.seed)
-            assert logged.metrics["test_auc"] == run.metrics["test_auc"]
+            assert logged.metrics["test/auc"] == run.metrics["test_auc"]
     searched = client.search_runs(
         [experiment.experiment_id],
         f"tags.`{SEARCH_TAG}` = '{found.search_id}'",
-        order_by=["metrics.confirmed_loss ASC"],
+        order_by=["metrics.`confirmed/loss` ASC"],
     )
     sorted_runs = [
-        run for run in searched if "confirmed_loss" in run.data.metrics and TRIAL_TAG in run.data.tags
+        run for run in searched if "confirmed/loss" in run.data.metrics and TRIAL_TAG in run.data.tags
     ]
     means = sorted(one.estimates["test_loss"].mean for one in found.contenders)
     # Each contender is a configuration that the search trained twice.
-    assert [run.data.metrics["confirmed_loss"] for run in sorted_runs] == [
+    assert [run.data.metrics["confirmed/loss"] for run in sorted_runs] == [
         mean for mean in means for _ in "12"
     ]
     (of_search,) = [run for run in searched if TRIAL_TAG not in run.data.tags]
-    assert of_search.data.metrics["confirmed_loss_baseline"] == found.baseline.estimates["test_loss"].mean
+    assert of_search.data.metrics["confirmed/loss_baseline"] == found.baseline.estimates["test_loss"].mean
 
 
 def test_typed_again_nothing_is_trained_or_tested(options, confirmed):

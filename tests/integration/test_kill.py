@@ -87,7 +87,7 @@ def test_killed_in_mid_search_and_resumed_nothing_is_lost_or_done_twice(make_dat
     assert len(children) == TRIALS
     for trial in board["trials"]:
         assert children[trial["trial_id"]] == trial["mlflow_run_id"]
-        points = client.get_metric_history(trial["mlflow_run_id"], "val_loss")
+        points = client.get_metric_history(trial["mlflow_run_id"], "val/loss")
         assert [point.value for point in points] == [metrics["val_loss"] for metrics in trial["history"]]
 
 

@@ -25,6 +25,7 @@ from hep_ray.search.space import Space
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.names import metric_key
 
 pytestmark = pytest.mark.ray
 
@@ -129,7 +130,7 @@ def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(options):
         assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
         assert run.data.params["learning_rate"] == str(trial["params"]["learning_rate"])
         for key in trial["history"][0]:
-            points = client.get_metric_history(run.info.run_id, key)
+            points = client.get_metric_history(run.info.run_id, metric_key(key))
             assert [point.value for point in points] == [metrics[key] for metrics in trial["history"]]
 
 

@@ -53,7 +53,7 @@ def audit(uri, search_id, trials=3, search="toy"):
     assert sorted(children) == [f"t{number:04d}" for number in range(trials)]
     assert len(found) == trials + 1
     for run_id in children.values():
-        history = client.get_metric_history(run_id, "val_loss")
+        history = client.get_metric_history(run_id, "val/loss")
         assert sorted(point.step for point in history) == list(range(1, EPOCHS + 1))
         assert client.get_run(run_id).info.status in {"FINISHED", "FAILED"}
     return children

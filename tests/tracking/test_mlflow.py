@@ -41,7 +41,7 @@ def test_one_parent_and_one_child_per_trial_with_every_epoch(storage):
     for number, (_, run) in enumerate(sorted(children.items())):
         assert run.data.tags["mlflow.parentRunId"] == tracker.parent_run_id
         assert run.data.params["loss"] == "hinge"
-        history = client.get_metric_history(run.info.run_id, "val_accuracy")
+        history = client.get_metric_history(run.info.run_id, "val/accuracy")
         assert [(point.step, point.value) for point in history] == [
             (epoch, pytest.approx(0.5 + 0.1 * epoch + number)) for epoch in range(1, EPOCHS + 1)
         ]
@@ -62,7 +62,7 @@ def test_a_journal_handed_over_again_adds_what_is_missing_and_nothing_twice(stor
     assert len(parents) == 1
     assert len(children) == 3
     for run in children.values():
-        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == EPOCHS
+        assert len(client.get_metric_history(run.info.run_id, "val/loss")) == EPOCHS
 
 
 def test_a_file_is_attached_to_the_parent_and_replaced(storage, tmp_path):

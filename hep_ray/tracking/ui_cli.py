@@ -1,0 +1,95 @@
+"""`hep-ray ui`: MLflow's pages of a storage folder, with links to the views that compare trials."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hep_ray.errors import InvalidConfig, StorageError
+
+SERVER = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "PYTHONWARNINGS": "ignore",
+}
+"""Environment of the server, where it is not set: no queue of jobs of language models, which none of this needs."""
+
+
+def ui(
+    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
+        "runs"
+    ),
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Serve the MLflow UI of a storage folder on 127.0.0.1 until Ctrl-C.
+
+    Every search has views, under *Views* and as the links that are printed: its trials, best first; their means by
+    root index (or whatever else varied); after `hep-ray confirm` the confirmed ones and the means over seeds.
+
+    Raises:
+        StorageError: the folder holds no search yet.
+        InvalidConfig: the port is taken.
+    """
+    from hep_ray.tracking.client import default_uri
+
+    if not (storage / "mlflow.db").exists():
+        raise StorageError(
+            f"the UI shows searches that ran in a storage folder; {storage} holds none: run a search first"
+        )
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as fault:
+        raise InvalidConfig(
+            f"the UI has a port of 127.0.0.1 to itself; {port}: {fault.strerror}: name another --port"
+        ) from None
+    words = ["-m", "mlflow", "server", "--backend-store-uri", default_uri(storage), "--workers", "1"]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
+    server = subprocess.Popen(  # noqa: S603
+        [sys.executable, *words], env={**SERVER, **os.environ}, start_new_session=True
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            typer.echo(f"MLflow UI of {storage} on http://127.0.0.1:{port} (Ctrl-C ends it)")
+            for line in _links(default_uri(storage), port):
+                typer.echo(line)
+        status = server.wait()
+    except KeyboardInterrupt:
+        status = 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+    raise typer.Exit(status)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return True
+    except OSError:  # of which URLError is one
+        return False
+
+
+def _links(uri: str, port: int) -> list[str]:
+    """Each search with the address of its trials, the last one first."""
+    from hep_ray.tracking.client import open_client
+    from hep_ray.tracking.views import TRIALS, VIEW_TAG, link
+
+    found: list[Any] = [
+        one for one in open_client(uri).search_experiments() if f"{VIEW_TAG}{TRIALS}" in one.tags
+    ]
+    return [f"  {one.name}: http://127.0.0.1:{port}/{link(one.experiment_id, TRIALS)}" for one in found]

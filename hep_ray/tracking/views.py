@@ -1,0 +1,195 @@
+"""Views of a search that MLflow's pages offer under *Views*: columns, order, groups and charts to compare trials by.
+
+A view is a tag of the experiment, in the form in which MLflow 3.17 stores the views that its users save (an envelope
+`{name, createdAt, updatedAt, state}`, whose state is JSON as well). Another version of MLflow that reads it otherwise
+shows its own default; nothing else depends on them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from hep_ray.tracking.names import choices, metric_key, ranges, varied
+from hep_ray.tracking.records import SearchStarted
+
+NOTE_TAG = "mlflow.note.content"
+VIEW_TAG = "mlflow.sharedViewState."
+LONGEST_TAG = 5000
+"""Characters of an experiment's tag that every MLflow server takes."""
+TRIALS, GROUPS, CONFIRMED, CONTENDERS = (
+    f"hep_ray-{name}" for name in ("trials", "groups", "confirmed", "contenders")
+)
+"""Keys of the views."""
+CONFIRMED_NAME, CONTENDERS_NAME = "confirmed trials, best first", "means over seeds"
+GROUP_FIRST = ("root_index", "model", "loss")
+"""What trials are grouped by, if it varied; else by the first choice of the space."""
+SECTION = "comparison"
+RUN_NAME = "attributes.`Run Name`"
+
+
+def experiment_tags(started: SearchStarted, experiment_id: str) -> dict[str, str]:
+    """Tags of an experiment that make its page useful: a description with links, and views.
+
+    Args:
+        started: first record of a search, or of a confirmation, which adds views to those of its search.
+        experiment_id: of its experiment.
+    """
+    confirms = started.provenance.get("confirms")
+    views = _of_confirmation(started, confirms) if confirms else _of_search(started)
+    tags = {VIEW_TAG + key: _envelope(name, started.time, state) for key, (name, state) in views.items()}
+    if not confirms:
+        tags |= {NOTE_TAG: note(started, experiment_id), "mlflow.experimentKind": "custom_model_development"}
+    return tags
+
+
+def note(started: SearchStarted, experiment_id: str) -> str:
+    """Description of a search, or of its confirmation, in Markdown: what it is, where to look, what to type."""
+    after = {CONFIRMED: CONFIRMED_NAME, CONTENDERS: CONTENDERS_NAME}
+    confirmed = " · ".join(f"[{name}]({link(experiment_id, key)})" for key, name in after.items())
+    next_step = f"Next: `hep-ray report {started.search}`, `hep-ray promote {started.search} --dry-run`"
+    if "confirms" in started.provenance:
+        what = f"Finalists of *{started.search}* and its baseline, trained anew and tested once on the test split."
+        return "\n\n".join([what, f"Look: {confirmed}", next_step])
+    views = " · ".join(
+        f"[{name}]({link(experiment_id, key)})" for key, (name, _) in _of_search(started).items()
+    )
+    what = (
+        f"Trials on *{started.task}*, ranked by {metric_key(started.metric)} ({started.mode}), up to "
+        f"{started.epochs} epochs each. The best of many noisy validation scores is a biased pick: confirm it."
+    )
+    curves = f"[learning curves]({link(experiment_id, TRIALS, charts=True)})"
+    look = f"Look: {views} · {curves}; once confirmed: {confirmed}"
+    return "\n\n".join(
+        [what, look, f"Next: `hep-ray confirm {started.search}`, `hep-ray report {started.search}`"]
+    )
+
+
+def link(experiment_id: str, view: str, *, charts: bool = False) -> str:
+    """Address of a view, below that of the server."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={quote(view)}{mode}"
+
+
+def _of_search(started: SearchStarted) -> dict[str, tuple[str, dict[str, Any]]]:
+    metric = metric_key(started.metric)
+    params = varied(started.space)
+    columns = [
+        *_metrics(metric, f"{metric}_error", "confirmed/" + metric.removeprefix("val/")),
+        *(f"params.`{name}`" for name in params),
+        "tags.`hep_ray.status`",
+    ]
+    state = _state(started.search_id, metric, columns, ascending=started.mode == "min")
+    views = {TRIALS: ("trials, best first", {**state, **_charts(metric, started.space)})}
+    can_group = [name for name in (*GROUP_FIRST, *params) if name in choices(started.space)]
+    if can_group:
+        views[GROUPS] = (f"means by {can_group[0]}", {**state, "groupBy": _group("param", can_group[0])})
+    return views
+
+
+def _of_confirmation(started: SearchStarted, search_id: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    name = metric_key(started.metric).removeprefix("val/")
+    ascending = started.mode == "min"
+    of_all = [set(params.items()) for params in started.space.values()]
+    differing = {key for params in of_all for key, _ in params - set.intersection(*of_all)}
+    columns = [f"params.`{key}`" for key in started.space["baseline"] if key in differing]
+    confirmed = _state(
+        search_id,
+        f"confirmed/{name}",
+        ["tags.`confirmed`", *_metrics(f"confirmed/{name}", f"confirmed/{name}_sd", f"val/{name}"), *columns],
+        ascending=ascending,
+        condition="tags.`confirmed` != ''",
+    )
+    contenders = _state(
+        started.search_id,
+        f"test/{name}",
+        ["params.`seed`", *_metrics(f"test/{name}", f"test/{name}_error", f"val/{name}"), *columns],
+        ascending=ascending,
+    )
+    return {
+        CONFIRMED: (CONFIRMED_NAME, confirmed),
+        CONTENDERS: (CONTENDERS_NAME, {**contenders, "groupBy": _group("tag", "contender")}),
+    }
+
+
+def _metrics(*names: str) -> list[str]:
+    return [f"metrics.`{name}`" for name in names]
+
+
+def _group(mode: str, name: str) -> dict[str, Any]:
+    return {"aggregateFunction": "average", "groupByKeys": [{"mode": mode, "groupByData": name}]}
+
+
+def _state(
+    search_id: str, metric: str, columns: Sequence[str], *, ascending: bool, condition: str = ""
+) -> dict[str, Any]:
+    conditions = [f"tags.`hep_ray.search_id` = '{search_id}'", condition or "tags.`hep_ray.trial_id` != ''"]
+    return {
+        "searchFilter": " and ".join(conditions),
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": ascending,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": list(columns),
+        "columnWidths": {RUN_NAME: 330} | {name: 165 for name in columns if name.startswith("metrics.")},
+    }
+
+
+def _charts(metric: str, space: Mapping[str, Any]) -> dict[str, Any]:
+    """Learning curves, the metric against every parameter with a range, and all parameters side by side."""
+    cards: list[dict[str, Any]] = [_line(key) for key in dict.fromkeys((metric, "val/loss", "train/loss"))]
+    cards += [
+        {
+            "type": "SCATTER",
+            "runsCountToCompare": 100,
+            "xaxis": {"key": name, "type": "PARAM"},
+            "yaxis": {"key": metric, "type": "METRIC"},
+        }
+        for name in ranges(space)[:2]
+    ]
+    if len(varied(space)) > 1:
+        parallel = {"selectedParams": list(varied(space)), "selectedMetrics": [metric], "showAllRuns": True}
+        cards.append({"type": "PARALLEL", "runsCountToCompare": 100, **parallel})
+    every = {"metricSectionId": SECTION, "deleted": False, "isGenerated": False}
+    section = {"uuid": SECTION, "name": SECTION, "display": True, "isReordered": True}
+    return {
+        "compareRunCharts": [
+            {"uuid": f"hep_ray-{number}", **every, **card} for number, card in enumerate(cards)
+        ],
+        "compareRunSections": [section],
+        "isAccordionReordered": True,
+    }
+
+
+def _line(metric: str) -> dict[str, Any]:
+    return {
+        "type": "LINE",
+        "metricKey": metric,
+        "runsCountToCompare": 10,
+        "lineSmoothness": 0,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "xAxisKey": "step",
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+    }
+
+
+def _envelope(name: str, time: float, state: Mapping[str, Any]) -> str:
+    """A view as MLflow stores it; without its charts where they make it too long for a tag."""
+    stamp = int(1000 * time)
+    for left_out in (
+        (),
+        ("compareRunCharts", "compareRunSections", "isAccordionReordered"),
+        ("selectedColumns",),
+    ):
+        state = {key: value for key, value in state.items() if key not in left_out}
+        words = json.dumps(state, separators=(",", ":"))
+        text = json.dumps({"name": name, "createdAt": stamp, "updatedAt": stamp, "state": words})
+        if len(text) <= LONGEST_TAG:
+            break
+    return text
