@@ -1,11 +1,13 @@
 """Events per second of `hep-ray predict`, beside a hand-written loop over the same Parquet files and the same model.
 
 The loop is what one writes without hep_ray: read a shard with pyarrow, run the torch model on batches under
-`inference_mode`, write a Parquet file of scores. It uses all cores by torch's threads; hep_ray uses them by one worker
-each. Both run in this process one after the other, several times, and the medians are compared. What is paid once per
-prediction, the start of the workers with their imports and the comparison of the dataset with its manifest, is told
-apart: `ours` is the rate once every worker has finished a piece, `start_s` the seconds before the first, and
-`whole_ratio` compares the whole times.
+`inference_mode`, write a Parquet file of scores. It uses all cores by torch's threads; hep_ray by a thread for each, or
+by one worker each. All run in this process one after the other, several times, and the medians are compared.
+
+`ratio` is that of whole predictions as `hep-ray predict` does them unless told otherwise. With `--workers` asked for,
+what is paid once per prediction, the start of the workers with their imports, is told apart: `workers_ratio` is that of
+their rate once each has finished a piece, `workers_start_s` the seconds before the first piece, and
+`workers_whole_ratio` compares the whole times.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -84,6 +87,13 @@ def plain_loop(package: Package, data: Path, out: Path) -> None:
         )
 
 
+def predicted(package: Package, data: Path, out: Path, crew: Crew) -> list[float]:
+    """The clock at the start of a prediction, and whenever a piece was done."""
+    ticks = [time.perf_counter()]
+    predict(package, [data], out, crew=crew, progress=partial(tick, ticks))
+    return ticks
+
+
 def tick(ticks: list[float], _done: int, _total: int) -> None:
     """Note when a piece is done."""
     ticks.append(time.perf_counter())
@@ -105,7 +115,7 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=1024, help="events in a shard")
     parser.add_argument("--model", default="cnn")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="0 leaves that part out")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     schema = EventSchema(
@@ -116,38 +126,37 @@ def main() -> None:
     try:
         write_dataset(folder / "data", schema, options.events, options.shard)
         package = make_package(schema, options.model)
-        with cluster():
-            ours, whole, starts, peer = [], [], [], []
+        times: dict[str, list[float]] = {}
+        with cluster() if options.workers else nullcontext():
             for number in range(options.repeats):
-                loop = partial(plain_loop, package, folder / "data", folder / f"peer-{number}")
-                peer.append(options.events / seconds(loop))
-                ticks = [time.perf_counter()]
-                predict(
-                    package,
-                    [folder / "data"],
-                    folder / f"ours-{number}",
-                    crew=Crew(workers=options.workers, batch=BATCH),
-                    progress=partial(tick, ticks),
-                )
-                pieces, first = len(ticks) - 1, options.workers
-                ours.append(options.events * (pieces - first) / pieces / (ticks[-1] - ticks[first]))
-                whole.append(options.events / (ticks[-1] - ticks[0]))
-                starts.append(ticks[1] - ticks[0])
-        rate, whole_rate, peer_rate, start = map(statistics.median, (ours, whole, peer, starts))
-        print(
-            json.dumps(
-                {
-                    "what": f"events per second, {options.model} on {SIDE}x{SIDE}x3 images, dataset to scores",
-                    "events": options.events,
-                    "ours": round(rate),
-                    "peer": round(peer_rate),
-                    "ratio": round(rate / peer_rate, 3),
-                    "whole_ratio": round(whole_rate / peer_rate, 3),
-                    "start_s": round(start, 1),
-                    "repeats": options.repeats,
-                }
-            )
-        )
+                peer = seconds(partial(plain_loop, package, folder / "data", folder / f"peer-{number}"))
+                ticks = predicted(package, folder / "data", folder / f"ours-{number}", Crew(batch=BATCH))
+                measured = {"peer": peer, "ours": ticks[-1] - ticks[0]}
+                if options.workers:
+                    crew = Crew(workers=options.workers, batch=BATCH)
+                    ticks = predicted(package, folder / "data", folder / f"workers-{number}", crew)
+                    pieces, first = len(ticks) - 1, options.workers
+                    measured["whole"] = ticks[-1] - ticks[0]
+                    measured["start"] = ticks[1] - ticks[0]
+                    measured["running"] = (ticks[-1] - ticks[first]) * pieces / (pieces - first)
+                for name, value in measured.items():
+                    times.setdefault(name, []).append(value)
+        median = {name: statistics.median(values) for name, values in times.items()}
+        result = {
+            "what": f"events per second, {options.model} on {SIDE}x{SIDE}x3 images, dataset to scores",
+            "events": options.events,
+            "ours": round(options.events / median["ours"]),
+            "peer": round(options.events / median["peer"]),
+            "ratio": round(median["peer"] / median["ours"], 3),
+            "repeats": options.repeats,
+        }
+        if options.workers:
+            result |= {
+                "workers_ratio": round(median["peer"] / median["running"], 3),
+                "workers_whole_ratio": round(median["peer"] / median["whole"], 3),
+                "workers_start_s": round(median["start"], 1),
+            }
+        print(json.dumps(result))
     finally:
         shutil.rmtree(folder)
 

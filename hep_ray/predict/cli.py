@@ -50,7 +50,8 @@ def predict(
     ] = None,
     batch: Annotated[int, typer.Option(help="Events per forward pass.")] = 512,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes. Default: all that have room.")
+        int | None,
+        typer.Option(help="Worker processes. Default: none for little work, else all that have room."),
     ] = None,
     gpus_per_worker: Annotated[
         float, typer.Option(help="GPUs of a worker; 0.5 lets two share one. Default: computes on CPU.")

@@ -1,20 +1,29 @@
-"""Prediction by Ray Data: a pool of actors, each with the model loaded once, takes piece after piece."""
+"""Prediction: what is little is scored in this process, and the rest by Ray Data.
+
+There a pool of actors, each with the model loaded once, takes piece after piece. Starting it takes as long as scoring
+some ten thousand images. Unless the user asks for workers or GPUs, the first pieces are scored here, and workers are
+started only where what is left then is worth it and the cluster has room for more of them than there are threads here.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hep_ray import errors
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
 from hep_ray.parallel import cluster
+from hep_ray.predict.here import PATIENCE, places, score_here
 from hep_ray.predict.inputs import Prediction, Ways, open_inputs
 from hep_ray.predict.output import finish, identity, predicting, rows_of
 from hep_ray.predict.pieces import Piece
 from hep_ray.predict.scores import score_piece
+from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Package
 from hep_ray.training.validation import BATCH
 
@@ -27,7 +36,8 @@ class Crew:
     """Who computes.
 
     Attributes:
-        workers: actors; as many as the cluster has room for, at most one per piece, by default.
+        workers: actors; by default none where this process is done sooner, else as many as the cluster has room for,
+            at most one per piece.
         gpus_per_worker: GPUs of one actor; 0 computes on CPU.
         batch: events per forward pass.
     """
@@ -138,14 +148,41 @@ def predict(
         files = {piece.file: rows_of(out / piece.file) for piece in prediction.pieces if piece.file in done}
         reused = len(files)
         todo = [piece for piece in prediction.pieces if piece.file not in done]
-        if todo:
-            with cluster():
-                for file, rows in _score(package, prediction, out, todo, crew):
-                    files[file] = rows
-                    if progress:
-                        progress(len(files), len(prediction.pieces))
+        for file, rows in _score_all(package, classifier, prediction, out, todo, crew):
+            files[file] = rows
+            if progress:
+                progress(len(files), len(prediction.pieces))
         total = finish(out, what, model, {piece.file: files[piece.file] for piece in prediction.pieces})
     return Predicted(out, total, len(files), reused, prediction.units)
+
+
+def _score_all(
+    package: Package,
+    classifier: Classifier,
+    prediction: Prediction,
+    out: Path,
+    todo: Sequence[Piece],
+    crew: Crew,
+) -> Iterator[tuple[str, int]]:
+    """Files and their events, as they are done: here while that is sooner, then by workers."""
+    here = crew.workers is None and not crew.gpus_per_worker
+    score = partial(score_here, classifier, prediction, out=out, digest=package.digest, batch=crew.batch)
+    done = set()
+    if here and todo:
+        for file, rows in score(todo=todo, patience=PATIENCE):
+            done.add(file)
+            yield file, rows
+    left = [piece for piece in todo if piece.file not in done]
+    if not left:
+        return
+    with cluster():
+        import ray
+
+        room = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+        if here and room <= places():
+            yield from score(todo=left, patience=math.inf)
+        else:
+            yield from _score(package, prediction, out, left, crew)
 
 
 def _score(

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
@@ -25,6 +26,7 @@ from hep_ray.errors import (
     UnknownName,
     UnreadableInput,
 )
+from hep_ray.predict import here, run
 from hep_ray.predict.cli import find_model
 from hep_ray.predict.output import MANIFEST
 from hep_ray.predict.run import Crew, predict
@@ -35,8 +37,15 @@ import sys
 import time
 from pathlib import Path
 
-from hep_ray.predict import run
+from hep_ray.predict import here, run
 from hep_ray.promote.package import Package
+
+score_piece = here.score_piece
+
+
+def slowly(*args):
+    time.sleep(0.5)
+    return score_piece(*args)
 
 
 class Slow(run.Scorer):
@@ -46,10 +55,11 @@ class Slow(run.Scorer):
 
 
 if __name__ == "__main__":
-    run.Scorer = Slow
-    run.predict(Package.read(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]), crew=run.Crew(workers=1))
+    run.Scorer, here.score_piece = Slow, slowly
+    crew = run.Crew(workers=int(sys.argv[4]) or None)
+    run.predict(Package.read(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]), crew=crew)
 """
-"""A prediction that takes half a second longer for each of its pieces."""
+"""A prediction that takes half a second longer for each of its pieces, in its workers or in its own process."""
 
 
 def scores_of(out):
@@ -88,11 +98,14 @@ def test_the_result_is_that_of_one_process_and_the_manifest_says_of_what(
 
 
 @pytest.mark.ray
-def test_killed_in_the_middle_nothing_is_lost_or_done_twice(ray_session, dataset, events, package, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_in_the_middle_nothing_is_lost_or_done_twice(
+    ray_session, dataset, events, package, tmp_path, workers
+):
     package.write(tmp_path / "model")
     (tmp_path / "slow.py").write_text(SCRIPT)
     out = tmp_path / "scores"
-    words = [sys.executable, "slow.py", "model", str(dataset), str(out)]
+    words = [sys.executable, "slow.py", "model", str(dataset), str(out), str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(words, cwd=tmp_path, stdout=log, stderr=log, env=environment)
@@ -117,6 +130,42 @@ def test_killed_in_the_middle_nothing_is_lost_or_done_twice(ray_session, dataset
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
     assert json.loads((out / MANIFEST).read_text())["complete"]
     assert not (out / ".test-00000.parquet.1.tmp").exists()
+
+
+def test_little_is_scored_in_this_process_without_ray(dataset, events, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    threads = torch.get_num_threads()
+
+    done = predict(package, [dataset], tmp_path / "scores", crew=Crew(batch=7))
+
+    assert (done.events, done.reused) == (300, 0)
+    expect_all(tmp_path / "scores", events, package)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_much_goes_to_workers_where_there_is_room_for_more_than_threads(
+    ray_session, dataset, events, package, tmp_path, monkeypatch, threads
+):
+    monkeypatch.setattr(run, "PATIENCE", 0.0)
+    monkeypatch.setattr(here, "THREADS", threads)
+    by_workers = []
+    score = run._score
+
+    def counted(*args):
+        for row in score(*args):
+            by_workers.append(row)
+            yield row
+
+    monkeypatch.setattr(run, "_score", counted)
+
+    done = predict(package, [dataset], tmp_path / "scores")
+
+    pieces = len(list(dataset.glob("*.parquet")))
+    assert done.files == pieces
+    assert (0 < len(by_workers) < pieces) if threads == 1 else not by_workers
+    expect_all(tmp_path / "scores", events, package)
 
 
 @pytest.mark.ray
