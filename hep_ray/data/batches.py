@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.data.source import EventWeights, check_pass, dealt_spans
+from hep_ray.data.sparse import SparseColumn, Values
+from hep_ray.data.tensors import ahead, to_tensor
+from hep_ray.errors import InvalidEvents
 
 
 @dataclass(frozen=True)
 class Events:
-    """Events of one split, in memory and never written to.
+    """Events of one split, in memory and never written to; an `EventSource`.
 
     Attributes:
-        inputs: column name → (N, *shape).
+        inputs: column name → (N, *shape), perhaps without its zeros.
         labels: (N,) int64.
         weights: (N,) float32 of the events in the training loss; None where all are 1.
     """
 
-    inputs: dict[str, npt.NDArray[Any]]
+    inputs: Mapping[str, Values]
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32] | None = None
+    memory: None = None
 
     @classmethod
-    def from_arrays(cls, inputs: Mapping[str, npt.ArrayLike], labels: npt.ArrayLike) -> Events:
+    def from_arrays(cls, inputs: Mapping[str, npt.ArrayLike | SparseColumn], labels: npt.ArrayLike) -> Events:
         """Events from plain arrays.
 
         Raises:
             InvalidEvents: there are none, a column has another length than the labels, or the labels are
                 not one integer per event.
         """
-        columns = {name: np.asarray(values) for name, values in inputs.items()}
+        columns = {
+            name: values if isinstance(values, SparseColumn) else np.asarray(values)
+            for name, values in inputs.items()
+        }
         label_array = np.asarray(labels)
         if label_array.ndim != 1 or label_array.dtype.kind not in "iu" or not len(label_array):
             raise InvalidEvents(
@@ -50,6 +56,62 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return self.labels.nbytes + sum(values.nbytes for values in self.inputs.values())
+
+    def select(self, columns: Sequence[str], weights: EventWeights | None = None) -> Events:
+        """See `EventSource.select`."""
+        of_events = None
+        if weights is not None:
+            values = None if weights.column is None else np.asarray(self.inputs[weights.column])
+            of_events = weights.of(self.labels, values)
+        return Events({name: self.inputs[name] for name in columns}, self.labels, of_events)
+
+    def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
+        """See `EventSource.class_sums`."""
+        values = None if column is None else np.asarray(self.inputs[column], np.float64)
+        return np.bincount(self.labels, values, classes).astype(np.float64)
+
+    def head(self, events: int) -> Events:
+        """See `EventSource.head`."""
+        if events >= len(self):
+            return self
+        weights = None if self.weights is None else self.weights[:events]
+        return Events(
+            {name: values[:events] for name, values in self.inputs.items()}, self.labels[:events], weights
+        )
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `batches`."""
+        return batches(
+            self,
+            batch_size,
+            seed=seed,
+            epoch=epoch,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+        )
+
+    def dealt(
+        self, batch_size: int, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+    ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
+        """See `dealt_batches`."""
+        return dealt_batches(self, batch_size, rank=rank, world_size=world_size, device=device)
 
 
 @dataclass(frozen=True)
@@ -110,22 +172,34 @@ def batches(
     Raises:
         InvalidConfig: `batch_size` is below 1, `rank` is not one of `world_size`, or no batch would result.
     """
-    if batch_size < 1:
-        raise InvalidConfig(f"a batch holds at least 1 event; batch_size is {batch_size}")
-    if not 0 <= rank < world_size:
-        raise InvalidConfig(f"a rank is at least 0 and below world_size; got rank {rank} of {world_size}")
-    share = len(events) // world_size
-    used = share - share % batch_size if drop_last else share
-    if not used:
-        raise InvalidConfig(
-            f"every rank gets at least one batch; {len(events)} events on {world_size} ranks in batches of "
-            f"{batch_size} (drop_last={drop_last}) give none"
-        )
-    order = (
-        np.random.default_rng((seed, epoch)).permutation(len(events)) if shuffle else np.arange(len(events))
+    mine = rows_of_pass(
+        len(events), batch_size, seed, epoch, rank, world_size, shuffle=shuffle, drop_last=drop_last
     )
-    mine = order[rank::world_size][:used]
-    return (_batch(events, mine[start : start + batch_size], device) for start in range(0, used, batch_size))
+    found = (
+        _batch(events, mine[start : start + batch_size], device) for start in range(0, len(mine), batch_size)
+    )
+    return ahead(found, device)
+
+
+def rows_of_pass(
+    events: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int,
+    world_size: int,
+    *,
+    shuffle: bool,
+    drop_last: bool = False,
+) -> npt.NDArray[np.intp]:
+    """Rows of the events that `batches` hands out, in their order.
+
+    Raises:
+        InvalidConfig: see `batches`.
+    """
+    used = check_pass(events, batch_size, rank, world_size, drop_last=drop_last)
+    order = np.random.default_rng((seed, epoch)).permutation(events) if shuffle else np.arange(events)
+    return order[rank::world_size][:used]
 
 
 def dealt_batches(
@@ -146,20 +220,14 @@ def dealt_batches(
     Returns:
         The rows of the events that count for this rank, in the order of its batches, and the batches.
     """
-    starts = range(0, len(events), batch_size)
-    mine = starts[rank::world_size]
-    parts = [np.arange(start, min(start + batch_size, len(events))) for start in mine or starts[:1]]
-    rows = np.concatenate(parts) if mine else np.arange(0)
-    return rows, (_batch(events, part, device) for part in parts)
+    rows, spans = dealt_spans(len(events), batch_size, rank, world_size)
+    return rows, ahead((_batch(events, np.arange(*span), device) for span in spans), device)
 
 
 def _batch(events: Events, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:
-    # `take` copies the rows, so the tensors own their memory and the shared events stay as they are.
+    # The rows are copied, so the tensors own their memory and the shared events stay as they are.
     return Batch(
-        {
-            name: torch.from_numpy(values.take(rows, axis=0)).to(device)
-            for name, values in events.inputs.items()
-        },
+        {name: to_tensor(values, rows, device) for name, values in events.inputs.items()},
         torch.from_numpy(events.labels.take(rows)).to(device),
         None if events.weights is None else torch.from_numpy(events.weights.take(rows)).to(device),
     )

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from hep_ray.config import Config
+from hep_ray.data.sparse import SparseType, Values
 from hep_ray.errors import InvalidEvents, InvalidSchema
 
 EVENT_ID = "event_id"
@@ -120,6 +121,11 @@ class Column(Config):
         value_type = pa.from_numpy_dtype(np.dtype(self.dtype))
         return pa.fixed_shape_tensor(value_type, self.shape) if self.shape else value_type
 
+    @property
+    def sparse_type(self) -> SparseType:
+        """Arrow's type where zeros are left out; of a column with a shape."""
+        return SparseType(pa.from_numpy_dtype(np.dtype(self.dtype)), self.shape)
+
     def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
         """Values of shape (N, *shape) as an Arrow array of N rows."""
         if not self.shape:
@@ -128,11 +134,17 @@ class Column(Config):
         storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(self.shape)))
         return pa.ExtensionArray.from_storage(self.arrow_type, storage)
 
-    def to_numpy(self, values: pa.Array) -> npt.NDArray[Any]:
-        """Values of N rows as an array (N, *shape)."""
+    def compact(self, values: pa.Array) -> Values:
+        """Values of N rows (N, *shape), without their zeros where they are stored so."""
+        if isinstance(values.type, SparseType):
+            return values.type.decode(values)
         flat = values.storage.flatten() if self.shape else values
         array: npt.NDArray[Any] = flat.to_numpy()
         return array.reshape(len(values), *self.shape)
+
+    def to_numpy(self, values: pa.Array) -> npt.NDArray[Any]:
+        """Values of N rows as an array (N, *shape), however they are stored."""
+        return np.asarray(self.compact(values))
 
     def checked(self, values: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The same values, once they are known to have this column's dtype and shape and to be finite.

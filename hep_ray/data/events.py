@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -120,28 +120,42 @@ class EventSchema(Config):
         }
         return elements | {column.name: arrays[column.name] for column in self.columns}
 
-    def arrow(self) -> pa.Schema:
-        """The schema of every shard: `event_id`, `label`, then the columns, units as field metadata."""
+    def arrow(self, sparse: Collection[str] = ()) -> pa.Schema:
+        """The schema of every shard: `event_id`, `label`, then the columns, units as field metadata.
+
+        Args:
+            sparse: columns that are stored without their zeros.
+        """
         return pa.schema(
             [
                 pa.field(EVENT_ID, pa.string(), nullable=False),
                 pa.field(LABEL, pa.int64(), nullable=False),
                 *(
-                    pa.field(column.name, column.arrow_type, nullable=False, metadata=column.metadata)
+                    pa.field(
+                        column.name,
+                        column.sparse_type if column.name in sparse else column.arrow_type,
+                        nullable=False,
+                        metadata=column.metadata,
+                    )
                     for column in self.columns
                 ),
             ]
         )
 
-    def encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> pa.RecordBatch:
+    def encode(self, arrays: Mapping[str, npt.NDArray[Any]], sparse: Collection[str] = ()) -> pa.RecordBatch:
         """Numpy events, already `checked`, as an Arrow record batch."""
         return pa.record_batch(
             [
                 pa.array(arrays[EVENT_ID], pa.string()),
                 pa.array(arrays[LABEL]),
-                *(column.to_arrow(arrays[column.name]) for column in self.columns),
+                *(
+                    (column.sparse_type.encode if column.name in sparse else column.to_arrow)(
+                        arrays[column.name]
+                    )
+                    for column in self.columns
+                ),
             ],
-            schema=self.arrow(),
+            schema=self.arrow(sparse),
         )
 
     def decode(self, batch: pa.RecordBatch) -> Arrays:
@@ -155,7 +169,11 @@ class EventSchema(Config):
             if field.name not in batch.schema.names:
                 raise InvalidEvents(f"every event has the column '{field.name}'; got {batch.schema.names}")
             values = batch.column(field.name)
-            if values.type != field.type or values.null_count:
+            known = (
+                field.type,
+                *(column.sparse_type for column in self.columns if column.name == field.name),
+            )
+            if values.type not in known or values.null_count:
                 raise InvalidEvents(
                     f"column '{field.name}' is {field.type} without nulls; "
                     f"got {values.type} with {values.null_count} nulls"

@@ -63,6 +63,6 @@ def _content_problem(path: Path, shard: Shard, manifest: Manifest) -> str | None
         return f"is not Parquet: {fault}"
     if rows != shard.rows or rows != sum(shard.classes.values()):
         return f"has {rows} rows, its manifest says {shard.rows} in classes {shard.classes}"
-    if not schema.equals(manifest.event_schema.arrow()):
+    if not schema.equals(manifest.event_schema.arrow(manifest.sparse)):
         return "has other columns than the manifest's schema"
     return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from hep_ray.config import Config, parse
 from hep_ray.data.events import EventSchema
@@ -53,6 +53,8 @@ class Manifest(Config):
         shards: every file, in order.
         created_by: name and version of the writing program.
         fingerprint: `fingerprint_of` the schema, the rule and the shards' content.
+        sparse: column stored without its zeros → values per event that are left, on average. How events are stored
+            does not decide what they are: the fingerprint leaves it out.
     """
 
     format: int = FORMAT
@@ -62,6 +64,7 @@ class Manifest(Config):
     shards: tuple[Shard, ...]
     created_by: str
     fingerprint: str
+    sparse: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
     def create(
@@ -71,6 +74,7 @@ class Manifest(Config):
         source: dict[str, JsonValue],
         shards: Iterable[Shard],
         created_by: str,
+        sparse: Mapping[str, float] | None = None,
     ) -> Manifest:
         """A manifest with its fingerprint worked out."""
         shards = tuple(shards)
@@ -81,6 +85,7 @@ class Manifest(Config):
             shards=shards,
             created_by=created_by,
             fingerprint=fingerprint_of(event_schema, split_rule, shards),
+            sparse=dict(sparse or {}),
         )
 
     @classmethod

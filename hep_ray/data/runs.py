@@ -7,7 +7,7 @@ from all runs on its own, so that shards are written side by side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ class Run:
     Attributes:
         path: of the Arrow file.
         split: of all its events.
+        filled: column → how many of its values, over all events, are not zero.
     """
 
     path: Path
     split: Split
+    filled: Mapping[str, int] = field(default_factory=dict)
 
     def keys(self) -> Keys:
         """(N,) uint64, ascending, mapped from the disk."""
@@ -123,7 +125,10 @@ class RunWriter:
                 run.write_batch(self._schema.encode(take(events, order[start : start + block])))
         np.save(path.with_suffix(".keys.npy"), keys)
         np.save(path.with_suffix(".labels.npy"), events[LABEL][order])
-        return Run(path, split)
+        filled = {
+            column.name: int(np.count_nonzero(events[column.name][order])) for column in self._schema.columns
+        }
+        return Run(path, split, filled)
 
 
 def merged(

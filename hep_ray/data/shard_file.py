@@ -37,6 +37,7 @@ class Stretch:
         last_keys: the key after which the events of a class are left out, one for each class; empty for none.
         repeated: keys of events that are given more than once: the first is kept.
         refused: keys of events to be left out.
+        sparse: columns to be stored without their zeros.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Stretch:
     last_keys: tuple[int, ...] = ()
     repeated: frozenset[int] = field(default_factory=frozenset)
     refused: frozenset[int] = field(default_factory=frozenset)
+    sparse: tuple[str, ...] = ()
 
 
 def write_stretch(stretch: Stretch) -> list[Shard]:
@@ -97,13 +99,13 @@ def _write_shard(stretch: Stretch, number: int, groups: Iterator[Arrays]) -> Sha
     counts: npt.NDArray[np.int64] = np.zeros(len(stretch.schema.classes), dtype=np.int64)
     with pq.ParquetWriter(
         path,
-        stretch.schema.arrow(),
+        stretch.schema.arrow(stretch.sparse),
         compression="zstd",
         use_dictionary=False,
         write_statistics=[EVENT_ID, LABEL],
     ) as parquet:
         for events in groups:
-            parquet.write_batch(stretch.schema.encode(events))
+            parquet.write_batch(stretch.schema.encode(events, stretch.sparse))
             content.update(events)
             counts += np.bincount(events[LABEL], minlength=len(counts))
     return Shard(

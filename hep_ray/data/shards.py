@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import JsonValue
 
+from hep_ray.data.encoding import Encoding, sparse_columns
 from hep_ray.data.events import EVENT_ID, EventSchema
 from hep_ray.data.folder import refuse_occupied, replacing
 from hep_ray.data.manifest import MANIFEST, Manifest, Shard
@@ -53,6 +54,7 @@ class ShardWriter:
         balance: in every split, keep as many events of each class as the rarest has: those that come first
             in the order of the hash of their id.
         drop_repeated: of events with the same id keep one; none, where they belong to different classes.
+        encoding: `auto` leaves out the zeros of columns that have many (`hep_ray.data.encoding`), `dense` of none.
         mapper: does the writing of shards, in any order; one after the other in this process by default.
 
     Raises:
@@ -82,6 +84,7 @@ class ShardWriter:
         buffer_bytes: int = BUFFER_BYTES,
         balance: bool = False,
         drop_repeated: bool = False,
+        encoding: Encoding = "auto",
         mapper: Mapper = map,
     ) -> None:
         if rows_per_shard < 1 or (rows_per_shard > ROW_GROUP and rows_per_shard % ROW_GROUP):
@@ -98,6 +101,7 @@ class ShardWriter:
         self._buffer_bytes = buffer_bytes
         self._balance = balance
         self._drop_repeated = drop_repeated
+        self._encoding = encoding
         self._mapper = mapper
         self._adopted: list[Run] = []
         self._stack = ExitStack()
@@ -138,7 +142,10 @@ class ShardWriter:
         runs = [*self._events.finish(), *self._adopted]
         by_split = {split: tuple(run for run in runs if run.split == split) for split in SPLITS}
         self._refuse_absent_classes(runs)
-        stretches = [stretch for split in SPLITS for stretch in self._stretches(split, by_split[split])]
+        sparse = sparse_columns(self._schema, runs) if self._encoding == "auto" else {}
+        stretches = [
+            stretch for split in SPLITS for stretch in self._stretches(split, by_split[split], tuple(sparse))
+        ]
         shards = itertools.chain.from_iterable(self._mapper(write_stretch, stretches))
         ordered = sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.file))
         for run in runs:
@@ -150,11 +157,12 @@ class ShardWriter:
             self.source,
             ordered,
             created_by=f"hep_ray {importlib.metadata.version('hep-ray')}",
+            sparse=sparse,
         )
         (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
 
-    def _stretches(self, split: Split, runs: tuple[Run, ...]) -> Iterator[Stretch]:
+    def _stretches(self, split: Split, runs: tuple[Run, ...], sparse: tuple[str, ...]) -> Iterator[Stretch]:
         if not runs:
             return
         keys = np.concatenate([run.keys() for run in runs])
@@ -183,6 +191,7 @@ class ShardWriter:
                 last_keys=last_keys,
                 repeated=frozenset(repeated),
                 refused=frozenset(refused),
+                sparse=sparse,
             )
 
     def _repetitions(

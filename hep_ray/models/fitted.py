@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,13 @@ ROWS = 8192
 """Events turned into features at once."""
 
 Floats = npt.NDArray[np.float64]
+
+
+class Sliceable(Protocol):
+    """A column of which consecutive events can be had as an array: one, or a column without its zeros."""
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        """(…, *shape)."""
 
 
 class FittedConfig(Config):
@@ -63,7 +70,7 @@ class FittedModel(Model):
 
     def fit(
         self,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Mapping[str, Sliceable],
         labels: npt.NDArray[np.int64],
         weights: npt.NDArray[np.float32] | None,
         seed: int,
@@ -106,7 +113,7 @@ class FittedModel(Model):
         """Working points: name → least probability of the signal class; none by default."""
         return {}
 
-    def _features(self, inputs: Mapping[str, npt.NDArray[Any]], events: int) -> Iterator[Floats]:
+    def _features(self, inputs: Mapping[str, Sliceable], events: int) -> Iterator[Floats]:
         for start in range(0, events, ROWS):
             rows = [torch.from_numpy(inputs[name][start : start + ROWS]) for name in self.columns]
             features: Floats = self.flat(*rows).double().numpy()

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-from hep_ray.data.batches import Events, batches
 from hep_ray.data.events import EventSchema
+from hep_ray.data.source import EventSource
 from hep_ray.errors import InvalidConfig
 from hep_ray.losses import build_loss
 from hep_ray.metrics.roc import passing
@@ -40,7 +41,7 @@ class FittedLoop:
     """
 
     def __init__(
-        self, config: TrialConfig, schema: EventSchema, train: Events, val: Events, *, seed: int
+        self, config: TrialConfig, schema: EventSchema, train: EventSource, val: EventSource, *, seed: int
     ) -> None:
         seed_everything(seed)
         built = config.build_model(schema)
@@ -64,25 +65,38 @@ class FittedLoop:
     def run_epoch(self) -> dict[str, float]:
         """Fit, then validate.
 
+        Events that are streamed are fitted to as far as the memory budget holds them, from the first on.
+
         Returns:
-            `epoch` 1, `val_*` of the cross-entropy, `epoch_seconds`; for each working point of the model
-            `val_signal_efficiency_<name>` and `val_background_rejection_<name>`.
+            `epoch` 1, `val_*` of the cross-entropy, `epoch_seconds`; `train_events`, where not all were fitted to;
+            for each working point of the model `val_signal_efficiency_<name>` and `val_background_rejection_<name>`.
         """
         start = time.perf_counter()
         weights = training_weights(
             self._train, self._schema, balanced=self.config.trainer.class_weights == "balanced"
         )
-        self.model.fit(self._train.inputs, self._train.labels, weights, self._seed)
-        val = Events({name: self._val.inputs[name] for name in self.model.columns}, self._val.labels)
-        result = evaluate(self.model, build_loss("cross_entropy", {}), batches(val, BATCH))
+        train = self._train.select(self.model.columns, weights).head(self._most_events())
+        self.model.fit(train.inputs, train.labels, train.weights, self._seed)
+        val = self._val.select(self.model.columns)
+        result = evaluate(self.model, build_loss("cross_entropy", {}), val.batches(BATCH))
         metrics = validation_metrics(result, self._schema, str)
         signal = self._schema.signal_index
         for name, cut in self.model.cuts().items():
             efficiency, mistaken = passing(result.probabilities[:, signal], result.labels == signal, cut)
             metrics[f"val_signal_efficiency_{name}"] = efficiency
             metrics[f"val_background_rejection_{name}"] = 1 / mistaken
+        if len(train) < len(self._train):
+            metrics["train_events"] = len(train)
         self.epoch = 1
         return {"epoch": 1, **metrics, "epoch_seconds": time.perf_counter() - start}
+
+    def _most_events(self) -> int:
+        """Training events that are fitted to: all in memory, of streamed ones those whose features it holds."""
+        if self._train.memory is None:
+            return len(self._train)
+        columns = [column for column in self._schema.columns if column.name in self.model.columns]
+        row = sum(column.nbytes + 8 * int(np.prod(column.shape)) for column in columns)
+        return max(1, self._train.memory // row)
 
     def state_dict(self) -> dict[str, Any]:
         """The fitted model."""
@@ -102,8 +116,8 @@ class FittedLoop:
 def start_trial(
     config: TrialConfig,
     schema: EventSchema,
-    train: Events,
-    val: Events,
+    train: EventSource,
+    val: EventSource,
     *,
     epochs: int,
     seed: int,

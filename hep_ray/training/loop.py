@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from hep_ray.data.augment import Augmentation
-from hep_ray.data.batches import Batch, Events, batches
+from hep_ray.data.batches import Batch
 from hep_ray.data.events import EventSchema
+from hep_ray.data.source import EventSource
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.models import Model
 from hep_ray.training.averaging import KeptModel
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator, share
-from hep_ray.training.manifold import mixing_points
+from hep_ray.training.manifold import PROBED_EVENTS, mixing_points
 from hep_ray.training.scaled import ScaledModel
 from hep_ray.training.seeding import random_state, restore_random_state, seed_everything
 from hep_ray.training.step import train_step
@@ -29,7 +30,7 @@ from hep_ray.training.weights import training_weights
 
 
 class TrialLoop:
-    """Trains one configuration on events held in memory.
+    """Trains one configuration on events, wherever they are.
 
     Everything random is seeded here: two loops of the same arguments give the same numbers on CPU,
     whatever ran before them in the same process.
@@ -52,8 +53,8 @@ class TrialLoop:
         self,
         config: TrialConfig,
         schema: EventSchema,
-        train: Events,
-        val: Events,
+        train: EventSource,
+        val: EventSource,
         *,
         epochs: int,
         seed: int,
@@ -78,12 +79,10 @@ class TrialLoop:
         if config.training.sync_batch_norm and not communicator.alone:
             synchronise(self.model, self._device)
         weights = training_weights(train, schema, balanced=config.training.class_weights == "balanced")
-        self._train, self._val = (
-            Events({column: split.inputs[column] for column in self.model.columns}, split.labels, of_events)
-            for split, of_events in ((train, weights), (val, None))
-        )
+        self._train = train.select(self.model.columns, weights)
+        self._val = val.select(self.model.columns)
         if isinstance(self.model, ScaledModel):
-            self.model.fit(self._train.inputs)
+            self.model.fit_to(self._train)
         self.loss = entries["loss"].build(parts["loss"]).to(self._device)
         self._optimizer = entries["optimizer"].build(
             parts["optimizer"],
@@ -94,7 +93,8 @@ class TrialLoop:
         self._kept = KeptModel(self.model, self._optimizer, epochs, config.training.swa_start)
         self._mixing_points: tuple[str, ...] = ()
         if config.augmentation.manifold_mixup:
-            self._mixing_points = mixing_points(self.model, next(self._batches(ALONE)))
+            few = self._train.head(PROBED_EVENTS)
+            self._mixing_points = mixing_points(self.model, next(few.batches(len(few), device=self._device)))
         self._forward = communicator.parallel(self.model)
         communicator.seed(seed)
 
@@ -182,8 +182,7 @@ class TrialLoop:
     def _batches(self, of: Communicator, *, shuffle: bool = False) -> Iterator[Batch]:
         """Batches of the training events: whole ones, or a worker's share of each."""
         alone = self._share.batch_size * self._workers.world_size
-        return batches(
-            self._train,
+        return self._train.batches(
             alone if of.alone else self._share.batch_size,
             seed=self._seed,
             epoch=self.epoch,

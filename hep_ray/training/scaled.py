@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy.typing as npt
 from torch import Tensor, nn
 
 from hep_ray.data.scalers import SCALERS, Scaler
+from hep_ray.data.source import EventSource
+from hep_ray.data.sparse import Values
 from hep_ray.models import Model, SchemaLike
 
 NONE = "none"
@@ -28,7 +28,7 @@ class ScaledModel(Model):
         self.model = model
         self.scalers = nn.ModuleDict(dict(scalers))
 
-    def fit(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+    def fit(self, inputs: Mapping[str, Values]) -> None:
         """Fit every scaler to the training split's columns.
 
         Raises:
@@ -37,6 +37,16 @@ class ScaledModel(Model):
         for name, one in self.scalers.items():
             assert isinstance(one, Scaler)
             one.fit(inputs[name])
+
+    def fit_to(self, train: EventSource) -> None:
+        """Fit every scaler to the first events of the training split, as many as it takes.
+
+        Raises:
+            InvalidEvents: a value is NaN or infinite.
+        """
+        for name, one in self.scalers.items():
+            assert isinstance(one, Scaler)
+            one.fit(train.select((name,)).head(one.sample).inputs[name])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (N, n_classes) of inputs as they are stored, in the order of `columns`."""

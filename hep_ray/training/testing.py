@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hep_ray.data.batches import Events, batches
 from hep_ray.data.columns import EVENT_ID, LABEL
 from hep_ray.data.events import EventSchema
+from hep_ray.data.source import EventSource
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
 from hep_ray.metrics import classification_metrics
@@ -45,7 +45,11 @@ class Outcome:
 
 
 def evaluate_once(
-    folder: Path, schema: EventSchema, events: Events, event_ids: pa.Array, device: torch.device | str = "cpu"
+    folder: Path,
+    schema: EventSchema,
+    events: EventSource,
+    event_ids: pa.Array,
+    device: torch.device | str = "cpu",
 ) -> Outcome:
     """Evaluate the best model of a trial; where its scores are on disk already, the model is not asked again.
 
@@ -104,12 +108,11 @@ class _Answer:
     facts: Mapping[str, float]
 
 
-def _evaluated(best: Path, schema: EventSchema, events: Events, device: torch.device | str) -> _Answer:
+def _evaluated(best: Path, schema: EventSchema, events: EventSource, device: torch.device | str) -> _Answer:
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
-    inputs = {name: events.inputs[name] for name in kept.model.columns}
-    found = batches(Events(inputs, events.labels), BATCH, device=device)
+    found = events.select(kept.model.columns).batches(BATCH, device=device)
     result = evaluate(kept.model, kept.loss, found, half=kept.half)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")

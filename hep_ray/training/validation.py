@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hep_ray.data.batches import Events, dealt_batches
 from hep_ray.data.events import EventSchema
+from hep_ray.data.source import EventSource
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.losses import Loss
 from hep_ray.metrics import classification_metrics
@@ -24,7 +24,7 @@ BATCH = 512
 def validate(
     model: Model,
     loss: Loss,
-    events: Events,
+    events: EventSource,
     schema: EventSchema,
     where: Callable[[str], str],
     *,
@@ -47,8 +47,8 @@ def validate(
     Raises:
         NonFiniteLoss: the loss, or a probability, is NaN or infinite.
     """
-    rows, batches = dealt_batches(
-        events, BATCH, rank=communicator.rank, world_size=communicator.world_size, device=device
+    rows, batches = events.dealt(
+        BATCH, rank=communicator.rank, world_size=communicator.world_size, device=device
     )
     result = evaluate(
         model, loss, batches, half=half, whole=lambda values: communicator.in_order(values, rows, len(events))

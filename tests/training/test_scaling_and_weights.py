@@ -93,11 +93,12 @@ def test_balanced_weights_by_hand() -> None:
     # Sums per class 4 and 2; w/sum = 1/4, 1/4, 1/2, 1 with mean 1/2; over the mean: 1/2, 1/2, 1, 2.
     weights = training_weights(given, SCHEMA, balanced=True)
     assert weights is not None
-    assert weights.tolist() == [0.5, 0.5, 1, 2]
+    assert weights.of(labels, given.inputs["w"]).tolist() == [0.5, 0.5, 1, 2]
+    assert given.select(("w",), weights).weights.tolist() == [0.5, 0.5, 1, 2]
     # Mean of the sample weights is 3/2.
     plain = training_weights(given, SCHEMA, balanced=False)
     assert plain is not None
-    np.testing.assert_allclose(plain, np.array([1, 1, 2, 2]) / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(plain.of(labels, given.inputs["w"]), np.array([1, 1, 2, 2]) / 1.5, rtol=1e-6)
     empty = Events.from_arrays({"w": np.array([0, 0, 0, 1], np.float32)}, labels)
     with pytest.raises(InvalidEvents, match="weight above 0"):
         training_weights(empty, SCHEMA, balanced=False)

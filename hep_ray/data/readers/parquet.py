@@ -15,7 +15,8 @@ from hep_ray.config import Config
 from hep_ray.data.integrity import verify
 from hep_ray.data.manifest import MANIFEST, Manifest
 from hep_ray.data.readers import Opened, Part, reader
-from hep_ray.data.readers.fields import asked, not_empty, refuse_nulls, rows_per_batch
+from hep_ray.data.readers.fields import asked, not_empty, refuse_nulls, rows_per_batch, to_arrow
+from hep_ray.data.sparse import SparseType
 from hep_ray.errors import InvalidConfig, InvalidSchema, UnreadableInput
 
 EVENT_SCHEMA = b"hep_ray.event_schema"
@@ -26,7 +27,8 @@ EVENT_SCHEMA = b"hep_ray.event_schema"
 def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
     """Parquet file, folder of such files, or dataset folder.
 
-    The files of a folder are one table, in the order of their names. Lists of fixed size become tensors. Columns
+    The files of a folder are one table, in the order of their names. Lists of fixed size, and columns stored without
+    their zeros, become tensors. Columns
     of other types than numbers, lists of them and strings are no fields. The fields of a dataset folder are
     `event_id`, `label` and its columns, and their metadata has its schema under `EVENT_SCHEMA`.
 
@@ -124,6 +126,8 @@ def _type(arrow_type: pa.DataType) -> pa.DataType | None:
         return pa.string()
     if _is_number(arrow_type) or types.is_boolean(arrow_type):
         return arrow_type
+    if isinstance(arrow_type, SparseType):
+        return pa.fixed_shape_tensor(arrow_type.value_type, arrow_type.shape)
     if isinstance(arrow_type, pa.FixedShapeTensorType):
         return arrow_type if arrow_type.permutation is None and _is_number(arrow_type.value_type) else None
     shape, value_type = _fixed_shape(arrow_type)
@@ -173,6 +177,8 @@ def _batches(file: Path, first: int, last: int, schema: pa.Schema) -> Iterator[p
 def _converted(values: pa.Array, arrow_type: pa.DataType) -> pa.Array:
     if not isinstance(arrow_type, pa.FixedShapeTensorType) or values.type == arrow_type:
         return values if values.type == arrow_type else values.cast(arrow_type)
+    if isinstance(values.type, SparseType):
+        return to_arrow(np.asarray(values.type.decode(values)), arrow_type)
     flat = values
     while pa.types.is_fixed_size_list(flat.type):
         flat = flat.flatten()

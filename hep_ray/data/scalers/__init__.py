@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from hep_ray.data.sparse import Values
 from hep_ray.errors import InvalidEvents, NotFitted
 from hep_ray.registry import Registry
 
 FIT_EVENTS = 100_000
 """Training events a scaler is fitted on, at most: the first ones, which stand in random order."""
+FIT_BYTES = 256 * 2**20
+"""Memory of those events in float64, at most: of 50×50×3 images it holds 4,473."""
 
 
 class Scaler(nn.Module):
@@ -34,15 +37,20 @@ class Scaler(nn.Module):
         self.shape = shape
         self.register_buffer("fitted", torch.tensor(False))
 
-    def fit(self, values: npt.NDArray[Any]) -> None:
-        """Fit to training values (N, *shape); at most `FIT_EVENTS` of them count.
+    @property
+    def sample(self) -> int:
+        """Events that count in a fit: `FIT_EVENTS`, or as many as `FIT_BYTES` hold."""
+        return max(1, min(FIT_EVENTS, FIT_BYTES // (8 * int(np.prod(self.shape)))))
+
+    def fit(self, values: Values) -> None:
+        """Fit to training values (N, *shape), of which the first `sample` count.
 
         Raises:
             InvalidEvents: there are none, their shape is another, or one is NaN or infinite.
         """
         if not len(values) or values.shape[1:] != self.shape:
             raise InvalidEvents(f"a scaler is fitted to values (N, {self.shape}); got {values.shape}")
-        used = np.asarray(values[:FIT_EVENTS], dtype=np.float64)
+        used = np.asarray(values[: self.sample], dtype=np.float64)
         if not np.isfinite(used).all():
             raise InvalidEvents("a scaler is fitted to finite values; got NaN or infinity")
         self._fit(used)
