@@ -9,6 +9,7 @@ from typing import Any
 from hep_ray.cluster import connect, nodes
 from hep_ray.confirm.finalists import choose_baseline, configurations, parse_baseline
 from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, of_test
+from hep_ray.data.cache import plan_ingest
 from hep_ray.data.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError, UnknownName
 from hep_ray.search.definition import Search
@@ -72,6 +73,9 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
             gpus,
             workers_per_trial=state.started.workers_per_trial,
             min_workers_per_trial=of_search.get("min_workers_per_trial"),
+            ingest=plan_ingest(
+                dataset.manifest, nodes(), of_search.get("cache", "auto"), of_search.get("memory_budget")
+            ),
         ),
         given=options,
         source=source,

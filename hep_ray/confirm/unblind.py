@@ -15,7 +15,7 @@ import torch
 from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import EventSchema
-from hep_ray.data.stream import ResidentData, load_resident
+from hep_ray.data.stream import EventData, open_events
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.tracking.records import Record, TrialTested
 from hep_ray.training.testing import Outcome, evaluate_once
@@ -39,7 +39,7 @@ class Opened:
 
     trials_folder: str
     schema: EventSchema
-    data: ResidentData
+    data: EventData
     event_ids: pa.Array
     cpus: int
     gpu: bool
@@ -68,7 +68,7 @@ def evaluate_all(
         Opened(
             str(trials_folder.resolve()),
             dataset.schema,
-            load_resident(dataset, ["test"], purpose="confirm"),
+            open_events(dataset, resources.ingest, ["test"], purpose="confirm"),
             _event_ids(dataset),
             resources.cpus_per_trial,
             resources.gpus_per_trial > 0,

@@ -176,7 +176,8 @@ def batches(
         len(events), batch_size, seed, epoch, rank, world_size, shuffle=shuffle, drop_last=drop_last
     )
     found = (
-        _batch(events, mine[start : start + batch_size], device) for start in range(0, len(mine), batch_size)
+        make_batch(events, mine[start : start + batch_size], device)
+        for start in range(0, len(mine), batch_size)
     )
     return ahead(found, device)
 
@@ -221,10 +222,11 @@ def dealt_batches(
         The rows of the events that count for this rank, in the order of its batches, and the batches.
     """
     rows, spans = dealt_spans(len(events), batch_size, rank, world_size)
-    return rows, ahead((_batch(events, np.arange(*span), device) for span in spans), device)
+    return rows, ahead((make_batch(events, np.arange(*span), device) for span in spans), device)
 
 
-def _batch(events: Events, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:
+def make_batch(events: Events, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:
+    """Some events on a device; the tensors own their memory."""
     # The rows are copied, so the tensors own their memory and the shared events stay as they are.
     return Batch(
         {name: to_tensor(values, rows, device) for name, values in events.inputs.items()},

@@ -30,8 +30,17 @@ def to_tensor(values: Values, rows: npt.NDArray[np.intp], device: torch.device |
     if dense.device.type == "cpu":
         dense.numpy()[places] = found
     else:
-        dense[torch.from_numpy(places).to(device)] = torch.from_numpy(found).to(device)
+        signed(dense)[torch.from_numpy(places).to(device)] = signed(torch.from_numpy(found).to(device))
     return dense.view(len(rows), *values.row_shape)
+
+
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Types that torch does not index → those of the same size that it does."""
+
+
+def signed(values: torch.Tensor) -> torch.Tensor:
+    """A view of the same memory that can be indexed."""
+    return values.view(SIGNED[values.dtype]) if values.dtype in SIGNED else values
 
 
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "gpus_per_trial": 0.0,
     "workers_per_trial": 1,
     "epoch_timeout": 21600.0,
+    "cache": "auto",
 }
 """Of the flags that --resume takes from the search it goes on with."""
 SHOWN = 5
@@ -117,6 +118,20 @@ def build_app(search: Search) -> typer.Typer:
                 "once more [default: 21600, six hours]."
             ),
         ] = None,
+        cache: Annotated[
+            str | None,
+            typer.Option(
+                help="resident: load the events into memory once; streaming: read them in every epoch, with a core for "
+                "it on each node; auto: stream what exceeds the memory budget [default: auto]."
+            ),
+        ] = None,
+        memory_budget: Annotated[
+            float | None,
+            typer.Option(
+                help="GB of a node's memory for the events [default: half of the smallest object store of Ray].",
+                show_default=False,
+            ),
+        ] = None,
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
     ) -> None:
         from hep_ray.search.prepare import SearchOptions, prepare
@@ -135,6 +150,8 @@ def build_app(search: Search) -> typer.Typer:
             "workers_per_trial": workers_per_trial,
             "min_workers_per_trial": min_workers_per_trial,
             "epoch_timeout": epoch_timeout,
+            "cache": cache,
+            "memory_budget": memory_budget,
         }
         chosen = _complete(given, _recorded(storage / search.name) if resume else {}, search)
         options = SearchOptions(storage=storage, source=Path(sys.argv[0]).resolve(), **chosen)
@@ -193,6 +210,7 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     table.add_row("[bold]cluster[/]", describe())
     table.add_row("[bold]resources[/]", str(plan.resources))
     table.add_row("[bold]patience[/]", f"an epoch may take {plan.given.epoch_timeout:g} s")
+    table.add_row("[bold]events[/]", str(plan.resources.ingest))
     table.add_row("[bold]storage[/]", str(plan.folder))
     console.print(table, soft_wrap=True)
 

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from hep_ray.data.dataset import Dataset
-from hep_ray.data.stream import load_resident
+from hep_ray.data.stream import open_events
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.resources import ResourcePlan
@@ -39,7 +39,7 @@ def fit(
     """Let Tune train trials on the training split until the searcher has none left.
 
     Args:
-        dataset: training and validation split are loaded.
+        dataset: training and validation split are loaded, or streamed, as the resources say.
         resources: of one trial, and how many run side by side.
         folder: of the journal; the trials' folders lie in it.
         epochs: full length of a trial.
@@ -57,13 +57,14 @@ def fit(
     job = TrialJob(
         trials_folder=str(folder.resolve() / "trials"),
         schema=dataset.schema,
-        data=load_resident(dataset),
+        data=open_events(dataset, resources.ingest),
         epochs=epochs,
         metric=metric,
         mode=mode,
         cpus=resources.cpus_per_trial,
         gpu=resources.gpus_per_trial > 0,
         epoch_timeout=epoch_timeout,
+        gpu_share=min(resources.gpus_per_trial, 1.0) or 1.0,
     )
     scratch = folder.resolve() / ".tune"
     tune_config = tune.TuneConfig(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hep_ray.cluster import connect
+from hep_ray.cluster import connect, nodes
+from hep_ray.data.cache import Cache, plan_ingest
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
@@ -42,6 +43,8 @@ class SearchOptions:
         workers_per_trial: processes that train a trial together.
         min_workers_per_trial: how few of them will do while the cluster has no room for all; None is all of them.
         epoch_timeout: seconds that an epoch may take before its trial is ended.
+        cache: `resident` loads events into memory, `streaming` reads them in every epoch, `auto` decides.
+        memory_budget: GB of a node that the events may take; None is half of the smallest object store.
         source: the search script.
     """
 
@@ -57,6 +60,8 @@ class SearchOptions:
     workers_per_trial: int = 1
     min_workers_per_trial: int | None = None
     epoch_timeout: float = EPOCH_TIMEOUT
+    cache: Cache = "auto"
+    memory_budget: float | None = None
     source: Path = Path()
 
 
@@ -131,6 +136,8 @@ class SearchPlan:
             "workers_per_trial": self.given.workers_per_trial,
             "min_workers_per_trial": self.given.min_workers_per_trial,
             "epoch_timeout": self.given.epoch_timeout,
+            "cache": self.resources.ingest.cache,
+            "memory_budget": self.given.memory_budget,
         }
 
 
@@ -144,7 +151,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         InvalidConfig: a model cannot take the dataset's columns.
         StorageError: the storage cannot be written, or a node of the cluster does not share it or the data.
         ClusterUnavailable: the cluster does not take this driver.
-        Infeasible: the workers of a trial can never run at once.
+        Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
     """
     if not options.epoch_timeout > 0:
         raise InvalidConfig(f"an epoch may take more than 0 s; got --epoch-timeout {options.epoch_timeout:g}")
@@ -158,13 +165,16 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     _check_models([*space.samples(), *search.references], dataset)
     connect()
     check_every_node(options.storage, options.data / MANIFEST)
+    expected = expected_nodes()
+    ingest = plan_ingest(dataset.manifest, nodes(), options.cache, options.memory_budget)
     resources = plan_resources(
-        expected_nodes(),
+        expected,
         trials,
         options.cpus_per_trial,
         options.gpus_per_trial,
         workers_per_trial=options.workers_per_trial,
         min_workers_per_trial=options.min_workers_per_trial,
+        ingest=dataclasses.replace(ingest, readers=len(expected)),
     )
     check_shares(space, search.references, resources.min_workers_per_trial, resources.workers_per_trial)
     return SearchPlan(search, preset, space, dataset, resources, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hep_ray.data.cache import RESIDENT, Ingest, with_streams
 from hep_ray.errors import Infeasible
 
 
@@ -22,6 +23,7 @@ class ResourcePlan:
         workers_per_trial: processes that train a trial together, on one node or several.
         min_workers_per_trial: as few of them will do while the cluster has no room for all.
         data_cpus: cores kept free for Ray Data while trials run.
+        ingest: where the events are while trials run.
     """
 
     trials: int
@@ -33,6 +35,7 @@ class ResourcePlan:
     workers_per_trial: int = 1
     min_workers_per_trial: int = 1
     data_cpus: int = 0
+    ingest: Ingest = RESIDENT
 
     @property
     def _workers(self) -> int:
@@ -66,7 +69,7 @@ def plan_resources(
     *,
     workers_per_trial: int = 1,
     min_workers_per_trial: int | None = None,
-    data_cpus: int = 0,
+    ingest: Ingest = RESIDENT,
 ) -> ResourcePlan:
     """How many trials fit on a cluster at once: trials × (driver + workers) + Ray Data ≤ cluster.
 
@@ -80,23 +83,24 @@ def plan_resources(
         gpus_per_trial: GPUs of each worker; a fraction shares a GPU, for a single worker only.
         workers_per_trial: processes that train a trial together.
         min_workers_per_trial: how few of them will do; as many as above unless given.
-        data_cpus: cores kept free for Ray Data while trials run; none where events are in memory before the first
-            trial starts.
+        ingest: where the events are. Ray Data's cores are kept free of trials where it streams; where events are in
+            memory before the first trial starts, it needs none.
 
     Raises:
-        Infeasible: the workers of one trial could never run at once; the message holds the sums.
+        Infeasible: the workers of one trial could never run at once, or the memory budget is too small for their
+            streams; the message holds the sums.
     """
     least = workers_per_trial if min_workers_per_trial is None else min_workers_per_trial
     _check(cpus_per_trial, gpus_per_trial, workers_per_trial, least)
-    if data_cpus < 0:
-        raise Infeasible(f"Ray Data cannot hold less than 0 CPUs; got {data_cpus}")
+    data_cpus = ingest.readers if ingest.cache == "streaming" else 0
     free = _without_data(nodes, data_cpus)
     places = sum(_fit(node, cpus_per_trial, gpus_per_trial) for node in free)
     if places < least:
         raise Infeasible(_refusal(nodes, cpus_per_trial, gpus_per_trial, least, places, data_cpus))
+    concurrent = min(max(places // workers_per_trial, 1), trials)
     return ResourcePlan(
         trials=trials,
-        concurrent=min(max(places // workers_per_trial, 1), trials),
+        concurrent=concurrent,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         cpus=int(sum(node.get("CPU", 0) for node in nodes)),
@@ -104,6 +108,7 @@ def plan_resources(
         workers_per_trial=workers_per_trial,
         min_workers_per_trial=least,
         data_cpus=data_cpus,
+        ingest=with_streams(ingest, concurrent * workers_per_trial),
     )
 
 

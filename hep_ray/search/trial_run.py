@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 
 from hep_ray.data.events import EventSchema
-from hep_ray.data.stream import ResidentData
+from hep_ray.data.on_device import on_device
+from hep_ray.data.stream import EventData
 from hep_ray.errors import HepRayError, NonFiniteLoss
 from hep_ray.masking import mask
 from hep_ray.search.recorder import ENDED, FAILURE, METRICS
@@ -31,24 +32,26 @@ class TrialJob:
     Attributes:
         trials_folder: one folder per trial, on storage that every node sees.
         schema: classes and columns.
-        data: handle of the resident events.
+        data: handle of the events.
         epochs: full length of a trial.
         metric: key that decides which epoch's model is kept.
         mode: whether more or less of it is better.
         cpus: threads of one worker.
         gpu: whether a worker holds (part of) a GPU.
         epoch_timeout: seconds that an epoch, or the start of a trial, may take before its process is ended.
+        gpu_share: of the GPU's memory that is the worker's.
     """
 
     trials_folder: str
     schema: EventSchema
-    data: ResidentData
+    data: EventData
     epochs: int
     metric: str
     mode: Literal["max", "min"]
     cpus: int
     gpu: bool
     epoch_timeout: float = EPOCH_TIMEOUT
+    gpu_share: float = 1.0
 
     def folder(self, trial_id: str) -> Path:
         """Of a trial: its checkpoints and its log."""
@@ -88,8 +91,8 @@ class TrialRun:
         self._loop = start_trial(
             TrialConfig.from_params(config["params"]),
             job.schema,
-            job.data.events("train"),
-            job.data.events("val"),
+            on_device(job.data.events("train"), device, job.gpu_share),
+            on_device(job.data.events("val"), device, job.gpu_share),
             epochs=job.epochs,
             seed=config["seed"],
             device=device,

@@ -75,3 +75,45 @@ def test_resident_events_are_those_of_the_shards_in_order(
         load_resident(dataset, ("train", "test"))
     with pytest.raises(InvalidSchema, match="got 'tracks'"):
         load_resident(dataset, columns=["tracks"])
+
+
+@pytest.mark.ray
+def test_streamed_events_are_those_that_one_process_reads_in_the_same_order(
+    ray_session: None, make_dataset: Callable[..., Path]
+) -> None:
+    import dataclasses
+
+    import ray
+    import torch
+
+    from hep_ray.data.cache import plan_ingest, with_streams
+    from hep_ray.data.shard_stream import one_by_one
+    from hep_ray.data.stream import load_resident, open_events
+
+    dataset = Dataset.open(make_dataset(4000, rows_per_shard=1024))
+    # A row group takes 0.9 MB and a stream holds eight blocks: pieces of one group, four of them in training.
+    ingest = with_streams(plan_ingest(dataset.manifest, [{"CPU": 2}], "streaming", 0.008), 1)
+    data = open_events(dataset, ingest)
+    assert len(ray.cloudpickle.dumps(data)) < 16_384
+    stream = data.events("train")
+    alone = dataclasses.replace(stream, reader=one_by_one)
+    for rank in range(2):
+        options = {"seed": 5, "epoch": 1, "shuffle": True, "rank": rank, "world_size": 2}
+        pairs = list(zip(stream.batches(100, **options), alone.batches(100, **options), strict=True))
+        assert len(pairs) == -(-(len(stream) // 2) // 100)
+        for left, right in pairs:
+            assert torch.equal(left.inputs["image"], right.inputs["image"])
+            assert torch.equal(left.labels, right.labels)
+    resident = load_resident(dataset).events("val")
+    for left, right in zip(data.events("val").dealt(512)[1], resident.dealt(512)[1], strict=True):
+        assert torch.equal(left.inputs["image"], right.inputs["image"])
+        assert left.inputs["image"].is_contiguous()
+    begun = stream.batches(100)
+    next(begun)
+    begun.close()
+    for path in dataset.paths("train"):
+        path.unlink()
+    with pytest.raises(ShardMismatch, match="a shard that is streamed can be read"):
+        next(data.events("train").batches(100))
+    with pytest.raises(InvalidConfig, match="only loaded splits"):
+        data.events("test")

@@ -237,3 +237,27 @@ def test_the_journal_holds_no_epoch_twice(options):
         if record.kind == "epoch_finished"
     ]
     assert len(epochs) == len(set(epochs))
+
+
+def test_a_search_that_streams_is_as_good_as_one_in_memory(options, make_dataset):
+    """One trial at a time, since one of two cores is Ray Data's."""
+    options = dataclasses.replace(
+        options,
+        data=make_dataset(events=1200, size=28, name="larger"),
+        cache="streaming",
+        memory_budget=0.1,
+        trials=1,
+    )
+    space = Space(model="cnn", loss="cross_entropy", optimizer="adam", learning_rate=1e-3, batch_size=16)
+    search = dataclasses.replace(
+        SEARCH, space=space, references=({"model": "logistic_regression", "inputs": "image"},)
+    )
+    plan = prepare(search, options)
+    assert "1 CPU + Ray Data 1 CPU = 2 CPU of a cluster with 2 CPU" in str(plan.resources)
+    assert "streaming (asked for)" in str(plan.resources.ingest)
+    result = run_search(plan, console=QUIET)
+
+    board = json.loads(result.leaderboard.read_text())
+    assert {trial["status"] for trial in board["trials"]} == {"completed"}
+    assert all(trial["metrics"]["val_accuracy"] > 0.9 for trial in board["trials"])
+    assert result.state.started.options["cache"] == "streaming"

@@ -35,7 +35,14 @@ KNOWS = {
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 
-RAY_MODULES = {"cluster.py", "parallel.py", "data/stream.py", "confirm/unblind.py", "predict/run.py"}
+RAY_MODULES = {
+    "cluster.py",
+    "parallel.py",
+    "data/ray_reader.py",
+    "data/stream.py",
+    "confirm/unblind.py",
+    "predict/run.py",
+}
 MLFLOW_MODULES = {
     "tracking/client.py",
     "tracking/confirmed.py",

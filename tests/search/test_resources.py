@@ -2,8 +2,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hep_ray.data.cache import Ingest
 from hep_ray.errors import Infeasible
 from hep_ray.search.resources import plan_resources
+
+
+def streaming(readers, budget=10**9):
+    return Ingest("streaming", "auto", 10**10, 10**11, budget, 0, row_group=10**6, readers=readers)
+
+
+def test_streaming_trials_leave_cores_to_ray_data_and_share_the_budget():
+    plan = plan_resources([{"CPU": 4}, {"CPU": 4}], 12, 1, 0, workers_per_trial=2, ingest=streaming(2))
+
+    assert str(plan) == (
+        "3 trials side by side × (driver 0 CPU + 2 workers × 1 CPU) + Ray Data 2 CPU = 8 CPU of a cluster with 8 CPU, "
+        "0 GPU: 12 trials in about 4 waves"
+    )
+    assert plan.ingest.streams == 6
+    assert plan.ingest.memory_per_stream == 10**9 // 6
+    with pytest.raises(Infeasible, match=r"6 streams at once need 0\.048 GB, the memory budget is 0\.047 GB"):
+        plan_resources(
+            [{"CPU": 4}] * 2, 12, 1, 0, workers_per_trial=2, ingest=streaming(2, budget=47 * 10**6)
+        )
 
 
 @pytest.mark.parametrize(
@@ -74,8 +94,8 @@ def test_four_trials_of_two_workers_on_two_cores_run_one_after_another():
         (1, 0.5, {"workers_per_trial": 2}, ["whole GPUs", "0.5"]),
         (1, 0, {"workers_per_trial": 0}, ["at least 1 worker"]),
         (1, 0, {"workers_per_trial": 2, "min_workers_per_trial": 3}, ["--min-workers-per-trial 3"]),
-        (1, 0, {"workers_per_trial": 2, "data_cpus": 1}, ["Ray Data takes 1 CPU", "room for 1"]),
-        (1, 0, {"data_cpus": 2}, ["Ray Data takes 2 CPU"]),
+        (1, 0, {"workers_per_trial": 2, "ingest": streaming(1)}, ["Ray Data takes 1 CPU", "room for 1"]),
+        (1, 0, {"ingest": streaming(2)}, ["Ray Data takes 2 CPU"]),
     ],
 )
 def test_workers_that_could_never_run_at_once_are_refused_with_the_sums(cpus, gpus, options, words):

@@ -1,0 +1,88 @@
+"""Pieces of a pass read by tasks of Ray Data, ahead of their use and in their order.
+
+Ray Data hands out numbers of pieces, and its tasks read the row groups: its own Parquet reader took 5 s for a shard
+that a task reads in 0.2 s.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+import ray.data
+from ray.data import ExecutionResources
+
+from hep_ray.data.events import EventSchema
+from hep_ray.data.row_groups import ReadPlan
+from hep_ray.errors import HepRayError
+
+AHEAD = 2
+"""Blocks that are fetched before they are asked for."""
+FAULT = "hep_ray.fault"
+"""Column of a block that holds a named error instead of events."""
+
+
+def streamed(
+    plan: ReadPlan,
+    schema: EventSchema,
+    names: Sequence[str],
+    *,
+    readers: int | None = None,
+    memory: int | None = None,
+) -> Generator[pa.Table, None, None]:
+    """The pieces of a plan in their order, read by Ray Data's tasks ahead of their use; a `Reader`.
+
+    Args:
+        plan: what is read.
+        schema: of the events.
+        names: of the columns beside the label.
+        readers: tasks at a time; as many as the cluster has cores unless given.
+        memory: bytes that blocks may take in the object store; Ray Data's own bound unless given.
+
+    Raises:
+        ShardMismatch: a shard cannot be read, or is not as planned.
+    """
+    if not len(plan):
+        return
+
+    def read(row: dict[str, npt.NDArray[Any]]) -> pa.Table:
+        try:
+            return plan.read(int(row["id"][0]), schema, names)
+        except HepRayError as fault:  # Ray Data would hand on its text alone
+            return pa.table({FAULT: [pickle.dumps(fault)]})
+
+    with _quiet():
+        pieces = ray.data.range(len(plan), override_num_blocks=len(plan))
+        pieces.context.enable_progress_bars = False
+        options = pieces.context.execution_options
+        options.preserve_order = True
+        if readers is not None or memory is not None:
+            options.resource_limits = ExecutionResources.for_limits(cpu=readers, object_store_memory=memory)
+        tables: Any = iter(
+            pieces.map_batches(read, batch_size=None).iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=AHEAD
+            )
+        )
+        try:
+            for table in tables:
+                if table.column_names == [FAULT]:
+                    raise pickle.loads(table.column(FAULT)[0].as_py())  # noqa: S301 - of our own task
+                yield table
+        finally:
+            tables.close()  # which stops the tasks
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,187 @@
+"""Reading shards by their row groups: which rows are read together, and in which order. No Ray.
+
+A row group is the least that Parquet reads at once. A pass over a split is cut into pieces of several of them; each
+piece is read on its own, by whoever is free, and its rows are put in an order of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hep_ray.data.batches import Events
+from hep_ray.data.events import LABEL, EventSchema
+from hep_ray.data.manifest import Shard
+from hep_ray.data.shard_file import ROW_GROUP
+from hep_ray.data.sparse import SparseColumn, Values, join, select
+from hep_ray.errors import ShardMismatch
+
+LOCAL_SHUFFLE = 2
+"""Sets the order within pieces apart from that of the row groups, which is drawn from (seed, epoch)."""
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """All row groups of a split, in order.
+
+    Attributes:
+        paths: of the shards.
+        shard: (G,) of each group, an index into `paths`.
+        number: (G,) of each within its shard.
+        rows: (G,) events of each.
+    """
+
+    paths: tuple[str, ...]
+    shard: npt.NDArray[np.int64]
+    number: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], shards: Sequence[Shard]) -> RowGroups:
+        """The row groups of shards, which are of `ROW_GROUP` events but for the last of a shard.
+
+        Args:
+            paths: of the shards.
+            shards: what the manifest says of them.
+        """
+        counts = [-(-shard.rows // ROW_GROUP) for shard in shards]
+        numbers = [np.arange(count) for count in counts]
+        rows = [
+            np.minimum(ROW_GROUP, shard.rows - number * ROW_GROUP)
+            for shard, number in zip(shards, numbers, strict=True)
+        ]
+        none = np.zeros(0, np.int64)
+        return cls(
+            tuple(str(path.absolute()) for path in paths),
+            np.repeat(np.arange(len(shards)), counts),
+            np.concatenate([none, *numbers]),
+            np.concatenate([none, *rows]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def in_order_of(self, order: npt.NDArray[np.int64]) -> RowGroups:
+        """The groups in another order."""
+        return RowGroups(self.paths, self.shard[order], self.number[order], self.rows[order])
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """Pieces of a pass, each a number of slices of row groups.
+
+    Attributes:
+        paths: of the shards.
+        slices: (S, 5): the piece, shard and number of the group, first row and row before which it ends.
+        seed: of the order within pieces, None for that of the rows.
+    """
+
+    paths: tuple[str, ...]
+    slices: npt.NDArray[np.int64]
+    seed: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return int(self.slices[-1, 0]) + 1 if len(self.slices) else 0
+
+    def read(self, piece: int, schema: EventSchema, names: Sequence[str]) -> pa.Table:
+        """The label and some columns of a piece.
+
+        Raises:
+            ShardMismatch: a shard cannot be read, or is not as planned.
+        """
+        mine = self.slices[self.slices[:, 0] == piece, 1:]
+        tables = [
+            self._rows(shard, mine[mine[:, 0] == shard, 1:], names)
+            for shard in dict.fromkeys(mine[:, 0].tolist())
+        ]
+        table = pa.concat_tables(tables)
+        if self.seed is None and table.column(0).num_chunks == 1:
+            return table
+        labels = table.column(LABEL).to_numpy()
+        order = np.arange(len(labels))
+        if self.seed is not None:
+            order = np.random.default_rng((*self.seed, LOCAL_SHUFFLE, piece)).permutation(len(labels))
+        columns = {LABEL: pa.array(labels[order])}
+        for name in names:
+            values = _column(table, name, schema)
+            ordered = values if self.seed is None else select(values, order)
+            column = schema.column(name)
+            encode = column.sparse_type.encode if isinstance(ordered, SparseColumn) else column.to_arrow
+            columns[name] = encode(ordered)  # type: ignore[arg-type]
+        return pa.table(columns)
+
+    def _rows(self, shard: int, groups: npt.NDArray[np.int64], names: Sequence[str]) -> pa.Table:
+        path = self.paths[shard]
+        try:
+            with pq.ParquetFile(path) as parquet:
+                return pa.concat_tables(
+                    self._group(parquet, path, number, first, stop, names)
+                    for number, first, stop in groups.tolist()
+                )
+        except (OSError, pa.ArrowException) as fault:
+            raise ShardMismatch(f"a shard that is streamed can be read; {path}: {fault}") from fault
+
+    @staticmethod
+    def _group(
+        parquet: pq.ParquetFile, path: str, number: int, first: int, stop: int, names: Sequence[str]
+    ) -> pa.Table:
+        if number >= parquet.num_row_groups or parquet.metadata.row_group(number).num_rows < stop:
+            raise ShardMismatch(
+                f"a shard has row groups of {ROW_GROUP} events but for its last; group {number} of {path} has not"
+            )
+        return parquet.read_row_group(number, columns=[LABEL, *names], use_threads=False)[first:stop]
+
+
+def cut(
+    groups: RowGroups,
+    spans: Iterable[tuple[int, int]],
+    per_piece: int,
+    seed: tuple[int, ...] | None = None,
+) -> ReadPlan:
+    """Cut a pass into pieces.
+
+    Args:
+        groups: in the order of the pass.
+        spans: first and last row (excluded) of what is read, among the rows of all groups in their order.
+        per_piece: row groups, or parts of them, in a piece.
+        seed: of the order within pieces, None for that of the rows.
+    """
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(groups.rows)])
+    found: list[npt.NDArray[np.int64]] = [np.zeros((0, 4), np.int64)]
+    for first, last in spans:
+        low, high = np.searchsorted(ends, first, side="right") - 1, np.searchsorted(ends, last)
+        begin = ends[low:high]
+        found.append(
+            np.stack(
+                [
+                    groups.shard[low:high],
+                    groups.number[low:high],
+                    np.maximum(first - begin, 0),
+                    np.minimum(last - begin, groups.rows[low:high]),
+                ],
+                axis=1,
+            )
+        )
+    slices = np.concatenate(found)
+    pieces = np.arange(len(slices)) // per_piece
+    return ReadPlan(groups.paths, np.column_stack([pieces, slices]), seed)
+
+
+def decoded(table: pa.Table, schema: EventSchema, names: Sequence[str]) -> Events:
+    """Events of a table, without a copy where it has one chunk."""
+    columns: dict[str, Values] = {name: _column(table, name, schema) for name in names}
+    return Events(columns, table.column(LABEL).to_numpy())
+
+
+def _column(table: pa.Table, name: str, schema: EventSchema) -> Values:
+    column, values = schema.column(name), table.column(name)
+    if values.type != column.arrow_type and not (column.shape and values.type == column.sparse_type):
+        raise ShardMismatch(f"a shard has the column '{name}' as its schema says; got {values.type}")
+    pieces = [column.compact(chunk) for chunk in values.chunks]
+    return pieces[0] if len(pieces) == 1 else join(pieces)
