@@ -11,11 +11,13 @@ from hep_ray.search.state import SearchState, TrialState
 from hep_ray.search.trial_log import LOG, hung
 
 _NUMBER = re.compile(r"[-+]?\b\d[\w.+-]*")
+_HEADING = re.compile(r"\A\d+ \(occurred at [^\n]*\)")
 _KINDS = (
     ("OutOfMemory", re.compile(r"([^\n]*the node running low on memory[^\n]*)")),
     ("NodeLost", re.compile(r"because (its node has died[^\n]*)")),
     ("ProcessLost", re.compile(r"Worker exit detail: ([^\n]*?)(?: Some common causes|\n|$)")),
     ("ProcessLost", re.compile(r"The actor (?:is dead|died) because ([^\n]*)")),
+    ("ProcessLost", re.compile(r"The actor \w+ is unavailable: ([^\n]*?)(?: The task may|\n|$)")),
 )
 """How Ray words the loss of a trial's process; tried in this order."""
 
@@ -33,7 +35,7 @@ def loss(told: str, log: str, epoch_timeout: float) -> str:
     for kind, words in _KINDS:
         if match := words.search(told):
             return f"{kind}: {match[1].strip()}"
-    return f"ProcessLost: {_first(told)}"
+    return f"ProcessLost: {_first(_HEADING.sub('', told))}"
 
 
 def failed(trials: Iterable[TrialState]) -> list[TrialState]:

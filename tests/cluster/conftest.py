@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,6 +179,13 @@ ip link set lo up
 mkdir -p /run/sshd
 exec /usr/sbin/sshd -D -e -f "$CONFIG"
 """
+
+
+@pytest.fixture(scope="session")
+def preparations() -> SimpleNamespace:
+    """What another machine of its own is made with."""
+    skip_unless_it_can_run()
+    return SimpleNamespace(machine=Machine, home=prepare_home, project=prepare_project)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,11 @@ DIED = (
     "Worker unexpectedly exits with a connection error code 2. End of file." + COMMON
 )
 
+UNAVAILABLE = (
+    "1 (occurred at 2026-11-25_17-27-24)\nThe actor 22969167 is unavailable: The actor is temporarily unavailable: "
+    "RpcError: RPC error: Socket closed rpc_code: 14. The task may or may not have been executed on the actor."
+)
+
 
 def trial(number, *values, status=None, cause=""):
     name = f"t{number:04d}"
@@ -42,6 +47,11 @@ def fold(*trials):
             "Task was killed due to the node running low on memory.\nMemory on the node was 15.2GB / 16GB",
             "OutOfMemory: Task was killed due to the node running low on memory.",
         ),
+        (
+            UNAVAILABLE,
+            "ProcessLost: The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14.",
+        ),
+        ("2 (occurred at 2026-11-25_17-27-24)\nSomething new", "ProcessLost: Something new"),
         ("", "ProcessLost: no cause given"),
     ],
 )
