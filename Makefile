@@ -7,6 +7,7 @@ DATA ?= data/mbh_sph
 EVENTS ?= 6000
 HEP_RAY_STORAGE ?= runs
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 20
 
 export HEP_RAY_STORAGE
 # Every Ray worker imports torch: compile it once, also where the environment says otherwise.
@@ -18,7 +19,7 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-ui test-cluster searches-smoke lint fmt types ui bench docs lock clean
+.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz lint fmt types ui bench docs lock clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -55,6 +56,9 @@ test-cluster: env ## Ray clusters over real ssh, in namespaces of their own; nee
 
 searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events
 	$(VENV)/python tests/searches/smoke.py
+
+fuzz: env ## Hostile bytes against every parser, FUZZ_SECONDS for each (default 20)
+	$(VENV)/python tests/fuzz/campaign.py --seconds $(FUZZ_SECONDS)
 
 lint: env ## Check style and format
 	$(VENV)/ruff check .

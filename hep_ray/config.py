@@ -36,8 +36,10 @@ def parse(
         error: the named error to raise.
 
     Raises:
-        InvalidConfig: (or `error`) a key is unknown or a value is refused; every fault is listed.
+        InvalidConfig: (or `error`) it is no mapping, a key is unknown or a value is refused; every fault is listed.
     """
+    if not isinstance(values, Mapping):
+        raise error(f"{what}: keys with values are expected; got {type(values).__name__}")
     try:
         return config.model_validate(dict(values))
     except ValidationError as fault:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
@@ -16,6 +16,8 @@ from hep_ray.tracking.journal import Journal
 FOLDER = "confirm"
 """Folder of a confirmation within that of its search: a journal and one folder per trial, as of a search."""
 FILE_NAME = "confirmation.json"
+INSIDE = r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*$"
+"""A path below a folder, of which no part leads out of it."""
 
 
 class Estimate(Config):
@@ -51,8 +53,8 @@ class ConfirmedRun(Config):
     seed: int
     epoch: int
     metrics: dict[str, float]
-    checkpoint: str
-    scores: str
+    checkpoint: str = Field(pattern=INSIDE)
+    scores: str = Field(pattern=INSIDE)
     mlflow_run_id: str | None = None
 
 
@@ -139,6 +141,13 @@ class Confirmation(Config):
     baseline_origin: str = ""
     dropped: dict[str, str] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _judged(self) -> Confirmation:
+        baselines = [one.name for one in self.contenders if one.role == "baseline"]
+        if len(baselines) != 1:
+            raise ValueError(f"a confirmation has one baseline; this one has {len(baselines)}")
+        return self
+
     @property
     def baseline(self) -> Contender:
         """The contender that the others are compared with."""
@@ -169,8 +178,8 @@ def load_confirmation(search_folder: Path) -> Confirmation:
             f"a search is confirmed first; {path} is not there: type `hep-ray confirm {search_folder.name}`"
         )
     try:
-        values = json.loads(path.read_text())
-    except ValueError as fault:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as fault:
         raise StorageError(f"a confirmation is JSON; {path} is not: {fault}") from fault
     return parse(Confirmation, values, str(path), StorageError)
 

@@ -75,10 +75,10 @@ def uses(folder: Path) -> list[SplitUse]:
     if not path.is_file():
         return []
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             values = json.loads(line)
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise StorageError(
                 f"every line of {FILE_NAME} is JSON; line {number} of {path} is not: {fault}"
             ) from fault

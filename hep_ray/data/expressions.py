@@ -24,11 +24,12 @@ LONGEST = 2000
 """Characters of an expression, at most."""
 LARGEST_POWER = 64
 
+_OF_TWO = ("hypot", "arctan2", "minimum", "maximum")
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     name: getattr(np, name)
     for name in (
         *("abs", "sqrt", "exp", "log", "log10", "sin", "cos", "tan", "sinh", "cosh", "tanh", "arcsinh"),
-        *("hypot", "arctan2", "minimum", "maximum", "isfinite"),
+        *("isfinite", *_OF_TWO),
     )
 }
 _PER_EVENT = ("count", "sum", "largest", "smallest")
@@ -100,7 +101,7 @@ class Expression:
         try:
             with np.errstate(all="ignore"):
                 return self._value(self._tree, columns)
-        except (TypeError, ValueError, ArithmeticError) as fault:
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as fault:
             raise InvalidConfig(
                 f"the expression '{self.text}' suits its columns; it fails: {fault}"
             ) from None
@@ -123,6 +124,12 @@ class Expression:
 
     def _check(self) -> tuple[str, ...]:
         functions = [node.func for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
+        compared = [
+            side
+            for node in ast.walk(self._tree)
+            if isinstance(node, ast.Compare)
+            for side in (node.left, *node.comparators)
+        ]
         names: dict[str, None] = {}
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Call):
@@ -131,6 +138,8 @@ class Expression:
                 self._check_power(node)
             elif isinstance(node, ast.Constant) and not isinstance(node.value, (bool, int, float, str)):
                 self._refuse(node, "a constant is a number or a text")
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in compared:
+                self._refuse(node, "a text is only compared")
             elif isinstance(node, ast.Name) and node not in functions:
                 names.setdefault(node.id)
             elif not isinstance(node, _NODES):
@@ -140,11 +149,17 @@ class Expression:
     def _check_call(self, node: ast.Call) -> None:
         if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS or node.keywords:
             self._refuse(node, f"functions are {', '.join(FUNCTIONS)}")
+        wanted = 2 if node.func.id in _OF_TWO else 1
+        if len(node.args) != wanted:
+            self._refuse(node, f"{node.func.id} takes {wanted} value{'s' if wanted > 1 else ''}")
 
     def _check_power(self, node: ast.BinOp) -> None:
         power = node.right.value if isinstance(node.right, ast.Constant) else None
         if not isinstance(power, (int, float)) or not 0 <= power <= LARGEST_POWER:
             self._refuse(node, f"a power is a number from 0 to {LARGEST_POWER}")
+        of_column = any(isinstance(part, ast.Name) for part in ast.walk(node.left))
+        if not of_column and not isinstance(node.left, ast.Constant):
+            self._refuse(node, "a power is of a column or of a number")
 
     def _refuse(self, node: ast.AST, rule: str) -> NoReturn:
         shown = ast.unparse(node) or type(node).__name__
@@ -174,8 +189,6 @@ class Expression:
 def _call(name: str, arguments: list[Any]) -> Any:
     if name in _ELEMENTWISE:
         return _ELEMENTWISE[name](*arguments)
-    if len(arguments) != 1:
-        raise TypeError(f"{name} takes one column")
     import awkward
 
     values = awkward.Array(arguments[0])

@@ -24,7 +24,7 @@ class Shard(Config):
     """One Parquet file: events of a single split.
 
     Attributes:
-        file: name within the dataset folder.
+        file: name within the dataset folder, and nothing outside it.
         split: the split of all its events.
         rows: number of events.
         size: of the file, in bytes.
@@ -33,10 +33,10 @@ class Shard(Config):
         classes: class name → events.
     """
 
-    file: str
+    file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     split: Split
-    rows: int
-    size: int
+    rows: int = Field(ge=0)
+    size: int = Field(ge=0)
     sha256: str
     content: str
     classes: dict[str, int]
@@ -103,7 +103,7 @@ class Manifest(Config):
             raise UnreadableInput(
                 f"a dataset is a folder with a {MANIFEST}; cannot read {path}: {fault.strerror}"
             ) from None
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise UnreadableInput(f"a {MANIFEST} is JSON; {path} is not: {fault}") from None
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else type(values).__name__

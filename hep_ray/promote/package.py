@@ -143,7 +143,7 @@ class Package:
         try:
             values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             weights = (folder / WEIGHTS).read_bytes()
-        except (OSError, ValueError) as fault:
+        except (OSError, ValueError, RecursionError) as fault:
             raise UnreadableInput(
                 f"a model is a folder of {DESCRIPTION} and {WEIGHTS}; {folder} is not: {fault}"
             ) from None

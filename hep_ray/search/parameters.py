@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hep_ray.errors import InvalidSpace
 
@@ -56,12 +56,16 @@ class Choice(Parameter):
     """One of several values.
 
     Raises:
-        InvalidSpace: no value, or one twice.
+        InvalidSpace: no value, one twice, or one that is neither number, text nor bool.
     """
 
     values: tuple[Value, ...]
 
     def __init__(self, *values: Value) -> None:
+        given: tuple[Any, ...] = values
+        odd = [value for value in given if not isinstance(value, Value)]
+        if odd:
+            raise InvalidSpace(f"a Choice is among numbers, texts and yes or no; got {odd[0]!r}")
         if not values or len(set(values)) < len(values):
             raise InvalidSpace(f"a Choice holds at least one value, each once; got {values}")
         object.__setattr__(self, "values", values)

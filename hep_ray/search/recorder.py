@@ -62,6 +62,7 @@ class Recorder(Callback):
         self._journal = journal
         self._goal = goal
         self._keep = keep
+        self._forgotten: set[str] = set()
         self._epochs = epochs
         self._trials_folder = trials_folder
         self.listeners = list(listeners)
@@ -164,4 +165,6 @@ class Recorder(Callback):
         """Remove the models of trials that are no longer among the best."""
         ranked = self.state.ranked(self._goal.metric, self._goal.mode)
         for trial in [trial for trial in ranked if trial.finished][self._keep :]:
-            (self._trials_folder / trial.trial_id / BEST).unlink(missing_ok=True)
+            if trial.trial_id not in self._forgotten:
+                (self._trials_folder / trial.trial_id / BEST).unlink(missing_ok=True)
+                self._forgotten.add(trial.trial_id)

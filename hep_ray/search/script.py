@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from hep_ray.errors import UnknownName
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search
 
+_FILE_NAME = re.compile(r"[\w.-]{1,100}")
 HERE = Path("searches")
 OURS = Path(__file__).resolve().parents[2] / "searches"
 """Scripts of the checkout that hep_ray is installed from: on a cluster's head commands are typed elsewhere."""
@@ -28,6 +30,8 @@ def load_search(name: str, folder: Path = HERE) -> Search:
     """
     from hep_ray.search.definition import Search
 
+    if not _FILE_NAME.fullmatch(Path(name).name):
+        raise UnknownName(f"a search is the name of a script, or its path; got '{name[:80]}'")
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file() and path.parent == HERE and (not HERE.is_dir() or (OURS / path.name).is_file()):
         folder, path = OURS, OURS / path.name

@@ -1,14 +1,20 @@
 """The journal: an append-only file that is the truth about a search, whatever else is lost.
 
 A record is on disk before anything acts on it. Killed at any byte, the file loses at most the
-record being written, and reopening it cuts that torn tail off.
+record being written, and reopening it cuts that torn tail off. Each line ends with a checksum of
+what stands before it, so that a disk which changes a digit is noticed; lines without one, of
+earlier versions, are read as well.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -19,6 +25,7 @@ from hep_ray.errors import StorageError
 from hep_ray.tracking.records import Record, decode
 
 FILE_NAME = "journal.jsonl"
+_CHECKED = re.compile(rb"(?P<text>.*),\"crc32\":\"(?P<crc>[0-9a-f]{8})\"\}\n?", re.DOTALL)
 
 
 class Journal:
@@ -42,10 +49,25 @@ class Journal:
         self._records = self._read()
 
     def append(self, record: Record) -> None:
-        """Write one record to disk."""
-        self._file.write(record.model_dump_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write one record to disk, whole or not at all.
+
+        Raises:
+            StorageError: the disk is full, or cannot be written; everything written before is intact.
+        """
+        line = encode(record)
+        try:
+            written = os.write(self._file.fileno(), line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as fault:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._length)
+            raise StorageError(
+                f"the storage must take every record; {self.path} does not: {fault.strerror}; everything before "
+                "is kept: make room, then resume"
+            ) from fault
+        self._length += len(line)
         self._records.append(record)
 
     def __iter__(self) -> Iterator[Record]:
@@ -79,20 +101,12 @@ class Journal:
 
     def _read(self) -> list[Record]:
         self._file.seek(0)
-        records, good = [], 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                records.append(decode(line))
-            except ValidationError as fault:
-                self._file.close()
-                raise StorageError(
-                    f"every line of a journal is a record; line {number} of {self.path} is not: {fault}"
-                ) from fault
-            good += len(line)
-        self._file.truncate(good)
-        self._file.seek(good)
+        try:
+            records, self._length = _whole_lines(self._file, self.path)
+        except StorageError:
+            self._file.close()
+            raise
+        self._file.truncate(self._length)
         return records
 
 
@@ -100,9 +114,38 @@ def read_records(folder: Path) -> list[Record]:
     """The whole records of a journal, without locking it: for looking on while a search runs.
 
     Raises:
-        StorageError: there is no journal.
+        StorageError: there is no journal, or a whole line of it is no record.
     """
     path = folder / FILE_NAME
     if not path.exists():
         raise StorageError(f"a search keeps {FILE_NAME} in its folder; {folder} has none")
-    return [decode(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    with path.open("rb") as file:
+        return _whole_lines(file, path)[0]
+
+
+def encode(record: Record) -> bytes:
+    """A record as its line: JSON, of which the last key is a checksum of all before it."""
+    text = record.model_dump_json().encode().removesuffix(b"}")
+    return text + b',"crc32":"%08x"}\n' % zlib.crc32(text)
+
+
+def _whole_lines(lines: Iterable[bytes], path: Path) -> tuple[list[Record], int]:
+    """The records of all lines up to one that was cut off, and the bytes that they take."""
+    records, length = [], 0
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break
+        checked = _CHECKED.fullmatch(line)
+        if checked and zlib.crc32(checked["text"]) != int(checked["crc"], 16):
+            raise StorageError(
+                f"a journal's lines are as they were written; line {number} of {path} is not: its checksum is "
+                f"{checked['crc'].decode()}, its text gives {zlib.crc32(checked['text']):08x}"
+            )
+        try:
+            records.append(decode(checked["text"] + b"}" if checked else line))
+        except ValidationError as fault:
+            raise StorageError(
+                f"every line of a journal is a record; line {number} of {path} is not: {fault}"
+            ) from fault
+        length += len(line)
+    return records, length

@@ -44,7 +44,7 @@ class TrialStarted(Config):
 
     kind: Literal["trial_started"] = "trial_started"
     time: float
-    trial_id: str
+    trial_id: str = Field(pattern="^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="also the name of its folder")
     number: int = Field(description="number of the trial in the Optuna study")
     params: dict[str, Any]
     seed: int

@@ -56,11 +56,15 @@ def restore_model(path: Path, schema: EventSchema, device: torch.device | str = 
         raise CorruptCheckpoint(
             f"a best checkpoint holds params, model and metrics; {path} lacks {fault}"
         ) from fault
+    if not (isinstance(params, dict) and isinstance(weights, dict) and isinstance(metrics, dict)):
+        raise CorruptCheckpoint(
+            f"params, model and metrics of a checkpoint are dicts; those of {path} are not"
+        )
     config = TrialConfig.from_params(params)
     model = config.build_model(schema)
     try:
         model.load_state_dict(weights)
-    except RuntimeError as fault:
+    except (RuntimeError, TypeError, AttributeError) as fault:
         raise CorruptCheckpoint(
             f"weights fit the model of their parameters; those of {path} do not: {fault}"
         ) from fault
