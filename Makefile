@@ -8,6 +8,7 @@ EVENTS ?= 6000
 HEP_RAY_STORAGE ?= runs
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 20
+CHAOS_ARGS ?=
 
 export HEP_RAY_STORAGE
 # Every Ray worker imports torch: compile it once, also where the environment says otherwise.
@@ -19,7 +20,7 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz lint fmt types ui bench docs lock clean
+.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz chaos lint fmt types ui bench docs lock clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -59,6 +60,9 @@ searches-smoke: env ## Run every search's preset smoke to the end, on tiny simul
 
 fuzz: env ## Hostile bytes against every parser, FUZZ_SECONDS for each (default 20)
 	$(VENV)/python tests/fuzz/campaign.py --seconds $(FUZZ_SECONDS)
+
+chaos: env ## Kill at random what five searches run on, and audit what is left; takes a quarter of an hour
+	$(VENV)/python -m tests.chaos.run $(CHAOS_ARGS)
 
 lint: env ## Check style and format
 	$(VENV)/ruff check .

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.stream import open_events
+from hep_ray.search.lifeline import lifeline
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.resources import ResourcePlan
@@ -86,6 +87,7 @@ def fit(
         with (
             Progress(recorder.state, total, epochs, metric, mode, console) as progress,
             recorder.listening(progress.record),
+            lifeline(console),
             trainable(job, resources, scratch) as actor,
         ):
             tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()

@@ -1,0 +1,37 @@
+import socket
+import subprocess
+import sys
+
+WATCHES = """
+import sys, threading
+from rich.console import Console
+from hep_ray.search import lifeline
+
+lifeline.LOOK_SECONDS = 0.05
+lifeline._watch("127.0.0.1", int(sys.argv[1]), 0.3, threading.Event(), Console(stderr=True))
+"""
+
+
+def watch(port):
+    return subprocess.Popen(
+        [sys.executable, "-c", WATCHES, str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_driver_ends_when_the_head_no_longer_answers_and_not_before():
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        port = head.getsockname()[1]
+        driver = watch(port)
+        for _ in range(10):  # ten looks, each answered
+            head.accept()[0].close()
+        assert driver.poll() is None
+
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert f"the head at 127.0.0.1:{port} has not answered for 0 s" in said
+    assert "--resume" in said
