@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -41,6 +42,8 @@ from tests.chaos.rig import Rig, Stuck
 from tests.conftest import toy_events, toy_schema
 
 EVENTS, SIZE = 600, 28
+NOISE = 0.2
+"""Share of labels that are wrong, so that trials differ and ASHA has something to stop."""
 
 
 @dataclass
@@ -226,8 +229,12 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="hep_ray-chaos-"))
     sockets = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="c")  # the path of a socket is short
     outcomes = []
+    events = toy_events(EVENTS, SIZE)
+    events["label"] = np.where(
+        np.random.default_rng(0).random(EVENTS) < NOISE, 1 - events["label"], events["label"]
+    )
     with ShardWriter(folder / "toy", toy_schema(SIZE), source={"seed": 0}) as writer:
-        writer.write(toy_events(EVENTS, SIZE))
+        writer.write(events)
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         place = folder / str(seed)
         place.mkdir()
