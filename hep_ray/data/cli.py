@@ -12,10 +12,8 @@ from rich.table import Table
 
 from hep_ray.data.manifest import Manifest
 from hep_ray.data.splits import SPLITS
+from hep_ray.data.suggest import suggested_search
 from hep_ray.errors import InvalidConfig
-
-CNN_PIXELS = 26
-"""Side of the smallest image that the thesis' CNN takes."""
 
 app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
 
@@ -172,9 +170,8 @@ def print_dataset(manifest: Manifest, folder: Path) -> None:
             f"read {read} events, kept {kept}: the others were selected away, duplicates or surplus"
         )
     console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
-    columns = manifest.event_schema.columns
-    suits_cnn = any(column.name == "image" and min(column.shape[:2]) >= CNN_PIXELS for column in columns)
-    step = f"python searches/cnn_loss.py --data {folder}" if suits_cnn else f"hep-ray data show {folder}"
+    script = suggested_search(manifest.event_schema)
+    step = f"python {script} --data {folder}" if script else f"hep-ray data show {folder}"
     console.print(f"next: {step}", soft_wrap=True, highlight=False)
 
 

@@ -51,7 +51,7 @@ def page(material: Material, figures: Sequence[Shown], storage: Path) -> str:
 def _body(material: Material, figures: Sequence[Shown], storage: Path) -> Iterator[str]:
     if running := summary.still_running(material):
         yield f'<p class="mark"><b>{escape(running)}</b></p>'
-    yield f"<p><b>{escape(material.search.title)}</b></p>"
+    yield f"<p>Report of the search <code>{escape(material.search.name)}</code></p>"
     for sentence in summary.result(material):
         yield f"<p>{escape(sentence)}</p>"
     yield f"<p>{escape(summary.what_ran(material))}</p>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hep_ray.search.definition import Search, StudyTable
     from hep_ray.search.state import SearchState, TrialState
 
-__all__ = ["Cell", "cells", "columns", "load_search", "read_state", "rendered"]
+__all__ = ["Cell", "cells", "columns", "load_search", "read_state", "rendered", "written"]
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,14 @@ def rendered(table: StudyTable, state: SearchState, *, markdown: bool = False) -
 
 
 def written(table: StudyTable, state: SearchState) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a study table, in words; the published results are the last column."""
+    """Headings and rows of a study table, in words; the published results are the last column.
+
+    Epochs after the full length of a trial are left out.
+    """
     started = state.started
     assert started is not None
+    # A column of an epoch that the preset does not reach would be empty: without any other, the best epoch is shown.
+    table = replace(table, epochs=tuple(epoch for epoch in table.epochs if epoch <= started.epochs))
     found = cells(table, list(state.trials.values()), started.metric, started.mode)
     head = [", ".join(table.rows), *columns(table)]
     if table.published:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hep_ray.confirm.confirmation import Confirmation
 from hep_ray.confirm.table import verdict
 from hep_ray.report.material import Material
-from hep_ray.report.words import capital, count_words, decimals, interval, metric_words, plus_minus
+from hep_ray.report.words import count_words, decimals, interval, metric_words, plus_minus
 
 HOUR = 3600.0
 
@@ -22,8 +22,10 @@ def what_ran(material: Material) -> str:
         if (count := material.count(status))
     ]
     epochs = sum(len(trial.history) for trial in trials.values())
-    hours = sum(trial.seconds for trial in trials.values()) / HOUR
-    duration = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    seconds = sum(trial.seconds for trial in trials.values())
+    duration = f"{seconds / HOUR:.1f} hours" if seconds >= HOUR else f"{seconds / 60:.1f} minutes"
+    if seconds < 60:  # noqa: PLR2004 - of a minute
+        duration = f"{seconds:.1f} seconds"
     return (
         f"{count_words(len(trials), 'trial')} of up to {count_words(material.started.epochs, 'epoch')}: "
         f"{', '.join(ends)}. {count_words(epochs, 'epoch')} were trained in {duration} of trial time "
@@ -107,4 +109,4 @@ def commands(material: Material, storage: Path) -> str:
 
 def heading(material: Material) -> str:
     """Title of the page."""
-    return f"{capital(material.search.name.replace('_', ' '))}: report of a search"
+    return material.search.title.rstrip(".")

@@ -193,7 +193,7 @@ def test_refusals_leave_no_page(make_dataset: Callable[..., Path], tmp_path: Pat
     with pytest.raises(UnreadableInput):
         show(tmp_path / "nothing")
     with pytest.raises(StorageError):
-        show(folder, tmp_path / "absent" / "page.html")
+        show(folder, folder / "manifest.json" / "page.html")
     (folder / "val-00000.parquet").write_bytes(b"PAR1")
     with pytest.raises(ShardMismatch, match="truncated"):
         show(folder)
@@ -216,7 +216,7 @@ def test_the_command_prints_the_page_and_what_to_do_next(folder: Path, tmp_path:
     app = typer.Typer()
     app.command()(command)
     out = tmp_path / "page.html"
-    result = CliRunner().invoke(app, [str(folder), "--out", str(out), "--split", "val"])
+    result = CliRunner().invoke(app, [str(folder), "--out", str(out.with_suffix("")), "--split", "val"])
     assert result.exit_code == 0, result.output
     assert out.is_file()
     assert str(out) in result.output.replace("\n", "")

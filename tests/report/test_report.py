@@ -82,7 +82,7 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
         place.fingerprint,
         "Validation split: a biased pick; type hep-ray confirm toy_search",
         "It is not confirmed on the test split",
-        "5 trials of up to 3 epochs: 4 completed, 1 failed. 13 epochs were trained in 0.3 minutes",
+        "5 trials of up to 3 epochs: 4 completed, 1 failed. 13 epochs were trained in 19.5 seconds",
         "t0001 (root_index=3) with 0.900 ± 0.020 after epoch 3; its 2 seeds give 0.9.",
         "NonFiniteLoss: <inf>",
         "mean ± s.d. over 2 seeds",

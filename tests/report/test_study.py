@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hep_ray.errors import InvalidConfig, StorageError, UnknownName
-from hep_ray.report.study import cells, load_search, read_state, rendered
+from hep_ray.report.study import cells, load_search, read_state, rendered, written
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.leaderboard import leaderboard, pareto_front
 from hep_ray.search.optuna_search import OptunaSearcher
@@ -65,7 +65,7 @@ def test_trials_that_differ_in_seed_only_are_one_row() -> None:
     assert str(found["root_index=1"]["accuracy"]) == f"0.7500 ± {spread:.4f} (2)"
 
 
-def test_an_epoch_that_no_trial_reached_is_a_dash_and_a_published_row_stays() -> None:
+def test_an_epoch_after_the_last_has_no_column_and_a_published_row_stays() -> None:
     table = StudyTable(
         "t", ("root_index",), epochs=(2, 40), published={"root_index=9": "0.99"}, published_on="other events"
     )
@@ -75,8 +75,16 @@ def test_an_epoch_that_no_trial_reached_is_a_dash_and_a_published_row_stays() ->
     lines = capture.get().splitlines()
     assert "other events" in lines[0] or "other events" in lines[1]
     row = next(line for line in lines if "root_index=3" in line)
-    assert [word.strip() for word in row.strip("| ").split("|")][:3] == ["root_index=3", "0.9000 (1)", "–"]
+    assert [word.strip() for word in row.strip("| ").split("|")] == ["root_index=3", "0.9000 (1)"]
+    assert "epoch 40" not in lines[0] + lines[1]
     assert any("root_index=9" in line and "0.99" in line and "–" in line for line in lines)
+
+
+def test_where_no_epoch_of_the_table_is_reached_the_best_one_is_shown() -> None:
+    head, rows = written(StudyTable("t", ("root_index",), epochs=(20, 40)), SEEDS)
+
+    assert head == ["root_index", "accuracy"]
+    assert rows[1] == ["root_index=3", "0.9000 (1)"]
 
 
 def test_refusals() -> None:

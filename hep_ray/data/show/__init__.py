@@ -18,7 +18,7 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
 
     Args:
         folder: of the dataset.
-        out: the page; the dataset's folder name with `.html` beside it unless given.
+        out: the page; the dataset's folder name with `.html` beside it unless given. `.html` is added.
         split: whose events are drawn, `train` or `val`. Of the test split only the counts in the manifest are
             shown: its events are kept for the final confirmation.
 
@@ -44,7 +44,9 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
     manifest = verify(folder)
     if not manifest.rows(split):
         raise InvalidEvents(f"a split that is shown has events; '{split}' of {folder} has none")
-    path = Path(out) if out else folder.absolute().with_name(f"{folder.absolute().name}.html")
+    path = Path(out) if out else folder.absolute().with_name(folder.absolute().name)
+    if path.suffix not in {".html", ".htm"}:
+        path = path.with_name(f"{path.name}.html")
     with storing(path):
         write_page(path, page(draw_sample(folder, manifest, split, EVENTS)))
     return path
