@@ -57,8 +57,11 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="session")
-def storage(ray_session, make_search_place, tmp_path_factory) -> Path:
-    """A storage in which one search went all the way: real trainings, confirmation, report and champion."""
+def storage(browser, ray_session, make_search_place, tmp_path_factory) -> Path:
+    """A storage in which one search went all the way: real trainings, confirmation, report and champion.
+
+    It asks for the browser first, without which none of it is needed.
+    """
     from hep_ray.confirm.plan import ConfirmOptions
     from hep_ray.confirm.prepare import prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
