@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hep_ray import Choice, Preset, Search, SearchOptions, Space, prepare, run_search
+from hep_ray import Choice, LogUniform, Preset, Search, SearchOptions, Space, prepare, run_search
 from hep_ray.cluster import connect
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import Column, EventSchema
@@ -36,9 +36,9 @@ from hep_ray.training.loop import TrialLoop
 
 EPOCHS = 3
 ROOTS = (1, 3, 4, 5, 6, 7, 8, 9)
-RATES = (1e-4, 1e-3)
+RATES = (1e-4, 1e-3)  # range, logarithmic
 FIXED: dict[str, Any] = {"model": "cnn", "loss": "root_softmax", "optimizer": "adam", "batch_size": 32}
-SPACE = Space(root_index=Choice(*ROOTS), learning_rate=Choice(*RATES), **FIXED)
+SPACE = Space(root_index=Choice(*ROOTS), learning_rate=LogUniform(*RATES), **FIXED)
 BOTH_AT_WORK = 4
 """Trials that have ended before the cost of one more is taken."""
 
@@ -103,7 +103,7 @@ def tune_and_train(schema: EventSchema, resident: ResidentData, storage: Path, t
 
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": 0.5}),
-        param_space={"root_index": tune.choice(list(ROOTS)), "learning_rate": tune.choice(list(RATES))},
+        param_space={"root_index": tune.choice(list(ROOTS)), "learning_rate": tune.loguniform(*RATES)},
         tune_config=tune.TuneConfig(
             num_samples=trials, max_concurrent_trials=2, metric="val_loss", mode="min"
         ),
@@ -128,7 +128,7 @@ def optuna_loop(schema: EventSchema, resident: ResidentData, database: Path, tri
     def objective(trial: optuna.Trial) -> float:
         params = {
             "root_index": trial.suggest_categorical("root_index", ROOTS),
-            "learning_rate": trial.suggest_categorical("learning_rate", RATES),
+            "learning_rate": trial.suggest_float("learning_rate", *RATES, log=True),
         }
         loop = train(params, schema, resident)
         best = 0.0

@@ -4,6 +4,9 @@ Ray Tune's own OptunaSearch keeps its state in pickles that lag behind the trial
 trial that ASHA stopped as if it had been trained in full. Here the journal is the state: the
 k-th draw depends on the seed, on k and on the trials told so far, and on nothing else, so a
 search killed at any moment goes on as it would have. Stopped trials are told as pruned.
+
+A copy of the study in memory draws: a database commits once for every parameter, and is read
+anew for every draw. What it drew is put into the database at once.
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import Record, TrialFinished, TrialStarted
 
 TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
+REDRAWS = 20
+"""Times that a configuration which was tried before is drawn anew."""
+INSISTING = 4
+"""Of them, before it is drawn at random."""
 
 
 class OptunaSearcher(JournalSearcher):
@@ -70,6 +77,10 @@ class OptunaSearcher(JournalSearcher):
             load_if_exists=True,
         )
         self._settle()
+        held = self._study.get_trials(deepcopy=False)
+        self._drawing = optuna.create_study(directions=self._study.directions)
+        self._drawing.add_trials(held)
+        self._drawn_as = {trial.number: trial.number for trial in held}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
         """The next trial's id, parameters and seed, or that there is none."""
@@ -89,42 +100,79 @@ class OptunaSearcher(JournalSearcher):
 
     def tell(self, trial: TrialState) -> None:
         """Tell the study how a trial ended; a trial it knows the end of is left as it is."""
+        self._tell(self._study, trial.started.number, trial)
+        self._tell(self._drawing, self._drawn_as[trial.started.number], trial)
+
+    def _tell(self, study: optuna.Study, number: int, trial: TrialState) -> None:
         assert trial.finished is not None
-        frozen = self._study.get_trials(deepcopy=False)[trial.started.number]
+        frozen = study.get_trials(deepcopy=False)[number]
         if frozen.state.is_finished():
             return
         told = TOLD_AS[trial.finished.status]
         if told == OptunaState.PRUNED:
-            handle = optuna.trial.Trial(self._study, frozen._trial_id)  # noqa: SLF001 - no public way to reopen one
+            handle = optuna.trial.Trial(study, frozen._trial_id)  # noqa: SLF001 - no public way to reopen one
             for metrics in trial.history:
                 handle.report(metrics[self.metric], int(metrics["epoch"]))
         best = trial.best(self.metric, self.mode)
         values = None
         if best and told == OptunaState.COMPLETE:
             values = [best[self.metric], *([trial.total(self._cost)] if self._cost else [])]
-        self._study.tell(trial.started.number, values, state=told)
+        study.tell(number, values, state=told)
 
     def _draw(self, count: int) -> TrialStarted:
-        self._study.sampler = self._sampler(count)
+        self._drawing.sampler = self._sampler(count)
         repeat = 0
-        if self._points and count >= len(self._references):
+        if count < len(self._references):
+            drawn, params = self._drawing.ask(), dict(self._references[count])
+        elif self._points:
             repeat, index = divmod(count - len(self._references), len(self._points))
-            self._study.enqueue_trial(self._points[index])
-        drawn = self._study.ask()
-        given = self._references[count : count + 1]
-        params = dict(given[0]) if given else self._space.suggest(drawn)
+            self._drawing.enqueue_trial(self._points[index])
+            drawn = self._drawing.ask()
+            params = self._space.suggest(drawn)
+        else:
+            drawn, params, repeat = self._draw_anew(count)
+        number = len(self._drawn_as)
+        self._study.add_trial(self._drawing.get_trials(deepcopy=False)[drawn.number])
+        self._drawn_as[number] = drawn.number
         record = TrialStarted(
             time=time.time(),
             trial_id=f"t{count:04d}",
-            number=drawn.number,
+            number=number,
             params=params,
             seed=self._seed + repeat,
         )
         self._write(record)
         return record
 
+    def _draw_anew(self, count: int) -> tuple[optuna.Trial, dict[str, Any], int]:
+        """A configuration that no trial has had: with the same seed it would only give the same numbers again.
+
+        What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
+        TPE insists, chance decides; where that does not help (all has been tried, say) the configuration is trained
+        from another seed.
+
+        Returns:
+            What the sampler drew, its parameters, and how many trials have had them.
+        """
+        tried = [trial.started.params for trial in self._state.trials.values()]
+        again: list[optuna.Trial] = []
+        drawn = self._drawing.ask()
+        params = self._space.suggest(drawn)
+        while params in tried and len(again) < REDRAWS:
+            again.append(drawn)
+            if len(again) == INSISTING:
+                self._drawing.sampler = RandomSampler(seed=self._seed_of(count))
+            drawn = self._drawing.ask()
+            params = self._space.suggest(drawn)
+        for one in again:
+            self._drawing.tell(one, state=OptunaState.FAIL)
+        return drawn, params, tried.count(params)
+
+    def _seed_of(self, count: int) -> int:
+        return (self._seed * 1_000_003 + count) % 2**32
+
     def _sampler(self, count: int) -> BaseSampler:
-        seed = (self._seed * 1_000_003 + count) % 2**32
+        seed = self._seed_of(count)
         if self._preset.sampler != "tpe":
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():
@@ -141,7 +189,7 @@ class OptunaSearcher(JournalSearcher):
                 self._study.tell(frozen.number, state=OptunaState.FAIL)
         for trial in self._state.trials.values():
             if trial.finished is not None:
-                self.tell(trial)
+                self._tell(self._study, trial.started.number, trial)
 
     def _drop_enqueued(self) -> None:
         """Fail points that were enqueued but not asked for: they would be handed out in place of others."""

@@ -85,6 +85,22 @@ def test_a_search_killed_after_any_trial_draws_what_it_would_have_drawn(tmp_path
     assert draw(tmp_path / "whole", set()) == draw(tmp_path / "killed", {1, 5, 12})
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_no_configuration_is_trained_twice_from_the_same_seed(tmp_path, sampler):
+    """Six configurations in eight trials: each once before any comes again, and then from a seed of its own."""
+    driver = Driver(tmp_path, Preset(epochs=1, trials=8, sampler=sampler), GRID, seed=5)
+    for number in range(8):
+        driver.run(driver.searcher.suggest(str(number)))
+
+    started = [trial.started for trial in driver.state.trials.values()]
+    assert len({tuple(one.params.items()) for one in started[:6]}) == 6
+    assert {one.seed for one in started[:6]} == {5}
+    assert len({(*one.params.items(), one.seed) for one in started}) == 8
+    assert [one.number for one in started] == list(range(8))
+    told = driver.study(tmp_path).trials  # what was drawn and given up leaves no trace
+    assert [trial.params["root_index"] for trial in told] == [one.params["root_index"] for one in started]
+
+
 def test_unfinished_trials_come_back_first_under_their_own_names(tmp_path):
     preset = Preset(epochs=2, trials=4)
     before = Driver(tmp_path, preset)
