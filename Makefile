@@ -20,7 +20,8 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz chaos lint fmt types ui bench docs lock clean
+.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz chaos lint fmt types ui bench bench-gpu \
+	docs lock clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -78,8 +79,11 @@ types: env ## Check the types
 ui: env ## Show the searches in MLflow's pages on 127.0.0.1
 	$(VENV)/hep-ray ui
 
-bench: env ## Run every benchmark; each prints one JSON line
-	@for script in benchmarks/*.py; do $(VENV)/python $$script || exit 1; done
+bench: env ## Run every benchmark but that of a GPU; each line is JSON with ours, the peer's and their ratio
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do $(VENV)/python $$script || exit 1; done
+
+bench-gpu: env ## The benchmark of an NVIDIA GPU, on a machine that has one
+	@$(VENV)/python benchmarks/gpu.py
 
 docs: env ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict

@@ -55,17 +55,26 @@ class ByHand:
     """The loop that one writes without hep_ray.
 
     Args:
-        model: its own copy.
+        model: its own copy, on its device.
         train: inputs and labels.
         val: inputs and labels.
         batch_size: events per step.
         workers: of a DataLoader; 0 takes rows of the tensors instead.
+        device: of the model.
     """
 
     def __init__(
-        self, model: nn.Module, train: list[Tensor], val: list[Tensor], batch_size: int, workers: int = 0
+        self,
+        model: nn.Module,
+        train: list[Tensor],
+        val: list[Tensor],
+        *,
+        batch_size: int,
+        workers: int = 0,
+        device: torch.device | str | None = None,
     ) -> None:
         self.model, self.train, self.val, self.batch_size = model, train, val, batch_size
+        self.device = train[0].device if device is None else torch.device(device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         self.loader: Iterable[list[Tensor]] | None = None
         if workers:
@@ -80,7 +89,7 @@ class ByHand:
     def batches(self) -> Iterable[list[Tensor]]:
         """An epoch's batches in a new order."""
         inputs, labels = self.train
-        order = torch.randperm(len(labels))
+        order = torch.randperm(len(labels), device=labels.device)
         for start in range(0, len(labels), self.batch_size):
             rows = order[start : start + self.batch_size]
             yield [inputs[rows], labels[rows]]
@@ -88,29 +97,30 @@ class ByHand:
     def run_epoch(self) -> dict[str, float]:
         """Train, then validate."""
         self.model.train()
-        loss_sum, correct = 0.0, 0
-        for inputs, labels in self.loader or self.batches():
+        loss_sum, correct = (torch.zeros((), device=self.device) for _ in range(2))
+        for batch in self.loader or self.batches():
+            inputs, labels = (values.to(self.device) for values in batch)
             self.optimizer.zero_grad()
             logits = self.model(inputs)
             loss = functional.cross_entropy(logits, labels)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-            loss_sum += loss.item() * len(labels)
-            correct += int((logits.argmax(1) == labels).sum())
+            loss_sum += loss.detach() * len(labels)
+            correct += (logits.argmax(1) == labels).sum()
         self.model.eval()
-        val_loss, val_correct = 0.0, 0
+        val_loss, val_correct = (torch.zeros((), device=self.device) for _ in range(2))
         with torch.no_grad():
             for start in range(0, len(self.val[1]), BATCH):
-                inputs, labels = (values[start : start + BATCH] for values in self.val)
+                inputs, labels = (values[start : start + BATCH].to(self.device) for values in self.val)
                 logits = self.model(inputs)
-                val_loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-                val_correct += int((logits.argmax(1) == labels).sum())
+                val_loss += functional.cross_entropy(logits, labels, reduction="sum")
+                val_correct += (logits.argmax(1) == labels).sum()
         events, val_events = len(self.train[1]), len(self.val[1])
         return {
-            "train_loss": loss_sum / events,
-            "train_accuracy": correct / events,
-            "val_loss": val_loss / val_events,
-            "val_accuracy": val_correct / val_events,
+            "train_loss": float(loss_sum) / events,
+            "train_accuracy": float(correct) / events,
+            "val_loss": float(val_loss) / val_events,
+            "val_accuracy": float(val_correct) / val_events,
         }
 
 
@@ -144,8 +154,8 @@ def measure(name: str, events: int, rounds: int) -> None:
         for part in (train_events, val_events)
     )
     batch_size = config.training.batch_size
-    by_hand = ByHand(copy.deepcopy(loop.model), train, val, batch_size)
-    loader = ByHand(copy.deepcopy(loop.model), train, val, batch_size, WORKERS)
+    by_hand = ByHand(copy.deepcopy(loop.model), train, val, batch_size=batch_size)
+    loader = ByHand(copy.deepcopy(loop.model), train, val, batch_size=batch_size, workers=WORKERS)
     seconds = take_turns(
         {"ours": loop.run_epoch, "by_hand": by_hand.run_epoch, "loader": loader.run_epoch}, rounds
     )

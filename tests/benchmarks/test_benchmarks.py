@@ -1,21 +1,27 @@
 """Every benchmark runs and tells what it promises; at these sizes its figures mean nothing."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def lines(script, *flags):
-    """What a benchmark prints at this size."""
+def run(script, *flags):
     command = [sys.executable, REPOSITORY / "benchmarks" / f"{script}.py", *map(str, flags)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": "local"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def lines(script, *flags):
+    """What a benchmark prints at this size."""
+    done = run(script, *flags)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     for line in found:
@@ -38,3 +44,43 @@ def test_epoch_overhead():
     for line in (cnn, mlp):
         assert line["ratio"] == pytest.approx(line["peer"] / line["ours"], rel=0.1)
         assert line["ratio_to_data_loader"] == pytest.approx(line["data_loader"] / line["ours"], rel=0.1)
+
+
+def test_search_cost(tmp_path):
+    """A grid of two configurations of three epochs: 0.99 is the best, and is seen in the first's third epoch."""
+    table = tmp_path / "curves.csv"
+    table.write_text(
+        "learning_rate,cpu_seconds,epoch_1,epoch_2,epoch_3\n0.1,0.1,0.7,0.8,0.99\n0.2,0.1,0.5,0.6,0.7\n"
+    )
+    table.with_suffix(".json").write_text(json.dumps({"validation_events": {"a": 100, "b": 100}}))
+    (line,) = lines("search_cost", "--seeds", 1, "--grace", 3, "--table", table)
+    assert line["peer"] == 6
+    # Two workers take a trial each and none is stopped before its third epoch: theirs end as the fifth and the sixth.
+    assert line["ours"] in {5, 6}
+    assert line["ratio"] == pytest.approx(6 / line["ours"], abs=0.01)
+    assert line["best"] == 0.99
+
+
+def test_the_learning_curves_are_those_of_a_whole_grid():
+    folder = REPOSITORY / "benchmarks" / "grid"
+    made = json.loads((folder / "learning_curves.json").read_text())
+    header, *rows = (folder / "learning_curves.csv").read_text().splitlines()
+    varied = [name for name in header.split(",") if name in made["space"]]
+    values = math.prod(len(made["space"][name].split(" | ")) for name in varied)
+    assert len({tuple(row.split(",")[: len(varied)]) for row in rows}) == len(rows) == values
+
+
+def test_gpu_is_refused_where_there_is_none():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run("gpu")
+    assert done.returncode == 2
+    assert "Infeasible: a benchmark of a GPU needs an NVIDIA GPU" in done.stderr
+
+
+@pytest.mark.slow
+def test_gpu_without_one():
+    tiny = ("--device", "cpu", "--events", 100, "--batch-size", 50, "--rounds", 1)
+    trial, one, two = lines("gpu", *tiny, "--models", "cnn", "--together", 1, 2)
+    assert {"ours_host_fed", "peer_host_fed", "resident_over_host_fed"} <= trial.keys()
+    assert [line["trials"] for line in (one, two)] == [1, 2]
