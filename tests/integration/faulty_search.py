@@ -33,6 +33,7 @@ Behaviour = Literal[
     "segfaults",
     "reads",
     "spins",
+    "loses_source",
 ]
 
 
@@ -81,6 +82,10 @@ def go_wrong(behaviour: str) -> float:
         bytearray(1 << 60)
     if behaviour == "allocator":
         torch.empty(1 << 50)
+    if behaviour == "loses_source" and not (folder / "away").exists():
+        shard = next((folder / "toy").glob("train-*.parquet"))
+        shard.rename(folder / "away")
+        os.mkfifo(shard)  # whoever reads the next epoch waits, as for a file system that hangs
     if behaviour == "exits":
         os._exit(7)
     if behaviour == "segfaults":
@@ -113,6 +118,7 @@ search = Search(
         for name, behaviours in {
             "fail": ("diverges", "raises", "memory", "allocator", "sound"),
             "die": ("exits", "sound", "segfaults", "dies_once"),
+            "source": ("loses_source",),
             "hang": ("reads", "spins", "sound"),
             "all": ("diverges", "raises", "raises_too", "memory"),
         }.items()

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,12 @@ def run(make_dataset, tmp_path):
     data = make_dataset(events=118, size=28)
     os.mkfifo(tmp_path / "source")
 
-    def search(preset, *flags, code=0):
+    def search(preset, *flags, code=0, meanwhile=None):
         storage = tmp_path / "runs"
         words = [sys.executable, str(SCRIPT), "--data", str(data), "--storage", str(storage)]
         paths = [str(SCRIPT.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        if meanwhile:
+            threading.Thread(target=meanwhile, args=(storage / "faulty",), daemon=True).start()
         done = subprocess.run(
             [*words, "--preset", preset, *flags],
             env={**os.environ, "FAULTY_FOLDER": str(tmp_path), "PYTHONPATH": os.pathsep.join(paths)},
@@ -129,3 +133,24 @@ def test_an_epoch_that_hangs_is_ended_tried_once_more_and_does_not_hang_the_sear
         assert (trial["status"], trial["epochs"], trial["losses"]) == ("failed", 1, 1)
         assert trial["cause"].startswith("EpochTimeout: an epoch takes at most 30 s")
         assert "in go_wrong" in trial["log"]  # where it hung
+
+
+@pytest.mark.slow
+def test_a_data_source_that_hangs_costs_an_epoch_and_the_trial_goes_on_when_it_is_back(run, tmp_path):
+    def bring_back(folder):
+        while "trial_lost" not in [record.kind for record in records(folder)]:
+            time.sleep(0.2)
+        (tmp_path / "away").rename(next((tmp_path / "toy").glob("train-*.parquet")))
+        (tmp_path / "away").touch()
+
+    trials, storage, _ = run("source", "--cache", "streaming", "--epoch-timeout", "30", meanwhile=bring_back)
+
+    trial = trials["loses_source"]
+    assert (trial["status"], trial["epochs"], trial["losses"]) == ("completed", 3, 1)
+    lost = next(record for record in records(storage / "faulty") if record.kind == "trial_lost")
+    assert lost.cause.startswith("EpochTimeout: an epoch takes at most 30 s")
+    assert "most recent call first" in lost.log
+
+
+def records(folder):
+    return read_records(folder) if (folder / "journal.jsonl").exists() else []
