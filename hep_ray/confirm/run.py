@@ -143,8 +143,8 @@ def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
 
 def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
     state = recorder.state
-    runs = FixedList(plan.runs, state, recorder.write)
-    if len(runs):
+    again = True
+    while again and len(runs := FixedList(plan.runs, state, recorder.write)):
         fit(
             plan.dataset,
             plan.resources,
@@ -159,6 +159,7 @@ def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
             total=len(plan.runs),
             console=console,
         )
+        again = recorder.given_back()
     left = [run.trial_id for run in plan.runs if run.trial_id not in state.trials]
     left += [trial.trial_id for trial in state.unfinished()]
     if left:

@@ -22,6 +22,7 @@ from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import SQLITE, find_runs, open_client
 from hep_ray.tracking.journal import read_records
+from hep_ray.tracking.names import metric_key
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
 from hep_ray.tracking.runs import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint
@@ -153,7 +154,7 @@ class _Tracked:
             yield Finding("differs", f"{name}: {run.info.status} in MLflow, {trial.status} in the journal")
         keys = {key for metrics in trial.history for key in metrics}
         for key in sorted(keys | {"epoch"} if trial.history else keys):
-            points = self._client.get_metric_history(run.info.run_id, key)
+            points = self._client.get_metric_history(run.info.run_id, metric_key(key))
             yield from _points(name, key, points, trial.history)
 
 

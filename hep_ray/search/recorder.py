@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,10 @@ class Recorder(Callback):
     ) -> None:
         self.state = SearchState.fold(journal)
         self.epoch_timeout = math.inf
+        self._given_back: Counter[str] = Counter()
+        self._to_run_again: set[str] = set()
+        self._told: set[str] = set()
+        """Trials whose last loss, since which no epoch ended, is recorded."""
         self._journal = journal
         self._goal = goal
         self._keep = keep
@@ -121,6 +126,7 @@ class Recorder(Callback):
         metrics = result.get(METRICS)
         if metrics and metrics["epoch"] > len(self.state.trials[trial_id].history):
             self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics))
+            self._told.discard(trial_id)
             trial.run_metadata.num_failures = 0  # Tune counts losses over a trial's whole life, days long
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -130,22 +136,44 @@ class Recorder(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Record that a trial's process or node was lost and that Tune tries it again."""
-        trial_id = trial.config["trial_id"]
-        log = self._log(trial_id)
-        epoch = len(self.state.trials[trial_id].history)
-        cause = self._cause(trial, log)
-        self.write(TrialLost(time=time.time(), trial_id=trial_id, epoch=epoch, cause=cause, log=tail(log)))
-        if hung(log):
+        if hung(self._tell_loss(trial)):
             trial.run_metadata.num_failures += TRIES_AGAIN - TRIES_AGAIN_HUNG
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Record the end of a trial whose process was lost more often than it is tried again."""
+        """Record the end of a trial whose process was lost more often than it is tried again.
+
+        Tune gives up a trial at once whose process died while it waited for work, between the trial before and this
+        one: it hears of that twice, and takes the second time for an error while the trial is not running. Such a
+        trial is given back, for another Tune run.
+        """
         trial_id = trial.config["trial_id"]
+        if trial.run_metadata.num_failures <= TRIES_AGAIN and self._given_back[trial_id] < TRIES_AGAIN:
+            self._given_back[trial_id] += 1
+            self._to_run_again.add(trial_id)
+            if trial_id not in self._told:
+                self._tell_loss(trial)
+            return
         state = self.state.trials[trial_id]
         epoch = len(state.history)
         times = 1 + sum(loss.epoch == epoch for loss in state.losses)
         cause = self._cause(trial, self._log(trial_id))
         self.finish(trial_id, f"{cause} ({times} times in a row in epoch {epoch + 1})")
+
+    def given_back(self) -> bool:
+        """Whether trials are left that Tune gave up and that another Tune run is to train; asked once per run."""
+        again = {trial.trial_id for trial in self.state.unfinished()} & self._to_run_again
+        self._to_run_again.clear()
+        return bool(again)
+
+    def _tell_loss(self, trial: Any) -> str:
+        """Record a loss; returns what the process wrote."""
+        trial_id = trial.config["trial_id"]
+        log = self._log(trial_id)
+        epoch = len(self.state.trials[trial_id].history)
+        cause = self._cause(trial, log)
+        self._told.add(trial_id)
+        self.write(TrialLost(time=time.time(), trial_id=trial_id, epoch=epoch, cause=cause, log=tail(log)))
+        return log
 
     def _log(self, trial_id: str) -> str:
         return last_attempt(self._trials_folder / trial_id)

@@ -120,22 +120,33 @@ def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarte
 
 
 def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Console) -> None:
+    state = recorder.state
+    again = True
+    while again:
+        again = _tune(plan, journal, recorder, console)
+    if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
+        recorder.write(SearchFinished(time=time.time()))
+
+
+def _tune(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Console) -> bool:
+    """Let Tune train what is left; whether it gave trials up that it has to train again."""
     scheduler = build_scheduler(plan.search, plan.preset)
     for trial_id in sorted(scheduler.replay(journal)):
         recorder.finish(trial_id)
+    state = recorder.state
     searcher = OptunaSearcher(
         plan.search,
         plan.preset,
         plan.space,
         plan.given.seed,
         plan.folder / "optuna.db",
-        recorder.state,
+        state,
         recorder.write,
     )
-    recorder.listeners.append(searcher.record)
-    state = recorder.state
     to_run = len(state.unfinished()) + plan.trials - len(state.trials)
-    if to_run > 0:
+    if to_run <= 0:
+        return False
+    with recorder.listening(searcher.record):
         fit(
             plan.dataset,
             plan.resources,
@@ -151,5 +162,4 @@ def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Cons
             epoch_timeout=plan.given.epoch_timeout,
             console=console,
         )
-    if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
-        recorder.write(SearchFinished(time=time.time()))
+    return recorder.given_back()

@@ -114,8 +114,8 @@ def test_runs_and_points_that_mlflow_lacks_or_holds_twice(folder):
     }
     client.create_run(experiment, tags={SEARCH_TAG: "a1", TRIAL_TAG: "t0001"})
     client.delete_run(runs["t0002"])
-    client.log_metric(runs["t0000"], "val_accuracy", 0.8, timestamp=1, step=2)
-    client.log_metric(runs["t0000"], "val_accuracy", 0.8, step=4)
+    client.log_metric(runs["t0000"], "val/accuracy", 0.8, timestamp=1, step=2)
+    client.log_metric(runs["t0000"], "val/accuracy", 0.8, step=4)
 
     texts = found(folder)
     assert ("twice", "t0001: 2 runs in MLflow") in texts
