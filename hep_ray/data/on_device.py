@@ -23,8 +23,8 @@ from hep_ray.data.tensors import signed, torch_dtype
 
 CHUNK = 2**22
 """Values that are compared with their smaller form at a time."""
-ROOM = 0.5
-"""Of the memory that a trial has of its GPU: what its events may take there."""
+ROOM = 0.25
+"""Of the memory that a trial has of its GPU: what each of its splits may take there."""
 SMALLER = {"float64": ("float32", "float16"), "float32": ("float16",)}
 INTEGERS = ("uint8", "int8", "int16", "int32")
 """That torch gathers by; from the smallest."""

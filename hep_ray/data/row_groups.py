@@ -1,7 +1,7 @@
 """Reading shards by their row groups: which rows are read together, and in which order. No Ray.
 
 A row group is the least that Parquet reads at once. A pass over a split is cut into pieces of several of them; each
-piece is read on its own, by whoever is free, and its rows are put in an order of its own.
+piece is read on its own, by whoever is free, and its rows are put in an order of its own. Whoever reads needs no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hep_ray.data.batches import Events
 from hep_ray.data.events import LABEL, EventSchema
 from hep_ray.data.manifest import Shard
 from hep_ray.data.shard_file import ROW_GROUP
@@ -109,7 +108,7 @@ class ReadPlan:
             order = np.random.default_rng((*self.seed, LOCAL_SHUFFLE, piece)).permutation(len(labels))
         columns = {LABEL: pa.array(labels[order])}
         for name in names:
-            values = _column(table, name, schema)
+            values = column_of(table, name, schema)
             ordered = values if self.seed is None else select(values, order)
             column = schema.column(name)
             encode = column.sparse_type.encode if isinstance(ordered, SparseColumn) else column.to_arrow
@@ -173,13 +172,12 @@ def cut(
     return ReadPlan(groups.paths, np.column_stack([pieces, slices]), seed)
 
 
-def decoded(table: pa.Table, schema: EventSchema, names: Sequence[str]) -> Events:
-    """Events of a table, without a copy where it has one chunk."""
-    columns: dict[str, Values] = {name: _column(table, name, schema) for name in names}
-    return Events(columns, table.column(LABEL).to_numpy())
+def column_of(table: pa.Table, name: str, schema: EventSchema) -> Values:
+    """A column of a table, without a copy where it has one chunk.
 
-
-def _column(table: pa.Table, name: str, schema: EventSchema) -> Values:
+    Raises:
+        ShardMismatch: it is of another type than the schema says.
+    """
     column, values = schema.column(name), table.column(name)
     if values.type != column.arrow_type and not (column.shape and values.type == column.sparse_type):
         raise ShardMismatch(f"a shard has the column '{name}' as its schema says; got {values.type}")

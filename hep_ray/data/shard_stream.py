@@ -19,8 +19,8 @@ import pyarrow as pa
 import torch
 
 from hep_ray.data.batches import Batch, Events, make_batch
-from hep_ray.data.events import EventSchema
-from hep_ray.data.row_groups import ReadPlan, RowGroups, cut, decoded
+from hep_ray.data.events import LABEL, EventSchema
+from hep_ray.data.row_groups import ReadPlan, RowGroups, column_of, cut
 from hep_ray.data.source import EventWeights, check_pass, dealt_spans
 from hep_ray.data.sparse import Values, join
 from hep_ray.data.tensors import ahead
@@ -37,6 +37,12 @@ def one_by_one(plan: ReadPlan, schema: EventSchema, names: Sequence[str]) -> Gen
     """A `Reader` that reads in this process, when asked for the next piece."""
     for piece in range(len(plan)):
         yield plan.read(piece, schema, names)
+
+
+def decoded(table: pa.Table, schema: EventSchema, names: Sequence[str]) -> Events:
+    """Events of a table, without a copy where it has one chunk."""
+    columns: dict[str, Values] = {name: column_of(table, name, schema) for name in names}
+    return Events(columns, table.column(LABEL).to_numpy())
 
 
 @dataclass(frozen=True)

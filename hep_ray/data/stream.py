@@ -22,8 +22,8 @@ from hep_ray.data.cache import Ingest
 from hep_ray.data.dataset import Dataset, TestPurpose
 from hep_ray.data.events import EventSchema
 from hep_ray.data.ray_reader import streamed
-from hep_ray.data.row_groups import RowGroups, cut, decoded
-from hep_ray.data.shard_stream import PER_PIECE, Reader, ShardStream, one_by_one
+from hep_ray.data.row_groups import RowGroups, cut
+from hep_ray.data.shard_stream import PER_PIECE, Reader, ShardStream, decoded, one_by_one
 from hep_ray.data.source import EventSource
 from hep_ray.data.sparse import SparseColumn, Values, join
 from hep_ray.data.splits import Split

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 
 from hep_ray.data.events import EventSchema
-from hep_ray.data.on_device import on_device
 from hep_ray.data.stream import EventData
 from hep_ray.errors import HepRayError, NonFiniteLoss
 from hep_ray.masking import mask
@@ -91,11 +90,12 @@ class TrialRun:
         self._loop = start_trial(
             TrialConfig.from_params(config["params"]),
             job.schema,
-            on_device(job.data.events("train"), device, job.gpu_share),
-            on_device(job.data.events("val"), device, job.gpu_share),
+            job.data.events("train"),
+            job.data.events("val"),
             epochs=job.epochs,
             seed=config["seed"],
             device=device,
+            device_share=job.gpu_share,
             communicator=communicator,
         )
         if (self._folder / LAST).exists():

@@ -122,6 +122,7 @@ def start_trial(
     epochs: int,
     seed: int,
     device: torch.device | str = "cpu",
+    device_share: float = 1.0,
     communicator: Communicator = ALONE,
 ) -> TrialLoop | FittedLoop:
     """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
@@ -131,5 +132,13 @@ def start_trial(
     if config.fitted:
         return FittedLoop(config, schema, train, val, seed=seed)
     return TrialLoop(
-        config, schema, train, val, epochs=epochs, seed=seed, device=device, communicator=communicator
+        config,
+        schema,
+        train,
+        val,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        device_share=device_share,
+        communicator=communicator,
     )

@@ -13,6 +13,7 @@ import torch
 from hep_ray.data.augment import Augmentation
 from hep_ray.data.batches import Batch
 from hep_ray.data.events import EventSchema
+from hep_ray.data.on_device import on_device
 from hep_ray.data.source import EventSource
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.models import Model
@@ -43,6 +44,7 @@ class TrialLoop:
         epochs: full length of the trial (the schedule's horizon).
         seed: initial weights, dropout and order of events.
         device: where the model lives.
+        device_share: of a GPU's memory that is this trial's; events in memory are copied there where they fit.
         communicator: of the workers that train this trial together, each with a loop of the same arguments.
 
     Raises:
@@ -59,6 +61,7 @@ class TrialLoop:
         epochs: int,
         seed: int,
         device: torch.device | str = "cpu",
+        device_share: float = 1.0,
         communicator: Communicator = ALONE,
     ) -> None:
         seed_everything(seed)
@@ -79,8 +82,8 @@ class TrialLoop:
         if config.training.sync_batch_norm and not communicator.alone:
             synchronise(self.model, self._device)
         weights = training_weights(train, schema, balanced=config.training.class_weights == "balanced")
-        self._train = train.select(self.model.columns, weights)
-        self._val = val.select(self.model.columns)
+        self._train = on_device(train.select(self.model.columns, weights), self._device, device_share)
+        self._val = on_device(val.select(self.model.columns), self._device, device_share)
         if isinstance(self.model, ScaledModel):
             self.model.fit_to(self._train)
         self.loss = entries["loss"].build(parts["loss"]).to(self._device)
