@@ -38,7 +38,7 @@ PARAMS = {
     "loss": "cross_entropy",
     "optimizer": "sgd",
     "learning_rate": 1e-4,
-    "batch_size": 500,
+    "batch_size": 100,
 }
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -77,8 +78,13 @@ def evaluate_all(
     task = ray.remote(
         num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RESTARTS
     )(_evaluate)
-    waiting = {task.remote(opened, trial_id): trial_id for trial_id in trial_ids}
-    while waiting:
+    pending = list(trial_ids)
+    waiting: dict[Any, str] = {}
+    while pending or waiting:
+        # No more at once than were planned: evaluations that stream leave Ray Data its cores.
+        while pending and len(waiting) < resources.concurrent * resources.workers_per_trial:
+            trial_id = pending.pop(0)
+            waiting[task.remote(opened, trial_id)] = trial_id
         (done, *_), _ = ray.wait(list(waiting))
         outcome: Outcome = ray.get(done)
         write(

@@ -1,7 +1,7 @@
 """Reading shards by their row groups: which rows are read together, and in which order. No Ray.
 
-A row group is the least that Parquet reads at once. A pass over a split is cut into pieces of several of them; each
-piece is read on its own, by whoever is free, and its rows are put in an order of its own. Whoever reads needs no torch.
+A row group is the least that Parquet reads at once. A pass over a split is cut into pieces of several of them. Each is
+read on its own, by whoever is free, who needs no torch, and its rows are taken in an order of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from hep_ray.data.events import LABEL, EventSchema
 from hep_ray.data.manifest import Shard
 from hep_ray.data.shard_file import ROW_GROUP
-from hep_ray.data.sparse import SparseColumn, Values, join, select
+from hep_ray.data.sparse import Values, join
 from hep_ray.errors import ShardMismatch
 
 LOCAL_SHUFFLE = 2
@@ -100,20 +100,29 @@ class ReadPlan:
             for shard in dict.fromkeys(mine[:, 0].tolist())
         ]
         table = pa.concat_tables(tables)
-        if self.seed is None and table.column(0).num_chunks == 1:
-            return table
-        labels = table.column(LABEL).to_numpy()
-        order = np.arange(len(labels))
-        if self.seed is not None:
-            order = np.random.default_rng((*self.seed, LOCAL_SHUFFLE, piece)).permutation(len(labels))
-        columns = {LABEL: pa.array(labels[order])}
-        for name in names:
-            values = column_of(table, name, schema)
-            ordered = values if self.seed is None else select(values, order)
+        self._check(table, schema, names)
+        for place, name in enumerate(names, 1):
             column = schema.column(name)
-            encode = column.sparse_type.encode if isinstance(ordered, SparseColumn) else column.to_arrow
-            columns[name] = encode(ordered)  # type: ignore[arg-type]
-        return pa.table(columns)
+            # Whole columns stay in chunks: joining them would copy all that they take.
+            if table.column(name).num_chunks > 1 and table.column(name).type != column.arrow_type:
+                joined = column.sparse_type.encode(column_of(table, name, schema))
+                table = table.set_column(place, table.schema.field(place), joined)
+        return table
+
+    def _check(self, table: pa.Table, schema: EventSchema, names: Sequence[str]) -> None:
+        for name in names:
+            column = schema.column(name)
+            found = table.schema.field(name).type if name in table.column_names else None
+            if found != column.arrow_type and not (column.shape and found == column.sparse_type):
+                raise ShardMismatch(
+                    f"a shard has the column '{name}' as its schema says; one of {self.paths[0]} … has {found}"
+                )
+
+    def order(self, piece: int, rows: int) -> npt.NDArray[np.intp]:
+        """In which order the rows of a piece are to be taken."""
+        if self.seed is None:
+            return np.arange(rows)
+        return np.random.default_rng((*self.seed, LOCAL_SHUFFLE, piece)).permutation(rows)
 
     def _rows(self, shard: int, groups: npt.NDArray[np.int64], names: Sequence[str]) -> pa.Table:
         path = self.paths[shard]
@@ -173,13 +182,6 @@ def cut(
 
 
 def column_of(table: pa.Table, name: str, schema: EventSchema) -> Values:
-    """A column of a table, without a copy where it has one chunk.
-
-    Raises:
-        ShardMismatch: it is of another type than the schema says.
-    """
-    column, values = schema.column(name), table.column(name)
-    if values.type != column.arrow_type and not (column.shape and values.type == column.sparse_type):
-        raise ShardMismatch(f"a shard has the column '{name}' as its schema says; got {values.type}")
-    pieces = [column.compact(chunk) for chunk in values.chunks]
+    """A column of a table, without a copy where it has one chunk."""
+    pieces = [schema.column(name).compact(chunk) for chunk in table.column(name).chunks]
     return pieces[0] if len(pieces) == 1 else join(pieces)

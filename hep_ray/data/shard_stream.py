@@ -132,14 +132,17 @@ class ShardStream:
         self, plan: ReadPlan, sizes: Iterable[int], device: torch.device | str
     ) -> Generator[Batch, None, None]:
         with closing(self.reader(plan, self.schema, self._names())) as tables:
-            held, at = Events({}, np.zeros(0, np.int64)), 0
+            pieces = enumerate(tables)
+            held, order, at = Events({}, np.zeros(0, np.int64)), np.arange(0), 0
             for size in sizes:
                 parts, left = [], size
                 while left:
                     if at == len(held):
-                        held, at = self._weighted(decoded(next(tables), self.schema, self._names())), 0
+                        piece, table = next(pieces)
+                        held = self._weighted(decoded(table, self.schema, self._names()))
+                        order, at = plan.order(piece, len(held)), 0
                     taken = min(left, len(held) - at)
-                    parts.append(make_batch(held, np.arange(at, at + taken), device))
+                    parts.append(make_batch(held, order[at : at + taken], device))
                     at, left = at + taken, left - taken
                 yield parts[0] if len(parts) == 1 else _joined(parts)
 
