@@ -57,8 +57,8 @@ class Registry(Generic[T]):
         self._discover()
         try:
             return self._entries[name]
-        except KeyError:
-            nearest = difflib.get_close_matches(name, self._entries, n=1)
+        except (KeyError, TypeError):  # a name from a file may be a list
+            nearest = difflib.get_close_matches(str(name), self._entries, n=1)
             hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
             raise UnknownName(
                 f"unknown {self.kind} '{name}'{hint}; known: {', '.join(sorted(self._entries))}"

@@ -17,6 +17,7 @@ from hep_ray.search.lifeline import lifeline
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.room import stopped_by_storage
 from hep_ray.search.trial_run import EPOCH_TIMEOUT, TrialJob
 from hep_ray.search.workers import trainable
 
@@ -53,6 +54,9 @@ def fit(
         total: trials in all, with those that ended before.
         console: where progress is shown.
         epoch_timeout: seconds that an epoch may take.
+
+    Raises:
+        StorageError: the storage is full, or cannot be written any more.
     """
     recorder.epoch_timeout = epoch_timeout
     job = TrialJob(
@@ -85,11 +89,16 @@ def fit(
     )
     try:
         with (
+            stopped_by_storage(folder),
             Progress(recorder.state, total, epochs, metric, mode, console) as progress,
             recorder.listening(progress.record),
             lifeline(console),
             trainable(job, resources, scratch) as actor,
         ):
             tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()
+    except Exception:
+        if recorder.fault is not None:
+            raise recorder.fault from None
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -19,6 +19,7 @@ from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.optuna_search import total_trials
 from hep_ray.search.resources import ResourcePlan, plan_resources
+from hep_ray.search.room import check_room
 from hep_ray.search.shared import check_every_node
 from hep_ray.search.shares import check_shares
 from hep_ray.search.space import Space
@@ -149,7 +150,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         InvalidSpace: the trainer would not read, or would refuse, a parameter, or workers cannot share a batch.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: a model cannot take the dataset's columns.
-        StorageError: the storage cannot be written, or a node of the cluster does not share it or the data.
+        StorageError: the storage cannot be written or has no room, or a node of the cluster does not share it or the
+            data.
         ClusterUnavailable: the cluster does not take this driver.
         Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
     """
@@ -162,7 +164,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     _check_storage(options.storage)
     dataset = Dataset.open(options.data)
     _check_metrics(search, dataset)
-    _check_models([*space.samples(), *search.references], dataset)
+    model_bytes = _check_models([*space.samples(), *search.references], dataset)
     connect()
     check_every_node(options.storage, options.data / MANIFEST)
     expected = expected_nodes()
@@ -176,6 +178,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         min_workers_per_trial=options.min_workers_per_trial,
         ingest=dataclasses.replace(ingest, readers=len(expected)),
     )
+    check_room(options.storage, model_bytes, resources.concurrent)
     check_shares(space, search.references, resources.min_workers_per_trial, resources.workers_per_trial)
     return SearchPlan(search, preset, space, dataset, resources, options)
 
@@ -217,15 +220,18 @@ def _check_metrics(search: Search, dataset: Dataset) -> None:
             )
 
 
-def _check_models(samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> None:
-    """Build each model that the trials may have, without memory for its weights."""
+def _check_models(samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> int:
+    """Build each model that the trials may have, without memory for its weights; bytes of the largest."""
     import torch
 
+    largest = 0
     for name, params in {params["model"]: params for params in samples}.items():
         try:
             with torch.device("meta"):
-                TrialConfig.from_params(params).build_model(dataset.schema)
+                weights = TrialConfig.from_params(params).build_model(dataset.schema).state_dict()
+            largest = max(largest, sum(one.nbytes for one in weights.values() if hasattr(one, "nbytes")))
         except InvalidConfig as fault:
             raise InvalidSpace(
                 f"every model of a search takes the dataset; model '{name}' does not: {fault}"
             ) from fault
+    return largest

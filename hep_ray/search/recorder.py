@@ -12,6 +12,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from hep_ray.errors import StorageError
 from hep_ray.search.definition import Search
 from hep_ray.search.failures import loss
 from hep_ray.search.state import SearchState
@@ -29,7 +30,9 @@ KEEP_BEST = 10
 FAILURE = "failure"
 """Key of a trial's last result that tells why it failed."""
 METRICS = "metrics"
-"""Key of a trial's result that holds the epoch's metrics."""
+"""Key of a trial's result that holds the epoch's metrics, as pairs."""
+UNSTORED = "unstored"
+"""Key of a result: what the storage did not take, which is no fault of the trial and ends the search."""
 ENDED = "ended"
 """Key of a result: the trial has done all that it had to."""
 
@@ -47,6 +50,7 @@ class Recorder(Callback):
 
     Attributes:
         epoch_timeout: of the trials, s, for the words in which one is recorded that took longer.
+        fault: why the storage takes no more records; Tune tells only its text.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Recorder(Callback):
     ) -> None:
         self.state = SearchState.fold(journal)
         self.epoch_timeout = math.inf
+        self.fault: StorageError | None = None
         self._given_back: Counter[str] = Counter()
         self._to_run_again: set[str] = set()
         self._told: set[str] = set()
@@ -77,8 +82,16 @@ class Recorder(Callback):
         return {}
 
     def write(self, record: Record) -> None:
-        """Journal a record, then tell everyone."""
-        self._journal.append(record)
+        """Journal a record, then tell everyone.
+
+        Raises:
+            StorageError: the storage does not take it; nobody is told.
+        """
+        try:
+            self._journal.append(record)
+        except StorageError as fault:
+            self.fault = fault
+            raise
         self.state.apply(record)
         for listener in self.listeners:
             listener(record)
@@ -123,15 +136,22 @@ class Recorder(Callback):
     ) -> None:
         """Record an epoch; one that a resumed trial repeats is already there."""
         trial_id = trial.config["trial_id"]
-        metrics = result.get(METRICS)
+        metrics = dict(result.get(METRICS, ()))
         if metrics and metrics["epoch"] > len(self.state.trials[trial_id].history):
             self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics))
             self._told.discard(trial_id)
             trial.run_metadata.num_failures = 0  # Tune counts losses over a trial's whole life, days long
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Record the end of a trial that Tune let end."""
+        """Record the end of a trial that Tune let end.
+
+        Raises:
+            StorageError: it ended because the storage is full: it is not recorded as failed, and goes on later.
+        """
         result = trial.last_result
+        if unstored := result.get(UNSTORED):
+            self.fault = StorageError(f"{unstored}; every finished epoch is kept: make room, then resume")
+            raise self.fault
         self.finish(trial.config["trial_id"], result.get(FAILURE, ""), ended=result.get(ENDED, False))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

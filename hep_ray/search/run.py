@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hep_ray.errors import CannotResume, StorageError, TrackingUnavailable
+from hep_ray.files import storing
 from hep_ray.search.failures import judge
 from hep_ray.search.fit import fit
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
@@ -54,7 +55,7 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         console: where progress is shown.
 
     Raises:
-        StorageError: the storage holds a search already and `resume` is off.
+        StorageError: the storage holds a search already and `resume` is off, or takes no more while it runs.
         CannotResume: there is none, or it is another search than this one.
         TrackingUnavailable: MLflow refuses the search before it starts, and always will.
         Interrupted: Ctrl-C; the search can be resumed.
@@ -78,7 +79,8 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
                 _train(plan, journal, recorder, console)
             finally:
                 untracked = close(tracker)
-                board = write_leaderboard(plan.folder, leaderboard(recorder.state, tracker.run_ids))
+                with storing(plan.folder):
+                    board = write_leaderboard(plan.folder, leaderboard(recorder.state, tracker.run_ids))
             untracked = untracked or attach(tracker, board)
             judge(recorder.state)
         except BaseException:

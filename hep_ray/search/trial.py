@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from ray import tune
 
+from hep_ray.files import storing
 from hep_ray.search import trial_log
-from hep_ray.search.trial_run import TrialJob, TrialRun, cause_of, failure
+from hep_ray.search.trial_run import TrialJob, TrialRun, cause_of, failure_of
 
 __all__ = ["TrialActor", "TrialJob"]
 
@@ -20,7 +22,7 @@ class TrialActor(tune.Trainable):
     the next trial's parameters. A trial whose folder holds a checkpoint goes on from there.
     """
 
-    _failure: str
+    _failure: dict[str, Any]
     _run: TrialRun | None
 
     def setup(self, config: dict[str, Any], job: TrialJob) -> None:  # type: ignore[override]
@@ -42,12 +44,13 @@ class TrialActor(tune.Trainable):
                     return self._run.report()
             except Exception as fault:  # noqa: BLE001 - recorded as the trial's cause of failure
                 self._fail(fault)
-        return failure(self._failure)
+        return self._failure
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._run, self._failure = None, ""
-        trial_log.begin(self._job.folder(config["trial_id"]), config["trial_id"])
+        self._run, self._failure = None, {}
         try:
+            with storing(self._job.folder(config["trial_id"])):
+                trial_log.begin(self._job.folder(config["trial_id"]), config["trial_id"])
             with trial_log.time_limit(self._job.epoch_timeout):
                 self._run = TrialRun(self._job, config, "cuda" if self._job.gpu else "cpu")
         except Exception as fault:  # noqa: BLE001 - reported by the first step
@@ -55,5 +58,6 @@ class TrialActor(tune.Trainable):
 
     def _fail(self, fault: Exception) -> None:
         """Keep the cause, and let go of everything that the trial held: its memory may be what it failed of."""
-        self._run, self._failure = None, cause_of(fault)
-        trial_log.write(self._failure)
+        self._run, self._failure = None, failure_of(fault)
+        with suppress(OSError):  # of a full storage, which the result tells
+            trial_log.write(cause_of(fault))

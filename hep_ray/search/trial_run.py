@@ -12,9 +12,10 @@ import torch
 
 from hep_ray.data.events import EventSchema
 from hep_ray.data.stream import EventData
-from hep_ray.errors import HepRayError, NonFiniteLoss
+from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
+from hep_ray.files import storing
 from hep_ray.masking import mask
-from hep_ray.search.recorder import ENDED, FAILURE, METRICS
+from hep_ray.search.recorder import ENDED, FAILURE, METRICS, UNSTORED
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
@@ -109,6 +110,7 @@ class TrialRun:
 
         Raises:
             NonFiniteLoss: the loss, or another metric, is NaN or infinite.
+            StorageError: the checkpoint cannot be written; the former one is whole.
         """
         if self._unreported is not None:
             metrics, self._unreported = self._unreported, None
@@ -117,7 +119,7 @@ class TrialRun:
             _check_finite(metrics)
             self._save(metrics)
         return {
-            METRICS: metrics,
+            METRICS: tuple(metrics.items()),  # Tune keeps 2 KiB of statistics of each number in a dict
             "epoch": int(metrics["epoch"]),
             self._job.metric: metrics[self._job.metric],
             ENDED: self._loop.finished,
@@ -133,10 +135,11 @@ class TrialRun:
         state = {"loop": self._loop.state_dict(), "best": self._best, "metrics": metrics}
         if not self._writes:
             return
-        if improved:
-            best = {"model": self._loop.kept.state_dict(), "params": self._loop.config.resolved()}
-            save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
-        save_checkpoint(self._folder / LAST, state)
+        with storing(self._folder):
+            if improved:
+                best = {"model": self._loop.kept.state_dict(), "params": self._loop.config.resolved()}
+                save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
+            save_checkpoint(self._folder / LAST, state)
 
 
 def _check_finite(metrics: dict[str, float]) -> None:
@@ -150,6 +153,12 @@ def _check_finite(metrics: dict[str, float]) -> None:
 def failure(cause: str) -> dict[str, Any]:
     """The result of a trial that failed."""
     return {FAILURE: cause, "epoch": 0, "done": True}
+
+
+def failure_of(fault: Exception) -> dict[str, Any]:
+    """The result of a trial that met a fault; a full storage is the search's, not the trial's."""
+    unstored = {UNSTORED: str(fault)} if isinstance(fault, StorageError) else {}
+    return failure(cause_of(fault)) | unstored
 
 
 def cause_of(fault: Exception) -> str:

@@ -29,7 +29,7 @@ from hep_ray.search import trial_log
 from hep_ray.search.mailbox import Ledger, Mailbox, Order
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.trial import TrialActor
-from hep_ray.search.trial_run import TrialJob, TrialRun, cause_of, failure
+from hep_ray.search.trial_run import TrialJob, TrialRun, cause_of, failure_of
 from hep_ray.training.distributed import Communicator, backend
 
 RESTARTS = 3
@@ -223,7 +223,7 @@ def serve(config: dict[str, Any]) -> None:
                     run = (name, TrialRun(job, order.trial, get_device(), communicator, order.told))
                 result = run[1].report()
         except (NonFiniteLoss, InputError) as fault:
-            run, result = None, failure(cause_of(fault))
+            run, result = None, failure_of(fault)
         except Exception as fault:
             ray.get(mailbox.broke.remote(cause_of(fault)))
             raise

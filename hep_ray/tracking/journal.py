@@ -8,7 +8,6 @@ earlier versions, are read as well.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -56,9 +55,9 @@ class Journal:
         """
         line = encode(record)
         try:
-            written = os.write(self._file.fileno(), line)
-            if written < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = 0
+            while written < len(line):  # a disk that fills up takes a part, and says why with the rest
+                written += os.write(self._file.fileno(), line[written:])
             os.fsync(self._file.fileno())
         except OSError as fault:
             with suppress(OSError):

@@ -19,9 +19,19 @@ BEST = "best.pt"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state so that a crash at any moment leaves the former file or the new one, never a torn one."""
+    """Write a state so that a crash at any moment leaves the former file or the new one, never a torn one.
+
+    Raises:
+        OSError: the disk is full, say; the former file stays.
+    """
     with whole(path) as filling, filling.open("wb") as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as fault:
+            # Closing the file that it could not write, torch hides why.
+            if isinstance(fault.__context__, OSError):
+                raise fault.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

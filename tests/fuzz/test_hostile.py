@@ -28,6 +28,7 @@ FOUND = {
     "looks at the test split": [b"3\n", b"\xff\n", b"[" * 100_000 + b"\n"],
     "checkpoints": [b"", b"PK\x03\x04", b"\x80\x02}q\x00."],
     "spaces": [b'{"model": "mlp", "loss": ["choice", ["a"]]}'],
+    "parameters": [b'{"model": 5}', b'{"model": ["mlp"]}', b'{"model": "mlp", "loss": {}}'],
     "manifests": [b"[" * 100_000, b"[1]"],
 }
 """Inputs that once gave another exception, a hang or a huge allocation."""
