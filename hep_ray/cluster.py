@@ -7,6 +7,7 @@ import os
 import warnings
 
 from hep_ray.errors import ClusterUnavailable
+from hep_ray.masking import close_token, ray_token
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -31,6 +32,7 @@ def connect() -> None:
     """
     import ray
 
+    close_token(ray_token())
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     for name in ("ray", "ray.tune", "ray.data", "ray.train"):

@@ -39,6 +39,9 @@ test -x "$env/bin/python" || "$uv" venv --quiet --python "${HEP_RAY_PYTHON:-3.12
 "$uv" pip sync --quiet --python "$env/bin/python" --require-hashes "$code/requirements/lock.txt"
 "$uv" pip install --quiet --python "$env/bin/python" --no-deps --no-build-isolation --editable "$code"
 
+# Ray and its launcher leave the token for everyone to read.
+[ ! -f ~/.ray/auth_token ] || chmod 600 ~/.ray/auth_token
+
 # Variables of every login: bash reads ~/.bashrc, and Ray's launcher reads it before each command.
 {
     echo "# Written by hep_ray's clusters/bin/setup.sh; it is written anew by the next setup."

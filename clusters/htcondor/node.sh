@@ -19,7 +19,8 @@ mkdir -p "$meeting" ~/.ray
 
 export RAY_AUTH_MODE=token RAY_TMPDIR=/tmp/ray_$cluster.$process
 until [ -s ~/.ray/auth_token ]; do
-    if [ "$process" -eq 0 ]; then ray get-auth-token --generate >/dev/null || exit 1; else sleep 5; fi
+    # Ray writes the token for everyone to read.
+    if [ "$process" -eq 0 ]; then (umask 077 && ray get-auth-token --generate >/dev/null) || exit 1; else sleep 5; fi
 done
 resources="--num-cpus=${OMP_NUM_THREADS:-1} --num-gpus=$(python -c 'import torch; print(torch.cuda.device_count())')"
 unset OMP_NUM_THREADS  # HTCondor sets it to the job's cores, and Ray's workers would inherit it

@@ -155,6 +155,21 @@ def authentication(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Che
     )
 
 
+def token(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
+    """Nobody but its owner reads the token that opens the cluster; Ray itself writes it for everyone to read."""
+    in_use = {node_id: one for node_id, one in facts.items() if one.auth_mode == "token"}
+    open_to_all = {node_id: one.open_token for node_id, one in in_use.items() if one.open_token}
+    if not open_to_all:
+        return Check("token file", True, "read by its owner alone, where one is asked for")
+    return Check(
+        "token file",
+        False,
+        _per_node(nodes, open_to_all),
+        "whoever reads the token may run code as you: `chmod 600` the file there, and make a new token "
+        "(`ray get-auth-token --generate` after deleting it) where others may have read it",
+    )
+
+
 def count(number: int, noun: str) -> str:
     """`1 node`, `2 nodes`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -60,6 +60,7 @@ def examine(wanted: Wanted) -> list[Check]:
         checks.code(nodes, facts, probe.code_hash(), wanted.code),
         checks.gpus(nodes, facts),
         checks.authentication(nodes, facts),
+        checks.token(nodes, facts),
         checks.clock(nodes, probe.clocks(heard)),
         _storage(wanted.storage, heard),
     ]

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hep_ray.masking import open_token, ray_token
 from hep_ray.tracking.provenance import PACKAGE, PACKAGES, package_version
 
 PATIENCE = 90.0
@@ -54,6 +55,7 @@ class NodeFacts:
         code: hash of its hep_ray package.
         torch_gpus: GPUs that torch sees.
         auth_mode: RAY_AUTH_MODE of Ray's processes; empty where it is not set.
+        open_token: Ray's token file with its permissions, where others than its owner can read it; empty elsewhere.
     """
 
     host: str
@@ -61,6 +63,7 @@ class NodeFacts:
     code: str
     torch_gpus: int
     auth_mode: str
+    open_token: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,8 @@ def code_hash() -> str:
 def facts() -> NodeFacts:
     """What this node says about itself."""
     versions = {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}}
-    return NodeFacts(
-        platform.node(), versions, code_hash(), _torch_gpus(), os.environ.get("RAY_AUTH_MODE", "")
-    )
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    return NodeFacts(platform.node(), versions, code_hash(), _torch_gpus(), mode, open_token(ray_token()))
 
 
 def clocks(nodes: Sequence[Node]) -> dict[str, Clock]:

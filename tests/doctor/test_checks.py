@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from hep_ray.doctor import checks
+from hep_ray.masking import close_token, open_token
 from hep_ray.search.probe import Clock, Node, NodeFacts
 
 HEAD = Node("a", "10.0.0.1", cpus=8, gpus=0)
@@ -25,6 +26,7 @@ SOUND_CHECKS = {
     "code": lambda: checks.code(NODES, SOUND, "c0de", "c0de"),
     "gpus": lambda: checks.gpus(NODES, SOUND),
     "authentication": lambda: checks.authentication(NODES, SOUND),
+    "token file": lambda: checks.token(NODES, SOUND),
     "clocks": lambda: checks.clock(NODES, {"a": Clock(0, 0.001), "b": Clock(-0.2, 0.002)}),
     "storage": lambda: checks.shared("storage", "/shared", NODES, {}),
 }
@@ -101,3 +103,22 @@ def test_gpus_that_ray_leaves_idle_are_told():
 
     assert check.ok
     assert "10.0.0.2: torch sees 4" in check.found
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [(0o600, ""), (0o400, ""), (0o640, "0640"), (0o644, "0644"), (0o602, "0602")]
+)
+def test_a_token_that_others_can_read_is_told(tmp_path, mode, told):
+    path = tmp_path / "auth_token"
+    path.write_text("secret")
+    path.chmod(mode)
+    found = open_token(path)
+    assert found == (f"{path} ({told})" if told else "")
+    check = checks.token(NODES, changed(open_token=found))
+    assert check.ok is not bool(told)
+    assert ("chmod 600" in check.advice) is bool(told)
+    assert "secret" not in str(check)
+    close_token(path)
+    assert open_token(path) == ""
+    assert path.read_text() == "secret"
+    assert open_token(tmp_path / "absent") == ""

@@ -32,6 +32,7 @@ def test_everything_is_ready_on_this_machine(ray_session, tmp_path, make_dataset
             "code",
             "gpus",
             "authentication",
+            "token file",
             "clocks",
             "storage",
             "data",
