@@ -85,16 +85,19 @@ def make_search_place() -> Callable[..., Path]:
     """A factory of places to work in: `make_search_place(folder, name=script, …)`.
 
     It holds `searches/<name>.py` in a clean git checkout, as promotion asks for, and the dataset `data`, in which the
-    sign of x·y tells the classes apart: no network without a hidden layer can.
+    sign of x·y tells the classes apart. A network without a hidden layer cannot see that; it has z, which overlaps.
     """
 
     def make(folder: Path, events: int = 1500, **scripts: str) -> Path:
-        x = np.random.default_rng(0).normal(size=(events, 2)).astype(np.float32)
-        column = Column(name="features", shape=(2,), unit="GeV", elements=("x", "y"))
+        random = np.random.default_rng(0)
+        x, y, noise = random.normal(size=(3, events)).astype(np.float32)
+        labels = (x * y > 0).astype(np.int64)
+        features = np.stack([x, y, labels.astype(np.float32) + noise], axis=1)
+        column = Column(name="features", shape=(3,), unit="GeV", elements=("x", "y", "z"))
         schema = EventSchema(task="quadrants", columns=(column,), classes=("background", "signal"))
-        labels = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
         with ShardWriter(folder / "data", schema, source={}, rows_per_shard=512) as writer:
-            writer.write({"event_id": [f"e{row}" for row in range(events)], "label": labels, "features": x})
+            ids = [f"e{row}" for row in range(events)]
+            writer.write({"event_id": ids, "label": labels, "features": features})
         (folder / "searches").mkdir()
         for name, script in scripts.items():
             (folder / "searches" / f"{name}.py").write_text(script)
