@@ -27,7 +27,6 @@ CONFIRMED_NAME, CONTENDERS_NAME = "confirmed trials, best first", "means over se
 GROUP_FIRST = ("root_index", "model", "loss")
 """What trials are grouped by, if it varied; else by the first choice of the space."""
 SECTION = "comparison"
-RUN_NAME = "attributes.`Run Name`"
 
 
 def experiment_tags(started: SearchStarted, experiment_id: str) -> dict[str, str]:
@@ -135,7 +134,6 @@ def _state(
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": list(columns),
-        "columnWidths": {RUN_NAME: 330} | {name: 165 for name in columns if name.startswith("metrics.")},
     }
 
 
