@@ -171,3 +171,20 @@ def test_shards_without_zeros_are_read_as_any_parquet_is(tmp_path: Path) -> None
     again = convert([tmp_path / "d"], "parquet", None, tmp_path / "again")
     assert again.sparse == {"image": pytest.approx(written.sparse["image"])}
     assert [shard.content for shard in again.shards] == [shard.content for shard in written.shards]
+
+
+def test_one_shard_alone_says_itself_how_it_is_stored_and_pages_show_it(tmp_path: Path) -> None:
+    from hep_ray.config import Config
+    from hep_ray.data.readers import READERS
+    from hep_ray.data.show import show
+
+    write(tmp_path / "d", cells(300))
+    shard = tmp_path / "d/train-00000.parquet"
+    opened = READERS["parquet"].open(shard, Config())
+    (part,) = opened.parts
+    assert part.fields.field("image").type == pa.fixed_shape_tensor(pa.float32(), (8, 8, 2))
+    read = pa.Table.from_batches(list(opened.read(part, 5, 40, ["image"]))).combine_chunks()
+    expected = SCHEMA.decode(pq.read_table(shard).combine_chunks().to_batches()[0])["image"][5:40]
+    found = SCHEMA.column("image").to_numpy(read.column("image").chunk(0))
+    np.testing.assert_array_equal(found, expected)
+    assert show(tmp_path / "d").is_file()

@@ -108,6 +108,12 @@ def test_streamed_events_are_those_that_one_process_reads_in_the_same_order(
     for left, right in zip(data.events("val").dealt(512)[1], resident.dealt(512)[1], strict=True):
         assert torch.equal(left.inputs["image"], right.inputs["image"])
         assert left.inputs["image"].is_contiguous()
+    test = open_events(dataset, ingest, ["test"], purpose="confirm").events("test")
+    kept = load_resident(dataset, ["test"], purpose="confirm").events("test")
+    assert (test.labels == kept.labels).all()
+    assert torch.equal(next(test.batches(512)).labels, next(kept.batches(512)).labels)
+    with pytest.raises(InvalidConfig, match="purpose"):
+        open_events(dataset, ingest, ["test"])
     begun = stream.batches(100)
     next(begun)
     begun.close()
