@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from tests.chaos.rig import Rig, tree
 
+TRIES = 40
+LATEST = 5
+"""Epoch, of eight, after which a trial counts as about to end."""
 LONGEST_AWAY = 3.0
 """Seconds, at most, until somebody starts again what was killed."""
 
@@ -22,6 +25,7 @@ class Fault:
     Attributes:
         kind: a key of `KINDS`.
         victim: what was killed, in words.
+        at: time of the kill.
         seconds: from the kill until the search had got over it.
         before: epochs that the journal held at the kill.
         interrupted: trials that were being trained.
@@ -29,6 +33,7 @@ class Fault:
 
     kind: str
     victim: str = ""
+    at: float = 0.0
     seconds: float = 0.0
     before: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
     interrupted: set[str] = field(default_factory=set)
@@ -46,10 +51,9 @@ def inject(kind: str, rig: Rig, dice: random.Random) -> Fault | None:
     if _over(rig):
         return None
     fault.before = rig.epochs()
-    start = time.time()
     back = KINDS[kind](rig, dice, fault)
-    rig.until(lambda: back(start) or _over(rig), f"{kind} {fault.victim} is got over")
-    fault.seconds = time.time() - start
+    rig.until(lambda: back(fault.at) or _over(rig), f"{kind} {fault.victim} is got over")
+    fault.seconds = time.time() - fault.at
     return fault
 
 
@@ -67,33 +71,49 @@ Back = Callable[[float], bool]
 
 def _actor(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     """A process that trains a trial; over when that trial tells of its next epoch, or of its end."""
-    running = rig.running()
-    fault.victim = dice.choice(sorted(running)) if running else "none"
+    running = _training(rig)
+    fault.victim = dice.choice(sorted(running)) if running else "no trial"
     if running:
         os.kill(running[fault.victim], signal.SIGKILL)
         fault.interrupted = {fault.victim}
-    return lambda since: rig.moved_on(fault.interrupted, since)
+    fault.at = time.time()
+    return lambda since: rig.got_over(fault.interrupted, since)
 
 
 def _node(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     """A worker node with its trials; over when each of those tells of its next epoch, or of its end."""
     node = next(iter(rig.cluster.worker_nodes))
-    members = {
-        process.pid
-        for some in node.all_processes.values()
-        for process in tree(one.process.pid for one in some)
-    }
-    fault.interrupted = {trial for trial, pid in rig.running().items() if pid in members}
+    for _ in range(TRIES):
+        running = _training(rig)
+        pids = [one.process.pid for some in node.all_processes.values() for one in some]
+        members = {process.pid for process in tree(pids)}
+        fault.interrupted = {trial for trial, pid in running.items() if pid in members}
+        if fault.interrupted:
+            break
+        time.sleep(0.5)
     fault.victim = f"with {', '.join(sorted(fault.interrupted)) or 'no trial'}"
     rig.kill_nodes([node])
+    fault.at = time.time()
     _away(dice)
     rig.add_node()
-    return lambda since: rig.moved_on(fault.interrupted, since)
+    return lambda since: rig.got_over(fault.interrupted, since)
+
+
+def _training(rig: Rig) -> dict[str, int]:
+    """Trials in mid-life with their processes, waited for a while: one that ends while it is killed tells nothing."""
+    for _ in range(TRIES):
+        histories = {one.trial_id: len(one.history) for one in rig.state().unfinished()}
+        running = {name: pid for name, pid in rig.running().items() if 1 <= histories.get(name, 0) <= LATEST}
+        if running:
+            return running
+        time.sleep(0.2)
+    return {}
 
 
 def _server(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     """MLflow's server; over when it holds every epoch that the journal held when it was killed."""
     rig.server.kill()
+    fault.at = time.time()
     _away(dice)
     rig.server.start()
     return lambda _: rig.tracked(fault.before)
@@ -103,15 +123,17 @@ def _driver(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     """The search's own process, started again with --resume; over when a trial tells of an epoch."""
     fault.interrupted = set(rig.running())
     rig.kill_driver()
+    fault.at = time.time()
     _away(dice)
     rig.start_driver()
-    return lambda since: rig.moved_on(None, since)
+    return rig.moved_on
 
 
 def _head(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     """The head node; the driver has to end by itself, the cluster is started anew, and the search with --resume."""
     fault.interrupted = set(rig.running())
     rig.kill_nodes([rig.cluster.head_node])
+    fault.at = time.time()
     assert rig.driver is not None
     driver = rig.driver
     rig.until(lambda: driver.poll() is not None, "the driver ends, its cluster being gone", tend=False)
@@ -120,18 +142,19 @@ def _head(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     rig.cluster.head_node = None
     rig.start_cluster()
     rig.start_driver()
-    return lambda since: rig.moved_on(None, since)
+    return rig.moved_on
 
 
 def _machine(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     """Driver, server and all nodes at once; over when a trial tells of an epoch."""
     fault.interrupted = set(rig.running())
     rig.stop_machine()
+    fault.at = time.time()
     _away(dice)
     rig.server.start()
     rig.start_cluster()
     rig.start_driver()
-    return lambda since: rig.moved_on(None, since)
+    return rig.moved_on
 
 
 KINDS: dict[str, Callable[[Rig, random.Random, Fault], Back]] = {

@@ -128,14 +128,23 @@ class Rig:
         trials = self.state().trials.values()
         return {(one.trial_id, int(row["epoch"])): row for one in trials for row in one.history}
 
-    def moved_on(self, trials: Iterable[str] | None, since: float) -> bool:
-        """Whether each of these trials, or any, has told of an epoch or of its end since then."""
-        news = {
-            record["trial_id"]
-            for record in self._records()
-            if record["time"] > since and record["kind"] in {"epoch_finished", "trial_finished"}
-        }
-        return bool(news) if trials is None else set(trials) <= news
+    def moved_on(self, since: float) -> bool:
+        """Whether any trial has told of an epoch since then."""
+        return any(one["time"] > since and one["kind"] == "epoch_finished" for one in self._records())
+
+    def got_over(self, trials: Iterable[str], since: float) -> bool:
+        """Whether each of these trials was lost since then and told of an epoch after it, or has ended."""
+        lost, over = set(), set()
+        for record in self._records():
+            if record["time"] > since and record.get("trial_id"):
+                name = record["trial_id"]
+                if record["kind"] == "trial_lost":
+                    lost.add(name)
+                elif record["kind"] == "trial_finished" or (
+                    record["kind"] == "epoch_finished" and name in lost
+                ):
+                    over.add(name)
+        return set(trials) <= over
 
     def tracked(self, epochs: Iterable[tuple[str, int]]) -> bool:
         """Whether MLflow holds these epochs."""
@@ -245,7 +254,9 @@ class Rig:
         return left
 
     def _ours(self, pid: int) -> bool:
-        return any(one.pid == pid for one in self._marked())
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(pid).environ().get(MARK) == self.mark
+        return False
 
     def _processes(self) -> list[str]:
         names = []
