@@ -69,14 +69,20 @@ def open_client(uri: str) -> Any:
     Raises:
         TrackingUnavailable: another process is making the tables of the database, for longer than a minute.
     """
+    make = client_class()
+    with _one_at_a_time(uri):
+        return make(tracking_uri=uri)
+
+
+def client_class() -> Any:
+    """MLflow's client, imported with our settings; the first call takes seconds."""
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
-    with _one_at_a_time(uri):
-        return MlflowClient(tracking_uri=uri)
+    return MlflowClient
 
 
 def all_pages(ask: Callable[..., Any]) -> list[Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.masking import mask
+from hep_ray.tracking.client import client_class
 from hep_ray.tracking.faults import cause, refuses_client, refuses_record
 from hep_ray.tracking.records import EpochFinished, Record
 from hep_ray.tracking.runs import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, RunWriter
@@ -28,7 +29,7 @@ BATCH_SECONDS = 0.5
 """Records that arrive within this time travel together."""
 LONGEST_WAIT = 15.0
 """Between two attempts to reach a server that does not answer, s."""
-FIRST_ANSWER = 15.0
+FIRST_ANSWER = 30.0
 """How long a search waits for the first answer before it starts without one, s."""
 PATIENCE = "HEP_RAY_TRACKING_PATIENCE"
 """Environment variable: seconds for which `close` goes on trying to reach a server that does not answer."""
@@ -71,6 +72,7 @@ class MlflowTracker:
         self._answered = threading.Event()
         self._fault: Exception | None = None
         self._told_away = False
+        client_class()  # the wait for the first answer is not for Python's imports
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
         self._await_first_answer()

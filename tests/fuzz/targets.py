@@ -113,7 +113,7 @@ def space(_: Path, content: bytes) -> None:
     kinds = {"choice": Choice, "uniform": Uniform, "log": LogUniform, "int": Integer}
     made = {}
     for key, value in stated.items():
-        if isinstance(value, list) and value and value[0] in kinds:
+        if isinstance(value, list) and value and isinstance(value[0], str) and value[0] in kinds:
             try:
                 made[key] = kinds[value[0]](*value[1:4])
             except TypeError:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -236,17 +237,16 @@ def test_a_server_that_is_killed_and_started_again_has_everything(tmp_path):
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
+def postgres():
     """A PostgreSQL of this test's own, as a user that is not root: it refuses root."""
     pytest.importorskip("psycopg", reason="the extra 'postgres' is not installed")
     programs = {name: shutil.which(name) for name in ("initdb", "pg_ctl", "postgres")}
     if not all(programs.values()):
         pytest.skip("no PostgreSQL on the path")
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
+    # Not below pytest's folder, which every session of pytest closes to other users.
+    folder, port = Path(tempfile.mkdtemp(prefix="postgres-")), free_port()
     as_user = {"user": "postgres"} if os.geteuid() == 0 else {}
     if as_user:
-        for part in (folder, *folder.parents[:-2]):
-            part.chmod(0o755)
         shutil.chown(folder, "postgres")
 
     def run(program, *words):
@@ -271,6 +271,7 @@ def postgres(tmp_path_factory):
 
     yield f"postgresql://ana:s3cret@127.0.0.1:{port}/postgres", kill, lambda: run(*start)
     run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
 
 
 def alive(pid):
