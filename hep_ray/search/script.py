@@ -33,9 +33,9 @@ def load_search(name: str, folder: Path = HERE) -> Search:
     if not _FILE_NAME.fullmatch(Path(name).name):
         raise UnknownName(f"a search is the name of a script, or its path; got '{name[:80]}'")
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not path.is_file() and path.parent == HERE and (not HERE.is_dir() or (OURS / path.name).is_file()):
+    if not _is_file(path) and path.parent == HERE and (not HERE.is_dir() or (OURS / path.name).is_file()):
         folder, path = OURS, OURS / path.name
-    if not path.is_file():
+    if not _is_file(path):
         known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
         raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
     spec = importlib.util.spec_from_file_location(f"_search_{path.stem}", path)
@@ -47,3 +47,11 @@ def load_search(name: str, folder: Path = HERE) -> Search:
     if not isinstance(search, Search):
         raise UnknownName(f"a search script has a variable 'search' of class Search; {path} has none")
     return search
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is one; no path that the system cannot take is one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

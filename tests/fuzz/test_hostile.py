@@ -29,6 +29,7 @@ FOUND = {
     "checkpoints": [b"", b"PK\x03\x04", b"\x80\x02}q\x00."],
     "spaces": [b'{"model": "mlp", "loss": ["choice", ["a"]]}'],
     "parameters": [b'{"model": 5}', b'{"model": ["mlp"]}', b'{"model": "mlp", "loss": {}}'],
+    "names and paths": [b"a" * 5000, b"a" * 300 + b"/x", b"a" * 300 + b"/x.py"],
     "manifests": [b"[" * 100_000, b"[1]"],
 }
 """Inputs that once gave another exception, a hang or a huge allocation."""
