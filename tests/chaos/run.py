@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -226,6 +227,7 @@ def main() -> None:
         os.environ.setdefault(key, value)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that what runs is stopped
     folder = Path(tempfile.mkdtemp(prefix="hep_ray-chaos-"))
     sockets = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="c")  # the path of a socket is short
     outcomes = []
