@@ -26,7 +26,11 @@ def contender(folder: Path, name: str, labels: np.ndarray, runs: list[np.ndarray
         columns = {"label": labels, "score_background": 1 - signal, "score_signal": signal}
         metadata = {b"hep_ray": b'{"epoch": 1, "loss": 0.5}'}
         pq.write_table(pa.table(columns, metadata=metadata), folder / file)
-        made.append(ConfirmedRun(trial_id=file, seed=seed, epoch=1, metrics={}, checkpoint="", scores=file))
+        made.append(
+            ConfirmedRun(
+                trial_id=file, seed=seed, epoch=1, metrics={}, checkpoint=f"{file}/best.pt", scores=file
+            )
+        )
     return Contender(name=name, role="finalist", params={}, runs=tuple(made), estimates={})
 
 

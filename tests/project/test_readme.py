@@ -27,6 +27,8 @@ COMPONENTS = REPOSITORY / "docs/howto/components.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+PRIVATE = re.compile(r"^\(umask 077; (.*)\)$")
+"""A command whose files are for nobody else."""
 TARGETS = (
     "env",
     "search",
@@ -57,7 +59,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> Iterator[list[str]]:
     for block in blocks(page, ""):
         for line in block.splitlines():
-            if words := shlex.split(line, comments=True):
+            if words := shlex.split(PRIVATE.sub(r"\1", line), comments=True):
                 yield words
 
 
