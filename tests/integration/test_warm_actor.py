@@ -58,7 +58,7 @@ def train(actor, epochs=EPOCHS):
     import ray
 
     results = [ray.get(actor.train.remote()) for _ in range(epochs)]
-    return [{k: v for k, v in result["metrics"].items() if k != "epoch_seconds"} for result in results]
+    return [{k: v for k, v in result["metrics"] if k != "epoch_seconds"} for result in results]
 
 
 def reset(actor, trial):

@@ -86,7 +86,7 @@ def start(job, tmp_path):
 
 
 def numbers(results):
-    return [{k: v for k, v in result["metrics"].items() if k != "epoch_seconds"} for result in results]
+    return [{k: v for k, v in result["metrics"] if k != "epoch_seconds"} for result in results]
 
 
 def train(actor, epochs=EPOCHS):
