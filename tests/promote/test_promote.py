@@ -75,7 +75,8 @@ def test_a_real_gain_becomes_the_champion_and_loads_without_unpickling(
         import mlflow.pyfunc
 
         monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-        mlflow.set_tracking_uri(wishes().tracking_uri)
+        # `mlflow.set_tracking_uri` would leave the variable behind for every test that follows.
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", wishes().tracking_uri)
         scoring = mlflow.pyfunc.load_model(f"models:/{done.name}@champion")
         scores = scoring.predict(pd.DataFrame({"features": list(features)}))
     assert list(scores.columns) == ["score_background", "score_signal"]
