@@ -51,7 +51,7 @@ def alone(job: Any, trial: dict[str, Any]) -> list[dict[str, float]]:
 
     torch.set_num_threads(1)
     run = TrialRun(job, {**trial, "trial_id": "alone"}, "cpu")
-    return [run.report()[METRICS] for _ in range(job.epochs)]
+    return [dict(run.report()[METRICS]) for _ in range(job.epochs)]
 
 
 def together(job: Any, trial: dict[str, Any], scratch: Path) -> list[dict[str, float]]:
@@ -67,7 +67,7 @@ def together(job: Any, trial: dict[str, Any], scratch: Path) -> list[dict[str, f
     group = WorkerGroup(workers=2, least=2, cpus=1, gpus=0, scratch=str(scratch))
     build: Any = tune.with_parameters(GroupActor, job=job, group=group, ledger=ledger)
     actor: Any = ray.remote(num_cpus=0)(build).remote(config={**trial, "trial_id": "together"})
-    metrics = [ray.get(actor.train.remote())[METRICS] for _ in range(job.epochs)]
+    metrics = [dict(ray.get(actor.train.remote())[METRICS]) for _ in range(job.epochs)]
     ray.get(actor.stop.remote())
     return metrics
 

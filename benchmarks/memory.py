@@ -96,7 +96,7 @@ class Trial:
         """Train and validate."""
         from hep_ray.search.recorder import METRICS
 
-        metrics: dict[str, float] = self._run.report()[METRICS]
+        metrics: dict[str, float] = dict(self._run.report()[METRICS])
         return metrics
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=int, default=200_000, help="training events, to the next 4096")
+    parser.add_argument("--events", type=int, default=300_000, help="training events, to the next 4096")
     parser.add_argument("--times", type=float, default=10, help="the budget that they take")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())

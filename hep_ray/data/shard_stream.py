@@ -133,13 +133,16 @@ class ShardStream:
     ) -> Generator[Batch, None, None]:
         with closing(self.reader(plan, self.schema, self._names())) as tables:
             pieces = enumerate(tables)
-            held, order, at = Events({}, np.zeros(0, np.int64)), np.arange(0), 0
+            nothing = Events({}, np.zeros(0, np.int64))
+            held, order, at = nothing, np.arange(0), 0
             for size in sizes:
                 parts, left = [], size
                 while left:
                     if at == len(held):
+                        held = nothing  # let go before the next piece takes its memory
                         piece, table = next(pieces)
                         held = self._weighted(decoded(table, self.schema, self._names()))
+                        del table
                         order, at = plan.order(piece, len(held)), 0
                     taken = min(left, len(held) - at)
                     parts.append(make_batch(held, order[at : at + taken], device))
