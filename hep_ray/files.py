@@ -9,13 +9,18 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hep_ray.errors import StorageError
 
-__all__ = ["storing", "sync", "whole", "write_whole"]
+__all__ = ["UNFINISHED", "remove_abandoned", "storing", "sync", "whole", "write_whole"]
+
+FILLING = ".tmp"
+"""Ends the name of a file that is being filled."""
+UNFINISHED = f".*{FILLING}"
+"""Pattern of such names."""
 
 
 @contextmanager
@@ -41,8 +46,8 @@ def whole(path: Path) -> Iterator[Path]:
         OSError: of the system, where the file cannot be written; see `storing`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path)
-    filling = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*{FILLING}"))
+    filling = path.with_name(f".{path.name}.{os.getpid()}{FILLING}")
     descriptor = os.open(filling, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -65,9 +70,9 @@ def write_whole(path: Path, text: str) -> None:
         filling.write_text(text, encoding="utf-8")
 
 
-def remove_abandoned(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; what a living one fills stays."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def remove_abandoned(unfinished: Iterable[Path]) -> None:
+    """Remove files that killed writers left half-filled; what a living one fills stays."""
+    for left in unfinished:
         try:
             descriptor = os.open(left, os.O_RDWR)
         except FileNotFoundError:

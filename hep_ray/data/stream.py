@@ -159,7 +159,7 @@ def load_resident(
     nbytes = 0
     for split, of_split in groups.items():
         per_piece = 1 if not dataset.manifest.sparse else PER_PIECE
-        plan = cut(of_split, [(0, dataset.rows(split))] if len(of_split) else [], per_piece)
+        plan = cut(of_split, [(0, dataset.rows(split))], per_piece)
         with closing(streamed(plan, schema, names)) as tables:
             events = _pack(tables, dataset.rows(split), names, schema)
         references[split] = ray.put(events)
@@ -176,7 +176,7 @@ def _stream(
     groups = _groups(dataset, split, purpose)
     if schema.weight is not None:
         total = np.zeros(len(schema.classes))
-        plan = cut(groups, [(0, dataset.rows(split))] if len(groups) else [], PER_PIECE)
+        plan = cut(groups, [(0, dataset.rows(split))], PER_PIECE)
         for table in one_by_one(plan, schema, [schema.weight]):
             total += decoded(table, schema, [schema.weight]).class_sums(len(total), schema.weight)
         sums[schema.weight] = total

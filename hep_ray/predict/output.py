@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from hep_ray.data.shard_file import sha256_of
 from hep_ray.errors import StorageError
-from hep_ray.files import storing, write_whole
+from hep_ray.files import UNFINISHED, remove_abandoned, storing, write_whole
 from hep_ray.predict.inputs import Prediction
 from hep_ray.predict.scores import MODEL
 
@@ -75,8 +75,7 @@ def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> 
                 f"one process predicts into a folder at a time; another one is in {out}"
             ) from None
         with storing(out):
-            for left in out.glob(".*.tmp"):
-                left.unlink()
+            remove_abandoned(out.glob(UNFINISHED))
             if not (out / MANIFEST).exists():
                 _write(out, {**what, "model": dict(model), "complete": False})
         yield {name for name, *_ in what["pieces"] if _is_done(out / name, str(what["model_digest"]))}

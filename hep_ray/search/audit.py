@@ -15,12 +15,13 @@ from typing import Any, Literal
 import optuna
 
 from hep_ray.errors import CorruptCheckpoint, StorageError, TrackingUnavailable
+from hep_ray.files import UNFINISHED
 from hep_ray.masking import mask
 from hep_ray.search.leaderboard import FILE_NAME, leaderboard
 from hep_ray.search.optuna_search import TOLD_AS
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.state import SearchState
-from hep_ray.tracking.client import SQLITE, find_runs, open_client
+from hep_ray.tracking.client import database_file, find_runs, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.names import metric_key
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
@@ -129,7 +130,8 @@ class _Tracked:
 
     def __init__(self, uri: str, state: SearchState) -> None:
         assert state.started is not None
-        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        file = database_file(uri)
+        if file is not None and not file.exists():
             raise FileNotFoundError("there is no such database")  # a client would make one
         self._state, self._client = state, open_client(uri)
         experiment = self._client.get_experiment_by_name(state.started.search)
@@ -216,7 +218,7 @@ def _study(folder: Path, state: SearchState) -> Iterator[Finding]:
 
 
 def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
-    for path in sorted({*folder.rglob(".*.tmp"), *folder.glob(".tune"), *folder.parent.glob(".probe-*")}):
+    for path in sorted({*folder.rglob(UNFINISHED), *folder.glob(".tune"), *folder.parent.glob(".probe-*")}):
         yield Finding("left over", f"{path.relative_to(folder.parent)}")
     started = state.started
     assert started is not None

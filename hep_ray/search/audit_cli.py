@@ -36,13 +36,10 @@ def audit(
         TrackingUnavailable: MLflow does not answer.
     """
     from hep_ray.search.audit import audit as examine
-    from hep_ray.search.state import SearchState, search_folder
-    from hep_ray.tracking.client import default_uri
+    from hep_ray.search.state import SearchState, recorded_uri, search_folder
 
     folder = search_folder(storage, name)
-    started = SearchState.read(folder).started
-    recorded = started.options.get("tracking_uri") if started else None
-    uri = tracking_uri or recorded or default_uri(storage)
+    uri = tracking_uri or recorded_uri(folder, SearchState.read(folder).started)
     found = examine(folder, uri)
     console = result_console()
     console.print(

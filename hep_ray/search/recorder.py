@@ -13,6 +13,7 @@ from typing import Any
 from ray.tune import Callback
 
 from hep_ray.errors import StorageError
+from hep_ray.files import UNFINISHED, remove_abandoned
 from hep_ray.search.definition import Search
 from hep_ray.search.failures import loss
 from hep_ray.search.state import SearchState
@@ -124,8 +125,7 @@ class Recorder(Callback):
 
     def sweep(self) -> None:
         """Remove what processes that were killed left half-written, and checkpoints of trials that had ended."""
-        for torn in self._trials_folder.parent.rglob(".*.tmp"):
-            torn.unlink(missing_ok=True)
+        remove_abandoned(self._trials_folder.parent.rglob(UNFINISHED))
         for trial in self.state.trials.values():
             if trial.finished is not None:
                 (self._trials_folder / trial.trial_id / LAST).unlink(missing_ok=True)
@@ -205,8 +205,8 @@ class Recorder(Callback):
 
     def _tidy(self, ended: str) -> None:
         folder = self._trials_folder / ended
-        for left in [folder / LAST, *folder.glob(".*.tmp")]:
-            left.unlink(missing_ok=True)
+        (folder / LAST).unlink(missing_ok=True)
+        remove_abandoned(folder.glob(UNFINISHED))
         self._forget_weaker()
 
     def _forget_weaker(self) -> None:

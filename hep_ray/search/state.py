@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hep_ray.errors import StorageError
+from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -119,6 +120,12 @@ class SearchState:
             return (best is None, trial.status == "failed", value, trial.started.number)
 
         return sorted(self.trials.values(), key=key)
+
+
+def recorded_uri(folder: Path, started: SearchStarted | None) -> str:
+    """Where MLflow holds a search: as recorded, else in the database of the storage that its folder lies in."""
+    recorded: str | None = started.options.get("tracking_uri") if started else None
+    return recorded or default_uri(folder.parent)
 
 
 def search_folder(storage: Path, search: str) -> Path:

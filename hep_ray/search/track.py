@@ -8,8 +8,7 @@ from pathlib import Path
 
 from hep_ray.errors import StorageError
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
-from hep_ray.search.state import SearchState
-from hep_ray.tracking.client import default_uri
+from hep_ray.search.state import SearchState, recorded_uri
 from hep_ray.tracking.journal import FILE_NAME, Journal
 from hep_ray.tracking.mlflow import MlflowTracker
 
@@ -44,8 +43,7 @@ def hand_over(folder: Path, uri: str | None = None, say: Callable[[str], None] |
     if not (folder / FILE_NAME).exists():
         raise StorageError(f"a search keeps {FILE_NAME} in its folder; {folder} has none")
     records = trials = 0
-    options = getattr(SearchState.read(folder).started, "options", {})
-    uri = uri or options.get("tracking_uri") or default_uri(folder.parent)
+    uri = uri or recorded_uri(folder, SearchState.read(folder).started)
     confirmations = sorted(journal.parent for journal in folder.glob(f"*/{FILE_NAME}"))
     for part in (folder, *confirmations):
         with Journal(part) as journal:

@@ -215,11 +215,7 @@ class MlflowTracker:
     def _write_pending(self) -> None:
         """Write from the front of the queue; a record leaves the queue only once it is written, or refused for good."""
         while self._pending:
-            epochs: list[EpochFinished] = []
-            for record in list(self._pending):
-                if not isinstance(record, EpochFinished):
-                    break
-                epochs.append(record)
+            epochs = self._leading_epochs()
             by_trial: dict[str, list[EpochFinished]] = {}
             for epoch in epochs:
                 by_trial.setdefault(epoch.trial_id, []).append(epoch)
@@ -230,6 +226,16 @@ class MlflowTracker:
                 self._write(getattr(first, "trial_id", ALL), partial(self._writer.write, first))
             for _ in range(max(len(epochs), 1)):
                 self._pending.popleft()
+
+    def _leading_epochs(self) -> list[EpochFinished]:
+        """Those at the front of the queue, which grows meanwhile."""
+        epochs: list[EpochFinished] = []
+        while len(epochs) < len(self._pending):
+            record = self._pending[len(epochs)]
+            if not isinstance(record, EpochFinished):
+                break
+            epochs.append(record)
+        return epochs
 
     def _write(self, trial_id: str, write: Callable[[], None]) -> None:
         """Write, unless MLflow refused a record of the same trial, or of the search, for good."""

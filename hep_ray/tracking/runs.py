@@ -74,15 +74,11 @@ class RunWriter:
             self._experiment_id = self._find_or_create()
 
     def write_epochs(self, records: Sequence[EpochFinished]) -> None:
-        """Log the metrics of consecutive epochs, those of a trial together."""
-        by_trial: dict[str, list[Any]] = {}
-        for record in records:
-            by_trial.setdefault(record.trial_id, []).extend(_points(record))
-        for trial_id, points in by_trial.items():
-            for first in range(0, len(points), METRICS_PER_CALL):
-                self._client.log_batch(
-                    self.run_ids[trial_id], metrics=points[first : first + METRICS_PER_CALL]
-                )
+        """Log the metrics of epochs of one trial together."""
+        points = [point for record in records for point in _points(record)]
+        run_id = self.run_ids[records[0].trial_id]
+        for first in range(0, len(points), METRICS_PER_CALL):
+            self._client.log_batch(run_id, metrics=points[first : first + METRICS_PER_CALL])
 
     def write(self, record: Record) -> None:
         """Write one record."""
