@@ -109,7 +109,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "what": "training events per second of one trial, two workers against one",
+                "what": "ddp_scaling: training events per second of one trial, two workers against one",
                 "train_events": train_events,
                 "left_out_per_epoch": train_events % 2,
                 "ours": round(rates[0]),

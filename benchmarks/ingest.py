@@ -93,7 +93,7 @@ def measure(reader: str, path: Path, events: int, plain: Callable[[Path], None],
     print(
         json.dumps(
             {
-                "what": f"events per second, {reader} to dataset",
+                "what": f"ingest: events per second, {reader} to dataset",
                 "events": events,
                 "ours": round(rates["two_workers"]),
                 "peer": round(rates["plain_loop"]),
@@ -141,7 +141,7 @@ def main() -> None:
             size = path.stat().st_size / 2**20
             peak = float(done.stdout)
             line = {
-                "what": "peak resident MB of converting an HDF5 file",
+                "what": "ingest: peak resident MB of converting an HDF5 file",
                 "file_mb": round(size),
                 "ours": round(peak),
             }

@@ -1,12 +1,17 @@
 """Events per second from shards to torch batches, beside a raw pyarrow scan and a DataLoader with workers.
 
-200,704 images of 50×50×3 with 3 % of the values not zero lie in shards of 4096, row groups of 512, once without their
-zeros (what hep_ray writes) and once whole (what one would otherwise write), both zstd. The scan decodes the whole
-images to numpy in one process and does nothing with them: the peer of `ratio`. The DataLoader reads the same shards in
-two workers, a row group per batch. All run one after the other in this process run, on batches of 512.
+200,704 images of 50×50×3 with 3 % of the values not zero lie in shards of 4096, row groups of 512, once whole (what one
+would otherwise write) and once without their zeros (what hep_ray writes of such images), both zstd. Of each form are
+measured, one after the other in this process run and in batches of 512:
 
-`ratio` is that of steady streaming; `first_load_ratio` and `resident_ratio` are those of the first load into memory and
-of shuffled epochs in memory. `own_scan` scans the shards without zeros and makes the images whole.
+- `scan`: one process reads the shards with pyarrow, in one thread, makes the images whole in numpy and does nothing
+  with them;
+- `first_load` into memory, `resident` shuffled epochs from there;
+- `streaming` through Ray Data with one reading task, once steady.
+
+`ratio` is that of streaming whole images over the scan of the same shards; `over_scan` has all ratios of each form over
+the scan of its own shards, `over_whole_scan` those without zeros over the scan of whole images. The DataLoader reads
+the whole images in two workers, a row group per batch.
 """
 
 from __future__ import annotations
@@ -77,60 +82,66 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--events", type=int, default=200_000, help="training events, to the next 4096")
-    parser.add_argument("--whole", type=int, default=40_000, help="events that are also streamed whole")
     parser.add_argument("--budget", type=float, default=2.0, help="GB that a stream may hold")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
-        print(json.dumps(measure(folder, options.events, options.whole, options.budget)))
+        print(json.dumps(measure(folder, options.events, options.budget)))
     finally:
         shutil.rmtree(folder)
 
 
-def measure(folder: Path, events: int, whole_events: int, budget: float) -> dict[str, Any]:
+def measure(folder: Path, events: int, budget: float) -> dict[str, Any]:
     """All rates, of passes over one dataset in both forms."""
     torch.set_num_threads(1)
     connect()
-    own = Dataset.open(write_dataset(folder / "own", events), verify=False)
-    plain = Dataset.open(write_dataset(folder / "plain", events, "dense"), verify=False)
-    few = Dataset.open(write_dataset(folder / "few", whole_events, "dense"), verify=False)
-    rates = {"scan": rate(scan(plain.paths("train"))), "own_scan": rate(scan(own.paths("train")))}
+    forms = {
+        "whole": Dataset.open(write_dataset(folder / "whole", events, "dense"), verify=False),
+        "without_zeros": Dataset.open(write_dataset(folder / "without_zeros", events), verify=False),
+    }
+    whole = forms["whole"]
+    loader: Any = DataLoader(RowGroups(whole.paths("train")), batch_size=None, num_workers=2)
+    found = {name: rates(dataset, budget) for name, dataset in forms.items()}
+    dataloader = rate(loader)
+    limit = found["whole"]["scan"]
+    over_scan = {name: _over(one, one["scan"]) for name, one in found.items()}
+    return {
+        "what": "ingest_to_batches: events per second of streaming whole images, against a pyarrow scan of them",
+        "events": whole.rows("train"),
+        "ours": round(found["whole"]["streaming"]),
+        "peer": round(limit),
+        "ratio": over_scan["whole"]["streaming"],
+        "over_scan": over_scan,
+        "over_whole_scan": _over(found["without_zeros"], limit),
+        "over_dataloader": {name: _over(one, dataloader)["streaming"] for name, one in found.items()},
+        "events_per_s": {
+            **{name: {key: round(value) for key, value in one.items()} for name, one in found.items()},
+            "dataloader": round(dataloader),
+        },
+        "bytes_per_event": {
+            name: round(sum(path.stat().st_size for path in one.paths("train")) / one.rows("train"))
+            for name, one in forms.items()
+        },
+    }
 
+
+def _over(rates: dict[str, float], peer: float) -> dict[str, float]:
+    return {name: round(rates[name] / peer, 2) for name in ("first_load", "resident", "streaming")}
+
+
+def rates(dataset: Dataset, budget: float) -> dict[str, float]:
+    """Events per second of each way to read one dataset."""
     from hep_ray.data.stream import load_resident
 
+    found = {"scan": rate(scan(dataset.paths("train")))}
     start = time.perf_counter()
-    data = load_resident(own, ["train"])
-    rates["first_load"] = own.rows("train") / (time.perf_counter() - start)
+    data = load_resident(dataset, ["train"])
+    found["first_load"] = dataset.rows("train") / (time.perf_counter() - start)
     resident = data.events("train")
-    rates["resident"] = best(rate(resident.batches(BATCH, epoch=epoch, shuffle=True)) for epoch in range(2))
-    held = resident.nbytes / len(resident)
+    found["resident"] = best(rate(resident.batches(BATCH, epoch=epoch, shuffle=True)) for epoch in range(2))
     del resident, data
-    rates["streaming_first"], rates["streaming"] = stream_rates(own, budget)
-    _, rates["streaming_whole"] = stream_rates(few, budget)
-    loader: Any = DataLoader(RowGroups(plain.paths("train")), batch_size=None, num_workers=2)
-    rates["dataloader"] = rate(loader)
-    scanned = rates["scan"]
-    size = {
-        name: sum(path.stat().st_size for path in one.paths("train")) / one.rows("train")
-        for name, one in (("own", own), ("plain", plain))
-    }
-    return {
-        "what": "events per second from shards to batches, streaming against a pyarrow scan of whole images",
-        "events": own.rows("train"),
-        "ours": round(rates["streaming"]),
-        "peer": round(scanned),
-        "ratio": round(rates["streaming"] / scanned, 2),
-        "first_load_ratio": round(rates["first_load"] / scanned, 2),
-        "resident_ratio": round(rates["resident"] / scanned, 2),
-        "streaming_whole_ratio": round(rates["streaming_whole"] / scanned, 2),
-        "over_own_scan": {
-            name: round(rates[name] / rates["own_scan"], 2)
-            for name in ("first_load", "resident", "streaming")
-        },
-        "over_dataloader": round(rates["streaming"] / rates["dataloader"], 2),
-        "events_per_s": {name: round(value) for name, value in rates.items()},
-        "bytes_per_event": {"own": round(size["own"]), "plain": round(size["plain"]), "memory": round(held)},
-    }
+    found["streaming_first"], found["streaming"] = stream_rates(dataset, budget)
+    return found
 
 
 def stream_rates(dataset: Dataset, budget: float) -> tuple[float, float]:

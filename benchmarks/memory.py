@@ -144,7 +144,7 @@ def measure(folder: Path, events: int, times: float) -> dict[str, Any]:
     sampler.end()
     peak = sum(sampler.peaks.values())
     return {
-        "what": "peak private memory of driver and trial while streaming, MB, against the events in memory",
+        "what": "memory: peak private memory of driver and trial while streaming, MB, against the events in memory",
         "events": dataset.rows("train"),
         "ours": round(peak / MB),
         "peer": round(decoded / MB),

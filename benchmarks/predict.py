@@ -143,7 +143,7 @@ def main() -> None:
                     times.setdefault(name, []).append(value)
         median = {name: statistics.median(values) for name, values in times.items()}
         result = {
-            "what": f"events per second, {options.model} on {SIDE}x{SIDE}x3 images, dataset to scores",
+            "what": f"predict: events per second, {options.model} on {SIDE}x{SIDE}x3 images, dataset to scores",
             "events": options.events,
             "ours": round(options.events / median["ours"]),
             "peer": round(options.events / median["peer"]),

@@ -139,7 +139,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "what": "events per second from a shard to whole images, without zeros against zstd whole",
+                "what": "sparse_images: events per second from a shard to whole images, without zeros against whole",
                 "events": options.events,
                 "ours": round(ours[1]),
                 "peer": round(peer[1]),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
 from hep_ray.masking import mask
 
 if TYPE_CHECKING:
@@ -36,21 +37,12 @@ def confirm(  # noqa: PLR0917 - one argument per flag
             show_default=False,
         ),
     ] = None,
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
+    storage: Storage = STORAGE,
     data: Annotated[
         Path | None, typer.Option(help="Dataset folder [default: that of the search].", show_default=False)
     ] = None,
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MLFLOW_TRACKING_URI",
-            help="MLflow server or database [default: as in the search].",
-            show_default=False,
-        ),
-    ] = None,
+    tracking_uri: TrackingUri = None,
     cpus_per_trial: Annotated[
         int | None, typer.Option(help="Cores of one training [default: as in the search].")
     ] = None,
@@ -167,7 +159,6 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     console.print()
     console.print(confirmation_table(found))
     others = uses_of_others(plan.given.storage, found.search, found.dataset_fingerprint)
-    storage = "" if plan.given.storage == Path("runs") else f" --storage {plan.given.storage}"
     lines = [*contender_lines(found), "", verdict(found), f"Baseline: {found.baseline_origin}."]
     if result.earlier_uses:
         lines.append(
@@ -185,8 +176,13 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         f"Runs:         {mask(result.tracking_uri)}",
         "",
         "Next:",
-        f"  hep-ray ui{storage}",
-        f"  hep-ray report {found.search}{storage}",
-        f"  hep-ray promote {found.search} --dry-run{storage}",
+        *(
+            f"  {with_storage(command, plan.given.storage)}"
+            for command in (
+                "hep-ray ui",
+                f"hep-ray report {found.search}",
+                f"hep-ray promote {found.search} --dry-run",
+            )
+        ),
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

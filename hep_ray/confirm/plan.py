@@ -9,6 +9,7 @@ from typing import Any, Literal
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration
 from hep_ray.data.dataset import Dataset
+from hep_ray.flags import STORAGE
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.tracking.records import SearchStarted, TrialStarted
 
@@ -39,7 +40,7 @@ class ConfirmOptions:
     top: int = 3
     seeds: int = 5
     baseline: str | None = None
-    storage: Path = Path("runs")
+    storage: Path = STORAGE
     data: Path | None = None
     tracking_uri: str | None = None
     cpus_per_trial: int | None = None

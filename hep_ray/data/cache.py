@@ -21,8 +21,8 @@ STORE_SHARE = 0.5
 """Of the smallest node's object store: the memory budget unless one is given."""
 HELD_BLOCKS = 8
 """Blocks that a stream may hold at once: read, waiting, fetched ahead, being cut into batches."""
-BLOCK_BYTES = 32 * 2**20
-"""Of a block that is streamed, at most, but always a row group."""
+BLOCK_BYTES = 128 * 2**20
+"""Of a block that is read at once, at most, but always a row group."""
 GB = 10**9
 OFFSET_BYTES = 8
 
@@ -61,8 +61,7 @@ class Ingest:
     @property
     def groups_per_piece(self) -> int:
         """Row groups that are read, and mixed, at once."""
-        block = min(BLOCK_BYTES, self.memory_per_stream // HELD_BLOCKS)
-        return max(1, min(PER_PIECE, block // self.row_group))
+        return groups_per_block(self.row_group, self.memory_per_stream // HELD_BLOCKS)
 
     def __str__(self) -> str:
         size = f"training and validation take {_gb(self.held)} in memory"
@@ -145,6 +144,11 @@ def with_streams(ingest: Ingest, streams: int) -> Ingest:
             "side by side with more --cpus-per-trial"
         )
     return planned
+
+
+def groups_per_block(row_group: int, memory: int = BLOCK_BYTES) -> int:
+    """Row groups of so many bytes that are read at once, of the memory that they may take."""
+    return max(1, min(PER_PIECE, min(BLOCK_BYTES, memory) // row_group))
 
 
 def bytes_held(manifest: Manifest) -> int:

@@ -1,4 +1,4 @@
-"""Which columns of a dataset are stored without their zeros."""
+"""Which columns are stored, and held in memory, without their zeros."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from hep_ray.data.events import EventSchema
+from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.runs import Run
 from hep_ray.data.sparse import index_dtype
 
@@ -33,9 +33,14 @@ def sparse_columns(schema: EventSchema, runs: Sequence[Run]) -> dict[str, float]
     """
     events = sum(len(run.keys()) for run in runs)
     chosen = {}
-    for column in schema.columns:
-        size, item = int(np.prod(column.shape)), np.dtype(column.dtype).itemsize
-        filled = sum(run.filled[column.name] for run in runs) / events if events else size
-        if size >= LEAST_SIZE and filled * (item + index_dtype(size).itemsize) <= MOST_SHARE * size * item:
+    for column in schema.columns if events else ():
+        filled = sum(run.filled[column.name] for run in runs) / events
+        if pays(column, filled):
             chosen[column.name] = filled
     return chosen
+
+
+def pays(column: Column, filled: float) -> bool:
+    """Whether to leave out the zeros of a column that has so many other values per event."""
+    size, item = int(np.prod(column.shape)), np.dtype(column.dtype).itemsize
+    return size >= LEAST_SIZE and filled * (item + index_dtype(size).itemsize) <= MOST_SHARE * size * item

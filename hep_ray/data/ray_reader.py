@@ -42,7 +42,8 @@ def streamed(
         schema: of the events.
         names: of the columns beside the label.
         readers: tasks at a time; as many as the cluster has cores unless given.
-        memory: bytes that blocks may take in the object store; Ray Data's own bound unless given.
+        memory: bytes that blocks may take in the object store. With neither given there is no bound, for pieces that
+            all fit into it.
 
     Raises:
         ShardMismatch: a shard cannot be read, or is not as planned.
@@ -61,7 +62,10 @@ def streamed(
         pieces.context.enable_progress_bars = False
         options = pieces.context.execution_options
         options.preserve_order = True
-        if readers is not None or memory is not None:
+        if readers is None and memory is None:
+            # Ray Data learns what it may use seconds after it began, and reads with one task until then.
+            pieces.context.op_resource_reservation_enabled = False
+        else:
             options.resource_limits = ExecutionResources.for_limits(cpu=readers, object_store_memory=memory)
         tables: Any = iter(
             pieces.map_batches(read, batch_size=None).iter_batches(

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from hep_ray.data.events import LABEL, EventSchema
 from hep_ray.data.manifest import Shard
 from hep_ray.data.shard_file import ROW_GROUP
-from hep_ray.data.sparse import Values, join
+from hep_ray.data.sparse import SparseColumn, Values, join
 from hep_ray.errors import ShardMismatch
 
 LOCAL_SHUFFLE = 2
@@ -79,11 +79,13 @@ class ReadPlan:
         paths: of the shards.
         slices: (S, 5): the piece, shard and number of the group, first row and row before which it ends.
         seed: of the order within pieces, None for that of the rows.
+        without_zeros: columns that are handed on without their zeros, however they are stored.
     """
 
     paths: tuple[str, ...]
     slices: npt.NDArray[np.int64]
     seed: tuple[int, ...] | None = None
+    without_zeros: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.slices[-1, 0]) + 1 if len(self.slices) else 0
@@ -102,11 +104,13 @@ class ReadPlan:
         table = pa.concat_tables(tables)
         self._check(table, schema, names)
         for place, name in enumerate(names, 1):
-            column = schema.column(name)
+            sparse = schema.column(name).sparse_type
             # Whole columns stay in chunks: joining them would copy all that they take.
-            if table.column(name).num_chunks > 1 and table.column(name).type != column.arrow_type:
-                joined = column.sparse_type.encode(column_of(table, name, schema))
-                table = table.set_column(place, table.schema.field(place), joined)
+            if name in self.without_zeros or (
+                table.column(name).num_chunks > 1 and table.column(name).type == sparse
+            ):
+                joined = sparse.encode(column_of(table, name, schema, without_zeros=True))
+                table = table.set_column(place, name, joined)
         return table
 
     def _check(self, table: pa.Table, schema: EventSchema, names: Sequence[str]) -> None:
@@ -181,7 +185,11 @@ def cut(
     return ReadPlan(groups.paths, np.column_stack([pieces, slices]), seed)
 
 
-def column_of(table: pa.Table, name: str, schema: EventSchema) -> Values:
-    """A column of a table, without a copy where it has one chunk."""
+def column_of(table: pa.Table, name: str, schema: EventSchema, *, without_zeros: bool = False) -> Values:
+    """A column of a table, without a copy where it has one chunk and keeps its form."""
     pieces = [schema.column(name).compact(chunk) for chunk in table.column(name).chunks]
+    if without_zeros:
+        pieces = [
+            piece if isinstance(piece, SparseColumn) else SparseColumn.from_dense(piece) for piece in pieces
+        ]
     return pieces[0] if len(pieces) == 1 else join(pieces)

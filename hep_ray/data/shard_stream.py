@@ -18,8 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hep_ray.data.batches import Batch, Events, make_batch
+from hep_ray.data.batches import Batch, Events
 from hep_ray.data.events import LABEL, EventSchema
+from hep_ray.data.piece import Piece
 from hep_ray.data.row_groups import ReadPlan, RowGroups, column_of, cut
 from hep_ray.data.source import EventWeights, check_pass, dealt_spans
 from hep_ray.data.sparse import Values, join
@@ -96,7 +97,7 @@ class ShardStream:
 
     def head(self, events: int) -> Events:
         """See `EventSource.head`; read in this process."""
-        return self._weighted(self._read(min(events, len(self)), self._names()))
+        return self._read(min(events, len(self)), self._names()).select(self.columns, self.weights)
 
     def batches(
         self,
@@ -133,28 +134,25 @@ class ShardStream:
     ) -> Generator[Batch, None, None]:
         with closing(self.reader(plan, self.schema, self._names())) as tables:
             pieces = enumerate(tables)
-            nothing = Events({}, np.zeros(0, np.int64))
-            held, order, at = nothing, np.arange(0), 0
+            held: Piece | None = None
+            order, at = np.arange(0), 0
             for size in sizes:
                 parts, left = [], size
                 while left:
-                    if at == len(held):
-                        held = nothing  # let go before the next piece takes its memory
-                        piece, table = next(pieces)
-                        held = self._weighted(decoded(table, self.schema, self._names()))
+                    if held is None or at == len(held):
+                        held = None  # let go before the next piece takes its memory
+                        number, table = next(pieces)
+                        held = Piece.of(table, self.schema, self.columns, self.weights)
                         del table
-                        order, at = plan.order(piece, len(held)), 0
+                        order, at = plan.order(number, len(held)), 0
                     taken = min(left, len(held) - at)
-                    parts.append(make_batch(held, order[at : at + taken], device))
+                    parts.append(held.batch(np.sort(order[at : at + taken]), device))
                     at, left = at + taken, left - taken
                 yield parts[0] if len(parts) == 1 else _joined(parts)
 
     def _names(self) -> tuple[str, ...]:
         weight = None if self.weights is None else self.weights.column
         return self.columns if weight in (None, *self.columns) else (*self.columns, str(weight))
-
-    def _weighted(self, events: Events) -> Events:
-        return events.select(self.columns, self.weights)
 
     def _read(self, events: int, names: tuple[str, ...]) -> Events:
         plan = cut(self.groups, [(0, events)], self.per_piece)

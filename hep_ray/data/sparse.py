@@ -45,11 +45,14 @@ class SparseColumn:
         """The same values (N, *shape), of at least one dimension beside the events."""
         row_shape = values.shape[1:]
         size = int(np.prod(row_shape))
-        flat = np.ascontiguousarray(values).reshape(len(values), size)
-        rows, places = np.nonzero(flat.view(f"u{flat.itemsize}"))
-        offsets = np.zeros(len(flat) + 1, np.int64)
-        np.cumsum(np.bincount(rows, minlength=len(flat)), out=offsets[1:])
-        return cls(row_shape, offsets, places.astype(index_dtype(size)), flat[rows, places])
+        flat = np.ascontiguousarray(values).reshape(-1)
+        # Numpy finds what is true faster than what is not zero, and faster in one dimension than in two.
+        places = np.flatnonzero(flat.view(f"u{flat.itemsize}") != 0)
+        value = flat.take(places)
+        starts = np.arange(len(values) + 1) * size
+        offsets = np.searchsorted(places, starts)
+        places -= np.repeat(starts[:-1], np.diff(offsets))
+        return cls(row_shape, offsets, places.astype(index_dtype(size)), value)
 
     @property
     def shape(self) -> tuple[int, ...]:

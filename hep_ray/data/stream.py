@@ -6,6 +6,7 @@ batch. Columns stored without their zeros stay so and are made whole batch by ba
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,11 +19,13 @@ import pyarrow as pa
 import ray
 
 from hep_ray.data.batches import Events
-from hep_ray.data.cache import Ingest
+from hep_ray.data.cache import Ingest, bytes_held, groups_per_block
 from hep_ray.data.dataset import Dataset, TestPurpose
+from hep_ray.data.encoding import pays
 from hep_ray.data.events import EventSchema
 from hep_ray.data.ray_reader import streamed
 from hep_ray.data.row_groups import RowGroups, cut
+from hep_ray.data.shard_file import ROW_GROUP
 from hep_ray.data.shard_stream import PER_PIECE, Reader, ShardStream, decoded, one_by_one
 from hep_ray.data.source import EventSource
 from hep_ray.data.sparse import SparseColumn, Values, join
@@ -155,11 +158,15 @@ def load_resident(
     schema = dataset.schema
     names = [schema.column(name).name for name in columns or [column.name for column in schema.columns]]
     groups = {split: _groups(dataset, split, purpose) for split in splits}
+    row_group = ROW_GROUP * bytes_held(dataset.manifest)
+    without_zeros: tuple[str, ...] | None = None
     references: dict[Split, ObjectRef[Events]] = {}
     nbytes = 0
     for split, of_split in groups.items():
-        per_piece = 1 if not dataset.manifest.sparse else PER_PIECE
-        plan = cut(of_split, [(0, dataset.rows(split))], per_piece)
+        if without_zeros is None:
+            without_zeros = _mostly_zeros(of_split, schema, names)
+        plan = cut(of_split, [(0, dataset.rows(split))], groups_per_block(row_group))
+        plan = dataclasses.replace(plan, without_zeros=without_zeros)
         with closing(streamed(plan, schema, names)) as tables:
             events = _pack(tables, dataset.rows(split), names, schema)
         references[split] = ray.put(events)
@@ -187,6 +194,19 @@ def _stream(
 def _groups(dataset: Dataset, split: Split, purpose: TestPurpose | None) -> RowGroups:
     shards = [shard for shard in dataset.manifest.shards if shard.split == split]
     return RowGroups.of(dataset.paths(split, purpose=purpose), shards)
+
+
+def _mostly_zeros(groups: RowGroups, schema: EventSchema, names: Sequence[str]) -> tuple[str, ...]:
+    """The columns that are stored whole, but take less memory without their zeros, by the first row group."""
+    plan = cut(groups, [(0, int(groups.rows[0]))], 1) if len(groups) else cut(groups, [], 1)
+    first = [decoded(table, schema, names) for table in one_by_one(plan, schema, names)]
+    columns = {name: values for events in first for name, values in events.inputs.items()}
+    return tuple(
+        name
+        for name, values in columns.items()
+        if not isinstance(values, SparseColumn)
+        and pays(schema.column(name), np.count_nonzero(values) / len(values))
+    )
 
 
 def _pack(tables: Iterator[pa.Table], rows: int, names: Sequence[str], schema: EventSchema) -> Events:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from hep_ray.flags import STORAGE, Storage
+
 
 def doctor(
-    storage: Annotated[
-        Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches; shared by the nodes.")
-    ] = Path("runs"),
+    storage: Storage = STORAGE,
     data: Annotated[Path | None, typer.Option(help="A dataset folder that every node must read.")] = None,
     tracking_uri: Annotated[
         str | None,

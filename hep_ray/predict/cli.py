@@ -10,6 +10,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import StorageError
+from hep_ray.flags import STORAGE, Storage
 
 if TYPE_CHECKING:
     from hep_ray.promote.package import Package
@@ -62,12 +63,14 @@ def predict(
             help="Write the model as an ONNX file too, checked against torch to 1e-5; INPUT may be left out."
         ),
     ] = None,
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
+    storage: Storage = STORAGE,
     tracking_uri: Annotated[
         str | None,
-        typer.Option(help="MLflow server or database with the model. Default: that of the storage."),
+        typer.Option(
+            envvar="MLFLOW_TRACKING_URI",
+            help="MLflow server or database with the model [default: that of the storage].",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Write the scores of every event of INPUT into --out: Parquet files of event_id and score_CLASS.

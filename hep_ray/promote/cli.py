@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hep_ray.console import result_console
+from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
+from hep_ray.masking import mask
 
 
 def promote(
     search: Annotated[str, typer.Argument(help="Name of a confirmed search.")],
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
+    storage: Storage = STORAGE,
     data: Annotated[
         Path | None, typer.Option(help="Dataset folder. Default: where the search found it.")
     ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow server or database. Default: that of the search.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the registered model. Default: the dataset's task.")
     ] = None,
@@ -70,9 +69,11 @@ def promote(
         answer = "would be promoted" if done.verdict.passed else "would be refused"
         console.print(f"'{done.verdict.candidate.name}' {answer}; nothing was registered", highlight=False)
         raise typer.Exit(0 if done.verdict.passed else 1)
-    where = "" if storage == Path("runs") else f" --storage {storage}"
+    following = f"hep-ray predict models:/{done.name}@champion INPUT --out scores"
     if done.tracking_uri != default_uri(storage):
-        where = f" --tracking-uri {done.tracking_uri}"
+        following += f" --tracking-uri {shlex.quote(mask(done.tracking_uri))}"
+    else:
+        following = with_storage(following, storage)
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
     console.print(
         f"models:/{done.name}@champion is version {done.version.number}{former}",
@@ -80,7 +81,7 @@ def promote(
         highlight=False,
     )
     console.print(
-        f"next: hep-ray predict models:/{done.name}@champion INPUT --out scores{where}",
+        f"next: {following}",
         soft_wrap=True,
         highlight=False,
     )

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hep_ray.confirm.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
 from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
@@ -18,8 +17,7 @@ from hep_ray.promote.gain import check_gain, comparison_of, without_seed
 from hep_ray.promote.package import Description, Evidence, Package
 from hep_ray.promote.scores import check_scores
 from hep_ray.promote.store import store
-from hep_ray.search.state import SearchState
-from hep_ray.tracking.client import default_uri
+from hep_ray.search.state import SearchState, recorded_uri
 from hep_ray.tracking.registry import CHAMPION, ModelRegistry, Version
 from hep_ray.training.checkpoint import load_checkpoint
 from hep_ray.training.config import TrialConfig
@@ -84,8 +82,9 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
     """
     wishes = wishes or Wishes()
     confirmation = load_confirmation(folder)
-    options = _options(folder)
-    uri = wishes.tracking_uri or options.get("tracking_uri") or default_uri(folder.parent)
+    started = SearchState.read(folder).started
+    options = {} if started is None else started.options
+    uri = wishes.tracking_uri or recorded_uri(folder, started)
     registry = ModelRegistry(uri)
     name = wishes.name or confirmation.task
     candidate, run = gate.choose(confirmation)
@@ -121,11 +120,6 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
             registry, name, package, dataset, card, folder.parent, Path(scratch), run.mlflow_run_id
         )
         return Promotion(name, verdict, version, registry.crown(version), card, uri)
-
-
-def _options(folder: Path) -> dict[str, Any]:
-    started = SearchState.read(folder).started
-    return dict(started.options) if started is not None else {}
 
 
 def _looks(folder: Path, confirmation: Confirmation) -> gate.Looks:

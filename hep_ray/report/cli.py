@@ -9,6 +9,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig
+from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
 
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
 def report(
     name: Annotated[str, typer.Argument(help="Search: a script in searches/, or the path of one.")],
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
+    storage: Storage = STORAGE,
     out: Annotated[
         Path | None,
         typer.Option(help="The page [default: report.html in the search's folder].", show_default=False),
@@ -31,14 +30,7 @@ def report(
         Path | None,
         typer.Option(help="Dataset folder, where it is no longer that of the search.", show_default=False),
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MLFLOW_TRACKING_URI",
-            help="MLflow of the search [default: as recorded].",
-            show_default=False,
-        ),
-    ] = None,
+    tracking_uri: TrackingUri = None,
     table: Annotated[bool, typer.Option("--table", help="Only print the study's own tables.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --table: in Markdown, for a document.")
@@ -78,9 +70,8 @@ def report(
             typer.echo(sentence)
     run_id = attach(report, storage, tracking_uri)
     typer.echo(f"attached to MLflow run {run_id}")
-    where = "" if storage == Path("runs") else f" --storage {storage}"
-    confirmed = report.material.confirmation is not None
-    typer.echo(f"next: hep-ray {'promote' if confirmed else 'confirm'} {name}{where} --dry-run")
+    following = "promote" if report.material.confirmation is not None else "confirm"
+    typer.echo(f"next: {with_storage(f'hep-ray {following} {name} --dry-run', storage)}")
 
 
 def _print_tables(search: Search, storage: Path, *, markdown: bool) -> None:

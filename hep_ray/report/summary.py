@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from hep_ray.confirm.confirmation import Confirmation
 from hep_ray.confirm.table import verdict
+from hep_ray.flags import with_storage
 from hep_ray.report.material import Material
 from hep_ray.report.words import count_words, decimals, interval, metric_words, plus_minus
 
@@ -97,13 +97,14 @@ def _difference(found: Confirmation, name: str) -> str:
 def commands(material: Material, storage: Path) -> str:
     """What to type to have the same again."""
     name = material.search.name
-    where = "" if storage == Path("runs") else f" --storage {shlex.quote(str(storage))}"
     commit = material.started.provenance.get("git_commit", "unknown")
     lines = [] if commit.startswith("unknown") else [f"git checkout {commit}"]
     lines.append(material.started.provenance.get("command", f"python searches/{name}.py"))
     if material.confirmation is not None:
-        lines.append(material.confirmation.provenance.get("command", f"hep-ray confirm {name}{where}"))
-    lines.append(f"hep-ray report {name}{where}")
+        lines.append(
+            material.confirmation.provenance.get("command", with_storage(f"hep-ray confirm {name}", storage))
+        )
+    lines.append(with_storage(f"hep-ray report {name}", storage))
     return "\n".join(lines)
 
 

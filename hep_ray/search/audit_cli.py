@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import AuditFailed
+from hep_ray.flags import STORAGE, Storage, TrackingUri
 from hep_ray.masking import mask
 
 
 def audit(
     name: Annotated[str, typer.Argument(help="Search, such as cnn_loss.")],
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MLFLOW_TRACKING_URI",
-            help="Where its runs are [default: where the search wrote them].",
-            show_default=False,
-        ),
-    ] = None,
+    storage: Storage = STORAGE,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Compare a search's journal, MLflow runs, leaderboard, study and files with each other.
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from hep_ray.cluster import describe
 from hep_ray.console import result_console, run_app
+from hep_ray.flags import STORAGE, Storage, with_storage
 from hep_ray.masking import mask
 from hep_ray.search.definition import Search
 
@@ -65,9 +66,7 @@ def build_app(search: Search) -> typer.Typer:
         epochs: Annotated[
             int | None, typer.Option(help="Epochs of a full trial, instead of the preset's.")
         ] = None,
-        storage: Annotated[
-            Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches; shared by the nodes.")
-        ] = Path("runs"),
+        storage: Storage = STORAGE,
         tracking_uri: Annotated[
             str | None,
             typer.Option(
@@ -226,13 +225,16 @@ def _print_result(result: SearchResult, options: SearchOptions) -> None:
         names = ", ".join([trial.trial_id for trial in trials[:SHOWN]] + ["…"] * (len(trials) > SHOWN))
         line = f"{len(trials)} of {len(result.state.trials)} trials failed ({names}): {cause}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    storage = "" if options.storage == Path("runs") else f" --storage {options.storage}"
+    following = (
+        "hep-ray ui",
+        f"hep-ray confirm {result.leaderboard.parent.name}",
+        f"python {Path(sys.argv[0])} --resume --trials {2 * len(result.state.trials)}",
+    )
+    commands = "\n".join(f"  {with_storage(command, options.storage)}" for command in following)
     console.print(
         f"\nLeaderboard: {result.leaderboard}\nRuns:        {mask(result.tracking_uri)}\n\n"
         "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
-        f"  hep-ray ui{storage}\n"
-        f"  hep-ray confirm {result.leaderboard.parent.name}{storage}\n"
-        f"  python {Path(sys.argv[0])} --resume --trials {2 * len(result.state.trials)}{storage}",
+        f"{commands}",
         highlight=False,
         soft_wrap=True,
     )

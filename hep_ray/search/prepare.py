@@ -14,6 +14,7 @@ from hep_ray.data.cache import Cache, plan_ingest
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
+from hep_ray.flags import STORAGE
 from hep_ray.masking import without_password
 from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
@@ -50,7 +51,7 @@ class SearchOptions:
     """
 
     data: Path
-    storage: Path = Path("runs")
+    storage: Path = STORAGE
     preset: str = "laptop"
     trials: int | None = None
     epochs: int | None = None

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
 from hep_ray.masking import mask
 
 
 def track(
     name: Annotated[str, typer.Argument(help="Name of the search, which is that of its folder.")],
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MLFLOW_TRACKING_URI",
-            help="MLflow server or database [default: as recorded].",
-            show_default=False,
-        ),
-    ] = None,
+    storage: Storage = STORAGE,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Hand a search over to MLflow, from its journal: what a server that was away has missed, or all of it to another.
 
@@ -38,7 +29,5 @@ def track(
 
     done = hand_over(search_folder(storage, name), tracking_uri, lambda text: typer.echo(text, err=True))
     typer.echo(f"{done.records} records of {name} are in MLflow at {mask(done.uri)}: {done.trials} trials")
-    where = "" if storage == Path("runs") else f" --storage {storage}"
-    typer.echo(
-        f"next: hep-ray ui{where}" if done.uri.startswith("sqlite") else f"next: open {mask(done.uri)}"
-    )
+    local = done.uri.startswith("sqlite")
+    typer.echo(f"next: {with_storage('hep-ray ui', storage) if local else f'open {mask(done.uri)}'}")

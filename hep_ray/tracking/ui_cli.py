@@ -10,12 +10,12 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hep_ray.errors import InvalidConfig, StorageError
+from hep_ray.flags import STORAGE, Storage
 
 SERVER = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -27,9 +27,7 @@ SERVER = {
 
 
 def ui(
-    storage: Annotated[Path, typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches.")] = Path(
-        "runs"
-    ),
+    storage: Storage = STORAGE,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Serve the MLflow UI of a storage folder on 127.0.0.1 until Ctrl-C.

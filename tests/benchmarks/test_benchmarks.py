@@ -84,3 +84,27 @@ def test_gpu_without_one():
     trial, one, two = lines("gpu", *tiny, "--models", "cnn", "--together", 1, 2)
     assert {"ours_host_fed", "peer_host_fed", "resident_over_host_fed"} <= trial.keys()
     assert [line["trials"] for line in (one, two)] == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("ddp_scaling", ("--events", 300, "--epochs", 2)),
+        ("ingest", ("--images", 500, "--rows", 5000, "--large", 500)),
+        ("memory", ("--events", 45056)),  # a tenth of them are the eight row groups that a stream holds
+        ("predict", ("--events", 600, "--shard", 300, "--repeats", 1, "--workers", 0)),
+        ("sparse_images", ("--events", 512, "--occupancies", 0.1)),
+    ],
+)
+def test_the_others_tell_what_they_promise(script, flags):
+    assert lines(script, *flags)
+
+
+@pytest.mark.slow
+def test_ingest_to_batches_compares_each_form_with_the_scan_of_its_own_shards():
+    (line,) = lines("ingest_to_batches", "--events", 8192)
+    for form, over in line["over_scan"].items():
+        measured = line["events_per_s"][form]
+        assert over["streaming"] == pytest.approx(measured["streaming"] / measured["scan"], abs=0.01)
+    assert line["ratio"] == line["over_scan"]["whole"]["streaming"]

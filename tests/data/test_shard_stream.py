@@ -26,7 +26,12 @@ from hep_ray.errors import InvalidConfig, ShardMismatch
 
 SCHEMA = EventSchema(
     task="cells",
-    columns=(Column(name="image", shape=(8, 8, 2)), Column(name="row"), Column(name="w")),
+    columns=(
+        Column(name="image", shape=(8, 8, 2)),
+        Column(name="wave", shape=(300,)),  # large, and without zeros
+        Column(name="row"),
+        Column(name="w"),
+    ),
     classes=("a", "b"),
     weight="w",
 )
@@ -47,6 +52,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Events, ShardStream]
                 "event_id": [f"e{row}" for row in range(ROWS)],
                 "label": random.integers(0, 2, ROWS),
                 "image": images.astype(np.float32),
+                "wave": random.random((ROWS, 300)).astype(np.float32),
                 "row": np.arange(ROWS, dtype=np.float32),
                 "w": random.random(ROWS).astype(np.float32),
             }
@@ -56,7 +62,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Events, ShardStream]
         dataset.paths("train"), [shard for shard in dataset.manifest.shards if shard.split == "train"]
     )
     counts = np.array([*dataset.manifest.class_counts("train").values()], float)
-    stream = ShardStream(SCHEMA, groups, ("image", "row", "w"), {None: counts}, per_piece=2)
+    stream = ShardStream(SCHEMA, groups, ("image", "wave", "row", "w"), {None: counts}, per_piece=2)
     events = stream.head(ROWS)
     sums = {None: counts, "w": events.class_sums(2, "w")}
     return events, dataclasses.replace(stream, sums=sums)
@@ -78,11 +84,12 @@ def rows(batches: Any) -> list[int]:
 def test_in_their_order_they_are_the_batches_of_events_in_memory(both: tuple[Events, ShardStream]) -> None:
     events, stream = both
     weights = EventWeights(np.array([0.5, 2.0]), "w")
-    for source in (lambda one: one, lambda one: one.select(("image", "row"), weights)):
+    for source in (lambda one: one, lambda one: one.select(("image", "wave", "row"), weights)):
         held, read = source(events), source(stream)
         assert len(held) == len(read) > 2 * 1024
         pairs = list(zip(held.batches(100), read.batches(100), strict=True))
         assert all(same(left, right) for left, right in pairs)
+        assert [*pairs[0][0].inputs] == [*pairs[0][1].inputs]
         assert len(pairs[-1][0]) == len(held) % 100
     assert (stream.labels == events.labels).all()
     assert (stream.class_sums(2) == events.class_sums(2)).all()
@@ -143,6 +150,19 @@ def test_a_pass_mixes_within_its_pieces_and_takes_the_row_groups_in_an_order_of_
         assert one[:1024] != sorted(one[:1024])
         orders.add(tuple(dict.fromkeys(groups)))
     assert len(orders) > 1
+
+
+def test_the_values_of_an_event_stay_together_when_it_is_shuffled(both: tuple[Events, ShardStream]) -> None:
+    events, stream = both
+    place = {int(row): number for number, row in enumerate(np.asarray(events.inputs["row"]))}
+    seen = 0
+    for batch in stream.batches(300, shuffle=True):  # spans the chunks of a piece, and pieces
+        expected = [place[int(row)] for row in batch.inputs["row"]]
+        for name in ("image", "wave"):
+            assert (batch.inputs[name].numpy() == np.asarray(events.inputs[name])[expected]).all()
+        assert (batch.labels.numpy() == events.labels[expected]).all()
+        seen += len(batch)
+    assert seen == len(events)
 
 
 def test_no_more_than_a_piece_is_read_ahead_of_its_use_and_reading_ends_with_the_pass(

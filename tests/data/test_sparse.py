@@ -188,3 +188,29 @@ def test_one_shard_alone_says_itself_how_it_is_stored_and_pages_show_it(tmp_path
     found = SCHEMA.column("image").to_numpy(read.column("image").chunk(0))
     np.testing.assert_array_equal(found, expected)
     assert show(tmp_path / "d").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("share", "left_out"), [(0.05, True), (0.3, False)])
+def test_a_column_stored_whole_is_held_in_memory_without_its_zeros_where_that_takes_less(
+    ray_session: None, tmp_path: Path, share: float, left_out: bool
+) -> None:
+    from hep_ray.data.dataset import Dataset
+    from hep_ray.data.stream import load_resident
+
+    write(tmp_path / "d", cells(1500, share), encoding="dense", rows_per_shard=512)
+    dataset = Dataset.open(tmp_path / "d")
+    resident = load_resident(dataset)
+    whole = dataset.rows("train") + dataset.rows("val")
+    assert (resident.nbytes < whole * 8 * 8 * 2 * 4) == left_out
+    for split in ("train", "val"):
+        events = resident.events(split)
+        assert isinstance(events.inputs["image"], SparseColumn) == left_out
+        assert not isinstance(events.inputs["x"], SparseColumn)
+        stored = [
+            SCHEMA.decode(pq.read_table(path).combine_chunks().to_batches()[0])
+            for path in dataset.paths(split)
+        ]
+        for name in ("image", "x"):
+            expected = np.concatenate([shard[name] for shard in stored])
+            assert np.asarray(events.inputs[name]).tobytes() == expected.tobytes()  # −0.0 too

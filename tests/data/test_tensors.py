@@ -12,9 +12,15 @@ from hep_ray.data.tensors import prefetched
 
 
 def test_items_come_in_order_and_the_thread_ends() -> None:
-    before = threading.active_count()
-    assert list(prefetched(iter(range(20)), 3)) == list(range(20))
-    assert threading.active_count() == before
+    maker = []
+
+    def source() -> Iterator[int]:
+        maker.append(threading.current_thread())
+        yield from range(20)
+
+    assert list(prefetched(source(), 3)) == list(range(20))
+    assert maker[0] is not threading.current_thread()
+    assert not maker[0].is_alive()
 
 
 def test_no_more_items_are_made_than_fit_and_closing_closes_their_source() -> None:

@@ -7,6 +7,7 @@ worker process.
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ Behaviour = Literal[
     "reads",
     "spins",
     "loses_source",
+    "greedy",
 ]
 
 
@@ -86,17 +88,27 @@ def go_wrong(behaviour: str) -> float:
         shard = next((folder / "toy").glob("train-*.parquet"))
         shard.rename(folder / "away")
         os.mkfifo(shard)  # whoever reads the next epoch waits, as for a file system that hangs
+    end_or_hang(behaviour, folder)
+    return float("nan") if behaviour == "diverges" else 1.0
+
+
+def end_or_hang(behaviour: str, folder: Path) -> None:
     if behaviour == "exits":
         os._exit(7)
     if behaviour == "segfaults":
         import ctypes
 
         ctypes.string_at(0)
+    if behaviour == "greedy":  # until Ray's memory monitor ends it; never more than the test has made sure of
+        held = []
+        for _ in range(int(os.environ["GREEDY_GB"]) * 10):
+            held.append(torch.ones(10**8 // 4))
+            time.sleep(0.05)
+        time.sleep(30)
     if behaviour == "reads":  # a data source that never answers
         (folder / "source").open("rb").read()
     if behaviour == "spins":  # backtracking holds the interpreter's lock for longer than anyone waits
         re.match(r"(a+)+$", "a" * 64 + "b")
-    return float("nan") if behaviour == "diverges" else 1.0
 
 
 def register() -> None:
@@ -120,6 +132,7 @@ search = Search(
             "die": ("exits", "sound", "segfaults", "dies_once"),
             "source": ("loses_source",),
             "hang": ("reads", "spins", "sound"),
+            "greedy": ("greedy", "sound"),
             "all": ("diverges", "raises", "raises_too", "memory"),
         }.items()
     },

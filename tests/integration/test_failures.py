@@ -124,6 +124,27 @@ def test_a_process_that_is_lost_is_tried_again_from_its_last_epoch_three_times_i
 
 
 @pytest.mark.slow
+def test_a_trial_that_takes_the_memory_of_its_node_is_ended_by_ray_and_fails_alone(run, monkeypatch):
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    memory = {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines}
+    used = memory["MemTotal"] - memory["MemAvailable"]
+    if memory["MemAvailable"] < 12e9:
+        pytest.skip("needs 12 GB of free memory, of which a trial takes up to 8")
+    monkeypatch.setenv("GREEDY_GB", "8")
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(used + 5e9) / memory['MemTotal']:.3f}")
+
+    trials, storage, done = run("greedy")
+
+    assert trials["sound"]["status"] == "completed"
+    trial = trials["greedy"]
+    assert (trial["status"], trial["epochs"], trial["losses"]) == ("failed", 1, 3)
+    assert trial["cause"].startswith("OutOfMemory: ")
+    assert "the node running low on memory" in trial["cause"]
+    assert in_mlflow(storage, trial)[0].info.status == "FAILED"
+    assert trial["cause"].splitlines()[0] in done.stdout
+
+
+@pytest.mark.slow
 def test_an_epoch_that_hangs_is_ended_tried_once_more_and_does_not_hang_the_search(run):
     trials, *_ = run("hang", "--epoch-timeout", "30")
 

@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "hep_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_MODULE = 250
 
-BASE = {"config", "console", "errors", "files", "masking", "registry"}
+BASE = {"config", "console", "errors", "files", "flags", "masking", "registry"}
 RAY = {"cluster", "parallel"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
