@@ -14,6 +14,7 @@ from rich.console import Console
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.stream import open_events
 from hep_ray.search.lifeline import lifeline
+from hep_ray.search.memory_monitor import memory_kills_are_losses
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.resources import ResourcePlan
@@ -93,6 +94,7 @@ def fit(
             Progress(recorder.state, total, epochs, metric, mode, console) as progress,
             recorder.listening(progress.record),
             lifeline(console),
+            memory_kills_are_losses(),
             trainable(job, resources, scratch) as actor,
         ):
             tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()
