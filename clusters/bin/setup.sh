@@ -53,6 +53,8 @@ test -x "$env/bin/python" || "$uv" venv --quiet --python "${HEP_RAY_PYTHON:-3.12
     printf 'export MLFLOW_TRACKING_URI=%q\n' "${MLFLOW_TRACKING_URI:-http://127.0.0.1:5000}"
     # Said on every node: otherwise a token that lies about turns authentication on for one command and not the next.
     printf 'export RAY_AUTH_MODE=%q\n' "${RAY_AUTH_MODE:-token}"
+    # Nodes let go of what a stream has read at once; Ray's own second leaves as much behind as the memory budget.
+    printf 'export RAY_free_objects_period_milliseconds=%q\n' "${RAY_free_objects_period_milliseconds:-100}"
     for pair in "$@"; do printf 'export %s=%q\n' "${pair%%=*}" "${pair#*=}"; done
 } >"$HOME/.hep_ray_env.new"
 mv "$HOME/.hep_ray_env.new" "$HOME/.hep_ray_env"

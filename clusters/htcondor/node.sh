@@ -18,6 +18,8 @@ umask 077
 mkdir -p "$meeting" ~/.ray
 
 export RAY_AUTH_MODE=token RAY_TMPDIR=/tmp/ray_$cluster.$process
+# Nodes let go of what a stream has read at once; Ray's own second leaves as much behind as the memory budget.
+export RAY_free_objects_period_milliseconds=100
 until [ -s ~/.ray/auth_token ]; do
     # Ray writes the token for everyone to read.
     if [ "$process" -eq 0 ]; then (umask 077 && ray get-auth-token --generate >/dev/null) || exit 1; else sleep 5; fi
