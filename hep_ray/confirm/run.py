@@ -6,6 +6,7 @@ it is opened, and for whom, is recorded before (`test_uses`).
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ def run_confirmation(
             _test(plan, recorder, console)
         finally:
             fault = close(tracker)
+            if fault is not None and sys.exception() is not None:  # which is what the command ends with
+                aside(console)(str(fault))
         confirmation = summarise(plan, recorder.state, tracker.run_ids)
         path = save_confirmation(plan.search_folder, confirmation)
         if fault is not None:

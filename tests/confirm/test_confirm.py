@@ -1,6 +1,7 @@
 """A confirmation on real Ray, MLflow and Parquet: its numbers against scipy and scikit-learn, resumed, and refused."""
 
 import dataclasses
+import io
 import json
 import shutil
 
@@ -345,3 +346,20 @@ def test_another_dataset_is_refused(options, tmp_path, make_dataset):
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(ShardMismatch, match="parquet"):
         prepare_confirmation(dataclasses.replace(options, data=copy))
+
+
+@pytest.mark.slow  # a minute goes by until the tracker gives up
+def test_what_mlflow_did_not_take_is_told_although_training_fails_too(options, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(options.storage.parent / "data", copy)
+    storage = tmp_path / "runs"
+    shutil.copytree(options.storage, storage)
+    nobody = "http://127.0.0.1:9"
+    moved = dataclasses.replace(options, storage=storage, data=copy, tracking_uri=nobody)
+    plan = prepare_confirmation(moved)
+    for shard in copy.glob("train-*.parquet"):
+        shard.unlink()
+    told = io.StringIO()
+    with pytest.raises(ShardMismatch, match="can be read"):
+        run_confirmation(plan, again=True, console=Console(file=told))
+    assert nobody in told.getvalue()
