@@ -39,7 +39,7 @@ class Ingest:
         budget: bytes that they may take, of a node.
         store: bytes of the smallest node's object store; 0 where Ray does not tell.
         row_group: bytes of a row group in memory.
-        streams: that are read at once, one for each worker of each trial; 1 where none is.
+        streams: that a node reads at once, one for each worker of each trial that it may have; 1 where none is.
         readers: cores that Ray Data reads with.
     """
 
@@ -59,6 +59,11 @@ class Ingest:
         return self.budget // self.streams
 
     @property
+    def most_streams(self) -> int:
+        """Streams that the budget of a node holds at once."""
+        return self.budget // (HELD_BLOCKS * self.row_group)
+
+    @property
     def groups_per_piece(self) -> int:
         """Row groups that are read, and mixed, at once."""
         return groups_per_block(self.row_group, self.memory_per_stream // HELD_BLOCKS)
@@ -72,8 +77,8 @@ class Ingest:
             return f"resident{chosen}: {size}, the budget of a node is {_gb(self.budget)}"
         return (
             f"streaming{chosen}: {size}, the budget of a node is {_gb(self.budget)}; {self.streams} streams of up to "
-            f"{_gb(self.memory_per_stream)}, {self.groups_per_piece * ROW_GROUP} events mixed at a time, Ray Data "
-            f"reads with {self.readers} CPU"
+            f"{_gb(self.memory_per_stream)} on a node, {self.groups_per_piece * ROW_GROUP} events mixed at a time, "
+            f"Ray Data reads with {self.readers} CPU"
         )
 
 
@@ -130,7 +135,7 @@ def plan_ingest(
 
 
 def with_streams(ingest: Ingest, streams: int) -> Ingest:
-    """The same plan for so many streams at once.
+    """The same plan for so many streams at once on a node.
 
     Raises:
         Infeasible: the budget does not hold a few row groups for each.
@@ -140,8 +145,7 @@ def with_streams(ingest: Ingest, streams: int) -> Ingest:
     if ingest.cache == "streaming" and ingest.budget < least:
         raise Infeasible(
             f"a stream holds {HELD_BLOCKS} row groups of {_gb(ingest.row_group)}; {planned.streams} streams at once "
-            f"need {_gb(least)}, the memory budget is {_gb(ingest.budget)}: raise --memory-budget, or run fewer trials "
-            "side by side with more --cpus-per-trial"
+            f"need {_gb(least)}, the memory budget is {_gb(ingest.budget)}: raise --memory-budget"
         )
     return planned
 

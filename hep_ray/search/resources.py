@@ -74,7 +74,8 @@ def plan_resources(
     """How many trials fit on a cluster at once: trials × (driver + workers) + Ray Data ≤ cluster.
 
     The driver of a trial holds nothing. A worker must fit on one node; the workers of a trial may be on several. As
-    all workers are alike, as many trials fit as the places for workers make groups.
+    all workers are alike, as many trials fit as the places for workers make groups. Where events are streamed, no more
+    workers run than a node's memory budget holds streams, if one node could get them all.
 
     Args:
         nodes: each node's resources, as `{"CPU": 16, "GPU": 1}`.
@@ -94,9 +95,14 @@ def plan_resources(
     _check(cpus_per_trial, gpus_per_trial, workers_per_trial, least)
     data_cpus = ingest.readers if ingest.cache == "streaming" else 0
     free = _without_data(nodes, data_cpus)
-    places = sum(_fit(node, cpus_per_trial, gpus_per_trial) for node in free)
+    on_nodes = [_fit(node, cpus_per_trial, gpus_per_trial) for node in free]
+    places, on_one = sum(on_nodes), max(on_nodes, default=0)
     if places < least:
         raise Infeasible(_refusal(nodes, cpus_per_trial, gpus_per_trial, least, places, data_cpus))
+    if ingest.cache == "streaming" and on_one > ingest.most_streams:
+        # Ray may put all workers on the node that has most places.
+        places = min(places, ingest.most_streams)
+        ingest = with_streams(ingest, min(on_one, max(places, least)))
     concurrent = min(max(places // workers_per_trial, 1), trials)
     return ResourcePlan(
         trials=trials,
@@ -108,7 +114,7 @@ def plan_resources(
         workers_per_trial=workers_per_trial,
         min_workers_per_trial=least,
         data_cpus=data_cpus,
-        ingest=with_streams(ingest, concurrent * workers_per_trial),
+        ingest=with_streams(ingest, min(on_one, concurrent * workers_per_trial)),
     )
 
 

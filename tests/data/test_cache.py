@@ -38,7 +38,10 @@ def test_the_words_hold_the_sums(manifest: Manifest) -> None:
     assert str(plan_ingest(manifest, NODES)).endswith("the budget of a node is 0.001 GB")
     asked = with_streams(plan_ingest(manifest, NODES, "streaming", 1.0), 4)
     # A quarter of a gigabyte for each of four; an eighth of it is 31 MB, so pieces are of the largest 16 groups.
-    assert "4 streams of up to 0.25 GB, 8192 events mixed at a time, Ray Data reads with 2 CPU" in str(asked)
+    assert (
+        "4 streams of up to 0.25 GB on a node, 8192 events mixed at a time, Ray Data reads with 2 CPU"
+        in str(asked)
+    )
     assert "streaming (asked for)" in str(asked)
 
 

@@ -18,12 +18,45 @@ def test_streaming_trials_leave_cores_to_ray_data_and_share_the_budget():
         "3 trials side by side × (driver 0 CPU + 2 workers × 1 CPU) + Ray Data 2 CPU = 8 CPU of a cluster with 8 CPU, "
         "0 GPU: 12 trials in about 4 waves"
     )
-    assert plan.ingest.streams == 6
-    assert plan.ingest.memory_per_stream == 10**9 // 6
-    with pytest.raises(Infeasible, match=r"6 streams at once need 0\.048 GB, the memory budget is 0\.047 GB"):
-        plan_resources(
-            [{"CPU": 4}] * 2, 12, 1, 0, workers_per_trial=2, ingest=streaming(2, budget=47 * 10**6)
-        )
+    # Ray Data takes a core of each node, which leaves three places on a node.
+    assert plan.ingest.streams == 3
+    assert plan.ingest.memory_per_stream == 10**9 // 3
+
+
+@pytest.mark.parametrize(
+    ("budget", "workers", "concurrent", "streams"),
+    [
+        (24, 1, 6, 3),  # three streams on a node, which has three places
+        (23, 1, 2, 2),  # two: Ray could put both on one node
+        (8, 1, 1, 1),
+        (16, 2, 1, 2),
+        (31, 2, 3, 3),
+    ],
+)
+def test_no_more_trials_run_side_by_side_than_the_memory_of_a_node_holds_streams(
+    budget, workers, concurrent, streams
+):
+    # A stream holds eight row groups of a megabyte.
+    ingest = streaming(2, budget=budget * 10**6)
+    plan = plan_resources([{"CPU": 4}] * 2, 12, 1, 0, workers_per_trial=workers, ingest=ingest)
+
+    assert plan.concurrent == concurrent
+    assert plan.ingest.streams == streams
+    assert plan.ingest.memory_per_stream >= 8 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("budget", "workers", "words"),
+    [
+        (7, 1, r"1 streams at once need 0\.008 GB, the memory budget is 0\.007 GB"),
+        (15, 2, r"2 streams at once need 0\.016 GB"),
+        (16, 5, r"3 streams at once need 0\.024 GB"),
+    ],
+)
+def test_a_trial_whose_streams_the_memory_of_a_node_does_not_hold_is_refused(budget, workers, words):
+    ingest = streaming(2, budget=budget * 10**6)
+    with pytest.raises(Infeasible, match=words):
+        plan_resources([{"CPU": 4}] * 2, 12, 1, 0, workers_per_trial=workers, ingest=ingest)
 
 
 @pytest.mark.parametrize(
