@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hep_ray.data.batches import Batch
+from hep_ray.errors import InvalidConfig
 from hep_ray.losses import Loss
 from hep_ray.models import Model
 from hep_ray.training.manifold import mixed
@@ -72,10 +73,21 @@ def train_step(
         mixing_points: modules before which a batch with partners may be mixed.
         forward: what to call instead of the model, where several workers share the batch.
         draws: around the update, for an optimizer that draws random numbers.
+
+    Raises:
+        InvalidConfig: the batch is of one event, and the model normalises over a batch what is one number per event.
     """
     optimizer.zero_grad(set_to_none=True)
-    with mixed(model, mixing_points, batch):
-        logits = _logits(model if forward is None else forward, model.columns, batch, half=half)
+    try:
+        with mixed(model, mixing_points, batch):
+            logits = _logits(model if forward is None else forward, model.columns, batch, half=half)
+    except ValueError as fault:
+        if len(batch) > 1 or "per channel" not in str(fault):
+            raise
+        raise InvalidConfig(
+            "batch normalisation takes more than one event where it has one number of each; a batch holds 1: choose a "
+            "batch_size that leaves no single event over"
+        ) from fault
     losses = loss(logits, batch.labels)
     if batch.other_labels is not None:
         losses = batch.share * losses + (1 - batch.share) * loss(logits, batch.other_labels)
