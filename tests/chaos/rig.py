@@ -27,8 +27,14 @@ from tests.tracking.servers import MlflowServer
 SCRIPT = Path(__file__).with_name("search.py")
 MARK = "HEP_RAY_CHAOS"
 """Environment variable that every process of a run inherits, by which those that are left over are found."""
-OF_RAY = ("ray::IDLE", "ray::_AutoscalingCoordinatorActor", "ray::_StatsActor")
-"""Workers that wait for work, and the two that Ray Data keeps, once, for as long as a cluster lives."""
+OF_RAY = (
+    "ray::IDLE",
+    "ray::DashboardAgent",
+    "ray::RuntimeEnvAgent",
+    "ray::_AutoscalingCoordinatorActor",
+    "ray::_StatsActor",
+)
+"""Workers that wait for work, a node's own, and the two that Ray Data keeps, once, for as long as a cluster lives."""
 PATIENCE = 600
 _PROCESS = re.compile(r"^\[hep_ray\] \S+ \S+ in process (\d+) on ")
 _PLACEMENT_GROUPS = """
