@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from hep_ray.search.state import SearchState, TrialState
 
 __all__ = ["Cell", "cells", "columns", "load_search", "read_state", "rendered", "written"]
+
+
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def columns(table: StudyTable) -> list[str]:
 def rendered(table: StudyTable, state: SearchState, *, markdown: bool = False) -> Table:
     """A study table for a terminal, or in Markdown.
 
-    Published rows that no trial matches are shown with dashes: what was not run is not hidden.
+    Rows that differ in numbers alone stand in their order. Published rows that no trial matches are shown with dashes:
+    what was not run is not hidden.
     """
     made = Table(
         title=None if markdown else table.title,
@@ -125,11 +130,19 @@ def written(table: StudyTable, state: SearchState) -> tuple[list[str], list[list
     if table.published:
         head.append(f"published ({table.published_on})")
     rows = []
-    for row in dict.fromkeys([*found, *table.published]):
+    for row in in_order([*found, *table.published]):
         results = found.get(row, {})
         words = [str(results.get(column, Cell(()))) for column in columns(table)]
         rows.append([row or "all", *words, *([table.published.get(row, "")] if table.published else [])])
     return head, rows
+
+
+def in_order(rows: Sequence[str]) -> list[str]:
+    """Distinct rows, in the order of their numbers where nothing else tells them apart, else as they come."""
+    distinct = list(dict.fromkeys(rows))
+    if len({_NUMBER.sub("#", row) for row in distinct}) > 1:
+        return distinct
+    return sorted(distinct, key=lambda row: [float(number) for number in _NUMBER.findall(row)])
 
 
 def _heading(metric: str, epoch: int | None = None) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hep_ray.errors import InvalidConfig, StorageError, UnknownName
-from hep_ray.report.study import cells, load_search, read_state, rendered, written
+from hep_ray.report.study import cells, in_order, load_search, read_state, rendered, written
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.leaderboard import leaderboard, pareto_front
 from hep_ray.search.optuna_search import OptunaSearcher
@@ -85,6 +85,22 @@ def test_where_no_epoch_of_the_table_is_reached_the_best_one_is_shown() -> None:
 
     assert head == ["root_index", "accuracy"]
     assert rows[1] == ["root_index=3", "0.9000 (1)"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            ["root_index=9", "root_index=1", "root_index=10"],
+            ["root_index=1", "root_index=9", "root_index=10"],
+        ),
+        (["rate=1e-2, depth=3", "rate=0.001, depth=20", "rate=0.001, depth=3"], [2, 1, 0]),
+        (["model=resnet34", "model=cnn", "model=resnet18"], [0, 1, 2]),  # the search's own order
+        (["loss=hinge", "root_index=3", "loss=hinge"], [0, 1]),
+    ],
+)
+def test_rows_that_differ_in_numbers_stand_in_their_order(rows, expected) -> None:
+    assert in_order(rows) == [row if isinstance(row, str) else rows[row] for row in expected]
 
 
 def test_refusals() -> None:
