@@ -195,7 +195,8 @@ def test_a_search_outlives_the_time_limit_of_its_job(slurm: Slurm) -> None:
     assert len(before) < 80
     assert "goes back into the queue" in log.read_text()
 
-    # A job that was queued again waits for two minutes.
+    # A job that was queued again waits for two minutes, in which its first run ends; so long it counts as this run's.
+    wait_for(lambda: slurm.ok("sinfo", "--noheader", "--format=%T").strip() == "idle")
     slurm.ok("scontrol", "update", f"JobId={number}", "StartTime=now")
     wait_for(lambda: slurm.job(number)["JobState"] == "COMPLETED")
 
