@@ -17,7 +17,7 @@ import torch
 
 from hep_ray.data.batches import Batch, Events, make_batch
 from hep_ray.data.events import LABEL, EventSchema
-from hep_ray.data.row_groups import column_of
+from hep_ray.data.row_groups import chunks_of, column_of
 from hep_ray.data.source import EventWeights
 
 LARGE = 2**10
@@ -89,5 +89,5 @@ def _is_large(table: pa.Table, name: str, schema: EventSchema) -> bool:
 
 
 def _chunks(table: pa.Table, name: str, schema: EventSchema) -> Chunks:
-    arrays = tuple(schema.column(name).to_numpy(chunk) for chunk in table.column(name).chunks)
+    arrays = tuple(np.asarray(chunk) for chunk in chunks_of(table, name, schema))
     return Chunks(arrays, np.cumsum([0, *(len(array) for array in arrays)]))

@@ -185,9 +185,14 @@ def cut(
     return ReadPlan(groups.paths, np.column_stack([pieces, slices]), seed)
 
 
+def chunks_of(table: pa.Table, name: str, schema: EventSchema) -> list[Values]:
+    """The chunks of a column, one after the other, without a copy."""
+    return [schema.column(name).compact(chunk) for chunk in table.column(name).chunks]
+
+
 def column_of(table: pa.Table, name: str, schema: EventSchema, *, without_zeros: bool = False) -> Values:
     """A column of a table, without a copy where it has one chunk and keeps its form."""
-    pieces = [schema.column(name).compact(chunk) for chunk in table.column(name).chunks]
+    pieces = chunks_of(table, name, schema)
     if without_zeros:
         pieces = [
             piece if isinstance(piece, SparseColumn) else SparseColumn.from_dense(piece) for piece in pieces

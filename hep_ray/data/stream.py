@@ -22,9 +22,9 @@ from hep_ray.data.batches import Events
 from hep_ray.data.cache import Ingest, bytes_held, groups_per_block
 from hep_ray.data.dataset import Dataset, TestPurpose
 from hep_ray.data.encoding import pays
-from hep_ray.data.events import EventSchema
+from hep_ray.data.events import LABEL, EventSchema
 from hep_ray.data.ray_reader import streamed
-from hep_ray.data.row_groups import RowGroups, cut
+from hep_ray.data.row_groups import RowGroups, chunks_of, cut
 from hep_ray.data.shard_file import ROW_GROUP
 from hep_ray.data.shard_stream import PER_PIECE, Reader, ShardStream, decoded, one_by_one
 from hep_ray.data.source import EventSource
@@ -159,12 +159,10 @@ def load_resident(
     names = [schema.column(name).name for name in columns or [column.name for column in schema.columns]]
     groups = {split: _groups(dataset, split, purpose) for split in splits}
     row_group = ROW_GROUP * bytes_held(dataset.manifest)
-    without_zeros: tuple[str, ...] | None = None
+    without_zeros = _mostly_zeros(groups[splits[0]], schema, names)
     references: dict[Split, ObjectRef[Events]] = {}
     nbytes = 0
     for split, of_split in groups.items():
-        if without_zeros is None:
-            without_zeros = _mostly_zeros(of_split, schema, names)
         plan = cut(of_split, [(0, dataset.rows(split))], groups_per_block(row_group))
         plan = dataclasses.replace(plan, without_zeros=without_zeros)
         with closing(streamed(plan, schema, names)) as tables:
@@ -198,12 +196,11 @@ def _groups(dataset: Dataset, split: Split, purpose: TestPurpose | None) -> RowG
 
 def _mostly_zeros(groups: RowGroups, schema: EventSchema, names: Sequence[str]) -> tuple[str, ...]:
     """The columns that are stored whole, but take less memory without their zeros, by the first row group."""
-    plan = cut(groups, [(0, int(groups.rows[0]))], 1) if len(groups) else cut(groups, [], 1)
-    first = [decoded(table, schema, names) for table in one_by_one(plan, schema, names)]
-    columns = {name: values for events in first for name, values in events.inputs.items()}
+    plan = cut(groups, [(0, int(groups.rows[:1].sum()))], 1)
     return tuple(
         name
-        for name, values in columns.items()
+        for table in one_by_one(plan, schema, names)
+        for name, values in decoded(table, schema, names).inputs.items()
         if not isinstance(values, SparseColumn)
         and pays(schema.column(name), np.count_nonzero(values) / len(values))
     )
@@ -215,16 +212,17 @@ def _pack(tables: Iterator[pa.Table], rows: int, names: Sequence[str], schema: E
     labels = np.empty(rows, np.int64)
     start = 0
     for table in tables:
-        piece = decoded(table, schema, names)
-        stop = start + len(piece)
-        labels[start:stop] = piece.labels
-        for name, values in piece.inputs.items():
-            if isinstance(values, SparseColumn):
-                sparse.setdefault(name, []).append(values)
-            else:
-                whole = dense.setdefault(name, np.empty((rows, *values.shape[1:]), values.dtype))
-                whole[start:stop] = values
-        start = stop
+        labels[start : start + len(table)] = table.column(LABEL).to_numpy()
+        for name in names:
+            at = start
+            for values in chunks_of(table, name, schema):
+                if isinstance(values, SparseColumn):
+                    sparse.setdefault(name, []).append(values)
+                else:
+                    whole = dense.setdefault(name, np.empty((rows, *values.shape[1:]), values.dtype))
+                    whole[at : at + len(values)] = values
+                at += len(values)
+        start += len(table)
     columns: dict[str, Values] = {
         name: dense[name] if name in dense else join(sparse[name]) for name in names if start
     }

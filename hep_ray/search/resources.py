@@ -102,7 +102,6 @@ def plan_resources(
     if ingest.cache == "streaming" and on_one > ingest.most_streams:
         # Ray may put all workers on the node that has most places.
         places = min(places, ingest.most_streams)
-        ingest = with_streams(ingest, min(on_one, max(places, least)))
     concurrent = min(max(places // workers_per_trial, 1), trials)
     return ResourcePlan(
         trials=trials,

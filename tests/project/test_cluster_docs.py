@@ -15,12 +15,11 @@ import typer
 from hep_ray.cli import app
 from hep_ray.report.study import load_search
 from hep_ray.search.cli import build_app
+from tests.project.test_readme import PRIVATE
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
 PAGE = REPOSITORY / "docs/clusters.md"
-PRIVATE = re.compile(r"^\(umask 077; (.*)\)$")
-"""A command whose files are for nobody else."""
 FENCE = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
