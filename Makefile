@@ -9,6 +9,7 @@ HEP_RAY_STORAGE ?= runs
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 20
 CHAOS_ARGS ?=
+STATISTICS_ARGS ?=
 
 export HEP_RAY_STORAGE
 # Every Ray worker imports torch: compile it once, also where the environment says otherwise.
@@ -20,8 +21,8 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz chaos lint fmt types ui bench bench-gpu \
-	docs lock clean
+.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz chaos statistics lint fmt types ui bench \
+	bench-gpu docs lock clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -64,6 +65,9 @@ fuzz: env ## Hostile bytes against every parser, FUZZ_SECONDS for each (default 
 
 chaos: env ## Kill at random what five searches run on, and audit what is left; takes a quarter of an hour
 	$(VENV)/python -m tests.chaos.run $(CHAOS_ARGS)
+
+statistics: env ## Simulate the gate and the searcher: one JSON line each, in under ten minutes
+	@$(VENV)/python -m tests.statistics.run $(STATISTICS_ARGS)
 
 lint: env ## Check style and format
 	$(VENV)/ruff check .
