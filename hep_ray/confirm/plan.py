@@ -11,6 +11,7 @@ from hep_ray.confirm.finalists import Baseline, Configuration
 from hep_ray.data.dataset import Dataset
 from hep_ray.flags import STORAGE
 from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.state import recorded_uri
 from hep_ray.tracking.records import SearchStarted, TrialStarted
 
 BASELINE = "baseline"
@@ -92,10 +93,9 @@ class ConfirmPlan:
         return of_test(self.started.metric)
 
     @property
-    def tracking_uri(self) -> str | None:
-        """MLflow server or database, where one is stated."""
-        stated: str | None = self.given.tracking_uri or self.started.options.get("tracking_uri")
-        return stated
+    def tracking_uri(self) -> str:
+        """MLflow server or database: as asked for, else that of the search."""
+        return self.given.tracking_uri or recorded_uri(self.search_folder, self.started)
 
     @property
     def contenders(self) -> list[tuple[str, Literal["finalist", "baseline"], dict[str, Any]]]:

@@ -26,7 +26,6 @@ from hep_ray.search.fit import fit
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.state import SearchState
 from hep_ray.search.tracked import aside, close
-from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
@@ -74,7 +73,7 @@ def run_confirmation(
     console = console or Console(stderr=True)
     if again:
         set_aside(plan.folder)
-    uri = plan.tracking_uri or default_uri(plan.given.storage)
+    uri = plan.tracking_uri
     with Journal(plan.folder) as journal:
         header = _header(plan, journal)
         tracker = MlflowTracker(uri, plan.started.search, plan.given.storage / "mlartifacts", aside(console))

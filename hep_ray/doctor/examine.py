@@ -14,7 +14,7 @@ from hep_ray.errors import Infeasible, TrackingUnavailable
 from hep_ray.search import probe
 from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.resources import plan_resources
-from hep_ray.tracking.client import default_uri, ping
+from hep_ray.tracking.client import database_file, default_uri, ping
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def _storage(storage: Path, nodes: list[probe.Node]) -> Check:
 
 def _mlflow(wanted: Wanted) -> Check:
     uri = wanted.tracking_uri or default_uri(wanted.storage)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    file = database_file(uri)
+    if file is not None and not file.exists():
         return Check("mlflow", True, f"{uri}, which the first search makes")
     try:
         ping(uri)

@@ -13,8 +13,8 @@ from hep_ray.report.figures import Drawn, Section, of_section
 from hep_ray.report.material import Material, gather
 from hep_ray.report.page import Shown, page
 from hep_ray.search.definition import Search
+from hep_ray.search.state import recorded_uri
 from hep_ray.tracking.artifacts import attach_to_search
-from hep_ray.tracking.client import default_uri
 
 FILE_NAME = "report.html"
 SECTIONS: tuple[Section, ...] = ("confirmation", "classifier", "training", "search")
@@ -102,12 +102,8 @@ def attach(report: Report, storage: Path, uri: str | None = None) -> str:
         TrackingUnavailable: MLflow does not answer, or does not know the search.
     """
     started = report.material.started
-    recorded = started.options.get("tracking_uri")
     return attach_to_search(
-        uri or (str(recorded) if recorded else default_uri(storage)),
-        started.search,
-        started.search_id,
-        report.path,
+        uri or recorded_uri(storage / started.search, started), started.search, started.search_id, report.path
     )
 
 

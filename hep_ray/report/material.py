@@ -21,6 +21,7 @@ from hep_ray.report.study import read_state
 from hep_ray.report.words import count_words
 from hep_ray.search.definition import Search
 from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
 
 
@@ -183,7 +184,7 @@ def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:
         notes.append(f"The importance of parameters is left out: the Optuna study {path} is not there.")
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{path.resolve()}")
+    return optuna.load_study(study_name=name, storage=sqlite_uri(path))
 
 
 def _scores(material: Material, dataset: Dataset, notes: list[str]) -> Scores | None:

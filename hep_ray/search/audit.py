@@ -21,7 +21,7 @@ from hep_ray.search.leaderboard import FILE_NAME, leaderboard
 from hep_ray.search.optuna_search import TOLD_AS
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.state import SearchState
-from hep_ray.tracking.client import database_file, find_runs, open_client
+from hep_ray.tracking.client import database_file, find_runs, open_client, sqlite_uri
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.names import metric_key
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
@@ -199,7 +199,7 @@ def _study(folder: Path, state: SearchState) -> Iterator[Finding]:
         yield Finding("lost", "optuna.db is not there; --resume makes it anew")
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(study_name=state.started.search, storage=f"sqlite:///{database.resolve()}")
+    study = optuna.load_study(study_name=state.started.search, storage=sqlite_uri(database))
     told = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     known = {trial.started.number: trial for trial in state.trials.values()}
     for number, trial in known.items():

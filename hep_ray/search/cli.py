@@ -180,10 +180,13 @@ def _complete(given: dict[str, Any], recorded: dict[str, Any], search: Search) -
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    from hep_ray.search.state import SearchState
+    from hep_ray.search.state import SearchState, recorded_uri
 
     started = SearchState.read(folder).started
-    return started.options if started else {}
+    if started is None:
+        return {}
+    stated = started.options.get("tracking_uri") is not None
+    return {**started.options, "tracking_uri": recorded_uri(folder, started) if stated else None}
 
 
 def _print_plan(plan: SearchPlan, console: Console) -> None:

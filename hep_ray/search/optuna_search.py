@@ -26,6 +26,7 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.searcher import JournalSearcher
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import Record, TrialFinished, TrialStarted
 
 TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
@@ -67,7 +68,7 @@ class OptunaSearcher(JournalSearcher):
         self.total = total_trials(search, preset, space)
         self._pending = state.unfinished()
         self._study = optuna.create_study(
-            storage=f"sqlite:///{database.resolve()}",
+            storage=sqlite_uri(database),
             study_name=search.name,
             directions=[
                 StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hep_ray.errors import StorageError
-from hep_ray.tracking.client import default_uri
+from hep_ray.tracking.client import database_file, default_uri
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -123,9 +123,22 @@ class SearchState:
 
 
 def recorded_uri(folder: Path, started: SearchStarted | None) -> str:
-    """Where MLflow holds a search: as recorded, else in the database of the storage that its folder lies in."""
+    """Where MLflow holds a search: as recorded, else in the database of the storage that its folder lies in.
+
+    Of a storage that was copied or moved with its database it is the database that lies in it now.
+    """
     recorded: str | None = started.options.get("tracking_uri") if started else None
-    return recorded or default_uri(folder.parent)
+    own = default_uri(folder.parent)
+    if recorded is None or _was_beside(database_file(recorded), database_file(own), folder.name):
+        return own
+    return recorded
+
+
+def _was_beside(file: Path | None, own: Path | None, search: str) -> bool:
+    """Whether a recorded database is that of the storage which this one is a copy of, or was before it was moved."""
+    if file is None or own is None or not own.is_file() or file.name != own.name:
+        return False
+    return not file.is_file() or (file.parent / search / FILE_NAME).is_file()
 
 
 def search_folder(storage: Path, search: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.masking import mask
-from hep_ray.tracking.client import database_file, find_runs, open_client
+from hep_ray.tracking.client import database_file, find_runs, open_client, store_file
 from hep_ray.tracking.faults import cause
 from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
 
@@ -39,7 +39,7 @@ def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> s
         )
         parents = [run_id for run_id, tags in runs if TRIAL_TAG not in tags]
         if parents:
-            client.log_artifact(parents[0], str(artifact))
+            store_file(client, parents[0], artifact)
             return parents[0]
     except Exception as fault:
         raise TrackingUnavailable(

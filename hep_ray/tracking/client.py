@@ -16,8 +16,11 @@ from typing import Any
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.masking import mask
 from hep_ray.tracking.faults import cause
+from hep_ray.tracking.relocate import correct_addresses
 
 SQLITE = "sqlite:///"
+QUOTED = "sqlite+pysqlite"
+"""SQLAlchemy's other name of SQLite: MLflow makes the folder that follows `sqlite:///`, with its quoting unread."""
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -42,12 +45,26 @@ NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 def default_uri(storage: Path) -> str:
     """SQLite database in the storage folder."""
-    return f"{SQLITE}{storage.resolve() / 'mlflow.db'}"
+    return sqlite_uri(storage / "mlflow.db")
+
+
+def sqlite_uri(file: Path) -> str:
+    """Address of an SQLite database, whatever the characters of its path: `?`, `%` and `#` mean something in a URI."""
+    from sqlalchemy import URL, make_url
+
+    path = str(file.resolve())
+    if make_url(SQLITE + path).database == path:
+        return SQLITE + path
+    return URL.create(QUOTED, database=path).render_as_string()
 
 
 def database_file(uri: str) -> Path | None:
     """File of an SQLite database; None for anything else."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    from sqlalchemy import make_url
+
+    if not uri.startswith((SQLITE, f"{QUOTED}:///")):
+        return None
+    return Path(make_url(uri).database or "")
 
 
 def artifact_location(uri: str, folder: Path | None, experiment: str) -> str | None:
@@ -63,14 +80,22 @@ def artifact_location(uri: str, folder: Path | None, experiment: str) -> str | N
     return (folder.resolve() / experiment).as_uri()
 
 
-def open_client(uri: str) -> Any:
+def open_client(uri: str, artifacts: Path | None = None) -> Any:
     """An MLflow client with its telemetry and chatter off; makes the tables of a new database, one process at a time.
 
+    Args:
+        uri: of tracking.
+        artifacts: folder of the storage at work for MLflow's files; that beside a database unless given.
+
     Raises:
-        TrackingUnavailable: another process is making the tables of the database, for longer than a minute.
+        TrackingUnavailable: another process is making the tables of the database, for longer than a minute; or the
+            storage was moved, and its database cannot be written.
     """
     make = client_class()
     with _one_at_a_time(uri):
+        file = database_file(uri)
+        if file is not None:
+            correct_addresses(file, artifacts)
         return make(tracking_uri=uri)
 
 
@@ -100,6 +125,18 @@ def find_runs(client: Any, experiment_id: str, condition: str) -> list[tuple[str
     """Run id and tags of every run that fulfils a condition, such as "tags.role = 'baseline'"."""
     runs = all_pages(partial(client.search_runs, [experiment_id], condition, max_results=1000))
     return [(run.info.run_id, run.data.tags) for run in runs]
+
+
+def store_file(client: Any, run_id: str, file: Path) -> None:
+    """Store a file with a run; one of the same name is replaced.
+
+    MLflow's own `log_artifact` keeps the place of a run's files for the life of the process: a storage and its copy,
+    which share the ids of runs, would get each other's.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    place = client.get_run(run_id).info.artifact_uri
+    get_artifact_repository(place, tracking_uri=client.tracking_uri).log_artifact(str(file))
 
 
 def ping(uri: str) -> None:

@@ -55,12 +55,7 @@ def log_confirmed(
             for contender, metrics in values.items():
                 if tags.get(TRIAL_TAG) in trials.get(contender, ()):
                     client.set_tag(run_id, "confirmed", "baseline" if contender == "baseline" else "finalist")
-                    _log(
-                        client,
-                        run_id,
-                        {metric_key(f"confirmed_{key}"): pair for key, pair in metrics.items()},
-                        stamp,
-                    )
+                    _log(client, run_id, _shown(metrics), stamp)
         parents = [run_id for run_id, tags in runs if TRIAL_TAG not in tags]
         of_all = {f"confirmed/{main}_{contender}": metrics[main] for contender, metrics in values.items()}
         for run_id in [*parents, *([confirmation_run] if confirmation_run else [])]:

@@ -24,6 +24,7 @@ from hep_ray.errors import StorageError
 from hep_ray.tracking.records import Record, decode
 
 FILE_NAME = "journal.jsonl"
+_START = b'{"kind":"'
 _CHECKED = re.compile(rb"(?P<text>.*),\"crc32\":\"(?P<crc>[0-9a-f]{8})\"\}\n?", re.DOTALL)
 
 
@@ -129,22 +130,41 @@ def encode(record: Record) -> bytes:
 
 
 def _whole_lines(lines: Iterable[bytes], path: Path) -> tuple[list[Record], int]:
-    """The records of all lines up to one that was cut off, and the bytes that they take."""
+    """The records of all lines up to one that was cut off, and the bytes that they take.
+
+    A last line without its start is cut off too: a machine that lost power may keep the end of a write and not its
+    beginning, which then reads as zeros. Before a whole record, what is left of one that a full disk did not take, and
+    that could not be removed, is passed over.
+    """
     records, length = [], 0
-    for number, line in enumerate(lines, start=1):
+    numbered = iter(enumerate(lines, start=1))
+    for number, line in numbered:
         if not line.endswith(b"\n"):
             break
-        checked = _CHECKED.fullmatch(line)
-        if checked and zlib.crc32(checked["text"]) != int(checked["crc"], 16):
-            raise StorageError(
-                f"a journal's lines are as they were written; line {number} of {path} is not: its checksum is "
-                f"{checked['crc'].decode()}, its text gives {zlib.crc32(checked['text']):08x}"
-            )
         try:
-            records.append(decode(checked["text"] + b"}" if checked else line))
-        except ValidationError as fault:
-            raise StorageError(
-                f"every line of a journal is a record; line {number} of {path} is not: {fault}"
-            ) from fault
+            records.append(_record(line, number, path))
+        except StorageError:
+            if line.startswith(b"{") or next(numbered, None) is not None:
+                raise
+            break
         length += len(line)
     return records, length
+
+
+def _record(line: bytes, number: int, path: Path) -> Record:
+    checked = _CHECKED.fullmatch(line)
+    if checked and zlib.crc32(checked["text"]) != int(checked["crc"], 16):
+        begin = line.rfind(_START)
+        if begin > 0 and (rest := _CHECKED.fullmatch(line, begin)):
+            checked = rest
+    if checked and zlib.crc32(checked["text"]) != int(checked["crc"], 16):
+        raise StorageError(
+            f"a journal's lines are as they were written; line {number} of {path} is not: its checksum is "
+            f"{checked['crc'].decode()}, its text gives {zlib.crc32(checked['text']):08x}"
+        )
+    try:
+        return decode(checked["text"] + b"}" if checked else line)
+    except ValidationError as fault:
+        raise StorageError(
+            f"every line of a journal is a record; line {number} of {path} is not: {fault}"
+        ) from fault

@@ -5,12 +5,13 @@ Runs are found again by the tags below, and a metric point is the same point whe
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.client import artifact_location, find_runs, open_client
+from hep_ray.tracking.client import artifact_location, find_runs, open_client, store_file
 from hep_ray.tracking.names import metric_key, run_name
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -69,7 +70,7 @@ class RunWriter:
             Exception: whatever MLflow raises while nothing answers.
         """
         if self._client is None:
-            self._client = open_client(self.uri)
+            self._client = open_client(self.uri, self._artifacts)
         if not self._experiment_id:
             self._experiment_id = self._find_or_create()
 
@@ -94,7 +95,7 @@ class RunWriter:
             if record.cause:
                 self._client.set_tag(run_id, CAUSE_TAG, record.cause[:CAUSE_LENGTH])
             if record.log:
-                self._client.log_text(run_id, record.log, LOG_ARTIFACT)
+                self._store_log(run_id, record.log)
             self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
         elif isinstance(record, TrialLost):
             self._client.set_tag(self.run_ids[record.trial_id], LOST_TAG, record.cause[:CAUSE_LENGTH])
@@ -106,7 +107,13 @@ class RunWriter:
     def attach(self, artifact: Path) -> None:
         """Store a file with the parent run, if there is one."""
         if self.parent_run_id is not None:
-            self._client.log_artifact(self.parent_run_id, str(artifact))
+            store_file(self._client, self.parent_run_id, artifact)
+
+    def _store_log(self, run_id: str, text: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="hep_ray-log-") as scratch:
+            file = Path(scratch) / LOG_ARTIFACT
+            file.write_text(text, encoding="utf-8")
+            store_file(self._client, run_id, file)
 
     def settle(self) -> None:
         """Delete the runs that a lost answer left beside those in use."""

@@ -40,6 +40,7 @@ def ui(
         InvalidConfig: the port is taken.
     """
     from hep_ray.tracking.client import default_uri
+    from hep_ray.tracking.relocate import correct_addresses
 
     if not (storage / "mlflow.db").exists():
         raise StorageError(
@@ -51,6 +52,7 @@ def ui(
         raise InvalidConfig(
             f"the UI has a port of 127.0.0.1 to itself; {port}: {fault.strerror}: name another --port"
         ) from None
+    correct_addresses(storage / "mlflow.db")
     words = ["-m", "mlflow", "server", "--backend-store-uri", default_uri(storage), "--workers", "1"]
     words += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     server = subprocess.Popen(  # noqa: S603

@@ -74,3 +74,36 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 def test_looking_at_a_folder_without_a_journal_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match=FILE_NAME):
         read_records(tmp_path)
+
+
+def test_a_last_line_that_lost_its_start_is_cut_off(tmp_path):
+    """Power was lost in a write: the second page is on the disk, the first reads as zeros."""
+    path = filled(tmp_path)
+    *whole, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole) + b"\0" * 40 + last[40:])
+
+    assert read_records(tmp_path) == RECORDS[:-1]
+    with Journal(tmp_path) as journal:
+        assert list(journal) == RECORDS[:-1]
+        journal.append(RECORDS[-1])
+    assert read_records(tmp_path) == RECORDS
+
+
+@given(st.data())
+def test_a_whole_record_behind_what_is_left_of_another_is_read(tmp_path_factory, data):
+    """A full disk took a part of a record and could not remove it; the next record came behind it."""
+    folder = tmp_path_factory.mktemp("journal")
+    path = filled(folder)
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = data.draw(st.integers(0, len(lines) - 1))
+    left = lines[0][: data.draw(st.integers(1, len(lines[0]) - 1))]
+    path.write_bytes(b"".join([*lines[:place], left, *lines[place:]]))
+
+    assert read_records(folder) == RECORDS
+
+
+def test_a_digit_that_a_disk_changed_in_the_last_line_is_still_noticed(tmp_path):
+    path = filled(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"0.6666", b"0.7666"))
+    with pytest.raises(StorageError, match="line 4"):
+        read_records(tmp_path)

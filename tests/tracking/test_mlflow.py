@@ -6,6 +6,7 @@ from past_search import EPOCHS, journal
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.tracking.artifacts import attach_to_search
 from hep_ray.tracking.client import artifact_location, default_uri, open_client
+from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker
 
 
@@ -91,3 +92,28 @@ def test_files_lie_beside_a_database_and_with_a_server(tmp_path):
     assert artifact_location("sqlite:///x.db", tmp_path, "toy") == f"{tmp_path.as_uri()}/toy"
     assert artifact_location("https://mlflow.example", tmp_path, "toy") is None
     assert artifact_location("sqlite:///x.db", None, "toy") is None
+
+
+def test_confirmed_values_are_written_without_counts_and_errors(storage):
+    write(storage, journal("confirmed"))
+    values = {
+        "t0001": {
+            "accuracy": (0.8, 0.01), "accuracy_error": (0.02, 0.001), "confusion_signal_background": (7.0, 1.0),
+            "background_rejection_at_50": (40.0, 3.0), "background_rejection_at_50_error": (4.0, 0.3),
+        }
+    }  # fmt: skip
+    log_confirmed(
+        default_uri(storage), "toy", "confirmed", None, main="accuracy", values=values, trials={"t0001": ["t0001"]},
+        stamp=1.0,
+    )  # fmt: skip
+
+    _, (parent,), children = runs(storage, "confirmed")
+    found = {
+        key: value for key, value in children["t0001"].data.metrics.items() if key.startswith("confirmed/")
+    }
+    assert found == {
+        "confirmed/accuracy": 0.8, "confirmed/accuracy_sd": 0.01, "confirmed/background_rejection/at_50": 40.0,
+        "confirmed/background_rejection/at_50_sd": 3.0,
+    }  # fmt: skip
+    assert children["t0001"].data.tags["confirmed"] == "finalist"
+    assert parent.data.metrics["confirmed/accuracy_t0001"] == 0.8
