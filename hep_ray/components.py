@@ -13,6 +13,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import UnknownName
+from hep_ray.registry import implementation
 
 if TYPE_CHECKING:
     from hep_ray.config import Config
@@ -72,10 +73,8 @@ def component(kind: str, name: str) -> Component:
         UnknownName: there is no such component.
     """
     entry = registries()[kind][name]
-    parts = (getattr(entry, part, None) for part in ("factory", "generate", "open", "build"))
-    documented = next((part for part in parts if part is not None), entry)
     config = getattr(entry, "config", None) or getattr(entry, "options", None)
-    summary = (inspect.getdoc(documented) or "").partition("\n")[0]
+    summary = (inspect.getdoc(implementation(entry)) or "").partition("\n")[0]
     return Component(kind, name, summary, () if config is None else keys(config))
 
 

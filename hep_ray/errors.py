@@ -49,6 +49,14 @@ class ShardMismatch(InputError):
     """A shard is missing, empty, truncated, or is not the one its manifest describes."""
 
 
+class PluginFailed(InputError):
+    """A file that registers components cannot be sent to trials, imported there, or is another version there."""
+
+
+class UntrustedCode(InputError):
+    """A model needs code that came with it, and nobody has said that this code is trusted."""
+
+
 class NotFitted(HepRayError):
     """Values were to be scaled before the scaler was fitted on the training split."""
 

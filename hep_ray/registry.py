@@ -1,7 +1,7 @@
-"""A name → component table that fills itself from the modules of one folder.
+"""A name → component table that fills itself from the modules of one folder, and takes what users register.
 
 Adding a model, loss or simulation is adding one file to its folder: the registry imports
-the folder's modules the first time it is asked for anything.
+the folder's modules the first time it is asked for anything. A search script may register its own beside them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,24 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from hep_ray.errors import DuplicateName, UnknownName
 
 T = TypeVar("T")
+
+OWN_CODE: dict[str, list[str]] = {}
+"""Module outside hep_ray → what it registered, such as `loss 'mine'`."""
+
+
+def implementation(entry: Any) -> Any:
+    """The class or function behind an entry, which carries its docstring and names its module."""
+    parts = (getattr(entry, part, None) for part in ("factory", "generate", "open", "build"))
+    return next((part for part in parts if part is not None), entry)
 
 
 class Registry(Generic[T]):
@@ -29,18 +41,28 @@ class Registry(Generic[T]):
         self.kind = kind
         self.package = package
         self._entries: dict[str, T] = {}
-        self._discovered = False
+        self._discovered = self._discovering = False
+        self._lock = threading.RLock()
 
     def add(self, name: str, entry: T) -> T:
-        """Enter a component.
+        """Enter a component. A file outside hep_ray that is run again replaces what it registered before.
 
         Raises:
-            DuplicateName: the name is taken by another entry.
+            DuplicateName: another file has registered the name.
         """
+        module = str(getattr(implementation(entry), "__module__", self.package))
+        outside = module.partition(".")[0] != "hep_ray"
+        if outside:
+            self._discover()  # so that a name of hep_ray's own is taken, whoever comes first
         if name in self._entries:
-            raise DuplicateName(
-                f"a {self.kind} name is used once; '{name}' is registered twice in {self.package}"
-            )
+            before = str(getattr(implementation(self._entries[name]), "__module__", self.package))
+            if not (outside and _file(before) == _file(module)):
+                raise DuplicateName(
+                    f"{self.kind} '{name}' is registered twice, by {_file(before)} and by {_file(module)}: "
+                    "a name is used once, so give one of them another"
+                )
+        if outside and f"{self.kind} '{name}'" not in OWN_CODE.setdefault(module, []):
+            OWN_CODE[module].append(f"{self.kind} '{name}'")
         self._entries[name] = entry
         return entry
 
@@ -79,7 +101,20 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        folder = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(folder.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
-        self._discovered = True
+        with self._lock:  # other threads wait; a module of the folder that registers does not begin again
+            if self._discovering:
+                return
+            self._discovering = True
+            try:
+                folder = importlib.import_module(self.package)
+                for module in pkgutil.iter_modules(folder.__path__):
+                    importlib.import_module(f"{self.package}.{module.name}")
+                self._discovered = True
+            finally:
+                self._discovering = False
+
+
+def _file(module: str) -> str:
+    """The file of a module, or its name where it has none, as in a notebook."""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return str(Path(path).resolve()) if path else module

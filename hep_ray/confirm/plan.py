@@ -10,6 +10,7 @@ from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration
 from hep_ray.data.dataset import Dataset
 from hep_ray.flags import STORAGE
+from hep_ray.plugins import Plugin
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import recorded_uri
 from hep_ray.tracking.records import SearchStarted, TrialStarted
@@ -65,6 +66,7 @@ class ConfirmPlan:
         resources: what runs side by side.
         given: the options it was made from.
         source: file whose git checkout is stated as provenance.
+        plugins: files of the user's own that register components.
     """
 
     started: SearchStarted
@@ -76,6 +78,7 @@ class ConfirmPlan:
     resources: ResourcePlan
     given: ConfirmOptions
     source: Path
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def search_folder(self) -> Path:

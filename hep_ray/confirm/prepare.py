@@ -12,6 +12,7 @@ from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, of_test
 from hep_ray.data.cache import plan_ingest
 from hep_ray.data.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError, UnknownName
+from hep_ray.plugins import restore
 from hep_ray.search.definition import Search
 from hep_ray.search.resources import plan_resources
 from hep_ray.search.script import load_search
@@ -30,6 +31,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
             baseline; or fewer than one finalist or seed, or no level, is asked for.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
+        PluginFailed: a file that registers its components has gone or changed.
         Infeasible: a training fits on no node.
     """
     for name, value in (("--top", options.top), ("--seeds", options.seeds)):
@@ -40,6 +42,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
     name, search, source = _find(options)
     state = _ended(options, name)
     assert state.started is not None
+    plugins = restore(state.plugins)
     ranked = configurations(state)
     wanted = search.baseline if search is not None else {}
     if options.baseline is not None:
@@ -79,6 +82,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         ),
         given=options,
         source=source,
+        plugins=plugins,
     )
 
 

@@ -22,6 +22,7 @@ from hep_ray.confirm.summary import confirmed_values, failures, summarise
 from hep_ray.confirm.test_uses import SplitUse, earlier_uses, params_hash, record_use
 from hep_ray.confirm.unblind import evaluate_all
 from hep_ray.errors import CannotResume, Interrupted, SearchFailed
+from hep_ray.plugins import differences
 from hep_ray.search.fit import fit
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.state import SearchState
@@ -123,7 +124,12 @@ def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
             },
             title=f"{plan.started.search} (confirmation)",
             tags={"hep_ray.kind": "confirmation"},
+            plugins=tuple(plugin.recorded for plugin in plan.plugins),
             **plan.identity,
+        )
+    if changes := differences(started.plugins, plan.plugins):
+        raise CannotResume(
+            f"a confirmation goes on as it began; {'; '.join(changes)}: put it back, or type --again"
         )
     now = {**plan.identity, "confirms": plan.started.search_id}
     recorded = {key: getattr(started, key) for key in plan.identity}
@@ -160,6 +166,7 @@ def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
             to_run=len(runs),
             total=len(plan.runs),
             console=console,
+            plugins=plan.plugins,
         )
         again = recorder.given_back()
     left = [run.trial_id for run in plan.runs if run.trial_id not in state.trials]
@@ -211,7 +218,7 @@ def _test(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
             console.print(f"tested {told} of {len(plan.seeds) * len(judged)}", highlight=False)
 
         try:
-            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", closed, write)
+            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", closed, write, plan.plugins)
         except KeyboardInterrupt:
             raise Interrupted(
                 "every evaluation that ended is kept; some have not: type the same command again, without --again"

@@ -17,6 +17,7 @@ from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import EventSchema
 from hep_ray.data.stream import EventData, open_events
+from hep_ray.plugins import Plugin, load
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.tracking.records import Record, TrialTested
 from hep_ray.training.testing import Outcome, evaluate_once
@@ -36,6 +37,7 @@ class Opened:
         event_ids: of its events, in their order.
         cpus: threads of one evaluation.
         gpu: whether it holds (part of) a GPU.
+        plugins: files of the user's own whose components the models need.
     """
 
     trials_folder: str
@@ -44,6 +46,7 @@ class Opened:
     event_ids: pa.Array
     cpus: int
     gpu: bool
+    plugins: tuple[Plugin, ...] = ()
 
 
 def evaluate_all(
@@ -52,6 +55,7 @@ def evaluate_all(
     trials_folder: Path,
     trial_ids: Sequence[str],
     write: Callable[[Record], None],
+    plugins: tuple[Plugin, ...] = (),
 ) -> None:
     """Evaluate the kept model of each trial on the test split, side by side, and record each as it is done.
 
@@ -61,6 +65,7 @@ def evaluate_all(
         trials_folder: of the trials.
         trial_ids: to evaluate; a trial whose scores are on disk is not evaluated a second time.
         write: is given a `TrialTested` for each.
+        plugins: files of the user's own whose components the models need.
 
     Raises:
         CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
@@ -73,6 +78,7 @@ def evaluate_all(
             _event_ids(dataset),
             resources.cpus_per_trial,
             resources.gpus_per_trial > 0,
+            plugins,
         )
     )
     task = ray.remote(
@@ -98,6 +104,7 @@ def evaluate_all(
 
 
 def _evaluate(opened: Opened, trial_id: str) -> Outcome:
+    load(opened.plugins)
     torch.set_num_threads(opened.cpus)
     return evaluate_once(
         Path(opened.trials_folder) / trial_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,6 +64,13 @@ def predict(
             help="Write the model as an ONNX file too, checked against torch to 1e-5; INPUT may be left out."
         ),
     ] = None,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="Run the code that a model with components of its own carries; read it first.",
+        ),
+    ] = False,
     storage: Storage = STORAGE,
     tracking_uri: Annotated[
         str | None,
@@ -91,6 +99,7 @@ def predict(
     Raises:
         UnknownName: there is no such model, version or alias.
         ModelMismatch: the events are not such as the model was trained on.
+        UntrustedCode: the model carries code of its own, and --trust-code is not given.
         TrackingUnavailable: MLflow does not answer.
     """
     from rich.console import Console
@@ -110,6 +119,7 @@ def predict(
     crew = Crew(workers, gpus_per_worker, batch)
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
     package, origin = find_model(model, storage, tracking_uri)
+    package = dataclasses.replace(package, trust_code=trust_code)
     console = result_console()
     if onnx is not None:
         from hep_ray.predict.onnx_export import export_onnx

@@ -6,6 +6,7 @@ by the code of hep_ray. Scalers are part of the weights.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from hep_ray.data.events import EventSchema
 from hep_ray.data.folder import replacing
 from hep_ray.errors import CorruptModel, UnreadableInput
 from hep_ray.files import storing
+from hep_ray.plugins import Plugin, trust
 from hep_ray.promote.classifier import Classifier
 
 DESCRIPTION = "model.json"
@@ -72,6 +74,7 @@ class Description(Config):
         provenance: code, versions, machine and command.
         evidence: what it was promoted by; None for a model that was never judged.
         weights_sha256: of the weights' file.
+        plugins: files with the code of its components, where they are not hep_ray's own.
     """
 
     format: int = FORMAT
@@ -83,10 +86,11 @@ class Description(Config):
     provenance: dict[str, str] = Field(default_factory=dict)
     evidence: Evidence | None = None
     weights_sha256: str = ""
+    plugins: tuple[Plugin, ...] = ()
 
     def dumps(self) -> str:
         """The text of `model.json`."""
-        return self.model_dump_json(indent=1) + "\n"
+        return self.model_dump_json(indent=1, exclude=None if self.plugins else {"plugins"}) + "\n"
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,12 @@ class Package:
     Attributes:
         description: what `model.json` says.
         weights: bytes of `model.safetensors`.
+        trust_code: run code that came with it.
     """
 
     description: Description
     weights: bytes
+    trust_code: bool = False
 
     @classmethod
     def create(cls, description: Description, state: Mapping[str, torch.Tensor]) -> Package:
@@ -162,11 +168,13 @@ class Package:
         """The classifier.
 
         Raises:
+            UntrustedCode: it needs code that came with it, and the package is not trusted.
             CorruptModel: weights and parameters do not belong together.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
+        trust(self.description.plugins, trust_code=self.trust_code)
         try:
             state = load(self.weights)
             return Classifier(self.description.params, self.description.event_schema, state, device)
@@ -176,15 +184,19 @@ class Package:
             ) from None
 
 
-def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Classifier:
+def load_model(
+    folder: Path | str, device: torch.device | str = "cpu", *, trust_code: bool = False
+) -> Classifier:
     """Load a promoted model from its folder; nothing is unpickled.
 
     Args:
         folder: of `model.json` and `model.safetensors`, such as MLflow downloads.
         device: where it computes.
+        trust_code: run the code that a model with components of its own carries.
 
     Raises:
+        UntrustedCode: it carries such code, and that is not trusted.
         UnreadableInput: it is not the folder of a model.
         CorruptModel: the weights are not those that it was written with.
     """
-    return Package.read(folder).build(device)
+    return dataclasses.replace(Package.read(folder), trust_code=trust_code).build(device)

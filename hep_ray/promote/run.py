@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hep_ray.confirm.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
 from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
 from hep_ray.data.dataset import Dataset
 from hep_ray.errors import CorruptCheckpoint, HepRayError
+from hep_ray.plugins import restore
 from hep_ray.promote import gate
 from hep_ray.promote.card import model_card
 from hep_ray.promote.gain import check_gain, comparison_of, without_seed
@@ -84,6 +87,7 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
     confirmation = load_confirmation(folder)
     started = SearchState.read(folder).started
     options = {} if started is None else started.options
+    plugins = restore(SearchState.read(folder / FOLDER).plugins)
     uri = wishes.tracking_uri or recorded_uri(folder, started)
     registry = ModelRegistry(uri)
     name = wishes.name or confirmation.task
@@ -104,6 +108,8 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
         champion = _champion(registry, name, Path(scratch))
         answered(check_gain(confirmation, candidate, champion, looks.finalists))
         package = _package(folder / FOLDER, confirmation, candidate, run, dataset, answered)
+        if package is not None:
+            package = _with(package, plugins=plugins)
         if package is not None and dataset is not None:
             device = wishes.device or _device()
             answered(*check_scores(package, run, folder / FOLDER, confirmation.metric, dataset, device))
@@ -212,7 +218,11 @@ def _with_verdict(package: Package, verdict: gate.Verdict) -> Package:
     evidence = package.description.evidence
     assert evidence is not None
     judged = evidence.model_copy(update={"verdict": verdict.lines})
-    return Package(package.description.model_copy(update={"evidence": judged}), package.weights)
+    return _with(package, evidence=judged)
+
+
+def _with(package: Package, **facts: Any) -> Package:
+    return dataclasses.replace(package, description=package.description.model_copy(update=facts))
 
 
 def _device() -> str:

@@ -14,7 +14,8 @@ from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_c
 from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.manifest import Manifest
-from hep_ray.errors import HepRayError, NothingCompleted, UnreadableInput
+from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
+from hep_ray.plugins import restore
 from hep_ray.report.groups import Groups, groups_of, short_name, varied_in
 from hep_ray.report.scores import Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
@@ -115,6 +116,10 @@ def gather(search: Search, storage: Path, data: Path | None = None) -> Material:
             f"a report needs a trial that has completed; {folder} has {words or 'no trial'}"
         )
     notes: list[str] = []
+    try:
+        restore(state.plugins)
+    except PluginFailed as exc:
+        notes.append(str(exc))
     dataset = _dataset(started, data, notes)
     confirmation = _confirmation(folder, started, notes)
     bare = Material(

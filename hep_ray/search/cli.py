@@ -15,6 +15,7 @@ from hep_ray.cluster import describe
 from hep_ray.console import result_console, run_app
 from hep_ray.flags import STORAGE, Storage, with_storage
 from hep_ray.masking import mask
+from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ SHOWN = 5
 
 
 def main(search: Search) -> None:
-    """Run a search script: parse the command line, run, print the leaderboard and what to type next."""
+    """Run a search script: parse the command line, run, print the leaderboard and what to type next.
+
+    Where the script is only imported, for the search and the components that it states, this does nothing.
+    """
+    if importing():
+        return
     run_app(build_app(search), prog=sys.argv[0])
 
 
@@ -81,6 +87,13 @@ def build_app(search: Search) -> typer.Typer:
         resume: Annotated[
             bool,
             typer.Option("--resume", help="Go on with the search in the storage, with the flags it had."),
+        ] = False,
+        accept_changed_code: Annotated[
+            bool,
+            typer.Option(
+                "--accept-changed-code",
+                help="With --resume: go on although a file that registers components has changed; it is recorded.",
+            ),
         ] = False,
         dry_run: Annotated[
             bool,
@@ -153,7 +166,12 @@ def build_app(search: Search) -> typer.Typer:
             "memory_budget": memory_budget,
         }
         chosen = _complete(given, _recorded(storage / search.name) if resume else {}, search)
-        options = SearchOptions(storage=storage, source=Path(sys.argv[0]).resolve(), **chosen)
+        options = SearchOptions(
+            storage=storage,
+            source=Path(sys.argv[0]).resolve(),
+            accept_changed_code=accept_changed_code,
+            **chosen,
+        )
         plan = prepare(search, options)
         _print_plan(plan, console)
         if dry_run:
@@ -199,6 +217,8 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     )
     for index, (name, text) in enumerate(plan.space.describe().items()):
         table.add_row("[bold]space[/]" if index == 0 else "", f"{name}: {text}")
+    for plugin in plan.plugins:
+        table.add_row("[bold]own code[/]", f"{plugin.path}: {', '.join(plugin.registers)}")
     for index, params in enumerate(plan.search.references):
         words = ", ".join(f"{name}={value}" for name, value in params.items())
         table.add_row("[bold]references[/]" if index == 0 else "", words)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.stream import open_events
+from hep_ray.plugins import Plugin
 from hep_ray.search.lifeline import lifeline
 from hep_ray.search.memory_monitor import memory_kills_are_losses
 from hep_ray.search.progress import Progress
@@ -38,6 +39,7 @@ def fit(
     total: int,
     console: Console,
     epoch_timeout: float = EPOCH_TIMEOUT,
+    plugins: tuple[Plugin, ...] = (),
 ) -> None:
     """Let Tune train trials on the training split until the searcher has none left.
 
@@ -55,6 +57,7 @@ def fit(
         total: trials in all, with those that ended before.
         console: where progress is shown.
         epoch_timeout: seconds that an epoch may take.
+        plugins: files of the user's own whose components the trials need.
 
     Raises:
         StorageError: the storage is full, or cannot be written any more.
@@ -70,6 +73,7 @@ def fit(
         cpus=resources.cpus_per_trial,
         gpu=resources.gpus_per_trial > 0,
         epoch_timeout=epoch_timeout,
+        plugins=plugins,
         gpu_share=min(resources.gpus_per_trial, 1.0) or 1.0,
     )
     scratch = folder.resolve() / ".tune"

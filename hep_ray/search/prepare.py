@@ -16,12 +16,13 @@ from hep_ray.data.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
 from hep_ray.flags import STORAGE
 from hep_ray.masking import without_password
+from hep_ray.plugins import Plugin, registered
 from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.optuna_search import total_trials
 from hep_ray.search.resources import ResourcePlan, plan_resources
 from hep_ray.search.room import check_room
-from hep_ray.search.shared import check_every_node
+from hep_ray.search.shared import check_every_node, check_plugins
 from hep_ray.search.shares import check_shares
 from hep_ray.search.space import Space
 from hep_ray.search.trial_run import EPOCH_TIMEOUT
@@ -48,6 +49,7 @@ class SearchOptions:
         cache: `resident` loads events into memory, `streaming` reads them in every epoch, `auto` decides.
         memory_budget: GB of a node that the events may take; None is half of the smallest object store.
         source: the search script.
+        accept_changed_code: go on although files that register components have changed since the search began.
     """
 
     data: Path
@@ -65,6 +67,7 @@ class SearchOptions:
     cache: Cache = "auto"
     memory_budget: float | None = None
     source: Path = Path()
+    accept_changed_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class SearchPlan:
         dataset: opened and verified.
         resources: what runs side by side.
         given: the options it was made from.
+        plugins: files of the user's own that register components.
     """
 
     search: Search
@@ -86,6 +90,7 @@ class SearchPlan:
     dataset: Dataset
     resources: ResourcePlan
     given: SearchOptions
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def storage(self) -> Path:
@@ -153,12 +158,14 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         InvalidConfig: a model cannot take the dataset's columns.
         StorageError: the storage cannot be written or has no room, or a node of the cluster does not share it or the
             data.
+        PluginFailed: a component of the user's own cannot be brought to a node, or builds differently there.
         ClusterUnavailable: the cluster does not take this driver.
         Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
     """
     if not options.epoch_timeout > 0:
         raise InvalidConfig(f"an epoch may take more than 0 s; got --epoch-timeout {options.epoch_timeout:g}")
     preset = _preset(search, options)
+    plugins = registered()
     space = preset.space or search.space
     space.check()
     trials = total_trials(search, preset, space)
@@ -168,6 +175,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     model_bytes = _check_models([*space.samples(), *search.references], dataset)
     connect()
     check_every_node(options.storage, options.data / MANIFEST)
+    check_plugins(plugins, [*space.samples(), *search.references], dataset.schema)
     expected = expected_nodes()
     ingest = plan_ingest(dataset.manifest, nodes(), options.cache, options.memory_budget)
     resources = plan_resources(
@@ -181,7 +189,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     )
     check_room(options.storage, model_bytes, resources.concurrent)
     check_shares(space, search.references, resources.min_workers_per_trial, resources.workers_per_trial)
-    return SearchPlan(search, preset, space, dataset, resources, options)
+    return SearchPlan(search, preset, space, dataset, resources, options, plugins)
 
 
 def _preset(search: Search, options: SearchOptions) -> Preset:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hep_ray.errors import CannotResume, StorageError, TrackingUnavailable
 from hep_ray.files import storing
+from hep_ray.plugins import differences
 from hep_ray.search.failures import judge
 from hep_ray.search.fit import fit
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
@@ -24,7 +25,7 @@ from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
 from hep_ray.tracking.provenance import provenance
-from hep_ray.tracking.records import SearchFinished, SearchStarted
+from hep_ray.tracking.records import CodeAccepted, SearchFinished, SearchStarted
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
     return SearchResult(recorder.state, board, uri, untracked)
 
 
-def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarted | None:
-    """The first record of a new search; None for one that goes on."""
+def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarted | CodeAccepted | None:
+    """The first record of this attempt: of a new search, or that changed code is accepted; None for none."""
     state = SearchState.fold(journal)
     if state.started is None:
         if resume:
@@ -103,6 +104,7 @@ def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarte
             search_id=uuid.uuid4().hex,
             provenance=provenance(plan.given.source),
             options=plan.options,
+            plugins=tuple(plugin.recorded for plugin in plan.plugins),
             **plan.identity,
         )
     if not resume:
@@ -118,7 +120,20 @@ def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarte
                 f"a resumed search is the same search; {key} was {recorded!r} and is now {value!r}: "
                 "resume with the flags it was started with, or choose another --storage"
             )
-    return None
+    return _changed_code(plan, state)
+
+
+def _changed_code(plan: SearchPlan, state: SearchState) -> CodeAccepted | None:
+    changes = differences(state.plugins, plan.plugins)
+    if not changes:
+        return None
+    if not plan.given.accept_changed_code:
+        raise CannotResume(
+            f"the code of this search has changed: {'; '.join(changes)}. Its trials would not be comparable: put the "
+            "file back as it was, or type --accept-changed-code to go on, which is recorded"
+        )
+    now = tuple(plugin.recorded for plugin in plan.plugins)
+    return CodeAccepted(time=time.time(), plugins=now, changes=tuple(changes))
 
 
 def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Console) -> None:
@@ -162,6 +177,7 @@ def _tune(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Conso
             to_run=to_run,
             total=plan.trials,
             epoch_timeout=plan.given.epoch_timeout,
+            plugins=plan.plugins,
             console=console,
         )
     return recorder.given_back()

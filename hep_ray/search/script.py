@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hep_ray.errors import UnknownName
+from hep_ray.plugins import SCRIPT, import_source
 
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search
@@ -38,11 +38,9 @@ def load_search(name: str, folder: Path = HERE) -> Search:
     if not _is_file(path):
         known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
         raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
-    spec = importlib.util.spec_from_file_location(f"_search_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = import_source(
+        SCRIPT + re.sub(r"\W", "_", path.stem), path.resolve(), path.read_text(encoding="utf-8")
+    )
     search = getattr(module, "search", None)
     if not isinstance(search, Search):
         raise UnknownName(f"a search script has a variable 'search' of class Search; {path} has none")

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hep_ray.errors import StorageError
+from hep_ray.plugins import Plugin
 from hep_ray.tracking.client import database_file, default_uri
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
+    CodeAccepted,
     EpochFinished,
     Record,
     SearchFinished,
@@ -74,6 +76,14 @@ class SearchState:
     started: SearchStarted | None = None
     trials: dict[str, TrialState] = field(default_factory=dict)
     finished: bool = False
+    accepted: CodeAccepted | None = None
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Files of the user's own that register the components of its latest trials."""
+        if self.accepted is not None:
+            return self.accepted.plugins
+        return self.started.plugins if self.started is not None else ()
 
     @classmethod
     def read(cls, folder: Path) -> SearchState:
@@ -103,6 +113,8 @@ class SearchState:
             self.trials[record.trial_id].finished = record
         elif isinstance(record, TrialTested):
             self.trials[record.trial_id].tested = record
+        elif isinstance(record, CodeAccepted):
+            self.accepted = record
         elif isinstance(record, SearchFinished):
             self.finished = True
 

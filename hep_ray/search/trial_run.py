@@ -15,6 +15,7 @@ from hep_ray.data.stream import EventData
 from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
 from hep_ray.masking import mask
+from hep_ray.plugins import Plugin, load
 from hep_ray.search.recorder import ENDED, FAILURE, METRICS, UNSTORED
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
@@ -40,6 +41,7 @@ class TrialJob:
         gpu: whether a worker holds (part of) a GPU.
         epoch_timeout: seconds that an epoch, or the start of a trial, may take before its process is ended.
         gpu_share: of the GPU's memory that is the worker's.
+        plugins: files of the user's own whose components the trials need.
     """
 
     trials_folder: str
@@ -52,6 +54,7 @@ class TrialJob:
     gpu: bool
     epoch_timeout: float = EPOCH_TIMEOUT
     gpu_share: float = 1.0
+    plugins: tuple[Plugin, ...] = ()
 
     def folder(self, trial_id: str) -> Path:
         """Of a trial: its checkpoints and its log."""
@@ -83,6 +86,7 @@ class TrialRun:
         communicator: Communicator = ALONE,
         told: int = 0,
     ) -> None:
+        load(job.plugins)
         self._job = job
         self._folder = job.folder(config["trial_id"])
         self._writes = communicator.rank == 0

@@ -25,6 +25,7 @@ from ray.util import get_current_placement_group
 
 from hep_ray.errors import InputError, NonFiniteLoss, WorkersLost
 from hep_ray.models import MODELS
+from hep_ray.plugins import load
 from hep_ray.search import trial_log
 from hep_ray.search.mailbox import Ledger, Mailbox, Order
 from hep_ray.search.resources import ResourcePlan
@@ -199,6 +200,7 @@ def serve(config: dict[str, Any]) -> None:
     answer. Any other leaves the ranks out of step, so this one leaves too, and Ray Train starts the group anew.
     """
     job, mailbox = config["job"], config["mailbox"]
+    load(job.plugins)
     communicator = Communicator.of_process_group()
     torch.set_num_threads(job.cpus)
     first = communicator.rank == 0

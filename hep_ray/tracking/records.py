@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from hep_ray.config import Config
+from hep_ray.plugins import Plugin
 
 Status = Literal["running", "completed", "stopped", "failed"]
 """`completed`: all epochs, or until its patience ended; `stopped`: by the scheduler; `failed`: by an error."""
@@ -31,6 +32,7 @@ class SearchStarted(Config):
     space: dict[str, Any] = Field(description="the space in words, as printed by --dry-run")
     workers_per_trial: int = Field(1, description="processes that train a trial together")
     references: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
+    plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
     provenance: dict[str, str]
     title: str = Field("", description="name of the parent run in MLflow, where it is not the search's")
@@ -97,6 +99,15 @@ class TrialTested(Config):
     metrics: dict[str, float] = Field(description="of the test split, `test_accuracy` and so on")
 
 
+class CodeAccepted(Config):
+    """A search goes on although files that register its components have changed, as its user said."""
+
+    kind: Literal["code_accepted"] = "code_accepted"
+    time: float
+    plugins: tuple[Plugin, ...] = Field(description="as they are from here on")
+    changes: tuple[str, ...] = Field(description="what differs from before, a sentence for each file")
+
+
 class SearchFinished(Config):
     """The search ended with every trial accounted for; a later resume may add trials after it."""
 
@@ -105,7 +116,14 @@ class SearchFinished(Config):
 
 
 Record = (
-    SearchStarted | TrialStarted | EpochFinished | TrialLost | TrialFinished | TrialTested | SearchFinished
+    SearchStarted
+    | TrialStarted
+    | EpochFinished
+    | TrialLost
+    | TrialFinished
+    | TrialTested
+    | CodeAccepted
+    | SearchFinished
 )
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])

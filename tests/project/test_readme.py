@@ -91,7 +91,8 @@ def programs() -> dict[str, Any]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_their_flags_exist(page: Path, programs: dict[str, Any]) -> None:
-    made_here = set(re.findall(r"`(searches/\w+\.py)`", COMPONENTS.read_text(encoding="utf-8")))
+    texts = COMPONENTS.read_text(encoding="utf-8") + page.read_text(encoding="utf-8")
+    made_here = set(re.findall(r"^`((?:searches/)?\w+\.py)`", texts, re.MULTILINE))
     for words in commands(page):
         program = words[0]
         if program in OTHER_PROGRAMS:

@@ -1,0 +1,89 @@
+"""The network and the loss of docs/howto/own_code.md: through their whole life, by the commands that a user types."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hep_ray.tracking.journal import read_records
+from hep_ray.tracking.records import CodeAccepted, SearchStarted
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "own_code.md"
+SCRIPT = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]  # type: ignore[index]
+SCRIPT = SCRIPT.replace('task="susy"', 'task="quadrants"').replace('"quadratic_susy"', '"own_code"')
+
+
+def run(place: Path, *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        words, cwd=place, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def hep_ray(place: Path, *words: str, code: int = 0) -> str:
+    return run(place, sys.executable, "-c", "from hep_ray.cli import main; main()", *words, code=code)
+
+
+@pytest.mark.slow
+def test_components_of_the_script_live_through_search_confirmation_promotion_and_prediction(
+    make_search_place, tmp_path
+) -> None:
+    place = make_search_place(tmp_path, own_code=SCRIPT)
+    script = place / "searches" / "own_code.py"
+    told = run(
+        place, sys.executable, "searches/own_code.py", "--data", "data", "--preset", "smoke", "--dry-run"
+    )
+    assert "own_code.py: model 'quadratic', loss 'brier'" in told
+    run(place, sys.executable, "searches/own_code.py", "--data", "data", "--preset", "smoke")
+
+    # The products of the features decide the quadrant: the network of the script has learnt, not something else.
+    told = hep_ray(place, "confirm", "own_code", "--top", "1", "--seeds", "3")
+    assert "own_code" in told
+
+    hep_ray(place, "report", "own_code")
+    page = (place / "runs" / "own_code" / "report.html").read_text()
+    assert "Figures of scores are left out" not in page
+
+    told = hep_ray(place, "promote", "own_code")
+    assert "models:/quadrants@champion is version 1" in told
+
+    told = hep_ray(place, "predict", "models:/quadrants@champion", "data", "--out", "scores", code=2)
+    assert "code of own_code.py" in told
+    assert not (place / "scores").exists()
+    told = hep_ray(place, "predict", "models:/quadrants@champion", "data", "--out", "scores", "--trust-code")
+    assert "1500 events scored by models:/quadrants/1" in told
+    told = hep_ray(place, "predict", "models:/quadrants@champion", "--onnx", "own.onnx", "--trust-code")
+    assert "ONNX Runtime and torch differ by" in told
+
+    started, *_ = read_records(place / "runs" / "own_code")
+    assert isinstance(started, SearchStarted)
+    assert started.plugins[0].source == ""
+
+    script.write_text(script.read_text().replace("0.03", "0.03 "))
+    resume = (sys.executable, "searches/own_code.py", "--resume")
+    told = run(place, *resume, code=2)
+    assert "own_code.py has changed" in told
+    assert "--accept-changed-code" in told
+    told = hep_ray(place, "confirm", "own_code", "--again", code=2)
+    assert "own_code.py has changed since" in " ".join(told.split())
+    run(place, *resume, "--accept-changed-code")
+    accepted = [one for one in read_records(place / "runs" / "own_code") if isinstance(one, CodeAccepted)]
+    assert len(accepted) == 1
+    assert "own_code.py has changed" in accepted[0].changes[0]
+    run(place, *resume)  # what was accepted is what the search is now
+
+
+def test_a_component_that_no_node_can_import_is_refused_before_any_trial(make_search_place, tmp_path) -> None:
+    script = "import sys\nassert sys.argv[0].endswith('own_code.py')\n" + SCRIPT
+    place = make_search_place(tmp_path, own_code=script)
+    told = run(place, sys.executable, "searches/own_code.py", "--data", "data", "--preset", "smoke", code=2)
+    assert f"cannot import {place / 'searches' / 'own_code.py'}, line 2: AssertionError" in " ".join(
+        told.split()
+    )
+    assert not (place / "runs" / "own_code" / "journal.jsonl").exists()
