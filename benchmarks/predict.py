@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -29,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hep_ray.cores import usable_cores
 from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.shards import ShardWriter
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=1024, help="events in a shard")
     parser.add_argument("--model", default="cnn")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="0 leaves that part out")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="0 leaves that part out")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     schema = EventSchema(

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from hep_ray.cores import usable_cores
 from hep_ray.errors import ClusterUnavailable
+from hep_ray.head import Head, check, meant, ray_temp_dir
 from hep_ray.masking import close_token, ray_token
 
 SETTINGS = {
@@ -21,15 +28,23 @@ SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """Environment of the driver, and of the nodes of a cluster that it starts; a value the user set stands."""
+SOCKET_BYTES = 107
+"""That the path of a Unix socket may have."""
+PATIENCE = 3.0
+"""Seconds that Ray has to come back from its own code after a signal, before the process is ended."""
+_tried = threading.Event()
+"""Whether this process itself has begun to join, or to start, a cluster."""
 
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS or a local `ray start` names, else start one on this machine.
 
-    RAY_ADDRESS=local always starts one. A driver that is already connected stays as it is.
+    RAY_ADDRESS=local always starts one, with the cores that this process may use. A driver that is already connected
+    stays as it is.
 
     Raises:
-        ClusterUnavailable: the named cluster does not answer, or refuses this driver.
+        InvalidConfig: RAY_ADDRESS is no address.
+        ClusterUnavailable: the named cluster does not answer, or refuses this driver, or none can be started here.
     """
     import ray
 
@@ -43,16 +58,44 @@ def connect() -> None:
     warnings.filterwarnings("ignore", category=ResourceWarning, module="ray")
     if ray.is_initialized():
         return
+    head = meant()
+    here = head is None and os.environ.get("RAY_ADDRESS") != "auto"
+    if head is not None:
+        check(head)
+    _tried.set()
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with _ended_by_signals(head):
+            ray.init(
+                "local" if here else None,
+                num_cpus=usable_cores() if here else None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as fault:  # where a node takes too long to start, Ray raises no other class
-        named = os.environ.get("RAY_ADDRESS")
-        where = f"RAY_ADDRESS={named}" if named else "the one that was last started on this machine"
+        cause = str(fault).strip() or type(fault).__name__
+        if here:
+            raise ClusterUnavailable(_not_started(fault, cause)) from fault
         raise ClusterUnavailable(
-            f"a search joins the running Ray cluster, or starts one; {where} did not work "
-            f"({str(fault).strip() or type(fault).__name__}): check with `ray status`; the Ray and Python versions and "
-            "RAY_AUTH_MODE must be those of the cluster; RAY_ADDRESS=local starts one on this machine"
+            f"a search joins the Ray cluster that runs; {head or 'RAY_ADDRESS=auto'} did not take it ({cause}): the "
+            "Ray and Python versions and RAY_AUTH_MODE must be those of the cluster; RAY_ADDRESS=local starts one on "
+            "this machine"
         ) from fault
+
+
+def disconnect() -> None:
+    """At the end of a command: leave the cluster that `connect` joined, or end the one that it started here.
+
+    From here on Ctrl-C is not heard: interrupted while it shuts down, Ray prints a traceback and may take the
+    interpreter with it. SIGTERM ends the process at once; Ray's own watcher then ends what was started.
+    """
+    if not _tried.is_set() or threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import ray
+
+    ray.shutdown()
 
 
 def describe() -> str:
@@ -72,3 +115,67 @@ def nodes() -> list[dict[str, float]]:
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
+
+
+def _not_started(fault: Exception, cause: str) -> str:
+    """What to type where Ray could not be started on this machine, by what was in its way."""
+    temp, token = ray_temp_dir(), ray_token()
+    at = Path(str(getattr(fault, "filename", None) or ""))
+    why = getattr(fault, "strerror", None) or cause
+    if "AF_UNIX path length" in cause:
+        name = next((key for key in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(key)), "TMPDIR")
+        return (
+            f"the path of a socket has at most {SOCKET_BYTES} bytes; those of Ray's below {name}={temp.parent} have "
+            "more: type RAY_TMPDIR=/tmp, or another short folder of this machine"
+        )
+    if isinstance(fault, OSError) and at.is_relative_to(temp):
+        return (
+            f"Ray keeps its sockets and logs in {temp}; it cannot ({why}): type RAY_TMPDIR=FOLDER for a folder of "
+            "this machine that you can write to, with a short path"
+        )
+    if isinstance(fault, OSError) and at.is_relative_to(token.parent):
+        return (
+            f"Ray keeps the token of its cluster in {token}; it cannot ({why}): type HOME=FOLDER for a folder that you "
+            "can write to, or RAY_AUTH_TOKEN=SECRET, with which no file is needed"
+        )
+    if "RAY_AUTH_TOKEN" in cause:
+        return (
+            f"Ray reads the token of its cluster; it cannot ({cause.partition('. ')[0]}): put one there, or unset "
+            "RAY_AUTH_TOKEN_PATH and RAY_AUTH_TOKEN, and Ray makes one"
+        )
+    return (
+        f"a search starts Ray on this machine where there is none to join; that failed ({cause}): its logs are in "
+        f"{temp / 'session_latest' / 'logs'}; RAY_ADDRESS=HOST:PORT joins a cluster instead"
+    )
+
+
+@contextmanager
+def _ended_by_signals(head: Head | None) -> Iterator[None]:
+    """Within, SIGTERM and Ctrl-C end the process also where Ray, in code that is not Python's, does not hear them.
+
+    Args:
+        head: that is being joined; None where Ray starts here, which hears them.
+    """
+    if head is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while number := os.read(told, 1):
+            if number[0] in {signal.SIGINT, signal.SIGTERM} and not over.wait(PATIENCE):
+                with suppress(OSError):
+                    os.write(2, f"error: {signal.Signals(number[0]).name} while joining {head}\n".encode())
+                os._exit(128 + number[0])
+        os.close(told)
+
+    former = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(former)
+        os.close(tell)

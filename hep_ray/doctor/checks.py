@@ -84,6 +84,24 @@ def code(nodes: Sequence[Node], facts: Mapping[str, NodeFacts], here: str, expec
     return Check("code", True, f"hep_ray {here} on all nodes" + (", as expected" if expected else ""))
 
 
+def cores(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
+    """Ray hands out no more CPUs of a node than its processes may use."""
+    over = {
+        node.node_id: f"Ray hands out {node.cpus:g} CPU, its processes may use {facts[node.node_id].cores}"
+        for node in nodes
+        if node.node_id in facts and 0 < facts[node.node_id].cores < node.cpus
+    }
+    if over:
+        return Check(
+            "cores",
+            False,
+            _per_node(nodes, over),
+            "affinity, a control group or the batch system bounds them, and trials would share what they believe to "
+            "have: start Ray there with `ray start --num-cpus=` that number, or ask the batch system for more",
+        )
+    return Check("cores", True, "no node hands out more than its processes may use")
+
+
 def gpus(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
     """Where Ray hands out GPUs, torch sees them."""
     blind = {
@@ -136,7 +154,9 @@ def clock(nodes: Sequence[Node], clocks: Mapping[str, Clock]) -> Check:
             "set the clock by NTP: `sudo timedatectl set-ntp true` there",
         )
     largest = max((abs(one.offset) + one.uncertainty for one in clocks.values()), default=0.0)
-    return Check("clocks", True, f"within {1000 * largest:.0f} ms of the driver's")
+    untold = " ".join(node.address for node in nodes if node.node_id not in clocks)
+    found = f"within {1000 * largest:.0f} ms of the driver's"
+    return Check("clocks", True, found + (f"; not told by {untold}" if untold else ""))
 
 
 def authentication(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:

@@ -40,8 +40,8 @@ def doctor(
 ) -> None:
     """Check this machine, or the cluster that it belongs to, before a search: exit code 1 when something fails.
 
-    Versions, code, GPUs, authentication, clocks, shared storage, MLflow and the resource plan; a failed line says
-    what to do.
+    Versions, code, cores, GPUs, authentication, clocks, shared storage, MLflow and the resource plan; a failed line
+    says what to do.
 
     On a cluster: `ray exec clusters/gpu.yaml 'hep-ray doctor --gpus-per-trial 1'`
     """

@@ -58,6 +58,7 @@ def examine(wanted: Wanted) -> list[Check]:
         checks.answered(nodes, silent),
         checks.versions(nodes, facts),
         checks.code(nodes, facts, probe.code_hash(), wanted.code),
+        checks.cores(nodes, facts),
         checks.gpus(nodes, facts),
         checks.authentication(nodes, facts),
         checks.token(nodes, facts),

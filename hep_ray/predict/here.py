@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from hep_ray.cores import usable_cores
 from hep_ray.predict.inputs import Prediction
 from hep_ray.predict.pieces import Piece
 from hep_ray.predict.scores import score_piece
@@ -54,7 +54,7 @@ def score_here(
     threads = min(places(), len(todo))
     # Else every batch would put the model into training mode and back, while other threads use it.
     classifier.model.eval()
-    torch.set_num_threads(max(1, cores // threads))
+    torch.set_num_threads(max(1, min(cores, usable_cores()) // threads))
     running: dict[Future[int], Piece] = {}
     waiting, done, start = iter(todo), 0, time.monotonic()
     worth_workers = False
@@ -77,5 +77,4 @@ def score_here(
 
 def places() -> int:
     """Threads that work here at a time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, THREADS)
+    return min(usable_cores(), THREADS)

@@ -11,13 +11,16 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hep_ray.cores import usable_cores
 from hep_ray.masking import open_token, ray_token
 from hep_ray.tracking.provenance import PACKAGE, PACKAGES, package_version
 
@@ -56,6 +59,7 @@ class NodeFacts:
         torch_gpus: GPUs that torch sees.
         auth_mode: RAY_AUTH_MODE of Ray's processes; empty where it is not set.
         open_token: Ray's token file with its permissions, where others than its owner can read it; empty elsewhere.
+        cores: that its processes may use, by affinity, control group and batch system; 0 where that is not known.
     """
 
     host: str
@@ -64,6 +68,7 @@ class NodeFacts:
     torch_gpus: int
     auth_mode: str
     open_token: str = ""
+    cores: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,7 @@ def ask(nodes: Sequence[Node], work: Callable[..., Any], *args: Any) -> dict[str
         Node id → what the work returned, or the exception that came instead of it.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(work)
-    running = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
-            *args
-        ): node.node_id
-        for node in nodes
-    }
+    running = {task.options(scheduling_strategy=_on(node)).remote(*args): node.node_id for node in nodes}
     done, silent = ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
     answers: dict[str, Any] = {
         running[one]: TimeoutError(f"no answer within {PATIENCE:.0f} s") for one in silent
@@ -136,26 +136,25 @@ def facts() -> NodeFacts:
     """What this node says about itself."""
     versions = {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}}
     mode = os.environ.get("RAY_AUTH_MODE", "")
-    return NodeFacts(platform.node(), versions, code_hash(), _torch_gpus(), mode, open_token(ray_token()))
+    token, cores = open_token(ray_token()), usable_cores()
+    return NodeFacts(platform.node(), versions, code_hash(), _torch_gpus(), mode, token, cores)
 
 
 def clocks(nodes: Sequence[Node]) -> dict[str, Clock]:
-    """Node id → its clock against the driver's, from the quickest of a few questions.
-
-    Raises:
-        ray.exceptions.RayError: a node went away.
-    """
+    """Node id → its clock against the driver's, from the quickest of a few questions; without nodes that went away."""
     found: dict[str, Clock] = {}
     task = ray.remote(num_cpus=0)(_now)
     for node in nodes:
-        here = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False))
+        here = task.options(scheduling_strategy=_on(node))
         readings = []
-        for _ in range(CLOCK_QUESTIONS):
-            before = time.time()
-            there = ray.get(here.remote(), timeout=PATIENCE)
-            after = time.time()
-            readings.append(Clock(there - (before + after) / 2, (after - before) / 2))
-        found[node.node_id] = min(readings, key=lambda reading: reading.uncertainty)
+        with suppress(RayError):
+            for _ in range(CLOCK_QUESTIONS):
+                before = time.time()
+                there = ray.get(here.remote(), timeout=PATIENCE)
+                after = time.time()
+                readings.append(Clock(there - (before + after) / 2, (after - before) / 2))
+        if readings:
+            found[node.node_id] = min(readings, key=lambda reading: reading.uncertainty)
     return found
 
 
@@ -198,6 +197,10 @@ def one_line(fault: Exception) -> str:
     """An exception in a line: the last one of a traceback says what happened."""
     lines = str(fault).strip().splitlines()
     return lines[-1] if lines else type(fault).__name__
+
+
+def _on(node: Node) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node.node_id, soft=False)
 
 
 def _now() -> float:

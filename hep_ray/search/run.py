@@ -78,6 +78,9 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         try:
             try:
                 _train(plan, journal, recorder, console)
+            except KeyboardInterrupt:  # a second one, while Tune was ending the first way
+                judge(recorder.state)
+                raise
             finally:
                 untracked = close(tracker)
                 with storing(plan.folder):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hep_ray.cores import usable_cores
 from hep_ray.masking import mask
 
 PACKAGES = ("hep-ray", "ray", "torch", "optuna", "mlflow", "numpy", "pyarrow")
@@ -34,7 +35,7 @@ def provenance(source: Path) -> dict[str, str]:
         "git_dirty": _dirtiness(checkout, source),
         "python": platform.python_version(),
         "host": platform.node(),
-        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+        "cpu": f"{platform.machine()}, {usable_cores()} of {os.cpu_count()} cores",
         **{f"version_{name}": package_version(name) for name in PACKAGES},
     }
 

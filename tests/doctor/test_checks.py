@@ -11,7 +11,9 @@ from hep_ray.search.probe import Clock, Node, NodeFacts
 HEAD = Node("a", "10.0.0.1", cpus=8, gpus=0)
 WORKER = Node("b", "10.0.0.2", cpus=8, gpus=1)
 NODES = [HEAD, WORKER]
-FACTS = NodeFacts("host", {"python": "3.12.1", "ray": "2.60.0"}, "c0de", torch_gpus=0, auth_mode="token")
+FACTS = NodeFacts(
+    "host", {"python": "3.12.1", "ray": "2.60.0"}, "c0de", torch_gpus=0, auth_mode="token", cores=8
+)
 GPU_FACTS = dataclasses.replace(FACTS, torch_gpus=1)
 SOUND = {"a": FACTS, "b": GPU_FACTS}
 
@@ -24,6 +26,7 @@ SOUND_CHECKS = {
     "nodes": lambda: checks.answered(NODES, {}),
     "versions": lambda: checks.versions(NODES, SOUND),
     "code": lambda: checks.code(NODES, SOUND, "c0de", "c0de"),
+    "cores": lambda: checks.cores(NODES, SOUND),
     "gpus": lambda: checks.gpus(NODES, SOUND),
     "authentication": lambda: checks.authentication(NODES, SOUND),
     "token file": lambda: checks.token(NODES, SOUND),
@@ -54,6 +57,10 @@ BROKEN = {
     "a package is missing everywhere": (
         lambda: checks.versions([HEAD], {"a": dataclasses.replace(FACTS, versions={"ray": "absent"})}),
         "ray: absent on 10.0.0.1",
+    ),
+    "a node's processes are bound to fewer cores than Ray hands out": (
+        lambda: checks.cores(NODES, changed(cores=4)),
+        "10.0.0.2: Ray hands out 8 CPU, its processes may use 4",
     ),
     "a node runs old code": (
         lambda: checks.code(NODES, changed(code="01d"), "c0de", None),

@@ -16,7 +16,9 @@ PACKAGE = REPOSITORY / "hep_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_MODULE = 600
 
-BASE = {"config", "console", "errors", "files", "flags", "masking", "plugins", "registry"}
+BASE = {
+    *("config", "console", "cores", "errors", "files", "flags", "head", "masking", "plugins", "registry"),
+}
 RAY = {"cluster", "parallel"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
