@@ -65,6 +65,10 @@ class UnreadableInput(InputError):
     """An input file is absent or is not in the layout that its reader expects."""
 
 
+class NoEvents(UnreadableInput):
+    """An input is in its format and holds no events; among others it is left out."""
+
+
 class MissingPackage(InputError):
     """An optional package is needed for what was asked; the message says how to install it."""
 

@@ -22,7 +22,11 @@ app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show 
 def convert_command(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="PATH, in the order of the classes, or CLASS=PATH."),
+        typer.Argument(
+            metavar="INPUT...",
+            help="PATH, in the order of the classes, or CLASS=PATH. A folder stands for the files in it; a glob is put "
+            "in quotes: 'sig=runs/*/out.root'.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Dataset folder to make; absent or empty.")],
     reader: Annotated[
@@ -169,6 +173,9 @@ def print_dataset(manifest: Manifest, folder: Path) -> None:
         console.print(
             f"read {read} events, kept {kept}: the others were selected away, duplicates or surplus"
         )
+    notes = manifest.source.get("notes", [])
+    for note in notes if isinstance(notes, list) else []:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
     script = suggested_search(manifest.event_schema)
     step = f"python {script} --data {folder}" if script else f"hep-ray data show {folder}"

@@ -105,6 +105,7 @@ def convert(
         "files": opened.identities(),
         "drop_duplicates": chosen.drop_duplicates,
         "balance": chosen.balance,
+        "notes": list(opened.notes),
     }
     with ShardWriter(
         out,

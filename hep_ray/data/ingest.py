@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hep_ray.config import parse
 from hep_ray.data.assemble import Origin, assemble
 from hep_ray.data.events import EVENT_ID, LABEL, Arrays, EventSchema
 from hep_ray.data.inputs import InputPart
-from hep_ray.data.readers import READERS
+from hep_ray.data.readers import READERS, parse_options
 from hep_ray.data.runs import Run, RunWriter
 from hep_ray.data.schema_file import ColumnRule, SchemaFile
 from hep_ray.data.splits import SplitRule
 from hep_ray.files import storing
-
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -78,12 +75,12 @@ def ingest(unit: Unit) -> tuple[list[Run], int]:
     """
     job, source = unit.job, unit.source
     reader = READERS[job.rules.reader]
-    options = parse(reader.options, job.rules.options, f"options of the reader '{reader.name}'")
+    options = parse_options(reader, job.rules.options)
     opened = reader.open(source.path, options)
     writer = RunWriter(job.folder, f"piece-{unit.number:06d}", job.schema, job.split_rule)
     row = unit.start
     for batch in opened.read(opened.parts[source.number], unit.start, unit.stop, unit.names):
-        origin = Origin(stem_of(source.path), source.shown, source.part.name, source.label, row)
+        origin = Origin(source.stem, source.shown, source.part.name, source.label, row)
         arrays = assemble(batch, origin, job.rules, job.columns, job.schema)
         row += batch.num_rows
         if len(arrays[LABEL]):
@@ -100,8 +97,3 @@ def content_ids(arrays: Arrays, names: Sequence[str]) -> npt.NDArray[np.object_]
     columns = [np.ascontiguousarray(arrays[name]).reshape(len(arrays[LABEL]), -1) for name in names]
     rows = np.concatenate([column.view(np.uint8).reshape(len(column), -1) for column in columns], axis=1)
     return np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows], dtype=object)
-
-
-def stem_of(path: Path) -> str:
-    """A file's name without its ending and that of a compression, such as `events` of `events.csv.gz`."""
-    return path.with_suffix("").stem if path.suffix in COMPRESSIONS else path.stem

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
-from hep_ray.config import Config, parse
+from hep_ray.config import Config
 from hep_ray.data.columns import EVENT_ID, LABEL
 from hep_ray.data.events import EventSchema
-from hep_ray.data.readers import READERS, Part, Reader
+from hep_ray.data.identities import digest_of, distinct_digests, told_apart
+from hep_ray.data.paths import Given, given_inputs, open_all
+from hep_ray.data.readers import READERS, Opened, Part, Reader, parse_options
 from hep_ray.data.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile
-from hep_ray.data.shard_file import sha256_of
-from hep_ray.errors import InvalidConfig, InvalidSchema, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidSchema, NoEvents, UnreadableInput
 
 SCHEMA_METADATA = b"hep_ray.event_schema"
 
@@ -30,12 +29,15 @@ class InputPart:
         number: of the part within it.
         part: what the reader says of it.
         label: the class, where the file or the part decides it.
+        stem: of which ids are made: the file's name without its endings, and more where that is not enough to tell
+            the events of this part from those of another.
     """
 
     path: Path
     number: int
     part: Part
     label: int | None
+    stem: str = ""
 
     @property
     def shown(self) -> str:
@@ -54,6 +56,8 @@ class Inputs:
         parts: in order; at least one.
         digests: input → SHA-256 of its bytes.
         schema: of the events, where the input is a dataset of ours.
+        companions: files read beside the inputs.
+        notes: what is to be told of the inputs, such as which hold no events.
     """
 
     reader: Reader
@@ -63,6 +67,7 @@ class Inputs:
     digests: dict[Path, str]
     schema: EventSchema | None
     companions: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def events(self) -> int | None:
@@ -95,78 +100,85 @@ class Inputs:
 def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     """Open every input and settle which class its events belong to.
 
+    Inputs without events are left out and told of.
+
     Args:
-        words: `PATH` or `CLASS=PATH`.
+        words: `PATH` or `CLASS=PATH`; a path may be a glob, or a folder of files.
         rules: of the conversion.
 
     Raises:
         UnknownName: no reader has this name.
-        UnreadableInput: an input is absent or not in the format.
+        UnreadableInput: inputs are absent or not in the format; all are named. Or none holds events.
         InvalidConfig: there is none, one is given twice, or the classes do not fit.
+        NoEvents: all inputs of a class are without events.
     """
     reader = READERS[rules.reader]
-    options = parse(reader.options, rules.options, f"options of the reader '{rules.reader}'")
-    paths, given = _split_words(words)
-    digests = _distinct_digests(paths)
-    found_in = [reader.open(path, options) for path in paths]
-    opened = [(path, one.parts) for path, one in zip(paths, found_in, strict=True)]
+    options = parse_options(reader, rules.options)
+    given, notes = given_inputs(words, reader)
+    typed = {path: place for place, one in enumerate(given) for path in one.paths}
+    paths = [path for one in given for path in one.paths]
+    opened, empty = open_all(paths, reader, options)
+    digests = distinct_digests([path for path, _ in opened])
     schema = _dataset_schema(opened)
     if schema is not None:
         rules = _rules_of_dataset(rules, schema)
-        given = [None] * len(paths)
+        given = [Given(None, one.paths) for one in given]
     else:
         rules = _with_classes(rules, given, opened)
     parts = tuple(
         InputPart(path, number, part, label)
-        for (path, found), name in zip(opened, given, strict=True)
-        for number, part, label in _labelled(found, path, name, rules, paths)
+        for path, found in opened
+        for number, part, label in _labelled(found.parts, given, typed[path], rules)
     )
     if not parts:
-        found = ", ".join(f"'{part.name}'" for _, parts in opened for part in parts)
+        named = ", ".join(f"'{part.name}'" for _, found in opened for part in found.parts)
         wanted = ", ".join(rules.label.parts or rules.classes)
-        raise UnreadableInput(f"an input has a part for each class, named {wanted}; the inputs have {found}")
-    companions = tuple(dict.fromkeys(path for one in found_in for path in one.companions))
-    return Inputs(reader, options, rules, parts, digests, schema, companions)
+        raise UnreadableInput(f"an input has a part for each class, named {wanted}; the inputs have {named}")
+    full = tuple(one for one in parts if one.part.rows != 0)
+    _refuse_empty_class(rules, parts, full, empty)
+    companions = tuple(dict.fromkeys(path for _, one in opened for path in one.companions))
+    return Inputs(reader, options, rules, _with_stems(full), digests, schema, companions, (*notes, *empty))
 
 
-def _split_words(words: Sequence[str]) -> tuple[list[Path], list[str | None]]:
-    if not words:
-        raise InvalidConfig("a conversion has one or more input files; got none")
-    paths, given = [], []
-    for word in words:
-        name, equals, rest = word.partition("=")
-        named = bool(equals) and "/" not in name and not Path(word).exists()
-        paths.append(Path(rest if named else word))
-        given.append(name if named else None)
-    if any(given) and not all(given):
-        raise InvalidConfig("all inputs are given as CLASS=PATH or none is; got some of each")
-    for path in paths:
-        if not path.exists():
-            raise UnreadableInput(f"an input is a readable file; {path}: No such file or directory")
-    return paths, given
+def _refuse_empty_class(
+    rules: SchemaFile, parts: Sequence[InputPart], full: Sequence[InputPart], empty: Sequence[str]
+) -> None:
+    if rules.label.from_ in {"file", "part"}:
+        held = {one.label for one in full}
+        for label, name in enumerate(rules.classes):
+            if label not in held and (empty or any(one.label == label for one in parts)):
+                raise NoEvents(
+                    f"every class of a dataset has events; class '{name}' has none: {'; '.join(empty)}"
+                )
+    elif not full:
+        raise NoEvents("; ".join(empty))
 
 
-def _distinct_digests(paths: Sequence[Path]) -> dict[Path, str]:
-    seen: dict[str, Path] = {}
-    for path in paths:
-        digest = digest_of(path)
-        if digest in seen:
-            raise InvalidConfig(f"every input is given once; {path} and {seen[digest]} hold the same bytes")
-        seen[digest] = path
-    return {path: digest for digest, path in seen.items()}
+def _with_stems(parts: Sequence[InputPart]) -> tuple[InputPart, ...]:
+    """Parts that would give the same ids get as much of their path, and their own name, as tells them apart."""
+    named = []
+    for one in parts:
+        rivals = [other for other in parts if other.label == one.label]
+        stem = told_apart(other.path for other in rivals)[one.path]
+        if one.part.name and sum(other.path == one.path for other in rivals) > 1:
+            stem = f"{stem}/{one.part.name}"
+        named.append(replace(one, stem=stem))
+    return tuple(named)
 
 
-def _with_classes(rules: SchemaFile, given: Sequence[str | None], opened: Sequence[Any]) -> SchemaFile:
+def _with_classes(
+    rules: SchemaFile, given: Sequence[Given], opened: Sequence[tuple[Path, Opened]]
+) -> SchemaFile:
     classes = rules.classes
     label = rules.label
-    if not classes and any(given):
-        classes = tuple(dict.fromkeys(name for name in given if name))
-    if label.from_ == "file" and not any(given):
-        found = [part.name for _, parts in opened for part in parts]
-        if len(opened) == 1 and len(found) > 1:
-            label = LabelRule.model_validate({"from": "part"})
+    found = [part.name for _, one in opened for part in one.parts]
+    named = [one.name for one in given if one.name]
+    if not classes and named:
+        classes = tuple(dict.fromkeys(named))
+    if label.from_ == "file" and not named and len(given) == 1 and len(found) > 1 and len(opened) == 1:
+        label = LabelRule.model_validate({"from": "part"})
     if label.from_ == "part" and not classes:
-        classes = tuple(dict.fromkeys(part.name for _, parts in opened for part in parts))
+        classes = tuple(dict.fromkeys(found))
     if len(classes) < 2:  # noqa: PLR2004
         raise InvalidConfig(
             "a dataset has two classes or more: give them by --classes, as CLASS=PATH, or by a schema file; "
@@ -176,9 +188,11 @@ def _with_classes(rules: SchemaFile, given: Sequence[str | None], opened: Sequen
 
 
 def _labelled(
-    parts: Sequence[Part], path: Path, given: str | None, rules: SchemaFile, paths: Sequence[Path]
+    parts: Sequence[Part], given: Sequence[Given], place: int, rules: SchemaFile
 ) -> Iterator[tuple[int, Part, int | None]]:
+    """The parts of an input, which is of the word at that place, with their numbers and labels."""
     classes, rule = rules.classes, rules.label
+    name = given[place].name
     for number, part in enumerate(parts):
         if rule.from_ in {"field", "where"}:
             yield number, part, None
@@ -188,23 +202,26 @@ def _labelled(
                 raise InvalidSchema(f"there is one part for each of the classes {classes}; got {names}")
             if part.name in names:
                 yield number, part, names.index(part.name)
-        elif given is not None:
-            if given not in classes:
+        elif name is not None:
+            if name not in classes:
                 raise InvalidConfig(
-                    f"an input belongs to one of the classes {', '.join(classes)}; got '{given}'"
+                    f"an input belongs to one of the classes {', '.join(classes)}; got '{name}'"
                 )
-            yield number, part, classes.index(given)
-        elif len(paths) != len(classes):
+            yield number, part, classes.index(name)
+        elif len(given) != len(classes):
             raise InvalidConfig(
-                f"there is one input for each class, in order, or each is CLASS=PATH; got {len(paths)} files "
-                f"and the classes {list(classes)}"
+                f"there is one input for each class, in order, or each is CLASS=PATH; got {len(given)} files "
+                f"and the classes {list(classes)}: several files of a class are CLASS=FILE each, or a glob in quotes, "
+                f"'{classes[0]}={given[0].paths[0].parent}/*{given[0].paths[0].suffix}'"
             )
         else:
-            yield number, part, paths.index(path)
+            yield number, part, place
 
 
-def _dataset_schema(opened: Sequence[Any]) -> EventSchema | None:
-    texts = {(part.fields.metadata or {}).get(SCHEMA_METADATA, b"") for _, parts in opened for part in parts}
+def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None:
+    texts = {
+        (part.fields.metadata or {}).get(SCHEMA_METADATA, b"") for _, one in opened for part in one.parts
+    }
     if len(texts) > 1:
         raise InvalidSchema("datasets that are joined have the same schema; these differ")
     text = next(iter(texts), b"")
@@ -221,19 +238,3 @@ def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
             "event_id": EventIdRule(fields=(EVENT_ID,), as_is=True),
         }
     )
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of a folder's files.
-
-    Raises:
-        UnreadableInput: it cannot be read.
-    """
-    try:
-        if not path.is_dir():
-            return sha256_of(path)
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
-    except OSError as fault:
-        raise UnreadableInput(f"an input is a readable file; {path}: {fault.strerror}") from None

@@ -24,7 +24,7 @@ def predict(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="INPUT...", help="A dataset folder, or files of one format: Parquet, HDF5, ROOT, …"
+            metavar="INPUT...", help="A dataset folder, or files, folders and globs of one format: ROOT, …"
         ),
     ] = None,
     out: Annotated[
@@ -156,6 +156,8 @@ def predict(
         soft_wrap=True,
         highlight=False,
     )
+    for note in done.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if done.units != "checked":
         console.print(f"units: {done.units}", soft_wrap=True, highlight=False)
     console.print(

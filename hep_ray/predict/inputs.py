@@ -5,39 +5,26 @@ Labels are never read, so events without any can be predicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from hep_ray.config import parse
 from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression, unknown
-from hep_ray.data.ingest import COMPRESSIONS
-from hep_ray.data.inputs import digest_of
+from hep_ray.data.identities import digest_of
 from hep_ray.data.integrity import verify
 from hep_ray.data.manifest import MANIFEST
-from hep_ray.data.readers import READERS, Opened, Part
+from hep_ray.data.paths import files, matched, open_all, reader_by_ending, refuse_absent
+from hep_ray.data.readers import READERS, parse_options
 from hep_ray.data.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
-from hep_ray.errors import InvalidConfig, ModelMismatch, UnreadableInput
+from hep_ray.errors import InvalidConfig, ModelMismatch
 from hep_ray.predict import matching
 from hep_ray.predict.pieces import Piece, cut
 from hep_ray.promote.classifier import Classifier
-
-SUFFIXES = {
-    ".csv": "text",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".npy": "npz",
-    ".npz": "npz",
-    ".parquet": "parquet",
-    ".root": "root",
-    ".tsv": "text",
-    ".txt": "text",
-}
-"""Ending of a file → reader."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +39,7 @@ class Prediction:
         digests: name and SHA-256 of every input.
         units: whether the input states them: `checked`, or `not stated by the input`.
         events: how many there are before a selection; None where a format does not tell.
+        notes: what is to be told of the inputs, such as which hold no events.
     """
 
     rules: SchemaFile
@@ -61,6 +49,7 @@ class Prediction:
     digests: tuple[tuple[str, str], ...]
     units: str
     events: int | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +73,7 @@ def open_inputs(paths: Sequence[Path], classifier: Classifier, ways: Ways | None
     """Look into every input and see that its events suit a model.
 
     Args:
-        paths: files or folders of one format, or one dataset folder.
+        paths: files, folders or globs of one format, or one dataset folder.
         classifier: the model.
         ways: how they are read.
 
@@ -92,14 +81,13 @@ def open_inputs(paths: Sequence[Path], classifier: Classifier, ways: Ways | None
         UnreadableInput: an input is absent or not in the format.
         ShardMismatch: a dataset is not as its manifest says.
         ModelMismatch: the events lack a column of the model, or have another shape, type or unit.
-        InvalidConfig: the format cannot be told, or two inputs would give the same ids.
+        InvalidConfig: the format cannot be told, or an input is given twice.
     """
     ways = ways or Ways()
-    for path in paths:
-        if not path.exists():
-            raise UnreadableInput(f"an input is a readable file or folder; {path}: No such file or directory")
     if not paths:
         raise InvalidConfig("a prediction has one or more inputs; got none")
+    paths = [path for word in paths for path in matched(str(word))]
+    refuse_absent(paths)
     if any((path / MANIFEST).is_file() for path in paths):
         return _of_dataset(paths, classifier, ways)
     return _of_files(paths, classifier, _rules(paths, ways))
@@ -130,11 +118,17 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
 
 def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) -> Prediction:
     reader = READERS[rules.reader]
-    options = parse(reader.options, rules.options, f"options of the reader '{rules.reader}'")
+    notes: list[str] = []
+    paths = files(paths, reader, notes)
+    twice = [path for path, times in Counter(paths).items() if times > 1]
+    if twice:
+        raise InvalidConfig(f"every input is given once; {twice[0]} is given twice")
+    opened, empty = open_all(paths, reader, parse_options(reader, rules.options))
     tables = [
         (path, number, part)
-        for path in paths
-        for number, part in _parts(reader.open(path, options), rules, path)
+        for path, found in opened
+        for number, part in enumerate(found.parts)
+        if part.rows != 0
     ]
     columns: tuple[ColumnRule, ...] = ()
     names: tuple[str, ...] = ()
@@ -163,6 +157,7 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
         names=names,
         pieces=pieces,
         digests=tuple((path.name, digest_of(path)) for path in paths),
+        notes=(*notes, *empty),
         units="checked" if stated else "not stated by the input, taken to be the model's",
         events=None if None in rows else sum(row for row in rows if row is not None),
     )
@@ -170,7 +165,9 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
 
 def _rules(paths: Sequence[Path], ways: Ways) -> SchemaFile:
     """The schema file, or what the endings of the files tell; without its label, and ids without a class."""
-    base = load_schema(ways.schema) if ways.schema else SchemaFile(reader=ways.reader or _reader_of(paths))
+    base = (
+        load_schema(ways.schema) if ways.schema else SchemaFile(reader=ways.reader or reader_by_ending(paths))
+    )
     if ways.reader not in (None, base.reader):
         raise InvalidConfig(f"the schema is for the reader '{base.reader}'; got the reader '{ways.reader}'")
     selections = [f"({text})" for text in (base.selection, ways.selection) if text]
@@ -182,32 +179,6 @@ def _rules(paths: Sequence[Path], ways: Ways) -> SchemaFile:
             "selection": " and ".join(selections) or None,
         }
     )
-
-
-def _reader_of(paths: Sequence[Path]) -> str:
-    found = set()
-    for path in paths:
-        suffix = "".join(path.suffixes[-2:-1]) if path.suffix in COMPRESSIONS else path.suffix
-        if path.is_dir():
-            suffix = ".parquet" if any(path.glob("*.parquet")) else ""
-        if suffix not in SUFFIXES:
-            raise InvalidConfig(
-                f"a format is told by the ending of a file ({', '.join(SUFFIXES)}) or by --reader; got {path}"
-            )
-        found.add(SUFFIXES[suffix])
-    if len(found) > 1:
-        raise InvalidConfig(f"the inputs of a prediction have one format; got {', '.join(sorted(found))}")
-    return found.pop()
-
-
-def _parts(opened: Opened, rules: SchemaFile, path: Path) -> Iterator[tuple[int, Part]]:
-    for number, part in enumerate(opened.parts):
-        if part.rows != 0:
-            yield number, part
-    if not opened.parts:
-        raise UnreadableInput(
-            f"an input has a table of events; {path} has none for the reader '{rules.reader}'"
-        )
 
 
 def _names(
@@ -222,10 +193,6 @@ def _names(
                 f"what a prediction reads is in the input; {shown}: {unknown(name, list(known))}"
             )
     return tuple(dict.fromkeys(names))
-
-
-def _states_unit(part: Part, name: str) -> bool:
-    return bool((part.fields.field(name).metadata or {}).get(b"unit"))
 
 
 def schema_of_model(classifier: Classifier) -> EventSchema:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hep_ray.data.columns import Column
-from hep_ray.data.ingest import stem_of
+from hep_ray.data.identities import stem_of, told_apart
 from hep_ray.data.readers import Part
-from hep_ray.errors import InvalidConfig
 
 PIECE_BYTES = 32 * 2**20
 """About as much of an input, decoded, is one piece."""
@@ -55,20 +54,14 @@ def cut(
         own_ids: whether events bring their ids; otherwise these are made of the file's name and the row.
 
     Raises:
-        InvalidConfig: two tables would give the same ids.
+        InvalidConfig: an input is given twice.
     """
     counter = itertools.count()
-    prefixes: dict[str, Path] = {}
+    stems = told_apart(path for path, _, _ in tables)
     stride = max(1, PIECE_BYTES // max(1, sum(column.nbytes for column in columns)))
     for path, number, part in tables:
         several = sum(other == path for other, _, _ in tables) > 1
-        prefix = f"{stem_of(path)}/{part.name}/" if several else f"{stem_of(path)}/"
-        if not own_ids and prefix in prefixes:
-            raise InvalidConfig(
-                f"ids are made of the names of files, which differ; {path} and {prefixes[prefix]} have the same: "
-                "rename one, or name the fields that make an id in a schema file"
-            )
-        prefixes[prefix] = path
+        prefix = f"{stems[path]}/{part.name}/" if several else f"{stems[path]}/"
         bounds: list[tuple[int, int | None]] = [(0, None)]
         if part.rows is not None and seekable:
             bounds = [(start, min(start + stride, part.rows)) for start in range(0, part.rows, stride)]

@@ -63,6 +63,7 @@ class Predicted:
         files: of scores.
         reused: of them were there before.
         units: what is known of the input's units.
+        notes: what is to be told of the inputs, such as which hold no events.
     """
 
     out: Path
@@ -70,6 +71,7 @@ class Predicted:
     files: int
     reused: int
     units: str
+    notes: tuple[str, ...] = ()
 
 
 class Scorer:
@@ -153,7 +155,7 @@ def predict(
             if progress:
                 progress(len(files), len(prediction.pieces))
         total = finish(out, what, model, {piece.file: files[piece.file] for piece in prediction.pieces})
-    return Predicted(out, total, len(files), reused, prediction.units)
+    return Predicted(out, total, len(files), reused, prediction.units, prediction.notes)
 
 
 def _score_all(

@@ -10,10 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hep_ray.config import parse
 from hep_ray.data.assemble import Origin, assemble
 from hep_ray.data.columns import EVENT_ID, Arrays
-from hep_ray.data.readers import READERS
+from hep_ray.data.readers import READERS, parse_options
 from hep_ray.files import storing, whole
 from hep_ray.predict.inputs import Prediction, schema_of_model
 from hep_ray.predict.pieces import Piece
@@ -80,7 +79,7 @@ def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) ->
     """The model's columns and the ids of a piece's events, batch by batch; their labels are not read."""
     rules, schema = prediction.rules, schema_of_model(classifier)
     reader = READERS[rules.reader]
-    opened = reader.open(piece.path, parse(reader.options, rules.options, f"reader '{reader.name}'"))
+    opened = reader.open(piece.path, parse_options(reader, rules.options))
     part, row = opened.parts[piece.part], piece.start
     for batch in opened.read(part, piece.start, piece.stop, prediction.names):
         # Every event is given the first class: assembling asks for a label, and nothing here reads it.

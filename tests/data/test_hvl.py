@@ -17,6 +17,7 @@ from hep_ray.errors import (
     InvalidConfig,
     InvalidEvents,
     InvalidSchema,
+    NoEvents,
     UnknownName,
     UnreadableInput,
 )
@@ -99,7 +100,7 @@ def text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (no_groups, UnreadableInput, "one group per event"),
+        (no_groups, NoEvents, r"class 'sig' has none: 1 of 2 inputs holds no events: .*b\.h5"),
         (bare_dataset, UnreadableInput, "'event_000' is not"),
         (strings, UnreadableInput, "'event_000' is not"),
         (flat, UnreadableInput, r"event_000/data has shape \(4, 4\)"),
@@ -108,7 +109,7 @@ def text(path: Path) -> None:
         (not_a_number, InvalidEvents, "column 'image' of event 'sig/b/event_000'"),
         (truncated, UnreadableInput, "HDF5 and whole"),
         (text, UnreadableInput, "HDF5 and whole"),
-        (Path.mkdir, UnreadableInput, "HDF5 and whole"),
+        (Path.mkdir, UnreadableInput, r"end in one of \.h5, \.hdf5; .*b\.h5 has none"),
         (lambda path: None, UnreadableInput, "readable file"),
     ],
 )

@@ -188,8 +188,12 @@ def test_what_cannot_be_predicted_is_named(tmp_path, events, dataset, package):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     first, second = (as_csv(tmp_path / folder, events, dataset)[0] for folder in ("one", "two"))
-    with pytest.raises(InvalidConfig, match="ids are made of the names of files"):
-        open_inputs([first, second], classifier)
+    assert [piece.prefix for piece in open_inputs([first, second], classifier).pieces] == [
+        "one/events/",
+        "two/events/",
+    ]
+    with pytest.raises(InvalidConfig, match=r"given once; .*events\.csv is given twice"):
+        open_inputs([first, first], classifier)
 
 
 def test_a_value_that_is_not_finite_is_named_and_no_file_is_left(tmp_path, events, dataset, package):

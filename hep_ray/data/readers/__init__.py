@@ -6,14 +6,16 @@ names and types of the file. What becomes of them (columns, labels, ids, selecti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_origin
 
 import pyarrow as pa
 
-from hep_ray.config import Config
+from hep_ray.config import Config, parse
 from hep_ray.registry import Registry
 
 BATCH_BYTES = 16 * 2**20
@@ -59,6 +61,7 @@ class Open(Protocol):
         """Look into an input without reading its events.
 
         Raises:
+            NoEvents: it is in this format and holds no events.
             UnreadableInput: it is absent, broken, or not in this format; so may `Opened.read`, naming file and row.
             InvalidConfig: the options do not suit the input.
         """
@@ -74,12 +77,16 @@ class Reader:
         options: class of its options.
         open: opens an input.
         seekable: whether a range of rows is reached without reading those before it.
+        suffixes: endings of its files, in small letters and without that of a compression.
+        takes_folders: whether a folder is one input; otherwise it stands for the files in it.
     """
 
     name: str
     options: type[Config]
     open: Open
     seekable: bool = True
+    suffixes: tuple[str, ...] = ()
+    takes_folders: bool = False
 
     @property
     def summary(self) -> str:
@@ -92,11 +99,41 @@ READERS: Registry[Reader] = Registry("reader", "hep_ray.data.readers")
 F = TypeVar("F", bound=Open)
 
 
-def reader(name: str, options: type[Config] = Config, *, seekable: bool = True) -> Callable[[F], F]:
+def reader(
+    name: str,
+    options: type[Config] = Config,
+    *,
+    seekable: bool = True,
+    suffixes: tuple[str, ...] = (),
+    takes_folders: bool = False,
+) -> Callable[[F], F]:
     """Registers an opening function as a format."""
 
     def register(function: F) -> F:
-        READERS.add(name, Reader(name, options, function, seekable))
+        READERS.add(name, Reader(name, options, function, seekable, suffixes, takes_folders))
         return function
 
     return register
+
+
+def parse_options(reader: Reader, options: Mapping[str, Any]) -> Config:
+    """The options of a reader; a list may be a text with commas between its members, as `--set` gives it.
+
+    Raises:
+        InvalidConfig: an option is unknown or its value refused.
+    """
+    lists = {
+        name for name, field in reader.options.model_fields.items() if get_origin(field.annotation) is tuple
+    }
+    values = {
+        name: _members(value) if name in lists and isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    return parse(reader.options, values, f"options of the reader '{reader.name}'")
+
+
+def _members(text: str) -> Sequence[str]:
+    with contextlib.suppress(json.JSONDecodeError):
+        if isinstance(found := json.loads(text), list):
+            return found
+    return [word.strip() for word in text.split(",")]

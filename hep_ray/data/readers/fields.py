@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hep_ray.data.readers import BATCH_BYTES, Part
-from hep_ray.errors import InvalidConfig, InvalidEvents, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
 
 TEXT_BYTES = 32
 """Bytes that a string is taken to have when batches are planned."""
@@ -127,19 +127,23 @@ def part_named(parts: Iterable[Part], name: str, path: Path) -> Part:
 
 
 def not_empty(parts: Sequence[Part], path: Path) -> tuple[Part, ...]:
-    """The parts, once each is known to have rows.
+    """The parts, once one is known to have rows, and every such one fields.
 
     Raises:
-        UnreadableInput: there is no part, or one without events.
+        NoEvents: none has events.
+        UnreadableInput: there is no part, or one with events and without fields.
     """
     if not parts:
         raise UnreadableInput(f"an input holds one or more tables of numbers; {path} has none")
     for part in parts:
-        if part.rows == 0 or not part.fields.names:
+        if part.rows != 0 and not part.fields.names:
             raise UnreadableInput(
-                f"every part of an input has events and fields that can be read; "
-                f"{place(path, part.name)} has {part.rows} events and {len(part.fields)} fields"
+                f"every part of an input has fields that can be read; {place(path, part.name)} has {part.rows} events "
+                "and 0 fields"
             )
+    if all(part.rows == 0 for part in parts):
+        listed = ", ".join(f"{place(path, part.name)} has 0 events" for part in parts)
+        raise NoEvents(f"an input holds events; {listed}")
     return tuple(parts)
 
 

@@ -38,7 +38,7 @@ class Hdf5Options(Config):
     field: str = "image"
 
 
-@reader("hdf5", Hdf5Options)
+@reader("hdf5", Hdf5Options, suffixes=(".h5", ".hdf5"))
 def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
     """HDF5 file with a dataset per quantity, or per class.
 

@@ -19,13 +19,13 @@ from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.readers import Opened, Part, reader
 from hep_ray.data.readers.fields import asked, field, is_number, native, rows_per_batch, steps, to_arrow
 from hep_ray.data.readers.hdf5 import FAULTS
-from hep_ray.errors import InvalidEvents, UnreadableInput
+from hep_ray.errors import InvalidEvents, NoEvents, UnreadableInput
 
 IMAGE = "image"
 IMAGE_AXES = 3
 
 
-@reader("hvl")
+@reader("hvl", suffixes=(".h5", ".hdf5"))
 def open_hvl(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
     """HDF5 file with one group per event, in it the image `data`.
 
@@ -84,7 +84,7 @@ def _groups(file: h5py.File, path: Path) -> list[str]:
     except FAULTS as fault:
         raise UnreadableInput(f"the groups of an HVL file can be listed; {path}: {fault}") from None
     if not groups:
-        raise UnreadableInput(f"an HVL file has one group per event; {path} has none")
+        raise NoEvents(f"an HVL file has one group per event; {path} has none")
     return groups
 
 

@@ -59,7 +59,7 @@ class _Array:
     member: str | None = None
 
 
-@reader("npz", NpzOptions)
+@reader("npz", NpzOptions, suffixes=(".npz", ".npy"))
 def open_npz(path: Path, options: NpzOptions) -> Opened:
     """Archive (npz) or single file (npy) of numpy arrays.
 

@@ -23,7 +23,7 @@ EVENT_SCHEMA = b"hep_ray.event_schema"
 """Key in the metadata of a part's fields: the schema of a dataset folder, in JSON."""
 
 
-@reader("parquet")
+@reader("parquet", suffixes=(".parquet",), takes_folders=True)
 def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
     """Parquet file, folder of such files, or dataset folder.
 

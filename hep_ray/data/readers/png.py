@@ -16,14 +16,14 @@ from hep_ray.config import Config
 from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.readers import Opened, Part, reader
 from hep_ray.data.readers.fields import asked, field, not_empty, part_named, rows_per_batch, steps, to_arrow
-from hep_ray.errors import InvalidConfig, InvalidEvents, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
 
 IMAGE = "image"
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 """Modes of pictures that are read: of Pillow's names, those of 8 or 16 bits per channel without palette."""
 
 
-@reader("png")
+@reader("png", takes_folders=True)
 def open_png(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
     """Folder of PNG pictures, or of one such folder per class.
 
@@ -77,10 +77,12 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _part(name: str, folder: Path) -> Part:
     files = _pictures(folder)
-    if not files:
-        raise UnreadableInput(f"a folder of pictures has one or more .png files; {folder} has none")
-    first = _decoded(files[0], None, None)
     event_id = pa.field(EVENT_ID, pa.string(), nullable=False)
+    if not files:
+        if not name:
+            raise NoEvents(f"a folder of pictures has one or more .png files; {folder} has none")
+        return Part(name, 0, pa.schema([event_id]))
+    first = _decoded(files[0], None, None)
     return Part(name, len(files), pa.schema([event_id, field(IMAGE, first.dtype, first.shape)]))
 
 

@@ -29,7 +29,7 @@ class RootOptions(Config):
     branches: tuple[str, ...] = ()
 
 
-@reader("root", RootOptions)
+@reader("root", RootOptions, suffixes=(".root",))
 def open_root(path: Path, options: RootOptions) -> Opened:
     """ROOT file with a tree: numbers, fixed-size arrays, lists and strings.
 

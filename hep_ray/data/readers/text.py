@@ -17,7 +17,7 @@ from hep_ray.config import Config
 from hep_ray.data.readers import Opened, Part, reader
 from hep_ray.data.readers.fields import asked, rows_per_batch
 from hep_ray.data.readers.lines import LONGEST_LINE, is_number_text, opened
-from hep_ray.errors import InvalidConfig, InvalidEvents, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
 
 BLOCK_BYTES = 4 * 2**20
 LABEL_VALUE = "label_value"
@@ -55,7 +55,7 @@ class _Layout:
     fields: pa.Schema
 
 
-@reader("text", TextOptions, seekable=False)
+@reader("text", TextOptions, seekable=False, suffixes=(".csv", ".tsv", ".txt"))
 def open_text(path: Path, options: TextOptions) -> Opened:
     """Text file with one event per line: CSV, TSV or columns divided by spaces; also gzipped.
 
@@ -103,7 +103,7 @@ def _survey(path: Path, options: TextOptions) -> _Layout:
         lines = _head(stream, path)
     first = next((place for place, line in enumerate(lines) if line.strip()), None)
     if first is None:
-        raise UnreadableInput(f"a text file has one event per line; {path} has none")
+        raise NoEvents(f"a text file has one event per line; {path} has none")
     delimiter = options.delimiter or next((mark for mark in ",\t;" if mark in lines[first]), SPACES)
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise InvalidConfig(f"a delimiter is one character, and no quote or line end; got {delimiter!r}")
@@ -129,7 +129,7 @@ def _survey(path: Path, options: TextOptions) -> _Layout:
         raise InvalidConfig(f"columns have distinct names; {where} has {names}")
     rows = [line for line in lines[first + header :] if line.strip()]
     if not rows:
-        raise UnreadableInput(f"a text file has one event per line; {path} has a header only")
+        raise NoEvents(f"a text file has one event per line; {path} has a header only")
     event = _cells(rows[0], delimiter, f"{path}, first event")
     if len(event) != len(names):
         raise InvalidEvents(f"every row has {len(names)} cells; the first event of {path} has {len(event)}")

@@ -17,7 +17,7 @@ from PIL import Image
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.readers import READERS, Opened
 from hep_ray.data.shards import ShardWriter
-from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, ShardMismatch, UnreadableInput
 
 
 def opened(reader: str, path: Path, **options: Any) -> Opened:
@@ -137,8 +137,9 @@ def test_pictures_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "3.png").unlink()
     picture(tmp_path / "a" / "1.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(UnreadableInput, match="c has none"):
-        opened("png", tmp_path)
+    assert [(part.name, part.rows) for part in opened("png", tmp_path).parts] == [("a", 2), ("c", 0)]
+    with pytest.raises(NoEvents, match="c has none"):
+        opened("png", tmp_path / "c")
 
 
 def test_parquet_columns_become_fields_or_are_named(tmp_path: Path) -> None:
