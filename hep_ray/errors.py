@@ -89,6 +89,14 @@ class CannotConfirm(InputError):
     """A search that cannot be confirmed as asked: not ended, nothing completed, another dataset, no such baseline."""
 
 
+class UnknownSearch(UnknownName, StorageError):
+    """A search that is known by no name, folder or script; the message lists those that are."""
+
+
+class NotRun(StorageError, CannotConfirm):
+    """A search whose script is there, and that was not run in this storage."""
+
+
 class NonFiniteLoss(HepRayError):
     """The loss became NaN or infinite; the message names the epoch, the step and the learning rate."""
 

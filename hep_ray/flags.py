@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +28,29 @@ TrackingUri = Annotated[
 ]
 
 
-def with_storage(command: str, storage: Path) -> str:
-    """A command to type next, which finds the same storage in this folder."""
-    return command if storage == STORAGE else f"{command} --storage {shlex.quote(str(storage))}"
+SearchName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SEARCH", help="Search: its name, its folder in a storage, or the path of its script."
+    ),
+]
+
+
+def typed(*words: object, storage: Path = STORAGE, **flags: object) -> str:
+    """A command to type next in this folder, as a shell takes it; flags that are None are left out.
+
+    >>> typed("hep-ray", "report", "toy", storage=Path("my runs"), data=None)
+    "hep-ray report toy --storage 'my runs'"
+    """
+    given = {"storage": None if storage == STORAGE else storage, **flags}
+    options = (
+        (f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None
+    )
+    return shlex.join([*map(str, words), *(word for pair in options for word in pair)])
+
+
+def python() -> str:
+    """Python's name in a command to type: `python` where that is the one that runs, else its path."""
+    found = shutil.which("python")
+    same = found is not None and os.path.realpath(found) == os.path.realpath(sys.executable)
+    return "python" if same and Path(str(found)).parent == Path(sys.executable).parent else sys.executable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
+from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri, typed
 from hep_ray.masking import mask
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def confirm(  # noqa: PLR0917 - one argument per flag
-    name: Annotated[
-        str, typer.Argument(metavar="SEARCH", help="Search: a script in searches/, or the path of one.")
-    ],
+    name: SearchName,
     top: Annotated[int, typer.Option(help="Finalists: the best K configurations by validation.")] = 3,
     seeds: Annotated[
         int,
@@ -75,7 +73,7 @@ def confirm(  # noqa: PLR0917 - one argument per flag
     Example: `hep-ray confirm cnn_loss --top 3 --seeds 5`. Typed again after an interruption, it goes on.
 
     Raises:
-        UnknownName: there is no such search.
+        UnknownSearch: there is no such search.
         CannotConfirm: it was not run, still runs, has no completed trial, or was of another dataset.
         CannotResume: another confirmation of it was begun.
     """
@@ -153,8 +151,9 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
     from hep_ray.confirm.test_uses import uses_of_others
     from hep_ray.console import result_console
+    from hep_ray.tracking.client import look
 
-    found = result.confirmation
+    found, storage, data = result.confirmation, plan.given.storage, plan.given.data
     console = result_console()
     console.print()
     console.print(confirmation_table(found))
@@ -177,11 +176,11 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         "",
         "Next:",
         *(
-            f"  {with_storage(command, plan.given.storage)}"
+            f"  {command}"
             for command in (
-                "hep-ray ui",
-                f"hep-ray report {found.search}",
-                f"hep-ray promote {found.search} --dry-run",
+                look(result.tracking_uri, storage),
+                typed("hep-ray", "report", found.search, storage=storage, data=data),
+                typed("hep-ray", "promote", found.search, "--dry-run", storage=storage, data=data),
             )
         ),
     ]

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
 from hep_ray.files import write_whole
+from hep_ray.flags import typed
 from hep_ray.tracking.journal import Journal
 
 FOLDER = "confirm"
@@ -175,7 +176,8 @@ def load_confirmation(search_folder: Path) -> Confirmation:
     path = search_folder / FOLDER / FILE_NAME
     if not path.is_file():
         raise StorageError(
-            f"a search is confirmed first; {path} is not there: type `hep-ray confirm {search_folder.name}`"
+            f"a search is confirmed first; {path} is not there: type "
+            f"`{typed('hep-ray', 'confirm', search_folder.name, storage=search_folder.parent)}`"
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

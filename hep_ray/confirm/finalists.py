@@ -10,10 +10,8 @@ from typing import Any
 from hep_ray.confirm.test_uses import params_hash
 from hep_ray.errors import CannotConfirm, HepRayError
 from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.stated import CROSS_ENTROPY, has_parameters
 from hep_ray.training.config import REGISTRIES, TrialConfig, keys_read
-
-CROSS_ENTROPY: Mapping[str, Any] = {"loss": "cross_entropy"}
-"""The baseline of a search that states none."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def choose_baseline(ranked: Sequence[Configuration], wanted: Mapping[str, Any]) 
     wanted = wanted or CROSS_ENTROPY
     text = ", ".join(f"{key}={value}" for key, value in wanted.items())
     for one in ranked:
-        if _agrees(one.params, wanted):
+        if has_parameters(one.params, wanted):
             return Baseline(one.params, f"{one.name}, the best by validation with {text}", one)
     best = ranked[0]
     merged = {**best.params, **wanted}
@@ -128,14 +126,6 @@ def _named_trial(ranked: Sequence[Configuration], wanted: Mapping[str, Any]) -> 
     known = ", ".join(one.name for one in ranked)
     given = ",".join(f"{key}={value}" for key, value in wanted.items())
     raise CannotConfirm(f"trial=ID names a trial that ended without failure; got '{given}', known: {known}")
-
-
-def _agrees(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a configuration, its defaults included, has these values; a root index of 1 is cross-entropy."""
-    values = TrialConfig.from_params(params).resolved()
-    if values.get("loss") == "root_softmax" and values.get("root_index") == 1 and wanted == CROSS_ENTROPY:
-        return True
-    return all(key in values and values[key] == value for key, value in wanted.items())
 
 
 def _components(params: Mapping[str, Any]) -> dict[str, str]:

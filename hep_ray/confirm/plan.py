@@ -24,7 +24,7 @@ class ConfirmOptions:
     """What the command line chooses.
 
     Attributes:
-        search: name of a search in the storage, or of its script, or the script's path.
+        search: its name in the storage, its folder, or its script.
         top: finalists.
         seeds: trainings of each contender.
         baseline: `KEY=VALUE,…` or `trial=ID`; None is what the search states, else cross-entropy.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hep_ray.cluster import connect, nodes
-from hep_ray.confirm.finalists import choose_baseline, configurations, parse_baseline
+from hep_ray.confirm.finalists import Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, of_test
 from hep_ray.data.cache import plan_ingest
 from hep_ray.data.dataset import Dataset
-from hep_ray.errors import CannotConfirm, HepRayError, StorageError, UnknownName
+from hep_ray.errors import CannotConfirm, HepRayError, StorageError
 from hep_ray.plugins import restore
-from hep_ray.search.definition import Search
+from hep_ray.search.find import Found, find_search
 from hep_ray.search.resources import plan_resources
-from hep_ray.search.script import load_search
 from hep_ray.search.state import SearchState
-from hep_ray.tracking.journal import FILE_NAME, Journal
+from hep_ray.search.stated import CROSS_ENTROPY, Stated, has_parameters
+from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.testing import metric_keys
@@ -27,7 +28,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
     """Check that a search can be confirmed, and choose whom.
 
     Raises:
-        UnknownName: no script and no folder in the storage has the search's name.
+        UnknownSearch: no name, folder or script is the search's.
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
             baseline; or fewer than one finalist or seed, or no level, is asked for.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
@@ -39,15 +40,13 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
             raise CannotConfirm(f"{name} is at least 1; got {value}")
     if not 0 < options.level < 1:
         raise CannotConfirm(f"--level is between 0 and 1, such as 0.95; got {options.level}")
-    name, search, source = _find(options)
+    found = find_search(options.search, options.storage, options.scripts)
+    name, options = found.name, dataclasses.replace(options, storage=found.storage)
     state = _ended(options, name)
     assert state.started is not None
     plugins = restore(state.plugins)
     ranked = configurations(state)
-    wanted = search.baseline if search is not None else {}
-    if options.baseline is not None:
-        wanted = parse_baseline(options.baseline)
-    baseline = choose_baseline(ranked, wanted)
+    baseline = choose_baseline(ranked, _wanted(options, found.stated(state.started), ranked))
     finalists = tuple(one for one in ranked if one is not baseline.drawn)[: options.top]
     if not finalists:
         raise CannotConfirm(
@@ -81,33 +80,42 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
             ),
         ),
         given=options,
-        source=source,
+        source=_source(found, state.started),
         plugins=plugins,
     )
 
 
-def _find(options: ConfirmOptions) -> tuple[str, Search | None, Path]:
-    """The search's name, and its `Search` and script where there is one."""
-    in_storage = (options.storage / options.search / FILE_NAME).exists()
-    script = options.search if options.search.endswith(".py") else f"{options.scripts / options.search}.py"
-    if in_storage and not Path(script).is_file():
-        return options.search, None, Path.cwd()
-    try:
-        search = load_search(options.search, options.scripts)
-    except UnknownName as fault:
-        known = ", ".join(sorted(path.parent.name for path in options.storage.glob(f"*/{FILE_NAME}")))
-        raise UnknownName(f"{fault}; {options.storage} holds searches: {known or 'none'}") from None
-    return search.name, search, Path(script).resolve()
+def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configuration]) -> dict[str, Any]:
+    """What the finalists are to beat; empty for cross-entropy, the default of a search that states none."""
+    if options.baseline is not None:
+        return parse_baseline(options.baseline)
+    if stated.known and stated.baseline:
+        return dict(stated.baseline)
+    example = next((one.name for one in ranked[1:]), ranked[0].name)
+    if not stated.known:
+        raise CannotConfirm(
+            f"what finalists are to beat is stated by the search; the journal of {stated.name} is of an earlier "
+            "version and does not tell, and there is no script of that name: name the script, or the baseline, such as "
+            f"--baseline trial={example}"
+        )
+    if has_parameters(ranked[0].params, CROSS_ENTROPY):
+        raise CannotConfirm(
+            f"the best configuration cannot be what it is to beat; {stated.name} states no baseline, and its best, "
+            f"{ranked[0].name}, has the default one, loss=cross_entropy: say what it is to beat, such as "
+            f"--baseline trial={example}"
+        )
+    return {}
+
+
+def _source(found: Found, started: SearchStarted) -> Path:
+    """The search's script where it still is, else the folder that the command is typed in."""
+    places = (found.script, Path(started.provenance.get("script", "")))
+    return next((place.resolve() for place in places if place is not None and place.is_file()), Path.cwd())
 
 
 def _ended(options: ConfirmOptions, name: str) -> SearchState:
-    folder = options.storage / name
-    if not (folder / FILE_NAME).exists():
-        raise CannotConfirm(
-            f"a search is run before it is confirmed; {folder} holds none: run the search, or name its --storage"
-        )
     try:
-        with Journal(folder) as journal:
+        with Journal(options.storage / name) as journal:
             state = SearchState.fold(journal)
     except StorageError as fault:
         if "another one holds" in str(fault):

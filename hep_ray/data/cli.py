@@ -14,6 +14,7 @@ from hep_ray.data.manifest import Manifest
 from hep_ray.data.splits import SPLITS
 from hep_ray.data.suggest import suggested_search
 from hep_ray.errors import InvalidConfig
+from hep_ray.flags import python, typed
 
 app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
 
@@ -178,7 +179,7 @@ def print_dataset(manifest: Manifest, folder: Path) -> None:
         console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
     script = suggested_search(manifest.event_schema)
-    step = f"python {script} --data {folder}" if script else f"hep-ray data show {folder}"
+    step = typed(python(), script, data=folder) if script else typed("hep-ray", "data", "show", folder)
     console.print(f"next: {step}", soft_wrap=True, highlight=False)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from hep_ray.data.splits import Split
+from hep_ray.flags import typed
 
 
 def show(
@@ -26,4 +27,4 @@ def show(
 
     path = draw(folder, out, cast("Split", split))
     typer.echo(f"wrote {path}: open it in a browser")
-    typer.echo(f"next: hep-ray data check {folder}")
+    typer.echo(f"next: {typed('hep-ray', 'data', 'check', folder)}")

@@ -23,6 +23,6 @@ def suggested_search(schema: EventSchema) -> str | None:
     wanted = re.compile(rf"""^\s*task=["']{re.escape(schema.task)}["']""", re.MULTILINE)
     for script in sorted(folder.glob("*.py")):
         if wanted.search(script.read_text(encoding="utf-8")):
-            return f"searches/{script.name}"
+            return str(script)
     suits = any(column.name == "image" and min(column.shape[:2]) >= CNN_PIXELS for column in schema.columns)
-    return f"searches/{FIRST}.py" if suits and (folder / f"{FIRST}.py").is_file() else None
+    return str(folder / f"{FIRST}.py") if suits and (folder / f"{FIRST}.py").is_file() else None

@@ -11,7 +11,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import StorageError
-from hep_ray.flags import STORAGE, Storage
+from hep_ray.flags import STORAGE, Storage, python, typed
 
 if TYPE_CHECKING:
     from hep_ray.promote.package import Package
@@ -160,8 +160,9 @@ def predict(
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if done.units != "checked":
         console.print(f"units: {done.units}", soft_wrap=True, highlight=False)
+    code = f"import pandas; print(pandas.read_parquet({str(done.out)!r}).describe())"
     console.print(
-        f"next: python -c \"import pandas; print(pandas.read_parquet('{done.out}').describe())\"",
+        f"next: {typed(python(), '-c', code)}",
         soft_wrap=True,
         highlight=False,
         markup=False,

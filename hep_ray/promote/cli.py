@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hep_ray.console import result_console
-from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
+from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri, typed
 from hep_ray.masking import mask
 
 
 def promote(
-    search: Annotated[str, typer.Argument(help="Name of a confirmed search.")],
+    search: SearchName,
     storage: Storage = STORAGE,
     data: Annotated[
         Path | None, typer.Option(help="Dataset folder. Default: where the search found it.")
@@ -49,19 +48,21 @@ def promote(
     Example: `hep-ray promote cnn_loss --dry-run`, then without it.
 
     Raises:
-        StorageError: the search is unknown or not confirmed.
+        UnknownSearch: there is no such search.
+        StorageError: it is not confirmed.
         TrackingUnavailable: MLflow does not answer.
         PromotionRefused: a check failed.
     """
     from hep_ray.promote.run import Wishes
     from hep_ray.promote.run import promote as promote_search
-    from hep_ray.search.state import search_folder
+    from hep_ray.search.find import find_search
     from hep_ray.tracking.client import default_uri
 
     console = result_console()
+    found = find_search(search, storage)
     wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run)
     done = promote_search(
-        search_folder(storage, search),
+        found.folder,
         wishes,
         report=lambda check: console.print(check.line, soft_wrap=True, markup=False, highlight=False),
     )
@@ -69,11 +70,12 @@ def promote(
         answer = "would be promoted" if done.verdict.passed else "would be refused"
         console.print(f"'{done.verdict.candidate.name}' {answer}; nothing was registered", highlight=False)
         raise typer.Exit(0 if done.verdict.passed else 1)
-    following = f"hep-ray predict models:/{done.name}@champion INPUT --out scores"
-    if done.tracking_uri != default_uri(storage):
-        following += f" --tracking-uri {shlex.quote(mask(done.tracking_uri))}"
-    else:
-        following = with_storage(following, storage)
+    elsewhere = done.tracking_uri != default_uri(found.storage)
+    following = typed(
+        *("hep-ray", "predict", f"models:/{done.name}@champion", done.data, "--out", "scores"),
+        storage=STORAGE if elsewhere else found.storage,
+        tracking_uri=mask(done.tracking_uri) if elsewhere else None,
+    )
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
     console.print(
         f"models:/{done.name}@champion is version {done.version.number}{former}",

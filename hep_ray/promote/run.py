@@ -39,6 +39,7 @@ class Promotion:
         previous: number of the former champion, if there was one.
         card: the model card.
         tracking_uri: of the registry.
+        data: folder of the dataset.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Promotion:
     previous: int | None
     card: str
     tracking_uri: str
+    data: Path
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
                 report(answer)
 
     answered(gate.check_provenance(confirmation.provenance, _origin(confirmation, candidate, run)))
-    dataset = _dataset(wishes.data or Path(options.get("data", "")), confirmation, answered)
+    data = wishes.data or Path(options.get("data", ""))
+    dataset = _dataset(data, confirmation, answered)
     answered(gate.check_test_split(looks, len(confirmation.finalists), accepted=wishes.accept_reused_test))
     with tempfile.TemporaryDirectory(prefix="hep_ray-promote-") as scratch:
         champion = _champion(registry, name, Path(scratch))
@@ -117,15 +120,15 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
         if not wishes.dry_run:
             verdict.enforce()
         if package is None or dataset is None or not verdict.passed:
-            return Promotion(name, verdict, None, None, "", uri)
+            return Promotion(name, verdict, None, None, "", uri, data)
         package = _with_verdict(package, verdict)
         card = model_card(name, package.description)
         if wishes.dry_run:
-            return Promotion(name, verdict, None, None, card, uri)
+            return Promotion(name, verdict, None, None, card, uri, data)
         version = store(
             registry, name, package, dataset, card, folder.parent, Path(scratch), run.mlflow_run_id
         )
-        return Promotion(name, verdict, version, registry.crown(version), card, uri)
+        return Promotion(name, verdict, version, registry.crown(version), card, uri, data)
 
 
 def _looks(folder: Path, confirmation: Confirmation) -> gate.Looks:

@@ -14,6 +14,7 @@ from hep_ray.report.material import Material, gather
 from hep_ray.report.page import Shown, page
 from hep_ray.search.definition import Search
 from hep_ray.search.state import recorded_uri
+from hep_ray.search.stated import Stated
 from hep_ray.tracking.artifacts import attach_to_search
 
 FILE_NAME = "report.html"
@@ -38,7 +39,7 @@ class Report:
 
 
 def write_report(
-    search: Search,
+    search: Search | Stated,
     storage: Path,
     *,
     out: Path | None = None,
@@ -48,7 +49,7 @@ def write_report(
     """Write the page of a search, and its figures as PNG and PDF where a folder for them is given.
 
     Args:
-        search: as its script states it.
+        search: as it was stated.
         storage: folder of all searches.
         out: the page; `report.html` in the folder of the search unless given.
         figures: folder for single figures; made when absent.

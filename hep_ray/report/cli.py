@@ -9,14 +9,14 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
+from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri, typed
 
 if TYPE_CHECKING:
-    from hep_ray.search.definition import Search
+    from hep_ray.search.stated import Stated
 
 
 def report(
-    name: Annotated[str, typer.Argument(help="Search: a script in searches/, or the path of one.")],
+    name: SearchName,
     storage: Storage = STORAGE,
     out: Annotated[
         Path | None,
@@ -46,20 +46,30 @@ def report(
     `--table` prints the tables of the study instead, beside what was published: `hep-ray report cnn_loss --table`.
 
     Raises:
-        UnknownName: there is no such search.
+        UnknownSearch: there is no such search.
         StorageError: it was never run in this storage.
         NothingCompleted: no trial has completed.
         InvalidConfig: `--table` of a search that states no table.
         TrackingUnavailable: the page is written, but MLflow does not take it.
     """
-    from hep_ray.report.study import load_search
+    from hep_ray.search.find import find_search
 
-    search = load_search(name)
+    found = find_search(name, storage)
+    started = found.state().started
+    assert started is not None
+    search, storage = found.stated(started), found.storage
+    if not search.known:
+        typer.echo(
+            f"the journal of {found.name} is of an earlier version and tells no baseline and no study tables: "
+            "they are left out; name its script to have them",
+            err=True,
+        )
     if table or markdown:
         _print_tables(search, storage, markdown=markdown)
         return
     from hep_ray.report.build import attach, write_report
     from hep_ray.report.summary import result, still_running
+    from hep_ray.search.stated import words_to_confirm
 
     report = write_report(search, storage, out=out, figures=figures, data=data)
     typer.echo(f"wrote {report.path} ({report.path.stat().st_size / 1e6:.1f} MB): open it in a browser")
@@ -70,11 +80,14 @@ def report(
             typer.echo(sentence)
     run_id = attach(report, storage, tracking_uri)
     typer.echo(f"attached to MLflow run {run_id}")
-    following = "promote" if report.material.confirmation is not None else "confirm"
-    typer.echo(f"next: {with_storage(f'hep-ray {following} {name} --dry-run', storage)}")
+    words: list[str] | None = ["promote", found.name]
+    if report.material.confirmation is None:
+        words = words_to_confirm(report.material.state, search)
+    if words:
+        typer.echo(f"next: {typed('hep-ray', *words, '--dry-run', storage=storage, data=data)}")
 
 
-def _print_tables(search: Search, storage: Path, *, markdown: bool) -> None:
+def _print_tables(search: Stated, storage: Path, *, markdown: bool) -> None:
     from hep_ray.report.study import read_state, rendered
 
     state = read_state(search, storage)

@@ -14,6 +14,7 @@ from hep_ray.metrics.roc import Counts, Floats
 from hep_ray.search.definition import Search
 from hep_ray.search.leaderboard import number
 from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.stated import Stated
 
 Kind = Literal["seeds", "trials", "trial"]
 
@@ -131,7 +132,7 @@ class Groups:
         return f"mean ± s.d. over {many} seeds"
 
 
-def groups_of(search: Search, state: SearchState) -> Groups:
+def groups_of(search: Search | Stated, state: SearchState) -> Groups:
     """Group the trials of a search.
 
     Trials that differ in the seed only are one group, where the search has such. Otherwise the rows of the study's
@@ -181,7 +182,7 @@ def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[Tri
     return list(found.values())
 
 
-def _names(groups: Sequence[Sequence[TrialState]], search: Search, kind: Kind) -> list[str]:
+def _names(groups: Sequence[Sequence[TrialState]], search: Search | Stated, kind: Kind) -> list[str]:
     firsts = [group[0] for group in groups]
     if kind == "trials":
         return [search.tables[0].row(trial.started.params) or "all" for trial in firsts]

@@ -22,6 +22,7 @@ from hep_ray.report.study import read_state
 from hep_ray.report.words import count_words
 from hep_ray.search.definition import Search
 from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.stated import Stated
 from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
 
@@ -31,7 +32,7 @@ class Material:
     """What a report is made of.
 
     Attributes:
-        search: as its script states it.
+        search: as it was stated.
         folder: of the search.
         state: its journal, folded.
         started: the journal's first record.
@@ -42,7 +43,7 @@ class Material:
         notes: what is left out, and why, in sentences.
     """
 
-    search: Search
+    search: Search | Stated
     folder: Path
     state: SearchState
     started: SearchStarted
@@ -88,13 +89,13 @@ class Material:
         return trial.trial_id + (f" ({words})" if words else "")
 
 
-def gather(search: Search, storage: Path, data: Path | None = None) -> Material:
+def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> Material:
     """Read everything.
 
     What cannot be had (a dataset that has moved, a model that is gone) is left out and noted.
 
     Args:
-        search: as its script states it.
+        search: as it was stated.
         storage: folder of all searches.
         data: dataset folder; that of the search unless given.
 

@@ -109,9 +109,11 @@ def _whose(material: Material) -> str:
             f"<p>Test split, {scores.events:,} events, each contender retrained with {scores.seeds} seeds by the "
             "confirmation; no trial of the search was chosen by these events.</p>"
         )
+    words = summary.confirm_command(material)
+    command = f"; type <code>{escape(words)}</code>" if words else ""
     return (
-        f'<p class="mark">Validation split: a biased pick; type <code>hep-ray confirm {escape(material.search.name)}'
-        f"</code>. The model is that of {escape(material.name_of(material.best))}.</p>"
+        f'<p class="mark">Validation split: a biased pick{command}. '
+        f"The model is that of {escape(material.name_of(material.best))}.</p>"
     )
 
 

@@ -18,6 +18,7 @@ from hep_ray.search.script import load_search
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search, StudyTable
     from hep_ray.search.state import SearchState, TrialState
+    from hep_ray.search.stated import Stated
 
 __all__ = ["Cell", "cells", "columns", "load_search", "read_state", "rendered", "written"]
 
@@ -45,7 +46,7 @@ class Cell:
         return f"{mean:.4f} ± {statistics.stdev(self.values):.4f} ({len(self.values)})"
 
 
-def read_state(search: Search, storage: Path) -> SearchState:
+def read_state(search: Search | Stated, storage: Path) -> SearchState:
     """What the storage knows of a search.
 
     Raises:

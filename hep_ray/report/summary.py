@@ -6,9 +6,10 @@ from pathlib import Path
 
 from hep_ray.confirm.confirmation import Confirmation
 from hep_ray.confirm.table import verdict
-from hep_ray.flags import with_storage
+from hep_ray.flags import typed
 from hep_ray.report.material import Material
 from hep_ray.report.words import count_words, decimals, interval, metric_words, plus_minus
+from hep_ray.search.stated import words_to_confirm
 
 HOUR = 3600.0
 
@@ -71,7 +72,8 @@ def _picked(material: Material) -> str:
 def _confirmed(material: Material) -> str:
     found = material.confirmation
     if found is None:
-        return f"It is not confirmed on the test split: type hep-ray confirm {material.search.name}."
+        words = confirm_command(material)
+        return f"It is not confirmed on the test split{f': type {words}' if words else ''}."
     first = found.finalists[0] if found.finalists else found.baseline
     estimate, base = first.estimates[found.metric], found.baseline.estimates[found.metric]
     words = (
@@ -94,17 +96,22 @@ def _difference(found: Confirmation, name: str) -> str:
     return f"; paired difference {mean} {interval(difference.low, difference.high, digits, '+')}, {p_value}"
 
 
+def confirm_command(material: Material) -> str | None:
+    """What to type to confirm the search; None where it has nothing to compare."""
+    words = words_to_confirm(material.state, material.search)
+    return None if words is None else typed("hep-ray", *words, storage=material.folder.parent)
+
+
 def commands(material: Material, storage: Path) -> str:
     """What to type to have the same again."""
     name = material.search.name
+    again = typed("hep-ray", "confirm", name, storage=storage)
     commit = material.started.provenance.get("git_commit", "unknown")
     lines = [] if commit.startswith("unknown") else [f"git checkout {commit}"]
     lines.append(material.started.provenance.get("command", f"python searches/{name}.py"))
     if material.confirmation is not None:
-        lines.append(
-            material.confirmation.provenance.get("command", with_storage(f"hep-ray confirm {name}", storage))
-        )
-    lines.append(with_storage(f"hep-ray report {name}", storage))
+        lines.append(material.confirmation.provenance.get("command", again))
+    lines.append(typed("hep-ray", "report", name, storage=storage))
     return "\n".join(lines)
 
 

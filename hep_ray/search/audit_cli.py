@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from hep_ray.console import result_console
 from hep_ray.errors import AuditFailed
-from hep_ray.flags import STORAGE, Storage, TrackingUri
+from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
 from hep_ray.masking import mask
 
 
 def audit(
-    name: Annotated[str, typer.Argument(help="Search, such as cnn_loss.")],
+    name: SearchName,
     storage: Storage = STORAGE,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -23,18 +19,19 @@ def audit(
 
     Raises:
         AuditFailed: something is.
-        StorageError: there is no such search in the storage.
+        UnknownSearch: there is no such search.
         TrackingUnavailable: MLflow does not answer.
     """
     from hep_ray.search.audit import audit as examine
-    from hep_ray.search.state import SearchState, recorded_uri, search_folder
+    from hep_ray.search.find import find_search
+    from hep_ray.search.state import SearchState, recorded_uri
 
-    folder = search_folder(storage, name)
+    folder = find_search(name, storage).folder
     uri = tracking_uri or recorded_uri(folder, SearchState.read(folder).started)
     found = examine(folder, uri)
     console = result_console()
     console.print(
-        f"{name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
+        f"{folder.name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
         f"{found.losses} lost processes tried again; compared: journal, leaderboard, study, files and MLflow at "
         f"{mask(uri)}",
         highlight=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,13 @@ from rich.table import Table
 
 from hep_ray.cluster import describe
 from hep_ray.console import result_console, run_app
-from hep_ray.flags import STORAGE, Storage, with_storage
+from hep_ray.flags import STORAGE, Storage, python, typed
 from hep_ray.masking import mask
 from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
 
 if TYPE_CHECKING:
-    from hep_ray.search.prepare import SearchOptions, SearchPlan
+    from hep_ray.search.prepare import SearchPlan
     from hep_ray.search.run import SearchResult
 
 DEFAULTS: dict[str, Any] = {
@@ -178,7 +179,7 @@ def build_app(search: Search) -> typer.Typer:
             console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
             return
         result = run_search(plan, resume=resume, console=console)
-        _print_result(result, options)
+        _print_result(result, plan)
         if result.untracked is not None:
             raise result.untracked
 
@@ -237,7 +238,7 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     console.print(table, soft_wrap=True)
 
 
-def _print_result(result: SearchResult, options: SearchOptions) -> None:
+def _print_result(result: SearchResult, plan: SearchPlan) -> None:
     from hep_ray.search.failures import causes
     from hep_ray.search.leaderboard import table
 
@@ -248,12 +249,7 @@ def _print_result(result: SearchResult, options: SearchOptions) -> None:
         names = ", ".join([trial.trial_id for trial in trials[:SHOWN]] + ["…"] * (len(trials) > SHOWN))
         line = f"{len(trials)} of {len(result.state.trials)} trials failed ({names}): {cause}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    following = (
-        "hep-ray ui",
-        f"hep-ray confirm {result.leaderboard.parent.name}",
-        f"python {Path(sys.argv[0])} --resume --trials {2 * len(result.state.trials)}",
-    )
-    commands = "\n".join(f"  {with_storage(command, options.storage)}" for command in following)
+    commands = "\n".join(f"  {command}" for command in _next(result, plan))
     console.print(
         f"\nLeaderboard: {result.leaderboard}\nRuns:        {mask(result.tracking_uri)}\n\n"
         "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
@@ -261,3 +257,18 @@ def _print_result(result: SearchResult, options: SearchOptions) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
+    """Commands that go on from here, as a shell takes them."""
+    from hep_ray.search.stated import stated_in, words_to_confirm
+    from hep_ray.tracking.client import look
+
+    started, storage = result.state.started, plan.storage
+    assert started is not None
+    yield look(result.tracking_uri, storage)
+    if words := words_to_confirm(result.state, stated_in(started, plan.search)):
+        yield typed("hep-ray", *words, storage=storage)
+    if plan.preset.sampler != "grid":
+        more = 2 * len(result.state.trials)
+        yield typed(python(), sys.argv[0], "--resume", "--trials", more, storage=storage)

@@ -20,6 +20,7 @@ from hep_ray.search.prepare import SearchPlan
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.schedule import build_scheduler
 from hep_ray.search.state import SearchState
+from hep_ray.search.stated import stated_by
 from hep_ray.search.tracked import aside, attach, close
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
@@ -108,6 +109,7 @@ def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarte
             provenance=provenance(plan.given.source),
             options=plan.options,
             plugins=tuple(plugin.recorded for plugin in plan.plugins),
+            stated=stated_by(plan.search),
             **plan.identity,
         )
     if not resume:
@@ -116,8 +118,11 @@ def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarte
             f"a new search needs a folder without one; {plan.folder} holds {len(state.trials)} trials, {ended} ended: "
             "type --resume to go on with it, or choose another --storage"
         )
-    for key, value in plan.identity.items():
-        recorded = getattr(state.started, key)
+    before, now = {key: getattr(state.started, key) for key in plan.identity}, plan.identity
+    if state.started.stated is not None:
+        before["baseline"], now["baseline"] = state.started.stated["baseline"], dict(plan.search.baseline)
+    for key, value in now.items():
+        recorded = before[key]
         if recorded != value:
             raise CannotResume(
                 f"a resumed search is the same search; {key} was {recorded!r} and is now {value!r}: "

@@ -32,10 +32,9 @@ def load_search(name: str, folder: Path = HERE) -> Search:
 
     if not _FILE_NAME.fullmatch(Path(name).name):
         raise UnknownName(f"a search is the name of a script, or its path; got '{name[:80]}'")
-    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not _is_file(path) and path.parent == HERE and (not HERE.is_dir() or (OURS / path.name).is_file()):
-        folder, path = OURS, OURS / path.name
+    path = script_of(name, folder)
     if not _is_file(path):
+        folder = OURS if path.parent == OURS else folder
         known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
         raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
     module = import_source(
@@ -45,6 +44,14 @@ def load_search(name: str, folder: Path = HERE) -> Search:
     if not isinstance(search, Search):
         raise UnknownName(f"a search script has a variable 'search' of class Search; {path} has none")
     return search
+
+
+def script_of(name: str, folder: Path = HERE) -> Path:
+    """The path of a script by its name or path; in the default folder, or else in hep_ray's own checkout."""
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not _is_file(path) and path.parent == HERE and (not HERE.is_dir() or (OURS / path.name).is_file()):
+        return OURS / path.name
+    return path
 
 
 def _is_file(path: Path) -> bool:

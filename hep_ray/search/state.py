@@ -153,13 +153,18 @@ def _was_beside(file: Path | None, own: Path | None, search: str) -> bool:
     return not file.is_file() or (file.parent / search / FILE_NAME).is_file()
 
 
+def searches_in(storage: Path) -> list[str]:
+    """Names of the searches that a storage holds."""
+    return sorted(path.parent.name for path in storage.glob(f"*/{FILE_NAME}"))
+
+
 def search_folder(storage: Path, search: str) -> Path:
     """The folder of a search in a storage.
 
     Raises:
         StorageError: there is none of that name; those that exist are listed.
     """
-    known = sorted(path.parent.name for path in storage.glob(f"*/{FILE_NAME}"))
+    known = searches_in(storage)
     if search not in known:
         raise StorageError(
             f"a search is looked for where it ran; {storage} holds no '{search}'; "

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from hep_ray.flags import STORAGE, Storage, TrackingUri, with_storage
+from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
 from hep_ray.masking import mask
 
 
 def track(
-    name: Annotated[str, typer.Argument(help="Name of the search, which is that of its folder.")],
+    name: SearchName,
     storage: Storage = STORAGE,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -21,13 +19,17 @@ def track(
     it by itself.
 
     Raises:
-        StorageError: there is no such search, or it is running.
+        UnknownSearch: there is no such search.
+        StorageError: it is running.
         TrackingUnavailable: MLflow did not take everything.
     """
-    from hep_ray.search.state import search_folder
+    from hep_ray.search.find import find_search
     from hep_ray.search.track import hand_over
+    from hep_ray.tracking.client import look
 
-    done = hand_over(search_folder(storage, name), tracking_uri, lambda text: typer.echo(text, err=True))
-    typer.echo(f"{done.records} records of {name} are in MLflow at {mask(done.uri)}: {done.trials} trials")
-    local = done.uri.startswith("sqlite")
-    typer.echo(f"next: {with_storage('hep-ray ui', storage) if local else f'open {mask(done.uri)}'}")
+    folder = find_search(name, storage).folder
+    done = hand_over(folder, tracking_uri, lambda text: typer.echo(text, err=True))
+    typer.echo(
+        f"{done.records} records of {folder.name} are in MLflow at {mask(done.uri)}: {done.trials} trials"
+    )
+    typer.echo(f"next: {look(done.uri, folder.parent)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.flags import typed
 from hep_ray.masking import mask
 from hep_ray.tracking.faults import cause
 from hep_ray.tracking.relocate import correct_addresses
@@ -125,6 +126,15 @@ def find_runs(client: Any, experiment_id: str, condition: str) -> list[tuple[str
     """Run id and tags of every run that fulfils a condition, such as "tags.role = 'baseline'"."""
     runs = all_pages(partial(client.search_runs, [experiment_id], condition, max_results=1000))
     return [(run.info.run_id, run.data.tags) for run in runs]
+
+
+def look(uri: str, storage: Path) -> str:
+    """What to type to see what MLflow holds: our pages of the storage, or of another database; a server has its own."""
+    if uri.startswith(("http://", "https://")):
+        return f"open {mask(uri)}"
+    return typed(
+        "hep-ray", "ui", storage=storage, tracking_uri=None if uri == default_uri(storage) else mask(uri)
+    )
 
 
 def store_file(client: Any, run_id: str, file: Path) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.flags import STORAGE, typed
 from hep_ray.masking import mask
 from hep_ray.tracking.client import client_class
 from hep_ray.tracking.faults import cause, refuses_client, refuses_record
@@ -65,6 +66,7 @@ class MlflowTracker:
         self._shown, self._experiment = mask(uri), experiment
         self._patience = float(os.environ.get(PATIENCE) or DEFAULT_PATIENCE)
         self._say = say
+        self._artifacts = artifacts
         self._writer = RunWriter(uri, experiment, artifacts)
         self._pending: deque[Record] = deque()
         self._wake = threading.Event()
@@ -137,9 +139,9 @@ class MlflowTracker:
             )
 
     def _hand_over(self) -> str:
-        return (
-            f"`hep-ray track {self._experiment}` (--help) hands over what is missing, whenever MLflow answers"
-        )
+        storage = STORAGE if self._artifacts is None else self._artifacts.parent
+        words = typed("hep-ray", "track", self._experiment, storage=storage)
+        return f"`{words}` (--help) hands over what is missing, whenever MLflow answers"
 
     def _why(self) -> str:
         return cause(self._fault) if self._fault else "it is slow"

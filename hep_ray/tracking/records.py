@@ -35,6 +35,10 @@ class SearchStarted(Config):
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
     provenance: dict[str, str]
+    stated: dict[str, Any] | None = Field(
+        None,
+        description="title, baseline and study tables of the script; None in journals of earlier versions",
+    )
     title: str = Field("", description="name of the parent run in MLflow, where it is not the search's")
     tags: dict[str, str] = Field(
         default_factory=dict, description="of all its runs in MLflow, beside the usual"

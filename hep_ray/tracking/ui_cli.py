@@ -16,6 +16,7 @@ import typer
 
 from hep_ray.errors import InvalidConfig, StorageError
 from hep_ray.flags import STORAGE, Storage
+from hep_ray.masking import mask
 
 SERVER = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -28,7 +29,11 @@ SERVER = {
 
 def ui(
     storage: Storage = STORAGE,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="Another MLflow database [default: that of the storage].", show_default=False),
+    ] = None,
 ) -> None:
     """Serve the MLflow UI of a storage folder on 127.0.0.1 until Ctrl-C.
 
@@ -39,21 +44,27 @@ def ui(
         StorageError: the folder holds no search yet.
         InvalidConfig: the port is taken.
     """
-    from hep_ray.tracking.client import default_uri
+    from hep_ray.tracking.client import database_file, default_uri
     from hep_ray.tracking.relocate import correct_addresses
 
-    if not (storage / "mlflow.db").exists():
+    uri = tracking_uri or default_uri(storage)
+    file = database_file(uri)
+    if file is not None and not file.is_file():
         raise StorageError(
-            f"the UI shows searches that ran in a storage folder; {storage} holds none: run a search first"
+            f"the UI shows searches that ran in a storage folder; {file.parent} holds none: run a search first, or "
+            "name the database that it was tracked in with --tracking-uri"
         )
+    if uri.startswith(("http://", "https://")):
+        raise InvalidConfig(f"a server has pages of its own; {mask(uri)} is one: open it in a browser")
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as fault:
         raise InvalidConfig(
             f"the UI has a port of 127.0.0.1 to itself; {port}: {fault.strerror}: name another --port"
         ) from None
-    correct_addresses(storage / "mlflow.db")
-    words = ["-m", "mlflow", "server", "--backend-store-uri", default_uri(storage), "--workers", "1"]
+    if file is not None:
+        correct_addresses(file)
+    words = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     words += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     server = subprocess.Popen(  # noqa: S603
         [sys.executable, *words], env={**SERVER, **os.environ}, start_new_session=True
@@ -63,8 +74,9 @@ def ui(
         while server.poll() is None and not _answers(port):
             time.sleep(0.2)
         if server.poll() is None:
-            typer.echo(f"MLflow UI of {storage} on http://127.0.0.1:{port} (Ctrl-C ends it)")
-            for line in _links(default_uri(storage), port):
+            what = storage if tracking_uri is None else mask(uri)
+            typer.echo(f"MLflow UI of {what} on http://127.0.0.1:{port} (Ctrl-C ends it)")
+            for line in _links(uri, port):
                 typer.echo(line)
         status = server.wait()
     except KeyboardInterrupt:

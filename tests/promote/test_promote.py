@@ -18,7 +18,7 @@ from hep_ray.confirm.confirmation import load_confirmation
 from hep_ray.confirm.test_uses import SplitUse, params_hash, record_use
 from hep_ray.errors import PromotionRefused, StorageError, TrackingUnavailable
 from hep_ray.promote.run import Wishes, promote
-from hep_ray.search.state import search_folder
+from hep_ray.search.state import SearchState, search_folder
 from hep_ray.tracking.registry import ModelRegistry
 
 EVENTS = 312
@@ -280,9 +280,9 @@ def test_the_command_line_promotes_and_says_what_to_type_next(storage, tracking_
 
     assert done.exit_code == 0, done.output
     assert "models:/typed@champion is version 1" in done.output
+    data = SearchState.read(storage / "deep").started.options["data"]
     assert (
-        f"hep-ray predict models:/typed@champion INPUT --out scores --tracking-uri {tracking_uri}"
-        in done.output
+        f"hep-ray predict models:/typed@champion {data} --out scores --tracking-uri {tracking_uri}" in done.output
     )
 
 

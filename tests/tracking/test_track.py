@@ -61,4 +61,4 @@ def test_a_server_that_is_still_away_is_an_error(storage, monkeypatch):
 def test_a_search_that_is_not_there_is_an_error(storage):
     done = CliRunner().invoke(app, ["track", "../toy", "--storage", str(storage)])
     assert isinstance(done.exception, StorageError)
-    assert "it holds: toy" in str(done.exception)
+    assert "holds searches: toy" in str(done.exception)
