@@ -282,7 +282,8 @@ def test_the_command_line_promotes_and_says_what_to_type_next(storage, tracking_
     assert "models:/typed@champion is version 1" in done.output
     data = SearchState.read(storage / "deep").started.options["data"]
     assert (
-        f"hep-ray predict models:/typed@champion {data} --out scores --tracking-uri {tracking_uri}" in done.output
+        f"hep-ray predict models:/typed@champion {data} --out scores --tracking-uri {tracking_uri}"
+        in done.output
     )
 
 
