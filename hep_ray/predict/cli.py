@@ -122,13 +122,20 @@ def predict(
     package = dataclasses.replace(package, trust_code=trust_code)
     console = result_console()
     if onnx is not None:
-        from hep_ray.predict.onnx_export import export_onnx
+        from hep_ray.predict.onnx_export import export_onnx, rounding
 
-        difference = export_onnx(package.build(), onnx)
+        classifier = package.build()
+        difference = export_onnx(classifier, onnx)
         console.print(
             f"{onnx} holds {origin}; ONNX Runtime and torch differ by {difference:.1e} at most",
             highlight=False,
         )
+        if classifier.half:
+            console.print(
+                "it computes in float32; the model was trained and confirmed in bfloat16, whose scores differ by up to "
+                f"{rounding(classifier):.1e}",
+                highlight=False,
+            )
     if out is None or not inputs:
         return
     bars = (

@@ -37,6 +37,7 @@ class Classifier:
     Attributes:
         schema: columns, units and classes.
         columns: those of them that the model reads, in its order.
+        half: whether it was trained, and scores, in bfloat16 (autocast); its weights are float32.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Classifier:
         self.model.to(self.device).eval()
         self.loss: Loss = _loss(config).to(self.device)
         self.columns: tuple[Column, ...] = tuple(schema.column(name) for name in self.model.columns)
-        self._half = config.resolved().get("precision") == "bfloat16"
+        self.half: bool = config.resolved().get("precision") == "bfloat16"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -66,13 +67,16 @@ class Classifier:
         """`score_<class>` of every class."""
         return tuple(SCORE + name for name in self.classes)
 
-    def predict(self, events: Any, *, batch: int = BATCH) -> npt.NDArray[np.float32]:
+    def predict(
+        self, events: Any, *, batch: int = BATCH, half: bool | None = None
+    ) -> npt.NDArray[np.float32]:
         """Class probabilities (N, C) of events.
 
         Args:
             events: a mapping or a pandas DataFrame: for each of `columns` its values (N, *shape). Where a vector's
                 column is absent, scalars named as its elements are taken. What the model does not read is ignored.
             batch: events per forward pass.
+            half: compute in bfloat16; None does as in training.
 
         Raises:
             ModelMismatch: a column is absent, or has another shape or kind of number.
@@ -89,7 +93,10 @@ class Classifier:
         if not total:
             return np.empty((0, len(self.classes)), np.float32)
         return evaluate(
-            self.model, self.loss, self._batches(inputs, total, batch), half=self._half
+            self.model,
+            self.loss,
+            self._batches(inputs, total, batch),
+            half=self.half if half is None else half,
         ).probabilities
 
     def _batches(self, inputs: Mapping[str, npt.NDArray[Any]], total: int, size: int) -> Iterator[Batch]:

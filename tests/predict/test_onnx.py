@@ -28,6 +28,27 @@ def test_an_exported_model_gives_the_probabilities_of_any_number_of_events(tmp_p
         export_onnx(package.build(), tmp_path / "toy.onnx")
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_precision_of_training_is_exported_and_compared_in_float32(
+    tmp_path, make_package, events, precision
+):
+    made = make_package(precision=precision, hidden_features=256)
+    made.write(tmp_path / "model")
+
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "model"), "--onnx", str(tmp_path / "toy.onnx")])
+
+    assert done.exit_code == 0, done.output
+    assert ("trained and confirmed in bfloat16" in done.output) == (precision == "bfloat16")
+    inputs = {name: events[name] for name in ("features", "mass")}
+    (found,) = onnxruntime.InferenceSession(str(tmp_path / "toy.onnx")).run(["probabilities"], inputs)
+    # The same weights in a model that was trained in float32 are the independent answer.
+    in_float32 = make_package(hidden_features=256)
+    np.testing.assert_array_equal(in_float32.weights, made.weights)
+    np.testing.assert_allclose(found, in_float32.build().predict(inputs), rtol=0, atol=1e-5)
+    rounded = np.abs(found - made.build().predict(inputs)).max()
+    assert (rounded > 1e-5) == (precision == "bfloat16")
+
+
 def test_what_onnx_lacks_is_refused_and_leaves_nothing(tmp_path, make_package):
     with pytest.raises(ExportFailed, match="has its like in ONNX"):
         export_onnx(make_package(scalar_scaling="quantile_normal").build(), tmp_path / "toy.onnx")
