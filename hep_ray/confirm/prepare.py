@@ -164,7 +164,9 @@ def _check_models(contenders: Sequence[dict[str, Any]], dataset: Dataset) -> Non
     for params in contenders:
         try:
             with torch.device("meta"):
-                TrialConfig.from_params(params).build_model(dataset.schema)
+                config = TrialConfig.from_params(params)
+                config.build_model(dataset.schema)
+                config.check_augmentation(dataset.schema)
         except HepRayError as fault:
             raise CannotConfirm(
                 f"every contender can be trained on the dataset; {params} cannot: {fault}"

@@ -123,6 +123,7 @@ class Batch:
         labels: (B,) int64.
         weights: (B,) float32 of the events in the loss; None where all are 1.
         other_labels: (B,) int64 of the events that these are mixed with; None where they are not.
+        other_weights: (B,) float32, their weights in the loss; None where they are as `weights`.
         share: of `labels` in a mixed event; the rest is that of `other_labels`.
         partner: (B,) int64, rows of the events to mix these with at a hidden layer; None where they are not.
         mixing_draw: a large random number that decides at which one.
@@ -132,6 +133,7 @@ class Batch:
     labels: torch.Tensor
     weights: torch.Tensor | None = None
     other_labels: torch.Tensor | None = None
+    other_weights: torch.Tensor | None = None
     share: float = 1.0
     partner: torch.Tensor | None = None
     mixing_draw: int = 0

@@ -44,7 +44,9 @@ class Column(Config):
         elements: names along the last axis, such as the channels of an image or the features of a vector;
             empty when they have none.
         element_units: a unit for each element, where they differ; otherwise empty.
-        axes: names of the first axes of an image where they are not `phi` and `eta`; otherwise empty.
+        axes: names of the first two axes of an image: `phi` and `eta` in their order, or `delta_phi` and `delta_eta`
+            in a window around a jet or a candidate, or others; empty where nobody said, which is drawn as φ, η and
+            neither turned nor reflected. A column of rank 2 is an image if it names them.
 
     Raises:
         InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
@@ -77,6 +79,8 @@ class Column(Config):
                 f"axes are the names of the first {IMAGE_AXES} axes of an image; '{self.name}' of shape "
                 f"{self.shape} has {list(self.axes)}"
             )
+        if len(set(self.axes)) < len(self.axes):
+            raise InvalidSchema(f"axes have distinct names; '{self.name}' has {list(self.axes)}")
         self._check_elements()
         return self
 
@@ -95,6 +99,15 @@ class Column(Config):
                 f"there is one unit for each of the {len(self.elements)} elements of '{self.name}'; "
                 f"got {list(self.element_units)}"
             )
+
+    @property
+    def grid(self) -> tuple[str, ...]:
+        """The axes without what a statement of them adds: of a window as of the detector, `phi` and `eta` as none.
+
+        Two columns that differ in nothing else hold the same values.
+        """
+        grid = tuple(axis.removeprefix("delta_") for axis in self.axes)
+        return () if grid == ("phi", "eta") else grid
 
     def unit_of(self, element: str) -> str:
         """The unit of one element: its own where the elements' units differ, else the column's."""

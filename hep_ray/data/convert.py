@@ -14,7 +14,7 @@ from hep_ray.data.events import EventSchema
 from hep_ray.data.folder import refuse_occupied
 from hep_ray.data.ingest import Job, Unit, ingest
 from hep_ray.data.inputs import Inputs, open_inputs
-from hep_ray.data.layout import columns_of, fields_read, infer_columns
+from hep_ray.data.layout import columns_of, fields_read, infer_columns, with_axes
 from hep_ray.data.manifest import MANIFEST, Manifest
 from hep_ray.data.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.data.shards import DEFAULT_RULE, ShardWriter
@@ -158,7 +158,7 @@ def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices)
 def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[ColumnRule, ...], EventSchema]:
     """The columns, which every part of every input must give in the same shape."""
     if opened.schema is not None:
-        return opened.columns_of_dataset(), opened.schema
+        return opened.columns_of_dataset(), with_axes(opened.schema, rules.columns)
     first = opened.parts[0].part
     columns = rules.columns or infer_columns(first, rules, chosen.columns)
     made = columns_of(first, columns)

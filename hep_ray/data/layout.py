@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.data.columns import DTYPES, EVENT_ID, RESERVED, Column
+from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression, unknown
 from hep_ray.data.readers import Part
 from hep_ray.data.schema_file import ColumnRule, SchemaFile
@@ -88,6 +89,22 @@ def _column_of(part: Part, rule: ColumnRule) -> Column:
         element_units=rule.element_units,
         axes=rule.axes,
     )
+
+
+def with_axes(schema: EventSchema, rules: Sequence[ColumnRule]) -> EventSchema:
+    """The schema of a dataset of ours, its images with the axes that rules of their names state.
+
+    Raises:
+        InvalidSchema: it has no column of a rule's name, or one that has no axes.
+    """
+    stated = {rule.name: rule.axes for rule in rules if rule.axes}
+    for name in stated:
+        schema.column(name)
+    columns = [
+        Column(**{**column.model_dump(), "axes": stated.get(column.name, column.axes)})
+        for column in schema.columns
+    ]
+    return schema.model_copy(update={"columns": tuple(columns)})
 
 
 def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) -> list[str]:

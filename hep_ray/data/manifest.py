@@ -156,10 +156,16 @@ class Manifest(Config):
 
 
 def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Iterable[Shard]) -> str:
-    """SHA-256 over a dataset's content: no path, time, host, library version or format of the source."""
+    """SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
+
+    Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so.
+    """
+    schema = event_schema.model_dump(mode="json")
+    for said, column in zip(schema["columns"], event_schema.columns, strict=True):
+        said["axes"] = list(column.grid)
     content: dict[str, Any] = {
         "format": FORMAT,
-        "event_schema": event_schema.model_dump(mode="json"),
+        "event_schema": schema,
         "split_rule": split_rule.model_dump(mode="json"),
         "shards": [[shard.file, shard.split, shard.rows, shard.content] for shard in shards],
     }

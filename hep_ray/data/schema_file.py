@@ -80,7 +80,8 @@ class ColumnRule(Config):
         unit: of the values.
         elements: names along the last axis; those of several sources by default.
         element_units: a unit for each element, where they differ.
-        axes: names of an image's first two axes, where they are not `phi` and `eta`.
+        axes: names of an image's first two axes, such as `phi` and `eta`, or `delta_phi` and `delta_eta` in a window
+            around a jet or a candidate; without them nothing turns or reflects the image.
         pad_to: of lists of variable length the first so many values are kept, shorter lists are filled up.
         pad_value: what they are filled with.
         shape: of one event's value; flat values of that size are reshaped.

@@ -114,7 +114,8 @@ def _checked(
 
 def _compare(column: Column, other: Column, shown: str) -> None:
     for aspect in ASPECTS:
-        wanted, found = getattr(column, aspect), getattr(other, aspect)
+        known_by = "grid" if aspect == "axes" else aspect
+        wanted, found = getattr(column, known_by), getattr(other, known_by)
         if wanted != found:
             raise ModelMismatch(
                 f"events have the columns that the model was trained on; {aspect} of '{column.name}' is {wanted!r}, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hep_ray.cluster import connect, nodes
 from hep_ray.data.cache import Cache, plan_ingest
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.manifest import MANIFEST
-from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
+from hep_ray.errors import InvalidConfig, StorageError, UnknownName
 from hep_ray.flags import STORAGE
 from hep_ray.masking import without_password
 from hep_ray.plugins import Plugin, registered
@@ -25,8 +24,8 @@ from hep_ray.search.room import check_room
 from hep_ray.search.shared import check_every_node, check_plugins
 from hep_ray.search.shares import check_shares
 from hep_ray.search.space import Space
+from hep_ray.search.suits import check_augmentation, check_metrics, check_models
 from hep_ray.search.trial_run import EPOCH_TIMEOUT
-from hep_ray.training.config import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
 
     Raises:
         UnknownName: no such preset.
-        InvalidSpace: the trainer would not read, or would refuse, a parameter, or workers cannot share a batch.
+        InvalidSpace: the trainer would not read, or would refuse, a parameter, workers cannot share a batch, or an
+            augmentation would break the dataset's events.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: a model cannot take the dataset's columns.
         StorageError: the storage cannot be written or has no room, or a node of the cluster does not share it or the
@@ -171,8 +171,9 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     trials = total_trials(search, preset, space)
     _check_storage(options.storage)
     dataset = Dataset.open(options.data)
-    _check_metrics(search, dataset)
-    model_bytes = _check_models([*space.samples(), *search.references], dataset)
+    check_metrics(search, dataset)
+    model_bytes = check_models([*space.samples(), *search.references], dataset)
+    check_augmentation([*space.augmented(), *search.references], dataset.schema)
     connect()
     check_every_node(options.storage, options.data / MANIFEST)
     check_plugins(plugins, [*space.samples(), *search.references], dataset.schema)
@@ -213,34 +214,3 @@ def _check_storage(storage: Path) -> None:
         probe.unlink()
     except OSError as fault:
         raise StorageError(f"the storage can be written; {storage} cannot: {fault.strerror}") from fault
-
-
-def _check_metrics(search: Search, dataset: Dataset) -> None:
-    """What ranks trials is something that they report of these classes."""
-    from hep_ray.training.validation import validation_keys
-
-    known = validation_keys(dataset.schema)
-    for role, name in (("metric", search.metric), ("cost", search.cost or "epoch_seconds")):
-        if name not in known and name != "epoch_seconds":
-            raise InvalidConfig(
-                f"the {role} of a search is reported by its trials; '{name}' is not, of events of "
-                f"{len(dataset.schema.classes)} classes ({', '.join(dataset.schema.classes)}); reported are: "
-                f"epoch_seconds, {', '.join(known)}"
-            )
-
-
-def _check_models(samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> int:
-    """Build each model that the trials may have, without memory for its weights; bytes of the largest."""
-    import torch
-
-    largest = 0
-    for name, params in {params["model"]: params for params in samples}.items():
-        try:
-            with torch.device("meta"):
-                weights = TrialConfig.from_params(params).build_model(dataset.schema).state_dict()
-            largest = max(largest, sum(one.nbytes for one in weights.values() if hasattr(one, "nbytes")))
-        except InvalidConfig as fault:
-            raise InvalidSpace(
-                f"every model of a search takes the dataset; model '{name}' does not: {fault}"
-            ) from fault
-    return largest

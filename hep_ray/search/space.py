@@ -21,6 +21,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from hep_ray.data.augment import AugmentConfig
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.models import MODELS
 from hep_ray.search.parameters import By, Choice, Parameter, Value
@@ -129,6 +130,33 @@ class Space:
         """One configuration for each way in which components can be combined."""
         return [self._sample(chosen) for chosen in self._combinations()]
 
+    def augmented(self) -> Iterator[dict[str, Value]]:
+        """Configurations that augment: every model with each value of each augmentation and of each word.
+
+        Which columns a model reads is said by words (never by numbers), so this meets each augmentation with each
+        choice of columns.
+        """
+        words = [
+            {name: value}
+            for name, parameter in self.parameters.items()
+            if isinstance(parameter, Choice) and name not in REGISTRIES
+            for value in parameter.corners()
+            if isinstance(value, str)
+        ]
+        happens = [
+            (name, value)
+            for name in AugmentConfig.field_names()
+            if name in self.parameters
+            for value in self.parameters[name].corners()
+            if value
+        ]
+        for model in self._component_choices("model") if happens else ():
+            for (name, value), other in itertools.product(happens, [{}, *words]):
+                where = {key: values[0] for key, values in self.parameters[name].condition.items()}
+                sample = self._sample(dict([model]), {**where, name: value, **other})
+                if sample.get(name) == value:
+                    yield sample
+
     def _combinations(self) -> Iterator[dict[str, str]]:
         """Every choice of components; a model that is fitted goes without the others."""
         for model in self._component_choices("model"):
@@ -165,11 +193,13 @@ class Space:
                 except InvalidConfig as fault:
                     raise InvalidSpace(f"the trainer refuses this space: {fault}") from None
 
-    def _sample(self, chosen: dict[str, str]) -> dict[str, Value]:
+    def _sample(self, chosen: dict[str, str], wanted: Mapping[str, Value] | None = None) -> dict[str, Value]:
+        """A configuration of these components, with the wanted values of what exists beside them, else the first."""
         sample: dict[str, Value] = {kind: name for kind, name in chosen.items() if kind in self.parameters}
         for name, parameter in self.parameters.items():
             if name not in sample and self._exists(name, sample):
-                sample[name] = _values(parameter, sample)[0]
+                free = wanted is not None and name in wanted and not isinstance(parameter, By)
+                sample[name] = wanted[name] if wanted and free else _values(parameter, sample)[0]
         return sample
 
     def _followed(self, params: dict[str, Value]) -> dict[str, Value]:

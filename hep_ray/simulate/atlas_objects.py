@@ -54,6 +54,7 @@ SCHEMA = EventSchema(
             shape=(PIXELS, PIXELS, 2),
             unit="GeV",
             elements=("electromagnetic", "hadronic"),
+            axes=("delta_eta", "delta_phi"),
         ),
     ),
     classes=(JET, TAU, MUON, ELECTRON),

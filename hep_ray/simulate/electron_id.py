@@ -44,13 +44,13 @@ LAYER_NAMES = tuple(layer.name for layer in LAYERS if layer.name != "em1")
 SCHEMA = EventSchema(
     task="electron_id",
     columns=(
-        Column(name="em1_image", shape=STRIPS, unit="GeV", axes=("eta", "phi")),
+        Column(name="em1_image", shape=STRIPS, unit="GeV", axes=("delta_eta", "delta_phi")),
         Column(
             name="layer_images",
             shape=(*WINDOW, len(LAYER_NAMES)),
             unit="GeV",
             elements=LAYER_NAMES,
-            axes=("eta", "phi"),
+            axes=("delta_eta", "delta_phi"),
         ),
         Column(
             name="tracks",

@@ -32,7 +32,14 @@ PATIENCE = 2000  # events in a row without a jet that passes
 SCHEMA = EventSchema(
     task="jet_images",
     columns=(
-        Column(name="image", shape=(PIXELS, PIXELS, 1), dtype="float32", unit="GeV", elements=("pt",)),
+        Column(
+            name="image",
+            shape=(PIXELS, PIXELS, 1),
+            dtype="float32",
+            unit="GeV",
+            elements=("pt",),
+            axes=("delta_phi", "delta_eta"),
+        ),
         Column(name="jet_pt", dtype="float32", unit="GeV"),
         Column(name="jet_eta", dtype="float32"),
         Column(name="jet_mass", dtype="float32", unit="GeV"),

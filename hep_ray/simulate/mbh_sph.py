@@ -35,6 +35,7 @@ SCHEMA = EventSchema(
             dtype="float32",
             unit="GeV",
             elements=CHANNELS,
+            axes=("phi", "eta"),
         ),
         Column(name="ht", dtype="float32", unit="GeV"),
         Column(name="met", dtype="float32", unit="GeV"),

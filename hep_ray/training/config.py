@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hep_ray.config import Config, parse
 from hep_ray.data.augment import AugmentConfig
+from hep_ray.data.event_images import check_augmentation
 from hep_ray.data.events import EventSchema
 from hep_ray.data.scalers import SCALERS
 from hep_ray.errors import InvalidConfig
@@ -145,6 +147,17 @@ class TrialConfig:
         """
         model: Model = MODELS[self.trainer.model].build(self.components["model"], schema)
         return model if self.fitted else with_scalers(model, schema, self.training.scaling_by_rank)
+
+    def check_augmentation(self, schema: EventSchema) -> None:
+        """Refuse an augmentation that would break events of this schema, or do nothing to them.
+
+        Raises:
+            InvalidConfig: see `hep_ray.data.event_images.check_augmentation`.
+        """
+        if self.augmentation.active:
+            with torch.device("meta"):
+                read = self.build_model(schema).columns
+            check_augmentation(self.augmentation, [schema.column(name) for name in read])
 
     def resolved(self) -> dict[str, Any]:
         """Every value that the trial uses, defaults included, as one flat dict."""

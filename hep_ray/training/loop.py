@@ -153,7 +153,9 @@ class TrialLoop:
         self.model.train()
         batches_of_epoch = self._batches(self._workers, shuffle=True)
         if self.config.augmentation.active:
-            augment = Augmentation(self.config.augmentation, self._seed, self.epoch, self._workers.rank)
+            columns = [self.schema.column(name) for name in self.model.columns]
+            augmentation = self.config.augmentation
+            augment = Augmentation(augmentation, self._seed, self.epoch, self._workers.rank, columns)
             batches_of_epoch = map(augment, batches_of_epoch)
         steps = [
             train_step(

@@ -61,7 +61,9 @@ def train_step(
 ) -> StepResult:
     """Forward, backward and one optimizer update on one batch, in place on `model` and `optimizer`.
 
-    The mean is over events, each with its weight; a mixed event's loss is that of both its labels in their shares.
+    The mean is over events, each with its weight; a mixed event's loss is that of both its labels in their shares, each
+    with the weight of the event that it comes from: λ w l(y) + (1 − λ) w' l(y'). So the weights of a batch have the
+    same sum, for every class, as without mixing.
 
     Args:
         model: in training mode.
@@ -88,12 +90,12 @@ def train_step(
             "batch normalisation takes more than one event where it has one number of each; a batch holds 1: choose a "
             "batch_size that leaves no single event over"
         ) from fault
-    losses = loss(logits, batch.labels)
+    losses = _weighted(loss(logits, batch.labels), batch.weights)
     if batch.other_labels is not None:
-        losses = batch.share * losses + (1 - batch.share) * loss(logits, batch.other_labels)
-    if batch.weights is not None:
-        losses = losses * batch.weights
-    losses.mean().backward()
+        weights = batch.weights if batch.other_weights is None else batch.other_weights
+        others = _weighted(loss(logits, batch.other_labels), weights)
+        losses = batch.share * losses + (1 - batch.share) * others
+    torch.autograd.backward(losses.mean())
     if clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     with draws or nullcontext():
@@ -136,6 +138,10 @@ def evaluate(
         probabilities=all_probabilities.float().cpu().numpy(),
         labels=all_labels.cpu().numpy(),
     )
+
+
+def _weighted(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return losses if weights is None else losses * weights
 
 
 def _logits(model: nn.Module, columns: tuple[str, ...], batch: Batch, *, half: bool) -> torch.Tensor:

@@ -23,9 +23,11 @@ from PIL import Image
 from hep_ray.data.check import check
 from hep_ray.data.convert import convert
 from hep_ray.data.dataset import Dataset
+from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.manifest import MANIFEST, Manifest
 from hep_ray.data.readers import READERS
 from hep_ray.data.schema_file import known_schemas, load_schema, parse_schema
+from hep_ray.data.shards import ShardWriter
 from hep_ray.data.splits import SPLITS, SplitRule
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, InvalidSchema, StorageError
 
@@ -426,3 +428,24 @@ def test_the_manifest_names_every_file_that_was_read(tmp_path: Path) -> None:
     assert source["files"] == [
         {"name": name, "sha256": hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()} for name in "xy"
     ]
+
+
+def test_a_schema_file_states_the_axes_of_a_dataset_of_ours(tmp_path: Path) -> None:
+    image = Column(name="image", shape=(6, 4, 1))
+    schema = EventSchema(task="toy", columns=(image, Column(name="ht")), classes=("a", "b"))
+    with ShardWriter(tmp_path / "old", schema) as writer:
+        numbers = {"event_id": [f"event-{row}" for row in range(40)], "label": np.arange(40) % 2}
+        images = np.random.default_rng(0).random((40, 6, 4, 1), dtype=np.float32)
+        writer.write({**numbers, "image": images, "ht": np.ones(40, np.float32)})
+    said = tmp_path / "axes.toml"
+    said.write_text('reader = "parquet"\n[[columns]]\nname = "image"\naxes = ["phi", "eta"]\n')
+
+    made = convert([tmp_path / "old"], tmp_path / "new", schema=str(said))
+
+    assert [column.axes for column in made.event_schema.columns] == [("phi", "eta"), ()]
+    assert made.fingerprint == writer.manifest.fingerprint, (
+        "a search on the old dataset goes on with the new one"
+    )
+    said.write_text(said.read_text().replace("image", "picture"))
+    with pytest.raises(InvalidSchema, match="got 'picture'"):
+        convert([tmp_path / "old"], tmp_path / "third", schema=str(said))

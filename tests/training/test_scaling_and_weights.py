@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hep_ray.data.augment import Augmentation, AugmentConfig
 from hep_ray.data.batches import Batch, Events
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
@@ -15,6 +16,7 @@ from hep_ray.losses import LOSSES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
 from hep_ray.training.scaled import ScaledModel
+from hep_ray.training.step import train_step
 from hep_ray.training.weights import training_weights
 
 SCHEMA = EventSchema(
@@ -104,19 +106,20 @@ def test_balanced_weights_by_hand() -> None:
         training_weights(empty, SCHEMA, balanced=False)
 
 
+class Fixed(torch.nn.Module):
+    """Its bias alone, which one step of size 1 from zero leads to minus the gradient."""
+
+    columns = ("x",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return 0 * values[:, :2] + self.bias
+
+
 def test_weights_and_mixed_labels_enter_the_step() -> None:
-    from hep_ray.training.step import train_step
-
-    class Fixed(torch.nn.Module):
-        columns = ("x",)
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.bias = torch.nn.Parameter(torch.zeros(2))
-
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return values + self.bias
-
     model: Any = Fixed()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     loss = LOSSES["cross_entropy"].build(LOSSES["cross_entropy"].config())
@@ -131,3 +134,39 @@ def test_weights_and_mixed_labels_enter_the_step() -> None:
     # Softmax of zeros is (½, ½). Only the second event counts, with weight 2 of 2 events: its target is
     # (¾, ¼), so the gradient is (½ − ¾, ½ − ¼) = (−¼, ¼) and the step of size 1 leads to (¼, −¼).
     torch.testing.assert_close(model.bias.detach(), torch.tensor([0.25, -0.25]))
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [{}, {"mixup": 1.0}, {"cutmix": 1.0}, {"manifold_mixup": 1.0}],
+    ids=lambda mixing: str([*mixing]),
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weighting", ["balanced", "sample", "both"])
+def test_mixing_leaves_each_class_the_share_that_its_weights_give(
+    mixing: dict[str, float], smoothing: float, weighting: str
+) -> None:
+    labels = np.repeat([0, 1], [180, 20])
+    sample = np.random.default_rng(0).exponential(1 + labels).astype(np.float32)
+    schema = EventSchema(
+        task="toy",
+        columns=(Column(name="x", shape=(4, 4, 1), axes=("phi", "eta")), Column(name="w")),
+        classes=("a", "b"),
+        weight=None if weighting == "balanced" else "w",
+    )
+    given = Events.from_arrays({"x": np.zeros((200, 4, 4, 1), np.float32), "w": sample}, labels)
+    weights = training_weights(given, schema, balanced=weighting != "sample")
+    (batch,) = given.select(("x",), weights).batches(200, shuffle=True)
+    # A bias alone answers (½, ½). Weights have mean 1; let the minority's share of their sum be p. With smoothing s its
+    # mean target is t = (1 − s) p + s/2, however events are mixed, and the step of size 1 leads to (½ − t, t − ½).
+    p = sample[labels == 1].sum() / sample.sum() if weighting == "sample" else 0.5
+    t = (1 - smoothing) * p + smoothing / 2
+    model: Any = Fixed()
+    model.forward = lambda values: 0 * values.flatten(1)[:, :2] + model.bias
+    loss = LOSSES["cross_entropy"].build(LOSSES["cross_entropy"].config(label_smoothing=smoothing))
+    for epoch in range(5):
+        model.bias.data.zero_()
+        mixed = Augmentation(AugmentConfig(**mixing), 1, epoch, columns=schema.columns[:1])(batch)
+        assert (mixed.other_labels is not None) == bool(mixing)
+        train_step(model, loss, torch.optim.SGD(model.parameters(), lr=1.0), mixed)
+        torch.testing.assert_close(model.bias.detach(), torch.tensor([0.5 - t, t - 0.5], dtype=torch.float32))

@@ -20,6 +20,7 @@ DECADES = 4
 PANEL = 2.1
 """Width of a panel in inches."""
 IMAGE_AXES = 3
+AXIS_SIGNS = {"phi": "φ", "eta": "η", "delta_phi": "Δφ", "delta_eta": "Δη"}
 
 Image = npt.NDArray[Any]
 
@@ -57,7 +58,7 @@ def _with_channels(images: Image, column: Column) -> Image:
 
 def _grid(images: Image, rows: list[str], column: Column, prefix: str) -> Figure:
     names = channels(column)
-    first, second = ({"phi": "φ", "eta": "η"}.get(axis, axis) for axis in column.axes or ("phi", "eta"))
+    first, second = (AXIS_SIGNS.get(axis, axis) for axis in column.axes or ("phi", "eta"))
     height, width = column.shape[:2]
     panel_height = PANEL * float(np.clip(height / width, 0.5, 2.0))
     figure = Figure(figsize=(0.9 + (PANEL + 0.75) * len(names), 0.5 + (panel_height + 0.2) * len(rows)))
