@@ -74,7 +74,7 @@ def _scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels (N,) and probabilities (N, runs, classes)."""
     read = [read_scores(folder / run.scores, schema) for run in runs]
-    return read[0][0], np.stack([probabilities for _, probabilities, _ in read], axis=1)
+    return read[0].labels, np.stack([kept.probabilities for kept in read], axis=1)
 
 
 def _some(events: int) -> np.ndarray:

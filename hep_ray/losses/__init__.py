@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from hep_ray.config import Config, parse
@@ -14,7 +15,19 @@ from hep_ray.registry import Registry
 
 
 class Loss(nn.Module):
-    """A classification loss with the class probabilities that go with it."""
+    """A classification loss with the class probabilities that go with it.
+
+    A loss says how logits become probabilities once, in `log_weights`; probabilities and the log-odds that events are
+    ranked by follow from it. One that has `probabilities` alone is ranked by their logarithms in double precision.
+
+    Raises:
+        TypeError: a subclass has neither.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.log_weights is Loss.log_weights and cls.probabilities is Loss.probabilities:
+            raise TypeError(f"a loss says how logits become probabilities: {cls.__name__} needs log_weights")
 
     @abstractmethod
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -28,9 +41,28 @@ class Loss(nn.Module):
             (N,), not averaged.
         """
 
-    @abstractmethod
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """Log-probabilities (N, C) of logits (N, C), up to a constant of each event; finite where the logits are."""
+        return self.probabilities(logits.double()).clamp_min(torch.finfo(torch.float64).tiny).log()
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities (N, C), each row summing to one, of logits (N, C)."""
+        return self.log_weights(logits).softmax(dim=1)
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """Log-odds ln p_k − ln(1 − p_k) of every class k, (N, C), of logits (N, C).
+
+        Events are ranked by these: a probability in single precision is 1 for all events beyond odds of 3·10⁷, while
+        log-odds still tell them apart. They are taken from the logits, ln w_k − ln Σ_{j≠k} w_j, without ever forming
+        1 − p_k, in the precision of the logits: more digits than these have would order rounding errors.
+        """
+        weights = self.log_weights(logits)
+        classes = weights.shape[1]
+        if classes == 2:  # noqa: PLR2004 - one against the other
+            return weights - weights.flip(1)
+        own = torch.eye(classes, dtype=torch.bool, device=weights.device)
+        others = weights.unsqueeze(1).expand(-1, classes, -1).masked_fill(own, -torch.inf)
+        return weights - others.logsumexp(dim=2)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,6 @@ class BinaryCrossEntropy(Loss):
         truth = functional.one_hot(target, logits.shape[1]).to(logits.dtype)
         return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """σ(xⱼ) divided by their sum, (N, C)."""
-        return functional.logsigmoid(logits).softmax(dim=1)
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """Logarithms ln σ(xⱼ), (N, C): probabilities are σ(xⱼ) divided by their sum."""
+        return functional.logsigmoid(logits)

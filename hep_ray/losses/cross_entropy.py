@@ -38,6 +38,6 @@ class CrossEntropy(Loss):
             logits, target, reduction="none", label_smoothing=self.label_smoothing
         )
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax of the logits, (N, C)."""
-        return logits.softmax(dim=1)
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """The logits, (N, C): probabilities are their softmax."""
+        return logits

@@ -44,6 +44,6 @@ class Focal(Loss):
         log_others = log_all.scatter(1, true_column, -torch.inf).logsumexp(dim=1)
         return -(self.focusing * log_others).exp() * log_true
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax of the logits, (N, C)."""
-        return logits.softmax(dim=1)
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """The logits, (N, C): probabilities are their softmax."""
+        return logits

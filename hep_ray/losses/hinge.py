@@ -32,10 +32,10 @@ class Hinge(Loss):
         others = logits.scatter(1, true_column, -torch.inf)
         return (1 + others.amax(dim=1) - true_score).clamp_min(0)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax of the scores, (N, C).
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """The scores, (N, C): probabilities are their softmax.
 
         The hinge defines no probability: these order events by margin as the scores do, so accuracy and
         ROC curves mean what they always mean, but their calibration error measures nothing.
         """
-        return logits.softmax(dim=1)
+        return logits

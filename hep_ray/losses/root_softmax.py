@@ -86,6 +86,6 @@ class RootSoftmax(Loss):
         """Loss (N,) of logits (N, C) and true classes (N,)."""
         return functional.cross_entropy(signed_root(logits, self.root_index), target, reduction="none")
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Root softmax of the logits, (N, C)."""
-        return signed_root(logits, self.root_index).softmax(dim=1)
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """The signed roots of the logits, (N, C): probabilities are their softmax."""
+        return signed_root(logits, self.root_index)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hep_ray.errors import InvalidEvents
 from hep_ray.metrics.calibration import calibration_error
-from hep_ray.metrics.roc import Counts, Floats, roc_curve
+from hep_ray.metrics.roc import Counts, Floats, order_of, roc_curve
 
 REJECTION_PERCENTS = (30, 50, 70, 80, 88, 90, 93)
 """Signal efficiencies; 80, 88 and 93 are those of ATLAS' tight, medium and loose electrons (arXiv:1902.04655)."""
@@ -22,6 +22,7 @@ def classification_metrics(
     labels: NDArray[np.integer],
     classes: Sequence[str],
     signal: str | None,
+    log_odds: NDArray[np.floating] | None = None,
 ) -> dict[str, float]:
     """Metrics of class probabilities against the truth.
 
@@ -29,8 +30,10 @@ def classification_metrics(
         probabilities: (N, C), rows summing to one.
         labels: (N,), the true class, 0 … C - 1; every class must occur.
         classes: C class names, in the order of the labels.
-        signal: the class whose probability is the score of the signal, all others being background;
+        signal: the class whose log-odds are the score of the signal, all others being background;
             None leaves out the last three lines below.
+        log_odds: (N, C) ln p − ln(1 − p) of each class as `Loss.log_odds` gives them, by which events are ranked;
+            without them they are taken from the probabilities as far as these tell: see `order_of`.
 
     Returns:
         Finite numbers under keys that MLflow accepts (a `+` in a class name becomes `plus`):
@@ -48,6 +51,9 @@ def classification_metrics(
             is absent, the signal is not a class, or two class names make the same key.
     """
     _validate(probabilities, labels, classes, signal)
+    ranks = order_of(probabilities) if log_odds is None else log_odds
+    if ranks.shape != probabilities.shape:
+        raise InvalidEvents(f"log-odds are (N, C) as probabilities are; got {ranks.shape}")
     names = [name.replace("+", "plus") for name in classes]
     predicted = probabilities.argmax(axis=1)
     confusion = np.bincount(labels * len(names) + predicted, minlength=len(names) ** 2)
@@ -57,7 +63,7 @@ def classification_metrics(
     metrics.append(("calibration_error", calibration_error(probabilities, labels)))
     signal_index = 1 if signal is None else list(classes).index(signal)
     scored = [signal_index] if len(names) == 2 else range(len(names))  # noqa: PLR2004 - two share one curve
-    curves = {index: roc_curve(probabilities[:, index], labels == index) for index in scored}
+    curves = {index: roc_curve(ranks[:, index], labels == index) for index in scored}
     metrics.append(("auc", math.fsum(curve.area for curve in curves.values()) / len(curves)))
     if signal is not None:
         curve = curves[signal_index]

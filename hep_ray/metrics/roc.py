@@ -12,6 +12,8 @@ from hep_ray.errors import InvalidEvents
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+SURE = 1 / 1024
+"""Summed probability of all other classes below which it, and not 1 − p, gives an event's odds."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,24 @@ class RocCurve:
         rejection = background / passing
         return rejection, rejection * math.sqrt((1 - passing / background) / passing)
 
+    def tied(self, signal_efficiency: float) -> tuple[int, int]:
+        """Signal and background events whose score is exactly that of the cut.
+
+        They pass together. Where there are both, and more than one, the order among them is not known: between
+        none and all of the tied background the rejection is then decided by ties.
+
+        Args:
+            signal_efficiency: in (0, 1].
+
+        Raises:
+            ValueError: the efficiency is outside (0, 1].
+        """
+        cut = self.cut(signal_efficiency)
+        return (
+            int(self.signal_passing[cut] - self.signal_passing[cut - 1]),
+            int(self.background_passing[cut] - self.background_passing[cut - 1]),
+        )
+
     def asimov_significance(self) -> float:
         """Best median discovery significance over all cuts, √(2((s + b) ln(1 + s/b) − s)).
 
@@ -141,6 +161,47 @@ def roc_curve(scores: NDArray[np.floating], is_signal: NDArray[np.bool_]) -> Roc
         signal_passing=np.concatenate(([0], signal_passing)),
         background_passing=np.concatenate(([0], background_passing)),
     )
+
+
+def log_odds_of(probabilities: NDArray[np.floating]) -> Floats:
+    """Log-odds ln p − ln(1 − p) of every class, as far as probabilities tell them.
+
+    1 − p is formed where that is exact enough. Where the other classes' probabilities sum to less than 1/1024, that sum
+    q takes its place, and ln(1 − q) − ln q tells events apart whose p is rounded to 1: in single precision up to odds
+    of 10³⁸. An event of which all others are 0 is at the end of the scale, and ties there are ties. Exact values come
+    from the logits: `Loss.log_odds`.
+
+    Args:
+        probabilities: (N, C), rows summing to one.
+    """
+    own = np.asarray(probabilities, dtype=np.float64)
+    least = np.finfo(np.float64).tiny
+    odds = np.empty_like(own)
+    for label in range(own.shape[1]):
+        p, others = own[:, label], np.delete(own, label, axis=1).sum(axis=1)
+        sure = others < SURE
+        near = np.clip(np.where(sure, others, p), least, 1 - SURE / 2)
+        size = np.log(near) - np.log1p(-near)
+        odds[:, label] = np.where(sure, -size, size)
+    return odds
+
+
+def order_of(probabilities: NDArray[np.floating]) -> Floats:
+    """Scores of every class that order events as `log_odds_of` does, (N, C), and keep each difference of p as it is.
+
+    Below `SURE` of the others it is p itself, above it 1 − ln q; a logarithm of all would make neighbouring doubles
+    one.
+
+    Args:
+        probabilities: (N, C), rows summing to one.
+    """
+    own = np.asarray(probabilities, dtype=np.float64)
+    order = own.copy()
+    for label in range(own.shape[1]):
+        others = np.delete(own, label, axis=1).sum(axis=1)
+        sure = others < SURE
+        order[sure, label] = 1 - np.log(np.maximum(others[sure], np.finfo(np.float64).tiny))
+    return order
 
 
 def passing(scores: NDArray[np.floating], is_signal: NDArray[np.bool_], cut: float) -> tuple[float, float]:

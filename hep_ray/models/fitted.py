@@ -110,7 +110,7 @@ class FittedModel(Model):
         return self._logits(self.flat(*inputs))
 
     def cuts(self) -> dict[str, float]:
-        """Working points: name → least probability of the signal class; none by default."""
+        """Working points: name → least log-odds of the signal class; none by default."""
         return {}
 
     def _features(self, inputs: Mapping[str, Sliceable], events: int) -> Iterator[Floats]:

@@ -14,11 +14,13 @@ by a Gaussian.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.fitted import FittedConfig, FittedModel, Floats
@@ -61,7 +63,7 @@ class Likelihood(FittedModel):
     width: Tensor
     log_density: Tensor
     log_prior: Tensor
-    least_probability: Tensor
+    least_log_odds: Tensor
 
     def __init__(self, config: LikelihoodConfig, schema: SchemaLike) -> None:
         super().__init__(config.inputs, schema)
@@ -71,13 +73,14 @@ class Likelihood(FittedModel):
         self.register_buffer("width", torch.ones(features))
         self.register_buffer("log_density", torch.zeros(features, self.bins, self.classes))
         self.register_buffer("log_prior", torch.zeros(self.classes))
-        self.register_buffer("least_probability", torch.zeros(len(WORKING_POINTS), dtype=torch.float64))
+        self.register_buffer("least_log_odds", torch.zeros(len(WORKING_POINTS), dtype=torch.float64))
+        self.register_load_state_dict_pre_hook(_from_probabilities)  # type: ignore[no-untyped-call]
 
     def cuts(self) -> dict[str, float]:
-        """Loose, medium and tight: name → least probability of the signal; none where no class is the signal."""
+        """Loose, medium and tight: name → least log-odds of the signal; none where no class is the signal."""
         if self.signal is None:
             return {}
-        return dict(zip(WORKING_POINTS, self.least_probability.tolist(), strict=True))
+        return dict(zip(WORKING_POINTS, self.least_log_odds.tolist(), strict=True))
 
     def _fit(
         self,
@@ -108,10 +111,15 @@ class Likelihood(FittedModel):
         if self.prior == "training":
             self.log_prior.copy_(torch.from_numpy(np.log(shares)))
         if self.signal is not None:
-            probabilities = self._logits(torch.from_numpy(features).float()).softmax(1)[:, self.signal]
-            signal = probabilities.double().numpy()[labels == self.signal]
+            logits = self._logits(torch.from_numpy(features).float())
+            rest = [label for label in range(self.classes) if label != self.signal]
+            signal = (
+                (logits[:, self.signal] - logits[:, rest].logsumexp(1))
+                .double()
+                .numpy()[labels == self.signal]
+            )
             for index, efficiency in enumerate(WORKING_POINTS.values()):
-                self.least_probability[index] = np.quantile(signal, 1 - efficiency, method="lower")
+                self.least_log_odds[index] = np.quantile(signal, 1 - efficiency, method="lower")
 
     def _places(self, features: Tensor) -> Tensor:
         return ((features - self.low) / self.width).floor().clamp(0, self.bins - 1).long()
@@ -120,6 +128,13 @@ class Likelihood(FittedModel):
         places = self._places(features)
         of_feature = torch.arange(features.shape[1], device=features.device)
         return self.log_density[of_feature, places].sum(1) + self.log_prior
+
+
+def _from_probabilities(_module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    """Read a model that was kept when cuts were still probabilities."""
+    old = state.pop(prefix + "least_probability", None)
+    if old is not None:
+        state[prefix + "least_log_odds"] = torch.logit(old)
 
 
 def transformed_discriminant(probability: Tensor) -> Tensor:

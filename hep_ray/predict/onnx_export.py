@@ -27,24 +27,28 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5
 """Largest difference of a probability between ONNX Runtime and torch, both in float32."""
 OUTPUT = "probabilities"
+RANKS = "log_odds"
+"""Second output: ln p − ln(1 − p) of each class, to cut on where probabilities have all become 1."""
 CHECKED = 64
 """Events that are compared, in batches of different sizes."""
 
 
 class _Probabilities(nn.Module):
-    """The model with its scalers and the probabilities of its loss, as one function of its columns."""
+    """The model with its scalers, the probabilities and the log-odds of its loss, as one function of its columns."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.model, self.loss = classifier.model, classifier.loss
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        probabilities: Tensor = self.loss.probabilities(self.model(*inputs))
-        return probabilities
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(*inputs)
+        return self.loss.probabilities(logits), self.loss.log_odds(logits)
 
 
 def export_onnx(classifier: Classifier, path: Path) -> float:
-    """Write a model as ONNX: one input per column, named as it is, of any number of events; output `probabilities`.
+    """Write a model as ONNX: one input per column, named as it is, of any number of events.
+
+    The outputs are `probabilities` and `log_odds`, both (N, C) of the classes.
 
     Args:
         classifier: on the CPU.
@@ -89,7 +93,7 @@ def _write(classifier: Classifier, path: Path) -> None:
                 example,
                 str(path),
                 input_names=names,
-                output_names=[OUTPUT],
+                output_names=[OUTPUT, RANKS],
                 dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in names),),
                 dynamo=True,
                 external_data=False,
@@ -109,8 +113,12 @@ def _difference(classifier: Classifier, path: Path) -> float:
     for number in (1, CHECKED):
         events = _random_events(classifier, number)
         read = {one.name for one in session.get_inputs()}
-        (found,) = session.run([OUTPUT], {name: values for name, values in events.items() if name in read})
-        largest = max(largest, float(np.abs(found - classifier.predict(events, half=False)).max()))
+        found, ranks = session.run(
+            [OUTPUT, RANKS], {name: values for name, values in events.items() if name in read}
+        )
+        wanted = classifier.predict(events, half=False)
+        ranked = 1 / (1 + np.exp(-np.asarray(ranks, dtype=np.float64)))
+        largest = max(largest, *(float(np.abs(one - wanted).max()) for one in (found, ranked)))
     return largest
 
 

@@ -25,7 +25,8 @@ from hep_ray.predict.scores import MODEL
 
 MANIFEST = "_predictions.json"
 """Its name begins with `_`, so that readers of Parquet folders pass it over."""
-FORMAT = 1
+FORMAT = 2
+"""2 has the log-odds beside the probabilities."""
 
 
 def identity(prediction: Prediction, model: Mapping[str, str], classes: tuple[str, ...]) -> dict[str, Any]:

@@ -50,29 +50,30 @@ def score_piece(
         whole(target) as filling,
         pq.ParquetWriter(filling, schema, compression="zstd") as writer,
     ):
-        for ids, scores in _scored(classifier, prediction, piece, batch):
-            columns = [pa.array(ids, pa.string()), *(pa.array(column) for column in scores.T)]
+        for ids, scores, log_odds in _scored(classifier, prediction, piece, batch):
+            columns = [pa.array(ids, pa.string()), *map(pa.array, scores.T), *map(pa.array, log_odds.T)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
             rows += len(ids)
     return rows
 
 
 def scores_schema(classifier: Classifier, digest: str) -> pa.Schema:
-    """Of a file of scores: `event_id`, then `score_<class>` of every class."""
+    """Of a file of scores: `event_id`, then `score_<class>` and `log_odds_<class>` of every class."""
     fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
     fields += [pa.field(name, pa.float32(), nullable=False) for name in classifier.score_names]
+    fields += [pa.field(name, pa.float64(), nullable=False) for name in classifier.rank_names]
     return pa.schema(fields, metadata={MODEL: digest.encode()})
 
 
 def _scored(
     classifier: Classifier, prediction: Prediction, piece: Piece, batch: int
-) -> Iterator[tuple[npt.NDArray[np.object_], npt.NDArray[np.float32]]]:
+) -> Iterator[tuple[npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.float64]]]:
     for events in read_events(classifier, prediction, piece):
         ids = events[EVENT_ID]
         if len(ids):
             for column in classifier.columns:
                 column.checked(events[column.name], ids)
-            yield ids, classifier.predict(events, batch=batch)
+            yield ids, *classifier.scores(events, batch=batch)
 
 
 def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) -> Iterator[Arrays]:

@@ -16,10 +16,8 @@ from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.models import MODELS, Model
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.step import evaluate
+from hep_ray.training.testing import LOG_ODDS, SCORE
 from hep_ray.training.validation import BATCH
-
-SCORE = "score_"
-"""Begins the name of a score: `score_` and the class."""
 
 
 class Classifier:
@@ -67,10 +65,23 @@ class Classifier:
         """`score_<class>` of every class."""
         return tuple(SCORE + name for name in self.classes)
 
+    @property
+    def rank_names(self) -> tuple[str, ...]:
+        """`log_odds_<class>` of every class."""
+        return tuple(LOG_ODDS + name for name in self.classes)
+
     def predict(
         self, events: Any, *, batch: int = BATCH, half: bool | None = None
     ) -> npt.NDArray[np.float32]:
-        """Class probabilities (N, C) of events.
+        """Class probabilities (N, C) of events; see `scores`."""
+        return self.scores(events, batch=batch, half=half)[0]
+
+    def scores(
+        self, events: Any, *, batch: int = BATCH, half: bool | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """Class probabilities p (N, C) of events, and the log-odds ln p − ln(1 − p) of each class, to cut on.
+
+        Beyond odds of 3·10⁷ all probabilities are 1 in single precision; log-odds still tell events apart.
 
         Args:
             events: a mapping or a pandas DataFrame: for each of `columns` its values (N, *shape). Where a vector's
@@ -91,13 +102,10 @@ class Classifier:
         for column in self.columns:
             column.checked(inputs[column.name], rows)
         if not total:
-            return np.empty((0, len(self.classes)), np.float32)
-        return evaluate(
-            self.model,
-            self.loss,
-            self._batches(inputs, total, batch),
-            half=self.half if half is None else half,
-        ).probabilities
+            return np.empty((0, len(self.classes)), np.float32), np.empty((0, len(self.classes)))
+        batches = self._batches(inputs, total, batch)
+        found = evaluate(self.model, self.loss, batches, half=self.half if half is None else half)
+        return found.probabilities, found.log_odds
 
     def _batches(self, inputs: Mapping[str, npt.NDArray[Any]], total: int, size: int) -> Iterator[Batch]:
         for start in range(0, total, size):

@@ -19,7 +19,7 @@ class ScoringModel:
         self.classifier = classifier
 
     def predict(self, events: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002 (MLflow's signature)
-        """Scores of events as a DataFrame: `score_<class>` of every class.
+        """Scores of events as a DataFrame: `score_<class>`, then `log_odds_<class>`, of every class.
 
         Args:
             events: a DataFrame or a dictionary of arrays.
@@ -27,7 +27,10 @@ class ScoringModel:
         """
         import pandas as pd
 
-        return pd.DataFrame(self.classifier.predict(events), columns=list(self.classifier.score_names))
+        classifier = self.classifier
+        probabilities, log_odds = classifier.scores(events)
+        columns = dict(zip(classifier.score_names, probabilities.T, strict=True))
+        return pd.DataFrame(columns | dict(zip(classifier.rank_names, log_odds.T, strict=True)))
 
 
 def _load_pyfunc(path: str) -> ScoringModel:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import ConfirmedRun
 from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import EVENT_ID, LABEL, EventSchema
-from hep_ray.errors import HepRayError, InvalidEvents
-from hep_ray.metrics import classification_metrics
-from hep_ray.promote.classifier import SCORE, Classifier
+from hep_ray.data.events import EVENT_ID, LABEL
+from hep_ray.errors import HepRayError
+from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.gate import Check, check_reproduction
 from hep_ray.promote.package import Package
+from hep_ray.training.testing import read_scores
 
 METRIC_TOLERANCE = 1e-6
 """Largest difference of a metric between the confirmation and its own scores; these are stored as float32."""
@@ -37,10 +35,13 @@ def check_scores(
         device: where the model computes.
     """
     try:
-        ids, labels, recorded = read_scores(folder / run.scores, dataset.schema)
+        kept = read_scores(folder / run.scores, dataset.schema)
+        tested = kept.metrics(dataset.schema)
         found = test_scores(package.build(device), dataset)
     except HepRayError as fault:
         return (Check("reproduction", False, str(fault)),)
+    ids = [] if kept.event_ids is None else kept.event_ids.to_pylist()
+    recorded = kept.probabilities
     if found.keys() != set(ids) or len(ids) != len(found):
         return (
             Check(
@@ -54,46 +55,19 @@ def check_scores(
     difference = float(np.abs(scores - recorded).max())
     what = f"the portable model's scores on {device} and the confirmed ones"
     checks = [check_reproduction(what, difference, len(ids))]
-    if not np.array_equal(truth, labels):
+    if not np.array_equal(truth, kept.labels):
         checks.append(Check("recorded metric", False, "the recorded labels are not those of the dataset"))
     elif checks[0].passed:
-        checks.append(_check_metric(recorded, truth, run.metrics, metric, dataset.schema))
+        checks.append(_check_metric(tested, run.metrics, metric))
     return tuple(checks)
 
 
-def _check_metric(
-    scores: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
-    recorded: Mapping[str, float],
-    metric: str,
-    schema: EventSchema,
-) -> Check:
+def _check_metric(found: dict[str, float], recorded: dict[str, float], metric: str) -> Check:
     """Whether the metric that was judged by is that of the recorded scores."""
-    name = metric.removeprefix("test_")
-    found = classification_metrics(scores, labels, schema.classes, schema.signal)
-    if name not in found:
-        return Check("recorded metric", True, f"{metric} does not follow from probabilities alone")
-    text = f"the scores give {metric} = {found[name]:.6g}, the confirmation says {recorded[metric]:.6g}"
-    return Check("recorded metric", abs(found[name] - recorded[metric]) <= METRIC_TOLERANCE, text)
-
-
-def read_scores(
-    path: Path, schema: EventSchema
-) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Ids, labels (N,) and probabilities (N, C) of a confirmed run.
-
-    Raises:
-        InvalidEvents: the file is absent or is not one of scores for these classes.
-    """
-    columns = [SCORE + name for name in schema.classes]
-    try:
-        table = pq.read_table(path)
-        scores = np.stack([table[column].to_numpy().astype(np.float64) for column in columns], axis=1)
-        return table[EVENT_ID].to_pylist(), table[LABEL].to_numpy().astype(np.int64), scores
-    except (OSError, KeyError, pa.ArrowException) as fault:
-        raise InvalidEvents(
-            f"a confirmed run has a Parquet file of {EVENT_ID}, {LABEL} and {', '.join(columns)}; {path}: {fault}"
-        ) from None
+    if metric not in found:
+        return Check("recorded metric", True, f"{metric} does not follow from the scores alone")
+    text = f"the scores give {metric} = {found[metric]:.6g}, the confirmation says {recorded[metric]:.6g}"
+    return Check("recorded metric", abs(found[metric] - recorded[metric]) <= METRIC_TOLERANCE, text)
 
 
 def test_scores(classifier: Classifier, dataset: Dataset) -> dict[str, tuple[int, npt.NDArray[np.float32]]]:

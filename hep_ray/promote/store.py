@@ -60,7 +60,10 @@ def store(
     candidate = Candidate(
         folder=scratch / "package",
         inputs={column.name: (column.dtype, (-1, *column.shape)) for column in classifier.columns},
-        outputs=classifier.score_names,
+        outputs={
+            **dict.fromkeys(classifier.score_names, "float32"),
+            **dict.fromkeys(classifier.rank_names, "float64"),
+        },
         example=example,
         digest=package.digest,
         run_id=run_id,

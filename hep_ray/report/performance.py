@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hep_ray.metrics.calibration import Reliability, reliability
 from hep_ray.metrics.classification import REJECTION_PERCENTS
-from hep_ray.metrics.roc import Counts, Floats, RocCurve, roc_curve
+from hep_ray.metrics.roc import Counts, Floats, RocCurve, log_odds_of, roc_curve
 
 EFFICIENCIES: Floats = np.arange(1, 101) / 100
 """Signal efficiencies at which curves are drawn."""
@@ -26,19 +26,24 @@ class WorkingPoint:
 
     Attributes:
         percent: signal efficiency asked for, in per cent.
-        threshold: events with at least this score pass.
+        threshold: events with at least this probability of the signal pass, as far as a number near 1 can say it.
+        log_odds: the same cut as ln p − ln(1 − p).
         background_efficiency: ε_b
         rejection: 1/ε_b
         error: statistical, of 1/ε_b; see `RocCurve.background_rejection`.
         limit: no background event passes: one is taken to, and the rejection is a lower bound.
+        tied: background events whose score is exactly the threshold, beside another event of the signal: how many
+            of them pass is not known, and all are counted.
     """
 
     percent: int
     threshold: float
+    log_odds: float
     background_efficiency: float
     rejection: float
     error: float
     limit: bool
+    tied: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,10 @@ class Performance:
 
 
 def performance_of(
-    probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]], signal: int
+    probabilities: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.integer[Any]],
+    signal: int,
+    log_odds: npt.NDArray[np.floating[Any]] | None = None,
 ) -> Performance:
     """Count.
 
@@ -105,6 +113,7 @@ def performance_of(
         probabilities: (N, C), rows summing to one.
         labels: (N,) the true class.
         signal: label of the signal class.
+        log_odds: (N, C) by which events are ranked; from the probabilities without them, see `log_odds_of`.
 
     Raises:
         InvalidEvents: a class is absent, or a probability is not finite.
@@ -113,7 +122,8 @@ def performance_of(
     predicted = probabilities.argmax(axis=1)
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     recall = np.diagonal(confusion) / confusion.sum(axis=1)
-    curves = [roc_curve(probabilities[:, label], labels == label) for label in range(classes)]
+    ranks = log_odds_of(probabilities) if log_odds is None else log_odds
+    curves = [roc_curve(ranks[:, label], labels == label) for label in range(classes)]
     curve = curves[signal]
     cuts = [curve.cut(float(efficiency)) for efficiency in EFFICIENCIES]
     rejections = [curve.background_rejection(float(efficiency)) for efficiency in EFFICIENCIES]
@@ -147,13 +157,16 @@ def working_point(curve: RocCurve, percent: int) -> WorkingPoint:
     """The cut of a curve at a signal efficiency in per cent."""
     cut = curve.cut(percent / 100)
     rejection, error = curve.background_rejection(percent / 100)
+    with_signal, tied = curve.tied(percent / 100)
     return WorkingPoint(
         percent=percent,
-        threshold=float(curve.thresholds[cut]),
+        threshold=1 / (1 + math.exp(-max(float(curve.thresholds[cut]), -700.0))),
+        log_odds=float(curve.thresholds[cut]),
         background_efficiency=float(curve.background_efficiency[cut]),
         rejection=rejection,
         error=error,
         limit=bool(curve.background_passing[cut] == 0),
+        tied=tied if with_signal else 0,
     )
 
 

@@ -109,8 +109,10 @@ def confirmed_scores(confirmation: Confirmation, folder: Path, schema: EventSche
     """
 
     def read(name: str) -> Performance:
-        labels, probabilities, _ = read_scores(folder / FOLDER / name, schema)
-        return performance_of(probabilities.astype(np.float64), labels, schema.signal_index)
+        kept = read_scores(folder / FOLDER / name, schema)
+        return performance_of(
+            kept.probabilities.astype(np.float64), kept.labels, schema.signal_index, kept.log_odds
+        )
 
     contenders = tuple(
         Scored(one.name, one.role == "baseline", tuple(read(run.scores) for run in one.runs))
@@ -141,7 +143,9 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
     found = evaluate(trained.model, trained.loss, of_model, half=trained.half)
     if not np.isfinite(found.probabilities).all():
         raise InvalidEvents(f"probabilities are finite; those of {path} on the validation split are not")
-    run = performance_of(found.probabilities.astype(np.float64), found.labels, schema.signal_index)
+    run = performance_of(
+        found.probabilities.astype(np.float64), found.labels, schema.signal_index, found.log_odds
+    )
     rows = dataset.rows("val")
     choice = f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else ""
     return Scores(

@@ -158,7 +158,7 @@ def _p_value(value: float | None) -> str:
 def working_points(scores: Scores) -> str:
     """Cuts at the signal efficiencies of the metrics."""
     seeds = scores.seeds > 1
-    head = ["contender", "ε_s", "score ≥", "ε_b", "1/ε_b"]
+    head = ["contender", "ε_s", "log-odds ≥", "ε_b", "1/ε_b"]
     head += ["s.d. over seeds", "statistical error"] if seeds else ["statistical error"]
     rows = []
     for one in scores.contenders:
@@ -167,20 +167,27 @@ def working_points(scores: Scores) -> str:
             rows.append([one.name, f"{first.percent / 100:g}", *_point(points, seeds=seeds)])
     note = (
         "Mean over seeds; the statistical error is that of one training. " if seeds else ""
-    ) + "≥: no background event passes, so that one is taken to."
+    ) + "Log-odds ln p − ln(1 − p) of the signal. ≥: no background event passes, so that one is taken to."
+    ties = [point.tied for one in scores.contenders for run in one.runs for point in run.points]
+    if any(ties):
+        note += (
+            f" *: up to {max(ties):,} background events have exactly the score of the cut and are counted as passing, "
+            "which decides the figure: a model or precision with fewer distinct scores cannot tell more."
+        )
     return f'{table(head, rows)}<p class="note">{escape(scores.split.capitalize())}. {note}</p>'
 
 
 def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
     rejection, sd = mean_and_sd([point.rejection for point in points])
     error, _ = mean_and_sd([point.error for point in points])
-    threshold, _ = mean_and_sd([point.threshold for point in points])
+    threshold, _ = mean_and_sd([point.log_odds for point in points])
     background, _ = mean_and_sd([point.background_efficiency for point in points])
     limit = "≥ " if any(point.limit for point in points) else ""
+    ties = " *" if any(point.tied for point in points) else ""
     return [
         f"{float(threshold):.3f}",
         f"{float(background):.3g}",
-        f"{limit}{float(rejection):.4g}",
+        f"{limit}{float(rejection):.4g}{ties}",
         *([f"{float(sd):.2g}"] if seeds else []),
         f"{float(error):.2g}",
     ]
@@ -196,7 +203,7 @@ def per_class(scores: Scores) -> str:
     errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "statistical errors"
     return (
         f"<h3>Each class against the rest</h3>{table(head, rows, (0, 1))}"
-        f'<p class="note">By the probability of the class; {errors}; {escape(scores.split)}.</p>'
+        f'<p class="note">By the log-odds of the class; {errors}; {escape(scores.split)}.</p>'
     )
 
 

@@ -23,7 +23,7 @@ class Candidate:
     Attributes:
         folder: the portable model, which is stored as it is.
         inputs: column → dtype and shape (N, …) with -1 for N.
-        outputs: names of the scores.
+        outputs: scores with their dtypes.
         example: column → values of a few events.
         digest: names the model.
         run_id: MLflow run that trained it; None where it has none.
@@ -36,7 +36,7 @@ class Candidate:
 
     folder: Path
     inputs: Mapping[str, tuple[str, tuple[int, ...]]]
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, str]
     example: Mapping[str, npt.NDArray[Any]]
     digest: str
     run_id: str | None
@@ -69,7 +69,12 @@ def save_mlflow_model(folder: Path, candidate: Candidate, *, run_id: str, model_
         inputs=Schema(
             [TensorSpec(np.dtype(kind), shape, column) for column, (kind, shape) in candidate.inputs.items()]
         ),
-        outputs=Schema([ColSpec(DataType.float, score) for score in candidate.outputs]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.from_numpy_type(np.dtype(kind)), score)
+                for score, kind in candidate.outputs.items()
+            ]
+        ),
     )
     mlflow.pyfunc.save_model(
         str(folder),

@@ -82,7 +82,7 @@ class FittedLoop:
         metrics = validation_metrics(result, self._schema, str)
         signal = self._schema.signal_index
         for name, cut in self.model.cuts().items():
-            efficiency, mistaken = passing(result.probabilities[:, signal], result.labels == signal, cut)
+            efficiency, mistaken = passing(result.log_odds[:, signal], result.labels == signal, cut)
             metrics[f"val_signal_efficiency_{name}"] = efficiency
             metrics[f"val_background_rejection_{name}"] = 1 / mistaken
         if len(train) < len(self._train):

@@ -39,11 +39,15 @@ class Evaluation:
     Attributes:
         loss: mean loss per event.
         probabilities: (events, classes) float32; rows sum to one.
+        log_odds: (events, classes) float64, ln p − ln(1 − p) of each class, by which events are ranked.
+        losses: (events,) float32.
         labels: (events,) int64.
     """
 
     loss: float
     probabilities: np.ndarray
+    log_odds: np.ndarray
+    losses: np.ndarray
     labels: np.ndarray
 
 
@@ -112,30 +116,33 @@ def evaluate(
     half: bool = False,
     whole: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Evaluation:
-    """Losses and class probabilities of a model in evaluation mode; the model's mode is put back after.
+    """Losses, class probabilities and log-odds of a model in evaluation mode; the model's mode is put back after.
 
     Args:
         model: on the device of the batches.
-        loss: gives both.
+        loss: gives them.
         batches: of the split, or this worker's part of it.
         half: run the model in bfloat16.
         whole: makes the rows of the whole split out of those of the workers' parts.
     """
     was_training = model.training
     model.eval()
-    losses, probabilities, labels = [], [], []
+    losses, probabilities, log_odds, labels = [], [], [], []
     with torch.inference_mode():
         for batch in batches:
             logits = _logits(model, model.columns, batch, half=half)
             losses.append(loss(logits, batch.labels))
             probabilities.append(loss.probabilities(logits))
+            log_odds.append(loss.log_odds(logits).double())
             labels.append(batch.labels)
     model.train(was_training)
-    rows = [torch.cat(values) for values in (losses, probabilities, labels)]
-    all_losses, all_probabilities, all_labels = map(whole, rows) if whole else rows
+    rows = [torch.cat(values) for values in (losses, probabilities, log_odds, labels)]
+    all_losses, all_probabilities, all_log_odds, all_labels = map(whole, rows) if whole else rows
     return Evaluation(
         loss=float(all_losses.double().mean()),
         probabilities=all_probabilities.float().cpu().numpy(),
+        log_odds=all_log_odds.cpu().numpy(),
+        losses=all_losses.float().cpu().numpy(),
         labels=all_labels.cpu().numpy(),
     )
 

@@ -20,13 +20,21 @@ from hep_ray.data.source import EventSource
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
 from hep_ray.metrics import classification_metrics
+from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.restore import restore_model
-from hep_ray.training.step import evaluate
+from hep_ray.training.step import Evaluation, evaluate
 from hep_ray.training.validation import BATCH
 
 SCORES = "test_scores.parquet"
-"""Beside a trial's `best.pt`: event_id, label, and `score_<class>`, the float32 probability of each class."""
+"""Beside a trial's `best.pt`: event_id, label, `score_<class>`, the float32 probability of each class,
+`log_odds_<class>`, its float64 log-odds, by which events are ranked, and `loss` of the event.
+
+Files of versions before these two have the probabilities alone, and are still read.
+"""
+SCORE = "score_"
+LOG_ODDS = "log_odds_"
+LOSS = "loss"
 METADATA = b"hep_ray"
 """Key of the file's metadata: JSON with the `epoch` of the model and the mean `loss`."""
 
@@ -42,6 +50,37 @@ class Outcome:
 
     epoch: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """What a file of scores holds.
+
+    Attributes:
+        event_ids: (N,) of the events; None where the file has none.
+        labels: (N,) int64, the true classes.
+        probabilities: (N, C) float32.
+        log_odds: (N, C) float64, by which events are ranked; from the probabilities where the file has none.
+        losses: (N,) of each event; None where the file has none.
+        facts: `epoch` of the model and mean `loss`.
+        exact: whether the log-odds were kept, so that ranks do not saturate.
+    """
+
+    event_ids: pa.ChunkedArray | None
+    labels: np.ndarray
+    probabilities: np.ndarray
+    log_odds: np.ndarray
+    losses: np.ndarray | None
+    facts: dict[str, Any]
+    exact: bool
+
+    def metrics(self, schema: EventSchema) -> dict[str, float]:
+        """`test_loss`, where the model's epoch is known, and every metric of `classification_metrics` as `test_…`."""
+        found = classification_metrics(
+            self.probabilities, self.labels, schema.classes, schema.signal, self.log_odds
+        )
+        known = {"test_loss": float(self.facts["loss"])} if "loss" in self.facts else {}
+        return known | {f"test_{key}": value for key, value in found.items()}
 
 
 def evaluate_once(
@@ -68,29 +107,40 @@ def evaluate_once(
     path = folder / SCORES
     if not path.exists():
         _write(path, schema, event_ids, _evaluated(folder / BEST, schema, events, device))
-    labels, probabilities, facts = read_scores(path, schema)
-    if not np.array_equal(labels, events.labels):
+    kept = read_scores(path, schema)
+    if not np.array_equal(kept.labels, events.labels):
         raise StorageError(f"scores are of the events of the test split, in their order; {path} has others")
-    metrics = classification_metrics(probabilities, labels, schema.classes, schema.signal)
-    named = {f"test_{key}": value for key, value in metrics.items()}
-    return Outcome(int(facts["epoch"]), {"test_loss": float(facts["loss"]), **named})
+    return Outcome(int(kept.facts["epoch"]), kept.metrics(schema))
 
 
-def read_scores(path: Path, schema: EventSchema) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Labels (N,) int64, probabilities (N, C) float32 in the order of the classes, and the facts beside them.
+def read_scores(path: Path, schema: EventSchema) -> KeptScores:
+    """The scores of one model on the test split, classes in the order of the schema.
 
     Raises:
         StorageError: the file is not one of scores for these classes.
     """
+    names = [SCORE + name for name in schema.classes]
+    ranks = [LOG_ODDS + name for name in schema.classes]
     try:
-        table = pq.read_table(path, columns=[LABEL, *_columns(schema)])
-        facts = json.loads(table.schema.metadata[METADATA])
-        scores = [table.column(name).to_numpy() for name in _columns(schema)]
+        table = pq.read_table(path)
+        facts = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+        labels = table.column(LABEL).to_numpy().astype(np.int64)
+        ids = table.column(EVENT_ID) if EVENT_ID in table.column_names else None
+        probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
+        exact = all(name in table.column_names for name in ranks)
+        log_odds = (
+            np.stack([table.column(name).to_numpy() for name in ranks], axis=1)
+            if exact
+            else log_odds_of(probabilities)
+        )
+        losses = table.column(LOSS).to_numpy() if LOSS in table.column_names else None
+        if not isinstance(facts, dict):
+            raise TypeError(f"its facts are {facts!r}")
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as fault:
         raise StorageError(
-            f"a file of scores has a label and {', '.join(_columns(schema))}; {path} does not: {fault}"
+            f"a file of scores has a label and {', '.join(names)}; {path} does not: {fault}"
         ) from fault
-    return table.column(LABEL).to_numpy(), np.stack(scores, axis=1), facts
+    return KeptScores(ids, labels, probabilities, log_odds, losses, facts, exact)
 
 
 def metric_keys(schema: EventSchema) -> set[str]:
@@ -103,8 +153,7 @@ def metric_keys(schema: EventSchema) -> set[str]:
 
 @dataclass(frozen=True)
 class _Answer:
-    probabilities: np.ndarray
-    labels: np.ndarray
+    result: Evaluation
     facts: Mapping[str, float]
 
 
@@ -117,22 +166,20 @@ def _evaluated(best: Path, schema: EventSchema, events: EventSource, device: tor
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")
     facts = {"epoch": int(kept.metrics["epoch"]), "loss": result.loss}
-    return _Answer(result.probabilities, result.labels, facts)
+    return _Answer(result, facts)
 
 
 def _write(path: Path, schema: EventSchema, event_ids: pa.Array, answer: _Answer) -> None:
-    columns = dict(zip(_columns(schema), answer.probabilities.T, strict=True))
+    result = answer.result
     table = pa.table(
         {
             EVENT_ID: event_ids,
-            LABEL: answer.labels,
-            **{key: pa.array(value) for key, value in columns.items()},
+            LABEL: result.labels,
+            **{SCORE + name: result.probabilities[:, i] for i, name in enumerate(schema.classes)},
+            **{LOG_ODDS + name: result.log_odds[:, i] for i, name in enumerate(schema.classes)},
+            LOSS: result.losses,
         },
         metadata={METADATA: json.dumps(dict(answer.facts))},
     )
     with whole(path) as filling:
         pq.write_table(table, filling)
-
-
-def _columns(schema: EventSchema) -> list[str]:
-    return [f"score_{name}" for name in schema.classes]

@@ -66,7 +66,9 @@ def validation_metrics(
     """
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(where(f"validation loss is {result.loss}"))
-    metrics = classification_metrics(result.probabilities, result.labels, schema.classes, schema.signal)
+    metrics = classification_metrics(
+        result.probabilities, result.labels, schema.classes, schema.signal, result.log_odds
+    )
     return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
 
 
@@ -74,6 +76,6 @@ def validation_keys(schema: EventSchema) -> tuple[str, ...]:
     """Names of all that `validate` reports of events with these classes."""
     classes = len(schema.classes)
     undecided = np.full((2 * classes, classes), 1 / classes, np.float32)
-    return tuple(
-        validation_metrics(Evaluation(0.0, undecided, np.arange(2 * classes) % classes), schema, str)
-    )
+    labels = np.arange(2 * classes) % classes
+    nothing = Evaluation(0.0, undecided, np.zeros(undecided.shape), np.zeros(len(labels)), labels)
+    return tuple(validation_metrics(nothing, schema, str))

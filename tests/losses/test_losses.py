@@ -65,6 +65,23 @@ class TestContract:
         torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(100, dtype=torch.float64))
         assert torch.equal(probabilities.argsort(dim=1), logits.argsort(dim=1))
 
+    @pytest.mark.parametrize("classes", [2, 3, 6])
+    def test_log_odds_are_those_of_the_probabilities(self, built: Loss, classes: int):
+        logits, _ = events(5, classes, number=200, scale=3.0)
+        p = built.probabilities(logits)
+        torch.testing.assert_close(built.log_odds(logits), p.log() - (1 - p).log(), rtol=1e-7, atol=1e-7)
+
+    @pytest.mark.parametrize("classes", [2, 4])
+    def test_log_odds_tell_events_apart_whose_probability_is_one(self, built: Loss, classes: int):
+        """Single precision ends at odds of 2²⁴; the order of the logits is kept far beyond it."""
+        logits = -torch.linspace(1e3, 1e6, 50).unsqueeze(1).repeat(1, classes)
+        logits[:, 1] *= -1
+        own = built.log_odds(logits.double())[:, 1]
+        assert own.dtype == torch.float64
+        assert torch.isfinite(own).all()
+        assert (own.diff() > 0).all()
+        assert len(built.probabilities(logits)[:, 1].unique()) == 1
+
     def test_renaming_the_classes_changes_nothing(self, built: Loss):
         logits, target = events(4, classes=4)
         order = torch.tensor([2, 0, 3, 1])
@@ -290,3 +307,18 @@ class TestHinge:
         logits, target = events(8, classes=4)
         hinge = build_loss("hinge", {})
         torch.testing.assert_close(hinge(logits + 5, target), hinge(logits, target))
+
+
+def test_a_loss_that_has_probabilities_alone_is_ranked_by_their_logarithms():
+    class Plain(Loss):
+        def forward(self, logits, target):
+            return logits.sum(dim=1)
+
+        def probabilities(self, logits):
+            return logits.softmax(dim=1)
+
+    logits, _ = events(6, classes=3)
+    expected = build_loss("cross_entropy", {}).log_odds(logits)
+    torch.testing.assert_close(Plain().log_odds(logits), expected)
+    with pytest.raises(TypeError, match="Neither needs log_weights"):
+        type("Neither", (Loss,), {"forward": Plain.forward})

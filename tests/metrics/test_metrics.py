@@ -13,6 +13,7 @@ from sklearn import metrics as reference
 
 from hep_ray.errors import InvalidEvents
 from hep_ray.metrics import classification_metrics, roc_curve
+from hep_ray.metrics.roc import log_odds_of
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -264,3 +265,64 @@ class TestRefusals:
         curve = roc_curve(np.array([0.1, 0.9]), np.array([False, True]))
         with pytest.raises(ValueError, match="a signal efficiency must be in"):
             curve.background_rejection(efficiency)
+
+
+class TestRanksDoNotSaturate:
+    """Log-odds with known efficiencies, P(background > t) = exp(−t/5) and P(signal > t) = exp(−t/30).
+
+    Cuts lie beyond ln 2²⁴ = 16.6, where every probability in single precision is 1.
+    """
+
+    @staticmethod
+    def sample(events: int) -> tuple[np.ndarray, np.ndarray]:
+        """Quantiles instead of draws: efficiencies are then exact to one event."""
+        quantiles = (np.arange(events) + 0.5) / events
+        background = 5.0 * -np.log(quantiles)  # P(> t) = exp(−t/5)
+        signal = 30.0 * -np.log(quantiles)  # P(> t) = exp(−t/30)
+        return np.concatenate([background, signal]), np.repeat([0, 1], events)
+
+    def test_the_rejection_is_the_true_one(self):
+        log_odds, labels = self.sample(40_000)
+        both = np.stack([-log_odds, log_odds], axis=1)
+        probabilities = (1 / (1 + np.exp(-both))).astype(np.float32)
+        found = classification_metrics(probabilities, labels, ["bkg", "sig"], "sig", both)
+        # Half the signal is above t = 30 ln 2, where ε_b = exp(−6 ln 2) = 1/64.
+        assert found["background_rejection_at_50"] == pytest.approx(64, rel=0.01)
+        # 30 %: t = 30 ln(1/0.3), ε_b = 0.3⁶.
+        assert found["background_rejection_at_30"] == pytest.approx(0.3**-6, rel=0.05)
+        # AUC: P(s > b) = ∫ e^(−t/30) d(1 − e^(−t/5)) = 30/35.
+        assert found["auc"] == pytest.approx(30 / 35, abs=1e-4)
+        # Single precision makes all events beyond ln 2²⁴ one: of the background 2^(−24/5) = 1/27.9 of all pass.
+        saturated = roc_curve(probabilities[:, 1].astype(np.float64), labels == 1)
+        assert saturated.background_rejection(0.3)[0] < 64
+        signal, background = saturated.tied(0.3)
+        assert signal > 1000
+        assert background > 1000
+        exact = roc_curve(log_odds, labels == 1)
+        assert exact.tied(0.3) == (1, 0)
+
+    def test_probabilities_alone_tell_it_by_the_other_class(self):
+        log_odds, labels = self.sample(20_000)
+        both = np.stack([-log_odds, log_odds], axis=1)
+        # As a softmax in single precision: p is 1, and that of the other class is still exp(−30).
+        smallest = np.minimum(1 / (1 + np.exp(np.abs(log_odds))), 0.5)
+        signal = np.where(log_odds > 0, 1 - smallest, smallest)
+        probabilities = np.stack([np.where(log_odds > 0, smallest, 1 - smallest), signal], axis=1)
+        single = probabilities.astype(np.float32)
+        exact = classification_metrics(single, labels, ["bkg", "sig"], "sig", both)
+        for keys in ("auc", "background_rejection_at_30", "background_rejection_at_50"):
+            assert classification_metrics(single, labels, ["bkg", "sig"], "sig")[keys] == pytest.approx(
+                exact[keys], rel=1e-3
+            )
+        kept = log_odds_of(single)[:, 1]
+        reachable = np.abs(log_odds) < 80  # 10⁻³⁸ is where single precision ends at its small end
+        assert np.allclose(kept[reachable], log_odds[reachable], rtol=1e-4, atol=1e-6)
+
+    def test_one_class_against_several(self):
+        probabilities = np.array([[0.2, 0.3, 0.5], [1e-9, 2e-9, 1 - 3e-9]])
+        expected = np.log(probabilities) - np.log([[0.8, 0.7, 0.5], [1 - 1e-9, 1 - 2e-9, 3e-9]])
+        assert np.allclose(log_odds_of(probabilities), expected, rtol=1e-9)
+
+    def test_log_odds_have_the_shape_of_the_probabilities(self):
+        with pytest.raises(InvalidEvents, match=r"log-odds are \(N, C\)"):
+            classification_metrics(np.eye(2), np.arange(2), ["a", "b"], "b", np.zeros(2))

@@ -92,13 +92,15 @@ def test_the_same_scores_from_every_format(tmp_path, events, dataset, package, w
     table = pa.concat_tables(
         [pq.read_table(tmp_path / piece.file) for piece in prediction.pieces]
     ).to_pandas()
-    assert list(table.columns) == ["event_id", "score_background", "score_signal"]
+    names = [f"{kind}_{name}" for kind in ("score", "log_odds") for name in ("background", "signal")]
+    assert list(table.columns) == ["event_id", *names]
     own = write in {as_dataset, as_parquet, as_tensors}
     wanted = events["event_id"] if own else [f"events/{row}" for row in range(300)]
     assert sorted(table["event_id"]) == sorted(wanted)
     reference = classifier.predict(events)
     scores = table.set_index("event_id").loc[wanted].to_numpy()
-    np.testing.assert_allclose(scores, reference, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores[:, :2], reference, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores[:, 2:])), reference, rtol=0, atol=1e-5)
     if write is not as_dataset:
         assert len(prediction.pieces) == (1 if prediction.rules.reader == "text" else 3)
 

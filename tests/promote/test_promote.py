@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import scipy.special
 import torch
 from confirmed import DEEP, PROVENANCE, SHALLOW, confirm, rewrite, write_dataset, xor_events
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from hep_ray.tracking.registry import ModelRegistry
 
 EVENTS = 312
 """Of the 1,200 in the test split."""
+SCORES = ["score_background", "score_signal"]
 
 
 @pytest.fixture
@@ -79,8 +81,11 @@ def test_a_real_gain_becomes_the_champion_and_loads_without_unpickling(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", wishes().tracking_uri)
         scoring = mlflow.pyfunc.load_model(f"models:/{done.name}@champion")
         scores = scoring.predict(pd.DataFrame({"features": list(features)}))
-    assert list(scores.columns) == ["score_background", "score_signal"]
-    np.testing.assert_allclose(scores, recorded[list(scores.columns)], rtol=0, atol=1e-5)
+    assert list(scores.columns) == [*SCORES, "log_odds_background", "log_odds_signal"]
+    np.testing.assert_allclose(scores[SCORES], recorded[SCORES], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        scipy.special.expit(scores["log_odds_signal"]), recorded["score_signal"], atol=1e-5
+    )
     assert scoring.metadata.signature.inputs.input_names() == ["features"]
     assert scoring.input_example["features"].shape == (2, 2)
 

@@ -50,6 +50,7 @@ def test_rates_and_areas_are_those_of_scikit_learn(probabilities: np.ndarray) ->
     for point in found.points:
         place = cut[point.percent - 1]
         assert point.threshold == pytest.approx(thresholds[place])
+        assert point.log_odds == pytest.approx(np.log(thresholds[place] / (1 - thresholds[place])), rel=1e-5)
         assert point.background_efficiency == pytest.approx(false[place])
         assert point.limit == (false[place] == 0)
         assert point.rejection == pytest.approx(1 / max(false[place], 1 / 200))
