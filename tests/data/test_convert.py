@@ -440,7 +440,7 @@ def test_a_schema_file_states_the_axes_of_a_dataset_of_ours(tmp_path: Path) -> N
     said = tmp_path / "axes.toml"
     said.write_text('reader = "parquet"\n[[columns]]\nname = "image"\naxes = ["phi", "eta"]\n')
 
-    made = convert([tmp_path / "old"], tmp_path / "new", schema=str(said))
+    made = convert([tmp_path / "old"], None, None, tmp_path / "new", schema=str(said))
 
     assert [column.axes for column in made.event_schema.columns] == [("phi", "eta"), ()]
     assert made.fingerprint == writer.manifest.fingerprint, (
@@ -448,4 +448,4 @@ def test_a_schema_file_states_the_axes_of_a_dataset_of_ours(tmp_path: Path) -> N
     )
     said.write_text(said.read_text().replace("image", "picture"))
     with pytest.raises(InvalidSchema, match="got 'picture'"):
-        convert([tmp_path / "old"], tmp_path / "third", schema=str(said))
+        convert([tmp_path / "old"], None, None, tmp_path / "third", schema=str(said))
