@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import pyarrow as pa
 from hep_ray.data.columns import EVENT_ID, LABEL, Arrays, Column
 from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression
+from hep_ray.data.infer import is_numeric
+from hep_ray.data.missing import filled, missing_values, needed_fields, refuse_missing
 from hep_ray.data.runs import take
 from hep_ray.data.schema_file import ColumnRule, LabelRule, SchemaFile
 from hep_ray.errors import InvalidEvents
@@ -28,6 +30,9 @@ class Origin:
         part: name of the part.
         label: the class, where the file or the part decides it.
         start: number of the first row within the part.
+        cell: shows a value of a row as it is written, if the format has a way to.
+        prefix: of the ids, in messages.
+        fills: how missing values are filled, in messages.
     """
 
     stem: str
@@ -35,6 +40,13 @@ class Origin:
     part: str
     label: int | None
     start: int
+    cell: Callable[[int, str], str] | None = None
+    prefix: str = ""
+    fills: str = "--missing VALUE, or missing = VALUE of the column in a schema file,"
+
+    def at(self, row: int, name: str) -> str:
+        """A value of a row of the part, for messages."""
+        return self.cell(int(row), name) if self.cell else f"{self.shown}, row {row}"
 
 
 def assemble(
@@ -50,7 +62,8 @@ def assemble(
         InvalidEvents: a value is absent, outside its dtype, or belongs to no class; file and row are named.
         InvalidConfig: an expression does not suit its fields.
     """
-    raw = {name: _values(batch, name, origin) for name in batch.schema.names}
+    needed = needed_fields(rules, columns)
+    raw = {name: _values(batch, name, origin, needed) for name in batch.schema.names}
     rows = origin.start + np.arange(batch.num_rows)
     keep = np.ones(batch.num_rows, dtype=bool)
     if rules.selection is not None:
@@ -59,21 +72,23 @@ def assemble(
     keep &= known
     if not keep.all():
         raw, rows, labels = take(raw, keep), rows[keep], labels[keep]
-    arrays: Arrays = {LABEL: labels}
+    arrays: Arrays = {LABEL: labels, EVENT_ID: _event_ids(raw, rows, labels, origin, rules, schema)}
     for rule in columns:
-        arrays[rule.name] = _column(raw, rule, schema.column(rule.name), origin, rows)
-    arrays[EVENT_ID] = _event_ids(raw, rows, labels, origin, rules, schema)
+        arrays.update(_column(raw, rule, schema, origin, rows, arrays[EVENT_ID]))
     return arrays
 
 
-def _values(batch: pa.RecordBatch, name: str, origin: Origin) -> Any:
+def _values(batch: pa.RecordBatch, name: str, origin: Origin, needed: Collection[str]) -> Any:
+    """The values of a field as numpy or awkward; missing numbers are NaN."""
     values = batch.column(name)
-    if values.null_count:
+    kind = values.type
+    nested = isinstance(kind, pa.ExtensionType) or pa.types.is_nested(kind)
+    if values.null_count and (nested or name in needed or not is_numeric(kind)):
         row = origin.start + int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         raise InvalidEvents(
-            f"every event has every value; field '{name}' of {origin.shown}, row {row} is empty"
+            f"every event has every value; field '{name}' of {origin.at(row, name)} is empty"
+            + ("" if nested else f": where it may be, select events by isfinite({name})")
         )
-    kind = values.type
     if isinstance(kind, pa.FixedShapeTensorType):
         flat = values.storage.flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(len(values), *kind.shape)
@@ -82,7 +97,15 @@ def _values(batch: pa.RecordBatch, name: str, origin: Origin) -> Any:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         import awkward
 
-        return awkward.from_arrow(values)
+        lists = awkward.from_arrow(values)
+        return awkward.fill_none(lists, np.nan, axis=-1) if values.flatten().null_count else lists
+    if values.null_count:
+        try:
+            values = values.cast(pa.float64())
+        except pa.ArrowInvalid as fault:
+            raise InvalidEvents(
+                f"whole numbers beside missing ones are below 2^53; field '{name}' of {origin.shown}: {fault}"
+            ) from None
     return values.to_numpy(zero_copy_only=False)
 
 
@@ -120,10 +143,17 @@ def _labels(
 
 
 def _column(
-    raw: Mapping[str, Any], rule: ColumnRule, column: Column, origin: Origin, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[Any]:
+    raw: Mapping[str, Any],
+    rule: ColumnRule,
+    schema: EventSchema,
+    origin: Origin,
+    rows: npt.NDArray[np.int64],
+    ids: npt.NDArray[Any],
+) -> Arrays:
+    """The column of a rule, and the one that tells which values were missing, if it has one."""
+    column = schema.column(rule.name)
     if rule.expression is not None:
-        values = np.asarray(Expression(rule.expression).evaluate(raw))
+        values = _plain(Expression(rule.expression).evaluate(raw), rule)
         values = np.broadcast_to(values, (len(rows), *values.shape[1:]))
     else:
         pieces = [_padded(raw[name], rule) for name in rule.reads]
@@ -132,7 +162,34 @@ def _column(
         raise InvalidEvents(
             f"column '{column.name}' has shape {column.shape} in every event; {origin.shown} gives {values.shape[1:]}"
         )
-    return _cast(values.reshape(len(rows), *column.shape), column, origin, rows)
+    values = values.reshape(len(rows), *column.shape)
+    if values.dtype.kind not in "biuf":
+        raise InvalidEvents(
+            f"column '{column.name}' is made of numbers; those of {origin.shown} are {values.dtype}"
+        )
+    missing = missing_values(values, rule)
+    if rule.missing is None:
+
+        def shown(row: int, name: str) -> tuple[str, str]:
+            return f"{origin.prefix}{ids[row]}", origin.at(int(rows[row]), name)
+
+        refuse_missing(values, missing, rule, shown, origin.fills)
+    elif missing.any():
+        values = filled(values, missing, rule.missing)
+    arrays = {rule.name: _cast(values, column, origin, rows)}
+    if rule.indicator is not None:
+        arrays[rule.indicator] = missing.astype(np.uint8)
+    return arrays
+
+
+def _plain(values: Any, rule: ColumnRule) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise InvalidEvents(
+            f"an expression gives as many values in every event; column '{rule.name}', '{rule.expression}', gives "
+            f"lists of variable length: sum, largest and such make one value of each"
+        ) from None
 
 
 def _padded(values: Any, rule: ColumnRule) -> npt.NDArray[Any]:

@@ -45,6 +45,13 @@ def convert_command(
     label: Annotated[
         str | None, typer.Option(help="Field that holds the label: 0, 1, … in the order of --classes.")
     ] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="Field that weights the events; no model sees it.")
+    ] = None,
+    missing: Annotated[
+        float | None,
+        typer.Option(help="What takes the place of NaN, null and empty cells. Default: they are refused."),
+    ] = None,
     select: Annotated[
         str | None, typer.Option(help="Keep the events that fulfil this expression over fields.")
     ] = None,
@@ -110,6 +117,8 @@ def convert_command(
             task=task,
             signal=signal,
             columns=words(columns),
+            weight=weight,
+            missing=missing,
             selection=select,
             options=parse_settings(settings or []),
             drop_duplicates=drop_duplicates,
@@ -177,6 +186,9 @@ def print_dataset(manifest: Manifest, folder: Path) -> None:
     notes = manifest.source.get("notes", [])
     for note in notes if isinstance(notes, list) else []:
         console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    left_out = manifest.source.get("left_out")
+    for name, why in left_out.items() if isinstance(left_out, dict) else ():
+        console.print(f"left out: {name} ({why})", soft_wrap=True, markup=False, highlight=False)
     console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
     script = suggested_search(manifest.event_schema)
     step = typed(python(), script, data=folder) if script else typed("hep-ray", "data", "show", folder)

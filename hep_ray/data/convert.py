@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, FiniteFloat, JsonValue
 
 from hep_ray.config import Config, parse
 from hep_ray.data.events import EventSchema
 from hep_ray.data.folder import refuse_occupied
+from hep_ray.data.infer import infer_columns, set_aside
 from hep_ray.data.ingest import Job, Unit, ingest
 from hep_ray.data.inputs import Inputs, open_inputs
-from hep_ray.data.layout import columns_of, fields_read, infer_columns, with_axes
+from hep_ray.data.layout import columns_of, fields_read, with_axes
 from hep_ray.data.manifest import MANIFEST, Manifest
 from hep_ray.data.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.data.shards import DEFAULT_RULE, ShardWriter
@@ -38,6 +39,8 @@ class Choices(Config):
         signal: the class counted as signal.
         class_meaning: class name → a sentence for people.
         columns: of the fields that a schema file does not describe, take only these.
+        missing: of the fields that a schema file does not describe, takes the place of values that are missing.
+        weight: the field that weights the events.
         selection: expression over fields; joined to that of the schema file.
         options: of the reader, over those of the schema file.
         drop_duplicates: an event's id is the hash of its columns, and of equal events one is kept.
@@ -49,6 +52,8 @@ class Choices(Config):
     signal: str | None = None
     class_meaning: dict[str, str] = Field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    missing: FiniteFloat | None = None
+    weight: str | None = None
     selection: str | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
     drop_duplicates: bool = False
@@ -107,6 +112,8 @@ def convert(
         "balance": chosen.balance,
         "notes": list(opened.notes),
     }
+    if left_out := _left_out(opened, rules, chosen):
+        source["left_out"] = dict(left_out)
     with ShardWriter(
         out,
         event_schema,
@@ -144,14 +151,16 @@ def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices)
         "classes": chosen.classes or rules.classes,
         "task": chosen.task or rules.task,
         "signal": chosen.signal or rules.signal,
+        "weight": chosen.weight or rules.weight,
         "class_meaning": chosen.class_meaning or rules.class_meaning,
         "options": {**rules.options, **chosen.options},
         "selection": " and ".join(selections) or None,
     }
-    if chosen.columns and rules.columns:
-        raise InvalidConfig(
-            "--columns chooses fields where no schema file lists the columns; the schema does"
-        )
+    for flag, given in (("columns", chosen.columns), ("missing", chosen.missing is not None)):
+        if given and rules.columns:
+            raise InvalidConfig(
+                f"--{flag} is for fields where no schema file lists the columns; the schema does"
+            )
     return parse(SchemaFile, {**rules.model_dump(by_alias=True), **update}, "conversion")
 
 
@@ -159,15 +168,15 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
     """The columns, which every part of every input must give in the same shape."""
     if opened.schema is not None:
         return opened.columns_of_dataset(), with_axes(opened.schema, rules.columns)
-    first = opened.parts[0].part
-    columns = rules.columns or infer_columns(first, rules, chosen.columns)
-    made = columns_of(first, columns)
+    first = opened.parts[0]
+    columns = rules.columns or infer_columns(opened.parts, rules, chosen.columns, chosen.missing)
+    made = columns_of(first.part, columns, first.shown)
     for one in opened.parts[1:]:
-        if (other := columns_of(one.part, columns)) != made:
+        if (other := columns_of(one.part, columns, one.shown)) != made:
             differing = next(left.name for left, right in zip(made, other, strict=True) if left != right)
             raise InvalidSchema(
                 f"every input has the same columns; '{differing}' of {one.shown} differs from that of "
-                f"{opened.parts[0].shown}"
+                f"{first.shown}"
             )
     return columns, EventSchema(
         task=rules.task or "_".join(rules.classes),
@@ -178,6 +187,17 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
         weight=rules.weight,
         group=rules.group,
     )
+
+
+def _left_out(opened: Inputs, rules: SchemaFile, chosen: Choices) -> dict[str, str]:
+    """Fields that nobody asked for or against and that became no column: name → reason and what to type."""
+    if opened.schema is not None or rules.columns:
+        return {}
+    said: dict[str, str] = {}
+    for one in opened.parts:
+        for name, why in set_aside(one.part, rules, chosen.columns).items():
+            said.setdefault(name, why.reason + f": {why.remedy}" * bool(why.remedy))
+    return said
 
 
 def _units(opened: Inputs, columns: Sequence[ColumnRule], job: Job) -> Iterator[Unit]:

@@ -1,8 +1,8 @@
 """Expressions over the columns of events, such as `n_objects_70 >= 5 and st >= 7000` or `abs(eta) < 0.65`.
 
 Python's syntax for numbers, comparisons, `and or not` and a fixed list of functions; nothing else is
-evaluated. Values are arrays over events: plain, or of variable length (awkward), reduced by `count`, `sum`,
-`largest` and `smallest`.
+evaluated. Values are arrays over events: plain, of fixed size, or of variable length (awkward); those with several
+values in an event are reduced by `count`, `sum`, `largest`, `smallest`, `any` and `all`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ LONGEST = 2000
 LARGEST_POWER = 64
 
 _OF_TWO = ("hypot", "arctan2", "minimum", "maximum")
+_OF_THREE = ("where",)
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     name: getattr(np, name)
     for name in (
@@ -32,8 +33,8 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
         *("isfinite", *_OF_TWO),
     )
 }
-_PER_EVENT = ("count", "sum", "largest", "smallest")
-FUNCTIONS = (*_ELEMENTWISE, *_PER_EVENT)
+_PER_EVENT = ("count", "sum", "largest", "smallest", "any", "all")
+FUNCTIONS = (*_ELEMENTWISE, *_PER_EVENT, *_OF_THREE)
 
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -69,6 +70,7 @@ class Expression:
     Attributes:
         text: as given.
         names: of the columns that it reads, each once.
+        functions: names of those that it calls.
     """
 
     def __init__(self, text: str) -> None:
@@ -78,6 +80,8 @@ class Expression:
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
             self.names = self._check()
+            calls = [node.func for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
+            self.functions = frozenset(node.id for node in calls if isinstance(node, ast.Name))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
             raise InvalidConfig(f"an expression is Python arithmetic; '{text}' is not: {fault}") from None
 
@@ -112,13 +116,21 @@ class Expression:
         Raises:
             InvalidConfig: as `evaluate`, or the value is not one yes or no for each event.
         """
-        value = np.asarray(self.evaluate(columns))
+        try:
+            value: npt.NDArray[Any] = np.asarray(self.evaluate(columns))
+        except ValueError:
+            raise InvalidConfig(
+                f"a condition is yes or no for each of {events} events; '{self.text}' gives lists: all(…) or "
+                f"any(…) makes one yes or no of each"
+            ) from None
         if value.ndim == 0:
             value = np.full(events, value)
         if value.dtype != np.bool_ or value.shape != (events,):
             raise InvalidConfig(
                 f"a condition is yes or no for each of {events} events; '{self.text}' gives {value.dtype} "
                 f"of shape {value.shape}"
+                + ": all(…) or any(…) makes one yes or no of the several in an event"
+                * (value.ndim > 1)
             )
         return value
 
@@ -149,7 +161,7 @@ class Expression:
     def _check_call(self, node: ast.Call) -> None:
         if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS or node.keywords:
             self._refuse(node, f"functions are {', '.join(FUNCTIONS)}")
-        wanted = 2 if node.func.id in _OF_TWO else 1
+        wanted = 3 if node.func.id in _OF_THREE else 2 if node.func.id in _OF_TWO else 1
         if len(node.args) != wanted:
             self._refuse(node, f"{node.func.id} takes {wanted} value{'s' if wanted > 1 else ''}")
 
@@ -189,6 +201,8 @@ class Expression:
 def _call(name: str, arguments: list[Any]) -> Any:
     if name in _ELEMENTWISE:
         return _ELEMENTWISE[name](*arguments)
+    if name in _OF_THREE:
+        return _where(*arguments)
     import awkward
 
     values = awkward.Array(arguments[0])
@@ -198,9 +212,26 @@ def _call(name: str, arguments: list[Any]) -> Any:
         "count": lambda lists: awkward.num(lists, axis=1),
         "sum": lambda lists: awkward.sum(lists, axis=-1),
         "largest": lambda lists: awkward.max(lists, axis=-1, initial=-np.inf, mask_identity=False),
+        "any": lambda lists: awkward.any(lists, axis=-1),
+        "all": lambda lists: awkward.all(lists, axis=-1),
         "smallest": lambda lists: awkward.min(lists, axis=-1, initial=np.inf, mask_identity=False),
     }
     return awkward.to_numpy(reducers[name](values))
+
+
+def _where(condition: Any, chosen: Any, otherwise: Any) -> Any:
+    import awkward
+
+    arguments = (condition, chosen, otherwise)
+    if any(isinstance(argument, awkward.Array) for argument in arguments):
+        kind = np.asarray(awkward.flatten(condition, axis=None)).dtype.kind
+    else:
+        kind = np.asarray(condition).dtype.kind
+    if kind not in "biu":
+        raise TypeError("where takes a condition, such as isfinite(x) or x > 0, and two values")
+    if not any(isinstance(argument, awkward.Array) for argument in arguments):
+        return np.where(*arguments)
+    return awkward.where(awkward.values_astype(condition, bool), chosen, otherwise)
 
 
 def unknown(name: str, known: Mapping[str, Any] | list[str]) -> str:

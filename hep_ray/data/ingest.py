@@ -80,7 +80,7 @@ def ingest(unit: Unit) -> tuple[list[Run], int]:
     writer = RunWriter(job.folder, f"piece-{unit.number:06d}", job.schema, job.split_rule)
     row = unit.start
     for batch in opened.read(opened.parts[source.number], unit.start, unit.stop, unit.names):
-        origin = Origin(source.stem, source.shown, source.part.name, source.label, row)
+        origin = Origin(source.stem, source.shown, source.part.name, source.label, row, opened.cell)
         arrays = assemble(batch, origin, job.rules, job.columns, job.schema)
         row += batch.num_rows
         if len(arrays[LABEL]):

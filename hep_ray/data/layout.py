@@ -2,68 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from hep_ray.data.columns import DTYPES, EVENT_ID, RESERVED, Column
+from hep_ray.config import parse
+from hep_ray.data.columns import EVENT_ID, Column
 from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression, unknown
+from hep_ray.data.infer import is_numeric, refusal, shape_of
 from hep_ray.data.readers import Part
 from hep_ray.data.schema_file import ColumnRule, SchemaFile
 from hep_ray.errors import InvalidSchema
 
 
-def infer_columns(part: Part, rules: SchemaFile, only: Sequence[str] = ()) -> tuple[ColumnRule, ...]:
-    """One column for every numeric field (of those named in `only`) that is not the label or the id.
-
-    Raises:
-        InvalidSchema: a field cannot become a column as it stands.
-    """
-    taken = {*RESERVED, rules.label.field, *rules.event_id.fields}
-    taken.update(*(Expression(text).names for text in rules.label.where))
-    columns = []
-    for name in only:
-        if name not in part.fields.names:
-            raise InvalidSchema(f"chosen columns are fields of the input; {unknown(name, part.fields.names)}")
-    for field in part.fields:
-        if field.name in taken or not _is_numeric(field.type) or (only and field.name not in only):
-            continue
-        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-            raise InvalidSchema(
-                f"a list of variable length becomes a column by a schema file with pad_to, or is left out by "
-                f"--columns; '{field.name}' is {field.type}"
-            )
-        unit = (field.metadata or {}).get(b"unit", b"").decode()
-        columns.append(ColumnRule(name=field.name, unit=unit, dtype=_natural_dtype(field.type)))
-    if not columns:
-        raise InvalidSchema(
-            f"an input has numeric fields; there are: {', '.join(part.fields.names) or 'none'}"
-        )
-    return tuple(columns)
-
-
-def columns_of(part: Part, rules: Sequence[ColumnRule]) -> tuple[Column, ...]:
+def columns_of(part: Part, rules: Sequence[ColumnRule], shown: str) -> tuple[Column, ...]:
     """The columns that the rules make of a part's fields.
+
+    Args:
+        part: of an input.
+        rules: of the columns.
+        shown: name of the part, for messages.
 
     Raises:
         InvalidSchema: a field is absent (the message names the nearest) or does not suit.
     """
-    return tuple(_column_of(part, rule) for rule in rules)
+    return tuple(column for rule in rules for column in _columns_of(part, rule, shown))
 
 
-def _column_of(part: Part, rule: ColumnRule) -> Column:
+def _columns_of(part: Part, rule: ColumnRule, shown: str) -> Iterator[Column]:
+    column = _column_of(part, rule, shown)
+    yield column
+    if rule.indicator is not None:
+        elements = tuple(f"{element}_missing" for element in column.elements)
+        update = {
+            "name": rule.indicator,
+            "dtype": "uint8",
+            "unit": "",
+            "elements": elements,
+            "element_units": (),
+        }
+        yield parse(Column, {**column.model_dump(), **update}, f"column '{rule.indicator}'", InvalidSchema)
+
+
+def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
     fields = []
     for name in rule.reads:
         if name not in part.fields.names:
+            if (why := part.left_out.get(name)) is not None:
+                raise refusal(name, shown, why)
             raise InvalidSchema(
-                f"column '{rule.name}' is made of fields of the input; {unknown(name, part.fields.names)}"
+                f"column '{rule.name}' is made of fields of the input; {shown}: "
+                f"{unknown(name, part.fields.names)}"
             )
         fields.append(part.fields.field(name))
-    shapes = {_shape_of(field.type, rule.pad_to) for field in fields}
+    shapes = {shape_of(field.type, rule.pad_to) for field in fields}
     if rule.expression is not None:
-        shape: tuple[int, ...] = ()
+        shape = _expression_shape(rule, fields)
     else:
         if None in shapes:
             raise InvalidSchema(f"'{rule.name}' has lists of variable length: its rule says pad_to")
@@ -107,6 +103,16 @@ def with_axes(schema: EventSchema, rules: Sequence[ColumnRule]) -> EventSchema:
     return schema.model_copy(update={"columns": tuple(columns)})
 
 
+def _expression_shape(rule: ColumnRule, fields: Sequence[pa.Field]) -> tuple[int, ...]:
+    """The shape of an expression's value for one event of ones; () where lists of variable length are read."""
+    shapes = {field.name: shape_of(field.type, None) for field in fields}
+    if None in shapes.values() or not all(is_numeric(field.type) for field in fields):
+        return ()
+    ones = {name: np.ones((1, *(shape or ()))) for name, shape in shapes.items()}
+    value: tuple[int, ...] = np.shape(Expression(str(rule.expression)).evaluate(ones))
+    return value[1:]
+
+
 def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) -> list[str]:
     """Names of the fields that a conversion needs.
 
@@ -122,29 +128,3 @@ def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) ->
         if name not in part.fields.names:
             raise InvalidSchema(f"what a schema reads is in the input; {unknown(name, part.fields.names)}")
     return list(dict.fromkeys(names))
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.FixedShapeTensorType):
-        kind = kind.value_type
-    while pa.types.is_nested(kind) and hasattr(kind, "value_type"):
-        kind = kind.value_type
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
-def _natural_dtype(kind: pa.DataType) -> str:
-    value = kind.value_type if hasattr(kind, "value_type") else kind
-    name = str(np.dtype(value.to_pandas_dtype()))
-    if name == "float64":
-        return "float32"
-    return name if name in DTYPES else "uint8"
-
-
-def _shape_of(kind: pa.DataType, pad_to: int | None) -> tuple[int, ...] | None:
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return tuple(kind.shape)
-    if pa.types.is_fixed_size_list(kind):
-        return (kind.list_size,)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return None if pad_to is None else (pad_to,)
-    return ()

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
 from hep_ray.config import Config, parse
 from hep_ray.data.columns import Column
@@ -85,6 +85,9 @@ class ColumnRule(Config):
         pad_to: of lists of variable length the first so many values are kept, shorter lists are filled up.
         pad_value: what they are filled with.
         shape: of one event's value; flat values of that size are reshaped.
+        missing: what takes the place of values that are NaN, null or an empty cell; by default they are refused.
+        sentinels: values that stand for a missing one too, such as -999.
+        missing_indicator: adds the column `<name>_missing`, 1 where a value was missing, else 0.
     """
 
     name: str
@@ -98,6 +101,9 @@ class ColumnRule(Config):
     pad_to: int | None = Field(default=None, ge=1)
     pad_value: float = 0.0
     shape: tuple[int, ...] | None = None
+    missing: FiniteFloat | None = None
+    sentinels: tuple[float, ...] = ()
+    missing_indicator: bool = False
 
     @model_validator(mode="after")
     def _sound(self) -> ColumnRule:
@@ -105,8 +111,18 @@ class ColumnRule(Config):
             Expression(self.expression)
             if self.sources:
                 raise ValueError(f"a column has sources or an expression; '{self.name}' has both")
+        if self.missing is None and (self.sentinels or self.missing_indicator):
+            raise ValueError(
+                f"'sentinels' and 'missing_indicator' go with 'missing', the value that takes the place of a missing "
+                f"one; '{self.name}' has no 'missing'"
+            )
         Column(name=self.name, dtype=self.dtype)
         return self
+
+    @property
+    def indicator(self) -> str | None:
+        """Name of the column that tells which values were missing, if there is one."""
+        return f"{self.name}_missing" if self.missing_indicator else None
 
     @property
     def reads(self) -> tuple[str, ...]:

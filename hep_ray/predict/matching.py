@@ -91,24 +91,25 @@ def rules_of_schema_file(
     Raises:
         ModelMismatch: the file has no rule for one of them, or one that makes another column.
     """
-    by_name = {rule.name: rule for rule in rules.columns}
+    by_name = {name: rule for rule in rules.columns for name in (rule.name, rule.indicator) if name}
     for column in columns:
         if column.name not in by_name:
             raise ModelMismatch(
                 f"the model reads the column '{column.name}'; the schema file makes {', '.join(by_name) or 'none'}"
             )
-    return _checked(columns, part, tuple(by_name[column.name] for column in columns), shown)
+    wanted = {by_name[column.name].name: by_name[column.name] for column in columns}
+    return _checked(columns, part, tuple(wanted.values()), shown)
 
 
 def _checked(
     columns: Sequence[Column], part: Part, rules: tuple[ColumnRule, ...], shown: str
 ) -> tuple[ColumnRule, ...]:
     try:
-        made = columns_of(part, rules)
+        made = {column.name: column for column in columns_of(part, rules, shown)}
     except InvalidSchema as fault:
-        raise ModelMismatch(f"{shown}: {fault}") from None
-    for column, other in zip(columns, made, strict=True):
-        _compare(column, other, shown)
+        raise ModelMismatch(str(fault)) from None
+    for column in columns:
+        _compare(column, made[column.name], shown)
     return rules
 
 

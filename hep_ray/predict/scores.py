@@ -57,6 +57,9 @@ def score_piece(
     return rows
 
 
+FILLS = "missing = VALUE of the column in a schema file (--schema)"
+
+
 def scores_schema(classifier: Classifier, digest: str) -> pa.Schema:
     """Of a file of scores: `event_id`, then `score_<class>` and `log_odds_<class>` of every class."""
     fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
@@ -84,7 +87,7 @@ def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) ->
     part, row = opened.parts[piece.part], piece.start
     for batch in opened.read(part, piece.start, piece.stop, prediction.names):
         # Every event is given the first class: assembling asks for a label, and nothing here reads it.
-        origin = Origin(piece.prefix, str(piece.path), part.name, 0, row)
+        origin = Origin(piece.prefix, str(piece.path), part.name, 0, row, opened.cell, piece.prefix, FILLS)
         events = assemble(batch, origin, rules, prediction.columns, schema)
         row += batch.num_rows
         if piece.prefix:

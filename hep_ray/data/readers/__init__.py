@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as default
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_origin
 
@@ -23,6 +24,21 @@ BATCH_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Why a field of an input becomes no column unless somebody says so.
+
+    Attributes:
+        reason: such as `text, first cell 'mu' in line 2`.
+        remedy: what to type, where there is something.
+        refused: it is made of numbers that cannot be read as they stand: a conversion of all fields ends here.
+    """
+
+    reason: str
+    remedy: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True)
 class Part:
     """A table of events within an input: a tree, a dataset of one class, a folder of pictures.
 
@@ -30,12 +46,16 @@ class Part:
         name: of the tree, dataset or folder; empty when an input is one table.
         rows: number of events; None when only reading tells.
         fields: names and Arrow types of what every event has; lists of variable length are `pa.list_`,
-            images and vectors `pa.fixed_shape_tensor`.
+            images and vectors `pa.fixed_shape_tensor`. A value may be null only where the field is nullable.
+        left_out: fields that become no column of themselves, among them all those that are not read at all.
+        whole: fields of floating-point type that are known to hold whole numbers only.
     """
 
     name: str
     rows: int | None
     fields: pa.Schema
+    left_out: Mapping[str, LeftOut] = default(default_factory=dict)
+    whole: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -47,11 +67,13 @@ class Opened:
         read: `read(part, start, stop, names)` yields the rows from `start` up to `stop` (None: to the end)
             of the fields of these names, in order, in batches of about `BATCH_BYTES`.
         companions: files that belong to the input and are read beside it, such as labels.
+        cell: `cell(row, name)` shows where a value stands and how it is written, for messages.
     """
 
     parts: tuple[Part, ...]
     read: Callable[[Part, int, int | None, Sequence[str]], Iterator[pa.RecordBatch]]
     companions: tuple[Path, ...] = ()
+    cell: Callable[[int, str], str] | None = None
 
 
 class Open(Protocol):

@@ -7,7 +7,7 @@ such as the images of one class. The members of a compound dtype are fields.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hep_ray.data.readers import BATCH_BYTES, Part
+from hep_ray.data.readers import BATCH_BYTES, LeftOut, Part
+from hep_ray.data.readers.cells import text_left_out
 from hep_ray.data.readers.fields import asked, field, is_number, row_bytes, rows_per_batch, steps, to_arrow
 from hep_ray.errors import InvalidConfig
 
@@ -45,6 +46,28 @@ class Stored:
         """Whether there are rows, of numbers or of members that are numbers, none of them of size zero."""
         return bool(self.shape) and min(self.shape[1:], default=1) > 0 and bool(self._members())
 
+    def left_out(self, sample: Sample) -> Iterator[tuple[str, LeftOut]]:
+        """The array, or its members, that are not read, and why.
+
+        Args:
+            sample: the first rows of it, or of a member.
+        """
+        name = self.name.rpartition("/")[2]
+        if not self.shape or min(self.shape) == 0:
+            kind = f"of shape {self.shape}" if self.shape else "one value for all events"
+            yield name, LeftOut(f"{kind} ({_kind(self.dtype)})")
+            return
+        read = {member for member, _, _ in self._members()}
+        for member in self.dtype.names or (None,):
+            if member in read:
+                continue
+            dtype, shape = (self.dtype, ()) if member is None else _subarray(self.dtype[member])
+            kind = _kind(dtype)
+            if kind == "text" and not (*self.shape[1:], *shape):
+                yield member or name, text_left_out(sample(self, member))
+            else:
+                yield member or name, LeftOut(kind)
+
     def fields(self, name: str) -> list[tuple[pa.Field, str | None]]:
         """Fields with the member that each is, None for the array itself, which is called `name`."""
         return [
@@ -57,6 +80,23 @@ class Stored:
             return [(None, self.dtype, ())] if is_number(self.dtype) else []
         members = [(name, *_subarray(self.dtype[name])) for name in self.dtype.names]
         return [member for member in members if is_number(member[1])]
+
+
+Sample = Callable[[Stored, str | None], Sequence[Any]]
+"""`sample(array, member)`: the first texts of an array, or of the member of its compound dtype."""
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    """What a dtype is that is not read."""
+    stated: Mapping[Any, Any] = dtype.metadata or {}
+    inner = stated.get("vlen")
+    if dtype.kind in "SUT" or inner in (str, bytes):
+        return "text"
+    if dtype.kind == "O":
+        return f"lists of variable length of {inner}" if inner is not None else "objects"
+    if dtype.kind in "mM":
+        return f"times ({dtype})"
+    return f"members within members ({', '.join(dtype.names)})" if dtype.names else f"values of type {dtype}"
 
 
 def _subarray(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -79,7 +119,13 @@ class Table:
     sources: dict[str, Source]
 
 
-def table_of(name: str, arrays: Sequence[Stored], path: Path, field_name: str = "") -> Table:
+def table_of(
+    name: str,
+    arrays: Sequence[Stored],
+    path: Path,
+    field_name: str = "",
+    left_out: Mapping[str, LeftOut] | None = None,
+) -> Table:
     """Arrays of one length as one table.
 
     Args:
@@ -88,6 +134,7 @@ def table_of(name: str, arrays: Sequence[Stored], path: Path, field_name: str = 
         path: of the file, for messages.
         field_name: what the field of a plain array is called; its own name unless given. Members that two arrays
             have in common are called `<array>_<member>`.
+        left_out: what belongs to the table and is not read.
 
     Raises:
         InvalidConfig: the lengths differ, or two fields would have one name.
@@ -115,7 +162,8 @@ def table_of(name: str, arrays: Sequence[Stored], path: Path, field_name: str = 
             )
         fields.append(arrow_field)
         sources[arrow_field.name] = Source(array, member)
-    return Table(Part(name, arrays[0].shape[0], pa.schema(fields)), sources)
+    others = {key: why for key, why in (left_out or {}).items() if key not in sources}
+    return Table(Part(name, arrays[0].shape[0], pa.schema(fields), others), sources)
 
 
 Fetch = Callable[[Stored, Sequence[str], int, int], npt.NDArray[Any]]

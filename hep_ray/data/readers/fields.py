@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hep_ray.data.readers import BATCH_BYTES, Part
-from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
+from hep_ray.data.readers import BATCH_BYTES, LeftOut, Part
+from hep_ray.errors import InvalidConfig, NoEvents, UnreadableInput
 
+ROW_INDEX = LeftOut("a row number, as pandas writes it", "--columns keeps it as a feature")
 TEXT_BYTES = 32
 """Bytes that a string is taken to have when batches are planned."""
 LIST_LENGTH = 16
@@ -126,15 +127,26 @@ def part_named(parts: Iterable[Part], name: str, path: Path) -> Part:
     raise absent("part", name, [part.name for part in parts], path)
 
 
-def not_empty(parts: Sequence[Part], path: Path) -> tuple[Part, ...]:
+def not_empty(
+    parts: Sequence[Part], path: Path, left_out: Mapping[str, LeftOut] | None = None
+) -> tuple[Part, ...]:
     """The parts, once one is known to have rows, and every such one fields.
+
+    Args:
+        parts: of an input.
+        path: of it.
+        left_out: what it holds beside them, for the message when there is no part.
 
     Raises:
         NoEvents: none has events.
         UnreadableInput: there is no part, or one with events and without fields.
     """
     if not parts:
-        raise UnreadableInput(f"an input holds one or more tables of numbers; {path} has none")
+        others = "; ".join(f"'{name}': {why.reason}" for name, why in (left_out or {}).items())
+        raise UnreadableInput(
+            f"an input holds one or more tables of numbers; {path} has none"
+            + f", only {others}" * bool(others)
+        )
     for part in parts:
         if part.rows != 0 and not part.fields.names:
             raise UnreadableInput(
@@ -145,25 +157,3 @@ def not_empty(parts: Sequence[Part], path: Path) -> tuple[Part, ...]:
         listed = ", ".join(f"{place(path, part.name)} has 0 events" for part in parts)
         raise NoEvents(f"an input holds events; {listed}")
     return tuple(parts)
-
-
-def refuse_nulls(batch: pa.RecordBatch, first_row: int, where: str) -> pa.RecordBatch:
-    """The batch, once no value of it is known to be missing.
-
-    Raises:
-        InvalidEvents: one is; the message names field and row.
-    """
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        values = column.storage if isinstance(column, pa.ExtensionArray) else column
-        nested = pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type)
-        if values.null_count:
-            row = first_row + int(np.argmax(np.asarray(values.is_null())))
-            raise InvalidEvents(
-                f"every event has a value in every field; {where}: '{name}' of row {row} is null"
-            )
-        if nested and values.flatten().null_count:
-            raise InvalidEvents(
-                f"every element of a list is a number; {where}: '{name}' has nulls in rows "
-                f"{first_row} to {first_row + len(values) - 1}"
-            )
-    return batch

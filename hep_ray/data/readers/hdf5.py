@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.config import Config
-from hep_ray.data.readers import Opened, Part, reader
+from hep_ray.data.readers import LeftOut, Opened, Part, reader
 from hep_ray.data.readers.arrays import Stored, Table, read_table, table_of
+from hep_ray.data.readers.cells import LOOKED_AT
 from hep_ray.data.readers.fields import absent, not_empty, part_named
 from hep_ray.errors import InvalidConfig, UnreadableInput
 
 MOST_DATASETS = 4096
+TABLE_INDEX = "_i_"
+"""What the names of groups begin with in which PyTables keeps the indices of a table."""
 FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 """What h5py raises on broken bytes."""
 
@@ -50,10 +53,12 @@ def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
     """
     with _opened(path) as file:
         try:
-            tables = _tables(_survey(file, path), path, options)
+            found, links = _survey(file, path)
+            left_out = {} if options.datasets else {**links, **_left_out(file, found)}
+            tables = _tables(found, left_out, path, options)
         except FAULTS as fault:
             raise UnreadableInput(f"the datasets of an HDF5 file can be listed; {path}: {fault}") from None
-    parts = not_empty([table.part for table in tables], path)
+    parts = not_empty([table.part for table in tables], path, left_out)
 
     def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         table = tables[parts.index(part_named(parts, part.name, path))]
@@ -81,11 +86,19 @@ def _opened(path: Path) -> h5py.File:
         raise UnreadableInput(f"an HDF5 file is whole and readable; {path}: {fault}") from None
 
 
-def _survey(file: h5py.File, path: Path) -> dict[str, Stored]:
+def _survey(file: h5py.File, path: Path) -> tuple[dict[str, Stored], dict[str, LeftOut]]:
+    """The datasets of a file by their paths, and the links in it, which are not followed."""
     found: dict[str, Stored] = {}
+    links: dict[str, LeftOut] = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
+        if name.rpartition("/")[2].startswith(TABLE_INDEX):
+            links[name] = LeftOut("an index that PyTables keeps of a table")
+        elif isinstance(item, h5py.Dataset) and f"/{TABLE_INDEX}" not in f"/{name}":
+            if item.shape is None:
+                links[name] = LeftOut("an empty dataset")
+                return
+            _check_sources(item, path)
             chunk = item.chunks[0] if item.chunks and item.shape else 1
             found[name] = Stored(name, np.dtype(item.dtype), tuple(item.shape), int(chunk))
             if len(found) > MOST_DATASETS:
@@ -94,24 +107,87 @@ def _survey(file: h5py.File, path: Path) -> dict[str, Stored]:
                     f"if it has one group per event, its reader is hvl"
                 )
 
+    def visit_link(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            target = f"{link.filename}:{link.path}"
+            links[name] = LeftOut(
+                f"it is a link to {target}, which is not followed",
+                "give that file as an input, or copy the dataset",
+                refused=True,
+            )
+        elif isinstance(link, h5py.SoftLink) and link.path not in file:
+            links[name] = LeftOut(f"it is a link to {link.path}, which is not there", refused=True)
+        elif (
+            name not in found
+            and name not in links
+            and f"/{TABLE_INDEX}" not in f"/{name}"
+            and isinstance(file[name], h5py.Dataset)
+        ):
+            target = link.path.strip("/") if isinstance(link, h5py.SoftLink) else "another dataset"
+            links[name] = LeftOut(f"a second name of {target}")
+
     file.visititems(visit)
-    return found
+    file.visititems_links(visit_link)
+    return found, links
 
 
-def _tables(found: dict[str, Stored], path: Path, options: Hdf5Options) -> list[Table]:
+def _check_sources(dataset: h5py.Dataset, path: Path) -> None:
+    """Refuse a virtual dataset of which a file is absent: HDF5 would fill its rows without a word."""
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if source.file_name != "." and not (path.parent / source.file_name).is_file():
+            raise UnreadableInput(
+                f"the files of a virtual dataset are there; {path}: {dataset.name} is made of "
+                f"{source.file_name}, which is not"
+            )
+
+
+def _left_out(file: h5py.File, found: dict[str, Stored]) -> dict[str, LeftOut]:
+    """Datasets, and members of them, that hold no numbers; by their paths."""
+
+    def sample(array: Stored, member: str | None) -> Sequence[Any]:
+        dataset = file[array.name]
+        texts: list[Any] = (dataset.fields(member) if member else dataset)[:LOOKED_AT].tolist()
+        return texts
+
+    return {
+        f"{array.name.rpartition('/')[0]}/{name}".lstrip("/"): why
+        for array in found.values()
+        for name, why in array.left_out(sample)
+    }
+
+
+def _tables(
+    found: dict[str, Stored], left_out: dict[str, LeftOut], path: Path, options: Hdf5Options
+) -> list[Table]:
     chosen = [_named(name, found, path) for name in options.datasets]
     arrays = chosen or [array for array in found.values() if array.readable]
     labels = _labels(found, path, options)
     arrays = [array for array in arrays if labels is None or array.name != labels.name]
     if options.part_per_dataset:
-        return [table_of(array.name, [array], path, options.field) for array in arrays]
+        return [table_of(array.name, [array], path, options.field, left_out) for array in arrays]
     groups: dict[str, list[Stored]] = {}
     for array in arrays:
         groups.setdefault(array.name.rpartition("/")[0], []).append(array)
     if labels is not None:
         for members in groups.values():
             members.append(labels)
-    return [table_of(group, members, path) for group, members in groups.items()]
+    return [
+        table_of(group, members, path, left_out=_within(group, left_out, groups))
+        for group, members in groups.items()
+    ]
+
+
+def _within(group: str, left_out: dict[str, LeftOut], groups: Collection[str]) -> dict[str, LeftOut]:
+    """What is left out of a group, by its own name; the first group has what lies in none, by its path."""
+    first = group == next(iter(groups))
+    within = {}
+    for name, why in left_out.items():
+        folder, _, last = name.rpartition("/")
+        if folder == group:
+            within[last] = why
+        elif first and folder not in groups:
+            within[name] = why
+    return within
 
 
 def _named(name: str, found: dict[str, Stored], path: Path) -> Stored:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.data.columns import EVENT_ID
-from hep_ray.data.readers import Opened, Part, reader
+from hep_ray.data.readers import LeftOut, Opened, Part, reader
 from hep_ray.data.readers.fields import asked, field, is_number, native, rows_per_batch, steps, to_arrow
 from hep_ray.data.readers.hdf5 import FAULTS
 from hep_ray.errors import InvalidEvents, NoEvents, UnreadableInput
@@ -39,12 +39,19 @@ def open_hvl(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are 
         groups = _groups(file, path)
         first = _dataset(file, path, groups[0])
         dtype, shape = native(first.dtype, first.shape), first.shape
+        others = {
+            name: LeftOut(
+                f"the hvl reader reads the dataset 'data' of an event ({groups[0]} has this beside it)"
+            )
+            for name in file[groups[0]]
+            if name != "data"
+        }
     if len(shape) != IMAGE_AXES:
         raise UnreadableInput(
             f"an HVL event is an image (phi, eta, channel); in {path} {groups[0]}/data has shape {shape}"
         )
     fields = pa.schema([pa.field(EVENT_ID, pa.string(), nullable=False), field(IMAGE, dtype, shape, "GeV")])
-    events = Part("", len(groups), fields)
+    events = Part("", len(groups), fields, others)
 
     def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         schema = asked(events, names, path)

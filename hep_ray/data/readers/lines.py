@@ -78,3 +78,8 @@ def is_number_text(cell: str) -> bool:
     except ValueError:
         return False
     return "_" not in cell
+
+
+def is_fraction(cell: str) -> bool:
+    """Whether a cell is written as a number that is not whole, as no column is called."""
+    return is_number_text(cell) and not cell.strip().lstrip("+-").isdigit() and cell.strip().lower() != "nan"

@@ -21,8 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hep_ray.config import Config
-from hep_ray.data.readers import BATCH_BYTES, Opened, Part, reader
+from hep_ray.data.readers import BATCH_BYTES, LeftOut, Opened, Part, reader
 from hep_ray.data.readers.arrays import Stored, Table, read_table, table_of
+from hep_ray.data.readers.cells import LOOKED_AT
 from hep_ray.data.readers.fields import absent, not_empty, part_named
 from hep_ray.errors import InvalidConfig, UnreadableInput
 
@@ -70,7 +71,7 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
         UnreadableInput: it is neither, is broken, or holds no events.
         InvalidConfig: an array that is named is absent or holds no numbers, or lengths differ.
     """
-    arrays = _survey(path)
+    arrays, strangers = _survey(path)
     for name in options.arrays:
         if name not in arrays:
             raise absent("array", name, arrays, path)
@@ -80,8 +81,9 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
                 f"of shape {arrays[name].stored.shape}"
             )
     names = options.arrays or [name for name, array in arrays.items() if array.stored.readable]
-    tables = _tables([arrays[name].stored for name in names], path, options)
-    parts = not_empty([table.part for table in tables], path)
+    left_out = {} if options.arrays else {**strangers, **_left_out(path, arrays)}
+    tables = _tables([arrays[name].stored for name in names], path, options, left_out)
+    parts = not_empty([table.part for table in tables], path, left_out)
 
     def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         table = tables[parts.index(part_named(parts, part.name, path))]
@@ -101,22 +103,40 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
     return Opened(parts, read)
 
 
-def _tables(arrays: list[Stored], path: Path, options: NpzOptions) -> list[Table]:
+def _left_out(path: Path, arrays: dict[str, _Array]) -> dict[str, LeftOut]:
+    """What the archive holds beside numbers."""
+
+    def sample(array: Stored, member: str | None) -> Sequence[Any]:
+        with ExitStack() as stack:
+            rows = _Rows(path, arrays[array.name], stack).read(0, min(LOOKED_AT, array.shape[0]))
+        texts: list[Any] = (rows[member] if member else rows).tolist()
+        return texts
+
+    try:
+        return dict(each for array in arrays.values() for each in array.stored.left_out(sample))
+    except FAULTS as fault:
+        raise UnreadableInput(f"an npz or npy file is whole and readable; {path}: {fault}") from None
+
+
+def _tables(
+    arrays: list[Stored], path: Path, options: NpzOptions, left_out: dict[str, LeftOut]
+) -> list[Table]:
     if not arrays:
         return []
     alone = arrays[0].name == ""
     if options.part_per_array or alone:
-        return [table_of(array.name, [array], path, options.field) for array in arrays]
-    return [table_of("", arrays, path)]
+        return [table_of(array.name, [array], path, options.field, left_out) for array in arrays]
+    return [table_of("", arrays, path, left_out=left_out)]
 
 
-def _survey(path: Path) -> dict[str, _Array]:
+def _survey(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
+    """The arrays of a file, and its members that are none."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(npy.MAGIC_PREFIX))
             if magic == npy.MAGIC_PREFIX:
                 file.seek(0)
-                return {"": _described("", file, path)}
+                return {"": _described("", file, path)}, {}
             if zipfile.is_zipfile(file):
                 return _members(path)
     except FAULTS as fault:
@@ -124,12 +144,13 @@ def _survey(path: Path) -> dict[str, _Array]:
     raise UnreadableInput(f"numpy's files begin as npz or npy do; {path} does not")
 
 
-def _members(path: Path) -> dict[str, _Array]:
-    arrays = {}
+def _members(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
+    arrays, strangers = {}, {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             if name == info.filename:
+                strangers[name] = LeftOut("no .npy array")
                 continue
             with archive.open(info) as member:
                 array = _described(name, member, path)
@@ -138,7 +159,7 @@ def _members(path: Path) -> dict[str, _Array]:
             else:
                 array = _Array(array.stored, array.fortran, array.offset, info.filename)
             arrays[name] = array
-    return arrays
+    return arrays, strangers
 
 
 def _start_of(path: Path, info: zipfile.ZipInfo) -> int:

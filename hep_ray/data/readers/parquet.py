@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -14,10 +15,11 @@ import pyarrow.parquet as pq
 from hep_ray.config import Config
 from hep_ray.data.integrity import verify
 from hep_ray.data.manifest import MANIFEST, Manifest
-from hep_ray.data.readers import Opened, Part, reader
-from hep_ray.data.readers.fields import asked, not_empty, refuse_nulls, rows_per_batch, to_arrow
+from hep_ray.data.readers import LeftOut, Opened, Part, reader
+from hep_ray.data.readers.cells import LOOKED_AT, text_left_out
+from hep_ray.data.readers.fields import ROW_INDEX, asked, not_empty, rows_per_batch, to_arrow
 from hep_ray.data.sparse import SparseType
-from hep_ray.errors import InvalidConfig, InvalidSchema, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
 
 EVENT_SCHEMA = b"hep_ray.event_schema"
 """Key in the metadata of a part's fields: the schema of a dataset folder, in JSON."""
@@ -28,8 +30,8 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
     """Parquet file, folder of such files, or dataset folder.
 
     The files of a folder are one table, in the order of their names. Lists of fixed size, and columns stored without
-    their zeros, become tensors. Columns
-    of other types than numbers, lists of them and strings are no fields. The fields of a dataset folder are
+    their zeros, become tensors, decimals float64. Columns of other types than numbers, lists of them and strings are
+    no fields. The fields of a dataset folder are
     `event_id`, `label` and its columns, and their metadata has its schema under `EVENT_SCHEMA`.
 
     Raises:
@@ -37,7 +39,7 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
         InvalidSchema: the schema of a dataset folder contradicts itself.
         ShardMismatch: the shards of a dataset folder are not those of its manifest.
         InvalidConfig: files of a folder have different columns, or a column is of a type that is not read.
-        InvalidEvents: (while reading) a value is null.
+        InvalidEvents: (while reading) a list of fixed size is null.
     """
     metadata = None
     if (path / MANIFEST).is_file():
@@ -46,7 +48,7 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
         metadata = {EVENT_SCHEMA: manifest.event_schema.model_dump_json().encode()}
     else:
         files = _files(path)
-    schemas, rows = zip(*[_described(file) for file in files], strict=True)
+    schemas, rows, indices = zip(*[_described(file) for file in files], strict=True)
     for file, schema in zip(files, schemas, strict=True):
         if not schema.equals(schemas[0]):
             raise InvalidConfig(
@@ -54,7 +56,8 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
                 f"{files[0]} has {_columns(schemas[0])}"
             )
     fields = [arrow_field for column in schemas[0] if (arrow_field := _field(column)) is not None]
-    part = Part("", sum(rows), pa.schema(fields, metadata))
+    left_out = {} if metadata else _left_out(files, rows, schemas[0], indices[0])
+    part = Part("", sum(rows), pa.schema(fields, metadata), left_out)
     others = {column.name: str(column.type) for column in schemas[0]}
     begins = [0, *accumulate(rows)]
 
@@ -101,12 +104,56 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _described(file: Path) -> tuple[pa.Schema, int]:
+def _described(file: Path) -> tuple[pa.Schema, int, frozenset[str]]:
+    """Columns, rows, and the columns that pandas says are its index."""
     try:
         with pq.ParquetFile(file) as parquet:
-            return parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
+            schema = parquet.schema_arrow
+            indices = _indices((schema.metadata or {}).get(b"pandas"))
+            return schema.remove_metadata(), parquet.metadata.num_rows, indices
     except (pa.ArrowException, OSError, ValueError) as fault:
         raise UnreadableInput(f"a Parquet file is whole and readable; {file}: {fault}") from None
+
+
+def _indices(text: bytes | None) -> frozenset[str]:
+    try:
+        listed = json.loads(text or b"{}").get("index_columns", [])
+        return frozenset(name for name in listed if isinstance(name, str))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return frozenset()  # what another program wrote there is none of our affair
+
+
+def _left_out(
+    files: Sequence[Path], rows: Sequence[int], schema: pa.Schema, indices: frozenset[str]
+) -> dict[str, LeftOut]:
+    """Columns that become no column of a dataset: other types, texts, and pandas' index."""
+    found = {}
+    for column in schema:
+        kind = _type(column.type)
+        if column.name in indices:
+            found[column.name] = ROW_INDEX
+        elif kind is None:
+            found[column.name] = LeftOut(
+                "empty in every row" if pa.types.is_null(column.type) else str(column.type)
+            )
+        elif pa.types.is_string(kind):
+            what = "categories" if pa.types.is_dictionary(column.type) else "text"
+            texts = _first_texts(files, rows, column.name)
+            found[column.name] = text_left_out(texts, what)
+    return found
+
+
+def _first_texts(files: Sequence[Path], rows: Sequence[int], name: str) -> list[str | None]:
+    for file, count in zip(files, rows, strict=True):
+        if count:
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    batch = next(parquet.iter_batches(LOOKED_AT, columns=[name]))
+                    texts: list[str | None] = batch.column(0).to_pylist()
+                    return texts
+            except (pa.ArrowException, OSError, KeyError, IndexError, ValueError, StopIteration) as fault:
+                raise UnreadableInput(f"the rows of a Parquet file can be read; {file}: {fault}") from None
+    return []
 
 
 def _field(column: pa.Field) -> pa.Field | None:
@@ -114,7 +161,9 @@ def _field(column: pa.Field) -> pa.Field | None:
     if arrow_type is None:
         return None
     unit = (column.metadata or {}).get(b"unit", b"")
-    return pa.field(column.name, arrow_type, nullable=False, metadata={"unit": unit} if unit else None)
+    return pa.field(
+        column.name, arrow_type, nullable=column.nullable, metadata={"unit": unit} if unit else None
+    )
 
 
 def _type(arrow_type: pa.DataType) -> pa.DataType | None:
@@ -122,10 +171,12 @@ def _type(arrow_type: pa.DataType) -> pa.DataType | None:
     types = pa.types
     if types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
-    if types.is_string(arrow_type) or types.is_large_string(arrow_type):
+    if types.is_string(arrow_type) or types.is_large_string(arrow_type) or types.is_string_view(arrow_type):
         return pa.string()
     if _is_number(arrow_type) or types.is_boolean(arrow_type):
         return arrow_type
+    if types.is_decimal(arrow_type):
+        return pa.float64()
     if isinstance(arrow_type, SparseType):
         return pa.fixed_shape_tensor(arrow_type.value_type, arrow_type.shape)
     if isinstance(arrow_type, pa.FixedShapeTensorType):
@@ -165,22 +216,25 @@ def _batches(file: Path, first: int, last: int, schema: pa.Schema) -> Iterator[p
             ):
                 wanted = batch.slice(max(0, first - row), max(0, last - max(first, row)))
                 if wanted.num_rows:
-                    begin = max(first, row)
-                    refuse_nulls(wanted, begin, str(file))
-                    columns = [_converted(wanted.column(item.name), item.type) for item in schema]
+                    columns = [
+                        _converted(wanted.column(item.name), item.type, f"{file}: '{item.name}'")
+                        for item in schema
+                    ]
                     yield pa.record_batch(columns, schema=schema)
                 row += batch.num_rows
     except (pa.ArrowException, OSError, KeyError, IndexError) as fault:
         raise UnreadableInput(f"the rows of a Parquet file can be read; {file}: {fault}") from None
 
 
-def _converted(values: pa.Array, arrow_type: pa.DataType) -> pa.Array:
+def _converted(values: pa.Array, arrow_type: pa.DataType, where: str) -> pa.Array:
     if not isinstance(arrow_type, pa.FixedShapeTensorType) or values.type == arrow_type:
         return values if values.type == arrow_type else values.cast(arrow_type)
     if isinstance(values.type, SparseType):
         return to_arrow(np.asarray(values.type.decode(values)), arrow_type)
     flat = values
     while pa.types.is_fixed_size_list(flat.type):
+        if flat.null_count:
+            raise InvalidEvents(f"every list of numbers is there; {where} has one that is null")
         flat = flat.flatten()
     storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(arrow_type.shape)))
     return pa.ExtensionArray.from_storage(arrow_type, storage)

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.config import Config
-from hep_ray.data.readers import BATCH_BYTES, Opened, Part, reader
+from hep_ray.data.readers import BATCH_BYTES, LeftOut, Opened, Part, reader
+from hep_ray.data.readers.cells import LOOKED_AT, text_left_out
 from hep_ray.data.readers.fields import absent, asked, field, is_number, native, not_empty, to_arrow
 from hep_ray.errors import InvalidConfig, UnreadableInput
 
@@ -45,9 +46,10 @@ def open_root(path: Path, options: RootOptions) -> Opened:
         tree = _guarded(path, name, lambda: file[name])
         types, known = _guarded(path, name, lambda: _survey(tree))
         entries = int(tree.num_entries)
+        left_out = _guarded(path, name, lambda: _left_out(tree, types, known, options))
     for branch in options.branches:
         _check_branch(branch, known, types, f"{path}: {name}")
-    part = Part(name, entries, pa.schema([known[branch] for branch in options.branches or known]))
+    part = Part(name, entries, pa.schema([known[branch] for branch in options.branches or known]), left_out)
 
     def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for branch in names:
@@ -60,6 +62,20 @@ def open_root(path: Path, options: RootOptions) -> Opened:
             yield from _batches(tree, chosen, start, stop, schema, path)
 
     return Opened(not_empty([part], path), read)
+
+
+def _left_out(
+    tree: Any, types: dict[str, str], known: dict[str, pa.Field], options: RootOptions
+) -> dict[str, LeftOut]:
+    """Branches that become no column: those of other types, and texts."""
+    found = {}
+    for name in options.branches or types:
+        if name in known and pa.types.is_string(known[name].type):
+            texts = tree[name].array(entry_stop=LOOKED_AT, library="ak").to_list()
+            found[name] = text_left_out(texts)
+        elif name in types and name not in known:
+            found[name] = LeftOut(types[name])
+    return found
 
 
 def _batches(

@@ -157,8 +157,12 @@ def test_parquet_columns_become_fields_or_are_named(tmp_path: Path) -> None:
     assert found.parts[0].fields.field("x").type == pa.fixed_shape_tensor(pa.float64(), [2, 3])
     assert column(found, "x") == [list(range(6)), list(range(6, 12))]
     assert column(found, "kind") == ["a", "b"]
-    with pytest.raises(InvalidEvents, match=r"f\.parquet: 'n' of row 1 is null"):
-        column(found, "n")
+    assert found.parts[0].fields.field("n").nullable
+    assert column(found, "n") == [1, None]
+    pair = pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2))
+    pq.write_table(pa.table({"pair": pair}), tmp_path / "lists.parquet")
+    with pytest.raises(UnreadableInput, match=r"lists\.parquet: Expected all lists to be of size=2"):
+        column(opened("parquet", tmp_path / "lists.parquet"), "pair")
     with pytest.raises(InvalidConfig, match=r"'day' is date32"):
         column(found, "day")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hep_ray.data.readers import READERS, Opened, text
+from hep_ray.data.readers import READERS, Opened, text_rows
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, UnreadableInput
 
 
@@ -55,7 +55,7 @@ def test_numbers_are_read_to_the_last_bit(tmp_path: Path) -> None:
 def test_a_column_may_turn_from_integers_to_fractions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", 1000)
     (tmp_path / "f").write_text("1\n" * 5000 + "1.5\n")
     assert table(tmp_path / "f")["c0"][-2:] == [1.0, 1.5]
 
@@ -72,7 +72,7 @@ def test_options_settle_what_would_be_guessed(tmp_path: Path) -> None:
     [
         ("1,2\n\n3,4\n5,6,7\n", ":4 has 3"),
         ("1 2\n3\n", ":2 has 1"),
-        ("pt,eta\n1,2\n3,\n", "'eta' holds numbers.*:3 has ''"),
+        ("pt,eta\n1,2\n3,1e\n", "'eta' holds numbers.*:3 has '1e'"),
         ("pt,eta\n1,2\n3,4\nx,6\n", "'pt' holds numbers.*:4 has 'x'"),
         ("pt,eta\n1,2\n1_0,4\n", ":3 has '1_0'"),
         ('pt,eta\n1,2\n"3,4\n', ":3 has 1"),
@@ -85,7 +85,7 @@ def test_faults_are_named_by_file_and_line(tmp_path: Path, content: str, message
 
 
 def test_a_fault_far_into_a_file_keeps_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", 1000)
     (tmp_path / "f").write_text("1,2\n" * 5000 + "1,x\n" + "1,2\n" * 10)
     with pytest.raises(InvalidEvents, match="f:5001 has 'x'"):
         table(tmp_path / "f")
@@ -123,7 +123,7 @@ def test_a_gzip_that_ends_early_is_named(tmp_path: Path) -> None:
 
 
 def test_labels_of_a_second_file_stand_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", 64)
     (tmp_path / "x").write_text("".join(f"{row} {row / 4}\n" for row in range(50)))
     (tmp_path / "y").write_text("".join(f"{row % 3}\n" for row in range(50)))
     found = table(tmp_path / "x", label_file="y")

@@ -1,0 +1,78 @@
+"""Values that are missing from an event: NaN, null, an empty cell, or a number that stands for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hep_ray.data.expressions import Expression
+from hep_ray.data.schema_file import ColumnRule, SchemaFile
+from hep_ray.errors import InvalidEvents
+
+
+def missing_values(values: npt.NDArray[Any], rule: ColumnRule) -> npt.NDArray[np.bool_]:
+    """Which values are missing, in the shape of the values."""
+    missing: npt.NDArray[np.bool_] = (
+        np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+    )
+    for sentinel in rule.sentinels:
+        missing |= values == (values.dtype.type(sentinel) if values.dtype.kind == "f" else sentinel)
+    return missing
+
+
+def filled(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_], value: float) -> npt.NDArray[Any]:
+    """The values, with another in place of those that are missing."""
+    if values.dtype.kind == "f":
+        return np.where(missing, values.dtype.type(value), values)
+    return (
+        np.where(missing, int(value), values.astype(np.int64))
+        if value.is_integer()
+        else np.where(missing, value, values)
+    )
+
+
+def refuse_missing(
+    values: npt.NDArray[Any],
+    missing: npt.NDArray[np.bool_],
+    rule: ColumnRule,
+    shown: Callable[[int, str], tuple[str, str]],
+    fills: str,
+) -> None:
+    """Refuse values that are missing.
+
+    Args:
+        values: (N, ...)
+        missing: which of them are, in their shape.
+        rule: of the column.
+        shown: id of one of the N events, and where its value of a field stands.
+        fills: what fills missing values.
+
+    Raises:
+        InvalidEvents: one is; the message names its row, and what to type.
+    """
+    if not missing.any():
+        return
+    without = missing.reshape(len(values), -1).any(axis=1)
+    row = int(without.argmax())
+    name = rule.reads[0] if len(rule.reads) == 1 else rule.name
+    test = f"isfinite({name})" if values.ndim == 1 else f"all(isfinite({name}))"
+    event_id, place = shown(row, name)
+    raise InvalidEvents(
+        f"values are finite numbers; column '{rule.name}' of event '{event_id}' has none: {place}, and "
+        f"{int(without.sum()) - 1} more of {len(values)} events read together: {fills} fills such values; "
+        f'--select "{test}" leaves such events out'
+    )
+
+
+def needed_fields(rules: SchemaFile, columns: Sequence[ColumnRule]) -> frozenset[str]:
+    """Fields whose values may not be missing: those that decide label, id and selection, and what is worked out.
+
+    An expression that calls `isfinite` says itself what becomes of missing values.
+    """
+    texts = [*rules.label.where, *(column.expression for column in columns), rules.selection]
+    expressions = [Expression(text) for text in texts if text]
+    names = [name for one in expressions if "isfinite" not in one.functions for name in one.names]
+    return frozenset([*names, *rules.event_id.fields, *([rules.label.field] if rules.label.field else [])])
