@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
@@ -108,3 +109,22 @@ def make_search_place() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _committed_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("committed")
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "hep_ray", folder / "hep_ray", ignore=skipped)
+    (folder / ".gitignore").write_text("__pycache__\n")
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@test.invalid"]
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "hep_ray"]):
+        subprocess.run([*git, *words], check=True)
+    return folder
+
+
+@pytest.fixture
+def committed_hep_ray(_committed_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that a test starts run a committed copy of hep_ray: promotion refuses one with changes."""
+    monkeypatch.setenv("PYTHONPATH", str(_committed_copy))
+    return _committed_copy

@@ -109,6 +109,8 @@ def confirm(  # noqa: PLR0917 - one argument per flag
 def _print_plan(plan: ConfirmPlan, console: Console) -> None:
     from rich.table import Table
 
+    from hep_ray.tracking.provenance import doubts
+
     metric = plan.started.metric
     table = Table.grid(padding=(0, 2))
     table.add_row("[bold]confirm[/]", f"{plan.started.search}: {plan.ranked} configurations by {metric}")
@@ -132,6 +134,8 @@ def _print_plan(plan: ConfirmPlan, console: Console) -> None:
     )
     table.add_row("[bold]resources[/]", str(plan.resources))
     table.add_row("[bold]storage[/]", str(plan.folder))
+    for place, doubt in enumerate(doubts(plan.provenance)):
+        table.add_row("[bold]promotion[/]" if place == 0 else "", f"will be refused as things are: {doubt}")
     console.print(table, soft_wrap=True)
 
 

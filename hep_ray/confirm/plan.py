@@ -13,6 +13,7 @@ from hep_ray.flags import STORAGE
 from hep_ray.plugins import Plugin
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import recorded_uri
+from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchStarted, TrialStarted
 
 BASELINE = "baseline"
@@ -79,6 +80,11 @@ class ConfirmPlan:
     given: ConfirmOptions
     source: Path
     plugins: tuple[Plugin, ...] = ()
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Code, versions, machine and command, as they are now."""
+        return provenance(self.source, [Path(plugin.path) for plugin in self.plugins])
 
     @property
     def search_folder(self) -> Path:

@@ -16,6 +16,7 @@ from hep_ray.errors import CannotConfirm, HepRayError, StorageError
 from hep_ray.plugins import restore
 from hep_ray.search.find import Found, find_search
 from hep_ray.search.resources import plan_resources
+from hep_ray.search.script import script_of
 from hep_ray.search.state import SearchState
 from hep_ray.search.stated import CROSS_ENTROPY, Stated, has_parameters
 from hep_ray.tracking.journal import Journal
@@ -109,7 +110,7 @@ def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configurat
 
 def _source(found: Found, started: SearchStarted) -> Path:
     """The search's script where it still is, else the folder that the command is typed in."""
-    places = (found.script, Path(started.provenance.get("script", "")))
+    places = (found.script, Path(started.provenance.get("script", "")), script_of(found.name, found.scripts))
     return next((place.resolve() for place in places if place is not None and place.is_file()), Path.cwd())
 
 

@@ -30,7 +30,6 @@ from hep_ray.search.tracked import aside, close
 from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
-from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import Record, SearchFinished, SearchStarted
 
 
@@ -110,7 +109,7 @@ def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
     """The first record of a new confirmation; None for one that goes on."""
     started = SearchState.fold(journal).started
     if started is None:
-        facts = provenance(plan.source)
+        facts = plan.provenance
         return SearchStarted(
             time=time.time(),
             search_id=uuid.uuid4().hex,

@@ -46,7 +46,7 @@ def doctor(
     On a cluster: `ray exec clusters/gpu.yaml 'hep-ray doctor --gpus-per-trial 1'`
     """
     from hep_ray.doctor.examine import Wanted, examine
-    from hep_ray.search.probe import code_hash
+    from hep_ray.tracking.provenance import code_hash
 
     if print_code:
         typer.echo(code_hash())

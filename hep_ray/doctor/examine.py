@@ -15,6 +15,7 @@ from hep_ray.search import probe
 from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.resources import plan_resources
 from hep_ray.tracking.client import database_file, default_uri, ping
+from hep_ray.tracking.provenance import code_hash
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def examine(wanted: Wanted) -> list[Check]:
     found = [
         checks.answered(nodes, silent),
         checks.versions(nodes, facts),
-        checks.code(nodes, facts, probe.code_hash(), wanted.code),
+        checks.code(nodes, facts, code_hash(), wanted.code),
         checks.cores(nodes, facts),
         checks.gpus(nodes, facts),
         checks.authentication(nodes, facts),

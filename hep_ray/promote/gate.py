@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 
 from hep_ray.confirm.confirmation import Confirmation, ConfirmedRun, Contender
 from hep_ray.errors import PromotionRefused
+from hep_ray.tracking.provenance import doubts
 
-REQUIRED = ("command", "git_commit", "git_dirty", "python", "host", "cpu")
-REQUIRED_VERSIONS = ("hep-ray", "ray", "torch", "optuna", "mlflow", "numpy", "pyarrow")
 TOLERANCE = 1e-5
 """Largest difference of a probability between the promoted form and the confirmation."""
 
@@ -118,18 +117,16 @@ def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
 
 def check_provenance(provenance: Mapping[str, str], origin: Mapping[str, str]) -> Check:
     """Whether it is known which code, versions, machine and command made the model."""
-    wanted = (*REQUIRED, *(f"version_{name}" for name in REQUIRED_VERSIONS))
-    faults = [f"{key} is absent" for key in wanted if not provenance.get(key)]
-    faults += [f"{key} is '{value}'" for key, value in provenance.items() if value == "absent"]
-    commit, dirty = provenance.get("git_commit", ""), provenance.get("git_dirty", "")
-    if commit.startswith("unknown"):
-        faults.append(f"git_commit is '{commit}'")
-    elif dirty and dirty != "false":
-        faults.append(
-            f"git_dirty is '{dirty}': the code is not that of its commit, so commit and confirm again"
-        )
+    faults = doubts(provenance)
     faults += [f"{key} is absent" for key, value in origin.items() if not value]
-    return Check("provenance", not faults, "; ".join(faults) or f"complete, commit {commit[:12]}")
+    return Check("provenance", not faults, "; ".join(faults) or f"complete, {_commits(provenance)}")
+
+
+def _commits(provenance: Mapping[str, str]) -> str:
+    if "hep_ray_commit" not in provenance:
+        return f"commit {provenance['git_commit'][:12]}"
+    ours, script = provenance["hep_ray_commit"], provenance["script_commit"]
+    return f"hep_ray {ours if ours.startswith('release') else ours[:12]}, script {script[:12]}"
 
 
 def check_dataset(recorded: str, now: str) -> Check:

@@ -209,6 +209,8 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 
 def _print_plan(plan: SearchPlan, console: Console) -> None:
+    from hep_ray.tracking.provenance import doubts
+
     table = Table.grid(padding=(0, 2))
     schema = plan.dataset.schema
     splits = ", ".join(f"{plan.dataset.rows(split)} {split}" for split in ("train", "val"))
@@ -235,6 +237,8 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     table.add_row("[bold]patience[/]", f"an epoch may take {plan.given.epoch_timeout:g} s")
     table.add_row("[bold]events[/]", str(plan.resources.ingest))
     table.add_row("[bold]storage[/]", str(plan.folder))
+    for place, doubt in enumerate(doubts(plan.provenance)):
+        table.add_row("[bold]promotion[/]" if place == 0 else "", f"will be refused as things are: {doubt}")
     console.print(table, soft_wrap=True)
 
 

@@ -26,6 +26,7 @@ from hep_ray.search.shares import check_shares
 from hep_ray.search.space import Space
 from hep_ray.search.suits import check_augmentation, check_metrics, check_models
 from hep_ray.search.trial_run import EPOCH_TIMEOUT
+from hep_ray.tracking.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class SearchPlan:
     def trials(self) -> int:
         """Trials to run."""
         return self.resources.trials
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Code, versions, machine and command, as they are now."""
+        return provenance(self.given.source, [Path(plugin.path) for plugin in self.plugins])
 
     @property
     def identity(self) -> dict[str, Any]:

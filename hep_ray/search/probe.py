@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -22,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hep_ray.cores import usable_cores
 from hep_ray.masking import open_token, ray_token
-from hep_ray.tracking.provenance import PACKAGE, PACKAGES, package_version
+from hep_ray.tracking.provenance import PACKAGES, code_hash, package_version
 
 PATIENCE = 90.0
 """Seconds after which a node that does not answer is silent; its first answer needs a new worker process."""
@@ -121,15 +120,6 @@ def ask(nodes: Sequence[Node], work: Callable[..., Any], *args: Any) -> dict[str
         except Exception as fault:  # noqa: BLE001 - a node's answer, which the caller judges
             answers[running[one]] = fault
     return answers
-
-
-def code_hash() -> str:
-    """Hash of the source files of the hep_ray package that runs here."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".toml"}):
-        total.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()[:16]
 
 
 def facts() -> NodeFacts:

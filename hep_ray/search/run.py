@@ -25,7 +25,6 @@ from hep_ray.search.tracked import aside, attach, close
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
-from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import CodeAccepted, SearchFinished, SearchStarted
 
 
@@ -106,7 +105,7 @@ def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarte
         return SearchStarted(
             time=time.time(),
             search_id=uuid.uuid4().hex,
-            provenance=provenance(plan.given.source),
+            provenance=plan.provenance,
             options=plan.options,
             plugins=tuple(plugin.recorded for plugin in plan.plugins),
             stated=stated_by(plan.search),
