@@ -59,6 +59,7 @@ def accuracies_on_test(place, search):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("committed_hep_ray")
 def test_a_champion_is_replaced_by_a_truly_better_one_and_by_no_other(make_search_place, tmp_path):
     linear, deep = (SCRIPT.format(name=name, layers=layers) for name, layers in (("linear", 0), ("deep", 2)))
     place = make_search_place(tmp_path, linear=linear, deep=deep)

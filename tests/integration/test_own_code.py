@@ -31,6 +31,7 @@ def hep_ray(place: Path, *words: str, code: int = 0) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("committed_hep_ray")
 def test_components_of_the_script_live_through_search_confirmation_promotion_and_prediction(
     make_search_place, tmp_path
 ) -> None:
