@@ -57,6 +57,10 @@ class UntrustedCode(InputError):
     """A model needs code that came with it, and nobody has said that this code is trusted."""
 
 
+class StreamBroken(HepRayError):
+    """Ray Data handed on pieces of events other than one by one, whole, and in their order."""
+
+
 class NotFitted(HepRayError):
     """Values were to be scaled before the scaler was fitted on the training split."""
 

@@ -15,7 +15,16 @@ from pathlib import Path
 
 from hep_ray.errors import StorageError
 
-__all__ = ["UNFINISHED", "remove_abandoned", "storing", "sync", "whole", "write_whole"]
+__all__ = [
+    "UNFINISHED",
+    "make_folder",
+    "remove_abandoned",
+    "rename",
+    "storing",
+    "sync",
+    "whole",
+    "write_whole",
+]
 
 FILLING = ".tmp"
 """Ends the name of a file that is being filled."""
@@ -45,7 +54,7 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: of the system, where the file cannot be written; see `storing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*{FILLING}"))
     filling = path.with_name(f".{path.name}.{os.getpid()}{FILLING}")
     descriptor = os.open(filling, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -68,6 +77,30 @@ def write_whole(path: Path, text: str) -> None:
     """
     with whole(path) as filling:
         filling.write_text(text, encoding="utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is absent, with those above it; their names are on the disk when this returns.
+
+    Raises:
+        OSError: of the system.
+    """
+    absent = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in absent:
+        sync(made.parent)
+
+
+def rename(old: Path, new: Path) -> Path:
+    """Give a file or folder another name; both names are as they should be on the disk when this returns.
+
+    Raises:
+        OSError: of the system.
+    """
+    renamed = old.rename(new)
+    for folder in {old.parent, new.parent}:
+        sync(folder)
+    return renamed
 
 
 def remove_abandoned(unfinished: Iterable[Path]) -> None:

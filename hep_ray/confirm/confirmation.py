@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
-from hep_ray.files import write_whole
+from hep_ray.files import rename, write_whole
 from hep_ray.flags import typed
 from hep_ray.tracking.journal import Journal
 
@@ -198,4 +198,4 @@ def set_aside(folder: Path) -> Path | None:
         number = 1
         while (target := folder.with_name(f"{FOLDER}_{number}")).exists():
             number += 1
-        return folder.rename(target)
+        return rename(folder, target)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hep_ray.errors import StorageError
-from hep_ray.files import storing, sync
+from hep_ray.files import make_folder, storing, sync
 
 
 def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
@@ -52,7 +52,8 @@ def replacing(target: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         with storing(target):
             _remove_abandoned(target)
-            filling.mkdir(parents=True)
+            make_folder(filling.parent)
+            filling.mkdir()
             stack.callback(shutil.rmtree, filling, ignore_errors=True)
             stack.callback(os.close, _locked(filling))
         yield filling

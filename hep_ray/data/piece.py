@@ -38,6 +38,8 @@ class Chunks:
 
     def take(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """Values (len(rows), *shape) of rows that ascend."""
+        if len(rows) and not (self.starts[0] <= rows[0] and rows[-1] < self.starts[-1]):
+            raise IndexError(f"rows {rows[0]} to {rows[-1]} are taken of a column with {self.starts[-1]}")
         found = np.empty((len(rows), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
         ends = np.searchsorted(rows, self.starts)
         for array, start, low, high in zip(self.arrays, self.starts, ends, ends[1:], strict=False):

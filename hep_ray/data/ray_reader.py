@@ -19,12 +19,14 @@ from ray.data import ExecutionResources
 
 from hep_ray.data.events import EventSchema
 from hep_ray.data.row_groups import ReadPlan
-from hep_ray.errors import HepRayError
+from hep_ray.errors import HepRayError, StreamBroken
 
 AHEAD = 2
 """Blocks that are fetched before they are asked for."""
 FAULT = "hep_ray.fault"
 """Column of a block that holds a named error instead of events."""
+PIECE = "hep_ray.piece"
+"""Column of a block that says which piece it is, in every row."""
 
 
 def streamed(
@@ -47,13 +49,16 @@ def streamed(
 
     Raises:
         ShardMismatch: a shard cannot be read, or is not as planned.
+        StreamBroken: a block is not one piece, whole, and the next one.
     """
     if not len(plan):
         return
 
     def read(row: dict[str, npt.NDArray[Any]]) -> pa.Table:
         try:
-            return plan.read(int(row["id"][0]), schema, names)
+            piece = _alone(row["id"])
+            table = plan.read(piece, schema, names)
+            return table.append_column(PIECE, pa.repeat(pa.scalar(piece, pa.int64()), len(table)))
         except HepRayError as fault:  # Ray Data would hand on its text alone
             return pa.table({FAULT: [pickle.dumps(fault)]})
 
@@ -73,12 +78,44 @@ def streamed(
             )
         )
         try:
+            come = 0
             for table in tables:
                 if table.column_names == [FAULT]:
                     raise pickle.loads(table.column(FAULT)[0].as_py())  # noqa: S301 - of our own task
-                yield table
+                yield _next(table, come, plan)
+                come += 1
+            if come != len(plan):
+                raise StreamBroken(f"a pass ends with its last piece; {come} of {len(plan)} pieces came")
         finally:
             tables.close()  # which stops the tasks
+
+
+def _alone(ids: npt.NDArray[Any]) -> int:
+    """The one number of a piece that a task is given.
+
+    Raises:
+        StreamBroken: it is given none, or several, of which all but the first would vanish.
+    """
+    if len(ids) != 1:
+        raise StreamBroken(
+            f"a task of Ray Data reads one piece, a block of one row; it was given {len(ids)}: {ids.tolist()[:10]}"
+        )
+    return int(ids[0])
+
+
+def _next(table: pa.Table, piece: int, plan: ReadPlan) -> pa.Table:
+    """A block without the column that says which piece it is.
+
+    Raises:
+        StreamBroken: it is not the piece that follows, whole.
+    """
+    found = table.column(PIECE).unique().to_pylist() if PIECE in table.column_names else []
+    if found != [piece] or len(table) != plan.rows(piece):
+        raise StreamBroken(
+            f"pieces come one by one and whole; piece {piece} has {plan.rows(piece)} events, a block of {len(table)} "
+            f"came, of pieces {found}"
+        )
+    return table.drop_columns([PIECE])
 
 
 @contextmanager

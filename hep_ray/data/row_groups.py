@@ -90,6 +90,11 @@ class ReadPlan:
     def __len__(self) -> int:
         return int(self.slices[-1, 0]) + 1 if len(self.slices) else 0
 
+    def rows(self, piece: int) -> int:
+        """Events of a piece."""
+        mine = self.slices[self.slices[:, 0] == piece]
+        return int((mine[:, 4] - mine[:, 3]).sum())
+
     def read(self, piece: int, schema: EventSchema, names: Sequence[str]) -> pa.Table:
         """The label and some columns of a piece.
 

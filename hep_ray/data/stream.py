@@ -30,7 +30,7 @@ from hep_ray.data.shard_stream import PER_PIECE, Reader, ShardStream, decoded, o
 from hep_ray.data.source import EventSource
 from hep_ray.data.sparse import SparseColumn, Values, join
 from hep_ray.data.splits import Split
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, StreamBroken
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -223,6 +223,8 @@ def _pack(tables: Iterator[pa.Table], rows: int, names: Sequence[str], schema: E
                     whole[at : at + len(values)] = values
                 at += len(values)
         start += len(table)
+    if start != rows:
+        raise StreamBroken(f"a split is loaded whole; {start} of its {rows} events came")
     columns: dict[str, Values] = {
         name: dense[name] if name in dense else join(sparse[name]) for name in names if start
     }

@@ -13,6 +13,7 @@ from hep_ray.data.cache import Cache, plan_ingest
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, StorageError, UnknownName
+from hep_ray.files import make_folder
 from hep_ray.flags import STORAGE
 from hep_ray.masking import without_password
 from hep_ray.plugins import Plugin, registered
@@ -215,7 +216,7 @@ def _preset(search: Search, options: SearchOptions) -> Preset:
 def _check_storage(storage: Path) -> None:
     probe = storage / f".probe-{os.getpid()}"
     try:
-        storage.mkdir(parents=True, exist_ok=True)
+        make_folder(storage)
         probe.touch()
         probe.unlink()
     except OSError as fault:

@@ -42,7 +42,7 @@ class Progress:
         self._metric, self._mode = metric, mode
         self._console = console
         self._start = time.monotonic()
-        self._done_before = sum(len(trial.history) for trial in state.trials.values())
+        self._done_before = sum(len(trial.history) for trial in state.drawn())
         self._live = Live(get_renderable=self._view, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
@@ -106,7 +106,7 @@ class Progress:
         return Group(running, overall, Text(lead))
 
     def _ended(self) -> int:
-        return sum(trial.finished is not None for trial in self._state.trials.values())
+        return sum(trial.finished is not None for trial in self._state.drawn())
 
     def _best_of(self, trial: TrialState) -> str:
         best = trial.best(self._metric, self._mode)
@@ -117,9 +117,9 @@ class Progress:
 
     def _left(self) -> str:
         """Time left, if trials go on taking as long as those that ended in this run."""
-        ended = [trial for trial in self._state.trials.values() if trial.finished]
+        ended = [trial for trial in self._state.drawn() if trial.finished]
         elapsed = time.monotonic() - self._start
-        epochs = sum(len(trial.history) for trial in self._state.trials.values()) - self._done_before
+        epochs = sum(len(trial.history) for trial in self._state.drawn()) - self._done_before
         if not ended or epochs < 1 or len(ended) == self._total:
             return ""
         per_trial = sum(len(trial.history) for trial in ended) / len(ended)

@@ -118,9 +118,13 @@ class SearchState:
         elif isinstance(record, SearchFinished):
             self.finished = True
 
+    def drawn(self) -> list[TrialState]:
+        """All trials in the order in which they were drawn: a list of its own, while another thread adds some."""
+        return list(self.trials.values())
+
     def unfinished(self) -> list[TrialState]:
         """Trials that have not ended, in the order in which they were drawn."""
-        return [trial for trial in self.trials.values() if trial.finished is None]
+        return [trial for trial in self.drawn() if trial.finished is None]
 
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
         """Trials, best first; then those that failed, whatever they had reached; those without an epoch last."""
@@ -131,7 +135,7 @@ class SearchState:
             value = sign * best[metric] if best else 0.0
             return (best is None, trial.status == "failed", value, trial.started.number)
 
-        return sorted(self.trials.values(), key=key)
+        return sorted(self.drawn(), key=key)
 
 
 def recorded_uri(folder: Path, started: SearchStarted | None) -> str:

@@ -17,7 +17,7 @@ from hep_ray.files import storing
 from hep_ray.masking import mask
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.recorder import ENDED, FAILURE, METRICS, UNSTORED
-from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.fitted import start_trial
@@ -103,7 +103,9 @@ class TrialRun:
             device_share=job.gpu_share,
             communicator=communicator,
         )
-        if (self._folder / LAST).exists():
+        # Of a fitted model rank 0 alone is here.
+        together = ALONE if self._loop.config.fitted else communicator
+        if seen_by_all(self._folder / LAST, together):
             state = load_checkpoint(self._folder / LAST)
             self._loop.load_state_dict(state["loop"])
             self._best = state["best"]

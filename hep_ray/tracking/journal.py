@@ -21,6 +21,7 @@ from typing import BinaryIO, Self
 from pydantic import ValidationError
 
 from hep_ray.errors import StorageError
+from hep_ray.files import make_folder, sync
 from hep_ray.tracking.records import Record, decode
 
 FILE_NAME = "journal.jsonl"
@@ -42,8 +43,9 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._file = self._open()
+            sync(folder)  # a journal whose name is lost is lost, however often its lines were put on the disk
         except OSError as fault:
             raise StorageError(f"storage must be writable; {folder} is not: {fault.strerror}") from fault
         self._records = self._read()

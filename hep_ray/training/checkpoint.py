@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,15 @@ import torch
 
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.files import whole
+from hep_ray.training.distributed import Communicator
 
 LAST = "last.pt"
 """State from which a trial goes on: model, optimizer, schedule, epoch, random state, last metrics."""
 BEST = "best.pt"
 """Model of the epoch with the best validation metric so far."""
+VISIBLE_AFTER = 60.0
+"""Seconds that a network file system may take to show a new file, or another one of the same name, on other nodes."""
+LOOK_SECONDS = 0.5
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -61,6 +66,46 @@ def _verify(path: Path) -> None:
             raise zipfile.BadZipFile("its members are compressed")
         if broken := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {broken} is another")
+
+
+def seen_by_all(path: Path, communicator: Communicator, patience: float = VISIBLE_AFTER) -> bool:
+    """Whether there is a checkpoint, which is then the same one for every rank that is about to load it.
+
+    Each rank reads it by itself, and a network file system may show one rank a former file, or none yet. Then the rank
+    waits for what rank 0 sees.
+
+    Args:
+        path: of the checkpoint.
+        communicator: of the ranks, all of which call this.
+        patience: seconds that a rank waits.
+
+    Raises:
+        CorruptCheckpoint: a rank still sees another file, or none; on every rank alike.
+    """
+    seen = _sums(path)
+    wanted = communicator.everyone(seen)[0]
+    until = time.monotonic() + patience
+    while seen != wanted and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+        seen = _sums(path)
+    others = [rank for rank, one in enumerate(communicator.everyone(seen)) if one != wanted]
+    if others:
+        raise CorruptCheckpoint(
+            f"all workers of a trial go on from one checkpoint; {path} is another file, or none, for rank "
+            f"{', '.join(map(str, others))} than for rank 0, since {patience:g} s: is the storage the same everywhere?"
+        )
+    return bool(wanted)
+
+
+def _sums(path: Path) -> str:
+    """Name, size and checksum of every member; nothing where there is no file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return ";".join(f"{one.filename} {one.file_size} {one.CRC:08x}" for one in archive.infolist())
+    except FileNotFoundError:
+        return ""
+    except (OSError, zipfile.BadZipFile) as fault:
+        return f"cannot be read: {fault}"
 
 
 def check_own(state: Mapping[str, Any], params: Mapping[str, Any]) -> None:

@@ -123,3 +123,52 @@ def test_streamed_events_are_those_that_one_process_reads_in_the_same_order(
         next(data.events("train").batches(100))
     with pytest.raises(InvalidConfig, match="only loaded splits"):
         data.events("test")
+
+
+def test_pieces_that_come_otherwise_than_one_by_one_and_whole_are_refused(
+    make_dataset: Callable[..., Path],
+) -> None:
+    import pyarrow as pa
+
+    from hep_ray.data.ray_reader import PIECE, _alone, _next
+    from hep_ray.data.row_groups import RowGroups, cut
+    from hep_ray.data.stream import _pack
+    from hep_ray.errors import StreamBroken
+
+    dataset = Dataset.open(make_dataset(400, rows_per_shard=64))
+    shards = [shard for shard in dataset.manifest.shards if shard.split == "train"]
+    groups = RowGroups.of(dataset.paths("train"), shards)
+    plan = cut(groups, [(0, dataset.rows("train"))], 1)
+    assert [plan.rows(piece) for piece in range(len(plan))] == [shard.rows for shard in shards]
+
+    def block(piece: int, rows: int | None = None) -> pa.Table:
+        table = plan.read(piece, dataset.schema, ["image"])[:rows]
+        return table.append_column(PIECE, pa.array([piece] * len(table), pa.int64()))
+
+    assert _next(block(1), 1, plan).column_names == ["label", "image"]
+    assert len(_next(block(1), 1, plan)) == shards[1].rows
+    joined = pa.concat_tables([block(0), block(1)])
+    for broken, number in (
+        (block(1), 0),
+        (block(0, rows=-1), 0),
+        (joined, 0),
+        (block(0).drop_columns([PIECE]), 0),
+    ):
+        with pytest.raises(StreamBroken, match="pieces come one by one and whole; piece 0 has"):
+            _next(broken, number, plan)
+    assert _alone(np.array([7])) == 7
+    for ids in ([], [1, 2]):
+        with pytest.raises(StreamBroken, match="reads one piece"):
+            _alone(np.array(ids))
+    lost = iter([plan.read(0, dataset.schema, ["image"])])
+    with pytest.raises(StreamBroken, match=f"{shards[0].rows} of its {dataset.rows('train')} events came"):
+        _pack(lost, dataset.rows("train"), ["image"], dataset.schema)
+
+
+def test_a_row_beyond_the_chunks_of_a_column_is_refused_not_made_up() -> None:
+    from hep_ray.data.piece import Chunks
+
+    chunks = Chunks((np.arange(3.0), np.arange(3.0, 5.0)), np.array([0, 3, 5]))
+    assert chunks.take(np.array([0, 2, 3, 4])).tolist() == [0.0, 2.0, 3.0, 4.0]
+    with pytest.raises(IndexError, match="rows 2 to 5 are taken of a column with 5"):
+        chunks.take(np.array([2, 5]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,38 @@ def test_what_the_system_refuses_has_a_name(tmp_path: Path) -> None:
         storing(path),
     ):
         write_whole(path, "text")
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was put on the disk, in order."""
+    paths: list[Path] = []
+    put = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        paths.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        put(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return paths
+
+
+def test_the_names_of_new_folders_of_a_journal_and_of_what_is_renamed_are_put_on_the_disk(
+    tmp_path: Path, synced: list[Path]
+) -> None:
+    from hep_ray.confirm.confirmation import set_aside
+    from hep_ray.tracking.journal import FILE_NAME, Journal
+
+    search = tmp_path / "runs" / "cnn_loss"
+    with Journal(search):
+        # The folder that holds the journal, and each that holds a new folder; a file of no bytes has none to sync.
+        assert set(synced) == {tmp_path, tmp_path / "runs", search}
+        assert (search / FILE_NAME).exists()
+    synced.clear()
+    write_whole(tmp_path / "a" / "b.json", "text")
+    assert synced[0] == tmp_path
+    assert synced[-1] == tmp_path / "a"
+    (search / "confirm").mkdir()
+    synced.clear()
+    assert set_aside(search / "confirm") == search / "confirm_1"
+    assert synced[-1] == search

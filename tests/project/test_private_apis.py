@@ -1,0 +1,133 @@
+"""What hep_ray uses of Ray, Optuna and scikit-learn that they do not promise: the list, and a failure when it changes.
+
+Each entry was read in the version beside it. A new minor version may change any of them: `pyproject.toml` bounds these
+packages from above, and whoever raises a bound reads the entries again and writes the new version here.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+READ_FROM = {"ray": "2.60", "optuna": "5.0", "scikit-learn": "1.9"}
+"""Package → minor version whose source was read."""
+LIBRARIES = {"ray", "optuna", "sklearn"}
+PRIVATE = {
+    "ray.air.execution._internal": "search/memory_monitor.py: Tune's manager of actors, told what a loss is",
+    "_trial_id": "search: a trial of a study is reopened to tell it intermediate values",
+    "_predictors": "models/gradient_boosting.py: the trees of a fitted model",
+    "_baseline_prediction": "models/gradient_boosting.py: what its trees are added to",
+}
+"""Name that begins with an underscore, or has a part that does → where and for what it is used."""
+PYTHONS_OWN = {"_exit"}
+
+
+def private_names() -> set[str]:
+    found = set()
+    for path in (REPOSITORY / "hep_ray").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                module = getattr(node, "module", None) or ""
+                names = [module, *(f"{module}.{one.name}".lstrip(".") for one in node.names)]
+                found |= {
+                    name
+                    for name in names
+                    if name.partition(".")[0] in LIBRARIES
+                    and any(part.startswith("_") for part in name.split("."))
+                    and not any(name.startswith(f"{other}.") for other in names if other != name)
+                }
+            elif isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+                own = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
+                if not own and node.attr not in PYTHONS_OWN:
+                    found.add(node.attr)
+    return found
+
+
+def test_every_private_name_that_is_used_is_listed() -> None:
+    assert private_names() == set(PRIVATE)
+
+
+def test_the_versions_are_those_that_were_read_and_are_bounded_from_above() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    needed = {
+        re.match(r"[\w-]+", one)[0]: one  # type: ignore[index]
+        for one in tomllib.loads(text)["project"]["dependencies"]
+    }
+    for package, read in READ_FROM.items():
+        major, minor = map(int, read.split("."))
+        assert version(package).split(".")[:2] == read.split("."), f"read the entries of {package} again"
+        assert needed[package].endswith(f",<{major}.{minor + 1}"), needed[package]
+
+
+def test_what_is_private_is_as_it_was_read() -> None:
+    import optuna
+    from ray.air.execution._internal import RayActorManager
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from hep_ray.search.memory_monitor import HOOK
+
+    def arguments(function: Any) -> list[str]:
+        return list(inspect.signature(function).parameters)
+
+    # Ray: the hook is a method of the class and is given the error of a task of an actor.
+    assert arguments(vars(RayActorManager)[HOOK]) == ["self", "tracked_actor_task", "exception"]
+    assert f"self.{HOOK}(" in inspect.getsource(RayActorManager)
+
+    # Optuna: the number of a trial in its storage, with which a Trial is made.
+    study = optuna.create_study()
+    study.ask()
+    frozen = study.get_trials(deepcopy=False)[0]
+    assert isinstance(frozen._trial_id, int)
+    assert arguments(optuna.trial.Trial) == ["study", "trial_id"]
+    optuna.trial.Trial(study, frozen._trial_id).report(0.5, 1)
+    assert study.get_trials(deepcopy=False)[0].intermediate_values == {1: 0.5}
+
+    # scikit-learn: one list per iteration, of one tree for two classes; a node leads to others or is a leaf.
+    x = np.arange(40, dtype=np.float64)[:, None]
+    fitted = HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=5).fit(x, x[:, 0] > 19)
+    assert [len(trees) for trees in fitted._predictors] == [1, 1, 1]
+    nodes = fitted._predictors[0][0].nodes
+    assert {"is_leaf", "feature_idx", "num_threshold", "left", "right", "value"} <= set(nodes.dtype.names)
+    assert not nodes[0]["is_leaf"]
+    assert np.ravel(fitted._baseline_prediction).shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["num_failures", "error_file", "last_result"])
+def test_what_the_recorder_reads_of_a_trial_of_tune_is_there(name: str) -> None:
+    """Neither documented nor marked as private."""
+    from ray.tune.experiment.trial import Trial, _TrainingRunMetadata
+
+    trial = Trial("stub", stub=True)
+    holders = [trial, _TrainingRunMetadata()]
+    assert any(name in dir(holder) for holder in holders)
+    assert isinstance(trial.run_metadata, _TrainingRunMetadata)
+
+
+def test_ray_keeps_its_note_and_its_settings_where_hep_ray_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._common.utils import get_ray_address_file
+    from ray.data import DataContext
+
+    from hep_ray.head import meant, ray_temp_dir
+
+    for variables in ({"TMPDIR": tmp_path / "t"}, {"TMPDIR": tmp_path / "t", "RAY_TMPDIR": tmp_path / "r"}):
+        for key, value in variables.items():
+            monkeypatch.setenv(key, str(value))
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        note = Path(get_ray_address_file(None))
+        assert note == ray_temp_dir() / "ray_current_cluster"
+        note.parent.mkdir(parents=True)
+        note.write_text("10.0.0.5:6379")
+        assert str(meant()) == "10.0.0.5:6379"
+    assert hasattr(DataContext.get_current(), "op_resource_reservation_enabled")
+    assert {"resource_limits", "preserve_order"} <= set(dir(DataContext.get_current().execution_options))

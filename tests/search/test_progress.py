@@ -1,0 +1,37 @@
+"""The live view while the driver goes on."""
+
+import io
+import itertools
+
+from rich.console import Console
+
+from hep_ray.search.progress import Progress
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.records import EpochFinished, TrialStarted
+
+
+def test_the_view_can_be_drawn_while_trials_are_added():
+    state, numbers = SearchState(), itertools.count(1)
+
+    def add():
+        number = next(numbers)
+        trial_id = f"t{number:04d}"
+        state.apply(TrialStarted(time=0.0, trial_id=trial_id, number=number, seed=0, params={}))
+        state.apply(EpochFinished(time=0.0, trial_id=trial_id, metrics={"epoch": 1.0, "val_auc": 0.5}))
+
+    class LookedAt(TrialState):
+        """At the moment at which the view looks at it, the driver's thread adds a trial."""
+
+        def __getattribute__(self, name):
+            if name in {"finished", "history"}:
+                add()
+            return super().__getattribute__(name)
+
+    first = TrialStarted(time=0.0, trial_id="t0000", number=0, seed=0, params={})
+    state.trials["t0000"] = LookedAt(first)
+    view = Progress(state, 100, 2, "val_auc", "max", Console(file=io.StringIO()))
+    before = len(state.trials)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(view._view())
+    assert len(state.trials) > before + 3
+    assert "t0000" in console.file.getvalue()
