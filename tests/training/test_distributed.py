@@ -15,6 +15,7 @@ import torch
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.models import MODELS
+from hep_ray.registry import OWN_CODE
 from hep_ray.training.config import TrainerConfig
 from hep_ray.training.distributed import ALONE, backend, share
 from hep_ray.training.validation import validate
@@ -32,6 +33,7 @@ def rank() -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     MODELS._entries.pop("normalised")
+    OWN_CODE.pop("rank", None)
 
 
 @pytest.fixture(scope="module")
