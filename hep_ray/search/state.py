@@ -127,13 +127,18 @@ class SearchState:
         return [trial for trial in self.drawn() if trial.finished is None]
 
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
-        """Trials, best first; then those that failed, whatever they had reached; those without an epoch last."""
+        """Trials, best first; then those that failed, whatever they had reached; those without an epoch last.
+
+        Of equals, and of those without a rank, the one that started last comes first: so does MLflow order them.
+        """
         sign = -1 if mode == "max" else 1
 
-        def key(trial: TrialState) -> tuple[bool, bool, float, int]:
+        def key(trial: TrialState) -> tuple[int, float, int, int]:
             best = trial.best(metric, mode)
-            value = sign * best[metric] if best else 0.0
-            return (best is None, trial.status == "failed", value, trial.started.number)
+            failed = trial.status == "failed"
+            place = 2 if best is None else int(failed)
+            value = sign * best[metric] if best and not failed else 0.0
+            return (place, value, -int(1000 * trial.started.time), -trial.started.number)
 
         return sorted(self.drawn(), key=key)
 

@@ -23,6 +23,11 @@ def metric_key(key: str) -> str:
     return f"{split}/{name}"
 
 
+def best_key(metric: str) -> str:
+    """The name in MLflow of a metric's best value so far, by which trials are ranked: of `val_auc` it is `best/auc`."""
+    return "best/" + metric_key(metric).removeprefix("val/")
+
+
 def varied(space: Mapping[str, Any]) -> tuple[str, ...]:
     """Parameters of which a space, in words, allows more than one value."""
     several = {*choices(space), *ranges(space)}

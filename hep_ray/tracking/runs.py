@@ -12,7 +12,7 @@ from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.tracking.client import artifact_location, find_runs, open_client, store_file
-from hep_ray.tracking.names import metric_key, run_name
+from hep_ray.tracking.names import best_key, metric_key, run_name
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -57,6 +57,8 @@ class RunWriter:
         self._client: Any = None
         self._experiment_id = ""
         self._search: SearchStarted | None = None
+        self._best: dict[str, dict[int, float]] = {}
+        """Trial → epoch → best value so far of the metric that ranks."""
         self._unanswered = ""
         """Trial whose run was asked for without an answer: it may be there."""
         self._doubtful = uri.startswith(("http://", "https://"))
@@ -75,8 +77,8 @@ class RunWriter:
             self._experiment_id = self._find_or_create()
 
     def write_epochs(self, records: Sequence[EpochFinished]) -> None:
-        """Log the metrics of epochs of one trial together."""
-        points = [point for record in records for point in _points(record)]
+        """Log the metrics of epochs of one trial together, with the best value so far of the one that ranks."""
+        points = [point for record in records for point in (*_points(record), *self._best_so_far(record))]
         run_id = self.run_ids[records[0].trial_id]
         for first in range(0, len(points), METRICS_PER_CALL):
             self._client.log_batch(run_id, metrics=points[first : first + METRICS_PER_CALL])
@@ -90,19 +92,45 @@ class RunWriter:
         elif isinstance(record, EpochFinished):
             self.write_epochs([record])
         elif isinstance(record, TrialFinished):
-            run_id = self.run_ids[record.trial_id]
-            self._client.set_tag(run_id, STATUS_TAG, record.status)
-            if record.cause:
-                self._client.set_tag(run_id, CAUSE_TAG, record.cause[:CAUSE_LENGTH])
-            if record.log:
-                self._store_log(run_id, record.log)
-            self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
+            self._finish_trial(record)
         elif isinstance(record, TrialLost):
             self._client.set_tag(self.run_ids[record.trial_id], LOST_TAG, record.cause[:CAUSE_LENGTH])
         elif isinstance(record, TrialTested):
             self._client.log_batch(self.run_ids[record.trial_id], metrics=_points(record))
         elif self.parent_run_id is not None:
             self._client.set_terminated(self.parent_run_id, "FINISHED", int(1000 * record.time))
+
+    def _finish_trial(self, record: TrialFinished) -> None:
+        run_id = self.run_ids[record.trial_id]
+        self._client.set_tag(run_id, STATUS_TAG, record.status)
+        if record.cause:
+            self._client.set_tag(run_id, CAUSE_TAG, record.cause[:CAUSE_LENGTH])
+        if record.log:
+            self._store_log(run_id, record.log)
+        if record.status == "failed":
+            self._rank_below(record)
+        self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
+
+    def _best_so_far(self, record: EpochFinished) -> list[Any]:
+        """The figure by which the leaderboard ranks, after this epoch."""
+        from mlflow.entities import Metric
+
+        search = self._search
+        assert search is not None
+        value = record.metrics.get(search.metric)
+        if value is None:
+            return []
+        better = max if search.mode == "max" else min
+        so_far = self._best.setdefault(record.trial_id, {})
+        so_far[record.epoch] = better(value, so_far.get(record.epoch - 1, value))
+        return [Metric(best_key(search.metric), so_far[record.epoch], int(1000 * record.time), record.epoch)]
+
+    def _rank_below(self, record: TrialFinished) -> None:
+        """Below all that did not fail, whatever it had reached: MLflow puts what is no number there."""
+        so_far = self._best.get(record.trial_id)
+        if so_far and self._search is not None:
+            key, stamp = best_key(self._search.metric), int(1000 * record.time)
+            self._client.log_metric(self.run_ids[record.trial_id], key, float("nan"), stamp, max(so_far))
 
     def attach(self, artifact: Path) -> None:
         """Store a file with the parent run, if there is one."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from hep_ray.tracking.names import choices, metric_key, ranges, varied
+from hep_ray.tracking.names import best_key, choices, metric_key, ranges, varied
 from hep_ray.tracking.records import SearchStarted
 
 NOTE_TAG = "mlflow.note.content"
@@ -76,12 +76,14 @@ def _of_search(started: SearchStarted) -> dict[str, tuple[str, dict[str, Any]]]:
     metric = metric_key(started.metric)
     params = varied(started.space)
     columns = [
-        *_metrics(metric, f"{metric}_error", "confirmed/" + metric.removeprefix("val/")),
+        *_metrics(
+            best_key(started.metric), metric, f"{metric}_error", "confirmed/" + metric.removeprefix("val/")
+        ),
         *(f"params.`{name}`" for name in params),
         "tags.`hep_ray.status`",
     ]
-    state = _state(started.search_id, metric, columns, ascending=started.mode == "min")
-    views = {TRIALS: ("trials, best first", {**state, **_charts(metric, started.space)})}
+    state = _state(started.search_id, best_key(started.metric), columns, ascending=started.mode == "min")
+    views = {TRIALS: ("trials, best first", {**state, **_charts(started)})}
     can_group = [name for name in (*GROUP_FIRST, *params) if name in choices(started.space)]
     if can_group:
         views[GROUPS] = (f"means by {can_group[0]}", {**state, "groupBy": _group("param", can_group[0])})
@@ -137,20 +139,21 @@ def _state(
     }
 
 
-def _charts(metric: str, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Learning curves, the metric against every parameter with a range, and all parameters side by side."""
+def _charts(started: SearchStarted) -> dict[str, Any]:
+    """Learning curves, the best value against every parameter with a range, and all parameters side by side."""
+    metric, best, space = metric_key(started.metric), best_key(started.metric), started.space
     cards: list[dict[str, Any]] = [_line(key) for key in dict.fromkeys((metric, "val/loss", "train/loss"))]
     cards += [
         {
             "type": "SCATTER",
             "runsCountToCompare": 100,
             "xaxis": {"key": name, "type": "PARAM"},
-            "yaxis": {"key": metric, "type": "METRIC"},
+            "yaxis": {"key": best, "type": "METRIC"},
         }
         for name in ranges(space)[:2]
     ]
     if len(varied(space)) > 1:
-        parallel = {"selectedParams": list(varied(space)), "selectedMetrics": [metric], "showAllRuns": True}
+        parallel = {"selectedParams": list(varied(space)), "selectedMetrics": [best], "showAllRuns": True}
         cards.append({"type": "PARALLEL", "runsCountToCompare": 100, **parallel})
     every = {"metricSectionId": SECTION, "deleted": False, "isGenerated": False}
     section = {"uuid": SECTION, "name": SECTION, "display": True, "isReordered": True}

@@ -1,13 +1,17 @@
+import json
 from pathlib import Path
 
 import pytest
 from past_search import EPOCHS, journal
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.search.leaderboard import leaderboard
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.artifacts import attach_to_search
 from hep_ray.tracking.client import artifact_location, default_uri, open_client
 from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker
+from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +121,45 @@ def test_confirmed_values_are_written_without_counts_and_errors(storage):
     }  # fmt: skip
     assert children["t0001"].data.tags["confirmed"] == "finalist"
     assert parent.data.metrics["confirmed/accuracy_t0001"] == 0.8
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_the_view_of_trials_stands_in_the_order_of_the_leaderboard(storage, mode):
+    sign = 1 if mode == "max" else -1
+    # Values of each trial's epochs, how it ended, and its start in s: the last epoch is not the best; two tie; of two
+    # failed ones one had been the best; one failed and one runs before its first epoch.
+    trials = [
+        ([0.6, 0.9, 0.2], "completed", 1), ([0.7, 0.8, 0.8], "completed", 2), ([0.5, 0.7], "stopped", 3),
+        ([0.99], "failed", 4), ([], "failed", 5), ([0.8], "completed", 6), ([0.95, 0.1], None, 7),
+        ([0.3, 0.4], "failed", 8), ([], None, 9),
+    ]  # fmt: skip
+    first, *_ = journal(f"order-{mode}")
+    records = [first.model_copy(update={"mode": mode})]
+    for number, (values, status, start) in enumerate(trials):
+        name = f"t{number:04d}"
+        records.append(TrialStarted(time=start, trial_id=name, number=number, params={}, seed=0))
+        for epoch, value in enumerate(values, start=1):
+            metrics = {"epoch": epoch, "val_accuracy": sign * value, "val_loss": 1.0, "epoch_seconds": 1.0}
+            records.append(EpochFinished(time=start + epoch, trial_id=name, metrics=metrics))
+        if status:
+            records.append(TrialFinished(time=start + 5, trial_id=name, status=status))
+    tracker = write(storage, records)
+    write(storage, records)  # again, as when a server was away
+
+    client, _, children = runs(storage, f"order-{mode}")
+    experiment = client.get_experiment_by_name("toy")
+    tags = [tag for key, tag in experiment.tags.items() if key.endswith("hep_ray-trials")]
+    state = json.loads(json.loads(tags[0])["state"])
+    direction = "ASC" if state["orderByAsc"] else "DESC"
+    order = [f"{state['orderByKey']} {direction}"]
+    found = client.search_runs([experiment.experiment_id], state["searchFilter"], order_by=order)
+    shown = [run.data.tags[TRIAL_TAG] for run in found]
+    board = leaderboard(SearchState.fold(records), tracker.run_ids)
+    assert shown == [trial["trial_id"] for trial in board["trials"]]
+    assert shown == ["t0006", "t0000", "t0005", "t0001", "t0002", "t0007", "t0003", "t0008", "t0004"]
+    history = client.get_metric_history(children["t0000"].info.run_id, "best/accuracy")
+    assert [(point.step, point.value) for point in history] == [
+        (1, sign * 0.6),
+        (2, sign * 0.9),
+        (3, sign * 0.9),
+    ]

@@ -80,9 +80,10 @@ def test_a_search_offers_its_trials_best_first_and_their_means_by_root_index():
 
     name, trials = found["hep_ray-trials"]
     assert name == "trials, best first"
-    assert trials["orderByKey"] == "metrics.`val/auc`"
+    assert trials["orderByKey"] == "metrics.`best/auc`"
     assert trials["orderByAsc"] is False
     assert trials["selectedColumns"] == [
+        "metrics.`best/auc`",
         "metrics.`val/auc`",
         "metrics.`val/auc_error`",
         "metrics.`confirmed/auc`",
@@ -104,7 +105,7 @@ def test_a_search_offers_its_trials_best_first_and_their_means_by_root_index():
 def test_less_is_better_where_the_search_says_so():
     (_, state) = views(experiment_tags(started(metric="val_loss", mode="min"), "7"))["hep_ray-trials"]
 
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/loss`", True)
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best/loss`", True)
     assert [card["metricKey"] for card in state["compareRunCharts"] if card["type"] == "LINE"] == [
         "val/loss",
         "train/loss",
@@ -140,7 +141,7 @@ def test_a_space_of_many_parameters_still_fits_into_a_tag():
 
     (_, state) = views(experiment_tags(started(space), "7"))["hep_ray-trials"]
 
-    assert state["orderByKey"] == "metrics.`val/auc`"
+    assert state["orderByKey"] == "metrics.`best/auc`"
 
 
 def test_the_address_of_a_view_opens_the_pages_of_model_training():

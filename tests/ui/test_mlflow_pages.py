@@ -46,7 +46,7 @@ def test_the_command_prints_where_the_trials_are_and_they_are_there_best_first(s
     )
     assert len(re.findall(r"t000[0-3] root_index=[13] learning_rate=0\.0\d+", text)) == 4
     assert "Trials on quadrants, ranked by val/accuracy (max)" in text
-    cells = browser.find(".ag-cell[col-id='metrics.`val/accuracy`']")
+    cells = browser.find(".ag-cell[col-id='metrics.`best/accuracy`']")
     values = [float(cell.text) for cell in sorted(cells, key=lambda cell: cell.location["y"])]
     assert len(values) == 4
     assert values == sorted(values, reverse=True)
