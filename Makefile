@@ -54,7 +54,7 @@ test-slow: env ## The tests that take minutes
 test-ui: env ## MLflow's pages in a headless Chromium; screenshots go to artifacts/ui
 	$(VENV)/pytest -m ui $(PYTEST_ARGS)
 
-test-cluster: env ## Ray clusters over real ssh, in namespaces of their own; needs root, sshd and rsync
+test-cluster: env ## Ray clusters over real ssh, in namespaces of their own; fails without root, sshd and rsync
 	$(VENV)/pytest -m cluster $(PYTEST_ARGS)
 
 searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events

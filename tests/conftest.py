@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +26,88 @@ settings.register_profile(
 settings.load_profile("hep_ray")
 
 REPOSITORY = Path(__file__).parents[1]
+
+SKIPPED = pytest.StashKey[dict[str, str]]()
+"""Skipped test, or file of tests → why."""
+RAN = pytest.StashKey[set[str]]()
+COMPLAINT = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SKIPPED], config.stash[RAN] = {}, set()
+    config.pluginmanager.register(Skips(config), "skips")
+
+
+class Skips:
+    """Lets a run fail that was asked for and of which nothing ran, or that skipped what must run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._stash = config.stash
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._stash[SKIPPED][report.nodeid] = _reason(report)
+        elif report.when == "call":
+            self._stash[RAN].add(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._stash[SKIPPED][report.nodeid] = _reason(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        complaint = complain(
+            self._stash[SKIPPED],
+            len(self._stash[RAN]),
+            session.config.getoption("markexpr"),
+            strict=os.environ.get("HEP_RAY_STRICT_SKIPS", "0") not in {"", "0"},
+        )
+        if complaint and exitstatus == pytest.ExitCode.OK:
+            self._stash[COMPLAINT] = complaint
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if complaint := self._stash.get(COMPLAINT, ""):
+            terminalreporter.section("skipped", red=True)
+            terminalreporter.write_line(complaint)
+
+
+def complain(skipped: dict[str, str], ran: int, markers: str, *, strict: bool) -> str:
+    """What is wrong with the skips of a run; nothing where all is well.
+
+    Args:
+        skipped: test → why.
+        ran: tests that ran.
+        markers: the expression of `-m`.
+        strict: whether every skip must be on the list in `skips.toml`.
+    """
+    asked = [
+        word for negated, word in re.findall(r"(not\s+)?\b(?!not\b|and\b|or\b)(\w+)", markers) if not negated
+    ]
+    reasons = sorted(set(skipped.values()))
+    if asked and skipped and not ran:
+        return f"-m '{markers}' was asked for and nothing of it ran:\n" + "\n".join(
+            f"  {one}" for one in reasons
+        )
+    if not strict:
+        return ""
+    allowed = tomllib.loads((REPOSITORY / "tests/skips.toml").read_text(encoding="utf-8"))["allowed"]
+    wrong = {
+        test: reason
+        for test, reason in skipped.items()
+        if not any(re.search(one["reason"], reason) for one in allowed)
+    }
+    listing = "".join(f"\n  {test}: {reason}" for test, reason in sorted(wrong.items()))
+    return (
+        f"every skip is on the list in tests/skips.toml, or the test runs; these are not:{listing}"
+        if wrong
+        else ""
+    )
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    found = report.longrepr
+    text = found[2] if isinstance(found, tuple) else str(found)
+    return text.removeprefix("Skipped: ")
 
 
 @pytest.fixture(scope="session")
