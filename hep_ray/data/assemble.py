@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hep_ray.data.column_names import field_of
 from hep_ray.data.columns import EVENT_ID, LABEL, Arrays, Column
 from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression
 from hep_ray.data.infer import is_numeric
+from hep_ray.data.labels import Origin, labels_of
 from hep_ray.data.missing import filled, missing_values, needed_fields, refuse_missing
 from hep_ray.data.runs import take
-from hep_ray.data.schema_file import ColumnRule, LabelRule, SchemaFile
+from hep_ray.data.schema_file import ColumnRule, SchemaFile
 from hep_ray.errors import InvalidEvents
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a batch comes from.
-
-    Attributes:
-        stem: file name without its endings, of which ids are made.
-        shown: path and part, for messages.
-        part: name of the part.
-        label: the class, where the file or the part decides it.
-        start: number of the first row within the part.
-        cell: shows a value of a row as it is written, if the format has a way to.
-        prefix: of the ids, in messages.
-        fills: how missing values are filled, in messages.
-    """
-
-    stem: str
-    shown: str
-    part: str
-    label: int | None
-    start: int
-    cell: Callable[[int, str], str] | None = None
-    prefix: str = ""
-    fills: str = "--missing VALUE, or missing = VALUE of the column in a schema file,"
-
-    def at(self, row: int, name: str) -> str:
-        """A value of a row of the part, for messages."""
-        return self.cell(int(row), name) if self.cell else f"{self.shown}, row {row}"
 
 
 def assemble(
@@ -62,13 +34,16 @@ def assemble(
         InvalidEvents: a value is absent, outside its dtype, or belongs to no class; file and row are named.
         InvalidConfig: an expression does not suit its fields.
     """
-    needed = needed_fields(rules, columns)
+    needed = needed_fields(rules, columns, batch.schema.names)
     raw = {name: _values(batch, name, origin, needed) for name in batch.schema.names}
     rows = origin.start + np.arange(batch.num_rows)
     keep = np.ones(batch.num_rows, dtype=bool)
+    named = {
+        rule.name: raw[name] for rule in columns if (name := field_of(rule.name, columns, raw)) in raw
+    } | raw
     if rules.selection is not None:
-        keep = Expression(rules.selection).mask(raw, batch.num_rows)
-    labels, known = _labels(raw, origin, rules.label, schema, keep)
+        keep = Expression(rules.selection).mask(named, batch.num_rows)
+    labels, known = labels_of(named, origin, rules.label, schema, keep)
     keep &= known
     if not keep.all():
         raw, rows, labels = take(raw, keep), rows[keep], labels[keep]
@@ -107,39 +82,6 @@ def _values(batch: pa.RecordBatch, name: str, origin: Origin, needed: Collection
                 f"whole numbers beside missing ones are below 2^53; field '{name}' of {origin.shown}: {fault}"
             ) from None
     return values.to_numpy(zero_copy_only=False)
-
-
-def _labels(
-    raw: Mapping[str, Any], origin: Origin, rule: LabelRule, schema: EventSchema, keep: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Labels, and which events have one."""
-    events = len(keep)
-    if rule.from_ in {"file", "part"}:
-        return np.full(events, origin.label, dtype=np.int64), np.ones(events, dtype=bool)
-    if rule.from_ == "where":
-        fulfilled = np.array([Expression(text).mask(raw, events) for text in rule.where])
-        several = (fulfilled.sum(axis=0) > 1) & keep
-        if several.any():
-            row = int(several.argmax())
-            both = [schema.classes[index] for index in np.flatnonzero(fulfilled[:, row])]
-            raise InvalidEvents(
-                f"an event fulfils the expression of one class; {origin.shown}, row {origin.start + row} "
-                f"fulfils those of {', '.join(both)}"
-            )
-        return fulfilled.argmax(axis=0).astype(np.int64), np.asarray(fulfilled.any(axis=0))
-    values: npt.NDArray[Any] = np.asarray(raw[str(rule.field)])
-    wanted = rule.values or tuple(range(len(schema.classes)))
-    matches: npt.NDArray[np.bool_] = np.array([values == value for value in wanted]).reshape(
-        len(wanted), events
-    )
-    stray = ~matches.any(axis=0) & keep
-    if stray.any():
-        row = int(stray.argmax())
-        raise InvalidEvents(
-            f"the field '{rule.field}' is one of {list(wanted)}; in {origin.shown}, row {origin.start + row} "
-            f"it is {values[row]!r}"
-        )
-    return matches.argmax(axis=0).astype(np.int64), np.ones(events, dtype=bool)
 
 
 def _column(

@@ -43,7 +43,14 @@ def convert_command(
         typer.Option(help="Take only these fields, separated by commas. Default: every numeric one."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Field that holds the label: 0, 1, … in the order of --classes.")
+        str | None,
+        typer.Option(
+            help="Field that holds the label: 0, 1, … in the order of --classes, their names, or one-hot."
+        ),
+    ] = None,
+    label_values: Annotated[
+        str | None,
+        typer.Option(help="Values of the label in the order of --classes, where they are others: -1,1."),
     ] = None,
     weight: Annotated[
         str | None, typer.Option(help="Field that weights the events; no model sees it.")
@@ -96,11 +103,17 @@ def convert_command(
     from hep_ray.data.splits import SplitRule
 
     rules: str | SchemaFile | None = schema
-    if label is not None:
+    if label is not None or label_values is not None:
         if schema is None and reader is None:
             raise InvalidConfig("a conversion has a reader or a schema; got neither")
         base = load_schema(schema) if schema else SchemaFile(reader=str(reader))
-        rules = base.model_copy(update={"label": LabelRule.model_validate({"from": "field", "field": label})})
+        field, values = label or base.label.field, words(label_values)
+        if field is None:
+            raise InvalidConfig(
+                f"--label-values are those of the field that --label names; got '{label_values}' alone"
+            )
+        told = {"from": "field", "field": field, "values": values or (() if label else base.label.values)}
+        rules = base.model_copy(update={"label": LabelRule.model_validate(told)})
     bars = (TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
         row = bar.add_task("converting", total=None)

@@ -33,6 +33,18 @@ Arrays = dict[str, npt.NDArray[Any]]
 """Events as numpy: one array of N rows per column, beside `event_id` and `label`."""
 
 
+def legal_name(field: str) -> str:
+    """The name of a column for a field of any name, such as `MissingET_MET` for `MissingET.MET`.
+
+    Other marks than letters, digits and underscores become underscores, none of them at an end; empty where nothing is
+    left.
+    """
+    if _COLUMN_NAME.fullmatch(field):
+        return field
+    name = re.sub("[^A-Za-z0-9_]+", "_", field).strip("_")
+    return f"_{name}" if name[:1].isdigit() else name
+
+
 class Column(Config):
     """One measured quantity of an event.
 
@@ -63,7 +75,10 @@ class Column(Config):
     @model_validator(mode="after")
     def _sound(self) -> Column:
         if not _COLUMN_NAME.fullmatch(self.name):
-            raise InvalidSchema(f"a column name is letters, digits and underscores; got '{self.name}'")
+            raise InvalidSchema(
+                f"a column name is letters, digits and underscores; got '{self.name}': give the column another name, "
+                f"such as '{legal_name(self.name) or 'x'}', with `sources = [\"{self.name}\"]`"
+            )
         if self.name in RESERVED:
             raise InvalidSchema(
                 f"the names {', '.join(RESERVED)} are reserved; a column is named '{self.name}'"
@@ -93,7 +108,9 @@ class Column(Config):
             )
         for element in self.elements:
             if not _COLUMN_NAME.fullmatch(element):
-                raise InvalidSchema(f"an element name is letters, digits and underscores; got '{element}'")
+                raise InvalidSchema(
+                    f"an element name is letters, digits and underscores; got '{element}': name them by `elements`"
+                )
         if self.element_units and len(self.element_units) != len(self.elements):
             raise InvalidSchema(
                 f"there is one unit for each of the {len(self.elements)} elements of '{self.name}'; "

@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import Field, FiniteFloat, JsonValue
 
 from hep_ray.config import Config, parse
+from hep_ray.data.column_names import renamed
+from hep_ray.data.columns import legal_name
 from hep_ray.data.events import EventSchema
 from hep_ray.data.folder import refuse_occupied
 from hep_ray.data.infer import infer_columns, set_aside
@@ -110,7 +112,7 @@ def convert(
         "files": opened.identities(),
         "drop_duplicates": chosen.drop_duplicates,
         "balance": chosen.balance,
-        "notes": list(opened.notes),
+        "notes": [*opened.notes, *(renamed(columns) if not rules.columns else ())],
     }
     if left_out := _left_out(opened, rules, chosen):
         source["left_out"] = dict(left_out)
@@ -184,7 +186,7 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
         classes=rules.classes,
         class_meaning=rules.class_meaning,
         signal=rules.signal or (rules.classes[-1] if rules.classes else ""),
-        weight=rules.weight,
+        weight=rules.weight if rules.columns else rules.weight and legal_name(rules.weight),
         group=rules.group,
     )
 

@@ -210,7 +210,9 @@ class EventSchema(Config):
             row = int(negative.argmax())
             raise InvalidEvents(
                 f"a sample weight is at least 0; '{self.weight}' of event '{event_ids[row]}' is "
-                f"{columns[self.weight][row]}"
+                f'{columns[self.weight][row]}: train on its size by `expression = "abs({self.weight})"` for a '
+                f"column of another name in a schema file, or leave such events out by --select "
+                f'"{self.weight} > 0"'
             )
         return {
             EVENT_ID: event_ids,

@@ -1,8 +1,9 @@
 """Expressions over the columns of events, such as `n_objects_70 >= 5 and st >= 7000` or `abs(eta) < 0.65`.
 
-Python's syntax for numbers, comparisons, `and or not` and a fixed list of functions; nothing else is
-evaluated. Values are arrays over events: plain, of fixed size, or of variable length (awkward); those with several
-values in an event are reduced by `count`, `sum`, `largest`, `smallest`, `any` and `all`.
+Python's syntax for numbers, comparisons, `and or not` and a fixed list of functions; nothing else is evaluated. Dotted
+names are columns; other odd names stand in backticks. Values are arrays over events: plain, of fixed size, or of
+variable length (awkward); those with several values in an event are reduced by `count`, `sum`, `largest`, `smallest`,
+`any` and `all`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from hep_ray.data.names import Names, quoted, without_backticks
 from hep_ray.errors import InvalidConfig
 
 LONGEST = 2000
@@ -78,12 +80,14 @@ class Expression:
         if len(text) > LONGEST:
             raise InvalidConfig(f"an expression has at most {LONGEST} characters; got {len(text)}")
         try:
-            self._tree = ast.parse(text.strip(), mode="eval").body
+            plain, quoted = without_backticks(text.strip())
+            self._tree = Names(quoted).visit(ast.parse(plain, mode="eval").body)
             self.names = self._check()
             calls = [node.func for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
             self.functions = frozenset(node.id for node in calls if isinstance(node, ast.Name))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
-            raise InvalidConfig(f"an expression is Python arithmetic; '{text}' is not: {fault}") from None
+            said = f"an expression is Python arithmetic with odd names in backticks, `jet pt`; '{text}' is not: {fault}"
+            raise InvalidConfig(said) from None
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -238,4 +242,6 @@ def unknown(name: str, known: Mapping[str, Any] | list[str]) -> str:
     """Such as `there is no 'etaa' (did you mean 'eta'?); there are: eta, phi`."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return f"there is no '{name}'{hint}; there are: {', '.join(known)}"
+    odd = next((other for other in known if quoted(other) != other), None)
+    marks = f" (in expressions, odd names stand in backticks: `{odd}`)" if odd else ""
+    return f"there is no '{name}'{hint}; there are: {', '.join(known)}{marks}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from hep_ray.data.column_names import named_for
 from hep_ray.data.columns import DTYPES, EVENT_ID, RESERVED
 from hep_ray.data.expressions import Expression, unknown
 from hep_ray.data.inputs import InputPart
@@ -108,11 +109,12 @@ def infer_columns(
         only = [*only, *(name for name in (rules.weight, rules.group) if name and name not in only)]
     found = [_numeric_fields(one, rules, only) for one in parts]
     _check_agreement(parts, found)
-    columns = []
+    columns: list[ColumnRule] = []
     for name, field in found[0].items():
         dtypes = [_natural_dtype(fields[name].type) for fields in found]
         unit = (field.metadata or {}).get(b"unit", b"").decode()
-        columns.append(ColumnRule(name=name, unit=unit, dtype=_common_dtype(dtypes), missing=missing))
+        rule = ColumnRule(**named_for(name, columns), unit=unit, dtype=_common_dtype(dtypes), missing=missing)
+        columns.append(rule)
     if not columns:
         fields = parts[0].part.fields.names
         aside = set_aside(parts[0].part, rules, only)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hep_ray.data.assemble import Origin, assemble
+from hep_ray.data.assemble import assemble
 from hep_ray.data.events import EVENT_ID, LABEL, Arrays, EventSchema
 from hep_ray.data.inputs import InputPart
+from hep_ray.data.labels import Origin
 from hep_ray.data.readers import READERS, parse_options
 from hep_ray.data.runs import Run, RunWriter
 from hep_ray.data.schema_file import ColumnRule, SchemaFile

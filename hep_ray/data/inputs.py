@@ -12,6 +12,7 @@ from hep_ray.config import Config
 from hep_ray.data.columns import EVENT_ID, LABEL
 from hep_ray.data.events import EventSchema
 from hep_ray.data.identities import digest_of, distinct_digests, told_apart
+from hep_ray.data.labels import settled
 from hep_ray.data.paths import Given, given_inputs, open_all
 from hep_ray.data.readers import READERS, Opened, Part, Reader, parse_options
 from hep_ray.data.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile
@@ -135,6 +136,8 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
         wanted = ", ".join(rules.label.parts or rules.classes)
         raise UnreadableInput(f"an input has a part for each class, named {wanted}; the inputs have {named}")
     full = tuple(one for one in parts if one.part.rows != 0)
+    if schema is None:
+        rules = rules.model_copy(update={"label": settled(rules.label, rules.classes, full)})
     _refuse_empty_class(rules, parts, full, empty)
     companions = tuple(dict.fromkeys(path for _, one in opened for path in one.companions))
     return Inputs(reader, options, rules, _with_stems(full), digests, schema, companions, (*notes, *empty))

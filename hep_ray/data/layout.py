@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.config import parse
-from hep_ray.data.columns import EVENT_ID, Column
+from hep_ray.data.column_names import field_of
+from hep_ray.data.columns import EVENT_ID, Column, legal_name
 from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression, unknown
 from hep_ray.data.infer import is_numeric, refusal, shape_of
@@ -57,6 +58,8 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
                 f"{unknown(name, part.fields.names)}"
             )
         fields.append(part.fields.field(name))
+        if rule.expression is None and not is_numeric(fields[-1].type):
+            raise InvalidSchema(f"a column is of numbers; '{name}' is {_reason(part, name)}")
     shapes = {shape_of(field.type, rule.pad_to) for field in fields}
     if rule.expression is not None:
         shape = _expression_shape(rule, fields)
@@ -75,16 +78,20 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
                 f"column '{rule.name}' has the shape {rule.shape} by its rule; the input has {shape}"
             )
         shape = rule.shape
-    elements = rule.elements or (rule.reads if len(fields) > 1 and not rule.expression else ())
+    own = tuple(map(legal_name, rule.reads)) if len(fields) > 1 and not rule.expression else ()
     return Column(
         name=rule.name,
         shape=shape,
         dtype=rule.dtype,
         unit=rule.unit,
-        elements=elements,
+        elements=rule.elements or own,
         element_units=rule.element_units,
         axes=rule.axes,
     )
+
+
+def _reason(part: Part, name: str) -> str:
+    return part.left_out[name].reason if name in part.left_out else "text"
 
 
 def with_axes(schema: EventSchema, rules: Sequence[ColumnRule]) -> EventSchema:
@@ -119,9 +126,9 @@ def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) ->
     Raises:
         InvalidSchema: one of them is absent; the message names the nearest.
     """
+    texts = [*([rules.selection] if rules.selection else []), *rules.label.where]
     names = [name for column in columns for name in column.reads]
-    names += Expression(rules.selection).names if rules.selection else ()
-    names += [name for text in rules.label.where for name in Expression(text).names]
+    names += [field_of(name, columns, part.fields.names) for text in texts for name in Expression(text).names]
     names += [rules.label.field] if rules.label.field else []
     names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in part.fields.names else [])
     for name in names:

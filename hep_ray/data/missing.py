@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hep_ray.data.column_names import field_of
 from hep_ray.data.expressions import Expression
 from hep_ray.data.schema_file import ColumnRule, SchemaFile
 from hep_ray.errors import InvalidEvents
@@ -67,7 +68,7 @@ def refuse_missing(
     )
 
 
-def needed_fields(rules: SchemaFile, columns: Sequence[ColumnRule]) -> frozenset[str]:
+def needed_fields(rules: SchemaFile, columns: Sequence[ColumnRule], known: Collection[str]) -> frozenset[str]:
     """Fields whose values may not be missing: those that decide label, id and selection, and what is worked out.
 
     An expression that calls `isfinite` says itself what becomes of missing values.
@@ -75,4 +76,5 @@ def needed_fields(rules: SchemaFile, columns: Sequence[ColumnRule]) -> frozenset
     texts = [*rules.label.where, *(column.expression for column in columns), rules.selection]
     expressions = [Expression(text) for text in texts if text]
     names = [name for one in expressions if "isfinite" not in one.functions for name in one.names]
+    names = [field_of(name, columns, known) for name in names]
     return frozenset([*names, *rules.event_id.fields, *([rules.label.field] if rules.label.field else [])])

@@ -30,7 +30,8 @@ class LabelRule(Config):
             `field`: the value of a field; `where`: the expression that it fulfils.
         parts: with `part`, the names of the parts in the order of the classes; by default the classes' own.
         field: with `field`, its name.
-        values: with `field`, its values in the order of the classes; by default 0, 1, ….
+        values: with `field`, its values in the order of the classes. By default a field of text has the names of the
+            classes; one of numbers has 0, 1, …, or the classes' names if these are whole numbers such as -1 and +1.
         where: with `where`, one expression for each class; events that fulfil none are left out.
     """
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from hep_ray.data.column_names import field_of
 from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression, unknown
@@ -185,7 +186,8 @@ def _names(
     rules: SchemaFile, columns: Sequence[ColumnRule], known: Sequence[str], shown: str
 ) -> tuple[str, ...]:
     names = [name for column in columns for name in column.reads]
-    names += Expression(rules.selection).names if rules.selection else ()
+    texts = [rules.selection] if rules.selection else []
+    names += [field_of(name, columns, known) for text in texts for name in Expression(text).names]
     names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in known else [])
     for name in names:
         if name not in (*known, EVENT_ID):

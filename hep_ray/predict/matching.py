@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from hep_ray.data.columns import Column
+from hep_ray.data.columns import Column, legal_name
 from hep_ray.data.events import EventSchema
 from hep_ray.data.layout import columns_of
 from hep_ray.data.readers import Part
@@ -51,8 +51,12 @@ def rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple[
         ModelMismatch: a field is absent, of another shape, or states another unit.
     """
     rules = []
+    fields = {legal_name(name): name for name in reversed(part.fields.names)} | {
+        name: name for name in part.fields.names
+    }
     for column in columns:
-        sources = (column.name,) if column.name in part.fields.names else column.elements
+        wanted_fields = (column.name,) if column.name in fields else column.elements
+        sources = tuple(fields.get(name, name) for name in wanted_fields)
         absent = [name for name in sources or (column.name,) if name not in part.fields.names]
         if absent:
             raise ModelMismatch(
@@ -60,8 +64,8 @@ def rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple[
                 f"{f', or its elements {column.elements}' if column.elements else ''}; {shown} lacks "
                 f"{', '.join(absent)}: it has {', '.join(part.fields.names)}"
             )
-        for name in sources:
-            wanted = column.unit if name == column.name else column.unit_of(name)
+        for element, name in zip(wanted_fields, sources, strict=True):
+            wanted = column.unit if element == column.name else column.unit_of(element)
             _check_unit(part.fields.field(name), wanted, shown)
         rules.append(
             ColumnRule(

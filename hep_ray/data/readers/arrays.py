@@ -7,7 +7,7 @@ such as the images of one class. The members of a compound dtype are fields.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,17 @@ import pyarrow as pa
 
 from hep_ray.data.readers import BATCH_BYTES, LeftOut, Part
 from hep_ray.data.readers.cells import text_left_out
-from hep_ray.data.readers.fields import asked, field, is_number, row_bytes, rows_per_batch, steps, to_arrow
-from hep_ray.errors import InvalidConfig
+from hep_ray.data.readers.fields import (
+    asked,
+    field,
+    is_number,
+    is_text,
+    row_bytes,
+    rows_per_batch,
+    steps,
+    to_arrow,
+)
+from hep_ray.errors import InvalidConfig, UnreadableInput
 
 LARGEST_CHUNK = 8 * BATCH_BYTES
 """A chunk of compressed rows up to this size is read whole, so that it is decompressed once."""
@@ -44,7 +53,13 @@ class Stored:
     @property
     def readable(self) -> bool:
         """Whether there are rows, of numbers or of members that are numbers, none of them of size zero."""
-        return bool(self.shape) and min(self.shape[1:], default=1) > 0 and bool(self._members())
+        numbers = any(is_number(dtype) for _, dtype, _ in self._members())
+        return bool(self.shape) and min(self.shape[1:], default=1) > 0 and numbers
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is one text per event."""
+        return len(self.shape) == 1 and is_text(self.dtype)
 
     def left_out(self, sample: Sample) -> Iterator[tuple[str, LeftOut]]:
         """The array, or its members, that are not read, and why.
@@ -57,7 +72,7 @@ class Stored:
             kind = f"of shape {self.shape}" if self.shape else "one value for all events"
             yield name, LeftOut(f"{kind} ({_kind(self.dtype)})")
             return
-        read = {member for member, _, _ in self._members()}
+        read = {member for member, dtype, _ in self._members() if is_number(dtype)}
         for member in self.dtype.names or (None,):
             if member in read:
                 continue
@@ -77,9 +92,14 @@ class Stored:
 
     def _members(self) -> list[tuple[str | None, np.dtype[Any], tuple[int, ...]]]:
         if self.dtype.names is None:
-            return [(None, self.dtype, ())] if is_number(self.dtype) else []
+            return [(None, self.dtype, ())] if is_number(self.dtype) or self.is_text else []
         members = [(name, *_subarray(self.dtype[name])) for name in self.dtype.names]
-        return [member for member in members if is_number(member[1])]
+        flat = len(self.shape) == 1
+        return [
+            member
+            for member in members
+            if is_number(member[1]) or (flat and not member[2] and is_text(member[1]))
+        ]
 
 
 Sample = Callable[[Stored, str | None], Sequence[Any]]
@@ -97,6 +117,11 @@ def _kind(dtype: np.dtype[Any]) -> str:
     if dtype.kind in "mM":
         return f"times ({dtype})"
     return f"members within members ({', '.join(dtype.names)})" if dtype.names else f"values of type {dtype}"
+
+
+def _is_text(source: Source) -> bool:
+    dtype = source.array.dtype
+    return is_text(dtype if source.member is None else dtype[source.member])
 
 
 def _subarray(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -117,6 +142,13 @@ class Table:
 
     part: Part
     sources: dict[str, Source]
+
+
+def with_texts(arrays: Sequence[Stored], found: Iterable[Stored]) -> list[Stored]:
+    """Arrays of a table, and texts beside them in the same folder that are as many."""
+    shared = {(array.name.rpartition("/")[0], array.shape[0]) for array in arrays}
+    texts = [one for one in found if one.is_text and (one.name.rpartition("/")[0], one.shape[0]) in shared]
+    return [*arrays, *(one for one in texts if one not in arrays)]
 
 
 def table_of(
@@ -162,7 +194,9 @@ def table_of(
             )
         fields.append(arrow_field)
         sources[arrow_field.name] = Source(array, member)
-    others = {key: why for key, why in (left_out or {}).items() if key not in sources}
+    others = {
+        key: why for key, why in (left_out or {}).items() if key not in sources or _is_text(sources[key])
+    }
     return Table(Part(name, arrays[0].shape[0], pa.schema(fields), others), sources)
 
 
@@ -192,5 +226,10 @@ def read_table(
         for arrow_field in schema:
             source = table.sources[arrow_field.name]
             values = fetched[source.array]
-            columns.append(to_arrow(values[source.member] if source.member else values, arrow_field.type))
+            try:
+                columns.append(to_arrow(values[source.member] if source.member else values, arrow_field.type))
+            except ValueError as fault:
+                raise UnreadableInput(
+                    f"texts are UTF-8; {path}: {source.array.name}, rows {first} to {last - 1}: {fault}"
+                ) from None
         yield pa.record_batch(columns, schema=schema)

@@ -26,20 +26,35 @@ def is_number(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biuf" and dtype.itemsize <= np.dtype(np.float64).itemsize
 
 
+def is_text(dtype: np.dtype[Any]) -> bool:
+    """Whether values are texts: of fixed length in numpy, or HDF5's of any."""
+    kind: Any = dict(dtype.metadata or {}).get("vlen")
+    return dtype.kind in "SU" or kind in (str, bytes)
+
+
 def native(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
     """The dtype in this machine's byte order; booleans within an array count as uint8."""
     return np.dtype(np.uint8) if shape and dtype.kind == "b" else dtype.newbyteorder("=")
 
 
 def field(name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), unit: str = "") -> pa.Field:
-    """The field of a number, or of an array of numbers, that every event has."""
+    """The field of a number, of an array of numbers, or of a text, that every event has."""
+    if is_text(dtype):
+        return pa.field(name, pa.string(), nullable=False)
     value_type = pa.from_numpy_dtype(native(dtype, shape))
     arrow_type = pa.fixed_shape_tensor(value_type, shape) if shape else value_type
     return pa.field(name, arrow_type, nullable=False, metadata={"unit": unit} if unit else None)
 
 
 def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
-    """Values (N, *shape) as an Arrow array of N rows of a `field`'s type."""
+    """Values (N, *shape) as an Arrow array of N rows of a `field`'s type.
+
+    Raises:
+        ValueError: texts are not UTF-8.
+    """
+    if pa.types.is_string(arrow_type):
+        texts = values.tolist()
+        return pa.array([text.decode() if isinstance(text, bytes) else text for text in texts], arrow_type)
     values = np.ascontiguousarray(values, dtype=native(values.dtype, values.shape[1:]))
     if not isinstance(arrow_type, pa.FixedShapeTensorType):
         return pa.array(values, arrow_type)

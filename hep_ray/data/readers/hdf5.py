@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.data.readers import LeftOut, Opened, Part, reader
-from hep_ray.data.readers.arrays import Stored, Table, read_table, table_of
+from hep_ray.data.readers.arrays import Stored, Table, read_table, table_of, with_texts
 from hep_ray.data.readers.cells import LOOKED_AT
 from hep_ray.data.readers.fields import absent, not_empty, part_named
 from hep_ray.errors import InvalidConfig, UnreadableInput
@@ -46,6 +46,7 @@ def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
     """HDF5 file with a dataset per quantity, or per class.
 
     Datasets of one group are one table, and its name is the group's. The members of a compound dtype are fields.
+    Texts, one per event, are fields too.
 
     Raises:
         UnreadableInput: the file is not HDF5, is broken, or holds no events.
@@ -165,6 +166,9 @@ def _tables(
     arrays = [array for array in arrays if labels is None or array.name != labels.name]
     if options.part_per_dataset:
         return [table_of(array.name, [array], path, options.field, left_out) for array in arrays]
+    if not options.datasets:
+        with_words = with_texts(arrays, found.values())
+        arrays = [one for one in with_words if labels is None or one.name != labels.name]
     groups: dict[str, list[Stored]] = {}
     for array in arrays:
         groups.setdefault(array.name.rpartition("/")[0], []).append(array)
@@ -194,7 +198,7 @@ def _named(name: str, found: dict[str, Stored], path: Path) -> Stored:
     if name.strip("/") not in found:
         raise absent("dataset", name, found, path)
     array = found[name.strip("/")]
-    if not array.readable:
+    if not (array.readable or array.is_text):
         raise InvalidConfig(f"a dataset holds rows of numbers; {path}: {name} is {array.dtype} {array.shape}")
     return array
 

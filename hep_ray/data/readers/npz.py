@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.data.readers import BATCH_BYTES, LeftOut, Opened, Part, reader
-from hep_ray.data.readers.arrays import Stored, Table, read_table, table_of
+from hep_ray.data.readers.arrays import Stored, Table, read_table, table_of, with_texts
 from hep_ray.data.readers.cells import LOOKED_AT
 from hep_ray.data.readers.fields import absent, not_empty, part_named
 from hep_ray.errors import InvalidConfig, UnreadableInput
@@ -62,7 +62,7 @@ class _Array:
 
 @reader("npz", NpzOptions, suffixes=(".npz", ".npy"))
 def open_npz(path: Path, options: NpzOptions) -> Opened:
-    """Archive (npz) or single file (npy) of numpy arrays.
+    """Archive (npz) or single file (npy) of numpy arrays: numbers, and texts beside them.
 
     Uncompressed arrays are mapped into memory; compressed ones are decompressed from their start up to the rows
     that are read, a batch at a time.
@@ -75,14 +75,17 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
     for name in options.arrays:
         if name not in arrays:
             raise absent("array", name, arrays, path)
-        if not arrays[name].stored.readable:
+        if not (arrays[name].stored.readable or arrays[name].stored.is_text):
             raise InvalidConfig(
                 f"an array holds rows of numbers; {path}: {name} is {arrays[name].stored.dtype} "
                 f"of shape {arrays[name].stored.shape}"
             )
     names = options.arrays or [name for name, array in arrays.items() if array.stored.readable]
     left_out = {} if options.arrays else {**strangers, **_left_out(path, arrays)}
-    tables = _tables([arrays[name].stored for name in names], path, options, left_out)
+    chosen = [arrays[name].stored for name in names]
+    if not (options.arrays or options.part_per_array):
+        chosen = with_texts(chosen, (array.stored for array in arrays.values()))
+    tables = _tables(chosen, path, options, left_out)
     parts = not_empty([table.part for table in tables], path, left_out)
 
     def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

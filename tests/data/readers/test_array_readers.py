@@ -62,7 +62,8 @@ def test_hdf5_members_that_two_tables_share_carry_the_tables_name(tmp_path: Path
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file["jets"], file["tracks"] = jets, tracks
     found = opened("hdf5", tmp_path / "f.h5")
-    assert found.parts[0].fields.names == ["jets_pt", "label", "tracks_pt", "d0"]
+    assert found.parts[0].fields.names == ["jets_pt", "label", "name", "tracks_pt", "d0"]
+    assert column(found, "name") == ["", ""]
     assert column(found, "jets_pt") == [1, 2]
     assert column(found, "tracks_pt") == [[3, 0, 0, 0, 0], [4, 0, 0, 0, 0]]
 
