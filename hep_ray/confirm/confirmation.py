@@ -83,11 +83,14 @@ class Comparison(Config):
     Attributes:
         contender: the finalist's name.
         metric: of the test split.
-        difference: finalist minus baseline, paired by seed.
-        p_value: two-sided paired t-test of no difference; None where it cannot be had (one seed, or no noise).
+        difference: finalist minus baseline, paired by seed and event.
+        p_value: two-sided, of no difference; None where it cannot be had (one seed, or no noise).
         adjusted_p_value: corrected for the number of finalists.
-        sample_error: standard error of the difference from the finite test split, common to all seeds and in none of
-            the intervals and p-values above; None where it cannot be had.
+        sample_error: standard error of the difference from the finite test split, which all seeds share; None where it
+            cannot be had.
+        seed_error: standard error of the difference from the seeds.
+        judged_by: what interval and p-value cover: `crossed` is seeds and events, `seeds` the seeds alone, as of
+            confirmations of earlier versions and where the scores do not tell more.
     """
 
     contender: str
@@ -96,9 +99,11 @@ class Comparison(Config):
     p_value: float | None
     adjusted_p_value: float | None
     sample_error: float | None = None
+    seed_error: float | None = None
+    judged_by: Literal["crossed", "seeds"] = "seeds"
 
     def better(self, mode: str, level: float) -> bool:
-        """Whether the finalist beats the baseline by more than the noise of the seeds, at 1 - `level`."""
+        """Whether the finalist beats the baseline by more than the noise that was counted, at 1 - `level`."""
         gain = self.difference.mean if mode == "max" else -self.difference.mean
         return self.adjusted_p_value is not None and self.adjusted_p_value < 1 - level and gain > 0
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from hep_ray.confirm.confirmation import Comparison, Confirmation, ConfirmedRun, Contender, Estimate
+from hep_ray.confirm.judging import compared, values_of
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, trial_id
-from hep_ray.confirm.sample_error import sample_error
-from hep_ray.metrics.inference import Interval, holm, paired_t, t_interval
+from hep_ray.metrics.crossed import Crossed
+from hep_ray.metrics.inference import Interval, Paired, holm, paired_t, t_interval
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.training.checkpoint import BEST
-from hep_ray.training.testing import SCORES
+from hep_ray.training.testing import SCORES, read_scores
 
 CORRECTION = "holm"
 
@@ -75,6 +76,15 @@ def confirmed_values(confirmation: Confirmation) -> dict[str, dict[str, tuple[fl
     }
 
 
+def _metrics(plan: ConfirmPlan, trial: TrialState) -> dict[str, float]:
+    """What the test split said; anew from scores that were ranked by probabilities, which saturate."""
+    assert trial.tested is not None
+    path = plan.folder / "trials" / trial.trial_id / SCORES
+    if path.is_file() and not (kept := read_scores(path, plan.dataset.schema)).exact:
+        return {**trial.tested.metrics, **kept.metrics(plan.dataset.schema)}
+    return trial.tested.metrics
+
+
 def _contender(
     plan: ConfirmPlan,
     state: SearchState,
@@ -84,9 +94,7 @@ def _contender(
     params: dict[str, Any],
 ) -> Contender:
     trials = [state.trials[trial_id(name, seed)] for seed in plan.seeds]
-    runs = tuple(
-        _run(trial, plan.started.metric, plan.started.mode, run_ids.get(trial.trial_id)) for trial in trials
-    )
+    runs = tuple(_run(plan, trial, run_ids.get(trial.trial_id)) for trial in trials)
     common = set.intersection(*(set(run.metrics) for run in runs))
     estimates = {
         key: _estimate(t_interval([run.metrics[key] for run in runs], plan.given.level))
@@ -96,16 +104,16 @@ def _contender(
     return Contender(name=name, role=role, params=params, runs=runs, estimates=estimates)
 
 
-def _run(trial: TrialState, metric: str, mode: str, run_id: str | None) -> ConfirmedRun:
+def _run(plan: ConfirmPlan, trial: TrialState, run_id: str | None) -> ConfirmedRun:
     assert trial.tested is not None
     kept = trial.history[trial.tested.epoch - 1]
-    assert kept == trial.best(metric, mode)
+    assert kept == trial.best(plan.started.metric, plan.started.mode)
     return ConfirmedRun(
         trial_id=trial.trial_id,
         seed=trial.started.seed,
         epoch=trial.tested.epoch,
         metrics={
-            **trial.tested.metrics,
+            **_metrics(plan, trial),
             **{key: value for key, value in kept.items() if key.startswith("val_")},
         },
         checkpoint=f"trials/{trial.trial_id}/{BEST}",
@@ -116,11 +124,21 @@ def _run(trial: TrialState, metric: str, mode: str, run_id: str | None) -> Confi
 
 def _comparisons(plan: ConfirmPlan, contenders: Sequence[Contender]) -> tuple[Comparison, ...]:
     """Every finalist against the baseline; a finalist that failed counts in the correction all the same."""
-    metric = plan.metric
+    metric, level = plan.metric, plan.given.level
     values = {one.name: [run.metrics[metric] for run in one.runs] for one in contenders}
     finalists = [one for one in contenders if one.role == "finalist"]
     (baseline,) = (one for one in contenders if one.role == "baseline")
-    paired = [paired_t(values[one.name], values[BASELINE], plan.given.level) for one in finalists]
+    against = (baseline, values_of(plan.folder, plan.dataset.schema, baseline, metric))
+    crossed = [
+        compared((one, values_of(plan.folder, plan.dataset.schema, one, metric)), against)
+        for one in finalists
+    ]
+    paired = [
+        paired_t(values[one.name], values[BASELINE], level)
+        if both is None
+        else Paired(both.interval(level), both.p_value)
+        for one, both in zip(finalists, crossed, strict=True)
+    ]
     p_values = [one.p_value for one in paired]
     adjusted = holm([*p_values, *([None] * (len(plan.finalists) - len(finalists)))])
     return tuple(
@@ -130,10 +148,16 @@ def _comparisons(plan: ConfirmPlan, contenders: Sequence[Contender]) -> tuple[Co
             difference=_estimate(one.difference),
             p_value=one.p_value,
             adjusted_p_value=corrected,
-            sample_error=sample_error(plan.folder, plan.dataset.schema, finalist, baseline, metric),
+            **_errors(both),
         )
-        for finalist, one, corrected in zip(finalists, paired, adjusted, strict=False)
+        for finalist, one, both, corrected in zip(finalists, paired, crossed, adjusted, strict=False)
     )
+
+
+def _errors(both: Crossed | None) -> dict[str, Any]:
+    if both is None:
+        return {}
+    return {"sample_error": both.event_error, "seed_error": both.seed_error, "judged_by": "crossed"}
 
 
 def _estimate(interval: Interval) -> Estimate:

@@ -26,7 +26,7 @@ def confirmation_table(confirmation: Confirmation) -> Table:
         "contender",
         f"{confirmation.metric.removeprefix('test_').replace('_', ' ')} ± s.d.\n{level}",
         f"minus baseline\n{level}",
-        "test\nsample",
+        "± seeds\n± events",
         f"p\n{confirmation.correction.capitalize()}",
         f"better at\n{_alpha(confirmation)} level",
     )
@@ -56,7 +56,7 @@ def contender_lines(confirmation: Confirmation) -> list[str]:
 
 def verdict(confirmation: Confirmation) -> str:
     """One sentence: who beats the baseline, if anyone."""
-    if len(confirmation.seeds) == 1:
+    if len(confirmation.seeds) == 1 and all(one.p_value is None for one in confirmation.comparisons):
         return "With one seed there is no interval and no p-value: nothing can be said. Type --seeds 5."
     better = [
         one.contender for one in confirmation.comparisons if one.better(confirmation.mode, confirmation.level)
@@ -66,11 +66,16 @@ def verdict(confirmation: Confirmation) -> str:
         return f"No finalist is better than the baseline {noise}."
     verb = "is" if len(better) == 1 else "are"
     sentence = f"{', '.join(better)} {verb} better than the baseline {noise}."
-    small = [one.contender for one in confirmation.comparisons if one.contender in better and _small(one)]
+    of_seeds = [one for one in confirmation.comparisons if one.judged_by == "seeds"]
+    small = [one.contender for one in of_seeds if one.contender in better and _small(one)]
     if small:
         sentence += (
             f" But the gain of {', '.join(small)} is below twice the error that the finite test split leaves: another "
             "split of as many events might not show it."
+        )
+    if of_seeds:
+        sentence += (
+            " Only the noise of the seeds is counted, not that of the test split; --again counts both."
         )
     return sentence
 
@@ -88,14 +93,17 @@ def _compared(comparison: Comparison | None, confirmation: Confirmation) -> Sequ
     yes = comparison.better(confirmation.mode, confirmation.level)
     return (
         f"{difference.mean:+.4f}\n{_interval(difference, confirmation, sign='+')}",
-        "–" if comparison.sample_error is None else f"± {comparison.sample_error:.4f}",
+        "\n".join(
+            "–" if error is None else f"± {error:.4f}"
+            for error in (comparison.seed_error, comparison.sample_error)
+        ),
         f"{_p(comparison.p_value)}\n{_p(comparison.adjusted_p_value)}",
         "yes" if yes else "no",
     )
 
 
 def _interval(estimate: Estimate, confirmation: Confirmation, sign: str = "") -> str:
-    if len(confirmation.seeds) == 1:
+    if len(confirmation.seeds) == 1 and estimate.low == estimate.high:
         return "–"
     return f"[{estimate.low:{sign}.4f}, {estimate.high:{sign}.4f}]"
 

@@ -33,6 +33,10 @@ def promote(
             "the model card.",
         ),
     ] = False,
+    level: Annotated[
+        float,
+        typer.Option(help="One-sided rate of false alarms: 0.025 lets one in forty pass that is no better."),
+    ] = 0.025,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Explain the verdict, register nothing; exit 1 if it is a refusal."),
@@ -41,9 +45,10 @@ def promote(
     """Register the winner of a confirmed search as the champion, if it deserves it.
 
     The candidate is the finalist with the best validation metric over the confirmation's seeds. It is refused unless
-    it beats the champion (without one: the baseline) on the test split beyond seed noise, its provenance is
-    complete, dataset and checkpoint are those that were confirmed, the test split has not served a choice before, and
-    the registered form gives the confirmed scores to 1e-5. The former champion becomes `previous`.
+    it beats the champion (without one: the baseline) on the test split beyond the noise of seeds and events at its own
+    --level, its provenance is complete, dataset and checkpoint are those that were confirmed, the test split has not
+    served a choice before, and the registered form gives the confirmed scores to 1e-5. The former champion becomes
+    `previous`.
 
     Example: `hep-ray promote cnn_loss --dry-run`, then without it.
 
@@ -60,7 +65,7 @@ def promote(
 
     console = result_console()
     found = find_search(search, storage)
-    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run)
+    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level)
     done = promote_search(
         found.folder,
         wishes,

@@ -12,20 +12,24 @@ from typing import Any
 from hep_ray.confirm.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
 from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
 from hep_ray.data.dataset import Dataset
-from hep_ray.errors import CorruptCheckpoint, HepRayError
+from hep_ray.errors import CorruptCheckpoint, HepRayError, InvalidConfig, PromotionRefused
 from hep_ray.plugins import restore
 from hep_ray.promote import gate
 from hep_ray.promote.card import model_card
-from hep_ray.promote.gain import check_gain, comparison_of, without_seed
+from hep_ray.promote.gain import LEVEL, Gate, check_gain, comparison_of, without_seed
 from hep_ray.promote.package import Description, Evidence, Package
 from hep_ray.promote.scores import check_scores
 from hep_ray.promote.store import store
+from hep_ray.promote.turn import one_at_a_time
 from hep_ray.search.state import SearchState, recorded_uri
 from hep_ray.tracking.registry import CHAMPION, ModelRegistry, Version
 from hep_ray.training.checkpoint import load_checkpoint
 from hep_ray.training.config import TrialConfig
 
 Report = Callable[[gate.Check], None]
+LARGEST_LEVEL = 0.5
+TURNS = 3
+"""Times that a candidate is judged, where each time another model was made the champion meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Wishes:
         accept_reused_test: promote although the test split was read before.
         device: where the model's scores are computed: `cpu`, `cuda`; a GPU where there is one by default.
         dry_run: ask the gate only.
+        level: rate, one-sided, at which a candidate that is no better may pass.
     """
 
     data: Path | None = None
@@ -70,6 +75,7 @@ class Wishes:
     accept_reused_test: bool = False
     device: str | None = None
     dry_run: bool = False
+    level: float = LEVEL
 
 
 def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = None) -> Promotion:
@@ -86,13 +92,38 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
         PromotionRefused: a check failed and this is no dry run, or what was stored is not what was judged.
     """
     wishes = wishes or Wishes()
+    if not 0 < wishes.level <= LARGEST_LEVEL:
+        raise InvalidConfig(
+            f"the gate's level is the one-sided rate of false alarms, above 0 and at most {LARGEST_LEVEL}; got "
+            f"{wishes.level}"
+        )
     confirmation = load_confirmation(folder)
     started = SearchState.read(folder).started
+    registry = ModelRegistry(wishes.tracking_uri or recorded_uri(folder, started))
+    name = wishes.name or confirmation.task
+    with one_at_a_time(registry.uri, name, folder.parent):
+        for _ in range(TURNS):
+            done = _promote(folder, wishes, report, confirmation, registry, name)
+            if done is not None:
+                return done
+    raise PromotionRefused(
+        f"a candidate is judged against the present champion; that of '{name}' was replaced {TURNS} times meanwhile: "
+        "promote again"
+    )
+
+
+def _promote(
+    folder: Path,
+    wishes: Wishes,
+    report: Report | None,
+    confirmation: Confirmation,
+    registry: ModelRegistry,
+    name: str,
+) -> Promotion | None:
+    """Judge and register once; None where another one was made the champion meanwhile."""
+    uri, started = registry.uri, SearchState.read(folder).started
     options = {} if started is None else started.options
     plugins = restore(SearchState.read(folder / FOLDER).plugins)
-    uri = wishes.tracking_uri or recorded_uri(folder, started)
-    registry = ModelRegistry(uri)
-    name = wishes.name or confirmation.task
     candidate, run = gate.choose(confirmation)
     looks = _looks(folder, confirmation)
     checks: list[gate.Check] = []
@@ -108,8 +139,9 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
     dataset = _dataset(data, confirmation, answered)
     answered(gate.check_test_split(looks, len(confirmation.finalists), accepted=wishes.accept_reused_test))
     with tempfile.TemporaryDirectory(prefix="hep_ray-promote-") as scratch:
-        champion = _champion(registry, name, Path(scratch))
-        answered(check_gain(confirmation, candidate, champion, looks.finalists))
+        judged, champion = _champion(registry, name, Path(scratch))
+        against = Gate(folder, dataset.schema, wishes.level, looks.finalists) if dataset else None
+        answered(check_gain(confirmation, candidate, champion, against))
         package = _package(folder / FOLDER, confirmation, candidate, run, dataset, answered)
         if package is not None:
             package = _with(package, plugins=plugins)
@@ -128,6 +160,8 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
         version = store(
             registry, name, package, dataset, card, folder.parent, Path(scratch), run.mlflow_run_id
         )
+        if registry.aliases(name).get(CHAMPION) != judged:
+            return None
         return Promotion(name, verdict, version, registry.crown(version), card, uri, data)
 
 
@@ -163,12 +197,14 @@ def _dataset(data: Path, confirmation: Confirmation, answered: Callable[..., Non
     return dataset if check.passed else None
 
 
-def _champion(registry: ModelRegistry, name: str, scratch: Path) -> Description | None:
+def _champion(registry: ModelRegistry, name: str, scratch: Path) -> tuple[int | None, Description | None]:
+    """The present champion's number and description."""
     version = registry.by_alias(name, CHAMPION)
     if version is None:
-        return None
+        return None, None
     (scratch / "champion").mkdir()
-    return Package.read(registry.download(version, scratch / "champion")).description
+    package = Package.read(registry.download(version, scratch / "champion"))
+    return version.number, package.description
 
 
 def _package(

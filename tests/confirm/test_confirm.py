@@ -143,12 +143,37 @@ def test_every_number_is_that_of_scipy_and_scikit_learn_on_the_scores(options, c
         low, high = stats.t.interval(0.95, 1, loc=values.mean(), scale=stats.sem(values))
         assert (estimate.mean, estimate.sd) == pytest.approx((values.mean(), values.std(ddof=1)))
         assert (estimate.low, estimate.high) == pytest.approx((low, high))
+
+    def per_event(name):
+        runs = next(one for one in found.contenders if one.name == name).runs
+        return np.array(
+            [
+                pq.read_table(folder_of(options) / "confirm" / run.scores)["loss"].to_numpy().astype(float)
+                for run in runs
+            ]
+        )
+
     p_values = []
     for comparison in found.comparisons:
-        tested = stats.ttest_rel(losses[comparison.contender], losses["baseline"])
-        assert comparison.p_value == pytest.approx(tested.pvalue)
-        interval = tested.confidence_interval(0.95)
-        assert (comparison.difference.low, comparison.difference.high) == pytest.approx(tuple(interval))
+        difference = losses[comparison.contender] - losses["baseline"]
+        # Two seeds: their spread as of a paired t-test, and beside it the events, less what the seeds' spread holds.
+        assert comparison.judged_by == "crossed"
+        assert comparison.difference.mean == pytest.approx(difference.mean(), rel=1e-4)
+        assert comparison.seed_error == pytest.approx(stats.sem(difference), rel=1e-3)
+        values = per_event(comparison.contender) - per_event("baseline")
+        rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+        events = values.shape[1]
+        shared = values.mean(axis=0).var(ddof=1) - (rest**2).sum() / (events - 1) / 2
+        assert comparison.sample_error == pytest.approx(max(shared, 0) ** 0.5 / events**0.5, rel=1e-3)
+        error = np.hypot(comparison.seed_error, comparison.sample_error)
+        share = (comparison.seed_error / error) ** 2
+        inverse = share**2 * (1 + 12 * (1 - share))
+        inverse += (1 - share) ** 2 * (1 + 4.5 / (events - 1) * share) / (events - 1)
+        assert comparison.p_value == pytest.approx(
+            2 * stats.t.sf(abs(comparison.difference.mean) / error, 1 / inverse), rel=1e-3
+        )
+        half = stats.t.ppf(0.975, 1 / inverse) * error
+        assert comparison.difference.high - comparison.difference.low == pytest.approx(2 * half, rel=1e-3)
         p_values.append(comparison.p_value)
     # Holm by hand: the smaller p-value twice, the larger once but not below the other.
     smaller, larger = sorted(p_values)

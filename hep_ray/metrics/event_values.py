@@ -1,0 +1,110 @@
+"""What each event adds to a metric: values whose mean is the metric, and whose spread is its error from the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hep_ray.metrics.classification import classification_metrics
+from hep_ray.metrics.roc import Floats
+
+GROUPS = 50
+"""Groups of events of the jackknife, for metrics without values of single events."""
+FEWEST_OF_A_CLASS = 20
+"""Test events of a class below which nothing is said of the sample."""
+
+
+def event_values(
+    metric: str,
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    log_odds: NDArray[np.floating],
+    classes: Sequence[str],
+    signal: str | None,
+    losses: NDArray[np.floating] | None = None,
+) -> Floats | None:
+    """Values of events, or of groups of events, of one model.
+
+    - `accuracy`: 1 where the prediction is right, else 0. `loss`: that of the event.
+    - `auc`: the placements of DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837: for an event of the signal
+      the share V of the background that it outscores, for one of the background the share of the signal that outscores
+      it; with A the area and π the share of the event's own kind, A + (V − A)/π. Of several classes the mean.
+    - every other metric of `classification_metrics`: pseudo-values of a jackknife over 50 groups of events, each with
+      its part of every class; Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 11.
+
+    Args:
+        metric: without its split.
+        labels: (N,).
+        probabilities: (N, C).
+        log_odds: (N, C), which rank.
+        classes: names.
+        signal: one of them, or None.
+        losses: (N,) where they are known.
+
+    Returns:
+        (N,) or (50,); None where a class has fewer than 20 events, or the metric does not follow from what is given.
+    """
+    if np.bincount(labels, minlength=len(classes)).min() < FEWEST_OF_A_CLASS:
+        return None
+    if metric == "loss":
+        return None if losses is None else np.asarray(losses, dtype=np.float64)
+    if metric == "accuracy":
+        return np.asarray(probabilities.argmax(axis=1) == labels, dtype=np.float64)
+    if metric == "auc":
+        own = 1 if signal is None else list(classes).index(signal)
+        scored = [own] if len(classes) == 2 else range(len(classes))  # noqa: PLR2004 - two share one curve
+        of_classes = np.stack([placements(log_odds[:, k], labels == k) for k in scored])
+        return np.asarray(of_classes.mean(axis=0))
+    return _jackknifed(metric, labels, probabilities, log_odds, classes, signal)
+
+
+def placements(scores: NDArray[np.floating], is_signal: NDArray[np.bool_]) -> Floats:
+    """DeLong's placements as values of events, (N,), with the area under the ROC curve as their mean.
+
+    Args:
+        scores: (N,), higher for signal.
+        is_signal: (N,), of both kinds.
+    """
+    signal, background = np.sort(scores[is_signal]), np.sort(scores[~is_signal])
+    beaten = _below(background, scores[is_signal])
+    beating = 1 - _below(signal, scores[~is_signal])
+    area = float(beaten.mean())
+    values = np.empty(len(scores))
+    share = len(signal) / len(scores)
+    values[is_signal] = area + (beaten - area) / share
+    values[~is_signal] = area + (beating - area) / (1 - share)
+    return values
+
+
+def _below(ordered: NDArray[np.floating], scores: NDArray[np.floating]) -> Floats:
+    """Share of ordered values below each score, ties half."""
+    left, right = np.searchsorted(ordered, scores, "left"), np.searchsorted(ordered, scores, "right")
+    return (left + right) / (2 * len(ordered))
+
+
+def _jackknifed(
+    metric: str,
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    log_odds: NDArray[np.floating],
+    classes: Sequence[str],
+    signal: str | None,
+) -> Floats | None:
+    def of(rows: NDArray[np.bool_]) -> float:
+        found = classification_metrics(probabilities[rows], labels[rows], classes, signal, log_odds[rows])
+        return found.get(metric, np.nan)
+
+    group = np.empty(len(labels), dtype=np.int64)
+    groups = min(GROUPS, int(np.bincount(labels).min()))
+    random = np.random.default_rng(0)
+    for label in range(len(classes)):
+        rows = np.flatnonzero(labels == label)
+        group[random.permutation(rows)] = np.arange(len(rows)) % groups
+    whole = of(np.ones(len(labels), dtype=np.bool_))
+    if not np.isfinite(whole):
+        return None
+    without = np.array([of(group != one) for one in range(groups)])
+    values: Floats = whole - (groups - 1) * (without - without.mean())
+    return values
