@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from hep_ray.data.shard_file import sha256_of
 from hep_ray.errors import InvalidConfig, UnreadableInput
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_DIGITS = re.compile("([0-9]+)")
+
+
+def natural(path: Path) -> list[tuple[str | int, ...]]:
+    """Sorts numbers in names by their value."""
+    return [
+        tuple(int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part)))
+        for part in path.parts
+    ]
 
 
 def stem_of(path: Path) -> str:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hep_ray.config import Config
-from hep_ray.data.identities import COMPRESSIONS
+from hep_ray.data.identities import COMPRESSIONS, natural
 from hep_ray.data.readers import READERS, Opened, Reader
 from hep_ray.errors import InputError, InvalidConfig, NoEvents, UnreadableInput
 
 MOST_NAMED = 20
 """Inputs that one message names, at most."""
-_DIGITS = re.compile("([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,6 @@ def matched(text: str) -> list[Path]:
             f"a glob matches files of one format; '{text}' matches {listed}: say which, as in '{narrower}'"
         )
     return found
-
-
-def natural(path: Path) -> list[tuple[str | int, ...]]:
-    """Sorts numbers in names by their value."""
-    return [
-        tuple(int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part)))
-        for part in path.parts
-    ]
 
 
 def refuse_absent(paths: Iterable[Path]) -> None:

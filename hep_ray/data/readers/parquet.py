@@ -18,6 +18,7 @@ from hep_ray.data.manifest import MANIFEST, Manifest
 from hep_ray.data.readers import LeftOut, Opened, Part, reader
 from hep_ray.data.readers.cells import LOOKED_AT, text_left_out
 from hep_ray.data.readers.fields import ROW_INDEX, asked, not_empty, rows_per_batch, to_arrow
+from hep_ray.data.readers.hive import files_of, partitions, with_constants
 from hep_ray.data.sparse import SparseType
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
 
@@ -29,9 +30,9 @@ EVENT_SCHEMA = b"hep_ray.event_schema"
 def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
     """Parquet file, folder of such files, or dataset folder.
 
-    The files of a folder are one table, in the order of their names. Lists of fixed size, and columns stored without
-    their zeros, become tensors, decimals float64. Columns of other types than numbers, lists of them and strings are
-    no fields. The fields of a dataset folder are
+    The files of a folder are one table, in the order of their names; names of folders below it, such as `label=0`, are
+    fields. Lists of fixed size, and columns stored without their zeros, become tensors, decimals float64. Columns of
+    other types than numbers, lists of them and strings are no fields. The fields of a dataset folder are
     `event_id`, `label` and its columns, and their metadata has its schema under `EVENT_SCHEMA`.
 
     Raises:
@@ -47,7 +48,7 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
         files = [path / shard.file for shard in manifest.shards]
         metadata = {EVENT_SCHEMA: manifest.event_schema.model_dump_json().encode()}
     else:
-        files = _files(path)
+        files = files_of(path)
     schemas, rows, indices = zip(*[_described(file) for file in files], strict=True)
     for file, schema in zip(files, schemas, strict=True):
         if not schema.equals(schemas[0]):
@@ -57,6 +58,10 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
             )
     fields = [arrow_field for column in schemas[0] if (arrow_field := _field(column)) is not None]
     left_out = {} if metadata else _left_out(files, rows, schemas[0], indices[0])
+    stated = {} if metadata else partitions(path, files)
+    stated = {name: values for name, values in stated.items() if name not in schemas[0].names}
+    own = [item.name for item in fields]
+    fields += [pa.field(name, values.type, nullable=False) for name, values in stated.items()]
     part = Part("", sum(rows), pa.schema(fields, metadata), left_out)
     others = {column.name: str(column.type) for column in schemas[0]}
     begins = [0, *accumulate(rows)]
@@ -68,10 +73,14 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
             )
         schema = asked(part, names, path)
         stop = part.rows if stop is None else stop
-        for file, begin, count in zip(files, begins, rows, strict=False):
+        stored = [item for item in schema if item.name not in stated]
+        inner = pa.schema(stored or [part.fields.field(name) for name in own[:1]])
+        for place, (file, begin, count) in enumerate(zip(files, begins, rows, strict=False)):
             first, last = max(start - begin, 0), min(stop - begin, count)
             if first < last:
-                yield from _batches(file, first, last, schema)
+                constants = {name: values[place] for name, values in stated.items()}
+                for batch in _batches(file, first, last, inner):
+                    yield with_constants(batch, schema, constants) if stated else batch
 
     return Opened(not_empty([part], path), read)
 
@@ -93,15 +102,6 @@ def _verified(folder: Path, _stamps: tuple[tuple[str, int, int], ...]) -> Manife
 
 def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{column.name}: {column.type}" for column in schema)
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(path.glob("*.parquet"))
-    if not files:
-        raise UnreadableInput(f"a folder of Parquet files holds .parquet files; {path} has none")
-    return files
 
 
 def _described(file: Path) -> tuple[pa.Schema, int, frozenset[str]]:

@@ -1,4 +1,4 @@
-"""Trees of ROOT files, by uproot: numbers, arrays of fixed size, lists of variable length, strings."""
+"""Trees and RNTuples of ROOT files, by uproot: numbers, arrays of fixed size, lists of variable length, strings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ import pyarrow as pa
 from hep_ray.config import Config
 from hep_ray.data.readers import BATCH_BYTES, LeftOut, Opened, Part, reader
 from hep_ray.data.readers.cells import LOOKED_AT, text_left_out
-from hep_ray.data.readers.fields import absent, asked, field, is_number, native, not_empty, to_arrow
+from hep_ray.data.readers.fields import (
+    absent,
+    asked,
+    field,
+    is_number,
+    native,
+    not_empty,
+    rows_per_batch,
+    to_arrow,
+)
+from hep_ray.data.readers.rntuple import NTUPLES, arrays_of, survey
 from hep_ray.errors import InvalidConfig, UnreadableInput
 
 TREES = ("TTree", "TNtuple", "TNtupleD")
@@ -22,7 +32,7 @@ class RootOptions(Config):
     """Which tree and branches are read.
 
     Attributes:
-        tree: its path in the file, such as `deepntuplizer/tree`; the only one unless given.
+        tree: path of the tree or RNTuple in the file, such as `deepntuplizer/tree`; the only one unless given.
         branches: names; all unless given.
     """
 
@@ -32,9 +42,10 @@ class RootOptions(Config):
 
 @reader("root", RootOptions, suffixes=(".root",))
 def open_root(path: Path, options: RootOptions) -> Opened:
-    """ROOT file with a tree: numbers, fixed-size arrays, lists and strings.
+    """ROOT file with a tree or an RNTuple: numbers, fixed-size arrays, lists and strings.
 
-    The part is called as the tree, of which the newest cycle is read. Branches of other types are no fields.
+    Fields of an RNTuple's records are called by their path, such as `jets.pt`. The part is called as the tree, of which
+    the newest cycle is read. Branches of other types are no fields.
 
     Raises:
         UnreadableInput: uproot cannot read the file, or the tree has no entries.
@@ -57,8 +68,11 @@ def open_root(path: Path, options: RootOptions) -> Opened:
         schema = asked(part, names, path)
         with _opened(path) as file:
             tree = _guarded(path, name, lambda: file[name])
-            chosen = {branch.cache_key: key for key, branch in _branches(tree) if key in names}
             stop = entries if stop is None else min(stop, entries)
+            if _is_ntuple(tree):
+                yield from _clusters(tree, start, stop, schema, path)
+                return
+            chosen = {branch.cache_key: key for key, branch in _branches(tree) if key in names}
             yield from _batches(tree, chosen, start, stop, schema, path)
 
     return Opened(not_empty([part], path), read)
@@ -71,11 +85,38 @@ def _left_out(
     found = {}
     for name in options.branches or types:
         if name in known and pa.types.is_string(known[name].type):
-            texts = tree[name].array(entry_stop=LOOKED_AT, library="ak").to_list()
+            texts = _first(tree, name).to_list()
             found[name] = text_left_out(texts)
         elif name in types and name not in known:
             found[name] = LeftOut(types[name])
     return found
+
+
+def _is_ntuple(tree: Any) -> bool:
+    return str(tree.classname) in NTUPLES
+
+
+def _first(tree: Any, name: str) -> Any:
+    """The first values of a field."""
+    if not _is_ntuple(tree):
+        return tree[name].array(entry_stop=LOOKED_AT, library="ak")
+    return next((found[name] for found in arrays_of(tree, [name], 0, LOOKED_AT)), np.zeros(0))
+
+
+def _clusters(tree: Any, start: int, stop: int, schema: pa.Schema, path: Path) -> Iterator[pa.RecordBatch]:
+    pieces, row, step = arrays_of(tree, schema.names, start, stop), start, rows_per_batch(schema)
+    while row < stop:
+        where = f"{tree.name}, entries from {row}"
+        arrays = _guarded(path, where, lambda: next(pieces, None))
+        if arrays is None:
+            raise UnreadableInput(
+                f"an RNTuple has as many entries as it says; {path}: {tree.name} ends at {row}"
+            )
+        rows = len(arrays[schema.names[0]])
+        for first in range(0, rows, step):
+            some = {name: values[first : first + step] for name, values in arrays.items()}
+            yield _guarded(path, where, lambda: _batch(some, schema))  # noqa: B023
+        row += rows
 
 
 def _batches(
@@ -130,6 +171,8 @@ def _branches(tree: Any) -> Iterator[tuple[str, Any]]:
 
 def _survey(tree: Any) -> tuple[dict[str, str], dict[str, pa.Field]]:
     """The branches' types, and the fields of those that are read."""
+    if _is_ntuple(tree):
+        return survey(tree)
     types: dict[str, str] = {}
     fields: dict[str, pa.Field] = {}
     for name, branch in _branches(tree):
@@ -166,13 +209,14 @@ def _classes(file: Any) -> dict[str, str]:
 
 
 def _tree_name(classes: dict[str, str], path: Path, options: RootOptions) -> str:
-    trees = [name for name, kind in classes.items() if kind in TREES]
+    trees = [name for name, kind in classes.items() if kind in (*TREES, *NTUPLES)]
     if not trees:
         found = ", ".join(f"{name} ({kind})" for name, kind in classes.items()) or "nothing"
-        raise UnreadableInput(f"a ROOT file of events holds a TTree; {path} has {found[:300]}")
+        raise UnreadableInput(f"a ROOT file of events holds a TTree or RNTuple; {path} has {found[:300]}")
     if options.tree is None and len(trees) > 1:
         raise InvalidConfig(
-            f"the option tree names one where there are several; {path} has {', '.join(trees)}"
+            f"the option tree names one where there are several; {path} has {', '.join(trees)}: "
+            f"--set tree={trees[0]}"
         )
     name = options.tree or trees[0]
     if name not in trees:

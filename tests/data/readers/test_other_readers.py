@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import awkward as ak
 import numpy as np
@@ -61,6 +62,45 @@ def test_root_branches_keep_type_and_value(tmp_path: Path) -> None:
     assert column(found, "tight") == [True, False, True]
     assert column(found, "jet") == [[1.5], [], [2.5, 3.5]]
     assert column(found, "cov") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_an_ntuple_is_read_as_a_tree_is(tmp_path: Path) -> None:
+    rows = 7
+    jets = ak.Array([[0.5] * (row % 3) for row in range(rows)])
+    data = {
+        "run": np.arange(rows, dtype=np.uint32),
+        "tight": np.arange(rows) % 2 == 0,
+        "jet": jets,
+        "cov": np.arange(rows * 4, dtype=np.float32).reshape(rows, 2, 2),
+        "muon": ak.zip({"pt": jets, "q": ak.values_astype(jets * 2, np.int8)}),
+        "MET.phi": np.arange(rows) / 2,
+    }
+    with uproot.recreate(tmp_path / "f.root") as file:
+        file["events"] = data
+    found = opened("root", tmp_path / "f.root")
+    (part,) = found.parts
+    assert (part.name, part.rows) == ("events", rows)
+    types = dict(zip(part.fields.names, part.fields.types, strict=True))
+    assert types == {
+        "run": pa.uint32(),
+        "tight": pa.bool_(),
+        "jet": pa.list_(pa.float64()),
+        "cov": pa.fixed_shape_tensor(pa.float32(), [2, 2]),
+        "muon.pt": pa.list_(pa.float64()),
+        "muon.q": pa.list_(pa.int8()),
+        "MET.phi": pa.float64(),
+    }
+    assert column(found, "run") == list(range(rows))
+    assert column(found, "jet") == column(found, "muon.pt") == jets.to_list()
+    assert column(found, "muon.q") == [[1] * (row % 3) for row in range(rows)]
+    assert column(found, "cov") == [[4 * row, 4 * row + 1, 4 * row + 2, 4 * row + 3] for row in range(rows)]
+    with pytest.raises(InvalidConfig, match=r"no 'muon\.ptt' \(did you mean 'muon\.pt'\?\)"):
+        column(found, "muon.ptt")
+    with uproot.update(tmp_path / "f.root") as file:
+        file["more"] = {"x": np.zeros(3)}
+    with pytest.raises(InvalidConfig, match="--set tree=events"):
+        opened("root", tmp_path / "f.root")
+    assert column(opened("root", tmp_path / "f.root", tree="more"), "x") == [0, 0, 0]
 
 
 def test_a_tree_is_named_where_there_are_several(tmp_path: Path) -> None:
@@ -172,6 +212,41 @@ def test_parquet_files_of_a_folder_agree(tmp_path: Path) -> None:
     pq.write_table(pa.table({"y": [1]}), tmp_path / "1.parquet")
     with pytest.raises(InvalidConfig, match=r"1\.parquet has y: int64, .*0\.parquet has x: int64"):
         opened("parquet", tmp_path)
+
+
+def test_names_of_folders_are_fields_as_hive_writes_them(tmp_path: Path) -> None:
+    expected = []
+    for label in (0, 1):
+        for mass, kind in ((10, "a b"), (2.5, "c")):
+            for number in range(2):
+                folder = tmp_path / "d" / f"label={label}" / f"mass={mass}" / f"kind={quote(kind)}"
+                folder.mkdir(parents=True, exist_ok=True)
+                rows = [100.0 * label + mass + number, -1.0]
+                pq.write_table(pa.table({"pt": rows}), folder / f"part-{number}.parquet")
+                expected += [(value, label, mass, kind) for value in rows]
+    (tmp_path / "d" / "_SUCCESS").touch()
+    found = opened("parquet", tmp_path / "d")
+    (part,) = found.parts
+    assert (part.rows, part.fields.names) == (16, ["pt", "label", "mass", "kind"])
+    assert part.fields.types == [pa.float64(), pa.int64(), pa.float64(), pa.string()]
+    batches = list(found.read(part, 0, None, ["kind", "pt", "mass", "label"]))
+    rows = [tuple(row[name] for name in part.fields.names) for batch in batches for row in batch.to_pylist()]
+    assert sorted(rows) == sorted(expected)
+    assert column(found, "label") == [0] * 8 + [1] * 8
+    assert [batch.num_rows for batch in found.read(part, 1, 4, ["label"])] == [1, 2]
+    (tmp_path / "d" / "label=1" / "mass=__HIVE_DEFAULT_PARTITION__").mkdir()
+    pq.write_table(pa.table({"pt": [1.0]}), tmp_path / "d/label=1/mass=__HIVE_DEFAULT_PARTITION__/p.parquet")
+    with pytest.raises(
+        InvalidConfig, match=r"state the same fields; .*states label, mass, .* label, mass, kind"
+    ):
+        opened("parquet", tmp_path / "d")
+    (tmp_path / "v" / "year=__HIVE_DEFAULT_PARTITION__").mkdir(parents=True)
+    pq.write_table(pa.table({"pt": [1.0]}), tmp_path / "v/year=__HIVE_DEFAULT_PARTITION__/p.parquet")
+    with pytest.raises(InvalidConfig, match="every partition has a value"):
+        opened("parquet", tmp_path / "v")
+    (tmp_path / "e").mkdir()
+    with pytest.raises(UnreadableInput, match=r"in it or below; .*e has none"):
+        opened("parquet", tmp_path / "e")
 
 
 def dataset(folder: Path) -> EventSchema:

@@ -86,6 +86,29 @@ def root_tree(folder: Path) -> Path:
     return folder / "f.root"
 
 
+def root_ntuple(folder: Path) -> Path:
+    with uproot.recreate(folder / "f.root") as file:
+        types = {
+            "mass": "f8",
+            "charge": "i4",
+            "jets": "var * float32",
+            "hits": "3 * float32",
+            "kind": "string",
+        }
+        ntuple = file.mkrntuple("t", types)
+        for rows in (slice(0, 10), slice(10, ROWS)):
+            ntuple.extend(
+                {
+                    "mass": MASSES[rows],
+                    "charge": CHARGES[rows].astype(np.int32),
+                    "jets": ak.values_astype(ak.Array(JETS[rows]), np.float32),
+                    "hits": IMAGES[rows, 0, :3, 0],
+                    "kind": ak.Array([f"k{row}" for row in range(ROWS)[rows]]),
+                }
+            )
+    return folder / "f.root"
+
+
 def csv(folder: Path) -> Path:
     lines = [f"{row},{mass!r},{'GT' if row % 2 else 'TT'}" for row, mass in enumerate(MASSES.tolist())]
     (folder / "f.csv").write_text("row,mass,kind\n" + "\n".join(lines) + "\n")
@@ -165,6 +188,7 @@ CASES = {
     "hdf5 compound": Case("hdf5", hdf5_compound),
     "hvl": Case("hvl", hvl),
     "root": Case("root", root_tree, {"tree": "dir/t"}),
+    "root ntuple": Case("root", root_ntuple),
     "text": Case("text", csv),
     "text gz": Case("text", csv_gz),
     "text spaces": Case("text", spaces, {"label_file": "y.txt"}),
