@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from hep_ray.config import Config
 from hep_ray.data.balance import balance_notes, balance_problems
 from hep_ray.data.events import EVENT_ID, LABEL, Arrays, Column, EventSchema
+from hep_ray.data.expressions import unknown
 from hep_ray.data.integrity import shard_problems
+from hep_ray.data.leakage import Leakage, split_findings
 from hep_ray.data.manifest import Manifest, Shard
 from hep_ray.data.repetitions import Repetitions, row_hashes
 from hep_ray.data.shard_file import ContentHash
 from hep_ray.data.splits import SPLITS, SplitRule, event_hashes, split_codes
-from hep_ray.errors import InvalidEvents
+from hep_ray.errors import InvalidConfig, InvalidEvents
 
 BATCH_BYTES = 32 * 2**20
 """Decoded events that are looked at together."""
@@ -49,22 +51,33 @@ class CheckReport(Config):
         return json.dumps(self.model_dump(mode="json", exclude={"notes"}), indent=2)
 
 
-def check(folder: Path | str) -> CheckReport:
+def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     """Compare a dataset with its manifest and look through all of its events, in bounded memory.
 
     Problems are: files that differ from the manifest; a fingerprint that is not that of the manifest's
     entries; an empty split, or one that lacks a class; NaN or infinity; labels outside the classes; a column
     that models read, or a named element of one, with a single value throughout; events in a split that the
     rule does not give them; ids used twice; events whose inputs repeat those of another, of the same class
-    or, counted apart, of another, within a split or, as leakage, across splits.
+    or, counted apart, of another, within a split or, as leakage, across splits; columns that separate a class from
+    the others alone and look like row numbers, identifiers, weights or labels.
 
-    Notes are: classes of unequal size, and splits in which a class is rarer or commoner than overall.
+    Notes are: classes of unequal size, and splits in which a class is rarer or commoner than overall; columns that
+    separate a class alone, identifiers and weights, and values that seem to stand for missing ones.
+
+    Args:
+        folder: of the dataset.
+        accept: columns that are known to be measurements: what is found of them is noted only.
 
     Raises:
         UnreadableInput: there is no readable manifest.
+        InvalidConfig: `accept` names a column that the dataset has not.
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
+    known = [column.name for column in manifest.event_schema.columns]
+    for name in accept:
+        if name not in known:
+            raise InvalidConfig(f"an accepted column is one of the dataset's; {unknown(name, known)}")
     problems = [problem] if (problem := manifest.fingerprint_problem()) else []
     problems += shard_problems(folder, manifest)
     problems += balance_problems(manifest)
@@ -72,23 +85,30 @@ def check(folder: Path | str) -> CheckReport:
     for shard in manifest.shards:
         problems += scan.read(folder, shard)
     problems += scan.problems()
+    grave, notes = split_findings(scan.leakage.findings(), accept)
+    problems += grave
     return CheckReport(
         events=sum(shard.rows for shard in manifest.shards),
         classes=manifest.class_counts(),
         splits=manifest.split_counts(),
         fingerprint=manifest.fingerprint,
         problems=tuple(problems),
-        notes=tuple(balance_notes(manifest)),
+        notes=(*balance_notes(manifest), *notes),
     )
 
 
 class _Scan:
-    """What one pass over the events leaves behind: 18 bytes per event, never the events."""
+    """What one pass over the events leaves behind: 18 bytes per event, and a sample of them.
+
+    Attributes:
+        leakage: the sample.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._schema = manifest.event_schema
         self._rule = manifest.split_rule
         self._ranges = [_Range(column) for column in self._schema.inputs]
+        self.leakage = Leakage(manifest)
         self._contents = Repetitions()
         self._ids = Repetitions()
         event_bytes = sum(
@@ -133,6 +153,7 @@ class _Scan:
         inputs = [events[column.name] for column in self._schema.inputs]
         self._contents.add(row_hashes(inputs), labels, split)
         self._ids.add(hashes[:, 1], labels, split)
+        self.leakage.add(events, hashes[:, 1], split)
 
     def problems(self) -> Iterator[str]:
         """What only the whole dataset shows."""

@@ -161,16 +161,23 @@ def words(text: str | None) -> tuple[str, ...]:
 @app.command("check")
 def check_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")],
+    accept: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns known to be measurements, separated by commas: found, they are noted only."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Look for what would spoil a training; exit 1 when something is found.
 
     Compares every shard with the manifest and reads every event: NaN, labels outside the classes, an empty
-    split or class, columns that never change, duplicates, and the same event in two splits.
+    split or class, columns that never change, duplicates, the same event in two splits, and row numbers, identifiers
+    and weights that give the class away.
     """
     from hep_ray.data.check import check
 
-    report = check(folder)
+    report = check(folder, words(accept))
     if as_json:
         typer.echo(report.to_json())
     else:

@@ -28,7 +28,7 @@ _IDENTIFIER = re.compile(
     re.IGNORECASE,
 )
 _CLEAR = re.compile(r".+_?(id|no|nr|num|number|idx|index|block|section)", re.IGNORECASE)
-_WEIGHT = re.compile(r"(^|_)(w|wt|wgt|weights?)(_|\d*$)", re.IGNORECASE)
+_WEIGHT = re.compile(r"^w$|(^|_)(wt|wgt|weights?)(_|\d*$)", re.IGNORECASE)
 
 
 def identifier_like(name: str, *, whole: bool) -> bool:
