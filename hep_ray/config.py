@@ -9,6 +9,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hep_ray.errors import HepRayError, InvalidConfig
 
+FORMERLY: dict[str, Any] = {
+    "last_batch": "keep",
+    "decay_norms_and_biases": True,
+    "patience_metric": "val_loss",
+}
+"""Parameters of training that some journals and checkpoints are older than → what training did before it had them."""
+
 
 class Config(BaseModel):
     """Base of every configuration; a component's config stands beside the component it builds."""

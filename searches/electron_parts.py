@@ -25,6 +25,7 @@ published = Space(
     loss="cross_entropy",
     optimizer="adam",
     weight_decay=1e-7,
+    decay_norms_and_biases=True,
     learning_rate=0.001,
     batch_size=500,
 )

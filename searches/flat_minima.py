@@ -26,6 +26,7 @@ published = Space(
     learning_rate=By("optimizer", {"adam": 0.001, "entropy_sgd": 0.05, "replicated_sgd": 0.05}),
     inner_steps=Choice(5).when(optimizer="entropy_sgd"),
     weight_decay=1e-7,
+    decay_norms_and_biases=True,
     batch_size=500,
 )
 grid = published.replace(batch_size=100)

@@ -124,6 +124,7 @@ def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
             title=f"{plan.started.search} (confirmation)",
             tags={"hep_ray.kind": "confirmation"},
             plugins=tuple(plugin.recorded for plugin in plan.plugins),
+            unstated=plan.started.unstated,
             **plan.identity,
         )
     if changes := differences(started.plugins, plan.plugins):
@@ -166,6 +167,7 @@ def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
             total=len(plan.runs),
             console=console,
             plugins=plan.plugins,
+            unstated=plan.started.unstated,
         )
         again = recorder.given_back()
     left = [run.trial_id for run in plan.runs if run.trial_id not in state.trials]

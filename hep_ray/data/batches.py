@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hep_ray.data.source import EventWeights, check_pass, dealt_spans
+from hep_ray.data.source import EventWeights, LastBatch, check_pass, dealt_spans, spans
 from hep_ray.data.sparse import SparseColumn, Values
 from hep_ray.data.tensors import ahead, to_tensor
 from hep_ray.errors import InvalidEvents
@@ -93,6 +93,7 @@ class Events:
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        last_batch: LastBatch = "keep",
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """See `batches`."""
@@ -104,14 +105,23 @@ class Events:
             shuffle=shuffle,
             rank=rank,
             world_size=world_size,
+            last_batch=last_batch,
             device=device,
         )
 
     def dealt(
-        self, batch_size: int, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+        self,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        last_batch: LastBatch = "keep",
+        device: torch.device | str = "cpu",
     ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
         """See `dealt_batches`."""
-        return dealt_batches(self, batch_size, rank=rank, world_size=world_size, device=device)
+        return dealt_batches(
+            self, batch_size, rank=rank, world_size=world_size, last_batch=last_batch, device=device
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def batches(
     shuffle: bool = False,
     rank: int = 0,
     world_size: int = 1,
-    drop_last: bool = False,
+    last_batch: LastBatch = "keep",
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
     """One pass over the events of this rank.
@@ -168,20 +178,16 @@ def batches(
         shuffle: over all events, not within a buffer.
         rank: of this worker.
         world_size: number of workers.
-        drop_last: leave out a last batch that is not full.
+        last_batch: what becomes of events that do not fill a batch; see `batch_sizes`.
         device: where the tensors go.
 
     Raises:
         InvalidConfig: `batch_size` is below 1, `rank` is not one of `world_size`, or no batch would result.
     """
-    mine = rows_of_pass(
-        len(events), batch_size, seed, epoch, rank, world_size, shuffle=shuffle, drop_last=drop_last
+    parts = rows_of_pass(
+        len(events), batch_size, seed, epoch, rank, world_size, shuffle=shuffle, last_batch=last_batch
     )
-    found = (
-        make_batch(events, mine[start : start + batch_size], device)
-        for start in range(0, len(mine), batch_size)
-    )
-    return ahead(found, device)
+    return ahead((make_batch(events, rows, device) for rows in parts), device)
 
 
 def rows_of_pass(
@@ -193,20 +199,27 @@ def rows_of_pass(
     world_size: int,
     *,
     shuffle: bool,
-    drop_last: bool = False,
-) -> npt.NDArray[np.intp]:
-    """Rows of the events that `batches` hands out, in their order.
+    last_batch: LastBatch,
+) -> list[npt.NDArray[np.intp]]:
+    """Rows of the events of each batch that `batches` hands out.
 
     Raises:
         InvalidConfig: see `batches`.
     """
-    used = check_pass(events, batch_size, rank, world_size, drop_last=drop_last)
+    sizes = check_pass(events, batch_size, rank, world_size, last_batch)
     order = np.random.default_rng((seed, epoch)).permutation(events) if shuffle else np.arange(events)
-    return order[rank::world_size][:used]
+    mine = order[rank::world_size]
+    return [mine[first:last] for first, last in spans(sizes)]
 
 
 def dealt_batches(
-    events: Events, batch_size: int, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+    events: Events,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    last_batch: LastBatch = "keep",
+    device: torch.device | str = "cpu",
 ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
     """Whole batches in the order of the events, dealt out to the ranks in turn.
 
@@ -218,13 +231,14 @@ def dealt_batches(
         batch_size: events per batch.
         rank: of this worker.
         world_size: number of workers.
+        last_batch: what becomes of events that do not fill a batch; see `batch_sizes`.
         device: where the tensors go.
 
     Returns:
         The rows of the events that count for this rank, in the order of its batches, and the batches.
     """
-    rows, spans = dealt_spans(len(events), batch_size, rank, world_size)
-    return rows, ahead((make_batch(events, np.arange(*span), device) for span in spans), device)
+    rows, mine = dealt_spans(len(events), batch_size, rank, world_size, last_batch)
+    return rows, ahead((make_batch(events, np.arange(*span), device) for span in mine), device)
 
 
 def make_batch(events: Events, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hep_ray.data.batches import Batch, Events, rows_of_pass
-from hep_ray.data.source import EventSource, EventWeights, dealt_spans
+from hep_ray.data.source import EventSource, EventWeights, LastBatch, dealt_spans, spans
 from hep_ray.data.sparse import SparseColumn, Values
 from hep_ray.data.tensors import signed, torch_dtype
 
@@ -162,20 +162,29 @@ class DeviceEvents:
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        last_batch: LastBatch = "keep",
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """See `EventSource.batches`; the same as those of the host."""
-        mine = rows_of_pass(len(self), batch_size, seed, epoch, rank, world_size, shuffle=shuffle)
-        rows = torch.from_numpy(mine).to(self.device)
-        starts = range(0, len(mine), batch_size)
-        return (self._batch(rows[start : start + batch_size], device) for start in starts)
+        parts = rows_of_pass(
+            len(self), batch_size, seed, epoch, rank, world_size, shuffle=shuffle, last_batch=last_batch
+        )
+        rows = torch.from_numpy(np.concatenate(parts)).to(self.device)
+        ends = spans([len(part) for part in parts])
+        return (self._batch(rows[first:last], device) for first, last in ends)
 
     def dealt(
-        self, batch_size: int, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+        self,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        last_batch: LastBatch = "keep",
+        device: torch.device | str = "cpu",
     ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
         """See `EventSource.dealt`."""
-        rows, spans = dealt_spans(len(self), batch_size, rank, world_size)
-        parts = (torch.arange(*span, device=self.device) for span in spans)
+        rows, mine = dealt_spans(len(self), batch_size, rank, world_size, last_batch)
+        parts = (torch.arange(*span, device=self.device) for span in mine)
         return rows, (self._batch(part, device) for part in parts)
 
     def _batch(self, rows: Tensor, device: torch.device | str) -> Batch:

@@ -22,7 +22,7 @@ from hep_ray.data.batches import Batch, Events
 from hep_ray.data.events import LABEL, EventSchema
 from hep_ray.data.piece import Piece
 from hep_ray.data.row_groups import ReadPlan, RowGroups, column_of, cut
-from hep_ray.data.source import EventWeights, check_pass, dealt_spans
+from hep_ray.data.source import EventWeights, LastBatch, check_pass, dealt_spans
 from hep_ray.data.sparse import Values, join
 from hep_ray.data.tensors import ahead
 from hep_ray.errors import InvalidConfig
@@ -108,23 +108,30 @@ class ShardStream:
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        last_batch: LastBatch = "keep",
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """See `EventSource.batches`."""
-        share = check_pass(len(self), batch_size, rank, world_size)
+        sizes = check_pass(len(self), batch_size, rank, world_size, last_batch)
+        share = len(self) // world_size
         groups, own = self.groups, None
         if shuffle:
             own = (seed, epoch, rank)
             groups = groups.in_order_of(np.random.default_rng((seed, epoch)).permutation(len(groups)))
-        plan = cut(groups, [(rank * share, (rank + 1) * share)], self.per_piece, own)
-        sizes = (min(batch_size, share - start) for start in range(0, share, batch_size))
+        plan = cut(groups, [(rank * share, rank * share + sum(sizes))], self.per_piece, own)
         return ahead(self._batches(plan, sizes, device), device)
 
     def dealt(
-        self, batch_size: int, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+        self,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        last_batch: LastBatch = "keep",
+        device: torch.device | str = "cpu",
     ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
         """See `EventSource.dealt`."""
-        rows, spans = dealt_spans(len(self), batch_size, rank, world_size)
+        rows, spans = dealt_spans(len(self), batch_size, rank, world_size, last_batch)
         plan = cut(self.groups, spans, self.per_piece)
         sizes = (last - first for first, last in spans)
         return rows, ahead(self._batches(plan, sizes, device), device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from hep_ray.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from hep_ray.data.batches import Batch, Events
+
+LastBatch = Literal["share", "keep", "drop"]
+"""What becomes of the events that are left over when a pass is cut into batches; see `batch_sizes`."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +79,25 @@ class EventSource(Protocol):
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        last_batch: LastBatch = "keep",
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """One pass over the events of this rank, all ranks having equally many and none in common.
 
-        Up to `world_size` - 1 events are left out.
+        Up to `world_size` - 1 events are left out; the others are cut as `batch_sizes` says.
 
         Raises:
             InvalidConfig: `batch_size` is below 1, `rank` is not one of `world_size`, or no batch would result.
         """
 
     def dealt(
-        self, batch_size: int, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+        self,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        last_batch: LastBatch = "keep",
+        device: torch.device | str = "cpu",
     ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
         """Whole batches in the order of the events, dealt out to the ranks in turn.
 
@@ -98,8 +109,36 @@ class EventSource(Protocol):
         """
 
 
-def check_pass(events: int, batch_size: int, rank: int, world_size: int, *, drop_last: bool = False) -> int:
-    """Events of one rank in one pass.
+def batch_sizes(events: int, batch_size: int, last_batch: LastBatch) -> list[int]:
+    """Events of each batch of one pass.
+
+    All hold `batch_size` but for what is left over, r events, at the end:
+
+    - `keep`: they are a batch, however few.
+    - `drop`: they are left out.
+    - `share`: fewer than half a batch take events over from the batch before, so that both hold at least half of
+      `batch_size` and none more than it. The last one then holds the least multiple of r that is half a batch, so that
+      workers who share every batch cut their shares at the same places as one who has it alone.
+
+    Args:
+        events: of the pass.
+        batch_size: B.
+        last_batch: what becomes of those left over.
+    """
+    whole, left = divmod(events, batch_size)
+    sizes = [batch_size] * whole
+    if not left or last_batch == "drop":
+        return sizes
+    if last_batch == "keep" or not whole or 2 * left >= batch_size:
+        return [*sizes, left]
+    last = left * -(-batch_size // (2 * left))
+    return [*sizes[:-1], batch_size + left - last, last]
+
+
+def check_pass(
+    events: int, batch_size: int, rank: int, world_size: int, last_batch: LastBatch = "keep"
+) -> list[int]:
+    """Events of each batch of one rank in one pass.
 
     Raises:
         InvalidConfig: see `EventSource.batches`.
@@ -108,21 +147,25 @@ def check_pass(events: int, batch_size: int, rank: int, world_size: int, *, drop
         raise InvalidConfig(f"a batch holds at least 1 event; batch_size is {batch_size}")
     if not 0 <= rank < world_size:
         raise InvalidConfig(f"a rank is at least 0 and below world_size; got rank {rank} of {world_size}")
-    share = events // world_size
-    used = share - share % batch_size if drop_last else share
-    if not used:
+    sizes = batch_sizes(events // world_size, batch_size, last_batch)
+    if not sizes:
         raise InvalidConfig(
             f"every rank gets at least one batch; {events} events on {world_size} ranks in batches of "
-            f"{batch_size} (drop_last={drop_last}) give none"
+            f"{batch_size} (last_batch '{last_batch}') give none"
         )
-    return used
+    return sizes
+
+
+def spans(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last row (excluded) of batches that follow one another."""
+    ends = list(itertools.accumulate(sizes))
+    return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def dealt_spans(
-    events: int, batch_size: int, rank: int, world_size: int
+    events: int, batch_size: int, rank: int, world_size: int, last_batch: LastBatch = "keep"
 ) -> tuple[npt.NDArray[np.intp], list[tuple[int, int]]]:
     """The rows of `EventSource.dealt`, and first and last row (excluded) of each batch."""
-    starts = range(0, events, batch_size)
-    mine = starts[rank::world_size]
-    spans = [(start, min(start + batch_size, events)) for start in mine or starts[:1]]
-    return np.concatenate([np.arange(*span) for span in spans]) if mine else np.arange(0), spans
+    everyone = spans(batch_sizes(events, batch_size, last_batch))
+    mine = everyone[rank::world_size]
+    return np.concatenate([np.arange(*span) for span in mine]) if mine else np.arange(0), mine or everyone[:1]

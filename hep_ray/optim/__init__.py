@@ -6,28 +6,18 @@ To resume a run: build the optimizer and the schedule as for a new run, then loa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
+from hep_ray.optim.penalties import add_l1, groups
 from hep_ray.registry import Registry
-
-
-def _add_l1(optimizer: Optimizer, penalty: float) -> None:
-    """Add the gradient of penalty·Σ|w| to the gradients of a step."""
-    with torch.no_grad():
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.sign(), alpha=penalty)
-
 
 OptimizerFactory = Callable[[Any, Iterable[nn.Parameter], float], Optimizer]
 ScheduleFactory = Callable[[Any, Optimizer, int], LRScheduler]
@@ -47,18 +37,35 @@ class OptimizerEntry:
     config: type[Config]
     factory: OptimizerFactory
 
-    def build(self, config: Config, parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
+    def build(
+        self,
+        config: Config,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        *,
+        exempt: Collection[nn.Parameter] = (),
+    ) -> Optimizer:
         """Make the optimizer.
+
+        Args:
+            config: the entry's configuration.
+            parameters: that it moves.
+            learning_rate: of the first step.
+            exempt: those of them that weight decay and L1 penalty leave alone, unless the config has
+                `decay_norms_and_biases`.
 
         Raises:
             InvalidConfig: the learning rate is not a positive finite number.
         """
         if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise InvalidConfig(f"learning_rate must be positive and finite; got {learning_rate!r}")
-        built = self.factory(config, parameters, learning_rate)
         l1_penalty = getattr(config, "l1_penalty", 0.0)
+        penalised = l1_penalty or getattr(config, "weight_decay", 0.0)
+        if penalised and not getattr(config, "decay_norms_and_biases", True):
+            parameters = groups(parameters, exempt)  # type: ignore[assignment]  # torch takes groups too
+        built = self.factory(config, parameters, learning_rate)
         if l1_penalty:
-            built.register_step_pre_hook(lambda stepping, *_: _add_l1(stepping, l1_penalty))
+            built.register_step_pre_hook(lambda stepping, *_: add_l1(stepping, l1_penalty))
         return built
 
 

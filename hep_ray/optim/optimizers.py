@@ -26,10 +26,13 @@ class OptimizerConfig(Config):
         weight_decay: L2 coefficient λ, per step: added to the gradient as λ·w, except by adamw, which
             shrinks the weights by learning_rate·λ instead. It is the L2 penalty λ|w|²/2 of a loss.
         l1_penalty: L1 coefficient λ: the penalty λ|w|, whose gradient λ·sgn(w) is added to that of the loss.
+        decay_norms_and_biases: let both act on the scales and offsets of normalisation and on biases too, as a plain
+            `weight_decay` of torch does; off, the field's custom, they act on weights alone.
     """
 
     weight_decay: float = Field(default=0.0, ge=0)
     l1_penalty: float = Field(default=0.0, ge=0)
+    decay_norms_and_biases: bool = False
 
 
 class AdamConfig(OptimizerConfig):

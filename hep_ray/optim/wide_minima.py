@@ -1,6 +1,6 @@
 """Optimizers that look for wide minima: what they find is the centre of where the weights have been.
 
-Both hand the network weights to take a gradient at, and both have a `centre`, which is what is validated and kept.
+Both hand the network weights to take a gradient at, and both have a `centre`; what is validated and kept is `so_far`.
 Each `step` takes one gradient, so that an epoch costs what it costs with any other optimizer.
 """
 
@@ -30,7 +30,11 @@ class CentredOptimizer(Optimizer):
 
     @abstractmethod
     def centre(self, parameter: nn.Parameter) -> Tensor:
-        """What the optimizer has found for this parameter so far, of its shape."""
+        """What the parameter moves around, of its shape."""
+
+    def so_far(self, parameter: nn.Parameter) -> Tensor:
+        """What all steps up to now have found for this parameter, of its shape: what is validated and kept."""
+        return self.centre(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -93,11 +97,20 @@ class EntropySgd(CentredOptimizer):
         self, parameters: Iterable[nn.Parameter], learning_rate: float, config: EntropySgdConfig
     ) -> None:
         super().__init__(parameters, {"lr": learning_rate, **config.model_dump()})
+        self._outer_rate = config.outer_rate
 
     def centre(self, parameter: nn.Parameter) -> Tensor:
         """X."""
         state = self.state.get(parameter)
         return state["centre"] if state else parameter.detach()
+
+    def so_far(self, parameter: nn.Parameter) -> Tensor:
+        """Where x would go if the inner loop ended now: an epoch may be shorter than the loop, or end in its middle."""
+        state = self.state.get(parameter)
+        if not state or not state["inner"]:
+            return self.centre(parameter)
+        moved: Tensor = state["centre"].lerp(state["mean"], self._outer_rate)
+        return moved
 
     def _update(
         self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hep_ray.config import FORMERLY
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Comparison, Confirmation, Contender
 from hep_ray.confirm.judging import compared, fitted, same_events, values_of
 from hep_ray.data.events import EventSchema
@@ -202,7 +203,13 @@ def comparison_of(confirmation: Confirmation, candidate: Contender) -> Compariso
 
 
 def _same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    one, other = (TrialConfig.from_params(without_seed(params)).resolved() for params in (left, right))
+    """Whether two describe one configuration; a parameter that has another default today may be left out by either."""
+    one, other = (
+        TrialConfig.completed(
+            without_seed(own), {key: value for key, value in beside.items() if key in FORMERLY}
+        ).resolved()
+        for own, beside in ((left, right), (right, left))
+    )
     return one == other
 
 

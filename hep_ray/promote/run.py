@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hep_ray.config import FORMERLY
 from hep_ray.confirm.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
 from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
 from hep_ray.data.dataset import Dataset
@@ -221,8 +222,9 @@ def _package(
         if not path.is_file():
             raise CorruptCheckpoint(f"{path} is not there")
         state = load_checkpoint(path)
-        trained = TrialConfig.from_params(state["params"]).resolved()
-        judged = TrialConfig.from_params(without_seed(candidate.params)).resolved()
+        trained = TrialConfig.completed(state["params"], FORMERLY).resolved()
+        as_trained = {key: trained[key] for key in FORMERLY if key in trained}
+        judged = TrialConfig.completed(without_seed(candidate.params), as_trained).resolved()
         if trained != judged:
             raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
         if int(state["metrics"]["epoch"]) != run.epoch:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
@@ -40,6 +41,7 @@ def fit(
     console: Console,
     epoch_timeout: float = EPOCH_TIMEOUT,
     plugins: tuple[Plugin, ...] = (),
+    unstated: Mapping[str, Any],
 ) -> None:
     """Let Tune train trials on the training split until the searcher has none left.
 
@@ -58,6 +60,7 @@ def fit(
         console: where progress is shown.
         epoch_timeout: seconds that an epoch may take.
         plugins: files of the user's own whose components the trials need.
+        unstated: what a parameter is that a trial leaves out, where it is not today's default.
 
     Raises:
         StorageError: the storage is full, or cannot be written any more.
@@ -75,6 +78,7 @@ def fit(
         epoch_timeout=epoch_timeout,
         plugins=plugins,
         gpu_share=min(resources.gpus_per_trial, 1.0) or 1.0,
+        unstated=unstated,
     )
     scratch = folder.resolve() / ".tune"
     tune_config = tune.TuneConfig(

@@ -23,7 +23,7 @@ from hep_ray.search.optuna_search import total_trials
 from hep_ray.search.resources import ResourcePlan, plan_resources
 from hep_ray.search.room import check_room
 from hep_ray.search.shared import check_every_node, check_plugins
-from hep_ray.search.shares import check_shares
+from hep_ray.search.shares import check_batches, check_shares
 from hep_ray.search.space import Space
 from hep_ray.search.suits import check_augmentation, check_metrics, check_models
 from hep_ray.search.trial_run import EPOCH_TIMEOUT
@@ -159,8 +159,9 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
 
     Raises:
         UnknownName: no such preset.
-        InvalidSpace: the trainer would not read, or would refuse, a parameter, workers cannot share a batch, or an
-            augmentation would break the dataset's events.
+        InvalidSpace: the trainer would not read, or would refuse, a parameter, workers cannot share a batch, an
+            augmentation would break the dataset's events, or a model would meet a batch of one event that it cannot
+            normalise over.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: a model cannot take the dataset's columns.
         StorageError: the storage cannot be written or has no room, or a node of the cluster does not share it or the
@@ -197,6 +198,14 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     )
     check_room(options.storage, model_bytes, resources.concurrent)
     check_shares(space, search.references, resources.min_workers_per_trial, resources.workers_per_trial)
+    check_batches(
+        space,
+        search.references,
+        dataset.schema,
+        dataset.rows("train"),
+        min_workers=resources.min_workers_per_trial,
+        workers=resources.workers_per_trial,
+    )
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -25,7 +27,7 @@ from hep_ray.search.tracked import aside, attach, close
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
-from hep_ray.tracking.records import CodeAccepted, SearchFinished, SearchStarted
+from hep_ray.tracking.records import CodeAccepted, OptionsChanged, SearchFinished, SearchStarted
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,15 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
     untracked: TrackingUnavailable | None = None
     uri = plan.given.tracking_uri or default_uri(plan.storage)
     with Journal(plan.folder) as journal:
-        header = _header(plan, journal, resume=resume)
+        opening = _opening(plan, journal, resume=resume)
         tracker = MlflowTracker(uri, plan.search.name, plan.storage / "mlartifacts", aside(console))
         tracker.replay(journal)
         recorder = Recorder(
             journal, plan.search, plan.preset.epochs, plan.folder / "trials", [tracker.record]
         )
         recorder.sweep()
-        if header is not None:
-            recorder.write(header)
+        for record in opening:
+            recorder.write(record)
         try:
             try:
                 _train(plan, journal, recorder, console)
@@ -94,23 +96,27 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
     return SearchResult(recorder.state, board, uri, untracked)
 
 
-def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarted | CodeAccepted | None:
-    """The first record of this attempt: of a new search, or that changed code is accepted; None for none."""
+def _opening(
+    plan: SearchPlan, journal: Journal, *, resume: bool
+) -> list[SearchStarted | OptionsChanged | CodeAccepted]:
+    """The first records of this attempt: of a new search, or that flags are other ones and changed code is accepted."""
     state = SearchState.fold(journal)
     if state.started is None:
         if resume:
             raise CannotResume(
                 f"--resume goes on with a search; {plan.folder} holds none: start it without --resume"
             )
-        return SearchStarted(
+        started = SearchStarted(
             time=time.time(),
             search_id=uuid.uuid4().hex,
             provenance=plan.provenance,
             options=plan.options,
             plugins=tuple(plugin.recorded for plugin in plan.plugins),
             stated=stated_by(plan.search),
+            unstated={},
             **plan.identity,
         )
+        return [started]
     if not resume:
         ended = sum(trial.finished is not None for trial in state.trials.values())
         raise StorageError(
@@ -127,7 +133,8 @@ def _header(plan: SearchPlan, journal: Journal, *, resume: bool) -> SearchStarte
                 f"a resumed search is the same search; {key} was {recorded!r} and is now {value!r}: "
                 "resume with the flags it was started with, or choose another --storage"
             )
-    return _changed_code(plan, state)
+    changes = (_changed_options(plan, state, state.started.options), _changed_code(plan, state))
+    return [record for record in changes if record is not None]
 
 
 def _changed_code(plan: SearchPlan, state: SearchState) -> CodeAccepted | None:
@@ -143,12 +150,25 @@ def _changed_code(plan: SearchPlan, state: SearchState) -> CodeAccepted | None:
     return CodeAccepted(time=time.time(), plugins=now, changes=tuple(changes))
 
 
+def _changed_options(
+    plan: SearchPlan, state: SearchState, before: Mapping[str, Any]
+) -> OptionsChanged | None:
+    if plan.trials < len(state.trials) and plan.given.trials not in (None, before.get("trials")):
+        drawn = len(state.trials) - len(plan.search.references)
+        raise CannotResume(
+            f"trials that are drawn are trained; {plan.folder} holds {drawn} beside the references, --trials "
+            f"{plan.given.trials} is fewer: type --trials {drawn} to draw no more, or leave it out"
+        )
+    changed = any(value != before.get(key) for key, value in plan.options.items())
+    return OptionsChanged(time=time.time(), options={**before, **plan.options}) if changed else None
+
+
 def _train(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Console) -> None:
     state = recorder.state
     again = True
     while again:
         again = _tune(plan, journal, recorder, console)
-    if not state.unfinished() and len(state.trials) >= plan.trials and not state.finished:
+    if not state.to_run(plan.trials) and not state.finished:
         recorder.write(SearchFinished(time=time.time()))
 
 
@@ -158,6 +178,7 @@ def _tune(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Conso
     for trial_id in sorted(scheduler.replay(journal)):
         recorder.finish(trial_id)
     state = recorder.state
+    assert state.started is not None
     searcher = OptunaSearcher(
         plan.search,
         plan.preset,
@@ -167,8 +188,7 @@ def _tune(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Conso
         state,
         recorder.write,
     )
-    to_run = len(state.unfinished()) + plan.trials - len(state.trials)
-    if to_run <= 0:
+    if not (to_run := state.to_run(plan.trials)):
         return False
     with recorder.listening(searcher.record):
         fit(
@@ -182,7 +202,8 @@ def _tune(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Conso
             scheduler=scheduler,
             recorder=recorder,
             to_run=to_run,
-            total=plan.trials,
+            total=max(plan.trials, len(state.trials)),
+            unstated=state.started.unstated,
             epoch_timeout=plan.given.epoch_timeout,
             plugins=plan.plugins,
             console=console,

@@ -1,4 +1,4 @@
-"""Whether the workers of a trial can share its batches, known before anything starts."""
+"""Whether a trial's batches can be shared and trained on, known from the rows of the dataset before anything starts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hep_ray.data.events import EventSchema
+from hep_ray.data.source import check_pass
+from hep_ray.data.tensors import torch_dtype
 from hep_ray.errors import InvalidConfig, InvalidSpace
-from hep_ray.search.parameters import Choice
+from hep_ray.search.parameters import By, Choice, Integer, Value
 from hep_ray.search.space import Space
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import share
 
-DECIDE = ("batch_size", "learning_rate_scaling")
+DECIDE = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm")
 
 
 def check_shares(
@@ -34,6 +41,12 @@ def check_shares(
     """
     if workers == 1:
         return
+    drawn = space.parameters.get("batch_size")
+    if drawn is not None and not isinstance(drawn, Choice | By):
+        raise InvalidSpace(
+            f"workers share batches of stated sizes; batch_size is {drawn}: make it a Choice of multiples of "
+            "their number"
+        )
     for params in (*_varied(space), *references):
         config = TrialConfig.from_params(params)
         if config.fitted:
@@ -51,15 +64,94 @@ def check_shares(
             raise InvalidSpace(str(fault)) from None
 
 
+def check_batches(
+    space: Space,
+    references: Sequence[Mapping[str, Any]],
+    schema: EventSchema,
+    events: int,
+    *,
+    min_workers: int = 1,
+    workers: int = 1,
+) -> None:
+    """Prove that every epoch has a batch, and none of one event for a model that cannot normalise over it.
+
+    Args:
+        space: of the trials.
+        references: configurations beside it.
+        schema: of the events.
+        events: of the training split.
+        min_workers: the fewest that train a trial.
+        workers: the most.
+
+    Raises:
+        InvalidSpace: one would.
+    """
+    refuses: dict[str, bool] = {}
+    for params in (*_varied(space), *references):
+        config = TrialConfig.from_params(params)
+        if config.fitted:
+            continue
+        for number in range(min_workers, workers + 1):
+            if not _leaves_one(config, events, number):
+                continue
+            model = config.trainer.model
+            if model not in refuses:
+                refuses[model] = not _takes_one(config, schema)
+            if refuses[model]:
+                trainer = config.training
+                of = f" shared among {number} workers" if number > 1 else ""
+                raise InvalidSpace(
+                    f"batch normalisation takes more than one event; {model} would meet a batch of 1, of {events} "
+                    f"training events in batches of {trainer.batch_size}{of} with last_batch '{trainer.last_batch}': "
+                    "choose a larger batch_size, or last_batch 'share' or 'drop'"
+                )
+
+
+def _leaves_one(config: TrialConfig, events: int, workers: int) -> bool:
+    """Whether a pass over the training events has a batch of one event, on a worker."""
+    trainer = config.training
+    mine = share(trainer, workers)
+    try:
+        sizes = check_pass(events, mine.batch_size, 0, workers, trainer.last_batch)
+        # What is averaged takes its statistics from the whole batches of all events.
+        whole = check_pass(events, mine.batch_size * workers, 0, 1, trainer.last_batch)
+    except InvalidConfig as fault:
+        raise InvalidSpace(f"an epoch has a batch: {fault}") from None
+    together = trainer.sync_batch_norm and workers > 1
+    return not together and 1 in {sizes[0], sizes[-1], whole[-1]}
+
+
+def _takes_one(config: TrialConfig, schema: EventSchema) -> bool:
+    """Whether the model, while it trains, takes a batch of one event; tried on shapes alone."""
+    with torch.device("meta"):
+        model = config.build_model(schema).train()
+        columns = {column.name: column for column in schema.columns}
+        inputs = [
+            torch.empty((1, *columns[name].shape), dtype=torch_dtype(np.dtype(columns[name].dtype)))
+            for name in model.columns
+        ]
+        try:
+            with torch.no_grad():
+                model(*inputs)
+        except ValueError as fault:
+            return "per channel" not in str(fault)
+        except (NotImplementedError, RuntimeError):  # it looks at values, of which there are none
+            return not any(isinstance(one, _BatchNorm) and one.training for one in model.modules())
+    return True
+
+
 def _varied(space: Space) -> Iterator[dict[str, Any]]:
-    """Configurations that between them hold all that decides a share."""
-    drawn = space.parameters.get("batch_size")
-    if drawn is not None and not isinstance(drawn, Choice):
-        raise InvalidSpace(
-            f"workers share batches of stated sizes; batch_size is {drawn}: make it a Choice of multiples of "
-            "their number"
-        )
+    """Configurations that between them hold all that decides a share, and the batches of an epoch."""
     for sample in space.samples():
-        values = [space.parameters[key].corners() for key in DECIDE if key in sample]
+        values = [_values(space, sample, key) for key in DECIDE if key in sample]
         for combination in itertools.product(*values):
             yield {**sample, **dict(zip((key for key in DECIDE if key in sample), combination, strict=True))}
+
+
+def _values(space: Space, sample: Mapping[str, Value], key: str) -> Sequence[Value]:
+    parameter = space.parameters[key]
+    if isinstance(parameter, By):
+        return (sample[key],)
+    if isinstance(parameter, Integer):
+        return range(parameter.low, parameter.high + 1)
+    return parameter.corners()

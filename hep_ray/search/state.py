@@ -13,6 +13,7 @@ from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     CodeAccepted,
     EpochFinished,
+    OptionsChanged,
     Record,
     SearchFinished,
     SearchStarted,
@@ -71,7 +72,13 @@ class TrialState:
 
 @dataclass
 class SearchState:
-    """The journal, folded."""
+    """The journal, folded.
+
+    Attributes:
+        started: what the search is; its options are those of the last time that it was resumed with others.
+        trials: by their id, in the order in which they were drawn.
+        finished: whether all of them ended, and as many as were asked for.
+    """
 
     started: SearchStarted | None = None
     trials: dict[str, TrialState] = field(default_factory=dict)
@@ -102,6 +109,11 @@ class SearchState:
         """Take in one record."""
         if isinstance(record, SearchStarted):
             self.started = record
+        elif isinstance(record, OptionsChanged):
+            assert self.started is not None
+            self.started = self.started.model_copy(update={"options": record.options})
+            drawn = len(self.trials) - len(self.started.references)
+            self.finished &= (record.options.get("trials") or 0) <= drawn
         elif isinstance(record, TrialStarted):
             self.trials[record.trial_id] = TrialState(record)
             self.finished = False
@@ -125,6 +137,10 @@ class SearchState:
     def unfinished(self) -> list[TrialState]:
         """Trials that have not ended, in the order in which they were drawn."""
         return [trial for trial in self.drawn() if trial.finished is None]
+
+    def to_run(self, trials: int) -> int:
+        """Trainings that a search of so many trials has before it: those that have begun, and those not drawn yet."""
+        return len(self.unfinished()) + max(0, trials - len(self.trials))
 
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
         """Trials, best first; then those that failed, whatever they had reached; those without an epoch last.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkp
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.fitted import start_trial
+from hep_ray.training.patience import Goal
 
 EPOCH_TIMEOUT = 6 * 3600.0
 """Seconds that an epoch may take unless the search is told another time: what takes longer hangs."""
@@ -42,6 +44,7 @@ class TrialJob:
         epoch_timeout: seconds that an epoch, or the start of a trial, may take before its process is ended.
         gpu_share: of the GPU's memory that is the worker's.
         plugins: files of the user's own whose components the trials need.
+        unstated: what a parameter is that a trial leaves out, where it is not today's default.
     """
 
     trials_folder: str
@@ -55,6 +58,7 @@ class TrialJob:
     epoch_timeout: float = EPOCH_TIMEOUT
     gpu_share: float = 1.0
     plugins: tuple[Plugin, ...] = ()
+    unstated: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, trial_id: str) -> Path:
         """Of a trial: its checkpoints and its log."""
@@ -93,7 +97,7 @@ class TrialRun:
         self._best: float | None = None
         self._unreported: dict[str, float] | None = None
         self._loop = start_trial(
-            TrialConfig.from_params(config["params"]),
+            TrialConfig.completed(config["params"], job.unstated),
             job.schema,
             job.data.events("train"),
             job.data.events("val"),
@@ -102,6 +106,7 @@ class TrialRun:
             device=device,
             device_share=job.gpu_share,
             communicator=communicator,
+            goal=Goal(job.metric, job.mode),
         )
         # Of a fitted model rank 0 alone is here.
         together = ALONE if self._loop.config.fitted else communicator

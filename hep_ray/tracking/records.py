@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from hep_ray.config import Config
+from hep_ray.config import FORMERLY, Config
 from hep_ray.plugins import Plugin
 
 Status = Literal["running", "completed", "stopped", "failed"]
@@ -34,6 +34,10 @@ class SearchStarted(Config):
     references: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
+    unstated: dict[str, Any] = Field(
+        default_factory=FORMERLY.copy,
+        description="what trials use of a parameter that they leave unstated, where it is not today's default",
+    )
     provenance: dict[str, str]
     stated: dict[str, Any] | None = Field(
         None,
@@ -43,6 +47,14 @@ class SearchStarted(Config):
     tags: dict[str, str] = Field(
         default_factory=dict, description="of all its runs in MLflow, beside the usual"
     )
+
+
+class OptionsChanged(Config):
+    """The search was resumed with other flags than it had; they hold from here on, and for a later plain --resume."""
+
+    kind: Literal["options_changed"] = "options_changed"
+    time: float
+    options: dict[str, Any] = Field(description="the whole command line, in place of the former")
 
 
 class TrialStarted(Config):
@@ -121,6 +133,7 @@ class SearchFinished(Config):
 
 Record = (
     SearchStarted
+    | OptionsChanged
     | TrialStarted
     | EpochFinished
     | TrialLost

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
 from hep_ray.data.batches import Batch
 from hep_ray.models import Model
 from hep_ray.optim.wide_minima import CentredOptimizer
+from hep_ray.training.distributed import ALONE, Communicator
+from hep_ray.training.statistics import take_anew
 
 
 class KeptModel:
@@ -21,7 +22,8 @@ class KeptModel:
 
     With an optimizer that has a centre, that centre; after `swa_start` of the epochs, the mean of what each epoch
     ended with (stochastic weight averaging, Izmailov et al., arXiv:1803.05407). Running statistics of batch
-    normalisation are then taken anew from the training events, in one more pass over them per epoch.
+    normalisation that training moves are then taken anew from the training events, in one more pass over them per
+    epoch.
 
     Args:
         model: the one that is trained.
@@ -44,23 +46,26 @@ class KeptModel:
             return cast("Model", self._averaged.module)
         return self._centred
 
-    def update(self, epoch: int, batches: Iterable[Batch]) -> None:
+    def update(
+        self, epoch: int, batches: Callable[[], Iterable[Batch]], communicator: Communicator = ALONE
+    ) -> None:
         """Take in the end of a training epoch.
 
         Args:
             epoch: from 1.
-            batches: of the training events, without augmentation; read only where they are needed.
+            batches: gives those of the training events, without augmentation; asked only where they are needed.
+            communicator: of the workers, each of which has other batches.
         """
         if isinstance(self._optimizer, CentredOptimizer):
             self._centred.load_state_dict(self._trained.state_dict())
             with torch.no_grad():
                 for own, trained in zip(self._centred.parameters(), self._trained.parameters(), strict=True):
                     if trained.requires_grad:
-                        own.copy_(self._optimizer.centre(trained))
+                        own.copy_(self._optimizer.so_far(trained))
         if self._averaged is not None and self._first is not None and epoch >= self._first:
             self._averaged.update_parameters(self._centred)
         if self.model is not self._trained:
-            update_bn((batch.inputs for batch in batches), _FromColumns(self.model))
+            take_anew(self.model, batches, communicator)
 
     def state_dict(self) -> dict[str, Any]:
         """What the trained model and its optimizer do not hold."""
@@ -77,15 +82,3 @@ class KeptModel:
             self._centred.load_state_dict(state["centred"])
         if self._averaged is not None:
             self._averaged.load_state_dict(state["averaged"])
-
-
-class _FromColumns(nn.Module):
-    """Feeds a model its columns of a dictionary, as `update_bn` passes on what a batch is."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        logits: Tensor = self.model(*(inputs[column] for column in self.model.columns))
-        return logits

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hep_ray.config import FORMERLY
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.files import whole
 from hep_ray.training.distributed import Communicator
@@ -109,12 +110,13 @@ def _sums(path: Path) -> str:
 
 
 def check_own(state: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Refuse the state of a trial with other parameters.
+    """Refuse the state of a trial with other parameters; one older than a parameter has what was done before it.
 
     Raises:
         CorruptCheckpoint: it is one.
     """
-    if state["params"] != params:
+    formerly = {key: value for key, value in FORMERLY.items() if key in params}
+    if formerly | state["params"] != params:
         raise CorruptCheckpoint(
             f"a trial resumes its own checkpoint; this one holds {state['params']}, the trial is {params}"
         )

@@ -14,6 +14,7 @@ from hep_ray.data.augment import AugmentConfig
 from hep_ray.data.event_images import check_augmentation
 from hep_ray.data.events import EventSchema
 from hep_ray.data.scalers import SCALERS
+from hep_ray.data.source import LastBatch
 from hep_ray.errors import InvalidConfig
 from hep_ray.losses import LOSSES
 from hep_ray.models import MODELS, Model
@@ -43,10 +44,14 @@ class TrainerConfig(FitConfig):
         schedule: name in the learning-rate schedule registry.
         learning_rate: step size that the schedule starts from.
         batch_size: events per optimizer step.
+        last_batch: what becomes of the r events of an epoch that do not fill a batch. `share`: fewer than half a batch
+            take events over from the batch before, so that no step, and no batch normalisation, sees fewer than half a
+            batch; `keep`: they make a step of their own, however few; `drop`: they are left out of the epoch.
         scalar_scaling: scaler of scalar and vector columns, fitted on the training split; `none` leaves them.
         sequence_scaling: the same for columns of rank 2, such as tracks.
         image_scaling: the same for columns of rank 3.
-        patience: end the trial after this many epochs without a lower validation loss; 0 never does.
+        patience: end the trial after this many epochs without a better value of `patience_metric`; 0 never does.
+        patience_metric: `goal`, the metric (and mode) that the search ranks by, or `val_loss`.
         clip_norm: largest length of a step's gradient, which is scaled down to it; 0 leaves it.
         swa_start: after this fraction of the epochs validate and keep the mean of the weights; 1 never does.
         precision: `bfloat16` runs the model's products in 16 bits (autocast); weights and loss stay in 32.
@@ -60,10 +65,12 @@ class TrainerConfig(FitConfig):
     schedule: str = "none"
     learning_rate: PositiveFloat
     batch_size: PositiveInt = 100
+    last_batch: LastBatch = "share"
     scalar_scaling: str = NONE
     sequence_scaling: str = NONE
     image_scaling: str = NONE
     patience: NonNegativeInt = 0
+    patience_metric: Literal["goal", "val_loss"] = "goal"
     clip_norm: NonNegativeFloat = 0.0
     swa_start: float = Field(default=1.0, ge=0, le=1)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -109,6 +116,18 @@ class TrialConfig:
         if not isinstance(self.trainer, TrainerConfig):
             raise InvalidConfig(f"a loop trains models that are trained; '{self.trainer.model}' is fitted")
         return self.trainer
+
+    @classmethod
+    def completed(cls, params: Mapping[str, Any], unstated: Mapping[str, Any]) -> TrialConfig:
+        """The same as `from_params`, with other defaults than today's.
+
+        Args:
+            params: flat.
+            unstated: values of keys that they may leave out; those that nothing reads in this trial do nothing.
+        """
+        found = cls.from_params(params)
+        older = {key: value for key, value in unstated.items() if key in found.resolved()}
+        return cls.from_params({**older, **params})
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> TrialConfig:

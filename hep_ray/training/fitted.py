@@ -20,6 +20,7 @@ from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.loop import TrialLoop
+from hep_ray.training.patience import VAL_LOSS, Goal
 from hep_ray.training.seeding import seed_everything
 from hep_ray.training.step import evaluate
 from hep_ray.training.validation import BATCH, validation_metrics
@@ -124,6 +125,7 @@ def start_trial(
     device: torch.device | str = "cpu",
     device_share: float = 1.0,
     communicator: Communicator = ALONE,
+    goal: Goal = VAL_LOSS,
 ) -> TrialLoop | FittedLoop:
     """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
 
@@ -141,4 +143,5 @@ def start_trial(
         device=device,
         device_share=device_share,
         communicator=communicator,
+        goal=goal,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,13 @@ from hep_ray.data.on_device import on_device
 from hep_ray.data.source import EventSource
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.models import Model
+from hep_ray.optim.penalties import norms_and_biases
 from hep_ray.training.averaging import KeptModel
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator, share
 from hep_ray.training.manifold import PROBED_EVENTS, mixing_points
+from hep_ray.training.patience import VAL_LOSS, Goal, Patience
 from hep_ray.training.scaled import ScaledModel
 from hep_ray.training.seeding import random_state, restore_random_state, seed_everything
 from hep_ray.training.step import train_step
@@ -46,6 +47,7 @@ class TrialLoop:
         device: where the model lives.
         device_share: of a GPU's memory that is this trial's; events in memory are copied there where they fit.
         communicator: of the workers that train this trial together, each with a loop of the same arguments.
+        goal: of the search, which the patience waits for.
 
     Raises:
         InvalidConfig: the model cannot take the dataset's columns, or the workers cannot share a batch.
@@ -63,14 +65,15 @@ class TrialLoop:
         device: torch.device | str = "cpu",
         device_share: float = 1.0,
         communicator: Communicator = ALONE,
+        goal: Goal = VAL_LOSS,
     ) -> None:
         seed_everything(seed)
         self.config = config
         self.schema = schema
         self.epochs = epochs
         self.epoch = 0
-        self._lowest_loss = math.inf
-        self._stale_epochs = 0
+        waits_for = goal if config.training.patience_metric == "goal" else VAL_LOSS
+        self._patience = Patience(config.training.patience, waits_for)
         self._half = config.training.precision == "bfloat16"
         self._seed = seed
         self._device = torch.device(device)
@@ -78,6 +81,12 @@ class TrialLoop:
         parts = config.components
         entries = {kind: registry[getattr(config.training, kind)] for kind, registry in REGISTRIES.items()}
         self._share = share(config.training, communicator.world_size)
+        self._mine: dict[str, Any] = {
+            "rank": communicator.rank,
+            "world_size": communicator.world_size,
+            "last_batch": config.training.last_batch,
+            "device": self._device,
+        }
         self.model = config.build_model(schema).to(self._device)
         if config.training.sync_batch_norm and not communicator.alone:
             synchronise(self.model, self._device)
@@ -91,6 +100,7 @@ class TrialLoop:
             parts["optimizer"],
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             self._share.learning_rate,
+            exempt=norms_and_biases(self.model),
         )
         self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
         self._kept = KeptModel(self.model, self._optimizer, epochs, config.training.swa_start)
@@ -109,8 +119,7 @@ class TrialLoop:
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or the patience is at its end."""
-        patience = self.config.training.patience
-        return self.epoch >= self.epochs or 0 < patience <= self._stale_epochs
+        return self.epoch >= self.epochs or self._patience.ended
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch, then validate.
@@ -126,8 +135,7 @@ class TrialLoop:
         train_metrics = self._train_epoch()
         self._schedule.step()
         self._workers.share_buffers(self.model)
-        together = self.config.training.sync_batch_norm
-        self._kept.update(self.epoch + 1, self._batches(self._workers if together else ALONE))
+        self._update_kept()
         val_metrics = validate(
             self.kept,
             self.loss,
@@ -139,8 +147,7 @@ class TrialLoop:
             communicator=self._workers,
         )
         self.epoch += 1
-        self._stale_epochs = 0 if val_metrics["val_loss"] < self._lowest_loss else self._stale_epochs + 1
-        self._lowest_loss = min(self._lowest_loss, val_metrics["val_loss"])
+        self._patience.see(val_metrics)
         return {
             "epoch": self.epoch,
             **train_metrics,
@@ -151,7 +158,7 @@ class TrialLoop:
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
-        batches_of_epoch = self._batches(self._workers, shuffle=True)
+        batches_of_epoch = self._batches(shuffle=True)
         if self.config.augmentation.active:
             columns = [self.schema.column(name) for name in self.model.columns]
             augmentation = self.config.augmentation
@@ -184,18 +191,27 @@ class TrialLoop:
             "train_accuracy": correct / int(sizes.sum()),
         }
 
-    def _batches(self, of: Communicator, *, shuffle: bool = False) -> Iterator[Batch]:
-        """Batches of the training events: whole ones, or a worker's share of each."""
-        alone = self._share.batch_size * self._workers.world_size
+    def _batches(self, *, shuffle: bool) -> Iterator[Batch]:
+        """This worker's share of every batch of the training events."""
         return self._train.batches(
-            alone if of.alone else self._share.batch_size,
-            seed=self._seed,
-            epoch=self.epoch,
-            shuffle=shuffle,
-            rank=of.rank,
-            world_size=of.world_size,
-            device=self._device,
+            self._share.batch_size, seed=self._seed, epoch=self.epoch, shuffle=shuffle, **self._mine
         )
+
+    def _dealt(self) -> Iterable[Batch]:
+        """Whole batches of the training events, dealt out to the workers; perhaps none for this one."""
+        whole = self._share.batch_size * self._workers.world_size
+        rows, batches = self._train.dealt(whole, **self._mine)
+        return batches if len(rows) else ()
+
+    def _update_kept(self) -> None:
+        """Take in the epoch; an average gets the statistics that one worker would find, the same on every rank."""
+        if self.config.training.sync_batch_norm and not self._workers.alone:
+            # Each rank sees its share of every batch, and the modules themselves join what they see.
+            self._kept.update(self.epoch + 1, lambda: self._batches(shuffle=False))
+        else:
+            self._kept.update(self.epoch + 1, self._dealt, self._workers)
+        if self.kept is not self.model:
+            self._workers.share_buffers(self.kept)
 
     def _where(self, what: str) -> str:
         rate = self.config.training.learning_rate
@@ -211,7 +227,7 @@ class TrialLoop:
             "schedule": self._schedule.state_dict(),
             "kept": self._kept.state_dict(),
             "random": self._workers.everyone(random_state()),
-            "patience": {"lowest_loss": self._lowest_loss, "stale_epochs": self._stale_epochs},
+            "patience": self._patience.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -232,5 +248,4 @@ class TrialLoop:
             restore_random_state(state["random"][self._workers.rank])
         else:
             self._workers.seed(self._seed, self.epoch)
-        self._lowest_loss = state["patience"]["lowest_loss"]
-        self._stale_epochs = state["patience"]["stale_epochs"]
+        self._patience.load_state_dict(state["patience"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from hep_ray.config import FORMERLY
 from hep_ray.data.events import EventSchema
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.losses import LOSSES, Loss, build_loss
@@ -60,7 +61,7 @@ def restore_model(path: Path, schema: EventSchema, device: torch.device | str = 
         raise CorruptCheckpoint(
             f"params, model and metrics of a checkpoint are dicts; those of {path} are not"
         )
-    config = TrialConfig.from_params(params)
+    config = TrialConfig.completed(params, FORMERLY)
     model = config.build_model(schema)
     try:
         model.load_state_dict(weights)

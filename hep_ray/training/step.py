@@ -92,7 +92,7 @@ def train_step(
             raise
         raise InvalidConfig(
             "batch normalisation takes more than one event where it has one number of each; a batch holds 1: choose a "
-            "batch_size that leaves no single event over"
+            "batch_size that leaves no single event over, or last_batch 'share' or 'drop'"
         ) from fault
     losses = _weighted(loss(logits, batch.labels), batch.weights)
     if batch.other_labels is not None:

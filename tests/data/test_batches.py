@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.data.batches import Events, batches, dealt_batches
+from hep_ray.data.source import LastBatch, batch_sizes
 from hep_ray.errors import InvalidConfig, InvalidEvents
 
 
@@ -28,7 +29,7 @@ def order(rows: int, batch_size: int, **options: Any) -> list[int]:
 def test_without_shuffle_the_order_is_that_of_the_events() -> None:
     assert order(7, 3, seed=4, epoch=2) == list(range(7))
     assert [len(batch) for batch in batches(events(7), 3)] == [3, 3, 1]
-    assert [len(batch) for batch in batches(events(7), 3, drop_last=True)] == [3, 3]
+    assert [len(batch) for batch in batches(events(7), 3, last_batch="drop")] == [3, 3]
 
 
 @given(
@@ -54,12 +55,55 @@ def test_ranks_share_an_epoch_equally_and_without_overlap(
     assert again == shares[0]
 
 
-@given(rows=st.integers(1, 60), size=st.integers(1, 20), ranks=st.integers(1, 4))
-def test_dealt_batches_are_those_of_one_process_each_on_one_rank(rows: int, size: int, ranks: int) -> None:
-    whole = [batch.labels.tolist() for batch in batches(events(rows), size)]
+@pytest.mark.parametrize(
+    ("rows", "size", "last_batch", "sizes"),
+    [
+        (3009, 32, "keep", [32] * 94 + [1]),
+        (3009, 32, "drop", [32] * 94),
+        (
+            3009,
+            32,
+            "share",
+            [32] * 93 + [17, 16],
+        ),  # 33 events; 16 is the least multiple of 1 that is half of 32
+        (41, 16, "share", [16, 16, 9]),  # 9 are more than half of 16
+        (38, 16, "share", [16, 10, 12]),  # 22 events; 12 = 2·6 is the least multiple of 6 that is at least 8
+        (32, 16, "share", [16, 16]),
+        (5, 16, "share", [5]),
+        (3, 2, "share", [2, 1]),  # 1 is half of 2
+    ],
+)
+def test_what_becomes_of_events_left_over(
+    rows: int, size: int, last_batch: LastBatch, sizes: list[int]
+) -> None:
+    assert batch_sizes(rows, size, last_batch) == sizes
+    assert [len(batch) for batch in batches(events(rows), size, last_batch=last_batch)] == sizes
+
+
+@given(rows=st.integers(1, 300), size=st.integers(1, 40), workers=st.integers(1, 8))
+def test_shared_batches_hold_every_event_and_are_cut_alike_for_any_number_of_workers(
+    rows: int, size: int, workers: int
+) -> None:
+    sizes = batch_sizes(rows, size, "share")
+    assert sum(sizes) == rows
+    assert max(sizes) <= size
+    assert 2 * min(sizes) >= min(size, 2 * rows)
+    assert batch_sizes(rows * workers, size * workers, "share") == [workers * one for one in sizes]
+
+
+@given(
+    rows=st.integers(1, 60),
+    size=st.integers(1, 20),
+    ranks=st.integers(1, 4),
+    last_batch=st.sampled_from(["keep", "share"]),
+)
+def test_dealt_batches_are_those_of_one_process_each_on_one_rank(
+    rows: int, size: int, ranks: int, last_batch: LastBatch
+) -> None:
+    whole = [batch.labels.tolist() for batch in batches(events(rows), size, last_batch=last_batch)]
     dealt = {}
     for rank in range(ranks):
-        mine, passed = dealt_batches(events(rows), size, rank=rank, world_size=ranks)
+        mine, passed = dealt_batches(events(rows), size, rank=rank, world_size=ranks, last_batch=last_batch)
         labels = [batch.labels.tolist() for batch in passed]
         # A rank without a batch of its own still has one to compute, whose rows do not count.
         assert labels
@@ -91,7 +135,7 @@ def test_tensors_own_their_memory() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"batch_size": 2, "rank": -1}, "rank -1 of 1"),
-        ({"batch_size": 8, "drop_last": True}, "at least one batch"),
+        ({"batch_size": 8, "last_batch": "drop"}, "at least one batch"),
         ({"batch_size": 1, "world_size": 9}, "at least one batch"),
     ],
 )

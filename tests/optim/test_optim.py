@@ -12,6 +12,7 @@ from torch import nn
 from hep_ray.config import parse
 from hep_ray.errors import InvalidConfig
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
+from hep_ray.optim.penalties import norms_and_biases
 
 EPOCHS = 6
 
@@ -130,6 +131,50 @@ def test_weight_decay_is_never_negative(optimizer: str):
 )
 def test_golden_steps(optimizer: str, values: dict[str, object], gradients: list[float], expected: float):
     assert weight_after(optimizer, values, gradients) == pytest.approx(expected, abs=1e-7)
+
+
+def decayed(optimizer: str, **values: object) -> dict[str, float]:
+    """Largest parameters after a step of rate 0.1 without a gradient, each of them 1 before."""
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.PReLU(3), nn.LayerNorm([2, 3]))
+    for parameter in module.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    entry = OPTIMIZERS[optimizer]
+    exempt = norms_and_biases(module)
+    entry.build(parse(entry.config, values, optimizer), module.parameters(), 0.1, exempt=exempt).step()
+    return {name: value.max().item() for name, value in module.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "values", "weight"),
+    [
+        ("sgd", {"weight_decay": 0.5}, 0.95),  # 1 − 0.1·(0.5·1)
+        ("adamw", {"weight_decay": 0.5}, 0.95),  # 1·(1 − 0.1·0.5)
+        ("sgd", {"l1_penalty": 0.5}, 0.95),  # 1 − 0.1·0.5·sgn(1)
+        ("sgd", {"l1_penalty": 0.5, "weight_decay": 1.0}, 0.85),
+        ("entropy_sgd", {"weight_decay": 0.5, "thermal_noise": 0, "momentum": 0}, 0.95),
+        (
+            "replicated_sgd",
+            {"l1_penalty": 0.5, "momentum": 0, "replicas": 2},
+            1.0,
+        ),  # the other replica is handed out
+    ],
+)
+def test_norms_and_biases_do_not_decay_unless_it_is_said(
+    optimizer: str, values: dict[str, object], weight: float
+):
+    custom = decayed(optimizer, **values)
+    assert custom.pop("0.weight") == pytest.approx(weight, abs=1e-6)
+    assert sorted(custom) == ["0.bias", "1.bias", "1.weight", "2.weight", "3.bias", "3.weight"]
+    assert set(custom.values()) == {1.0}
+    plain = decayed(optimizer, **values, decay_norms_and_biases=True)
+    assert list(plain.values()) == pytest.approx([weight] * 7, abs=1e-6)
+
+
+def test_without_decay_and_penalty_all_parameters_are_one_group():
+    entry, module = OPTIMIZERS["adam"], network()
+    built = entry.build(entry.config(), module.parameters(), 0.1, exempt=norms_and_biases(module))
+    assert [len(group["params"]) for group in built.param_groups] == [4]
 
 
 def test_nesterov_needs_momentum():

@@ -46,6 +46,23 @@ def test_entropy_sgd_by_hand() -> None:
     assert [value for pair in seen for value in pair] == pytest.approx([v for pair in expected for v in pair])
 
 
+def test_in_the_middle_of_the_inner_loop_entropy_sgd_has_found_where_x_would_go() -> None:
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    built = optimizer(
+        "entropy_sgd", weight, momentum=0, inner_steps=2, scope=0.5, scope_growth=1, thermal_noise=0,
+        newest_share=0.5, outer_rate=0.5,
+    )  # fmt: skip
+    # As above: x = 1, µ = 0.9 after the first step, 1 − 0.5·0.1; after the second the centre itself; after the third
+    # x = 0.9025, µ = (0.9025 + 0.8025)/2 = 0.8525, 0.9025 − 0.5·0.05.
+    found = []
+    for gradient in (2.0, 1.0, 1.0):
+        weight.grad = torch.full_like(weight, gradient)
+        built.step()
+        found.append(built.so_far(weight).item())
+    assert found == pytest.approx([0.95, 0.9025, 0.8775])
+    assert built.centre(weight).item() == pytest.approx(0.9025)
+
+
 def test_replicated_sgd_by_hand() -> None:
     weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
     built = optimizer("replicated_sgd", weight, momentum=0, replicas=2, attraction=0.5, attraction_growth=1)
@@ -77,6 +94,7 @@ def test_thermal_noise_has_the_spread_of_the_paper() -> None:
 def test_before_the_first_step_the_centre_is_the_weights(name: str) -> None:
     weight = nn.Parameter(torch.arange(3.0))
     assert torch.equal(optimizer(name, weight).centre(weight), torch.arange(3.0))
+    assert torch.equal(optimizer(name, weight).so_far(weight), torch.arange(3.0))
 
 
 @pytest.mark.parametrize("name", ["entropy_sgd", "replicated_sgd"])

@@ -2,9 +2,10 @@
 
 import pytest
 
+from hep_ray.data.events import Column, EventSchema
 from hep_ray.errors import InvalidSpace
 from hep_ray.search.parameters import Choice, Integer
-from hep_ray.search.shares import check_shares
+from hep_ray.search.shares import check_batches, check_shares
 from hep_ray.search.space import Space
 
 COMMON = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
@@ -40,3 +41,61 @@ def test_what_cannot_be_shared_is_refused(parameters, counts, words):
 def test_a_reference_is_checked_too():
     with pytest.raises(InvalidSpace, match="batch_size 9"):
         check_shares(space(batch_size=8), [{**COMMON, "batch_size": 9}], 2, 2)
+
+
+IMAGES = EventSchema(task="toy", columns=(Column(name="image", shape=(28, 28, 1)),), classes=("a", "b"))
+BCNN = {"model": "bilinear_cnn", "batch_size": 32}  # whose last maps are of one pixel
+
+
+def images(**parameters):
+    return space(**{**BCNN, **parameters})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "events", "workers", "words"),
+    [
+        ({"last_batch": "keep"}, 3009, 1, "bilinear_cnn would meet a batch of 1, of 3009 training events in"),
+        ({"last_batch": Choice("share", "keep")}, 3009, 1, "last_batch 'keep': choose a larger batch_size"),
+        ({"batch_size": Choice(32, 1)}, 3000, 1, "batches of 1 with"),
+        ({"batch_size": Integer(30, 40), "last_batch": "keep"}, 36 * 37 + 1, 1, "batches of 36 with"),
+        (
+            {"last_batch": "keep"},
+            2 * (16 * 5 + 1),
+            2,
+            "batches of 32 shared among 2 workers with last_batch 'keep'",
+        ),
+        ({"last_batch": "keep", "learning_rate_scaling": "linear"}, 2 * (32 * 5 + 1), 2, "among 2 workers"),
+        (
+            {"last_batch": "keep"},
+            32 * 5 + 1,
+            2,
+            "batches of 32",
+        ),  # 80 events each; 161 in the pass of an average
+        ({"last_batch": "drop"}, 31, 1, "every rank gets at least one batch; 31 events"),
+    ],
+)
+def test_a_batch_of_one_event_is_refused_where_it_cannot_be_normalised(parameters, events, workers, words):
+    with pytest.raises(InvalidSpace, match=words):
+        check_batches(images(**parameters), [], IMAGES, events, min_workers=workers, workers=workers)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "events", "workers"),
+    [
+        ({}, 3009, 1),
+        ({"last_batch": "drop"}, 3009, 1),
+        ({"last_batch": "keep"}, 3010, 1),
+        ({"last_batch": "keep", "model": "cnn"}, 3009, 1),  # without normalisation
+        ({"last_batch": "keep", "model": "deep_cnn"}, 3009, 1),  # over maps of many pixels
+        ({"last_batch": "keep", "sync_batch_norm": True}, 2 * (16 * 5 + 1), 2),
+        ({"batch_size": Integer(30, 40)}, 3009, 1),
+    ],
+)
+def test_other_batches_are_taken(parameters, events, workers):
+    check_batches(images(**parameters), [], IMAGES, events, min_workers=workers, workers=workers)
+
+
+def test_a_reference_with_a_batch_of_one_event_is_refused():
+    reference = {**COMMON, **BCNN, "last_batch": "keep"}
+    with pytest.raises(InvalidSpace, match="batch of 1"):
+        check_batches(space(batch_size=8, model="cnn"), [reference], IMAGES, 3009)

@@ -46,6 +46,15 @@ class Normalised(Model):
         return logits
 
 
+@model("dropped", Config)
+class Dropped(Normalised):
+    """The same with dropout before the second normalisation."""
+
+    def __init__(self, config: Config, schema: SchemaLike) -> None:
+        super().__init__(config, schema)
+        self.layers.insert(5, nn.Dropout(0.5))
+
+
 FEATURES = EventSchema(
     task="toy",
     columns=(Column(name="x", shape=(4,)), Column(name="w")),
@@ -66,6 +75,11 @@ CASES: dict[str, tuple[EventSchema, dict[str, Any]]] = {
     "synchronised": (IMAGES, NORM | {"sync_batch_norm": True}),
     "averaged": (IMAGES, NORM | {"sync_batch_norm": True, "swa_start": 0.0}),
     "own_statistics": (IMAGES, NORM),
+    "own_averaged": (IMAGES, NORM | {"swa_start": 0.0, "batch_size": 20}),
+    "dropped_averaged": (IMAGES, NORM | {"model": "dropped", "optimizer": "replicated_sgd"}),
+    "dropped_together": (IMAGES, NORM | {"model": "dropped", "swa_start": 0.0, "sync_batch_norm": True}),
+    "short_loop": (IMAGES, NORM | {"model": "dropped", "optimizer": "entropy_sgd"}),
+    "last_shared": (FEATURES, MLP | {"batch_size": 32}),
     "dropout": (FEATURES, MLP | {"dropout": 0.3}),
     "mixed": (FEATURES, MLP | {"mixup": 0.4}),
     "linear": (FEATURES, MLP | {"batch_size": 8, "learning_rate": 0.05, "learning_rate_scaling": "linear"}),

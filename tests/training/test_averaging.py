@@ -88,10 +88,27 @@ def test_what_is_validated_is_the_centre(optimizer: str) -> None:
     assert metrics["val_loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_epoch_shorter_than_the_inner_loop_validates_what_it_trained() -> None:
+    # 48 events in batches of 16 are 3 steps; x moves after 20.
+    trial = loop(optimizer="entropy_sgd", learning_rate=0.5)
+    initial = [own.detach().clone() for own in trial.model.parameters()]
+    untrained = trial.run_epoch()["val_loss"]
+    states = [trial._optimizer.state[own] for own in trial.model.parameters()]
+    for own, first, state in zip(trial.kept.parameters(), initial, states, strict=True):
+        assert state["inner"] == 3
+        assert torch.equal(state["centre"], first)
+        assert torch.equal(own, state["mean"])  # the way to µ is gone in full (outer_rate 1)
+    for _ in range(3):
+        trained = trial.run_epoch()["val_loss"]
+    assert trained < untrained
+
+
 @pytest.mark.parametrize(
     "params",
     [
         {"swa_start": 0.25, "dropout": 0.3},
+        {"swa_start": 0.25, "dropout": 0.3, "batch_size": 20},
+        {"optimizer": "entropy_sgd", "batch_size": 20, "last_batch": "drop"},
         {"optimizer": "entropy_sgd", "inner_steps": 4},
         {"optimizer": "replicated_sgd", "swa_start": 0.5},
         {"manifold_mixup": 0.4, "l1_penalty": 1e-4},

@@ -18,6 +18,7 @@ from hep_ray.models import MODELS
 from hep_ray.registry import OWN_CODE
 from hep_ray.training.config import TrainerConfig
 from hep_ray.training.distributed import ALONE, backend, share
+from hep_ray.training.statistics import take_anew
 from hep_ray.training.validation import validate
 
 SCRIPT = Path(__file__).with_name("rank.py")
@@ -34,6 +35,7 @@ def rank() -> Iterator[ModuleType]:
     yield module
     MODELS._entries.pop("normalised")
     OWN_CODE.pop("rank", None)
+    MODELS._entries.pop("dropped")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,10 @@ def alone(rank: ModuleType, case: str, **changes: Any) -> list[dict[str, float]]
 # In float32 a sum of 16 gradients taken as 8 + 8 differs in the last bit, 6e-8 of it; 15 steps of 0.1 carry that on.
 @pytest.mark.parametrize(
     ("case", "tolerance"),
-    [("weighted", 1e-6), ("clipped", 1e-6), ("adam", 1e-6), ("synchronised", 1e-12), ("averaged", 1e-12)],
+    [
+        *(("weighted", 1e-6), ("clipped", 1e-6), ("adam", 1e-6), ("last_shared", 1e-6)),
+        *(("synchronised", 1e-12), ("averaged", 1e-12)),
+    ],
 )
 def test_two_workers_give_the_loss_curve_of_one(
     rank: ModuleType, seen: list[dict[str, Any]], case: str, tolerance: float
@@ -115,6 +120,22 @@ def test_the_metrics_are_those_of_one_process_that_evaluates_what_rank_0_saved(
         single = validate(trial.kept, trial.loss, rank.events(schema, 1100, 1), schema, str)
         over_ranks = {key: seen[0][case]["metrics"][-1][key] for key in single}
         assert over_ranks == pytest.approx(single, rel=1e-6, abs=1e-6), case
+
+
+def test_statistics_of_an_average_are_those_that_one_process_finds_for_its_weights(
+    rank: ModuleType, seen: list[dict[str, Any]]
+) -> None:
+    # 72 events in batches of 20 leave 12: the first rank has the first and the third batch, the second the others.
+    kept = seen[0]["own_averaged"]["kept"]
+    network = rank.loop("own_averaged").kept
+    network.load_state_dict(kept)
+    take_anew(network, lambda: rank.events(rank.IMAGES, 72, 0).batches(20))
+    again = network.state_dict()
+    moved = [name for name in kept if "running" in name]
+    assert len(moved) == 4
+    for name in moved:
+        torch.testing.assert_close(kept[name], again[name], rtol=1e-12, atol=1e-14)
+    assert {int(kept[name]) for name in kept if "tracked" in name} == {4}
 
 
 def test_a_resumed_trial_goes_on_bit_for_bit_on_every_rank(seen: list[dict[str, Any]]) -> None:

@@ -174,4 +174,4 @@ def test_resolved_parameters_hold_every_default_and_resolve_to_themselves():
 def test_a_single_event_that_batch_normalisation_cannot_take_is_named():
     # ResNet34 leaves one number per channel of an image of 28×28.
     with pytest.raises(InvalidConfig, match="a batch holds 1: choose a batch_size that leaves no single"):
-        loop(train=toy(10), model="resnet34", batch_size=9).run_epoch()
+        loop(train=toy(10), model="resnet34", batch_size=9, last_batch="keep").run_epoch()
