@@ -3,8 +3,8 @@
 Study 4.3 (UCSD): H → bb against QCD; the CVN of NOvA and the bilinear CNN, and the Optuna search that the paper
 wished for. Pixels are p_T in GeV and enter as log1p(p_T / 1 GeV).
 The published protocol has two parts, since the networks were trained differently: `published` is that of B-CNN (Adam,
-learning rate 1e-4, weight decay 1e-5 on every parameter, at most 100 epochs, patience 10), `published_cvn` that of CVN (SGD, learning
-rate 5e-4, momentum 0.9, batches of 32, 20 epochs). Each needs a storage of its own: `--storage runs/cvn`.
+learning rate 1e-4, weight decay 1e-5 on every parameter, at most 100 epochs, patience 10), `published_cvn` that of CVN
+(SGD, learning rate 5e-4, momentum 0.9, batches of 32, 20 epochs). Each needs its own storage: `--storage runs/cvn`.
 `laptop` tunes the small `cnn` alone, whose epoch costs a fourth of CVN's; `networks` compares four networks.
 B-CNN starts untrained; `weights="imagenet"` in its space takes VGG16-BN from torch's cache.
 """

@@ -188,6 +188,8 @@ def build_app(search: Search) -> typer.Typer:
 
 def _complete(given: dict[str, Any], recorded: dict[str, Any], search: Search) -> dict[str, Any]:
     """Flags as given, else as recorded by the search that is resumed, else the defaults."""
+    if given["preset"] not in (None, recorded.get("preset")):  # numbers recorded are those of another preset
+        recorded = {key: value for key, value in recorded.items() if key not in ("trials", "epochs")}
     defaults = {"data": Path(os.environ.get("HEP_RAY_DATA") or "data") / search.task, **DEFAULTS}
     chosen: dict[str, Any] = {
         key: next(

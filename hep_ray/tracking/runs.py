@@ -16,6 +16,7 @@ from hep_ray.tracking.names import best_key, metric_key, run_name
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
+    SearchFinished,
     SearchStarted,
     TrialFinished,
     TrialLost,
@@ -97,7 +98,7 @@ class RunWriter:
             self._client.set_tag(self.run_ids[record.trial_id], LOST_TAG, record.cause[:CAUSE_LENGTH])
         elif isinstance(record, TrialTested):
             self._client.log_batch(self.run_ids[record.trial_id], metrics=_points(record))
-        elif self.parent_run_id is not None:
+        elif isinstance(record, SearchFinished) and self.parent_run_id is not None:
             self._client.set_terminated(self.parent_run_id, "FINISHED", int(1000 * record.time))
 
     def _finish_trial(self, record: TrialFinished) -> None:

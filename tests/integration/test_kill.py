@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from hep_ray.search.audit import audit
+from hep_ray.search.state import SearchState
+from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
@@ -89,6 +92,45 @@ def test_killed_in_mid_search_and_resumed_nothing_is_lost_or_done_twice(make_dat
         assert children[trial["trial_id"]] == trial["mlflow_run_id"]
         points = client.get_metric_history(trial["mlflow_run_id"], "val/loss")
         assert [point.value for point in points] == [metrics["val_loss"] for metrics in trial["history"]]
+
+
+@pytest.mark.slow
+def test_an_extended_search_that_is_killed_goes_on_to_its_new_number_of_trials(make_dataset, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(SCRIPT.replace("epochs=4", "epochs=2"))
+    folder = tmp_path / "runs" / "killed"
+    data = str(make_dataset(events=96, size=28))
+    first = start(script, "--data", data, "--preset", "smoke", "--trials", "3")
+    assert first.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    assert len(epochs(folder)) == 3 * 2
+
+    driver = start(script, "--resume", "--trials", "9", "--epoch-timeout", "500")
+    deadline = time.monotonic() + 240
+    while len(epochs(folder)) < 4 * 2 + 1:  # in the middle of the fifth or sixth trial
+        assert driver.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline, "the search did not get going"
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert len(epochs(folder)) < 9 * 2
+
+    resumed = start(script, "--resume")
+    assert resumed.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+
+    state = SearchState.read(folder)
+    assert state.finished
+    assert {name: len(trial.history) for name, trial in state.trials.items()} == {
+        f"t{number:04d}": 2 for number in range(9)
+    }
+    assert (state.started.options["trials"], state.started.options["epoch_timeout"]) == (9, 500)
+    kinds = [record.kind for record in read_records(folder)]
+    assert kinds.count("options_changed") == 1
+    uri = default_uri(tmp_path / "runs")
+    assert audit(folder, uri).findings == ()
+    assert hand_over(folder, uri).trials == 9
+    refused = start(script, "--resume", "--trials", "4")
+    assert refused.wait(timeout=240) == 2
+    assert "--trials 4 is fewer: type --trials 9 to draw no more" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,9 @@ def test_a_finished_search_is_not_overwritten_and_can_be_extended(options):
 
     assert len(second.state.trials) == 6
     assert before.items() <= {name: trial.history for name, trial in second.state.trials.items()}.items()
-    for change in ({"seed": 4}, {"epochs": 3}):
+    assert read_records(options.storage / "toy_search")[0].options["trials"] is None
+    assert second.state.started.options["trials"] == 6
+    for change in ({"seed": 4}, {"epochs": 3}, {"trials": 5}):
         with pytest.raises(CannotResume, match=next(iter(change))):
             run_search(prepare(SEARCH, dataclasses.replace(more, **change)), resume=True, console=QUIET)
 
