@@ -274,3 +274,55 @@ def test_more_files_than_classes_say_how_a_class_gets_several(tmp_path: Path) ->
 def test_options_that_are_lists_can_be_typed(reader: str, option: str, typed: str, expected: Any) -> None:
     assert getattr(parse_options(READERS[reader], {option: typed}), option) == expected
     assert getattr(parse_options(READERS[reader], {option: list(expected)}), option) == expected
+
+
+@pytest.mark.parametrize(
+    ("reader", "option", "parts"),
+    [("hdf5", "datasets", "part_per_dataset"), ("npz", "arrays", "part_per_array")],
+)
+def test_what_a_message_says_to_type_can_be_typed(
+    reader: str, option: str, parts: str, tmp_path: Path
+) -> None:
+    arrays = {"x": values(40, 1), "y": np.arange(40) % 2, "bins": np.arange(5.0)}
+    path = tmp_path / FORMATS[reader][0]
+    if reader == "npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    words = [
+        "convert",
+        str(path),
+        "--reader",
+        reader,
+        "--classes",
+        "b,s",
+        "--label",
+        "y",
+        "--out",
+        str(tmp_path / "d"),
+    ]
+    with pytest.raises(InvalidConfig) as told:
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    remedies = re.findall(r"--set [^ ]*=[^ ]*[^ ,]", str(told.value))
+    assert remedies == [f"--set {option}=x,y", f"--set {parts}=true"]
+    result = CliRunner().invoke(app, [*words, *remedies[0].split()])
+    assert result.exit_code == 0, result.output
+    found = READERS[reader].open(
+        path, parse_options(READERS[reader], dict([remedies[1].split()[1].split("=")]))
+    )
+    assert sorted(part.name for part in found.parts) == ["bins", "x", "y"]
+
+
+def test_a_tree_is_chosen_by_what_the_message_says(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        for name in ("events", "noise"):
+            file.mktree(name, {"pt": "f4", "y": "i4"}).extend(
+                {"pt": values(40, 1), "y": np.arange(40, dtype=np.int32) % 2}
+            )
+    words = ["convert", str(tmp_path / "f.root"), "--reader", "root", "--classes", "b,s", "--label", "y"]
+    words += ["--out", str(tmp_path / "d")]
+    with pytest.raises(InvalidConfig, match=r"has events, noise: --set tree=events$"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert CliRunner().invoke(app, [*words, "--set", "tree=events"]).exit_code == 0

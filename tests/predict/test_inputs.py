@@ -9,7 +9,14 @@ import uproot
 
 from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.shards import ShardWriter
-from hep_ray.errors import InvalidConfig, InvalidEvents, ModelMismatch, ShardMismatch, UnreadableInput
+from hep_ray.errors import (
+    InvalidConfig,
+    InvalidEvents,
+    ModelMismatch,
+    NoEvents,
+    ShardMismatch,
+    UnreadableInput,
+)
 from hep_ray.predict import pieces
 from hep_ray.predict.inputs import Ways, open_inputs
 from hep_ray.predict.scores import read_events, score_piece
@@ -207,3 +214,29 @@ def test_a_value_that_is_not_finite_is_named_and_no_file_is_left(tmp_path, event
     with pytest.raises(InvalidEvents, match="'mass' of event 'events/17'"):
         score_piece(classifier, prediction, prediction.pieces[0], tmp_path, "d", 64)
     assert not list(tmp_path.glob("*.parquet")) + list(tmp_path.glob(".*.tmp"))
+
+
+def test_globs_folders_empty_files_and_odd_names_are_predicted_too(tmp_path, events, package):
+    classifier = package.build()
+    for number, rows in enumerate((100, 0, 200)):
+        folder = tmp_path / "runs" / f"job_{9 + number}"
+        folder.mkdir(parents=True)
+        with uproot.recreate(folder / "out.root") as file:
+            names = {"pt": "pt", "eta": "|eta|", "phi": "phi", "mass": "mass"}
+            tree = file.mktree("t", dict.fromkeys(names.values(), "f4"))
+            if rows:
+                first = 0 if number == 0 else 100
+                values = {**flat(events), "mass": events["mass"]}
+                tree.extend({names[name]: values[name][first : first + rows] for name in names})
+    for word in (tmp_path / "runs", tmp_path / "runs/*/out.root", tmp_path / "runs/job_*"):
+        prediction = open_inputs([word], classifier)
+        assert [piece.prefix for piece in prediction.pieces] == ["job_9/out/", "job_11/out/"]
+        assert prediction.notes == (f"1 of 3 inputs holds no events: {tmp_path}/runs/job_10/out.root",)
+        features = [
+            read["features"]
+            for piece in prediction.pieces
+            for read in read_events(classifier, prediction, piece)
+        ]
+        np.testing.assert_array_equal(np.concatenate(features), events["features"])
+    with pytest.raises(NoEvents, match="none of these does"):
+        open_inputs([tmp_path / "runs/job_10"], classifier)

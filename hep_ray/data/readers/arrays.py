@@ -157,6 +157,7 @@ def table_of(
     path: Path,
     field_name: str = "",
     left_out: Mapping[str, LeftOut] | None = None,
+    options: tuple[str, str] = ("datasets", "part_per_dataset"),
 ) -> Table:
     """Arrays of one length as one table.
 
@@ -167,6 +168,7 @@ def table_of(
         field_name: what the field of a plain array is called; its own name unless given. Members that two arrays
             have in common are called `<array>_<member>`.
         left_out: what belongs to the table and is not read.
+        options: of the reader: which arrays, and each as a part, for messages.
 
     Raises:
         InvalidConfig: the lengths differ, or two fields would have one name.
@@ -174,9 +176,12 @@ def table_of(
     lengths = {array.name: array.shape[0] for array in arrays}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        length = Counter(lengths.values()).most_common(1)[0][0]
+        together = ",".join(one for one, rows in lengths.items() if rows == length)
+        names, parts = options
         raise InvalidConfig(
             f"the arrays of a table have one length; in {path} they have {listed}: name those that belong "
-            f"together, or take each as a part of its own"
+            f"together, such as --set {names}={together}, or take each as the part of its class, --set {parts}=true"
         )
     named = [
         (array, arrow_field, member)

@@ -129,7 +129,7 @@ def _tables(
     alone = arrays[0].name == ""
     if options.part_per_array or alone:
         return [table_of(array.name, [array], path, options.field, left_out) for array in arrays]
-    return [table_of("", arrays, path, left_out=left_out)]
+    return [table_of("", arrays, path, left_out=left_out, options=("arrays", "part_per_array"))]
 
 
 def _survey(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
