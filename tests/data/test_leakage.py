@@ -255,8 +255,10 @@ def test_the_index_that_pandas_says_it_wrote_is_left_out_whatever_its_name(tmp_p
     rows = pandas.DataFrame(
         {"pt": PT, "label": LABELS}, index=pandas.Index(RANDOM.permutation(EVENTS), name="track")
     )
-    rows.to_parquet(tmp_path / "f.parquet")
+    (tmp_path / "f").mkdir()
+    pq.write_table(pa.Table.from_pandas(rows[:9]).replace_schema_metadata(), tmp_path / "f/0.parquet")
+    rows[9:].to_parquet(tmp_path / "f/1.parquet")  # of a folder, one file that says so is enough
     schema = SchemaFile.model_validate({"reader": "parquet", "label": {"from": "field", "field": "label"}})
-    manifest = convert([tmp_path / "f.parquet"], None, ["a", "b"], tmp_path / "out", schema=schema)
+    manifest = convert([tmp_path / "f"], None, ["a", "b"], tmp_path / "out", schema=schema)
     assert [column.name for column in manifest.event_schema.columns] == ["pt"]
     assert "row number" in str(Manifest.read(tmp_path / "out").source["left_out"])

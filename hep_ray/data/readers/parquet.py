@@ -57,7 +57,7 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
                 f"{files[0]} has {_columns(schemas[0])}"
             )
     fields = [arrow_field for column in schemas[0] if (arrow_field := _field(column)) is not None]
-    left_out = {} if metadata else _left_out(files, rows, schemas[0], indices[0])
+    left_out = {} if metadata else _left_out(files, rows, schemas[0], frozenset().union(*indices))
     stated = {} if metadata else partitions(path, files)
     stated = {name: values for name, values in stated.items() if name not in schemas[0].names}
     own = [item.name for item in fields]
