@@ -49,6 +49,10 @@ search = Search(
             metrics=tuple(f"val_accuracy_{name}" for name in ("electron", "jet", "muon", "tau")),
             published={"model=object_cnn": "electron 0.985, jet 0.999, muon 0.952, tau 0.936"},
             published_on="objects simulated by ATLAS; a single network, whose settings are not known to us",
+            published_task="atlas_objects",
+            published_classes=4,
+            published_inputs="single test slides, as class probabilities",
+            inputs="two-channel calorimeter images",
         ),
     ),
 )

@@ -59,6 +59,10 @@ search = Search(
             epochs=(10, 20, 40),
             published={"root_index=1": "0.867–0.887", "root_index=5": "0.891–0.905"},
             published_on="epoch 40; BlackMax and Herwig events in the ATLAS card of Delphes",
+            published_task="mbh_sph",
+            published_classes=2,
+            published_inputs="images of calorimeter towers and tracks",
+            inputs="images of reconstructed objects",
         ),
         StudyTable(
             title="Validation accuracy by loss, each trial at its best epoch",

@@ -55,7 +55,11 @@ search = Search(
                 "parts=fine_image": "accuracy 0.952",
                 "parts=tracks": "accuracy 0.911",
             },
-            published_on="candidates simulated by ATLAS; of two classes or six, its summary leaves open",
+            published_on="candidates simulated by ATLAS",
+            published_task="electron_id",
+            published_classes=2,
+            published_inputs="the parts of a candidate that the row names",
+            inputs="the parts of a candidate that the row names",
         ),
     ),
 )

@@ -84,6 +84,10 @@ search = Search(
             metrics=("val_auc", "val_accuracy", "val_background_rejection_at_50"),
             published={"model=cvn": "AUC 0.55", "model=bilinear_cnn": "AUC 0.86, accuracy 0.8739"},
             published_on="H → bb and QCD jets of the UCSD study",
+            published_task="jet_images",
+            published_classes=2,
+            published_inputs="images of 224 x 224 over +-0.8",
+            inputs="images of 30 x 30",
         ),
     ),
 )

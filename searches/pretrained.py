@@ -61,6 +61,10 @@ search = Search(
                 "model=pretrained_resnet34, weights=random, frozen=False, root_index=3": "0.910–0.919",
             },
             published_on="epoch 40; BlackMax and Herwig events in the ATLAS card of Delphes",
+            published_task="mbh_sph",
+            published_classes=2,
+            published_inputs="images of calorimeter towers and tracks",
+            inputs="images of reconstructed objects",
         ),
         StudyTable(
             title="Validation accuracy, each trial at its best epoch",

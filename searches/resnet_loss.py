@@ -60,6 +60,10 @@ search = Search(
             epochs=(10, 20, 40),
             published={"root_index=1": "0.888–0.911", "root_index=3": "0.910–0.919"},
             published_on="epoch 40; BlackMax and Herwig events in the ATLAS card of Delphes",
+            published_task="mbh_sph",
+            published_classes=2,
+            published_inputs="images of calorimeter towers and tracks",
+            inputs="images of reconstructed objects",
         ),
         StudyTable(
             title="Validation accuracy by loss, each trial at its best epoch",

@@ -57,6 +57,10 @@ search = Search(
                 "model=gradient_boosting": "accuracy 0.4891 ± 0.0005, XGBoost",
             },
             published_on="BlackMax and Herwig events in the ATLAS card of Delphes",
+            published_task="six_hypotheses",
+            published_classes=6,
+            published_inputs="images of calorimeter towers and tracks",
+            inputs="images of reconstructed objects",
         ),
     ),
 )

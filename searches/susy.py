@@ -90,6 +90,10 @@ search = Search(
                 "model=mlp, hidden_layers=5, hidden_features=300": "AUC about 0.88",
             },
             published_on="UCI SUSY, 5 million events",
+            published_task="susy",
+            published_classes=2,
+            published_inputs="8 low-level features",
+            inputs="18 low- and high-level features",
         ),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -64,30 +65,97 @@ def read_state(search: Search | Stated, storage: Path) -> SearchState:
 def cells(
     table: StudyTable, trials: Sequence[TrialState], metric: str, mode: str
 ) -> dict[str, dict[str, Cell]]:
-    """Row → column → results. Rows keep the order of the first trial of each; failed trials have no part.
+    """Row → column → results: of each row the best configuration, over its seeds.
+
+    Rows keep the order of the first trial of each. What has no part is told by `left_out`.
 
     Raises:
         InvalidConfig: no trial reports a metric of the table.
     """
-    rows: dict[str, dict[str, list[float]]] = {}
+    rows: dict[str, dict[str, Cell]] = {}
+    for row, chosen in _chosen(table, trials, metric, mode).items():
+        found: dict[str, list[float]] = {name: [] for name in columns(table)}
+        for trial in chosen.trials:
+            best = trial.best(metric, mode) or {}
+            for name in table.metrics:
+                if name not in best:
+                    raise InvalidConfig(
+                        f"a study table shows metrics that trials report; '{name}' is not among {', '.join(best)}"
+                    )
+                if not table.epochs:
+                    found[_heading(name)].append(best[name])
+                for epoch in table.epochs:
+                    at = [metrics[name] for metrics in trial.history if int(metrics["epoch"]) == epoch]
+                    found[_heading(name, epoch)].extend(at)
+        rows[row] = {column: Cell(tuple(values)) for column, values in found.items()}
+    return rows
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Trials of a row that are averaged, and how many are not, by reason."""
+
+    trials: tuple[TrialState, ...]
+    left_out: dict[str, int]
+
+
+def _chosen(table: StudyTable, trials: Sequence[TrialState], metric: str, mode: str) -> dict[str, _Chosen]:
+    """The best configuration of each row, by the mean over its completed trials, which differ in their seed alone."""
+    rows: dict[str, list[TrialState]] = {}
     for trial in sorted(trials, key=lambda one: one.started.number):
-        if trial.status == "failed" or not trial.history:
-            continue
-        found = rows.setdefault(table.row(trial.started.params), {name: [] for name in columns(table)})
-        best = trial.best(metric, mode) or {}
-        for name in table.metrics:
-            if name not in best:
-                raise InvalidConfig(
-                    f"a study table shows metrics that trials report; '{name}' is not among {', '.join(best)}"
-                )
-            if not table.epochs:
-                found[_heading(name)].append(best[name])
-            for epoch in table.epochs:
-                at = [metrics[name] for metrics in trial.history if int(metrics["epoch"]) == epoch]
-                found[_heading(name, epoch)].extend(at)
-    return {
-        row: {column: Cell(tuple(values)) for column, values in found.items()} for row, found in rows.items()
-    }
+        rows.setdefault(table.row(trial.started.params), []).append(trial)
+    sign = 1 if mode == "max" else -1
+    found = {}
+    for row, members in rows.items():
+        alike: dict[str, list[TrialState]] = {}
+        left: dict[str, int] = {}
+        for trial in members:
+            if trial.status == "completed" and trial.history:
+                params = {key: value for key, value in trial.started.params.items() if key != "seed"}
+                alike.setdefault(repr(sorted(params.items())), []).append(trial)
+            else:
+                left[trial.status] = left.get(trial.status, 0) + 1
+
+        def score(group: list[TrialState]) -> float:
+            best = [trial.best(metric, mode) or {} for trial in group]
+            return sign * statistics.fmean(one.get(metric, -sign * math.inf) for one in best)
+
+        chosen = max(alike.values(), key=score, default=[])
+        others = sum(map(len, alike.values())) - len(chosen)
+        if others:
+            left["of other parameters"] = others
+        if chosen or left.keys() - {"failed", "running"}:
+            found[row] = _Chosen(tuple(chosen), left)
+    return found
+
+
+def left_out(table: StudyTable, state: SearchState) -> list[str]:
+    """What a table does not show, in sentences: trials that are not averaged, and published numbers of another kind."""
+    started = state.started
+    assert started is not None
+    total: dict[str, int] = {}
+    for chosen in _chosen(table, list(state.trials.values()), started.metric, started.mode).values():
+        for reason, number in chosen.left_out.items():
+            total[reason] = total.get(reason, 0) + number
+    lines = []
+    if total:
+        words = ", ".join(f"{number} {reason}" for reason, number in total.items())
+        lines.append(
+            f"Each row is its best configuration over seeds, completed trials alone; left out: {words}."
+        )
+    if table.published and (reason := table.other_kind(started.task, _classes(state))):
+        lines.append(f"Published numbers are not shown: they are {reason}.")
+    return lines
+
+
+def _classes(state: SearchState) -> int | None:
+    """Classes that the trials tell apart, by their confusion matrices; None where none was reported."""
+    for trial in state.trials.values():
+        for metrics in trial.history:
+            entries = sum(key.startswith("val_confusion_") for key in metrics)
+            if entries:
+                return math.isqrt(entries)
+    return None
 
 
 def columns(table: StudyTable) -> list[str]:
@@ -108,12 +176,14 @@ def rendered(table: StudyTable, state: SearchState, *, markdown: bool = False) -
         box=MARKDOWN if markdown else SIMPLE_HEAD,
     )
     head, rows = written(table, state)
-    published = len(head) - 1 if table.published else None
+    published = len(head) - 1 if shown(table, state).published else None
     for place, heading in enumerate(head):
         words = place in {0, published}
         made.add_column(heading, overflow="fold" if words else "ellipsis", no_wrap=not words)
     for row in rows:
         made.add_row(*row)
+    made.caption = "\n".join(left_out(table, state)) or None
+    made.caption_justify = "left"
     return made
 
 
@@ -125,7 +195,7 @@ def written(table: StudyTable, state: SearchState) -> tuple[list[str], list[list
     started = state.started
     assert started is not None
     # A column of an epoch that the preset does not reach would be empty: without any other, the best epoch is shown.
-    table = replace(table, epochs=tuple(epoch for epoch in table.epochs if epoch <= started.epochs))
+    table = shown(table, state)
     found = cells(table, list(state.trials.values()), started.metric, started.mode)
     head = [", ".join(table.rows), *columns(table)]
     if table.published:
@@ -136,6 +206,14 @@ def written(table: StudyTable, state: SearchState) -> tuple[list[str], list[list
         words = [str(results.get(column, Cell(()))) for column in columns(table)]
         rows.append([row or "all", *words, *([table.published.get(row, "")] if table.published else [])])
     return head, rows
+
+
+def shown(table: StudyTable, state: SearchState) -> StudyTable:
+    """The table as far as it can be filled, without published numbers of another kind than the search's."""
+    started = state.started
+    assert started is not None
+    table = replace(table, epochs=tuple(epoch for epoch in table.epochs if epoch <= started.epochs))
+    return replace(table, published={}) if table.other_kind(started.task, _classes(state)) else table
 
 
 def in_order(rows: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from hep_ray.report.groups import varied_in
 from hep_ray.report.material import Material
 from hep_ray.report.performance import WorkingPoint, mean_and_sd
 from hep_ray.report.scores import Scored, Scores
-from hep_ray.report.study import written
+from hep_ray.report.study import left_out, shown, written
 from hep_ray.report.words import decimals, interval, metric_words, plus_minus
 from hep_ray.search.leaderboard import number
 
@@ -76,8 +76,9 @@ def studies(material: Material) -> Iterator[str]:
     """The study's own tables."""
     for one in material.search.tables:
         head, rows = written(one, material.state)
-        text = (0, len(head) - 1) if one.published else (0,)
-        yield f"<h3>{escape(one.title)}</h3>{table(head, rows, text)}"
+        text = (0, len(head) - 1) if shown(one, material.state).published else (0,)
+        notes = "".join(f'<p class="note">{escape(line)}</p>' for line in left_out(one, material.state))
+        yield f"<h3>{escape(one.title)}</h3>{table(head, rows, text)}{notes}"
 
 
 def failures(material: Material) -> str:

@@ -70,6 +70,10 @@ class StudyTable:
         epochs: the metrics are shown after each of these epochs; empty: at the trial's best epoch.
         published: text of a row, as `StudyTable.row` writes it → the published result.
         published_on: the data on which those were measured, shown wherever they are.
+        published_task: task of the published numbers, as datasets name theirs; empty is not stated.
+        published_classes: number of classes that they tell apart; 0 is not stated.
+        published_inputs: what they were computed from, in words; empty is not stated.
+        inputs: what the trials of this search are computed from, in the same words.
 
     Raises:
         InvalidConfig: no rows or no metrics, or published results without their data.
@@ -81,6 +85,10 @@ class StudyTable:
     epochs: tuple[int, ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
     published_on: str = ""
+    published_task: str = ""
+    published_classes: int = 0
+    published_inputs: str = ""
+    inputs: str = ""
 
     def __post_init__(self) -> None:
         if not self.rows or not self.metrics:
@@ -89,6 +97,22 @@ class StudyTable:
             raise InvalidConfig(
                 f"published results stand with the data they were measured on; '{self.title}' names none"
             )
+
+    def other_kind(self, task: str, classes: int | None) -> str:
+        """Why the published numbers are of another kind than a search's, in words; empty where they are not.
+
+        Args:
+            task: of the search.
+            classes: that its trials tell apart; None where they do not tell.
+        """
+        reasons = []
+        if self.published_task and self.published_task != task:
+            reasons.append(f"of the task {self.published_task}, not {task}")
+        if self.published_classes and classes and self.published_classes != classes:
+            reasons.append(f"of {self.published_classes} classes, not {classes}")
+        if self.published_inputs and self.published_inputs != self.inputs:
+            reasons.append(f"from {self.published_inputs}, not {self.inputs or 'what is stated here'}")
+        return ", ".join(reasons)
 
     def row(self, params: Mapping[str, str | int | float]) -> str:
         """The row of a trial: `model=cnn, root_index=3`; a parameter that it lacks is left out."""

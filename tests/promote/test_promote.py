@@ -18,7 +18,9 @@ import hep_ray
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import load_confirmation
 from hep_ray.confirm.test_uses import SplitUse, params_hash, record_use
-from hep_ray.errors import PromotionRefused, StorageError, TrackingUnavailable
+from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable
+from hep_ray.promote import run as run_module
+from hep_ray.promote import turn
 from hep_ray.promote.run import Wishes, promote
 from hep_ray.search.state import SearchState, search_folder
 from hep_ray.tracking.registry import ModelRegistry
@@ -124,6 +126,52 @@ def test_a_better_model_takes_the_alias_and_the_former_becomes_previous(storage,
     with pytest.raises(PromotionRefused, match=r"against the champion.*no better within seed noise"):
         promote(storage / "shallow", wishes())
     assert aliases(wishes) == {"champion": 2, "previous": 1}
+
+
+def test_a_champion_that_is_made_meanwhile_is_the_one_to_beat(storage, wishes, monkeypatch):
+    """Another machine, which holds no lock of ours, sets the alias while the candidate is being stored."""
+    promote(storage / "deep", wishes())
+    registry = ModelRegistry(wishes().tracking_uri)
+    (best,) = registry.aliases(wishes().name).values()
+    registry._client.delete_registered_model_alias(wishes().name, "champion")
+    stored = run_module.store
+
+    def meanwhile(*args):
+        version = stored(*args)
+        registry._client.set_registered_model_alias(wishes().name, "champion", str(best))
+        return version
+
+    monkeypatch.setattr(run_module, "store", meanwhile)
+    with pytest.raises(PromotionRefused, match=r"against the champion.*no better within seed noise"):
+        promote(storage / "shallow", wishes())
+    assert aliases(wishes) == {"champion": best}
+
+
+def test_promotions_of_one_model_take_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr(turn, "PATIENCE", 0.1)
+    with turn.one_at_a_time("http://registry", "toy", tmp_path):
+        with turn.one_at_a_time("http://registry", "another", tmp_path):
+            pass
+        with (
+            pytest.raises(StorageError, match="one promotion of a model is made at a time"),
+            turn.one_at_a_time("http://registry", "toy", tmp_path),
+        ):
+            raise AssertionError("two hold one turn")
+    with turn.one_at_a_time("http://registry", "toy", tmp_path):
+        pass
+
+
+def test_the_gate_has_a_level_of_its_own(storage, wishes):
+    """A confirmation that was shown at 50 % is judged at 2.5 % one-sided all the same, unless --level says else."""
+    shown = storage / "deep" / "confirm" / "confirmation.json"
+    values = json.loads(shown.read_text())
+    shown.write_text(json.dumps(values | {"level": 0.5}))
+    lines = promote(storage / "deep", wishes(dry_run=True)).verdict.lines
+    assert "below 0.05 is asked for, 2.5 % one-sided" in next(line for line in lines if "gain" in line)
+    lines = promote(storage / "deep", wishes(dry_run=True, level=1e-40)).verdict.lines
+    assert any(line.startswith("FAIL  gain") and "below 2e-40 is asked for" in line for line in lines)
+    with pytest.raises(InvalidConfig, match="one-sided rate of false alarms"):
+        promote(storage / "deep", wishes(level=0.6))
 
 
 def test_the_same_confirmation_is_no_better_than_the_champion_that_it_made(storage, wishes):

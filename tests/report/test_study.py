@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hep_ray.errors import InvalidConfig, StorageError, UnknownName
-from hep_ray.report.study import cells, in_order, load_search, read_state, rendered, written
+from hep_ray.report.study import cells, in_order, left_out, load_search, read_state, rendered, written
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.leaderboard import leaderboard, pareto_front
 from hep_ray.search.optuna_search import OptunaSearcher
@@ -63,6 +63,71 @@ def test_trials_that_differ_in_seed_only_are_one_row() -> None:
     }
     spread = statistics.stdev([0.8, 0.7])
     assert str(found["root_index=1"]["accuracy"]) == f"0.7500 ± {spread:.4f} (2)"
+
+
+def test_a_row_is_its_best_configuration_over_seeds_of_completed_trials() -> None:
+    """Of root index 1 two configurations: means (0.8 + 0.6)/2 = 0.7 and 0.65; stopped and failed have no part."""
+    of = state(
+        ({"root_index": 1, "rate": 0.1}, [0.5, 0.8], "completed"),
+        ({"root_index": 1, "rate": 0.2}, [0.65, 0.6], "completed"),
+        ({"root_index": 1, "rate": 0.1}, [0.6, 0.6], "completed"),
+        ({"root_index": 1, "rate": 0.1}, [0.99], "stopped"),
+        ({"root_index": 1, "rate": 0.1}, [0.01], "failed"),
+        ({"root_index": 3, "rate": 0.1}, [0.95], "stopped"),
+        ({"root_index": 5, "rate": 0.1}, [0.2], "failed"),
+    )
+    table = StudyTable("t", rows=("root_index",))
+    found = cells(table, list(of.trials.values()), "val_accuracy", "max")
+    assert {row: cell["accuracy"].values for row, cell in found.items()} == {
+        "root_index=1": (0.8, 0.6),
+        "root_index=3": (),
+    }
+    (line,) = left_out(table, of)
+    assert line.startswith(
+        "Each row is its best configuration over seeds, completed trials alone; left out: "
+    )
+    assert set(line.rpartition(": ")[2].removesuffix(".").split(", ")) == {
+        "2 stopped", "1 failed", "1 of other parameters",
+    }  # fmt: skip
+    # Where less is better it is the same one, by (0.5 + 0.6)/2 against 0.6.
+    less = cells(table, list(of.trials.values()), "val_accuracy", "min")["root_index=1"]["accuracy"].values
+    assert less == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({"published_task": "other"}, "of the task other, not t"),
+        ({"published_classes": 6}, "of 6 classes, not 2"),
+        ({"published_inputs": "towers", "inputs": "objects"}, "from towers, not objects"),
+    ],
+)
+def test_published_numbers_of_another_kind_are_not_shown_and_it_is_said_why(kind, words) -> None:
+    of = state(({"root_index": 1}, [0.8], "completed"))
+    (trial,) = of.trials.values()
+    for name in ("a_a", "a_b", "b_a", "b_b"):
+        trial.history[0][f"val_confusion_{name}"] = 1.0
+    same = {"published_task": "t", "published_classes": 2, "published_inputs": "x", "inputs": "x"}
+    table = StudyTable(
+        "t", ("root_index",), published={"root_index=1": "0.99"}, published_on="data", **(same | kind)
+    )
+    head, rows = written(table, of)
+    assert (head, rows) == (["root_index", "accuracy"], [["root_index=1", "0.8000 (1)"]])
+    assert left_out(table, of) == [f"Published numbers are not shown: they are {words}."]
+    alike = StudyTable("t", ("root_index",), published={"root_index=1": "0.99"}, published_on="data", **same)
+    assert written(alike, of)[1] == [["root_index=1", "0.8000 (1)", "0.99"]]
+    assert left_out(alike, of) == []
+
+
+def test_every_shipped_search_states_of_what_kind_its_published_numbers_are() -> None:
+    for script in sorted(SCRIPTS.glob("[a-z]*.py")):
+        search = load_search(script.stem, SCRIPTS)
+        for table in search.tables:
+            if table.published:
+                assert table.published_task == search.task
+                assert table.published_classes >= 2
+                assert table.published_inputs
+                assert table.inputs
 
 
 def test_an_epoch_after_the_last_has_no_column_and_a_published_row_stays() -> None:
