@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +27,23 @@ def implementation(entry: Any) -> Any:
     """The class or function behind an entry, which carries its docstring and names its module."""
     parts = (getattr(entry, part, None) for part in ("factory", "generate", "open", "build"))
     return next((part for part in parts if part is not None), entry)
+
+
+def check_name(kind: str, name: object, known: Iterable[str]) -> None:
+    """Refuse a name that a closed set lacks, where it is stated: before anything else is taken in its place.
+
+    Raises:
+        UnknownName: the message lists the names that there are, and the nearest.
+    """
+    names = list(known)
+    if name not in names:
+        raise _unknown(kind, name, names)
+
+
+def _unknown(kind: str, name: object, known: Sequence[str]) -> UnknownName:
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    return UnknownName(f"unknown {kind} '{name}'{hint}; known: {', '.join(known)}")
 
 
 class Registry(Generic[T]):
@@ -80,11 +97,7 @@ class Registry(Generic[T]):
         try:
             return self._entries[name]
         except (KeyError, TypeError):  # a name from a file may be a list
-            nearest = difflib.get_close_matches(str(name), self._entries, n=1)
-            hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-            raise UnknownName(
-                f"unknown {self.kind} '{name}'{hint}; known: {', '.join(sorted(self._entries))}"
-            ) from None
+            raise _unknown(self.kind, name, sorted(self._entries)) from None
 
     def __contains__(self, name: object) -> bool:
         self._discover()

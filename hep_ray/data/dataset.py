@@ -10,6 +10,7 @@ from hep_ray.data.integrity import verify as verify_shards
 from hep_ray.data.manifest import Manifest
 from hep_ray.data.splits import Split
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.registry import check_name
 
 TestPurpose = Literal["confirm", "promote", "report", "check"]
 """Who may read the test split: a search ranks its trials without it."""
@@ -60,7 +61,12 @@ class Dataset:
         return self.manifest.fingerprint
 
     def rows(self, split: Split) -> int:
-        """Events in a split."""
+        """Events in a split.
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        check_name("split", split, get_args(Split))
         return self.manifest.rows(split)
 
     def paths(self, split: Split, *, purpose: TestPurpose | None = None) -> list[Path]:
@@ -71,8 +77,12 @@ class Dataset:
             purpose: why the test split is read; the other splits need none.
 
         Raises:
+            UnknownName: there is no such split, or no such purpose.
             InvalidConfig: the test split is asked for without a purpose.
         """
+        check_name("split", split, get_args(Split))
+        if purpose is not None:
+            check_name("purpose", purpose, get_args(TestPurpose))
         if split == "test" and purpose is None:
             raise InvalidConfig(
                 f"the test split is read for a purpose ({', '.join(get_args(TestPurpose))}); none is given"

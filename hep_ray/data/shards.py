@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from hep_ray.data.shard_file import ROW_GROUP, ContentHash, Stretch, sha256_of, 
 from hep_ray.data.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.files import storing
+from hep_ray.registry import check_name
 
 __all__ = ["DEFAULT_RULE", "ROW_GROUP", "ContentHash", "ShardWriter", "sha256_of"]
 
@@ -59,6 +60,7 @@ class ShardWriter:
 
     Raises:
         StorageError: `out_dir` is occupied or cannot be written.
+        UnknownName: there is no such encoding.
         InvalidConfig: `rows_per_shard` is neither a multiple of the row group (512) nor between 1 and it;
             the rule's expression does not suit the schema.
 
@@ -87,6 +89,7 @@ class ShardWriter:
         encoding: Encoding = "auto",
         mapper: Mapper = map,
     ) -> None:
+        check_name("encoding", encoding, get_args(Encoding))
         if rows_per_shard < 1 or (rows_per_shard > ROW_GROUP and rows_per_shard % ROW_GROUP):
             raise InvalidConfig(
                 f"rows_per_shard is a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; "

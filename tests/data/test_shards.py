@@ -18,7 +18,14 @@ from hep_ray.data.integrity import verify
 from hep_ray.data.manifest import Manifest
 from hep_ray.data.shards import ShardWriter
 from hep_ray.data.splits import SplitRule, split_of
-from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, StorageError, UnreadableInput
+from hep_ray.errors import (
+    InvalidConfig,
+    InvalidEvents,
+    ShardMismatch,
+    StorageError,
+    UnknownName,
+    UnreadableInput,
+)
 
 SCHEMA = EventSchema(
     task="toy", columns=(Column(name="image", shape=(2, 2, 1)), Column(name="ht")), classes=("bg", "sig")
@@ -55,6 +62,12 @@ def test_every_event_is_stored_once_in_its_own_split(tmp_path: Path) -> None:
     assert sorted(stored) == sorted(f"e{row}" for row in range(300))
     assert manifest.class_counts() == {"bg": 150, "sig": 150}
     assert sum(manifest.split_counts().values()) == 300
+
+
+def test_an_encoding_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="unknown encoding 'sparse'; known: auto, dense"):
+        write(tmp_path / "d", [np.arange(300)], encoding="sparse")
+    assert not (tmp_path / "d").exists()
 
 
 def test_input_sorted_by_class_is_mixed_in_every_shard(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hep_ray.data.dataset import Dataset
-from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, ShardMismatch
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, ShardMismatch, UnknownName
 
 
 def test_the_test_split_needs_a_purpose(make_dataset: Callable[..., Path]) -> None:
@@ -20,6 +20,11 @@ def test_the_test_split_needs_a_purpose(make_dataset: Callable[..., Path]) -> No
     assert [path.name for path in dataset.paths("test", purpose="confirm")] == ["test-00000.parquet"]
     assert [path.name for path in dataset.paths("train")] == ["train-00000.parquet"]
     assert dataset.rows("train") + dataset.rows("val") + dataset.rows("test") == 60
+    for ask in (dataset.rows, dataset.paths):
+        with pytest.raises(UnknownName, match=r"unknown split 'valid' .*; known: train, val, test"):
+            ask("valid")
+    with pytest.raises(UnknownName, match="unknown purpose 'search'"):
+        dataset.paths("test", purpose="search")  # type: ignore[arg-type]
 
 
 def test_a_dataset_whose_shards_differ_is_not_opened(make_dataset: Callable[..., Path]) -> None:

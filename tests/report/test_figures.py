@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from hep_ray.errors import DuplicateName
+from hep_ray.errors import DuplicateName, UnknownName
 from hep_ray.report.coordinates import ABSENT, coordinate
 from hep_ray.report.figures import figure, of_section
 from hep_ray.report.figures.bars import Bar, bars, epochs_of
@@ -176,6 +176,8 @@ def test_figures_are_found_in_their_order_and_named_once() -> None:
     ]  # fmt: skip
     with pytest.raises(DuplicateName):
         figure("roc", "search", 1, "again")(lambda material: None)
+    with pytest.raises(UnknownName, match="unknown section 'trainnig' \\(did you mean 'training'"):
+        figure("mine", "trainnig", 1, "nowhere on the page")  # type: ignore[arg-type]
 
 
 def test_values_stand_with_their_errors() -> None:

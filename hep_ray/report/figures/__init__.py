@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from matplotlib.figure import Figure
 
-from hep_ray.registry import Registry
+from hep_ray.registry import Registry, check_name
 from hep_ray.report.material import Material
 
 Section = Literal["confirmation", "classifier", "training", "search"]
@@ -70,7 +70,9 @@ def figure(name: str, section: Section, place: int, title: str) -> Callable[[Dra
 
     Raises:
         DuplicateName: another figure has the name.
+        UnknownName: the page has no such section.
     """
+    check_name("section", section, get_args(Section))
 
     def register(draw: Draw) -> Draw:
         FIGURES.add(name, Entry(name, section, place, title, draw))
