@@ -32,7 +32,7 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(sampler="grid", scheduler="none", epochs=1, space=smoke),
-        "laptop": Preset(trials=16, epochs=10, grace_epochs=2),
+        "laptop": Preset(trials=16, epochs=10),
         "published": Preset(sampler="grid", scheduler="none", epochs=200, seeds=3, space=published),
         "published_long": Preset(sampler="grid", scheduler="none", epochs=500, seeds=3, space=published),
     },

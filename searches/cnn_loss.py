@@ -47,7 +47,7 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(trials=4, epochs=2),
-        "laptop": Preset(trials=12, epochs=8, grace_epochs=2),
+        "laptop": Preset(trials=12, epochs=8),
         "hour": Preset(sampler="grid", scheduler="none", epochs=6, seeds=3, space=hour),
         "thesis": Preset(sampler="grid", scheduler="none", epochs=40, seeds=3, space=thesis),
     },

@@ -68,7 +68,7 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(trials=2, epochs=1),
-        "laptop": Preset(trials=10, epochs=8, grace_epochs=2),
+        "laptop": Preset(trials=10, epochs=8),
         "published": Preset(sampler="grid", scheduler="none", epochs=50, seeds=3, space=published),
         "architectures": Preset(sampler="grid", scheduler="none", epochs=50, seeds=3, space=architectures),
     },

@@ -42,7 +42,7 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(sampler="grid", scheduler="none", epochs=2, space=grid),
-        "laptop": Preset(trials=12, epochs=8, grace_epochs=2),
+        "laptop": Preset(trials=12, epochs=8),
         "published": Preset(sampler="grid", scheduler="none", epochs=50, seeds=3, space=published),
     },
     baseline={"optimizer": "adam", "swa_start": 1.0},

@@ -70,8 +70,8 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(sampler="grid", scheduler="none", epochs=1, space=networks),
-        "laptop": Preset(trials=12, epochs=12, grace_epochs=3, space=laptop),
-        "networks": Preset(trials=12, epochs=10, grace_epochs=2),
+        "laptop": Preset(trials=12, epochs=12, space=laptop),
+        "networks": Preset(trials=12, epochs=10),
         "published": Preset(sampler="grid", scheduler="none", epochs=100, seeds=3, space=bcnn),
         "published_cvn": Preset(sampler="grid", scheduler="none", epochs=20, seeds=3, space=cvn),
     },

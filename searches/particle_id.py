@@ -38,7 +38,7 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(trials=2, epochs=1),
-        "laptop": Preset(trials=10, epochs=10, grace_epochs=2),
+        "laptop": Preset(trials=10, epochs=10),
         "full": Preset(sampler="grid", scheduler="none", epochs=60, seeds=3, space=full),
     },
     baseline={"model": "gradient_boosting"},

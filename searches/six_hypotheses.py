@@ -42,7 +42,7 @@ search = Search(
     space=space,
     presets={
         "smoke": Preset(sampler="grid", scheduler="none", epochs=1, space=smoke),
-        "laptop": Preset(trials=8, epochs=6, grace_epochs=2),
+        "laptop": Preset(trials=8, epochs=6),
         "published": Preset(sampler="grid", scheduler="none", epochs=40, seeds=5, space=published),
     },
     baseline={"model": "gradient_boosting"},

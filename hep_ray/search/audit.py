@@ -18,9 +18,9 @@ from hep_ray.errors import CorruptCheckpoint, StorageError, TrackingUnavailable
 from hep_ray.files import UNFINISHED
 from hep_ray.masking import mask
 from hep_ray.search.leaderboard import FILE_NAME, leaderboard
-from hep_ray.search.optuna_search import TOLD_AS
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.state import SearchState
+from hep_ray.search.study import TOLD_AS
 from hep_ray.tracking.client import database_file, find_runs, open_client, sqlite_uri
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.names import metric_key

@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "workers_per_trial": 1,
     "epoch_timeout": 21600.0,
     "cache": "auto",
+    "stopping": "",
 }
 """Of the flags that --resume takes from the search it goes on with."""
 SHOWN = 5
@@ -53,7 +54,7 @@ def build_app(search: Search) -> typer.Typer:
         add_completion=False, rich_markup_mode="markdown", context_settings={"max_content_width": 100}
     )
     presets = "; ".join(
-        f"{name}: {preset.trials or 'all'} trials × {preset.epochs} epochs, {preset.sampler}, {preset.scheduler}"
+        f"{name}: {preset.trials or 'all'} trials × {preset.epochs} epochs, {preset.sampler}, {preset.stopping}"
         for name, preset in search.presets.items()
     )
 
@@ -165,6 +166,7 @@ def build_app(search: Search) -> typer.Typer:
             "epoch_timeout": epoch_timeout,
             "cache": cache,
             "memory_budget": memory_budget,
+            "stopping": None,
         }
         chosen = _complete(given, _recorded(storage / search.name) if resume else {}, search)
         options = SearchOptions(
@@ -207,7 +209,8 @@ def _recorded(folder: Path) -> dict[str, Any]:
     if started is None:
         return {}
     stated = started.options.get("tracking_uri") is not None
-    return {**started.options, "tracking_uri": recorded_uri(folder, started) if stated else None}
+    uri = recorded_uri(folder, started) if stated else None
+    return {**started.options, "tracking_uri": uri, "stopping": started.scheduler}
 
 
 def _print_plan(plan: SearchPlan, console: Console) -> None:
@@ -227,12 +230,7 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     for index, params in enumerate(plan.search.references):
         words = ", ".join(f"{name}={value}" for name, value in params.items())
         table.add_row("[bold]references[/]" if index == 0 else "", words)
-    identity = plan.identity
-    table.add_row(
-        "[bold]budget[/]",
-        f"{plan.trials} trials × {plan.preset.epochs} epochs; sampler {identity['sampler']}, "
-        f"stopping {identity['scheduler']}; seed {plan.given.seed}",
-    )
+    table.add_row("[bold]budget[/]", plan.budget)
     table.add_row("[bold]goal[/]", f"{plan.search.mode} {plan.search.metric}")
     table.add_row("[bold]cluster[/]", describe())
     table.add_row("[bold]resources[/]", str(plan.resources))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from hep_ray.errors import InvalidConfig
+from hep_ray.registry import check_name
 from hep_ray.search.space import Space
 
 Sampler = Literal["tpe", "random", "grid"]
 Scheduler = Literal["asha", "none"]
+Mode = Literal["max", "min"]
+
+LEAST_GRACE = 3
+"""Epochs before any trial is stopped, unless a preset says otherwise: measured by benchmarks/search_efficiency.py."""
+GRACE_SHARE = 9
+"""Of longer trainings, one part in so many is the grace."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,13 @@ class Preset:
         sampler: `tpe` (learns from finished trials), `random`, or `grid` (every configuration).
         scheduler: `asha` stops the weaker trials early, `none` trains every trial in full.
         seeds: trainings of each configuration of a grid, with different seeds.
-        grace_epochs: no trial is stopped before.
+        grace_epochs: no trial is stopped before; None is a ninth of the epochs, and at least three, since what a
+            network shows after its first epochs hardly ranks it.
         reduction_factor: at each rung of ASHA one trial in this many goes on.
         space: parameters stated anew for this preset.
 
     Raises:
+        UnknownName: there is no such sampler, or no such scheduler.
         InvalidConfig: a number below 1, or a count of trials that contradicts the sampler.
     """
 
@@ -37,14 +47,17 @@ class Preset:
     sampler: Sampler = "tpe"
     scheduler: Scheduler = "asha"
     seeds: int = 1
-    grace_epochs: int = 1
+    grace_epochs: int | None = None
     reduction_factor: int = 3
     space: Space | None = None
 
     def __post_init__(self) -> None:
+        check_name("sampler", self.sampler, get_args(Sampler))
+        check_name("scheduler", self.scheduler, get_args(Scheduler))
         for name in ("epochs", "seeds", "grace_epochs"):
-            if getattr(self, name) < 1:
-                raise InvalidConfig(f"{name} is at least 1; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidConfig(f"{name} is at least 1; got {value}")
         if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
             raise InvalidConfig(f"reduction_factor is at least 2; got {self.reduction_factor}")
         if self.trials is not None and self.trials < 1:
@@ -57,6 +70,24 @@ class Preset:
             raise InvalidConfig(
                 f"several seeds per configuration belong to a grid; sampler is '{self.sampler}', seeds {self.seeds}"
             )
+
+    @property
+    def grace(self) -> int:
+        """Epochs before any trial is stopped; all of them where none is."""
+        stated = self.grace_epochs or max(LEAST_GRACE, math.ceil(self.epochs / GRACE_SHARE))
+        return self.epochs if self.scheduler == "none" else min(stated, self.epochs)
+
+    @property
+    def stopping(self) -> str:
+        """The scheduler in words, as the journal records it."""
+        if self.scheduler == "none":
+            return "none"
+        return f"asha, grace {self.grace_epochs or self.grace}, factor {self.reduction_factor}"
+
+    def as_recorded(self, stopping: str) -> Preset:
+        """The same preset, with the grace of a search that goes on, where the preset leaves it open."""
+        words = re.fullmatch(r"asha, grace (\d+), factor \d+", stopping)
+        return self if self.grace_epochs or words is None else replace(self, grace_epochs=int(words[1]))
 
 
 @dataclass(frozen=True)
@@ -139,6 +170,7 @@ class Search:
             shows what the search adds to them: gradient boosting, say, or the published best.
 
     Raises:
+        UnknownName: there is no such mode.
         InvalidConfig: a name that is no file name, or a metric that is not of the validation split.
     """
 
@@ -148,7 +180,7 @@ class Search:
     space: Space
     presets: Mapping[str, Preset]
     metric: str = "val_accuracy"
-    mode: Literal["max", "min"] = "max"
+    mode: Mode = "max"
     baseline: Mapping[str, str | int | float] = field(default_factory=dict)
     cost: str | None = None
     tables: tuple[StudyTable, ...] = ()
@@ -157,6 +189,7 @@ class Search:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise InvalidConfig(f"a search's name is lower case letters, digits and _; got '{self.name}'")
+        check_name("mode", self.mode, get_args(Mode))
         if not self.metric.startswith("val_"):
             raise InvalidConfig(f"a search ranks by the validation split (val_…); got '{self.metric}'")
         stopping = [name for name, preset in self.presets.items() if preset.scheduler != "none"]

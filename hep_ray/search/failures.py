@@ -6,9 +6,23 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hep_ray.errors import Interrupted, SearchFailed
+import torch
+from ray.exceptions import RayError
+
+from hep_ray.errors import (
+    CorruptCheckpoint,
+    Interrupted,
+    InvalidEvents,
+    NonFiniteLoss,
+    SearchFailed,
+    ShardMismatch,
+    StorageError,
+    UnreadableInput,
+    WorkersLost,
+)
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.search.trial_log import LOG, hung
+from hep_ray.tracking.records import Failure
 
 _NUMBER = re.compile(r"[-+]?\b\d[\w.+-]*")
 _HEADING = re.compile(r"\A\d+ \(occurred at [^\n]*\)")
@@ -20,6 +34,16 @@ _KINDS = (
     ("ProcessLost", re.compile(r"The actor \w+ is unavailable: ([^\n]*?)(?: The task may|\n|$)")),
 )
 """How Ray words the loss of a trial's process; tried in this order."""
+
+_CPU_MEMORY = "DefaultCPUAllocator: "
+"""Begins torch's complaint, a RuntimeError, when the node has no memory for a tensor."""
+_PEER_GONE = re.compile("gloo/transport|Connection closed by peer")
+"""What gloo says, in a RuntimeError, to a worker whose peer is gone."""
+SURROUNDINGS = (
+    *(OSError, RayError, torch.distributed.DistError),
+    *(StorageError, CorruptCheckpoint, WorkersLost, ShardMismatch, UnreadableInput, InvalidEvents),
+)
+"""Exceptions within a trial that another configuration would have met as well."""
 
 
 def loss(told: str, log: str, epoch_timeout: float) -> str:
@@ -36,6 +60,28 @@ def loss(told: str, log: str, epoch_timeout: float) -> str:
         if match := words.search(told):
             return f"{kind}: {match[1].strip()}"
     return f"ProcessLost: {_first(_HEADING.sub('', told))}"
+
+
+def loss_kind(told: str, log: str) -> Failure:
+    """Of what kind the loss of a process is: an epoch too long, a node out of memory, else none of the trial's doing.
+
+    Args:
+        told: what Ray says of it, which is all that it tells.
+        log: what the process wrote.
+    """
+    if hung(log):
+        return "timeout"
+    kind = next((kind for kind, words in _KINDS if words.search(told)), "")
+    return "out_of_memory" if kind == "OutOfMemory" else "lost"
+
+
+def kind_of(fault: BaseException) -> Failure:
+    """Of what kind an exception within a trial is."""
+    if isinstance(fault, NonFiniteLoss):
+        return "diverged"
+    if isinstance(fault, MemoryError | torch.OutOfMemoryError) or _CPU_MEMORY in str(fault):
+        return "out_of_memory"
+    return "lost" if isinstance(fault, SURROUNDINGS) or _PEER_GONE.search(str(fault)) else "error"
 
 
 def failed(trials: Iterable[TrialState]) -> list[TrialState]:

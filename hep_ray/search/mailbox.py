@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from hep_ray.search.trial_run import failure
+from hep_ray.tracking.records import Failure
 
 PING_SECONDS = 10
 
@@ -48,6 +49,7 @@ class Mailbox:
         self._taken = False
         self._losses = 0
         self._cause = ""
+        self._kind: Failure = "lost"
         self._gone: str | None = None
         self._pids: dict[int, int] = {}
         self._controller: Any = None
@@ -59,7 +61,8 @@ class Mailbox:
             Of rank 0; a failure when it was too much for too many groups; `{"gone": cause}` without a group.
         """
         async with self._news:
-            self._order, self._taken, self._losses, self._cause = order, False, 0, ""
+            self._order, self._taken, self._losses = order, False, 0
+            self._cause, self._kind = "", "lost"
             self._news.notify_all()
             await self._news.wait_for(lambda: order.serial in self._answers or self._gone is not None)
             return self._answers.pop(order.serial, {"gone": self._gone})
@@ -77,10 +80,10 @@ class Mailbox:
                     cause = self._cause or "no cause given: killed, or out of memory"
                     self._settle(
                         self._order.serial,
-                        failure(f"workers lost {self._losses} times, the last by: {cause}"),
+                        failure(f"workers lost {self._losses} times, the last by: {cause}", self._kind),
                     )
             self._pids.clear()
-            self._cause = ""
+            self._cause, self._kind = "", "lost"
             return self._answered
 
     async def next_order(self, rank: int, pid: int, after: int) -> Order:
@@ -101,9 +104,10 @@ class Mailbox:
         async with self._news:
             self._settle(serial, result)
 
-    async def broke(self, cause: str) -> None:
+    async def broke(self, cause: str, kind: Failure) -> None:
         """A rank leaves with an error; the first of a group tells why, those of its peers only that it left."""
-        self._cause = self._cause or cause
+        if not self._cause:
+            self._cause, self._kind = cause, kind
 
     async def close(self, cause: str) -> None:
         """There will be no group any more."""

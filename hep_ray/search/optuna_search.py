@@ -3,10 +3,18 @@
 Ray Tune's own OptunaSearch keeps its state in pickles that lag behind the trials, and tells a
 trial that ASHA stopped as if it had been trained in full. Here the journal is the state: the
 k-th draw depends on the seed, on k and on the trials told so far, and on nothing else, so a
-search killed at any moment goes on as it would have. Stopped trials are told as pruned.
+search killed at any moment goes on as it would have.
 
-A copy of the study in memory draws: a database commits once for every parameter, and is read
-anew for every draw. What it drew is put into the database at once.
+Two studies. The one in the database has every trial, as Optuna's dashboard shows them. The one in
+memory draws, since a database commits once for every parameter and is read anew for every draw; it
+holds what a sampler can learn from and nothing else:
+
+- no reference, which has no parameter of the space: TPE draws jointly over what all its trials have;
+- a trial that was trained in full as its best value, a trial that was stopped as pruned, below those;
+- a trial that failed of its parameters (`OF_PARAMETERS`) as one that breaks a constraint, below all:
+  so it needs no value, which the first trial to fail would have none to be made from, and which with
+  a second objective would have to be bad in both;
+- a trial that was lost as failed, which says nothing of its parameters.
 """
 
 from __future__ import annotations
@@ -19,21 +27,27 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.searcher import JournalSearcher
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.tracking.client import sqlite_uri
-from hep_ray.tracking.records import Record, TrialFinished, TrialStarted
+from hep_ray.search.study import StoredStudy, directions, reopened, starting, tell
+from hep_ray.tracking.records import OF_PARAMETERS, Record, TrialFinished, TrialStarted
 
-TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
 REDRAWS = 20
 """Times that a configuration which was tried before is drawn anew."""
 INSISTING = 4
 """Of them, before it is drawn at random."""
+MOST_AT_RANDOM = 10
+"""Trials that TPE waits for at most, in however many dimensions."""
+LEAST_TRAINED = 3
+"""Of those it waits for, that must not have failed: of failures alone nothing good can be learnt."""
+
+MIXED = 3
+"""Where trials are stopped, one draw in so many is random, as in BOHB: a rung needs the poor to compare with, they cost
+few epochs, and what TPE learns from stopped trials may mislead it."""
 
 
 class OptunaSearcher(JournalSearcher):
@@ -44,7 +58,7 @@ class OptunaSearcher(JournalSearcher):
         preset: sampler, seeds and number of trials.
         space: what may vary.
         seed: of the draws, and of the first training of each configuration.
-        database: SQLite file of the Optuna study.
+        database: SQLite file of the Optuna study; None keeps it in memory, for simulations.
         state: the search so far.
         write: records a new trial before it runs.
     """
@@ -55,33 +69,28 @@ class OptunaSearcher(JournalSearcher):
         preset: Preset,
         space: Space,
         seed: int,
-        database: Path,
+        database: Path | None,
         state: SearchState,
         write: Callable[[Record], None],
     ) -> None:
         super().__init__(metric=search.metric, mode=search.mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._preset, self._space, self._seed, self._cost = preset, space, seed, search.cost
+        self._search, self._preset, self._space, self._seed = search, preset, space, seed
         self._state, self._write = state, write
         self._points = space.grid() if preset.sampler == "grid" else []
         self._references = search.references
         self.total = total_trials(search, preset, space)
+        self._at_random = trials_at_random(preset, space)
         self._pending = state.unfinished()
-        self._study = optuna.create_study(
-            storage=sqlite_uri(database),
-            study_name=search.name,
-            directions=[
-                StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE,
-                *([StudyDirection.MINIMIZE] if search.cost else []),
-            ],
-            sampler=RandomSampler(seed=seed),
-            load_if_exists=True,
-        )
-        self._settle()
-        held = self._study.get_trials(deepcopy=False)
-        self._drawing = optuna.create_study(directions=self._study.directions)
-        self._drawing.add_trials(held)
-        self._drawn_as = {trial.number: trial.number for trial in held}
+        self._stored = StoredStudy(search, space, database, state)
+        self._drawing = optuna.create_study(directions=directions(search))
+        self._drawn_as: dict[str, int] = {}
+        """Trial → its number in the study that draws; references have none."""
+        for trial in list(state.trials.values())[len(self._references) :]:
+            self._drawing.add_trial(starting(trial.started.params, space))
+            self._drawn_as[trial.trial_id] = len(self._drawn_as)
+            if trial.finished is not None:
+                self._learn(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
         """The next trial's id, parameters and seed, or that there is none."""
@@ -100,52 +109,44 @@ class OptunaSearcher(JournalSearcher):
             self.tell(self._state.trials[record.trial_id])
 
     def tell(self, trial: TrialState) -> None:
-        """Tell the study how a trial ended; a trial it knows the end of is left as it is."""
-        self._tell(self._study, trial.started.number, trial)
-        self._tell(self._drawing, self._drawn_as[trial.started.number], trial)
+        """Tell how a trial ended; a trial whose end is known is left as it is."""
+        self._stored.tell(trial)
+        self._learn(trial)
 
-    def _tell(self, study: optuna.Study, number: int, trial: TrialState) -> None:
+    def _learn(self, trial: TrialState) -> None:
+        """Tell the study that draws, if it has the trial; a failure of the parameters is worse than any value."""
         assert trial.finished is not None
-        frozen = study.get_trials(deepcopy=False)[number]
-        if frozen.state.is_finished():
+        number = self._drawn_as.get(trial.trial_id)
+        if number is None:
             return
-        told = TOLD_AS[trial.finished.status]
-        if told == OptunaState.PRUNED:
-            handle = optuna.trial.Trial(study, frozen._trial_id)  # noqa: SLF001 - no public way to reopen one
-            for metrics in trial.history:
-                handle.report(metrics[self.metric], int(metrics["epoch"]))
-        best = trial.best(self.metric, self.mode)
-        values = None
-        if best and told == OptunaState.COMPLETE:
-            values = [best[self.metric], *([trial.total(self._cost)] if self._cost else [])]
-        study.tell(number, values, state=told)
+        if trial.finished.failure not in OF_PARAMETERS:
+            tell(self._drawing, number, trial, self._search)
+        elif not self._drawing.get_trials(deepcopy=False)[number].state.is_finished():
+            reopened(self._drawing, number).set_constraint("fails", 1.0)
+            self._drawing.tell(number, state=OptunaState.PRUNED)
 
     def _draw(self, count: int) -> TrialStarted:
-        self._drawing.sampler = self._sampler(count)
-        repeat = 0
+        repeat, name = 0, f"t{count:04d}"
         if count < len(self._references):
-            drawn, params = self._drawing.ask(), dict(self._references[count])
-        elif self._points:
-            repeat, index = divmod(count - len(self._references), len(self._points))
-            self._drawing.enqueue_trial(self._points[index])
-            drawn = self._drawing.ask()
-            params = self._space.suggest(drawn)
+            params = dict(self._references[count])
+            number = self._stored.add(starting({}, self._space))
         else:
-            drawn, params, repeat = self._draw_anew(count)
-        number = len(self._drawn_as)
-        self._study.add_trial(self._drawing.get_trials(deepcopy=False)[drawn.number])
-        self._drawn_as[number] = drawn.number
+            if self._points:
+                repeat, index = divmod(count - len(self._references), len(self._points))
+                params = self._points[index]
+                self._drawing.add_trial(starting(params, self._space))
+            else:
+                params, repeat = self._draw_anew(count)
+            drawn = self._drawing.get_trials(deepcopy=False)[-1]
+            self._drawn_as[name] = drawn.number
+            number = self._stored.add(drawn)
         record = TrialStarted(
-            time=time.time(),
-            trial_id=f"t{count:04d}",
-            number=number,
-            params=params,
-            seed=self._seed + repeat,
+            time=time.time(), trial_id=name, number=number, params=params, seed=self._seed + repeat
         )
         self._write(record)
         return record
 
-    def _draw_anew(self, count: int) -> tuple[optuna.Trial, dict[str, Any], int]:
+    def _draw_anew(self, count: int) -> tuple[dict[str, Any], int]:
         """A configuration that no trial has had: with the same seed it would only give the same numbers again.
 
         What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
@@ -153,8 +154,9 @@ class OptunaSearcher(JournalSearcher):
         from another seed.
 
         Returns:
-            What the sampler drew, its parameters, and how many trials have had them.
+            The parameters, which the last trial of the study has, and how many trials have had them.
         """
+        self._drawing.sampler = self._sampler(count)
         tried = [trial.started.params for trial in self._state.trials.values()]
         again: list[optuna.Trial] = []
         drawn = self._drawing.ask()
@@ -167,48 +169,45 @@ class OptunaSearcher(JournalSearcher):
             params = self._space.suggest(drawn)
         for one in again:
             self._drawing.tell(one, state=OptunaState.FAIL)
-        return drawn, params, tried.count(params)
+        return params, tried.count(params)
 
     def _seed_of(self, count: int) -> int:
-        return (self._seed * 1_000_003 + count) % 2**32
+        """Of the k-th draw; references are no draws, so that a search with them draws as one without."""
+        return (self._seed * 1_000_003 + count - len(self._references)) % 2**32
 
     def _sampler(self, count: int) -> BaseSampler:
+        """Of the k-th draw: chance, until enough trials have been told for TPE, and in every third draw of ASHA's."""
         seed = self._seed_of(count)
-        if self._preset.sampler != "tpe":
+        mixed = stops(self._preset) and (count - len(self._references)) % MIXED == MIXED - 1
+        if self._preset.sampler != "tpe" or mixed or not self._knows_enough():
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(seed=seed, constant_liar=True)
+            return TPESampler(
+                seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=True
+            )
 
-    def _settle(self) -> None:
-        """Bring the study in line with the journal after a crash between the two, or the loss of the study."""
-        self._drop_enqueued()
-        known = {trial.started.number for trial in self._state.trials.values()}
-        self._rebuild(len(self._study.get_trials(deepcopy=False)))
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.number not in known and not frozen.state.is_finished():
-                self._study.tell(frozen.number, state=OptunaState.FAIL)
-        for trial in self._state.trials.values():
-            if trial.finished is not None:
-                self._tell(self._study, trial.started.number, trial)
+    def _knows_enough(self) -> bool:
+        ends = [trial.finished for name, trial in self._state.trials.items() if name in self._drawn_as]
+        trained = sum(end is not None and end.status != "failed" for end in ends)
+        failed = sum(end is not None and end.failure in OF_PARAMETERS for end in ends)
+        return trained + failed >= self._at_random and trained >= min(LEAST_TRAINED, self._at_random)
 
-    def _drop_enqueued(self) -> None:
-        """Fail points that were enqueued but not asked for: they would be handed out in place of others."""
-        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
-            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
 
-    def _rebuild(self, held: int) -> None:
-        """Give the study the trials of the journal that it does not hold: its database was lost."""
-        for trial in sorted(self._state.trials.values(), key=lambda trial: trial.started.number):
-            if trial.started.number < held:
-                continue
-            while len(self._study.get_trials(deepcopy=False)) < trial.started.number:
-                self._study.tell(self._study.ask(), state=OptunaState.FAIL)
-            if trial.started.params in self._references:
-                self._study.ask()
-                continue
-            self._study.enqueue_trial(trial.started.params)
-            self._space.suggest(self._study.ask())
+def stops(preset: Preset) -> bool:
+    """Whether any trial may be stopped."""
+    return preset.grace < preset.epochs
+
+
+def trials_at_random(preset: Preset, space: Space) -> int:
+    """Trials that have to end before TPE draws: one more than there are parameters to draw.
+
+    At least three and at most ten, but no more than half of what is drawn: eight trials leave four to TPE. It is d + 1
+    in BOHB too (Falkner et al., arXiv:1807.01774), the least for a density in d dimensions.
+    """
+    assert preset.trials is not None or preset.sampler == "grid"
+    most = min(MOST_AT_RANDOM, max(1, (preset.trials or 0) // 2))
+    return min(most, max(LEAST_TRAINED, len(space.drawn()) + 1))
 
 
 def total_trials(search: Search, preset: Preset, space: Space) -> int:

@@ -19,7 +19,7 @@ from hep_ray.masking import without_password
 from hep_ray.plugins import Plugin, registered
 from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.optuna_search import total_trials
+from hep_ray.search.optuna_search import MIXED, stops, total_trials, trials_at_random
 from hep_ray.search.resources import ResourcePlan, plan_resources
 from hep_ray.search.room import check_room
 from hep_ray.search.shared import check_every_node, check_plugins
@@ -49,6 +49,7 @@ class SearchOptions:
         epoch_timeout: seconds that an epoch may take before its trial is ended.
         cache: `resident` loads events into memory, `streaming` reads them in every epoch, `auto` decides.
         memory_budget: GB of a node that the events may take; None is half of the smallest object store.
+        stopping: how the search that goes on stops trials, as recorded: a grace that the preset leaves open stays so.
         source: the search script.
         accept_changed_code: go on although files that register components have changed since the search began.
     """
@@ -67,6 +68,7 @@ class SearchOptions:
     epoch_timeout: float = EPOCH_TIMEOUT
     cache: Cache = "auto"
     memory_budget: float | None = None
+    stopping: str = ""
     source: Path = Path()
     accept_changed_code: bool = False
 
@@ -117,7 +119,6 @@ class SearchPlan:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a search to be the same search after a restart."""
         preset = self.preset
-        stopping = f"asha, grace {preset.grace_epochs}, factor {preset.reduction_factor}"
         return {
             "search": self.search.name,
             "task": self.dataset.schema.task,
@@ -127,12 +128,28 @@ class SearchPlan:
             "cost": self.search.cost,
             "epochs": preset.epochs,
             "sampler": preset.sampler,
-            "scheduler": stopping if preset.scheduler == "asha" else "none",
+            "scheduler": preset.stopping,
             "seed": self.given.seed,
             "workers_per_trial": self.given.workers_per_trial,
             "space": self.space.describe(),
             "references": [dict(params) for params in self.search.references],
         }
+
+    @property
+    def budget(self) -> str:
+        """In words: how much is trained, what draws it and what stops it."""
+        preset, drawn = self.preset, self.trials - len(self.search.references)
+        at_random = min(trials_at_random(preset, self.space), drawn)
+        third = f" and one in {MIXED}" if stops(preset) else ""
+        sampler = (
+            f"tpe after {at_random} trials at random{third}" if preset.sampler == "tpe" else preset.sampler
+        )
+        idle = preset.scheduler != "none" and not stops(preset)
+        nobody = ", which stops none of so few epochs" if idle else ""
+        return (
+            f"{self.trials} trials × {preset.epochs} epochs; sampler {sampler}, "
+            f"stopping {preset.stopping}{nobody}; seed {self.given.seed}"
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -214,7 +231,7 @@ def _preset(search: Search, options: SearchOptions) -> Preset:
         raise UnknownName(
             f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets)}"
         )
-    preset = search.presets[options.preset]
+    preset = search.presets[options.preset].as_recorded(options.stopping)
     return dataclasses.replace(
         preset,
         trials=preset.trials if options.trials is None else options.trials,

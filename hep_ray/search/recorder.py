@@ -15,11 +15,19 @@ from ray.tune import Callback
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned
 from hep_ray.search.definition import Search
-from hep_ray.search.failures import loss
+from hep_ray.search.failures import loss, loss_kind
 from hep_ray.search.state import SearchState
 from hep_ray.search.trial_log import hung, last_attempt, tail
 from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, Status, TrialFinished, TrialLost
+from hep_ray.tracking.records import (
+    EpochFinished,
+    Failure,
+    Record,
+    SearchStarted,
+    Status,
+    TrialFinished,
+    TrialLost,
+)
 from hep_ray.training.checkpoint import BEST, LAST
 
 TRIES_AGAIN = 3
@@ -30,6 +38,8 @@ KEEP_BEST = 10
 """Trials whose best model stays on disk."""
 FAILURE = "failure"
 """Key of a trial's last result that tells why it failed."""
+FAILURE_KIND = "failure_kind"
+"""Key beside it: of what kind."""
 METRICS = "metrics"
 """Key of a trial's result that holds the epoch's metrics, as pairs."""
 UNSTORED = "unstored"
@@ -106,12 +116,15 @@ class Recorder(Callback):
         finally:
             self.listeners.remove(listener)
 
-    def finish(self, trial_id: str, cause: str = "", *, ended: bool = False) -> None:
+    def finish(
+        self, trial_id: str, cause: str = "", *, failure: Failure | None = None, ended: bool = False
+    ) -> None:
         """Record the end of a trial: failed when there is a cause, stopped when it had epochs left to do.
 
         Args:
             trial_id: which one.
             cause: of its failure.
+            failure: of what kind it was.
             ended: it ended by itself, its patience being at its end before its last epoch.
         """
         trial = self.state.trials[trial_id]
@@ -120,7 +133,11 @@ class Recorder(Callback):
         whole = ended or len(trial.history) >= self._epochs
         status: Status = "failed" if cause else "completed" if whole else "stopped"
         log = tail(self._log(trial_id)) if cause else ""
-        self.write(TrialFinished(time=time.time(), trial_id=trial_id, status=status, cause=cause, log=log))
+        self.write(
+            TrialFinished(
+                time=time.time(), trial_id=trial_id, status=status, cause=cause, log=log, failure=failure
+            )
+        )
         self._tidy(trial_id)
 
     def sweep(self) -> None:
@@ -152,7 +169,12 @@ class Recorder(Callback):
         if unstored := result.get(UNSTORED):
             self.fault = StorageError(f"{unstored}; every finished epoch is kept: make room, then resume")
             raise self.fault
-        self.finish(trial.config["trial_id"], result.get(FAILURE, ""), ended=result.get(ENDED, False))
+        self.finish(
+            trial.config["trial_id"],
+            result.get(FAILURE, ""),
+            failure=result.get(FAILURE_KIND),
+            ended=result.get(ENDED, False),
+        )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Record that a trial's process or node was lost and that Tune tries it again."""
@@ -176,8 +198,12 @@ class Recorder(Callback):
         state = self.state.trials[trial_id]
         epoch = len(state.history)
         times = 1 + sum(loss.epoch == epoch for loss in state.losses)
-        cause = self._cause(trial, self._log(trial_id))
-        self.finish(trial_id, f"{cause} ({times} times in a row in epoch {epoch + 1})")
+        log = self._log(trial_id)
+        self.finish(
+            trial_id,
+            f"{self._cause(trial, log)} ({times} times in a row in epoch {epoch + 1})",
+            failure=loss_kind(_told(trial), log),
+        )
 
     def given_back(self) -> bool:
         """Whether trials are left that Tune gave up and that another Tune run is to train; asked once per run."""
@@ -199,9 +225,7 @@ class Recorder(Callback):
         return last_attempt(self._trials_folder / trial_id)
 
     def _cause(self, trial: Any, log: str) -> str:
-        told = Path(trial.error_file) if trial.error_file else None
-        text = told.read_text(encoding="utf-8") if told and told.exists() else ""
-        return loss(text.rpartition("Failure # ")[2], log, self.epoch_timeout)
+        return loss(_told(trial), log, self.epoch_timeout)
 
     def _tidy(self, ended: str) -> None:
         folder = self._trials_folder / ended
@@ -216,3 +240,10 @@ class Recorder(Callback):
             if trial.trial_id not in self._forgotten:
                 (self._trials_folder / trial.trial_id / BEST).unlink(missing_ok=True)
                 self._forgotten.add(trial.trial_id)
+
+
+def _told(trial: Any) -> str:
+    """What Ray said when it lost a trial the last time."""
+    told = Path(trial.error_file) if trial.error_file else None
+    text = told.read_text(encoding="utf-8") if told and told.exists() else ""
+    return text.rpartition("Failure # ")[2]

@@ -208,4 +208,6 @@ def _tune(plan: SearchPlan, journal: Journal, recorder: Recorder, console: Conso
             plugins=plan.plugins,
             console=console,
         )
+    for doubt in scheduler.doubts():
+        aside(console)(doubt)
     return recorder.given_back()

@@ -75,6 +75,14 @@ class Space:
         """The same space with some parameters stated anew (or added at the end)."""
         return Space(**{**self.parameters, **parameters})
 
+    def drawn(self) -> list[str]:
+        """Parameters that a sampler draws: those that have more than one value, and do not follow from another."""
+        return [
+            name
+            for name, one in self.parameters.items()
+            if not isinstance(one, By) and len(one.corners()) > 1
+        ]
+
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Draw one configuration, define-by-run: a parameter whose condition fails is not drawn."""
         chosen: dict[str, Value] = {}

@@ -17,7 +17,9 @@ from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
 from hep_ray.masking import mask
 from hep_ray.plugins import Plugin, load
-from hep_ray.search.recorder import ENDED, FAILURE, METRICS, UNSTORED
+from hep_ray.search.failures import kind_of
+from hep_ray.search.recorder import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED
+from hep_ray.tracking.records import Failure
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
@@ -161,15 +163,15 @@ def _check_finite(metrics: dict[str, float]) -> None:
         )
 
 
-def failure(cause: str) -> dict[str, Any]:
+def failure(cause: str, kind: Failure) -> dict[str, Any]:
     """The result of a trial that failed."""
-    return {FAILURE: cause, "epoch": 0, "done": True}
+    return {FAILURE: cause, FAILURE_KIND: kind, "epoch": 0, "done": True}
 
 
 def failure_of(fault: Exception) -> dict[str, Any]:
     """The result of a trial that met a fault; a full storage is the search's, not the trial's."""
     unstored = {UNSTORED: str(fault)} if isinstance(fault, StorageError) else {}
-    return failure(cause_of(fault)) | unstored
+    return failure(cause_of(fault), kind_of(fault)) | unstored
 
 
 def cause_of(fault: Exception) -> str:

@@ -27,6 +27,7 @@ from hep_ray.errors import InputError, NonFiniteLoss, WorkersLost
 from hep_ray.models import MODELS
 from hep_ray.plugins import load
 from hep_ray.search import trial_log
+from hep_ray.search.failures import kind_of
 from hep_ray.search.mailbox import Ledger, Mailbox, Order
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.trial import TrialActor
@@ -227,7 +228,7 @@ def serve(config: dict[str, Any]) -> None:
         except (NonFiniteLoss, InputError) as fault:
             run, result = None, failure_of(fault)
         except Exception as fault:
-            ray.get(mailbox.broke.remote(cause_of(fault)))
+            ray.get(mailbox.broke.remote(cause_of(fault), kind_of(fault)))
             raise
         if first:
             ray.get(mailbox.answer.remote(done, result))

@@ -12,6 +12,13 @@ from hep_ray.plugins import Plugin
 Status = Literal["running", "completed", "stopped", "failed"]
 """`completed`: all epochs, or until its patience ended; `stopped`: by the scheduler; `failed`: by an error."""
 
+Failure = Literal["diverged", "out_of_memory", "error", "timeout", "lost"]
+"""Why a trial failed. Its parameters brought it about: `diverged`, a loss or metric that is not finite;
+`out_of_memory`, of the GPU, of Python or of the node, each time it was tried; `error`, which the model or the training
+raised; `timeout`, an epoch that took too long each time. They did not: `lost`, its process, node, data or storage."""
+OF_PARAMETERS: frozenset[Failure] = frozenset({"diverged", "out_of_memory", "error", "timeout"})
+"""Failures from which a search learns."""
+
 
 class SearchStarted(Config):
     """First record: what this search is. A resumed search must state the same."""
@@ -103,6 +110,9 @@ class TrialFinished(Config):
     status: Status
     cause: str = Field("", description="what went wrong, for a failed trial")
     log: str = Field("", description="end of what the trial wrote, for a failed trial")
+    failure: Failure | None = Field(
+        None, description="of what kind, for a failed trial; journals of old lack it"
+    )
 
 
 class TrialTested(Config):

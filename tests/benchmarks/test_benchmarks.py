@@ -11,6 +11,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[2]
+DATA = Path(os.environ.get("HEP_RAY_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
 
 
 def run(script, *flags):
@@ -59,6 +60,26 @@ def test_search_cost(tmp_path):
     assert line["ours"] in {5, 6}
     assert line["ratio"] == pytest.approx(6 / line["ours"], abs=0.01)
     assert line["best"] == 0.99
+
+
+@pytest.mark.slow
+def test_search_efficiency():
+    if not (DATA / "lcbench").is_dir():
+        pytest.skip("the surrogate of LCBench is not there")
+    found = lines(
+        "search_efficiency", "--tasks", 3945, "--seeds", 1, "--budgets", 104, "--peers", "random_asha"
+    )
+    (line,) = found
+    assert (line["budget"], line["peer_is"], line["tasks"]) == (104, "random_asha", [3945])
+    assert line["ratio"] == pytest.approx(line["peer"] / line["ours"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_search_efficiency_says_where_its_data_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEP_RAY_TEST_DATA", str(tmp_path))
+    done = run("search_efficiency")
+    assert done.returncode == 2
+    assert f"{tmp_path} holds no lcbench/model.onnx" in done.stderr
 
 
 def test_the_learning_curves_are_those_of_a_whole_grid():

@@ -3,7 +3,7 @@
 import asyncio
 
 from hep_ray.search.mailbox import Mailbox, Order
-from hep_ray.search.recorder import FAILURE
+from hep_ray.search.recorder import FAILURE, FAILURE_KIND
 
 TRIAL = {"trial_id": "t0000", "params": {}, "seed": 0}
 
@@ -56,8 +56,8 @@ def test_an_order_that_costs_too_many_groups_is_answered_as_failed_with_the_firs
         asked = await begun(mailbox)
         for _ in range(2):
             await mailbox.next_order(0, 1, await mailbox.join())
-            await mailbox.broke("OutOfMemoryError: tried to allocate 3 GiB")
-            await mailbox.broke("RuntimeError: connection closed by peer")
+            await mailbox.broke("OutOfMemoryError: tried to allocate 3 GiB", "out_of_memory")
+            await mailbox.broke("RuntimeError: connection closed by peer", "lost")
         await mailbox.join()
         return await asked
 
@@ -66,6 +66,7 @@ def test_an_order_that_costs_too_many_groups_is_answered_as_failed_with_the_firs
     assert "lost 2 times" in answer[FAILURE]
     assert "OutOfMemoryError" in answer[FAILURE]
     assert "closed by peer" not in answer[FAILURE]
+    assert answer[FAILURE_KIND] == "out_of_memory"
 
 
 def test_workers_that_start_for_the_first_time_have_lost_nothing():

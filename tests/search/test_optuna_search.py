@@ -1,12 +1,17 @@
+import dataclasses
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, UnknownName
+from hep_ray.report.study import load_search
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.optuna_search import OptunaSearcher, total_trials
+from hep_ray.search.optuna_search import OptunaSearcher, total_trials, trials_at_random
 from hep_ray.search.parameters import Choice, LogUniform
+from hep_ray.search.prepare import SearchOptions, SearchPlan
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished
@@ -24,13 +29,17 @@ GRID = SPACE.replace(learning_rate=Choice(0.1))
 class Driver:
     """What the recorder is to the searcher: state and records, without Tune."""
 
-    def __init__(self, folder, preset, space=SPACE, seed=0, records=(), references=()):
+    def __init__(
+        self, folder, preset, space=SPACE, seed=0, records=(), references=(), cost=None, database="optuna.db"
+    ):
         self.records = list(records)
         self.state = SearchState.fold(self.records)
-        search = Search(name="toy", task="toy", title="", space=space, presets={}, references=references)
+        search = Search(
+            name="toy", task="toy", title="", space=space, presets={}, references=references, cost=cost
+        )
         self.epochs = preset.epochs
         self.searcher = OptunaSearcher(
-            search, preset, space, seed, folder / "optuna.db", self.state, self.write
+            search, preset, space, seed, database and folder / database, self.state, self.write
         )
 
     def write(self, record):
@@ -40,6 +49,14 @@ class Driver:
     def epoch(self, trial_id, epoch, value):
         metrics = {"epoch": epoch, "val_accuracy": value, "epoch_seconds": 0.1}
         self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics))
+
+    def fail(self, suggestion, failure):
+        self.write(
+            TrialFinished(
+                time=0, trial_id=suggestion["trial_id"], status="failed", cause="x", failure=failure
+            )
+        )
+        self.searcher.record(self.records[-1])
 
     def run(self, suggestion, epochs=None, status="completed"):
         trial_id = suggestion["trial_id"]
@@ -79,10 +96,14 @@ def test_a_search_killed_after_any_trial_draws_what_it_would_have_drawn(tmp_path
         for index in range(preset.trials):
             if index in restarts:
                 driver = Driver(folder, preset, records=driver.records)
-            driver.run(driver.searcher.suggest(f"tune-{index}"))
+            suggestion = driver.searcher.suggest(f"tune-{index}")
+            if index in (1, 8):
+                driver.fail(suggestion, "diverged" if index == 1 else "lost")
+            else:
+                driver.run(suggestion, epochs=1 + index % 2, status="completed" if index % 2 else "stopped")
         return [trial.started.params for trial in driver.state.trials.values()]
 
-    assert draw(tmp_path / "whole", set()) == draw(tmp_path / "killed", {1, 5, 12})
+    assert draw(tmp_path / "whole", set()) == draw(tmp_path / "killed", {1, 5, 9, 12})
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -154,7 +175,7 @@ def test_a_point_enqueued_but_not_drawn_is_not_handed_out_in_place_of_another(tm
     preset = Preset(epochs=1, sampler="grid")
     before = Driver(tmp_path, preset, GRID)
     first = before.searcher.suggest("tune-a")
-    before.searcher._study.enqueue_trial(
+    before.searcher._stored._study.enqueue_trial(
         {**first["params"], "root_index": 5}
     )  # killed before it was asked for
 
@@ -230,3 +251,264 @@ def test_references_run_first_and_once(tmp_path, preset, space):
     assert suggestions[8] == "FINISHED"
     again = Driver(tmp_path, Preset(epochs=1, **preset), space, records=driver.records, references=references)
     assert again.searcher.suggest("x")["params"] == references[0]
+
+
+def test_a_search_draws_with_references_what_it_draws_without(tmp_path):
+    """A reference has no parameter of the space; TPE draws jointly over what all its trials have."""
+    fitted = [{"model": "likelihood"}, {"model": "logistic_regression"}, {"model": "gradient_boosting"}]
+    drawn = {}
+    for number in (0, 1, 3):
+        driver = Driver(
+            tmp_path / "x", Preset(epochs=1, trials=16), references=tuple(fitted[:number]), database=None
+        )
+        for _ in range(number):
+            name = driver.searcher.suggest("")["trial_id"]
+            driver.epoch(name, 1, 2.0)
+            driver.write(TrialFinished(time=0, trial_id=name, status="completed"))
+            driver.searcher.record(driver.records[-1])
+        for _ in range(16):
+            driver.run(driver.searcher.suggest(""))
+        drawn[number] = [trial.started.params for trial in driver.state.trials.values()][number:]
+    assert drawn[0] == drawn[1] == drawn[3]
+
+
+def test_a_trial_with_the_parameters_of_a_reference_is_made_again_as_what_it_was(tmp_path):
+    """A grid draws the reference's configuration, and the database is lost: one trial with parameters, one without."""
+    reference = GRID.grid()[0]
+    preset = Preset(epochs=1, sampler="grid")
+    driver = Driver(tmp_path, preset, GRID, references=(reference,))
+    for number in range(2):
+        driver.run(driver.searcher.suggest(str(number)))
+    (tmp_path / "optuna.db").unlink()
+
+    again = Driver(tmp_path, preset, GRID, records=driver.records, references=(reference,))
+    assert [trial.params for trial in again.study(tmp_path).trials] == [{}, reference]
+
+
+def learnt(driver):
+    """State of each trial that draws, and whether it counts as worse than any value."""
+    trials = driver.searcher._drawing.trials
+    return [(trial.state.name, bool(trial.constraints)) for trial in trials]
+
+
+@pytest.mark.parametrize("cost", [None, "epoch_seconds"])
+def test_a_failure_of_the_parameters_is_told_as_worse_than_any_value_and_a_loss_as_nothing(tmp_path, cost):
+    kinds = ["diverged", "out_of_memory", "error", "timeout", "lost", None]  # None: in a journal of old
+    driver = Driver(tmp_path, Preset(epochs=1, trials=20, scheduler="none"), cost=cost)
+    suggestions = [driver.searcher.suggest("") for _ in range(7)]
+    for suggestion, kind in zip(suggestions, kinds, strict=False):
+        driver.fail(suggestion, kind)
+    driver.run(suggestions[6])
+
+    assert learnt(driver) == [("PRUNED", True)] * 4 + [("FAIL", False)] * 2 + [("COMPLETE", False)]
+    assert [trial.state.name for trial in driver.study(tmp_path).trials] == ["FAIL"] * 6 + ["COMPLETE"]
+    after = Driver(tmp_path, Preset(epochs=1, trials=20, scheduler="none"), records=driver.records, cost=cost)
+    assert learnt(after) == learnt(driver)
+    for _ in range(13):  # also while hardly anything but failures is known
+        driver.run(driver.searcher.suggest(""))
+    assert driver.searcher.suggest("") == "FINISHED"
+
+
+def test_draws_keep_away_from_where_trials_fail(tmp_path):
+    """Above a learning rate of 0.01 trials fail, a third of the space, and below it values rise towards it."""
+    failed = 0
+    for seed in range(6):
+        driver = Driver(tmp_path, Preset(epochs=1, trials=40), seed=seed, database=None)
+        for index in range(40):
+            suggestion = driver.searcher.suggest("")
+            fails = suggestion["params"]["learning_rate"] > 0.01
+            failed += fails and index >= 20
+            if fails:
+                driver.fail(suggestion, "diverged")
+            else:
+                driver.run(suggestion)
+    assert failed / (6 * 20) < 1 / 2  # 48 of 120; 117 where a failure is told as nothing
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "expected"),
+    [
+        (SPACE, 40, 4),  # root index, optimizer and learning rate, and one more
+        (SPACE, 6, 3),  # half of them
+        (SPACE, 2, 1),
+        (GRID, 40, 3),  # of two parameters
+        (Space(model="cnn", **{f"x{n}": LogUniform(1e-4, 1e-1) for n in range(20)}), 200, 10),
+    ],
+)
+def test_tpe_starts_by_the_size_of_the_space(tmp_path, space, trials, expected):
+    preset = Preset(epochs=1, trials=trials)
+    assert trials_at_random(preset, space) == expected
+
+    driver = Driver(tmp_path, preset, space, database=None)
+    names = []
+    for _ in range(min(trials, expected + 1)):
+        names.append(type(driver.searcher._sampler(len(names))).__name__)
+        suggestion = driver.searcher.suggest("")
+        suggestion["params"] |= {"learning_rate": 0.1, "root_index": 1}
+        driver.run(suggestion)
+    assert names == (["RandomSampler"] * expected + ["TPESampler"])[:trials]
+
+
+@pytest.mark.parametrize(("epochs", "third"), [(9, "RandomSampler"), (3, "TPESampler")])
+def test_where_trials_are_stopped_every_third_draw_is_random(tmp_path, epochs, third):
+    """Of three epochs none is stopped, since the grace is three; references are no draws."""
+    driver = Driver(
+        tmp_path, Preset(epochs=epochs, trials=40), references=({"model": "likelihood"},), database=None
+    )
+    driver.fail(driver.searcher.suggest(""), "lost")
+    for _ in range(12):
+        driver.run(driver.searcher.suggest(""))
+    names = [type(driver.searcher._sampler(1 + draw)).__name__ for draw in range(12, 18)]
+    assert names == ["TPESampler", "TPESampler", third] * 2
+
+
+@pytest.mark.parametrize(
+    ("preset", "told"),
+    [
+        (
+            {"epochs": 8, "trials": 12},
+            "13 trials × 8 epochs; sampler tpe after 4 trials at random and one in 3, stopping asha, grace 3, factor 3",
+        ),
+        (
+            {"epochs": 2, "trials": 6},
+            (
+                "7 trials × 2 epochs; sampler tpe after 3 trials at random, stopping asha, grace 2, factor 3, "
+                "which stops none of so few epochs"
+            ),
+        ),
+        (
+            {"epochs": 8, "trials": 6, "sampler": "random", "scheduler": "none"},
+            "7 trials × 8 epochs; sampler random, stopping none",
+        ),
+    ],
+)
+def test_a_dry_run_says_what_draws_and_what_stops(preset, told):
+    made = Preset(**preset)
+    search = Search(
+        name="toy", task="toy", title="", space=SPACE, presets={}, references=({"model": "likelihood"},)
+    )
+    resources = SimpleNamespace(trials=total_trials(search, made, SPACE))
+    plan = SearchPlan(search, made, SPACE, None, resources, SearchOptions(data=Path(), seed=7))
+    assert plan.budget == f"{told}; seed 7"
+
+
+JOINTLY = {
+    ("atlas_objects", "laptop"): [
+        {"wide", "activation", "loss", "optimizer", "image_dropout", "dropout", "learning_rate"}
+    ],
+    ("cnn_loss", "smoke"): [{"dropout", "root_index", "optimizer", "learning_rate"}],
+    ("cnn_loss", "laptop"): [{"dropout", "root_index", "optimizer", "learning_rate"}],
+    ("electron_id", "smoke"): [
+        {"conv_layers", "conv_features", "dense_layers", "dense_features", "dropout"}
+        | {"class_weights", "optimizer", "weight_decay", "learning_rate"}
+    ],
+    ("electron_id", "laptop"): [
+        {"conv_layers", "conv_features", "dense_layers", "dense_features", "dropout"}
+        | {"class_weights", "optimizer", "weight_decay", "learning_rate"}
+    ],
+    ("flat_minima", "laptop"): [
+        {"optimizer", "learning_rate", "manifold_mixup"},
+        {"swa_start"},  # where the optimizer is Adam
+        {"inner_steps"},  # where it is Entropy-SGD
+    ],
+    ("jet_images", "laptop"): [{"dropout", "weight_decay", "learning_rate", "swa_start", "phi_flip"}],
+    ("jet_images", "networks"): [
+        {"model", "optimizer", "weight_decay", "learning_rate", "phi_flip", "eta_flip"}
+    ],
+    ("particle_id", "smoke"): [
+        {"scalar_scaling", "hidden_layers", "hidden_features", "dropout", "learning_rate", "batch_size"}
+    ],
+    ("particle_id", "laptop"): [
+        {"scalar_scaling", "hidden_layers", "hidden_features", "dropout", "learning_rate", "batch_size"}
+    ],
+    ("resnet_loss", "smoke"): [{"root_index", "optimizer", "learning_rate"}],
+    ("resnet_loss", "laptop"): [{"root_index", "optimizer", "learning_rate"}],
+    ("six_hypotheses", "laptop"): [
+        {"model", "label_smoothing", "optimizer", "weight_decay", "learning_rate", "phi_rotation"}
+    ],
+    ("susy", "smoke"): [
+        {"scalar_scaling", "hidden_layers", "hidden_features", "activation", "dropout", "optimizer"}
+        | {"weight_decay", "learning_rate"}
+    ],
+    ("susy", "laptop"): [
+        {"scalar_scaling", "hidden_layers", "hidden_features", "dropout", "optimizer"}
+        | {"weight_decay", "learning_rate"}
+    ],
+}
+"""Search and preset that draw by TPE → the parameters that are drawn together; a condition parts them."""
+
+
+def drawn_together(driver):
+    """What TPE draws jointly, asked of Optuna's sampler."""
+    study, sampler = driver.searcher._drawing, driver.searcher._sampler(len(driver.state.trials))
+    drawn = sampler.infer_relative_search_space(study, study.trials[-1])
+    groups = (set(group) & set(drawn) for group in sampler._search_space_group.search_spaces)
+    return [group for group in groups if group]
+
+
+def test_every_shipped_search_draws_its_parameters_jointly_beside_its_references(tmp_path):
+    found = {}
+    for script in (Path(__file__).parents[2] / "searches").glob("*.py"):
+        search = load_search(str(script))
+        for name, preset in search.presets.items():
+            if preset.sampler != "tpe":
+                continue
+            longer, space = dataclasses.replace(preset, trials=40), preset.space or search.space
+            driver = Driver(tmp_path, longer, space, references=search.references, database=None)
+            while len(driver.state.trials) < 30 + len(search.references):
+                trial = driver.searcher.suggest("")["trial_id"]
+                driver.epoch(trial, 1, len(driver.state.trials) % 7)
+                driver.write(TrialFinished(time=0, trial_id=trial, status="completed"))
+                driver.searcher.record(driver.records[-1])
+            found[script.stem, name] = sorted(drawn_together(driver), key=len, reverse=True)
+
+    expected = {key: sorted(groups, key=len, reverse=True) for key, groups in JOINTLY.items()}
+    assert {key: {frozenset(one) for one in groups} for key, groups in found.items()} == {
+        key: {frozenset(one) for one in groups} for key, groups in expected.items()
+    }
+
+
+def test_a_fitted_model_among_the_choices_leaves_the_others_joint(tmp_path):
+    space = Space(
+        model=Choice("cnn", "likelihood"),
+        loss="cross_entropy",
+        optimizer=Choice("adam", "sgd"),
+        learning_rate=LogUniform(1e-4, 1e-1),
+        batch_size=Choice(32, 64, 128),
+    )
+    driver = Driver(tmp_path, Preset(epochs=1, trials=30), space, database=None)
+    models = set()
+    for _ in range(20):
+        suggestion = driver.searcher.suggest("")
+        models.add(suggestion["params"]["model"])
+        suggestion["params"] |= {"learning_rate": 0.1, "root_index": 1}
+        driver.run(suggestion)
+    assert models == {"cnn", "likelihood"}
+    groups = {frozenset(group) for group in drawn_together(driver)}
+    assert groups == {frozenset({"model"}), frozenset({"optimizer", "learning_rate", "batch_size"})}
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: Preset(epochs=1, trials=1, sampler="cmaes"),
+            "unknown sampler 'cmaes'; known: tpe, random, grid",
+        ),
+        (
+            lambda: Preset(epochs=1, trials=1, scheduler="median"),
+            "unknown scheduler 'median'; known: asha, none",
+        ),
+        (
+            lambda: Preset(epochs=1, trials=1, scheduler=None),
+            "unknown scheduler 'None' .*; known: asha, none",
+        ),
+        (
+            lambda: Search(name="toy", task="toy", title="", space=SPACE, presets={}, mode="maximum"),
+            r"unknown mode 'maximum' \(did you mean 'max'\?\); known: max, min",
+        ),
+    ],
+)
+def test_a_name_that_there_is_not_is_refused_where_it_is_stated(make, told):
+    with pytest.raises(UnknownName, match=told):
+        make()

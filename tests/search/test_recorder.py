@@ -3,12 +3,17 @@
 from types import SimpleNamespace
 
 import pytest
+import ray
+import torch
 
+from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, StorageError
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.recorder import TRIES_AGAIN, Recorder
+from hep_ray.search.recorder import FAILURE_KIND, TRIES_AGAIN, Recorder
 from hep_ray.search.space import Space
-from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.records import TrialStarted
+from hep_ray.search.trial_log import LOG
+from hep_ray.search.trial_run import failure_of
+from hep_ray.tracking.journal import Journal, read_records
+from hep_ray.tracking.records import OF_PARAMETERS, TrialFinished, TrialStarted, decode
 
 
 @pytest.fixture
@@ -57,6 +62,7 @@ def test_a_trial_that_tune_gave_up_before_its_time_is_given_back_a_few_times_wit
 
     assert state.status == "failed"
     assert state.finished.cause.startswith("NodeLost: its node has died. Node Id: ab")
+    assert state.finished.failure == "lost"
     assert not recorder.given_back()
 
 
@@ -77,3 +83,71 @@ def test_the_loss_that_exhausts_the_tries_ends_the_trial(recorder, tmp_path):
     recorder.on_trial_error(1, [], tune_trial(tmp_path, failures=TRIES_AGAIN + 1))
 
     assert recorder.state.trials["t0000"].status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("told", "log", "kind"),
+    [
+        ("Task was killed due to the node running low on memory.", "", "out_of_memory"),
+        ("The actor died because its node has died.", "", "lost"),
+        ("Worker exit detail: End of file.", "", "lost"),
+        ("", "Timeout (0:00:05)!\n", "timeout"),
+    ],
+)
+def test_the_record_of_a_trial_that_lost_its_process_too_often_says_of_what_kind(
+    recorder, tmp_path, told, log, kind
+):
+    trial = tune_trial(tmp_path, failures=TRIES_AGAIN + 1)
+    (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at 2026)\n{told}")
+    folder = tmp_path / "trials" / "t0000"
+    folder.mkdir(parents=True)
+    (folder / LOG).write_text(f"[hep_ray] begins\n{log}")
+    recorder.on_trial_error(1, [], trial)
+
+    assert recorder.state.trials["t0000"].finished.failure == kind
+    (kept,) = (record for record in read_records(tmp_path) if isinstance(record, TrialFinished))
+    assert kept.failure == kind
+
+
+def test_the_record_of_a_trial_that_failed_says_of_what_kind(recorder, tmp_path):
+    trial = tune_trial(tmp_path, failures=0)
+    trial.last_result = failure_of(NonFiniteLoss("loss is nan"))
+    recorder.on_trial_complete(1, [], trial)
+
+    finished = recorder.state.trials["t0000"].finished
+    assert (finished.status, finished.failure) == ("failed", "diverged")
+
+
+def test_a_journal_of_old_has_no_kinds_of_failures():
+    line = (
+        '{"kind":"trial_finished","time":1.0,"trial_id":"t0000","status":"failed","cause":"NonFiniteLoss: x"}'
+    )
+    assert decode(line).failure is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (NonFiniteLoss("loss is nan"), "diverged"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (ValueError("mat1 and mat2 cannot be multiplied"), "error"),
+        (InvalidConfig("kernel 9 is larger than the image"), "error"),
+        (OSError(116, "Stale file handle"), "lost"),
+        (StorageError("full"), "lost"),
+        (CorruptCheckpoint("cut short"), "lost"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:5"), "lost"),
+        (torch.distributed.DistBackendError("NCCL error"), "lost"),
+        (ray.exceptions.ObjectLostError("ab", None, ""), "lost"),
+    ],
+)
+def test_what_a_trial_raises_is_its_parameters_doing_or_not(fault, kind):
+    result = failure_of(fault)
+    assert result[FAILURE_KIND] == kind
+    assert (kind in OF_PARAMETERS) == (kind != "lost")
+
+
+def test_memory_that_torch_cannot_have_is_out_of_memory():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert failure_of(raised.value)[FAILURE_KIND] == "out_of_memory"

@@ -17,7 +17,7 @@ SEARCH = Search(
 
 
 def scheduler(**preset):
-    return build_scheduler(SEARCH, Preset(**{"epochs": 9, "trials": 9, "reduction_factor": 3, **preset}))
+    return build_scheduler(SEARCH, Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset}))
 
 
 def trial(trial_id):
@@ -103,6 +103,70 @@ def test_an_epoch_that_a_resumed_trial_reports_again_changes_nothing():
     assert report(asha, "t0", 1, 0.9) == "CONTINUE"
     asha.on_trial_add(None, trial("t1"))
     assert report(asha, "t1", 1, 0.89) == "STOP"
+
+
+@pytest.mark.parametrize(
+    ("preset", "grace"),
+    [
+        ({"epochs": 2}, 2),  # so none is stopped
+        ({"epochs": 8}, 3),
+        ({"epochs": 27}, 3),
+        ({"epochs": 28}, 4),  # a ninth, rounded up
+        ({"epochs": 52}, 6),
+        ({"epochs": 52, "grace_epochs": 1}, 1),
+        ({"epochs": 5, "grace_epochs": 9}, 5),
+        ({"epochs": 9, "scheduler": "none"}, 9),
+    ],
+)
+def test_the_grace_follows_the_length_of_the_training_and_is_stated_as_it_runs(preset, grace):
+    made = Preset(trials=9, **preset)
+    assert made.grace == grace
+    stops = grace < preset["epochs"]
+    words = f"asha, grace {preset.get('grace_epochs', grace)}, factor 3"
+    assert made.stopping == ("none" if preset.get("scheduler") == "none" else words)
+    asha = build_scheduler(SEARCH, made)
+    for name, value in (("t0", 0.9), ("t1", 0.1)):
+        asha.on_trial_add(None, trial(name))
+        decisions = [report(asha, name, epoch, value) for epoch in range(1, preset["epochs"])]
+    assert decisions == ["CONTINUE"] * (grace - 1) + ["STOP"] * stops + decisions[grace:]
+
+
+def test_a_search_of_old_goes_on_with_the_grace_that_it_was_started_with():
+    """One epoch, where a preset stated none."""
+    old = "asha, grace 1, factor 3"
+    assert Preset(epochs=9, trials=1).as_recorded(old).stopping == old
+    assert Preset(epochs=9, trials=1, grace_epochs=2).as_recorded(old).grace == 2
+    assert Preset(epochs=9, trials=1).as_recorded("").grace == 3
+
+
+def climb(asha, name, first, last):
+    """A trial of nine epochs, whose values at epochs 1 and 3 are these; the epochs that it is given."""
+    asha.on_trial_add(None, trial(name))
+    for epoch, value in ((1, first), (2, first), (3, last)):
+        if report(asha, name, epoch, value) == "STOP":
+            return epoch
+    return epoch
+
+
+def test_a_rung_whose_ranking_means_nothing_stops_no_trial_until_it_does():
+    """Eight trials of which each is as good at epoch 1 as the one before it, and worse at epoch 3."""
+    asha = scheduler()
+    for number in range(8):
+        assert climb(asha, f"t{number}", 0.5 + number / 100, 0.9 - number / 100) == 3
+    assert asha.agreement(1) == (pytest.approx(-1), 8)
+    assert climb(asha, "low", 0.1, 0.2) == 3
+    # Ranks at epoch 1: low is 1, then t0 ... t7 are 2 ... 9; at epoch 3: low 1, t7 ... t0 2 ... 9.
+    # Differences 0, -7, -5, ..., 7: 6 Σd² / (n³ - n) = 6 · 168 / 720 = 1.4, so rho = 1 - 1.4.
+    assert asha.agreement(1) == (pytest.approx(-0.4), 9)
+    (doubt,) = asha.doubts()
+    assert "at epoch 1" in doubt
+    assert "rank correlation -0.40" in doubt
+
+    for number in range(30):
+        climb(asha, f"u{number}", 0.6 + number / 1000, 0.91 + number / 1000)
+    assert asha.agreement(1)[0] > 0.3
+    assert asha.doubts() == []
+    assert climb(asha, "lower", 0.2, 0.9) == 1
 
 
 @pytest.mark.parametrize("epoch", range(1, 9))
