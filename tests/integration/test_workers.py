@@ -39,7 +39,7 @@ SEARCH = Search(
     space=Space(**{**PARAMS, "learning_rate": Choice(1e-3, 1e-9, 1e-8)}),
     metric="val_loss",
     mode="min",
-    presets={"smoke": Preset(epochs=EPOCHS, sampler="grid", reduction_factor=2)},
+    presets={"smoke": Preset(epochs=EPOCHS, sampler="grid", grace_epochs=1, reduction_factor=2)},
 )
 
 
