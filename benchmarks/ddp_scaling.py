@@ -63,7 +63,7 @@ def together(job: Any, trial: dict[str, Any], scratch: Path) -> list[dict[str, f
     from hep_ray.search.recorder import METRICS
     from hep_ray.search.workers import GroupActor, WorkerGroup
 
-    ledger = ray.remote(num_cpus=0)(Ledger).remote()
+    ledger = Ledger(str(scratch / "held"))
     group = WorkerGroup(workers=2, least=2, cpus=1, gpus=0, scratch=str(scratch))
     build: Any = tune.with_parameters(GroupActor, job=job, group=group, ledger=ledger)
     actor: Any = ray.remote(num_cpus=0)(build).remote(config={**trial, "trial_id": "together"})

@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hep_ray.cores import usable_cores
-from hep_ray.errors import ClusterUnavailable
+from hep_ray.errors import ClusterUnavailable, HepRayError, WorkersLost
 from hep_ray.head import Head, check, meant, ray_temp_dir
 from hep_ray.masking import close_token, ray_token
 
@@ -115,6 +116,29 @@ def nodes() -> list[dict[str, float]]:
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
+
+
+def result(task: Any) -> Any:
+    """What a task of Ray gives.
+
+    Raises:
+        HepRayError: the named error that it raised, in its own words.
+        WorkersLost: its process or its node was lost more often than Ray tries a task again.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(task)
+    except RayTaskError as fault:
+        if isinstance(fault.cause, HepRayError):
+            raise fault.cause from None
+        raise
+    except RayError as fault:
+        told = str(fault).strip().replace("\n", " ")
+        raise WorkersLost(
+            f"a task is tried again when its process or node is lost; one was lost too often: {told}"
+        ) from fault
 
 
 def _not_started(fault: Exception, cause: str) -> str:

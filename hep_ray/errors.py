@@ -110,7 +110,7 @@ class CorruptCheckpoint(HepRayError):
 
 
 class WorkersLost(HepRayError):
-    """The worker group of a trial could not be started or kept; the message holds Ray Train's cause."""
+    """The worker group of a trial, or the process of a task, could not be kept; the message holds Ray's cause."""
 
 
 class TrackingUnavailable(HepRayError):

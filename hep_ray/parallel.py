@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from hep_ray.cluster import connect
-from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
+from hep_ray.cluster import connect, result
+from hep_ray.errors import Infeasible, InvalidConfig
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,11 +27,11 @@ def in_tasks(
         InvalidConfig: `workers` is below 1.
         Infeasible: the cluster has fewer CPUs than `workers`.
         HepRayError: whatever named error a task raises.
+        WorkersLost: a task's process was lost too often.
     """
     if workers is not None and workers < 1:
         raise InvalidConfig(f"work is done by 1 worker or more; got {workers}")
     import ray
-    from ray.exceptions import RayTaskError
 
     with cluster():
         cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
@@ -47,11 +47,7 @@ def in_tasks(
                 if not running:
                     return
                 (done,), _ = ray.wait(list(running))
-                yield running.pop(done), ray.get(done)
-        except RayTaskError as fault:
-            if isinstance(fault.cause, HepRayError):
-                raise fault.cause from None
-            raise
+                yield running.pop(done), result(done)
         finally:
             for reference in running:
                 ray.cancel(reference)

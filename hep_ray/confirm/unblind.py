@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
+from hep_ray.cluster import result
 from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import EventSchema
@@ -69,6 +70,7 @@ def evaluate_all(
 
     Raises:
         CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
+        WorkersLost: an evaluation's process was lost too often.
     """
     opened = ray.put(
         Opened(
@@ -92,7 +94,7 @@ def evaluate_all(
             trial_id = pending.pop(0)
             waiting[task.remote(opened, trial_id)] = trial_id
         (done, *_), _ = ray.wait(list(waiting))
-        outcome: Outcome = ray.get(done)
+        outcome: Outcome = result(done)
         write(
             TrialTested(
                 time=time.time(),

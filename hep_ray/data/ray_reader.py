@@ -90,6 +90,19 @@ def streamed(
             tables.close()  # which stops the tasks
 
 
+def begin_here() -> None:
+    """Run a dataset of one row in this process, the driver, where trials on other nodes are about to stream.
+
+    Ray Data keeps two actors for all its datasets on the node where the first one runs; when a worker node is lost,
+    it must not take them along.
+    """
+    if sum(node["Alive"] for node in ray.nodes()) > 1:  # type: ignore[no-untyped-call]
+        with _quiet():
+            one = ray.data.range(1)
+            one.context.enable_progress_bars = False
+            one.materialize()
+
+
 def _alone(ids: npt.NDArray[Any]) -> int:
     """The one number of a piece that a task is given.
 

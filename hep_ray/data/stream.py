@@ -23,7 +23,7 @@ from hep_ray.data.cache import Ingest, bytes_held, groups_per_block
 from hep_ray.data.dataset import Dataset, TestPurpose
 from hep_ray.data.encoding import pays
 from hep_ray.data.events import LABEL, EventSchema
-from hep_ray.data.ray_reader import streamed
+from hep_ray.data.ray_reader import begin_here, streamed
 from hep_ray.data.row_groups import RowGroups, chunks_of, cut
 from hep_ray.data.shard_file import ROW_GROUP
 from hep_ray.data.shard_stream import PER_PIECE, Reader, ShardStream, decoded, one_by_one
@@ -126,6 +126,7 @@ def open_events(
     """
     if ingest.cache == "resident":
         return load_resident(dataset, splits, purpose=purpose)
+    begin_here()
     reader = functools.partial(streamed, readers=ingest.readers, memory=ingest.memory_per_stream)
     streams = {
         split: _stream(dataset, split, purpose, ingest.groups_per_piece, ingest.memory_per_stream, reader)

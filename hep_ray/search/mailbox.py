@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from hep_ray.files import storing, write_whole
 from hep_ray.search.trial_run import failure
 from hep_ray.tracking.records import Failure
 
-PING_SECONDS = 10
+HELD = ".held"
+"""Ends the name of a file of the ledger."""
+MARKS = 2**20
+"""Bytes of memory, at most, that mark what a group holds: 1 MiB."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Order:
 class Mailbox:
     """Orders one way, answers the other; outlives the workers, so that new ones take up what the lost ones left.
 
-    An actor of the trial's actor: it goes when that goes.
+    An actor of the trial's actor, on its node: it goes when that goes, and bears the name of the group in the ledger.
 
     Args:
         restarts: times that workers may be lost over one order before it is answered as failed.
@@ -127,9 +132,6 @@ class Mailbox:
         """Process of each rank that has come in."""
         return dict(self._pids)
 
-    async def ping(self) -> None:
-        """Answer, being alive."""
-
     def _settle(self, serial: int, result: dict[str, Any]) -> None:
         if serial > self._answered:
             self._answered = serial
@@ -137,43 +139,84 @@ class Mailbox:
             self._news.notify_all()
 
 
+@dataclass(frozen=True)
 class Ledger:
-    """Which worker group holds which placement group, so that none outlives the actor of its trial.
+    """Which worker group holds which placement groups, so that none outlives the actor of its trial.
 
     Ray frees the placement group of a Train run with the whole job, not with the actor that started the run, and its
-    own cleaner asks the dashboard, which need not run (ray issues 54305, 58515, 64705). A group is known from its first
-    worker's coming in on; what it held is freed with the job if its actor is lost before that.
+    own cleaner asks the dashboard, which need not run (ray issues 54305, 58515, 64705). What is left would keep its
+    cores until the search ends.
+
+    No actor keeps the ledger. It is a file for each group, written before the group starts and named as its mailbox,
+    of which Ray knows whether it lives. The file tells the group's mark, some bytes of memory that each of its workers
+    asks for, by which Ray's own table shows what the group holds. So whoever lives can sweep, whatever process or node
+    is lost, and at any moment of a group's start.
+
+    Attributes:
+        folder: on storage that every node sees.
     """
 
-    def __init__(self) -> None:
-        self._held: dict[str, tuple[Any, PlacementGroup]] = {}
+    folder: str
 
-    def register(self, name: str, mailbox: Any, group: PlacementGroup) -> None:
-        """Workers started in this placement group, instead of a former one; they live as long as their mailbox."""
-        self.free(name)
-        self._held[name] = (mailbox, group)
+    def enter(self, name: str) -> int:
+        """Make a mark for the workers of a group that is about to start.
+
+        Args:
+            name: of the group's mailbox, which lives.
+
+        Raises:
+            StorageError: the storage does not take it.
+        """
+        mark = 1 + secrets.randbelow(MARKS)
+        with storing(self._place(name)):
+            write_whole(self._place(name), str(mark))
+        return mark
 
     def free(self, name: str) -> None:
-        """Remove what the workers of this name hold, if anything."""
-        if name in self._held:
-            remove_placement_group(self._held.pop(name)[1])
+        """Remove what the workers of this name hold; once they hold nothing, they are forgotten."""
+        place = self._place(name)
+        try:
+            mark = int(place.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        held = _marked(mark)
+        for group in held:
+            remove_placement_group(group)
+        if not held:
+            place.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what is held by workers whose trial actor is gone."""
-        for name in [name for name, (mailbox, _) in self._held.items() if not _alive(mailbox)]:
-            self.free(name)
+        for name in self._names():
+            if not _alive(name):
+                self.free(name)
 
     def free_all(self) -> None:
         """Remove everything: the search is over."""
-        for name in list(self._held):
+        for name in self._names():
             self.free(name)
 
+    def _place(self, name: str) -> Path:
+        return Path(self.folder) / f"{name}{HELD}"
 
-def _alive(mailbox: Any) -> bool:
+    def _names(self) -> list[str]:
+        return [place.name.removesuffix(HELD) for place in Path(self.folder).glob(f"*{HELD}")]
+
+
+def _marked(mark: int) -> list[PlacementGroup]:
+    """The placement groups whose bundles ask for so many bytes of memory."""
+    identity = type(PlacementGroup.empty().id)
+    return [
+        PlacementGroup(identity(bytes.fromhex(number)))
+        for number, group in placement_group_table().items()
+        if group["state"] != "REMOVED"
+        and any(bundle.get("memory") == mark for bundle in group["bundles"].values())
+    ]
+
+
+def _alive(name: str) -> bool:
     try:
-        ray.get(mailbox.ping.remote(), timeout=PING_SECONDS)
-    except RayActorError:
+        ray.get_actor(name)
+    except ValueError:  # Ray's word for an actor that is dead, or never was
         return False
-    except GetTimeoutError:
-        return True
     return True

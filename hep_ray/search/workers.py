@@ -12,7 +12,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 import ray
 import torch
 from ray import train, tune
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hep_ray.errors import InputError, NonFiniteLoss, WorkersLost
 from hep_ray.models import MODELS
@@ -81,15 +82,15 @@ def trainable(job: TrialJob, plan: ResourcePlan, scratch: Path) -> Iterator[Any]
         int(plan.gpus_per_trial),
         str(scratch / "train"),
     )
-    ledger: Any = ray.remote(num_cpus=0)(Ledger).remote()
+    ledger = Ledger(str(scratch / "held"))
+    ledger.free_all()  # of a driver that was killed; Ray has freed it with that driver's job
     try:
         yield tune.with_resources(
             tune.with_parameters(GroupActor, job=job, group=group, ledger=ledger),
             tune.PlacementGroupFactory([DRIVER]),
         )
     finally:
-        ray.get(ledger.free_all.remote())
-        ray.kill(ledger)
+        ledger.free_all()
 
 
 class GroupActor(tune.Trainable):
@@ -99,15 +100,18 @@ class GroupActor(tune.Trainable):
     _told: int
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], job: TrialJob, group: WorkerGroup, ledger: Any
+        self, config: dict[str, Any], job: TrialJob, group: WorkerGroup, ledger: Ledger
     ) -> None:
         """Start the workers and give them their first trial."""
         self._job, self._group, self._ledger = job, group, ledger
-        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote(RESTARTS)
         self._name = uuid.uuid4().hex
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox = ray.remote(num_cpus=0)(Mailbox).options(name=self._name, scheduling_strategy=beside)
+        self._mailbox: Any = mailbox.remote(RESTARTS)
         self._serial = 0
         self._take(config)
-        ray.get(ledger.sweep.remote())
+        self._mark = ledger.enter(self._name)
+        ledger.sweep()
         self._driver = threading.Thread(target=self._drive, daemon=True)
         self._driver.start()
 
@@ -120,13 +124,19 @@ class GroupActor(tune.Trainable):
         """Train one epoch; a failure ends this trial, not the workers and not the search.
 
         Raises:
-            WorkersLost: Ray Train gave up.
+            WorkersLost: Ray Train gave up, or the mailbox died.
         """
         self._serial += 1
         answer = self._mailbox.ask.remote(Order(self._serial, self._config, self._told))
         while not ray.wait([answer], timeout=WAIT_SECONDS)[0]:
-            ray.get(self._ledger.sweep.remote())
-        result: dict[str, Any] = ray.get(answer)
+            self._ledger.sweep()
+        try:
+            result: dict[str, Any] = ray.get(answer)
+        except RayActorError as fault:
+            told = str(fault).replace("\n", " ")
+            raise WorkersLost(
+                f"a trial talks to its workers through a mailbox beside it; it died: {told}"
+            ) from None
         if "gone" in result:
             raise WorkersLost(f"a trial needs its workers; Ray Train ended them: {result['gone']}")
         self._told = result["epoch"]
@@ -137,10 +147,11 @@ class GroupActor(tune.Trainable):
         self._mailbox.ask.remote(Order(self._serial + 1, None))
         self._driver.join(GOODBYE_SECONDS)
         if self._driver.is_alive():
-            controller = ray.get(self._mailbox.controller.remote())
-            if controller is not None:
-                ray.kill(controller)
-        ray.get(self._ledger.free.remote(self._name))
+            with suppress(RayActorError):
+                controller = ray.get(self._mailbox.controller.remote())
+                if controller is not None:
+                    ray.kill(controller)
+        self._ledger.free(self._name)
 
     def pids(self) -> dict[int, int]:
         """Process of each worker, by rank."""
@@ -155,14 +166,12 @@ class GroupActor(tune.Trainable):
             os.environ.setdefault(key, value)
         group = self._group
         workers: Any = group.workers if group.least == group.workers else (group.least, group.workers)
-        resources = {"CPU": group.cpus} | ({"GPU": group.gpus} if group.gpus else {})
+        resources = {"CPU": group.cpus, "memory": self._mark} | ({"GPU": group.gpus} if group.gpus else {})
         trainer = TorchTrainer(
             serve,
             train_loop_config={
                 "job": self._job,
                 "mailbox": self._mailbox,
-                "ledger": self._ledger,
-                "name": self._name,
             },
             scaling_config=train.ScalingConfig(
                 num_workers=workers, use_gpu=group.gpus > 0, resources_per_worker=resources
@@ -175,12 +184,13 @@ class GroupActor(tune.Trainable):
                 callbacks=[Introduce(self._mailbox)],  # type: ignore[list-item]  # typed as in Train V1
             ),
         )
+        cause = "they were let go"
         try:
             trainer.fit()
         except Exception as fault:  # noqa: BLE001 - told to whoever waits for an answer
-            ray.get(self._mailbox.close.remote(cause_of(fault)))
-        else:
-            ray.get(self._mailbox.close.remote("they were let go"))
+            cause = cause_of(fault)
+        with suppress(RayActorError):  # without a mailbox nobody waits
+            ray.get(self._mailbox.close.remote(cause))
 
 
 class Introduce(train.UserCallback):
@@ -205,8 +215,6 @@ def serve(config: dict[str, Any]) -> None:
     communicator = Communicator.of_process_group()
     torch.set_num_threads(job.cpus)
     first = communicator.rank == 0
-    if first:
-        ray.get(config["ledger"].register.remote(config["name"], mailbox, get_current_placement_group()))
     train.report({})
     done: int = communicator.everyone(ray.get(mailbox.join.remote()) if first else None)[0]  # type: ignore[assignment]
     run: tuple[str, TrialRun] | None = None

@@ -6,8 +6,10 @@ on another one: ray.cluster_utils starts the nodes.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -86,15 +88,18 @@ print(json.dumps({"status": [one.finished.status for one in result.state.trials.
 
 
 @pytest.mark.parametrize("cache", ["resident", "streaming"])
-def test_whatever_actor_is_killed_and_its_host_too_the_trial_goes_on(make_dataset, tmp_path, cache):
+def test_whatever_actor_is_killed_and_its_host_too_the_trial_goes_on(make_dataset, tmp_path, cache, request):
     data = make_dataset(events=118, size=28)
+    # Its own note of the cluster, which nobody else shall join, in a folder with a short name.
+    place = tempfile.mkdtemp(prefix="hr", dir="/tmp")
+    request.addfinalizer(lambda: shutil.rmtree(place, ignore_errors=True))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(data), str(tmp_path / "runs"), cache],
         capture_output=True,
         text=True,
         check=False,
         timeout=800,
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": place},
     )
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

@@ -11,7 +11,7 @@ from rich.console import Console
 from hep_ray.data.dataset import Dataset
 from hep_ray.errors import CannotResume, Infeasible, InvalidSpace
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.mailbox import Ledger
+from hep_ray.search.mailbox import Ledger, Mailbox
 from hep_ray.search.parameters import Choice
 from hep_ray.search.prepare import SearchOptions, prepare
 from hep_ray.search.run import run_search
@@ -69,7 +69,7 @@ def start(job, tmp_path):
     import ray
     from ray import tune
 
-    ledger = ray.remote(num_cpus=0)(Ledger).remote()
+    ledger = Ledger(str(tmp_path / "held"))
     group = WorkerGroup(workers=2, least=2, cpus=1, gpus=0, scratch=str(tmp_path / "train"))
     actors = []
 
@@ -81,8 +81,7 @@ def start(job, tmp_path):
     yield make
     for actor in actors:
         ray.kill(actor)
-    ray.get(ledger.free_all.remote())
-    ray.kill(ledger)
+    ledger.free_all()
 
 
 def numbers(results):
@@ -98,7 +97,7 @@ def train(actor, epochs=EPOCHS):
 def placement_groups():
     from ray.util import placement_group_table
 
-    return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+    return [name for name, group in placement_group_table().items() if group["state"] != "REMOVED"]
 
 
 def wait_until_nothing_is_held():
@@ -106,6 +105,42 @@ def wait_until_nothing_is_held():
     while placement_groups():
         assert time.monotonic() < deadline, placement_groups()
         time.sleep(0.2)
+
+
+def test_what_a_group_held_is_given_back_when_its_mailbox_is_gone_and_not_before(ray_session, tmp_path):
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    ledger, other = (
+        Ledger(str(tmp_path)),
+        Ledger(str(tmp_path)),
+    )  # of another process: both read the same files
+    boxes = {name: ray.remote(num_cpus=0)(Mailbox).options(name=name).remote(3) for name in ("a", "b")}
+    marks = {name: ledger.enter(name) for name in boxes}
+    held, kept = (placement_group([{"CPU": 0.1, "memory": marks[name]}] * 2) for name in boxes)
+    foreign = placement_group([{"CPU": 0.1}])
+    living = [group.id.hex() for group in (held, kept, foreign)]
+    assert ray.get([group.ready() for group in (held, kept, foreign)])
+    other.sweep()
+    assert sorted(placement_groups()) == sorted(living)
+
+    ray.kill(boxes["a"])
+    deadline = time.monotonic() + 30
+    while sorted(placement_groups()) != sorted(living[1:]):
+        other.sweep()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # Of the same group: its controller may have been starting it anew when it died.
+    late = placement_group([{"CPU": 0.1, "memory": marks["a"]}])
+    other.sweep()
+    assert late.id.hex() not in placement_groups()
+    other.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.held"]
+    ray.kill(boxes["b"])
+    ledger.free_all()
+    assert placement_groups() == living[2:]
+    remove_placement_group(foreign)
+    wait_until_nothing_is_held()
 
 
 @pytest.mark.slow
