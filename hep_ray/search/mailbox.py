@@ -188,7 +188,7 @@ class Ledger:
     def sweep(self) -> None:
         """Remove what is held by workers whose trial actor is gone."""
         for name in self._names():
-            if not _alive(name):
+            if not alive(name):
                 self.free(name)
 
     def free_all(self) -> None:
@@ -214,7 +214,8 @@ def _marked(mark: int) -> list[PlacementGroup]:
     ]
 
 
-def _alive(name: str) -> bool:
+def alive(name: str) -> bool:
+    """Whether an actor of this name lives."""
     try:
         ray.get_actor(name)
     except ValueError:  # Ray's word for an actor that is dead, or never was

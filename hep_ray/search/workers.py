@@ -29,7 +29,7 @@ from hep_ray.models import MODELS
 from hep_ray.plugins import load
 from hep_ray.search import trial_log
 from hep_ray.search.failures import kind_of
-from hep_ray.search.mailbox import Ledger, Mailbox, Order
+from hep_ray.search.mailbox import Ledger, Mailbox, Order, alive
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.trial import TrialActor
 from hep_ray.search.trial_run import TrialJob, TrialRun, cause_of, failure_of
@@ -145,7 +145,8 @@ class GroupActor(tune.Trainable):
     def cleanup(self) -> None:
         """Let the workers go and give back what they held."""
         self._mailbox.ask.remote(Order(self._serial + 1, None))
-        self._driver.join(GOODBYE_SECONDS)
+        # Without a mailbox nobody tells them: they end with this process.
+        self._driver.join(GOODBYE_SECONDS if alive(self._name) else 0)
         if self._driver.is_alive():
             with suppress(RayActorError):
                 controller = ray.get(self._mailbox.controller.remote())
