@@ -79,11 +79,12 @@ def kill():
     wait(done + 2, "the host")
     print(json.dumps({"killed": "host", "epochs": [done, epochs()]}), flush=True)
 
-killer = threading.Thread(target=kill, daemon=True)
-killer.start()
-result = run_search(plan, console=Console(quiet=True))
-killer.join(30)
-print(json.dumps({"status": [one.finished.status for one in result.state.trials.values()]}), flush=True)
+found = []
+trains = threading.Thread(target=lambda: found.append(run_search(plan, console=Console(quiet=True))), daemon=True)
+trains.start()
+kill()  # ray.cluster_utils starts nodes in the main thread alone
+trains.join(240)
+print(json.dumps({"status": [one.finished.status for one in found[0].state.trials.values()]}), flush=True)
 """
 
 
