@@ -14,6 +14,9 @@ import typer
 STORAGE = Path("runs")
 """Folder of all searches, unless another is named."""
 
+LARGEST_SEED = 2**31 - 1
+"""What every library takes, and leaves room for the seeds of a confirmation, which are larger."""
+
 Storage = Annotated[
     Path,
     typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches, shared by the nodes of a cluster."),

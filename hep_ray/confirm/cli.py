@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hep_ray.confirm.plan import ConfirmPlan
     from hep_ray.confirm.run import ConfirmResult
+    from hep_ray.data.cache import Cache
 
 
 def confirm(  # noqa: PLR0917 - one argument per flag
@@ -46,6 +47,16 @@ def confirm(  # noqa: PLR0917 - one argument per flag
     ] = None,
     gpus_per_trial: Annotated[
         float | None, typer.Option(help="GPUs of one training [default: as in the search].")
+    ] = None,
+    epoch_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that an epoch may take [default: as in the search].")
+    ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="resident, streaming or auto [default: as in the search].")
+    ] = None,
+    memory_budget: Annotated[
+        float | None,
+        typer.Option(help="GB of a node's memory for the events [default: as in the search]."),
     ] = None,
     allow_unfinished: Annotated[
         bool,
@@ -95,6 +106,9 @@ def confirm(  # noqa: PLR0917 - one argument per flag
             tracking_uri=tracking_uri,
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial,
+            epoch_timeout=epoch_timeout,
+            cache=cast("Cache | None", cache),
+            memory_budget=memory_budget,
             level=level,
             allow_unfinished=allow_unfinished,
         )
@@ -133,6 +147,8 @@ def _print_plan(plan: ConfirmPlan, console: Console) -> None:
         "[bold]test split[/]", f"{plan.dataset.rows('test')} events, opened when all trainings have ended"
     )
     table.add_row("[bold]resources[/]", str(plan.resources))
+    table.add_row("[bold]patience[/]", f"an epoch may take {plan.epoch_timeout:g} s")
+    table.add_row("[bold]events[/]", str(plan.resources.ingest))
     table.add_row("[bold]storage[/]", str(plan.folder))
     for place, doubt in enumerate(doubts(plan.provenance)):
         table.add_row("[bold]promotion[/]" if place == 0 else "", f"will be refused as things are: {doubt}")

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration
+from hep_ray.data.cache import Cache
 from hep_ray.data.dataset import Dataset
 from hep_ray.flags import STORAGE
 from hep_ray.plugins import Plugin
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import recorded_uri
+from hep_ray.search.trial_run import EPOCH_TIMEOUT
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchStarted, TrialStarted
 
@@ -34,6 +36,9 @@ class ConfirmOptions:
         tracking_uri: MLflow server or database; None is that of the search.
         cpus_per_trial: cores of one training; None as in the search.
         gpus_per_trial: GPUs of one training; None as in the search.
+        epoch_timeout: seconds that an epoch may take; None as in the search.
+        cache: where the events are; None as in the search.
+        memory_budget: GB of a node that the events may take; None as in the search.
         level: of the intervals.
         allow_unfinished: confirm a search of which trials have not ended, leaving those out.
         scripts: folder of the search scripts.
@@ -48,6 +53,9 @@ class ConfirmOptions:
     tracking_uri: str | None = None
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
+    epoch_timeout: float | None = None
+    cache: Cache | None = None
+    memory_budget: float | None = None
     level: float = 0.95
     allow_unfinished: bool = False
     scripts: Path = Path("searches")
@@ -68,6 +76,7 @@ class ConfirmPlan:
         given: the options it was made from.
         source: file whose git checkout is stated as provenance.
         plugins: files of the user's own that register components.
+        epoch_timeout: seconds that an epoch may take.
     """
 
     started: SearchStarted
@@ -80,6 +89,7 @@ class ConfirmPlan:
     given: ConfirmOptions
     source: Path
     plugins: tuple[Plugin, ...] = ()
+    epoch_timeout: float = EPOCH_TIMEOUT
 
     @property
     def provenance(self) -> dict[str, str]:

@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hep_ray.cluster import connect, nodes
 from hep_ray.confirm.finalists import Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, of_test
-from hep_ray.data.cache import plan_ingest
 from hep_ray.data.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError
 from hep_ray.plugins import restore
 from hep_ray.search.find import Found, find_search
-from hep_ray.search.resources import plan_resources
+from hep_ray.search.prepare import SearchOptions, check_epoch_timeout, check_storage, preflight
 from hep_ray.search.script import script_of
+from hep_ray.search.shares import check_shares_of
 from hep_ray.search.state import SearchState
 from hep_ray.search.stated import CROSS_ENTROPY, Stated, has_parameters
+from hep_ray.search.suits import check_models
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted
-from hep_ray.training.config import TrialConfig
 from hep_ray.training.testing import metric_keys
 
 
@@ -55,13 +54,16 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
             f"{baseline.origin}"
         )
     dataset = _dataset(options, state.started)
-    _check_models([baseline.params, *(one.params for one in finalists)], dataset)
+    contenders = [baseline.params, *(one.params for one in finalists)]
+    model_bytes = _check_models(contenders, dataset)
+    check_storage(options.storage)
+    given = _as_in_search(options, state.started, dataset)
+    runs = len(contenders) * options.seeds
+    resources = preflight(
+        dataset, given, contenders, plugins, trials=runs, model_bytes=model_bytes, keep=runs
+    )
+    check_shares_of(contenders, resources.min_workers_per_trial, resources.workers_per_trial)
     first = 1 + max(trial.started.seed for trial in state.trials.values())
-    connect()
-    of_search = state.started.options
-    cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
-    cpus = of_search.get("cpus_per_trial", 1) if cpus is None else cpus
-    gpus = of_search.get("gpus_per_trial", 0.0) if gpus is None else gpus
     return ConfirmPlan(
         started=state.started,
         finalists=finalists,
@@ -69,21 +71,31 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         baseline=baseline,
         seeds=tuple(range(first, first + options.seeds)),
         dataset=dataset,
-        resources=plan_resources(
-            nodes(),
-            (len(finalists) + 1) * options.seeds,
-            cpus,
-            gpus,
-            workers_per_trial=state.started.workers_per_trial,
-            min_workers_per_trial=of_search.get("min_workers_per_trial"),
-            ingest=plan_ingest(
-                dataset.manifest, nodes(), of_search.get("cache", "auto"), of_search.get("memory_budget")
-            ),
-        ),
+        resources=resources,
         given=options,
         source=_source(found, state.started),
         plugins=plugins,
+        epoch_timeout=given.epoch_timeout,
     )
+
+
+def _as_in_search(options: ConfirmOptions, started: SearchStarted, dataset: Dataset) -> SearchOptions:
+    """What decides where trainings run and how long they may take: as asked for, else as in the search."""
+    recorded = started.options
+    chosen = {
+        name: recorded[name] if given is None else given
+        for name in ("cpus_per_trial", "gpus_per_trial", "epoch_timeout", "cache", "memory_budget")
+        if (given := getattr(options, name)) is not None or recorded.get(name) is not None
+    }
+    made = SearchOptions(
+        data=dataset.folder,
+        storage=options.storage,
+        workers_per_trial=started.workers_per_trial,
+        min_workers_per_trial=recorded.get("min_workers_per_trial"),
+        **chosen,
+    )
+    check_epoch_timeout(made.epoch_timeout)
+    return made
 
 
 def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configuration]) -> dict[str, Any]:
@@ -158,17 +170,14 @@ def _dataset(options: ConfirmOptions, started: SearchStarted) -> Dataset:
     return dataset
 
 
-def _check_models(contenders: Sequence[dict[str, Any]], dataset: Dataset) -> None:
-    """Build each contender's model, without memory for its weights."""
-    import torch
-
+def _check_models(contenders: Sequence[dict[str, Any]], dataset: Dataset) -> int:
+    """Build each contender's model, without memory for its weights; bytes of the largest."""
+    largest = 0
     for params in contenders:
         try:
-            with torch.device("meta"):
-                config = TrialConfig.from_params(params)
-                config.build_model(dataset.schema)
-                config.check_augmentation(dataset.schema)
+            largest = max(largest, check_models([params], dataset))
         except HepRayError as fault:
             raise CannotConfirm(
                 f"every contender can be trained on the dataset; {params} cannot: {fault}"
             ) from fault
+    return largest

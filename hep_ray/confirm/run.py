@@ -166,6 +166,7 @@ def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
             to_run=len(runs),
             total=len(plan.runs),
             console=console,
+            epoch_timeout=plan.epoch_timeout,
             plugins=plan.plugins,
             unstated=plan.started.unstated,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -108,8 +109,8 @@ def plan_ingest(
     """
     if cache not in ("auto", "resident", "streaming"):
         raise InvalidConfig(f"--cache is auto, resident or streaming; got '{cache}'")
-    if budget is not None and not budget > 0:
-        raise InvalidConfig(f"--memory-budget is above 0 GB; got {budget:g}")
+    if budget is not None and not 0 < budget < math.inf:
+        raise InvalidConfig(f"--memory-budget is above 0 GB and finite; got {budget:g}")
     store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
     given = int(STORE_SHARE * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")

@@ -78,7 +78,9 @@ def convert_command(
             "--set", metavar="KEY=VALUE", help="An option of the reader; may be given several times."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="CPUs to use; more than 1 start Ray or join its cluster.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="CPUs to use; more than 1 start Ray or join its cluster.")
+    ] = 1,
     task: Annotated[str | None, typer.Option(help="Name of the task. Default: the classes.")] = None,
     signal: Annotated[str | None, typer.Option(help="The signal class. Default: the last one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,

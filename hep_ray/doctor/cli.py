@@ -22,7 +22,7 @@ def doctor(
         ),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials of the search to come.")] = 64,
-    workers_per_trial: Annotated[int, typer.Option(help="Processes that train a trial together.")] = 1,
+    workers_per_trial: Annotated[int, typer.Option(min=1, help="Processes that train a trial together.")] = 1,
     cpus_per_trial: Annotated[
         int, typer.Option("--cpus-per-worker", "--cpus-per-trial", help="Cores of each worker of a trial.")
     ] = 1,

@@ -50,7 +50,7 @@ def predict(
             "--set", metavar="KEY=VALUE", help="An option of the reader; may be given several times."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Events per forward pass.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Events per forward pass.")] = 512,
     workers: Annotated[
         int | None,
         typer.Option(help="Worker processes. Default: none for little work, else all that have room."),

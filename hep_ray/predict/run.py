@@ -47,7 +47,11 @@ class Crew:
     batch: int = BATCH
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.gpus_per_worker < 0 or (self.workers is not None and self.workers < 1):
+        if (
+            self.batch < 1
+            or not 0 <= self.gpus_per_worker < math.inf
+            or (self.workers is not None and self.workers < 1)
+        ):
             raise InvalidConfig(
                 f"there is a worker or more, with 0 GPUs or more and batches of 1 event or more; got {self}"
             )

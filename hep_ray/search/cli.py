@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hep_ray.cluster import describe
 from hep_ray.console import result_console, run_app
-from hep_ray.flags import STORAGE, Storage, python, typed
+from hep_ray.flags import LARGEST_SEED, STORAGE, Storage, python, typed
 from hep_ray.masking import mask
 from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
@@ -70,9 +70,11 @@ def build_app(search: Search) -> typer.Typer:
         preset: Annotated[
             str | None, typer.Option(help="How much to run, see above [default: laptop].")
         ] = None,
-        trials: Annotated[int | None, typer.Option(help="Trials to draw, instead of the preset's.")] = None,
+        trials: Annotated[
+            int | None, typer.Option(min=1, help="Trials to draw, instead of the preset's.")
+        ] = None,
         epochs: Annotated[
-            int | None, typer.Option(help="Epochs of a full trial, instead of the preset's.")
+            int | None, typer.Option(min=1, help="Epochs of a full trial, instead of the preset's.")
         ] = None,
         storage: Storage = STORAGE,
         tracking_uri: Annotated[
@@ -84,7 +86,8 @@ def build_app(search: Search) -> typer.Typer:
             ),
         ] = None,
         seed: Annotated[
-            int | None, typer.Option(min=0, help="Of draws, weights and order of events [default: 0].")
+            int | None,
+            typer.Option(min=0, max=LARGEST_SEED, help="Of draws, weights and order of events [default: 0]."),
         ] = None,
         resume: Annotated[
             bool,

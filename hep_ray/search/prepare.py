@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hep_ray.plugins import Plugin, registered
 from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.optuna_search import MIXED, stops, total_trials, trials_at_random
+from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan, plan_resources
 from hep_ray.search.room import check_room
 from hep_ray.search.shared import check_every_node, check_plugins
@@ -28,6 +30,9 @@ from hep_ray.search.space import Space
 from hep_ray.search.suits import check_augmentation, check_metrics, check_models
 from hep_ray.search.trial_run import EPOCH_TIMEOUT
 from hep_ray.tracking.provenance import provenance
+
+LONGEST_EPOCH = 366 * 86400.0
+"""Seconds; Python's own alarm takes no infinity."""
 
 
 @dataclass(frozen=True)
@@ -187,33 +192,19 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         ClusterUnavailable: the cluster does not take this driver.
         Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
     """
-    if not options.epoch_timeout > 0:
-        raise InvalidConfig(f"an epoch may take more than 0 s; got --epoch-timeout {options.epoch_timeout:g}")
+    check_epoch_timeout(options.epoch_timeout)
     preset = _preset(search, options)
     plugins = registered()
     space = preset.space or search.space
     space.check()
     trials = total_trials(search, preset, space)
-    _check_storage(options.storage)
+    check_storage(options.storage)
     dataset = Dataset.open(options.data)
     check_metrics(search, dataset)
     model_bytes = check_models([*space.samples(), *search.references], dataset)
     check_augmentation([*space.augmented(), *search.references], dataset.schema)
-    connect()
-    check_every_node(options.storage, options.data / MANIFEST)
-    check_plugins(plugins, [*space.samples(), *search.references], dataset.schema)
-    expected = expected_nodes()
-    ingest = plan_ingest(dataset.manifest, nodes(), options.cache, options.memory_budget)
-    resources = plan_resources(
-        expected,
-        trials,
-        options.cpus_per_trial,
-        options.gpus_per_trial,
-        workers_per_trial=options.workers_per_trial,
-        min_workers_per_trial=options.min_workers_per_trial,
-        ingest=dataclasses.replace(ingest, readers=len(expected)),
-    )
-    check_room(options.storage, model_bytes, resources.concurrent)
+    samples = [*space.samples(), *search.references]
+    resources = preflight(dataset, options, samples, plugins, trials=trials, model_bytes=model_bytes)
     check_shares(space, search.references, resources.min_workers_per_trial, resources.workers_per_trial)
     check_batches(
         space,
@@ -224,6 +215,61 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         workers=resources.workers_per_trial,
     )
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
+
+
+def preflight(
+    dataset: Dataset,
+    given: SearchOptions,
+    samples: Sequence[Mapping[str, Any]],
+    plugins: Sequence[Plugin],
+    *,
+    trials: int,
+    model_bytes: int,
+    keep: int = KEEP_BEST,
+) -> ResourcePlan:
+    """Join the cluster and see that trials can run there: data, storage, code, memory, cores and disk.
+
+    Args:
+        dataset: opened.
+        given: what the command line chose.
+        samples: parameters of trials that name every component once.
+        plugins: files of the user's own that register components.
+        trials: to run.
+        model_bytes: of the largest model's weights.
+        keep: models that are kept.
+
+    Raises:
+        ClusterUnavailable, StorageError, PluginFailed, Infeasible: see `prepare`.
+    """
+    connect()
+    check_every_node(given.storage, dataset.folder / MANIFEST)
+    check_plugins(plugins, samples, dataset.schema)
+    expected = expected_nodes()
+    ingest = plan_ingest(dataset.manifest, nodes(), given.cache, given.memory_budget)
+    resources = plan_resources(
+        expected,
+        trials,
+        given.cpus_per_trial,
+        given.gpus_per_trial,
+        workers_per_trial=given.workers_per_trial,
+        min_workers_per_trial=given.min_workers_per_trial,
+        ingest=dataclasses.replace(ingest, readers=len(expected)),
+    )
+    check_room(given.storage, model_bytes, resources.concurrent, keep)
+    return resources
+
+
+def check_epoch_timeout(seconds: float) -> None:
+    """Refuse a time that no epoch can have.
+
+    Raises:
+        InvalidConfig: it is not above 0, or not finite.
+    """
+    if not 0 < seconds <= LONGEST_EPOCH:
+        raise InvalidConfig(
+            f"an epoch may take more than 0 s and up to {LONGEST_EPOCH:.0f} s (a year); got --epoch-timeout "
+            f"{seconds:g}: give the largest for no limit"
+        )
 
 
 def _preset(search: Search, options: SearchOptions) -> Preset:
@@ -239,7 +285,12 @@ def _preset(search: Search, options: SearchOptions) -> Preset:
     )
 
 
-def _check_storage(storage: Path) -> None:
+def check_storage(storage: Path) -> None:
+    """Make the folder of all searches, and see that it can be written.
+
+    Raises:
+        StorageError: it cannot.
+    """
     probe = storage / f".probe-{os.getpid()}"
     try:
         make_folder(storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,8 +126,8 @@ def _check(cpus: int, gpus: float, workers: int, least: int) -> None:
         )
     if cpus < 1:
         raise Infeasible(f"a trial holds at least 1 CPU; got --cpus-per-trial {cpus}")
-    if gpus < 0:
-        raise Infeasible(f"a trial cannot hold less than 0 GPUs; got --gpus-per-trial {gpus:g}")
+    if not 0 <= gpus < math.inf:
+        raise Infeasible(f"a trial holds 0 GPUs or more, a finite number; got --gpus-per-trial {gpus:g}")
     if gpus > 1 and gpus != int(gpus):
         raise Infeasible(f"above one GPU only whole ones are given; got --gpus-per-trial {gpus:g}")
     if workers > 1 and gpus != int(gpus):

@@ -23,22 +23,23 @@ _WORDS = (
 """How libraries that hide the error's number word it."""
 
 
-def check_room(storage: Path, model_bytes: int, concurrent: int) -> None:
+def check_room(storage: Path, model_bytes: int, concurrent: int, keep: int = KEEP_BEST) -> None:
     """Refuse a search whose checkpoints do not fit on the storage as it is now.
 
     Args:
         storage: a folder that exists.
         model_bytes: of the largest model's weights.
         concurrent: trials side by side.
+        keep: models that are kept when all trials have ended.
 
     Raises:
         StorageError: the free space is less than that.
     """
-    needed = model_bytes * (KEEP_BEST + STATES * concurrent)
+    needed = model_bytes * (keep + STATES * concurrent)
     free = shutil.disk_usage(storage).free
     if free < needed:
         raise StorageError(
-            f"the storage has room for {KEEP_BEST} kept models and the state of {concurrent} running trials, "
+            f"the storage has room for {keep} kept models and the state of {concurrent} running trials, "
             f"{_words(needed)}; {storage} has {_words(free)} free"
         )
 

@@ -47,7 +47,16 @@ def check_shares(
             f"workers share batches of stated sizes; batch_size is {drawn}: make it a Choice of multiples of "
             "their number"
         )
-    for params in (*_varied(space), *references):
+    check_shares_of([*_varied(space), *references], min_workers, workers)
+
+
+def check_shares_of(configurations: Sequence[Mapping[str, Any]], min_workers: int, workers: int) -> None:
+    """The same for configurations that are known.
+
+    Raises:
+        InvalidSpace: as above.
+    """
+    for params in configurations if workers > 1 else ():
         config = TrialConfig.from_params(params)
         if config.fitted:
             continue

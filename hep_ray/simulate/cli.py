@@ -11,6 +11,7 @@ import typer
 
 from hep_ray.data.cli import parse_settings, print_dataset
 from hep_ray.errors import Interrupted, InvalidConfig
+from hep_ray.flags import LARGEST_SEED
 
 if TYPE_CHECKING:
     from hep_ray.simulate import Simulation
@@ -20,13 +21,16 @@ def simulate(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="The simulation; `--list` shows them all.")
     ] = None,
-    events: Annotated[int, typer.Option(help="Events of all classes together.")] = 6000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same dataset on any machine.")] = 1,
+    events: Annotated[int, typer.Option(min=1, help="Events of all classes together.")] = 6000,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=LARGEST_SEED, help="The same seed gives the same dataset on any machine."),
+    ] = 1,
     out: Annotated[
         Path | None,
         typer.Option(help="Dataset folder. Default: NAME in the folder HEP_RAY_DATA, or in data/."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="CPUs to use. Default: all.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="CPUs to use. Default: all.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,
     settings: Annotated[
         list[str] | None,

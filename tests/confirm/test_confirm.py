@@ -23,12 +23,19 @@ from hep_ray.confirm.test_uses import params_hash, uses
 from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.data.shards import ShardWriter
-from hep_ray.errors import CannotConfirm, CannotResume, ShardMismatch, UnknownName
+from hep_ray.errors import (
+    CannotConfirm,
+    CannotResume,
+    Infeasible,
+    InvalidConfig,
+    ShardMismatch,
+    UnknownName,
+)
 from hep_ray.search.prepare import SearchOptions, prepare
 from hep_ray.search.run import run_search
 from hep_ray.search.script import load_search
 from hep_ray.tracking.client import default_uri, open_client
-from hep_ray.tracking.journal import Journal, read_records
+from hep_ray.tracking.journal import Journal, encode, read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
 
 pytestmark = pytest.mark.ray
@@ -323,6 +330,40 @@ def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, conf
     assert str(confirmed.path) in told.output
     assert f"hep-ray promote toy_confirmed --dry-run --storage {options.storage}" in told.output
     assert "Caution" not in told.output
+
+
+def test_trainings_run_as_the_search_did_unless_asked_otherwise(options, tmp_path, monkeypatch):
+    storage = tmp_path / "runs"
+    shutil.copytree(options.storage, storage)
+    moved = dataclasses.replace(options, storage=storage)
+    first, *rest = read_records(folder_of(moved))
+    recorded = {**first.options, "epoch_timeout": 77.0, "cache": "streaming", "memory_budget": 0.5}
+    lines = [first.model_copy(update={"options": recorded}), *rest]
+    (folder_of(moved) / "journal.jsonl").write_bytes(b"".join(map(encode, lines)))
+    # The nodes that a cluster may still start count too, as for a search: two more of three cores.
+    monkeypatch.setenv("HEP_RAY_AUTOSCALE", "2 x CPU=3")
+
+    plan = prepare_confirmation(moved)
+    other = prepare_confirmation(
+        dataclasses.replace(moved, epoch_timeout=8.0, cache="resident", memory_budget=2)
+    )
+
+    assert plan.epoch_timeout == 77
+    assert (plan.resources.ingest.cache, plan.resources.ingest.budget) == ("streaming", 5 * 10**8)
+    assert plan.resources.cpus == other.resources.cpus == 2 + 2 * 3
+    assert other.epoch_timeout == 8
+    assert (other.resources.ingest.cache, other.resources.ingest.budget) == ("resident", 2 * 10**9)
+
+
+def test_numbers_that_no_training_can_have_are_refused(options):
+    for change, error, words in (
+        ({"epoch_timeout": float("inf")}, InvalidConfig, "epoch-timeout inf"),
+        ({"memory_budget": float("nan")}, InvalidConfig, "memory-budget"),
+        ({"gpus_per_trial": float("nan")}, Infeasible, "gpus-per-trial nan"),
+        ({"cache": "both"}, InvalidConfig, "cache"),
+    ):
+        with pytest.raises(error, match=words):
+            prepare_confirmation(dataclasses.replace(options, **change))
 
 
 @pytest.mark.parametrize(
