@@ -113,14 +113,14 @@ def confirm(  # noqa: PLR0917 - one argument per flag
             allow_unfinished=allow_unfinished,
         )
     )
-    _print_plan(plan, console)
+    _print_plan(plan, console, again=again)
     if dry_run:
         console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
         return
     _print_result(run_confirmation(plan, again=again, console=console), plan)
 
 
-def _print_plan(plan: ConfirmPlan, console: Console) -> None:
+def _print_plan(plan: ConfirmPlan, console: Console, *, again: bool) -> None:
     from rich.table import Table
 
     from hep_ray.tracking.provenance import doubts
@@ -149,7 +149,12 @@ def _print_plan(plan: ConfirmPlan, console: Console) -> None:
     table.add_row("[bold]resources[/]", str(plan.resources))
     table.add_row("[bold]patience[/]", f"an epoch may take {plan.epoch_timeout:g} s")
     table.add_row("[bold]events[/]", str(plan.resources.ingest))
+    table.add_row("[bold]intervals[/]", f"at {plan.given.level:.4g}")
     table.add_row("[bold]storage[/]", str(plan.folder))
+    if again:
+        aside = "is set aside first" if plan.folder.exists() else "is not there: --again is not needed"
+        table.add_row("", f"an earlier confirmation {aside}")
+    table.add_row("[bold]tracking[/]", mask(plan.tracking_uri))
     for place, doubt in enumerate(doubts(plan.provenance)):
         table.add_row("[bold]promotion[/]" if place == 0 else "", f"will be refused as things are: {doubt}")
     console.print(table, soft_wrap=True)

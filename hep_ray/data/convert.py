@@ -169,7 +169,9 @@ def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices)
 def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[ColumnRule, ...], EventSchema]:
     """The columns, which every part of every input must give in the same shape."""
     if opened.schema is not None:
-        return opened.columns_of_dataset(), with_axes(opened.schema, rules.columns)
+        event_schema = _of_dataset(with_axes(opened.schema, rules.columns), rules, chosen)
+        kept = {column.name for column in event_schema.columns}
+        return tuple(rule for rule in opened.columns_of_dataset() if rule.name in kept), event_schema
     first = opened.parts[0]
     columns = rules.columns or infer_columns(opened.parts, rules, chosen.columns, chosen.missing)
     made = columns_of(first.part, columns, first.shown)
@@ -188,6 +190,35 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
         signal=rules.signal or (rules.classes[-1] if rules.classes else ""),
         weight=rules.weight if rules.columns else rules.weight and legal_name(rules.weight),
         group=rules.group,
+    )
+
+
+def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> EventSchema:
+    """The schema of a dataset of ours, with what is stated anew: task, classes, signal, columns."""
+    if chosen.missing is not None:
+        raise InvalidConfig(
+            "a dataset of hep_ray has every value; --missing has nothing to fill: leave it out"
+        )
+    names = [column.name for column in schema.columns]
+    if absent := [name for name in chosen.columns if name not in names]:
+        raise InvalidConfig(f"--columns chooses among {', '.join(names)}; got {', '.join(absent)}")
+    stated = {
+        "task": rules.task,
+        "signal": rules.signal or (schema.signal if schema.signal in rules.classes else rules.classes[-1]),
+        "weight": rules.weight,
+        "group": rules.group,
+    }
+    meaning = {**schema.class_meaning, **rules.class_meaning}
+    return EventSchema.model_validate(
+        {
+            **schema.model_dump(),
+            **{key: value for key, value in stated.items() if value is not None},
+            "classes": rules.classes,
+            "class_meaning": {name: text for name, text in meaning.items() if name in rules.classes},
+            "columns": tuple(
+                one for one in schema.columns if not chosen.columns or one.name in chosen.columns
+            ),
+        }
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -232,12 +233,36 @@ def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None
 
 
 def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
-    if rules.classes and rules.classes != schema.classes:
-        raise InvalidConfig(f"a dataset has its own classes, {schema.classes}; got {rules.classes}")
+    """The rules for a dataset of ours, whose labels and ids are known; of its classes some may be chosen."""
+    columns = [rule.name for rule in rules.columns if rule != ColumnRule(name=rule.name, axes=rule.axes)]
+    for what, stated in (
+        ("a label (--label, or [label] of the schema file)", rules.label != LabelRule()),
+        ("ids ([event_id] of the schema file)", rules.event_id != EventIdRule()),
+        (f"column '{next(iter(columns), '')}' anew (of the schema file)", bool(columns)),
+    ):
+        if stated:
+            raise InvalidConfig(
+                f"a dataset of hep_ray has its labels, ids and columns; {what} cannot be stated for it: leave it out"
+            )
+    classes = rules.classes or schema.classes
+    if unknown := [name for name in classes if name not in schema.classes]:
+        raise InvalidConfig(
+            f"a dataset has its own classes, {', '.join(schema.classes)}; --classes names {', '.join(unknown)}: choose "
+            "two or more of its own"
+        )
+    if len(classes) < 2:  # noqa: PLR2004
+        raise InvalidConfig(f"a dataset has two classes or more; --classes chooses {classes[0]} alone")
+    chosen = [schema.classes.index(name) for name in classes]
+    label: dict[str, Any] = {"from": "field", "field": LABEL}
+    update: dict[str, Any] = {"classes": classes}
+    if classes != schema.classes:
+        label["values"] = chosen
+        picked = " or ".join(f"{LABEL} == {place}" for place in chosen)
+        update["selection"] = f"({rules.selection}) and ({picked})" if rules.selection else picked
     return rules.model_copy(
         update={
-            "classes": schema.classes,
-            "label": LabelRule.model_validate({"from": "field", "field": LABEL}),
+            **update,
+            "label": LabelRule.model_validate(label),
             "event_id": EventIdRule(fields=(EVENT_ID,), as_is=True),
         }
     )

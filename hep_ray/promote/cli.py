@@ -73,7 +73,10 @@ def promote(
     )
     if done.version is None:
         answer = "would be promoted" if done.verdict.passed else "would be refused"
-        console.print(f"'{done.verdict.candidate.name}' {answer}; nothing was registered", highlight=False)
+        console.print(
+            f"'{done.verdict.candidate.name}' {answer} as {done.name}; nothing was registered",
+            highlight=False,
+        )
         raise typer.Exit(0 if done.verdict.passed else 1)
     elsewhere = done.tracking_uri != default_uri(found.storage)
     following = typed(

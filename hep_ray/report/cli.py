@@ -65,6 +65,12 @@ def report(
             err=True,
         )
     if table or markdown:
+        if stated := [
+            word for word, value in (("--out", out), ("--figures", figures), ("--data", data)) if value
+        ]:
+            raise InvalidConfig(
+                f"--table prints the study's tables alone; {', '.join(stated)} is for the page: leave it out"
+            )
         _print_tables(search, storage, markdown=markdown)
         return
     from hep_ray.report.build import attach, write_report

@@ -155,6 +155,7 @@ def build_app(search: Search) -> typer.Typer:
         from hep_ray.search.run import run_search
 
         console = Console(stderr=True)
+        _check_resume(storage / search.name, resume=resume, accept_changed_code=accept_changed_code)
         given = {
             "data": data,
             "preset": preset,
@@ -216,7 +217,21 @@ def _recorded(folder: Path) -> dict[str, Any]:
     return {**started.options, "tracking_uri": uri, "stopping": started.scheduler}
 
 
+def _check_resume(folder: Path, *, resume: bool, accept_changed_code: bool) -> None:
+    """Known before anything is planned, so that --dry-run says it too."""
+    from hep_ray.errors import CannotResume
+    from hep_ray.search.state import SearchState
+
+    if resume and SearchState.read(folder).started is None:
+        raise CannotResume(f"--resume goes on with a search; {folder} holds none: start it without --resume")
+    if accept_changed_code and not resume:
+        raise CannotResume(
+            "--accept-changed-code is for a search that goes on: type --resume too, or leave it out"
+        )
+
+
 def _print_plan(plan: SearchPlan, console: Console) -> None:
+    from hep_ray.tracking.client import default_uri
     from hep_ray.tracking.provenance import doubts
 
     table = Table.grid(padding=(0, 2))
@@ -240,6 +255,7 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     table.add_row("[bold]patience[/]", f"an epoch may take {plan.given.epoch_timeout:g} s")
     table.add_row("[bold]events[/]", str(plan.resources.ingest))
     table.add_row("[bold]storage[/]", str(plan.folder))
+    table.add_row("[bold]tracking[/]", mask(plan.given.tracking_uri or default_uri(plan.storage)))
     for place, doubt in enumerate(doubts(plan.provenance)):
         table.add_row("[bold]promotion[/]" if place == 0 else "", f"will be refused as things are: {doubt}")
     console.print(table, soft_wrap=True)

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from hep_ray.data.cli import app
+from hep_ray.data.manifest import Manifest
+from hep_ray.errors import InvalidConfig
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,42 @@ def test_check_prints_json_and_exits_by_what_it_found(make_dataset: Callable[...
     readable = CliRunner().invoke(app, ["check", str(folder)])
     assert readable.exit_code == 1
     assert "problem: train-00000.parquet is missing" in readable.stdout
+
+
+def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> None:
+    """Class c had label 2 and has 0, a had 0 and has 1; an event keeps its id and its value, 10 times its old label."""
+    rows = [f"{10 * (row % 3)},{row % 3}" for row in range(300)]
+    (tmp_path / "e.csv").write_text("\n".join(["x,label", *rows]) + "\n")
+
+    def convert(*words: str) -> object:
+        return CliRunner().invoke(app, ["convert", *words]).exception
+
+    whole, part = str(tmp_path / "whole"), tmp_path / "part"
+    text = [str(tmp_path / "e.csv"), "--reader", "text", "--label", "label", "--classes", "a,b,c"]
+    assert convert(*text, "--task", "three", "--out", whole) is None
+    again = [whole, "--reader", "parquet", "--out", str(part)]
+    assert (
+        convert(*again, "--classes", "c,a", "--task", "two", "--signal", "c", "--select", "x < 15 or x > 15")
+        is None
+    )
+
+    manifest = Manifest.load(part)
+    schema = manifest.event_schema
+    assert (schema.task, schema.classes, schema.signal) == ("two", ("c", "a"), "c")
+    assert manifest.class_counts() == {"c": 100, "a": 100}
+    made, before = (
+        pa.concat_tables([pq.read_table(file) for file in sorted(Path(folder).glob("*.parquet"))]).to_pylist()
+        for folder in (part, whole)
+    )
+    assert {(row["label"], row["x"]) for row in made} == {(0, 20.0), (1, 0.0)}
+    assert {row["event_id"] for row in made} == {row["event_id"] for row in before if row["x"] != 10}
+    for words, what in (
+        (["--classes", "c,d"], "names d: choose"),
+        (["--classes", "c"], "chooses c alone"),
+        (["--label", "x"], "cannot be stated"),
+        (["--missing", "0"], "has every value"),
+        (["--columns", "y"], "chooses among x"),
+    ):
+        fault = convert(whole, "--reader", "parquet", "--out", str(tmp_path / "no"), *words)
+        assert isinstance(fault, InvalidConfig)
+        assert what in str(fault)
