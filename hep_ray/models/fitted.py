@@ -113,6 +113,10 @@ class FittedModel(Model):
         """Working points: name → least log-odds of the signal class; none by default."""
         return {}
 
+    def operations(self) -> int:
+        """Comparisons, look-ups and sums of one event, beside matrix products; none by default."""
+        return 0
+
     def _features(self, inputs: Mapping[str, Sliceable], events: int) -> Iterator[Floats]:
         for start in range(0, events, ROWS):
             rows = [torch.from_numpy(inputs[name][start : start + ROWS]) for name in self.columns]

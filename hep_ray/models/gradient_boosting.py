@@ -109,6 +109,10 @@ class GradientBoosting(FittedModel):
         ):
             buffer[row, : len(nodes)] = torch.from_numpy(values.astype(np.float64)).to(buffer.dtype)
 
+    def operations(self) -> int:
+        """A comparison for each level of each tree, and a sum for its leaf."""
+        return len(self.feature) * (self.config.tree_depth + 1)
+
     def _logits(self, features: Tensor) -> Tensor:
         features = features.double()
         tree = torch.arange(len(self.feature), device=features.device)

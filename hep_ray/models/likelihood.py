@@ -121,6 +121,10 @@ class Likelihood(FittedModel):
             for index, efficiency in enumerate(WORKING_POINTS.values()):
                 self.least_log_odds[index] = np.quantile(signal, 1 - efficiency, method="lower")
 
+    def operations(self) -> int:
+        """Of each feature its bin, and a sum for each class."""
+        return self.flat.features * (1 + self.classes)
+
     def _places(self, features: Tensor) -> Tensor:
         return ((features - self.low) / self.width).floor().clamp(0, self.bins - 1).long()
 

@@ -17,10 +17,13 @@ from hep_ray.report.scores import Scored, Scores
 from hep_ray.report.study import left_out, shown, written
 from hep_ray.report.words import decimals, interval, metric_words, plus_minus
 from hep_ray.search.leaderboard import number
+from hep_ray.search.state import OF_MODEL, TIMES
 
 BEST_TRIALS = 15
 """Rows of the leaderboard that are shown."""
 CONFIRMED = ("test_accuracy", "test_auc", "test_background_rejection_at_50")
+FIGURES = (*OF_MODEL, *TIMES[1:])
+"""What trials cost, as far as their journal tells."""
 LEADERBOARD = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
 
 
@@ -51,7 +54,9 @@ def leaderboard(material: Material) -> str:
     shown = [key for key in dict.fromkeys([metric, *LEADERBOARD]) if key in known]
     cost = material.started.cost
     head = ["trial", *(metric_words(key).removeprefix("validation ") for key in shown)]
-    head += [f"total {metric_words(cost)}"] if cost else []
+    figures = [name for name in FIGURES if any(name in trial.figures for trial in trials)]
+    summed = [cost] if cost and cost not in figures else []
+    head += [f"total {metric_words(name)}" for name in summed] + [metric_words(name) for name in figures]
     head += ["epochs", "end", "seed", "parameters that varied"]
     rows = []
     for trial in trials:
@@ -61,7 +66,8 @@ def leaderboard(material: Material) -> str:
             [
                 trial.trial_id,
                 *(plus_minus(best[key], best.get(f"{key}_error")) if key in best else "–" for key in shown),
-                *([f"{trial.total(cost):.4g}"] if cost else []),
+                *(f"{trial.total(name):.4g}" for name in summed),
+                *(f"{trial.figures[name]:.4g}" if name in trial.figures else "–" for name in figures),
                 f"{len(trial.history)}/{material.started.epochs}",
                 trial.status,
                 str(trial.started.seed),

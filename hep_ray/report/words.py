@@ -9,6 +9,10 @@ LABELS = {
     "loss": "loss",
     "auc": "AUC",
     "epoch_seconds": "training time [s]",
+    "parameters": "parameters",
+    "flops": "FLOPs per event",
+    "cpu_seconds": "CPU time [s]",
+    "gpu_seconds": "GPU time [s]",
     "learning_rate": "learning rate",
     "f1": "F1",
 }

@@ -163,8 +163,9 @@ class Search:
         metric: key of the per-epoch report that ranks trials; always of the validation split.
         mode: whether more (`max`) or less (`min`) of it is better.
         baseline: parameters that mark the trials to beat.
-        cost: key of the per-epoch report whose sum over a trial is minimised beside the metric; the trials
-            that none beats in both are the Pareto front.
+        cost: what is minimised beside the metric: `flops` of one event or `parameters`, which are the model's, or a
+            key of the per-epoch report, of which the sum over a trial counts; `epoch_seconds` depends on what else the
+            machine does. The trials that none beats in both are the Pareto front.
         tables: of the study, for `hep-ray report`.
         references: whole configurations, each trained (or fitted) once before any is drawn, so that the leaderboard
             shows what the search adds to them: gradient boosting, say, or the published best.

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hep_ray.files import write_whole
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import OF_MODEL, SearchState, TrialState
 
 FILE_NAME = "leaderboard.json"
 HEADINGS = {"val_background_rejection_at_50": "1/ε_b at ε_s=0.5"}
@@ -46,6 +46,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
                 "history": trial.history,
                 "mlflow_run_id": run_ids.get(trial.trial_id),
                 "seconds": trial.seconds,
+                **trial.figures,
                 **({"pareto": trial.trial_id in front} if started.cost else {}),
                 **({"losses": len(trial.losses)} if trial.losses else {}),
                 **(
@@ -83,6 +84,12 @@ def pareto_front(state: SearchState) -> set[str]:
     }
 
 
+def cost_words(cost: str) -> str:
+    """Such as `total epoch seconds`, or `flops` of a model."""
+    words = cost.replace("_", " ")
+    return words if cost in OF_MODEL else f"total {words}"
+
+
 def write_leaderboard(folder: Path, board: Mapping[str, Any]) -> Path:
     """Write `leaderboard.json` whole or not at all."""
     path = folder / FILE_NAME
@@ -109,7 +116,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
         made.add_column(HEADINGS.get(name, name.removeprefix("val_").replace("_", " ")), no_wrap=True)
     front = pareto_front(state)
     if started.cost:
-        made.add_column(f"total {started.cost.replace('_', ' ')}", no_wrap=True)
+        made.add_column(cost_words(started.cost), no_wrap=True)
         made.add_column("Pareto", no_wrap=True)
     made.add_column("epochs", no_wrap=True)
     made.add_column("end", no_wrap=True)

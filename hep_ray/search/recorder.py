@@ -42,6 +42,8 @@ FAILURE_KIND = "failure_kind"
 """Key beside it: of what kind."""
 METRICS = "metrics"
 """Key of a trial's result that holds the epoch's metrics, as pairs."""
+USED = "used"
+"""Key of a trial's result that holds the seconds of processors and GPUs that the epoch used, as pairs."""
 UNSTORED = "unstored"
 """Key of a result: what the storage did not take, which is no fault of the trial and ends the search."""
 ENDED = "ended"
@@ -155,7 +157,8 @@ class Recorder(Callback):
         trial_id = trial.config["trial_id"]
         metrics = dict(result.get(METRICS, ()))
         if metrics and metrics["epoch"] > len(self.state.trials[trial_id].history):
-            self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics))
+            used = dict(result.get(USED, ()))
+            self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics, **used))
             self._told.discard(trial_id)
             trial.run_metadata.num_failures = 0  # Tune counts losses over a trial's whole life, days long
 

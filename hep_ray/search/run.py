@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from hep_ray.search.optuna_search import OptunaSearcher
 from hep_ray.search.prepare import SearchPlan
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.schedule import build_scheduler
-from hep_ray.search.state import SearchState
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState
 from hep_ray.search.stated import stated_by
 from hep_ray.search.tracked import aside, attach, close
 from hep_ray.tracking.client import default_uri
@@ -68,6 +69,7 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
     untracked: TrackingUnavailable | None = None
     uri = plan.given.tracking_uri or default_uri(plan.storage)
     with Journal(plan.folder) as journal:
+        plan = _with_recorded_cost(plan, journal, console)
         opening = _opening(plan, journal, resume=resume)
         tracker = MlflowTracker(uri, plan.search.name, plan.storage / "mlartifacts", aside(console))
         tracker.replay(journal)
@@ -94,6 +96,18 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
                 aside(console)(str(untracked))
             raise
     return SearchResult(recorder.state, board, uri, untracked)
+
+
+def _with_recorded_cost(plan: SearchPlan, journal: Journal, console: Console) -> SearchPlan:
+    """The plan; of a search that began when its script still counted time, with that for its cost."""
+    started = SearchState.fold(journal).started
+    if started is None or started.cost not in TIMES or plan.search.cost not in OF_MODEL:
+        return plan
+    aside(console)(
+        f"this search began with the cost {started.cost} and goes on with it; one started anew counts "
+        f"{plan.search.cost}, which does not depend on what else the machine does"
+    )
+    return dataclasses.replace(plan, search=dataclasses.replace(plan.search, cost=started.cost))
 
 
 def _opening(

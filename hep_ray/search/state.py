@@ -24,6 +24,11 @@ from hep_ray.tracking.records import (
     TrialTested,
 )
 
+OF_MODEL = ("parameters", "flops")
+"""Costs of a model, the same in every epoch."""
+TIMES = ("epoch_seconds", "cpu_seconds", "gpu_seconds")
+"""Costs of a training; the first depends on what else the machine does."""
+
 
 @dataclass
 class TrialState:
@@ -32,6 +37,7 @@ class TrialState:
     Attributes:
         started: its parameters.
         history: metrics per epoch, in order.
+        used: `cpu_seconds`, and with a GPU `gpu_seconds`, of its epochs; empty in journals that do not tell.
         losses: times that its process or node was lost.
         finished: how it ended; None while it has not.
         tested: what the test split said of it, in a confirmation; None before, and always in a search.
@@ -39,6 +45,7 @@ class TrialState:
 
     started: TrialStarted
     history: list[dict[str, float]] = field(default_factory=list)
+    used: dict[str, float] = field(default_factory=dict)
     losses: list[TrialLost] = field(default_factory=list)
     finished: TrialFinished | None = None
     tested: TrialTested | None = None
@@ -53,13 +60,27 @@ class TrialState:
         """How it ended, or `running`."""
         return self.finished.status if self.finished else "running"
 
+    def take(self, record: EpochFinished) -> None:
+        """Take in an epoch."""
+        self.history.append(record.metrics)
+        for name, seconds in record.used.items():
+            self.used[name] = self.used.get(name, 0.0) + seconds
+
     @property
     def seconds(self) -> float:
         """Time spent in its epochs, s."""
         return self.total("epoch_seconds")
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the trial cost: `parameters`, `flops` of one event, `cpu_seconds`, `gpu_seconds`, as far as known."""
+        last = self.history[-1] if self.history else {}
+        return {name: last[name] for name in OF_MODEL if name in last} | self.used
+
     def total(self, metric: str) -> float:
-        """Sum of a metric over the epochs."""
+        """Of what the model costs (`parameters`, `flops`) that; of any other metric its sum over the epochs."""
+        if metric in OF_MODEL or metric in TIMES[1:]:
+            return self.figures[metric]
         return sum(metrics[metric] for metrics in self.history)
 
     def best(self, metric: str, mode: str) -> dict[str, float] | None:
@@ -118,7 +139,7 @@ class SearchState:
             self.trials[record.trial_id] = TrialState(record)
             self.finished = False
         elif isinstance(record, EpochFinished):
-            self.trials[record.trial_id].history.append(record.metrics)
+            self.trials[record.trial_id].take(record)
         elif isinstance(record, TrialLost):
             self.trials[record.trial_id].losses.append(record)
         elif isinstance(record, TrialFinished):

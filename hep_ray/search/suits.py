@@ -9,6 +9,7 @@ from hep_ray.data.dataset import Dataset
 from hep_ray.data.events import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace
 from hep_ray.search.definition import Search
+from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import TrialConfig
 
 
@@ -16,13 +17,14 @@ def check_metrics(search: Search, dataset: Dataset) -> None:
     """What ranks trials is something that they report of these classes."""
     from hep_ray.training.validation import validation_keys
 
-    known = validation_keys(dataset.schema)
-    for role, name in (("metric", search.metric), ("cost", search.cost or "epoch_seconds")):
-        if name not in known and name != "epoch_seconds":
+    costs = (*OF_MODEL, *TIMES[:2])
+    known = (*costs, *validation_keys(dataset.schema))
+    for role, name in (("metric", search.metric), ("cost", search.cost or costs[0])):
+        if name not in known:
             raise InvalidConfig(
                 f"the {role} of a search is reported by its trials; '{name}' is not, of events of "
                 f"{len(dataset.schema.classes)} classes ({', '.join(dataset.schema.classes)}); reported are: "
-                f"epoch_seconds, {', '.join(known)}"
+                f"{', '.join(known)}"
             )
 
 

@@ -18,10 +18,11 @@ from hep_ray.files import storing
 from hep_ray.masking import mask
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.failures import kind_of
-from hep_ray.search.recorder import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED
+from hep_ray.search.recorder import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.records import Failure
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.cost import Meter
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.fitted import start_trial
 from hep_ray.training.patience import Goal
@@ -98,6 +99,8 @@ class TrialRun:
         self._writes = communicator.rank == 0
         self._best: float | None = None
         self._unreported: dict[str, float] | None = None
+        self._used: dict[str, float] = {}
+        self._communicator = communicator
         self._loop = start_trial(
             TrialConfig.completed(config["params"], job.unstated),
             job.schema,
@@ -116,6 +119,7 @@ class TrialRun:
             state = load_checkpoint(self._folder / LAST)
             self._loop.load_state_dict(state["loop"])
             self._best = state["best"]
+            self._used = state.get("used", {})
             self._unreported = state["metrics"] if state["metrics"]["epoch"] > told else None
 
     def report(self) -> dict[str, Any]:
@@ -128,16 +132,27 @@ class TrialRun:
         if self._unreported is not None:
             metrics, self._unreported = self._unreported, None
         else:
-            metrics = self._loop.run_epoch()
+            with Meter(self._job.gpu_share if self._job.gpu else 0) as meter:
+                metrics = self._loop.run_epoch()
             _check_finite(metrics)
+            self._used = self._of_all_workers(meter)
             self._save(metrics)
         return {
             METRICS: tuple(metrics.items()),  # Tune keeps 2 KiB of statistics of each number in a dict
             "epoch": int(metrics["epoch"]),
             self._job.metric: metrics[self._job.metric],
+            USED: tuple(self._used.items()),
             ENDED: self._loop.finished,
             "done": self._loop.finished,
         }
+
+    def _of_all_workers(self, meter: Meter) -> dict[str, float]:
+        """Seconds of processors, and of GPUs where there are any, of all workers of the trial together."""
+        used = {"cpu_seconds": meter.cpu_seconds, "gpu_seconds": meter.gpu_seconds}
+        if not self._communicator.alone and not self._loop.config.fitted:
+            parts = self._communicator.everyone(used)
+            used = {name: sum(part[name] for part in parts) for name in used}
+        return {name: seconds for name, seconds in used.items() if name == "cpu_seconds" or self._job.gpu}
 
     def _save(self, metrics: dict[str, float]) -> None:
         value = metrics[self._job.metric]
@@ -145,7 +160,7 @@ class TrialRun:
         improved = self._best is None or sign * value > sign * self._best
         self._best = value if improved else self._best
         # Every worker gives its random state to the checkpoint, so all of them ask for it.
-        state = {"loop": self._loop.state_dict(), "best": self._best, "metrics": metrics}
+        state = {"loop": self._loop.state_dict(), "best": self._best, "metrics": metrics, "used": self._used}
         if not self._writes:
             return
         with storing(self._folder):

@@ -83,6 +83,14 @@ class EpochFinished(Config):
     time: float
     trial_id: str
     metrics: dict[str, float]
+    cpu_seconds: float | None = Field(None, description="of all threads of the trial's processes")
+    gpu_seconds: float | None = Field(None, description="for which it held a GPU, times its share of it")
+
+    @property
+    def used(self) -> dict[str, float]:
+        """Seconds of processors and GPUs, where they are known."""
+        both = {"cpu_seconds": self.cpu_seconds, "gpu_seconds": self.gpu_seconds}
+        return {name: seconds for name, seconds in both.items() if seconds is not None}
 
     @property
     def epoch(self) -> int:

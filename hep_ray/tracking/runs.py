@@ -245,4 +245,5 @@ def _points(record: EpochFinished | TrialTested) -> list[Any]:
     from mlflow.entities import Metric
 
     stamp = int(1000 * record.time)
-    return [Metric(metric_key(key), value, stamp, record.epoch) for key, value in record.metrics.items()]
+    values = record.metrics | (record.used if isinstance(record, EpochFinished) else {})
+    return [Metric(metric_key(key), value, stamp, record.epoch) for key, value in values.items()]

@@ -18,6 +18,7 @@ from hep_ray.models import Model
 from hep_ray.models.fitted import FittedModel
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.cost import model_cost
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.loop import TrialLoop
 from hep_ray.training.patience import VAL_LOSS, Goal
@@ -69,7 +70,8 @@ class FittedLoop:
         Events that are streamed are fitted to as far as the memory budget holds them, from the first on.
 
         Returns:
-            `epoch` 1, `val_*` of the cross-entropy, `epoch_seconds`; `train_events`, where not all were fitted to;
+            `epoch` 1, `val_*` of the cross-entropy, `parameters`, `flops` of one event,
+            `epoch_seconds`; `train_events`, where not all were fitted to;
             for each working point of the model `val_signal_efficiency_<name>` and `val_background_rejection_<name>`.
         """
         start = time.perf_counter()
@@ -89,6 +91,7 @@ class FittedLoop:
         if len(train) < len(self._train):
             metrics["train_events"] = len(train)
         self.epoch = 1
+        metrics |= model_cost(self.model, self._schema)
         return {"epoch": 1, **metrics, "epoch_seconds": time.perf_counter() - start}
 
     def _most_events(self) -> int:

@@ -20,6 +20,7 @@ from hep_ray.optim.penalties import norms_and_biases
 from hep_ray.training.averaging import KeptModel
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import REGISTRIES, TrialConfig
+from hep_ray.training.cost import model_cost
 from hep_ray.training.distributed import ALONE, Communicator, share
 from hep_ray.training.manifold import PROBED_EVENTS, mixing_points
 from hep_ray.training.patience import VAL_LOSS, Goal, Patience
@@ -95,6 +96,7 @@ class TrialLoop:
         self._val = on_device(val.select(self.model.columns), self._device, device_share)
         if isinstance(self.model, ScaledModel):
             self.model.fit_to(self._train)
+        self._cost = model_cost(self.model, schema, self._device)
         self.loss = entries["loss"].build(parts["loss"]).to(self._device)
         self._optimizer = entries["optimizer"].build(
             parts["optimizer"],
@@ -125,7 +127,8 @@ class TrialLoop:
         """Train one epoch, then validate.
 
         Returns:
-            `epoch` (from 1), `train_*`, `val_*`, `learning_rate` used, `epoch_seconds`.
+            `epoch` (from 1), `train_*`, `val_*`, `parameters`, `flops` of one event, `learning_rate` used,
+            `epoch_seconds`.
 
         Raises:
             NonFiniteLoss: the loss of a step, or of the validation split, is NaN or infinite.
@@ -152,6 +155,7 @@ class TrialLoop:
             "epoch": self.epoch,
             **train_metrics,
             **val_metrics,
+            **self._cost,
             "learning_rate": learning_rate,
             "epoch_seconds": time.perf_counter() - start,
         }

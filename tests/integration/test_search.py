@@ -98,6 +98,46 @@ def test_a_baseline_is_a_trial_like_any_other(options):
         run_search(prepare(dataclasses.replace(search, references=()), options), resume=True, console=QUIET)
 
 
+def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_with_them(options):
+    presets = {"smoke": Preset(trials=1, epochs=2, scheduler="none")}
+    reference = {"model": "logistic_regression", "inputs": "image"}
+    first = dataclasses.replace(SEARCH, presets=presets, references=(reference,), cost="epoch_seconds")
+    run_search(prepare(first, options), console=QUIET)
+    journal = options.storage / "toy_search" / "journal.jsonl"
+    lines = journal.read_text().splitlines()
+    # As it was before anything but seconds was told.
+    new = ("parameters", "flops")
+    old = [json.loads(line) for line in lines]
+    for record in old:
+        record.pop("crc32", None)
+        if record["kind"] == "epoch_finished":
+            assert record["cpu_seconds"] > 0
+            assert record["gpu_seconds"] is None
+            record["metrics"] = {key: value for key, value in record["metrics"].items() if key not in new}
+            del record["cpu_seconds"], record["gpu_seconds"]
+    journal.write_text("".join(json.dumps(record) + "\n" for record in old))
+
+    now = dataclasses.replace(
+        first, cost="flops", presets={"smoke": dataclasses.replace(presets["smoke"], trials=2)}
+    )
+    said = Console(record=True, width=200)
+    result = run_search(prepare(now, options), resume=True, console=said)
+
+    assert "began with the cost epoch_seconds and goes on with it" in said.export_text()
+    board = json.loads(result.leaderboard.read_text())
+    assert board["cost"] == "epoch_seconds"
+    by_id = {trial["trial_id"]: trial for trial in board["trials"]}
+    assert len(by_id) == 3
+    assert any(trial["pareto"] for trial in board["trials"])
+    assert not {*new, "cpu_seconds"} & by_id["t0000"].keys()
+    last = by_id["t0002"]
+    assert last["flops"] > last["parameters"] > 0
+    assert last["cpu_seconds"] > 0
+    run = open_client(default_uri(options.storage)).get_run(last["mlflow_run_id"])
+    assert run.data.metrics["flops"] == last["flops"]
+    assert 0 < run.data.metrics["cpu_seconds"] <= last["cpu_seconds"]
+
+
 def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(options):
     result = run_search(prepare(SEARCH, options), console=QUIET)
 

@@ -220,6 +220,19 @@ def test_every_trial_off_the_front_is_beaten_by_one_on_it(points: list[tuple[int
         assert bool(beaten) != ((value, cost) in front)
 
 
+def test_a_cost_of_the_model_is_not_summed_over_epochs() -> None:
+    made = state(
+        ({}, [0.5] * 3, "completed"), ({}, [0.6], "completed"), ({}, [0.4], "completed"), cost="flops"
+    )
+    for trial, flops in zip(made.trials.values(), (100.0, 300.0, 200.0), strict=True):
+        trial.history = [{**metrics, "flops": flops, "parameters": flops / 2} for metrics in trial.history]
+    # 100 FLOPs for 0.5 and 300 for 0.6 are beaten by none; 200 for 0.4 is.
+    assert [trial.total("flops") for trial in made.trials.values()] == [100, 300, 200]
+    first, second, _ = made.trials
+    assert pareto_front(made) == {first, second}
+    assert [trial.figures["parameters"] for trial in made.trials.values()] == [50, 150, 100]
+
+
 def test_optuna_is_told_metric_and_cost(tmp_path: Path) -> None:
     space = Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=LogUniform(1e-4, 1e-2))
     preset = Preset(epochs=2, trials=2, scheduler="none")

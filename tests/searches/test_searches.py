@@ -96,7 +96,14 @@ def test_what_is_ranked_and_tabulated_is_reported(search: Search) -> None:
     schema = schema_of(search)
     labels = np.arange(len(schema.classes))
     reported = classification_metrics(np.eye(len(labels)), labels, schema.classes, schema.signal)
-    known = {"val_loss", "epoch_seconds", "train_loss", *(f"val_{name}" for name in reported)}
+    known = {
+        "val_loss",
+        "epoch_seconds",
+        "parameters",
+        "flops",
+        "train_loss",
+        *(f"val_{name}" for name in reported),
+    }
     assert search.metric in known
     assert search.cost is None or search.cost in known
     for table in search.tables:

@@ -10,8 +10,9 @@ from hep_ray.drawing.style import colour
 from hep_ray.report.canvas import STATUS, epoch_axis, panels, tag
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.material import Material
-from hep_ray.report.words import axis_label, count_words, metric_words
+from hep_ray.report.words import axis_label, capital, count_words, metric_words
 from hep_ray.search.leaderboard import pareto_front
+from hep_ray.search.state import OF_MODEL
 
 
 @figure("stopping", "search", 50, "How trials ended")
@@ -89,12 +90,13 @@ def pareto(material: Material) -> Drawn | str | None:
     for at, height, name in on:
         axes.annotate(name, (at, height), xytext=(4, -9), textcoords="offset points", fontsize=7)
     axes.margins(0.06)
-    axes.set_xlabel(f"Total {metric_words(cost)}")
+    words = metric_words(cost) if cost in OF_MODEL else f"total {metric_words(cost)}"
+    axes.set_xlabel(capital(words))
     axes.set_ylabel(axis_label(metric))
     axes.legend(loc="best", fontsize=8)
     tag(axes, f"{material.started.task}, validation split")
     return Drawn(
         drawing,
-        f"Best {metric_words(metric)} of every completed trial against its total {metric_words(cost)}. No other trial "
+        f"Best {metric_words(metric)} of every completed trial against its {words}. No other trial "
         f"equals or beats one of the front in both and beats it in one: {len(on)} of {len(points)} trials.",
     )
