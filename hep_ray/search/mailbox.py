@@ -172,29 +172,28 @@ class Ledger:
             write_whole(self._place(name), str(mark))
         return mark
 
-    def free(self, name: str) -> None:
-        """Remove what the workers of this name hold; once they hold nothing, they are forgotten."""
-        place = self._place(name)
-        try:
-            mark = int(place.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
-        held = _marked(mark)
-        for group in held:
+    def free(self, *names: str) -> None:
+        """Remove what the workers of these names hold.
+
+        They stay in the ledger until the search is over: a controller may outlive its trial's actor for a while, and
+        start their group anew.
+        """
+        marks = {
+            int(place.read_text(encoding="utf-8")) for name in names if (place := self._place(name)).exists()
+        }
+        for group in _marked(marks) if marks else ():
             remove_placement_group(group)
-        if not held:
-            place.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what is held by workers whose trial actor is gone."""
-        for name in self._names():
-            if not alive(name):
-                self.free(name)
+        self.free(*(name for name in self._names() if not alive(name)))
 
     def free_all(self) -> None:
-        """Remove everything: the search is over."""
-        for name in self._names():
-            self.free(name)
+        """Remove everything, and forget it: the search is over."""
+        names = self._names()
+        self.free(*names)
+        for name in names:
+            self._place(name).unlink(missing_ok=True)
 
     def _place(self, name: str) -> Path:
         return Path(self.folder) / f"{name}{HELD}"
@@ -203,14 +202,14 @@ class Ledger:
         return [place.name.removesuffix(HELD) for place in Path(self.folder).glob(f"*{HELD}")]
 
 
-def _marked(mark: int) -> list[PlacementGroup]:
-    """The placement groups whose bundles ask for so many bytes of memory."""
+def _marked(marks: set[int]) -> list[PlacementGroup]:
+    """The placement groups whose bundles ask for one of these numbers of bytes of memory."""
     identity = type(PlacementGroup.empty().id)
     return [
         PlacementGroup(identity(bytes.fromhex(number)))
         for number, group in placement_group_table().items()
         if group["state"] != "REMOVED"
-        and any(bundle.get("memory") == mark for bundle in group["bundles"].values())
+        and any(bundle.get("memory") in marks for bundle in group["bundles"].values())
     ]
 
 
