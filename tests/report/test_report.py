@@ -83,7 +83,7 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
         "Validation split: a biased pick; type hep-ray confirm toy_search",
         "It is not confirmed on the test split",
         "5 trials of up to 3 epochs: 4 completed, 1 failed. 13 epochs were trained in 19.5 seconds",
-        "t0001 (root_index=3) with 0.900 ± 0.020 after epoch 3; its 2 seeds give 0.9.",
+        "t0003 (root_index=3) with 0.900 ± 0.020 after epoch 2; its 2 seeds give 0.9.",  # the last of three equals
         "NonFiniteLoss: <inf>",
         "mean ± s.d. over 2 seeds",
         "python <s>.py",
