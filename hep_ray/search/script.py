@@ -30,7 +30,7 @@ def load_search(name: str, folder: Path = HERE) -> Search:
     """
     from hep_ray.search.definition import Search
 
-    if not _FILE_NAME.fullmatch(Path(name).name):
+    if not name.endswith(".py") and not _FILE_NAME.fullmatch(Path(name).name):
         raise UnknownName(f"a search is the name of a script, or its path; got '{name[:80]}'")
     path = script_of(name, folder)
     if not _is_file(path):

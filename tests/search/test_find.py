@@ -77,6 +77,8 @@ def test_name_folder_and_script_are_the_same_search(here):
     ):
         if given == storage:
             assert find_search(target, storage).folder.resolve() == folder
+    (here / "my scripts/it's mine.py").write_text(SCRIPT)
+    assert find_search("my scripts/it's mine.py", storage).folder == folder
     (here / "searches/s.py").write_text(SCRIPT)
     assert find_search("s", storage).folder == folder
     assert find_search("my runs/named_otherwise").storage.resolve() == storage
