@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,15 @@ from hep_ray.data.events import EventSchema
 from hep_ray.data.expressions import Expression
 from hep_ray.data.infer import is_numeric
 from hep_ray.data.labels import Origin, labels_of
-from hep_ray.data.missing import filled, missing_values, needed_fields, refuse_missing
+from hep_ray.data.missing import (
+    fields_of_kept,
+    fields_of_selection,
+    filled,
+    finite,
+    missing_values,
+    refuse_missing,
+    selects,
+)
 from hep_ray.data.runs import take
 from hep_ray.data.schema_file import ColumnRule, SchemaFile
 from hep_ray.errors import InvalidEvents
@@ -34,35 +42,39 @@ def assemble(
         InvalidEvents: a value is absent, outside its dtype, or belongs to no class; file and row are named.
         InvalidConfig: an expression does not suit its fields.
     """
-    needed = needed_fields(rules, columns, batch.schema.names)
-    raw = {name: _values(batch, name, origin, needed) for name in batch.schema.names}
+    raw = {name: _values(batch, name, origin) for name in batch.schema.names}
     rows = origin.start + np.arange(batch.num_rows)
     keep = np.ones(batch.num_rows, dtype=bool)
     named = {
         rule.name: raw[name] for rule in columns if (name := field_of(rule.name, columns, raw)) in raw
     } | raw
+    _refuse_without(raw, fields_of_selection(rules, columns, raw), keep, origin)
     if rules.selection is not None:
         keep = Expression(rules.selection).mask(named, batch.num_rows)
+    _refuse_without(raw, fields_of_kept(rules, columns, raw), keep, origin)
     labels, known = labels_of(named, origin, rules.label, schema, keep)
     keep &= known
     if not keep.all():
         raw, rows, labels = take(raw, keep), rows[keep], labels[keep]
+    for name in rules.event_id.fields or ((EVENT_ID,) if EVENT_ID in raw else ()):
+        if pa.types.is_integer(batch.schema.field(name).type):
+            raw[name] = np.asarray(raw[name]).astype(batch.schema.field(name).type.to_pandas_dtype())
     arrays: Arrays = {LABEL: labels, EVENT_ID: _event_ids(raw, rows, labels, origin, rules, schema)}
     for rule in columns:
         arrays.update(_column(raw, rule, schema, origin, rows, arrays[EVENT_ID]))
     return arrays
 
 
-def _values(batch: pa.RecordBatch, name: str, origin: Origin, needed: Collection[str]) -> Any:
+def _values(batch: pa.RecordBatch, name: str, origin: Origin) -> Any:
     """The values of a field as numpy or awkward; missing numbers are NaN."""
     values = batch.column(name)
     kind = values.type
     nested = isinstance(kind, pa.ExtensionType) or pa.types.is_nested(kind)
-    if values.null_count and (nested or name in needed or not is_numeric(kind)):
+    if values.null_count and (nested or not is_numeric(kind)):
         row = origin.start + int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         raise InvalidEvents(
-            f"every event has every value; field '{name}' of {origin.at(row, name)} is empty"
-            + ("" if nested else f": where it may be, select events by isfinite({name})")
+            f"every event has every value; field '{name}' of {origin.at(row, name)} is empty: fill it in the file, or "
+            "leave such events out of it"
         )
     if isinstance(kind, pa.FixedShapeTensorType):
         flat = values.storage.flatten().to_numpy(zero_copy_only=False)
@@ -82,6 +94,40 @@ def _values(batch: pa.RecordBatch, name: str, origin: Origin, needed: Collection
                 f"whole numbers beside missing ones are below 2^53; field '{name}' of {origin.shown}: {fault}"
             ) from None
     return values.to_numpy(zero_copy_only=False)
+
+
+def _refuse_without(
+    raw: Mapping[str, Any], names: frozenset[str], keep: npt.NDArray[np.bool_], origin: Origin
+) -> None:
+    """Refuse events without a value that decides something.
+
+    Args:
+        raw: the fields.
+        names: of those that decide.
+        keep: (N,) the events that are looked at.
+        origin: of the events.
+    """
+    for name in sorted(names & raw.keys()):
+        values = raw[name]
+        lost = _has_nan(values) & keep
+        if lost.any():
+            test = finite(name, flat=isinstance(values, np.ndarray) and values.ndim == 1)
+            raise InvalidEvents(
+                f"every event has every value that decides; field '{name}' of "
+                f"{origin.at(origin.start + int(lost.argmax()), name)} is empty: {selects(test)} leaves such "
+                "events out, and those of NaN"
+            )
+
+
+def _has_nan(values: Any) -> npt.NDArray[np.bool_]:
+    """Which of N events have a value that is NaN; texts have none."""
+    if not isinstance(values, np.ndarray):
+        import awkward
+
+        return np.asarray(awkward.any(np.isnan(values), axis=-1))
+    if values.dtype.kind != "f":
+        return np.zeros(len(values), dtype=bool)
+    return np.asarray(np.isnan(values).reshape(len(values), -1).any(axis=1))
 
 
 def _column(
@@ -155,10 +201,18 @@ def _cast(
         lost = np.isfinite(values) & ~np.isfinite(cast) if dtype.kind == "f" else cast != values
     if lost.any():
         row = int(lost.reshape(len(rows), -1).any(axis=1).argmax())
+        value = values[lost][0].item()
         raise InvalidEvents(
-            f"column '{column.name}' is {column.dtype}; a value of {origin.shown}, row {rows[row]} does not fit"
+            f"column '{column.name}' is {column.dtype}; a value of {origin.shown}, row {rows[row]} does not fit, "
+            f"{value!r}: fill missing values by one that does, or state a dtype that holds it, in a schema file, "
+            f'`dtype = "{_wide(value)}"`'
         )
     return cast
+
+
+def _wide(value: float) -> str:
+    """A dtype that holds a value."""
+    return "int64" if float(value).is_integer() and abs(value) < 2**53 else "float64"
 
 
 def _event_ids(

@@ -104,6 +104,8 @@ def convert_command(
     from hep_ray.data.schema_file import LabelRule, SchemaFile, load_schema
     from hep_ray.data.splits import SplitRule
 
+    _refuse_empty(reader=reader, schema=schema, classes=classes, columns=columns, label=label, weight=weight)
+    _refuse_empty(label_values=label_values, select=select, train_where=train_where, task=task, signal=signal)
     rules: str | SchemaFile | None = schema
     if label is not None or label_values is not None:
         if schema is None and reader is None:
@@ -153,6 +155,15 @@ def schemas_command() -> None:
         shown = ", ".join(column.name for column in rules.columns) or "every numeric field"
         table.add_row(name, rules.reader, ", ".join(rules.classes) or "--classes", shown)
     Console().print(table)
+
+
+def _refuse_empty(**given: str | None) -> None:
+    """Refuse flags that were given without a word, as by a shell's variable that is not set."""
+    for name, text in given.items():
+        if text is not None and not text.strip(" ,"):
+            raise InvalidConfig(
+                f"a flag says something; --{name.replace('_', '-')} got '{text}': leave it out"
+            )
 
 
 def words(text: str | None) -> tuple[str, ...]:

@@ -122,11 +122,8 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     opened, empty = open_all(paths, reader, options)
     digests = distinct_digests([path for path, _ in opened])
     schema = _dataset_schema(opened)
-    if schema is not None:
-        rules = _rules_of_dataset(rules, schema)
-        given = [Given(None, one.paths) for one in given]
-    else:
-        rules = _with_classes(rules, given, opened)
+    _refuse_class_of_file(given, rules, of_dataset=schema is not None)
+    rules = _with_classes(rules, given, opened) if schema is None else _rules_of_dataset(rules, schema)
     parts = tuple(
         InputPart(path, number, part, label)
         for path, found in opened
@@ -142,6 +139,19 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     _refuse_empty_class(rules, parts, full, empty)
     companions = tuple(dict.fromkeys(path for _, one in opened for path in one.companions))
     return Inputs(reader, options, rules, _with_stems(full), digests, schema, companions, (*notes, *empty))
+
+
+def _refuse_class_of_file(given: Sequence[Given], rules: SchemaFile, *, of_dataset: bool) -> None:
+    """Refuse `CLASS=PATH` where something else decides which class an event belongs to."""
+    named = next((one for one in given if one.name is not None), None)
+    if named is None or not (of_dataset or rules.label.from_ != "file"):
+        return
+    decides = {"field": f"the field '{rules.label.field}'", "where": "an expression", "part": "the part"}
+    what = "the dataset's own label" if of_dataset else decides[rules.label.from_]
+    raise InvalidConfig(
+        f"an event's class is stated once; {what} decides it, and '{named.name}={named.paths[0]}' does: leave out "
+        f"'{named.name}=', and name the classes by --classes"
+    )
 
 
 def _refuse_empty_class(

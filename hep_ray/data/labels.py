@@ -18,6 +18,7 @@ from hep_ray.data.schema_file import LabelRule
 from hep_ray.errors import InvalidEvents, InvalidSchema
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
+_TRUTHS = {"false": 0, "true": 1}
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Table(Protocol):
 def settled(rule: LabelRule, classes: Sequence[str], tables: Sequence[Table]) -> LabelRule:
     """The rule with the values that the label's field has in the order of the classes.
 
-    Unless they are stated, a field of text has the classes' names; a field of numbers has 0, 1, …, or the classes'
-    names where these are whole numbers such as -1 and +1. A field of one number for each class is one-hot.
+    Unless they are stated, a field of text has the classes' names; a field of numbers or truths has 0, 1, …, or the
+    classes' names where these are whole numbers such as -1 and +1, or true and false. A field of one number for each
+    class is one-hot.
 
     Raises:
         InvalidSchema: the field is no label: a vector or list, its values are of another kind, or tables differ.
@@ -98,13 +100,9 @@ def _settled(rule: LabelRule, classes: Sequence[str], part: Part, shown: str) ->
             )
         return rule
     text = pa.types.is_string(kind)
-    values = rule.values
-    if not values and text:
-        values = tuple(classes)
-    elif not values and all(_WHOLE.fullmatch(name) for name in classes):
-        values = tuple(int(name) for name in classes)
+    values = rule.values or (tuple(classes) if text else _numbers_in(classes, kind))
     if not text:
-        values = tuple(_number(value) for value in values)
+        values = tuple(_number(value, truths=pa.types.is_boolean(kind)) for value in values)
     strangers = [value for value in values if isinstance(value, str) != text]
     if strangers:
         found, given = ("text", "numbers") if text else ("numbers", "texts")
@@ -116,6 +114,8 @@ def _settled(rule: LabelRule, classes: Sequence[str], part: Part, shown: str) ->
         raise InvalidSchema(
             f"a label has one value for each of the classes {', '.join(classes)}; its values are {list(values)}"
         )
+    if len(set(values)) < len(values):
+        raise InvalidSchema(f"the values of a label differ from class to class; they are {list(values)}")
     return rule.model_copy(update={"values": values})
 
 
@@ -126,8 +126,18 @@ def _places(kind: pa.DataType) -> int | None:
     return None if pa.types.is_list(kind) or pa.types.is_large_list(kind) else 1
 
 
-def _number(value: float | str) -> float | str:
+def _numbers_in(classes: Sequence[str], kind: pa.DataType) -> tuple[float | str, ...]:
+    """The classes' names as values of a label of that kind, where all of them are."""
+    truths = pa.types.is_boolean(kind)
+    written = all(_WHOLE.fullmatch(name) or (truths and name.lower() in _TRUTHS) for name in classes)
+    return tuple(_number(name, truths=truths) for name in classes) if written else ()
+
+
+def _number(value: float | str, *, truths: bool = False) -> float | str:
+    """A value that is written as a number, or of `truths` as true or false, as a number."""
     if isinstance(value, str):
+        if truths and value.lower() in _TRUTHS:
+            return _TRUTHS[value.lower()]
         try:
             return int(value) if _WHOLE.fullmatch(value) else float(value)
         except ValueError:

@@ -92,7 +92,8 @@ class Leakage:
         for column in self._columns:
             values = joined[column.name].reshape(len(joined[LABEL]), -1)
             for place in range(values.shape[1]):
-                one: Floats = values[:, place].astype(np.float64)
+                with np.errstate(invalid="ignore"):  # broken bytes may be signalling NaN
+                    one: Floats = values[:, place].astype(np.float64)
                 if np.isfinite(one).all() and one.min() < one.max():
                     yield from self._of(column, place, one, joined, order)
 

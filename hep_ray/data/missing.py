@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hep_ray.data.column_names import field_of
+from hep_ray.data.columns import EVENT_ID
 from hep_ray.data.expressions import Expression
 from hep_ray.data.schema_file import ColumnRule, SchemaFile
 from hep_ray.errors import InvalidEvents
@@ -27,12 +29,24 @@ def missing_values(values: npt.NDArray[Any], rule: ColumnRule) -> npt.NDArray[np
 def filled(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_], value: float) -> npt.NDArray[Any]:
     """The values, with another in place of those that are missing."""
     if values.dtype.kind == "f":
-        return np.where(missing, values.dtype.type(value), values)
+        return np.where(missing, value, values.astype(np.float64))
     return (
         np.where(missing, int(value), values.astype(np.int64))
         if value.is_integer()
         else np.where(missing, value, values)
     )
+
+
+def finite(text: str, *, flat: bool) -> str:
+    """The test that a field or expression has a value in an event; `flat`: it is one number."""
+    plain = re.fullmatch(r"\w+(\.\w+)*", text) or any(mark in text for mark in "`()")
+    test = f"isfinite({text if plain else f'`{text}`'})"
+    return test if flat else f"all({test})"
+
+
+def selects(test: str) -> str:
+    """The option that keeps events which fulfil a test, as a shell takes it."""
+    return f"--select '{test}'" if "`" in test else f'--select "{test}"'
 
 
 def refuse_missing(
@@ -59,22 +73,41 @@ def refuse_missing(
     without = missing.reshape(len(values), -1).any(axis=1)
     row = int(without.argmax())
     name = rule.reads[0] if len(rule.reads) == 1 else rule.name
-    test = f"isfinite({name})" if values.ndim == 1 else f"all(isfinite({name}))"
+    flat = values.ndim == 1
+    tested = (
+        (rule.expression,) if rule.expression else (rule.sources if len(rule.sources) > 1 else (rule.name,))
+    )
+    tests = " and ".join(finite(one, flat=flat or len(tested) > 1) for one in tested)
     event_id, place = shown(row, name)
     raise InvalidEvents(
         f"values are finite numbers; column '{rule.name}' of event '{event_id}' has none: {place}, and "
         f"{int(without.sum()) - 1} more of {len(values)} events read together: {fills} fills such values; "
-        f'--select "{test}" leaves such events out'
+        f"{selects(tests)} leaves such events out"
     )
 
 
-def needed_fields(rules: SchemaFile, columns: Sequence[ColumnRule], known: Collection[str]) -> frozenset[str]:
-    """Fields whose values may not be missing: those that decide label, id and selection, and what is worked out.
+def fields_of_selection(
+    rules: SchemaFile, columns: Sequence[ColumnRule], known: Collection[str]
+) -> frozenset[str]:
+    """Fields that every event has, since the selection reads them.
 
     An expression that calls `isfinite` says itself what becomes of missing values.
     """
-    texts = [*rules.label.where, *(column.expression for column in columns), rules.selection]
+    return _read_by([rules.selection], columns, known)
+
+
+def fields_of_kept(
+    rules: SchemaFile, columns: Sequence[ColumnRule], known: Collection[str]
+) -> frozenset[str]:
+    """Fields that every selected event has: they decide its class or id, or a column is worked out from them."""
+    own = [*(rules.event_id.fields or (EVENT_ID,)), *([rules.label.field] if rules.label.field else [])]
+    texts = [*rules.label.where, *(column.expression for column in columns)]
+    return frozenset([*own, *_read_by(texts, columns, known)])
+
+
+def _read_by(
+    texts: Iterable[str | None], columns: Sequence[ColumnRule], known: Collection[str]
+) -> frozenset[str]:
     expressions = [Expression(text) for text in texts if text]
     names = [name for one in expressions if "isfinite" not in one.functions for name in one.names]
-    names = [field_of(name, columns, known) for name in names]
-    return frozenset([*names, *rules.event_id.fields, *([rules.label.field] if rules.label.field else [])])
+    return frozenset(field_of(name, columns, known) for name in names)

@@ -133,6 +133,9 @@ def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None)
         if len(kinds) != 1:
             rule = f"a folder of inputs holds files that end in one of {', '.join(reader.suffixes)}"
             remedy = f": give a glob of those that are meant, '{path}/*{next(iter(kinds or others), '')}'"
+            fits = sorted(name for name in READERS if set(others) & set(READERS[name].suffixes))
+            if fits and not kinds:
+                remedy = f": --reader {fits[0]} reads them"
             fault = InvalidConfig if kinds else UnreadableInput
             raise fault(f"{rule}; {path} has {listed or 'none'}{remedy if listed else ''}")
         if others and notes is not None:

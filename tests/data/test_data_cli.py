@@ -48,6 +48,30 @@ def test_check_prints_json_and_exits_by_what_it_found(make_dataset: Callable[...
     assert "problem: train-00000.parquet is missing" in readable.stdout
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "reader",
+        "columns",
+        "label",
+        "label-values",
+        "weight",
+        "select",
+        "train-where",
+        "task",
+        "signal",
+        "schema",
+    ],
+)
+def test_a_flag_without_a_word_is_refused(flag: str, tmp_path: Path) -> None:
+    """As by a variable of the shell that is not set: --select "$CUT" would keep everything."""
+    (tmp_path / "e.csv").write_text("x,label\n" + "1,0\n2,1\n" * 20)
+    words = ["convert", str(tmp_path / "e.csv"), "--reader", "text", "--label", "label", "--classes", "a,b"]
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d"), f"--{flag}", " "])
+    assert isinstance(result.exception, InvalidConfig)
+    assert f"--{flag} got ' ': leave it out" in str(result.exception)
+
+
 def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> None:
     """Class c had label 2 and has 0, a had 0 and has 1; an event keeps its id and its value, 10 times its old label."""
     rows = [f"{10 * (row % 3)},{row % 3}" for row in range(300)]

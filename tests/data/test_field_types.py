@@ -324,6 +324,39 @@ def test_events_without_a_value_are_left_out_only_where_that_is_said(tmp_path: P
         made(path, "parquet", tmp_path / "other", columns=["pt"], selection="x > -9")
 
 
+def test_a_comparison_with_nan_is_no_answer_either(tmp_path: Path) -> None:
+    """NaN > 0 is false: events would be cut away, or be 0 in a column, without a word."""
+    name, gone = "jet pt", np.arange(EVENTS) % 9 == 0
+    pq.write_table(pa.table({name: np.where(gone, np.nan, X), "label": LABEL}), tmp_path / "f.parquet")
+    remedy = re.escape("--select 'isfinite(`jet pt`)' leaves such events out")
+    with pytest.raises(InvalidEvents, match=rf"'jet pt' of .*row 0 is empty: {remedy}"):
+        made(tmp_path / "f.parquet", "parquet", tmp_path / "a", missing=0, selection="`jet pt` > 0")
+    column = {"name": "high", "expression": "1 * (`jet pt` > 0)", "dtype": "uint8"}
+    schema = parse(SchemaFile, {**rules("parquet").model_dump(by_alias=True), "columns": [column]}, "schema")
+    classes = ["bg", "sig"]
+    with pytest.raises(InvalidEvents, match=rf"'jet pt' of .*row 0 is empty: {remedy}"):
+        convert([tmp_path / "f.parquet"], None, classes, tmp_path / "b", schema=schema)
+    out = tmp_path / "c"
+    convert([tmp_path / "f.parquet"], None, classes, out, schema=schema, selection="isfinite(`jet pt`)")
+    np.testing.assert_array_equal(values(out, "high"), (X > 0)[~gone])
+    lists = [[1.0, None], [2.0, 3.0]] * (EVENTS // 2)
+    pq.write_table(pa.table({"pt": PT, "jets": lists, "label": LABEL}), tmp_path / "l.parquet")
+    with pytest.raises(
+        InvalidEvents, match=r"'jets' of .*row 0 is empty: --select \"all\(isfinite\(jets\)\)\""
+    ):
+        made(tmp_path / "l.parquet", "parquet", tmp_path / "e", columns=["pt"], selection="sum(jets) > 1")
+
+
+def test_a_filling_that_does_not_fit_says_what_does(tmp_path: Path) -> None:
+    halves = np.where(np.arange(EVENTS) % 9 == 0, np.nan, X).astype(np.float16)
+    pq.write_table(pa.table({"x": halves, "label": LABEL}), tmp_path / "f.parquet")
+    # float16 ends at 65504
+    with pytest.raises(
+        InvalidEvents, match=r"'x' is float16; .*row 0 does not fit, 1000000.0: .*`dtype = \"int64\"`"
+    ):
+        made(tmp_path / "f.parquet", "parquet", tmp_path / "out", missing=1e6)
+
+
 def test_options_for_missing_values_need_one_that_takes_their_place() -> None:
     for extra in ({"sentinels": [-999]}, {"missing_indicator": True}):
         with pytest.raises(InputError, match="'x' has no 'missing'"):

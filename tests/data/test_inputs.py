@@ -240,6 +240,14 @@ def test_globs_and_folders_that_give_none_or_a_mixture(
         convert([word.format(tmp_path), f"bkg={tmp_path}/b.csv"], "text", ["bkg", "sig"], tmp_path / "d")
 
 
+def test_a_folder_of_another_format_names_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("a.parquet", "manifest.json"):
+        (tmp_path / "d" / name).touch()
+    with pytest.raises(UnreadableInput, match=r"d has 1 \.parquet, 1 \.json: --reader parquet reads them"):
+        convert([tmp_path / "d"], "text", ["a", "b"], tmp_path / "out")
+
+
 def test_a_folder_tells_what_it_leaves_out(tmp_path: Path) -> None:
     found = jobs(tmp_path, "text", {"sig/1": 30, "bkg": 31})
     (tmp_path / "sig/1/run.log").write_text("done")

@@ -200,6 +200,65 @@ def test_classes_that_are_numbers_are_the_labels_values(tmp_path: Path) -> None:
     assert events(tmp_path / "e", "pt") == events(tmp_path / "d", "pt")
 
 
+@pytest.mark.parametrize("names", [("True", "False"), ("1", "0")])
+@pytest.mark.parametrize(("reader", "write"), [("text", text), ("parquet", parquet), ("npz", npz)])
+def test_classes_called_true_and_false_are_what_the_label_says(
+    reader: str, write: Write, names: tuple[str, str], tmp_path: Path
+) -> None:
+    truths = names[0] == "True"
+    write(tmp_path / "f", {"pt": PT, "y": SIGNAL if truths else SIGNAL.astype(float)})
+    rules = labelled(reader).model_copy(update={"classes": names})
+    convert([tmp_path / "f"], None, None, tmp_path / "d", schema=rules)
+    called = {"sig": names[0], "bkg": names[1]}
+    assert events(tmp_path / "d", "pt") == {value: called[word] for value, word in TRUTH.items()}
+    if truths:
+        flag = ["--label-values", "false,true", "--out", str(tmp_path / "e")]
+        result = typed(str(tmp_path / "f"), "--reader", reader, "--label", "y", "--classes", "bkg,sig", *flag)
+        assert result.exit_code == 0, result.output
+        assert events(tmp_path / "e", "pt") == TRUTH
+
+
+def test_the_class_of_an_event_is_stated_once(tmp_path: Path) -> None:
+    parquet(tmp_path / "f", {"pt": PT, "y": SIGNAL.astype(int)})
+    said = r"stated once; the field 'y' decides it, and 'sig=.*f' does: leave out 'sig='"
+    with pytest.raises(InvalidConfig, match=said):
+        convert([f"sig={tmp_path / 'f'}"], None, None, tmp_path / "d", schema=labelled("parquet"))
+    convert([tmp_path / "f"], None, None, tmp_path / "d", schema=labelled("parquet"))
+    with pytest.raises(
+        InvalidConfig, match=r"stated once; the dataset's own label decides it, and 'sig=.*d' does"
+    ):
+        convert([f"sig={tmp_path / 'd'}"], "parquet", None, tmp_path / "e")
+
+
+def test_events_without_label_or_id_are_left_out_as_the_message_says(tmp_path: Path) -> None:
+    """Ids stay whole numbers whether or not others of their batch are missing."""
+    ids = [None if row == 5 else 10 * row for row in range(ROWS)]
+    label = [None if row == 3 else int(value) for row, value in enumerate(SIGNAL)]
+    pq.write_table(pa.table({"pt": PT, "y": label, "event_id": ids}), tmp_path / "f")
+    words = [str(tmp_path / "f"), "--reader", "parquet", "--label", "y", "--classes", "bkg,sig"]
+    words += ["--out", str(tmp_path / "d")]
+    tests: list[str] = []
+    for row in (5, 3):
+        result = typed(*words, *(("--select", " and ".join(tests)) if tests else ()))
+        assert isinstance(result.exception, InvalidEvents)
+        assert f"f, row {row} is empty" in str(result.exception)
+        flag, test = shlex.split(str(result.exception).partition("is empty: ")[2].partition(" leaves")[0])
+        assert flag == "--select"
+        tests.append(test)
+    assert tests == ["isfinite(event_id)", "isfinite(y)"]
+    result = typed(*words, "--select", " and ".join(tests))
+    assert result.exit_code == 0, result.output
+    dataset = Dataset.open(tmp_path / "d")
+    found = {
+        one
+        for split in SPLITS
+        for path in dataset.paths(split, purpose="check")
+        for one in pq.read_table(path, columns=["event_id"])["event_id"].to_pylist()
+    }
+    rows = set(range(ROWS)) - {3, 5}
+    assert found == {f"{'sig' if SIGNAL[row] else 'bkg'}/f/{10 * row}" for row in rows}
+
+
 def test_values_of_another_kind_or_number_are_refused_before_reading(tmp_path: Path) -> None:
     text(tmp_path / "f", {"pt": PT, "y": SIGNAL.astype(int), "kind": WORDS})
     with pytest.raises(InvalidSchema, match=r"'y' of .* is of numbers, its values are texts: \['b', 's'\]"):

@@ -35,6 +35,15 @@ HEAD_ROWS = 100
 """Rows that are looked at before the types of all rows are found."""
 
 _LINE_END = re.compile("\r\n|\r|\n")
+_OTHERS = {
+    b"BZh": "unpack it by bunzip2",
+    b"PK\x03\x04": "it is a zip archive or a spreadsheet: unpack it, or save it as CSV",
+    b"\xfd7zXZ": "unpack it by unxz",
+    b"\x28\xb5\x2f\xfd": "unpack it by unzstd",
+    b"\xff\xfe": "it is UTF-16: iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "it is UTF-16: iconv -f UTF-16 -t UTF-8",
+}
+"""How files start that are no UTF-8, and what to do with them."""
 
 
 class TextOptions(Config):
@@ -149,14 +158,7 @@ def _survey(path: Path, options: TextOptions) -> Head:
         raise InvalidConfig(f"a delimiter is one character, and no quote or line end; got {delimiter!r}")
     where = f"{path}:{first + 1}"
     cells = cells_of(lines[first], delimiter, where)
-    header = options.header
-    if header is None:
-        header = not options.columns and not Cells.of(cells).are_data
-        if header and any(is_fraction(cell) for cell in cells):
-            raise InvalidConfig(
-                f"the first line of a text file names the columns or is an event; {where} has words and numbers: "
-                f"--set header=false makes it an event, --set header=true makes it names"
-            )
+    header = _has_names(cells, lines[first], options, where)
     if header and options.columns:
         raise InvalidConfig(f"columns name those of a file without header; {path} has one")
     if options.columns and len(options.columns) != len(cells):
@@ -178,7 +180,9 @@ def _survey(path: Path, options: TextOptions) -> Head:
         raise NoEvents(f"a text file has one event per line; {path} has a header only")
     event = cells_of(rows[0], delimiter, f"{path}, first event")
     if len(event) != len(names):
-        raise InvalidEvents(f"every row has {len(names)} cells; the first event of {path} has {len(event)}")
+        raise InvalidEvents(
+            f"every row has {len(names)} cells; the first event of {path} has {len(event)}: {_division(lines[first])}"
+        )
     event_rows = [cells_of(row, delimiter, "") for row in rows[:HEAD_ROWS]]
     other = [
         name
@@ -186,6 +190,40 @@ def _survey(path: Path, options: TextOptions) -> Head:
         if not all(is_number_text(row[place]) for row in event_rows if place < len(row))
     ]
     return Head(path, delimiter, first + header, tuple(names), unnamed, tuple(other))
+
+
+def _has_names(cells: Sequence[str], line: str, options: TextOptions, where: str) -> bool:
+    """Whether the first line names the columns."""
+    if options.header is not None:
+        return options.header
+    header = not options.columns and not Cells.of(cells).are_data
+    if not header and not options.columns and _counts(cells):
+        raise InvalidConfig(
+            f"the first line of a text file names the columns or is an event; {where} counts "
+            f"'{line.strip()}', as pandas names columns that have no names: --set header=true makes it "
+            "names, --set header=false makes it an event"
+        )
+    if header and any(is_fraction(cell) for cell in cells):
+        raise InvalidConfig(
+            f"the first line of a text file names the columns or is an event; {where} has words and numbers: "
+            f"--set header=false makes it an event, --set header=true makes it names"
+        )
+    return header
+
+
+def _division(line: str) -> str:
+    """What to type where the first line has not as many cells as the first event."""
+    if line.lstrip().startswith("#"):
+        return "comments are no part of a table: take them out, as by `grep -v '^#'`, and leave the names"
+    mark = next((mark for mark in "|:" if mark in line), None)
+    return f"say what divides them, --set 'delimiter={mark or 'MARK'}'"
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are 0, 1, 2 and so on, at least three; or two or more behind an empty one."""
+    cells = [cell.strip() for cell in cells]
+    behind = cells[1:] if not cells[0] else cells
+    return behind == [str(place) for place in range(len(behind))] and len(cells) > 2  # noqa: PLR2004
 
 
 def _head(stream: Any, path: Path) -> list[str]:
@@ -201,7 +239,12 @@ def _head(stream: Any, path: Path) -> list[str]:
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
-        raise UnreadableInput(f"a text file is UTF-8; {path} is not: {fault}") from None
+        remedy = next(
+            (words for start, words in _OTHERS.items() if head.startswith(start)), "save it as UTF-8"
+        )
+        raise UnreadableInput(
+            f"a text file is UTF-8, plain or gzipped; {path} is not ({fault}): {remedy}"
+        ) from None
     if "\0" in text:
         raise UnreadableInput(f"a text file holds no zero bytes; {path} does")
     return _LINE_END.split(text)

@@ -126,7 +126,13 @@ def fault_of(head: Head, numbers: Mapping[str, str], fault: Exception) -> Invali
     for number, cells in _lines(head):
         where = f"{head.path}:{number}"
         if len(cells) != width:
-            return InvalidEvents(f"every row has {width} cells; {where} has {len(cells)}")
+            comment = (
+                ": comments are no part of a table: take them out, as by `grep -v '^#'`, and leave the names"
+            )
+            return InvalidEvents(
+                f"every row has {width} cells; {where} has {len(cells)}"
+                + comment * any(cell.lstrip().startswith("#") for cell in (*head.names[:1], *cells[:1]))
+            )
         for name, decimal in numbers.items():
             cell = cells[head.names.index(name)]
             if not Cells.of([cell]).are_numbers(decimal):

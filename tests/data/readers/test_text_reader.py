@@ -46,6 +46,41 @@ def test_layouts_are_recognised(tmp_path: Path, content: str, expected: dict[str
     assert table(tmp_path / "f") == expected
 
 
+@pytest.mark.parametrize(("line", "names"), [("0,1,2", ["0", "1", "2"]), (",0,1,2", ["c0", "0", "1", "2"])])
+def test_a_first_line_that_counts_is_no_event_unless_that_is_said(
+    line: str, names: list[str], tmp_path: Path
+) -> None:
+    """As `pandas.DataFrame(array).to_csv` writes it, without and with its index."""
+    cells = [str(place / 2) for place in range(len(names))]
+    (tmp_path / "f").write_text(f"{line}\n{','.join(cells)}\n")
+    with pytest.raises(InvalidConfig, match=rf"f:1 counts '{line}'.*--set header=true makes it names"):
+        opened(tmp_path / "f")
+    assert table(tmp_path / "f", header=True) == {
+        name: [float(cell)] for name, cell in zip(names, cells, strict=True)
+    }
+    assert len(table(tmp_path / "f", header=False)["c0"]) == 2
+    (tmp_path / "f").write_text("0,1\n1,0\n")  # two whole numbers may be an event
+    assert table(tmp_path / "f") == {"c0": [0, 1], "c1": [1, 0]}
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"BZh91AY&SY\xff", "unpack it by bunzip2"),
+        ("pt,eta\n1,2\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+        (b"PK\x03\x04\xff\xfe", "zip archive or a spreadsheet"),
+        (b"p\xe9\n1\n", "save it as UTF-8"),
+        (b"pt|eta\n1 2|3\n", r"--set 'delimiter=\|'"),
+        (b"# made by me\npt,eta\n1,2\n", r"grep -v '\^#'"),
+        (b"pt,eta\n1,2\n# end\n", r"grep -v '\^#'"),
+    ],
+)
+def test_other_files_say_what_to_do_with_them(content: bytes, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(HepRayError, match=remedy):
+        table(tmp_path / "f")
+
+
 def test_numbers_are_read_to_the_last_bit(tmp_path: Path) -> None:
     values = np.random.default_rng(3).normal(size=500) * 10.0 ** np.arange(-250, 250)
     np.savetxt(tmp_path / "f", values, fmt="%.18e")
