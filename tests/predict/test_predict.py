@@ -70,7 +70,11 @@ def expect_all(out, events, package):
     table = pq.read_table(out).to_pandas()
     assert Counter(table["event_id"]) == Counter(events["event_id"])
     reference = package.build().predict(events)
-    np.testing.assert_allclose(scores_of(out).loc[events["event_id"]], reference, rtol=0, atol=1e-5)
+    scores = scores_of(out).loc[events["event_id"]]
+    likely = scores.filter(regex="^score_")
+    np.testing.assert_allclose(likely, reference, rtol=0, atol=1e-5)
+    odds = np.log(reference) - np.log1p(-reference)  # of two classes, none of them near 1
+    np.testing.assert_allclose(scores.filter(regex="^log_odds_"), odds, rtol=0, atol=1e-4)
 
 
 @pytest.mark.ray
