@@ -112,7 +112,7 @@ def test_10_dotted_branches_can_be_read_and_cut_on() -> None:
 def test_12_labels_that_are_words() -> None:
     told = ended("12")
     codes = exits(told)
-    assert {codes[name] for name in ("csv", "parquet", "npz", "h5")} == {0}
+    assert {codes[name] for name in ("csv:text", "parquet:parquet", "npz:npz", "h5:hdf5")} == {0}
     assert codes["-1 and +1"] == 0 or "[-1, 1]" in told
     assert "np.float64" not in told
 
