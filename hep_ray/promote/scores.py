@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,13 @@ import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import ConfirmedRun
 from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import EVENT_ID, LABEL
+from hep_ray.data.events import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import HepRayError
+from hep_ray.flags import typed
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.gate import Check, check_reproduction
 from hep_ray.promote.package import Package
-from hep_ray.training.testing import read_scores
+from hep_ray.training.testing import KeptScores, read_scores
 
 METRIC_TOLERANCE = 1e-6
 """Largest difference of a metric between the confirmation and its own scores; these are stored as float32."""
@@ -58,16 +61,42 @@ def check_scores(
     if not np.array_equal(truth, kept.labels):
         checks.append(Check("recorded metric", False, "the recorded labels are not those of the dataset"))
     elif checks[0].passed:
-        checks.append(_check_metric(tested, run.metrics, metric))
+        checks.append(check_metric(kept, tested, run.metrics, metric, dataset.schema, folder))
     return tuple(checks)
 
 
-def _check_metric(found: dict[str, float], recorded: dict[str, float], metric: str) -> Check:
-    """Whether the metric that was judged by is that of the recorded scores."""
+def check_metric(
+    kept: KeptScores,
+    found: Mapping[str, float],
+    recorded: Mapping[str, float],
+    metric: str,
+    schema: EventSchema,
+    folder: Path,
+) -> Check:
+    """Whether the metric that was judged by is that of the recorded scores.
+
+    Args:
+        kept: scores of the run.
+        found: their metrics.
+        recorded: metrics of the run, as the confirmation tells them.
+        metric: of the test split.
+        schema: of the dataset.
+        folder: of the confirmation.
+    """
     if metric not in found:
         return Check("recorded metric", True, f"{metric} does not follow from the scores alone")
     text = f"the scores give {metric} = {found[metric]:.6g}, the confirmation says {recorded[metric]:.6g}"
-    return Check("recorded metric", abs(found[metric] - recorded[metric]) <= METRIC_TOLERANCE, text)
+    passed = abs(found[metric] - recorded[metric]) <= METRIC_TOLERANCE
+    if not passed and not kept.exact:
+        # Confirmations of versions before log-odds were kept ranked by float32 probabilities, many of which are 1.
+        formerly = dataclasses.replace(kept, log_odds=kept.probabilities.astype(np.float64)).metrics(schema)
+        if abs(formerly[metric] - recorded[metric]) <= METRIC_TOLERANCE:
+            again = typed("hep-ray", "confirm", folder.parent.name, storage=folder.parent.parent)
+            text += (
+                f", ranked by probabilities, which saturate at 1: type `{again}`, with the flags it had, which reckons "
+                "anew from these scores and trains nothing"
+            )
+    return Check("recorded metric", passed, text)
 
 
 def test_scores(classifier: Classifier, dataset: Dataset) -> dict[str, tuple[int, npt.NDArray[np.float32]]]:

@@ -24,7 +24,7 @@ from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.restore import restore_model
 from hep_ray.training.step import Evaluation, evaluate
-from hep_ray.training.validation import BATCH
+from hep_ray.training.validation import BATCH, UNRANKED
 
 SCORES = "test_scores.parquet"
 """Beside a trial's `best.pt`: event_id, label, `score_<class>`, the float32 probability of each class,
@@ -101,7 +101,7 @@ def evaluate_once(
 
     Raises:
         CorruptCheckpoint: there is no whole checkpoint.
-        NonFiniteLoss: the loss, or a probability, is NaN or infinite.
+        NonFiniteLoss: the loss, a probability, or a log-odds is NaN or infinite.
         StorageError: the scores on disk are not of these events and classes.
     """
     path = folder / SCORES
@@ -165,6 +165,8 @@ def _evaluated(best: Path, schema: EventSchema, events: EventSource, device: tor
     result = evaluate(kept.model, kept.loss, found, half=kept.half)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")
+    if not np.isfinite(result.log_odds).all():
+        raise NonFiniteLoss(f"the loss stays finite; {UNRANKED} of {best} on the test split")
     facts = {"epoch": int(kept.metrics["epoch"]), "loss": result.loss}
     return _Answer(result, facts)
 

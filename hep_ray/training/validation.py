@@ -19,6 +19,10 @@ from hep_ray.training.step import Evaluation, evaluate
 
 BATCH = 512
 """Events per forward pass; changes speed and memory, never the result's meaning."""
+UNRANKED = (
+    "log-odds, which rank events, are not: logits too large for their precision, or log_weights of ln 0,"
+)
+"""Of a loss that is bounded, such as `mse` and `hinge`, or of one's own."""
 
 
 def validate(
@@ -45,7 +49,7 @@ def validate(
         communicator: of the workers that share the events; each has the metrics of all of them.
 
     Raises:
-        NonFiniteLoss: the loss, or a probability, is NaN or infinite.
+        NonFiniteLoss: the loss, a probability, or a log-odds is NaN or infinite.
     """
     rows, batches = events.dealt(
         BATCH, rank=communicator.rank, world_size=communicator.world_size, device=device
@@ -62,10 +66,12 @@ def validation_metrics(
     """The same of losses and probabilities that are known already.
 
     Raises:
-        NonFiniteLoss: the loss, or a probability, is NaN or infinite.
+        NonFiniteLoss: the loss, a probability, or a log-odds is NaN or infinite.
     """
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(where(f"validation loss is {result.loss}"))
+    if not np.isfinite(result.log_odds).all():
+        raise NonFiniteLoss(where(UNRANKED))
     metrics = classification_metrics(
         result.probabilities, result.labels, schema.classes, schema.signal, result.log_odds
     )

@@ -1,5 +1,6 @@
 """The whole way from a confirmation to the registry, on real checkpoints and a real MLflow database."""
 
+import dataclasses
 import json
 import shutil
 import warnings
@@ -11,7 +12,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from confirmed import DEEP, PROVENANCE, SHALLOW, confirm, rewrite, write_dataset, xor_events
+from confirmed import DEEP, PROVENANCE, SHALLOW, confirm, rewrite, schema, write_dataset, xor_events
 from typer.testing import CliRunner
 
 import hep_ray
@@ -19,11 +20,14 @@ from hep_ray.cli import app
 from hep_ray.confirm.confirmation import load_confirmation
 from hep_ray.confirm.test_uses import SplitUse, params_hash, record_use
 from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable
+from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module
 from hep_ray.promote import turn
 from hep_ray.promote.run import Wishes, promote
+from hep_ray.promote.scores import check_metric
 from hep_ray.search.state import SearchState, search_folder
 from hep_ray.tracking.registry import ModelRegistry
+from hep_ray.training.testing import KeptScores
 
 EVENTS = 312
 """Of the 1,200 in the test split."""
@@ -255,6 +259,28 @@ def test_a_metric_that_is_not_that_of_the_scores_is_refused(storage, wishes):
 
     with pytest.raises(PromotionRefused, match=r"the confirmation says 0\.999"):
         promote(storage / "deep", wishes())
+
+
+def test_a_metric_of_saturated_probabilities_says_how_to_reckon_it_anew(tmp_path):
+    # Four signal events with log-odds 25 … 22, background 21, −1, −2, −3: all 16 pairs are in order. As float32 the
+    # five probabilities of at least 21 are 1: four pairs of 16 tie, 1 − 4/2/16 = 0.875.
+    odds = np.array([25, 24, 23, 22, 21, -1, -2, -3], dtype=float)
+    probabilities = scipy.special.expit(np.stack([-odds, odds], axis=1)).astype(np.float32)
+    labels = np.repeat([1, 0], 4)
+    kept = KeptScores(None, labels, probabilities, log_odds_of(probabilities), None, {}, exact=False)
+
+    def check(recorded, scores=kept):
+        found = scores.metrics(schema())
+        return check_metric(
+            scores, found, {"test_auc": recorded}, "test_auc", schema(), tmp_path / "old" / "confirm"
+        )
+
+    assert check(1.0).passed
+    assert not check(0.875).passed
+    assert f"type `hep-ray confirm old --storage {tmp_path}`" in check(0.875).text
+    assert not check(0.9).passed
+    assert "type `hep-ray" not in check(0.9).text
+    assert "type `hep-ray" not in check(0.875, dataclasses.replace(kept, exact=True)).text
 
 
 def test_a_changed_dataset_is_refused(storage, wishes, searches, tmp_path):

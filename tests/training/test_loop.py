@@ -106,6 +106,18 @@ def test_a_loss_that_leaves_the_finite_numbers_names_epoch_step_and_learning_rat
         loop(train=broken).run_epoch()
 
 
+def test_logits_too_large_to_rank_by_are_a_diverged_training():
+    # A bounded loss stays finite: mse of logits ±3e38 is 0 or 1, but their difference, 6e38, is beyond float32.
+    params = {key: value for key, value in PARAMS.items() if key != "root_index"} | {"loss": "mse"}
+    one = TrialLoop(TrialConfig.from_params(params), SCHEMA, TRAIN, VAL, epochs=1, seed=0)
+    last = [module for module in one.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([3e38, -3e38]))
+
+    with pytest.raises(NonFiniteLoss, match=r"log-odds, which rank events, are not: .* of epoch 1 .*0.001"):
+        one.run_epoch()
+
+
 def test_a_checkpoint_of_other_parameters_is_refused():
     state = loop().state_dict()
 
