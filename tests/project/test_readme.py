@@ -230,3 +230,20 @@ assert abs(float(build_loss("generalised_cross_entropy", {"robustness": 0.5})(to
         ),
         tmp_path,
     )
+
+
+def test_every_test_that_the_pages_name_exists() -> None:
+    named = 0
+    for page in PAGES:
+        file = ""
+        for words in re.findall(r"`((?:tests/[\w/.]+)?(?:::\w+)*)`", page.read_text(encoding="utf-8")):
+            path, *names = words.split("::")
+            file = path or file
+            if not words:
+                continue
+            assert (REPOSITORY / file).exists(), f"{name_of(page)} names {file}"
+            for name in names:
+                text = (REPOSITORY / file).read_text(encoding="utf-8")
+                assert re.search(rf"^\s*(def|class) {name}\b", text, re.MULTILINE), f"{file} has no {name}"
+                named += 1
+    assert named
