@@ -27,8 +27,8 @@ TURNING = {"phi_rotation": "phi", "phi_flip": "phi", "eta_flip": "eta"}
 ON_IMAGES = (*TURNING, "cutout", "noise", "cutmix")
 """What happens to images."""
 CHANGED = {
-    "phi_rotation": frozenset({"phi", "px", "py"}),
-    "phi_flip": frozenset({"phi", "dphi", "phirel", "px", "py", "d0", "dxy"}),
+    "phi_rotation": frozenset({"phi", "azimuth", "px", "py"}),
+    "phi_flip": frozenset({"phi", "azimuth", "dphi", "phirel", "px", "py", "d0", "dxy"}),
     "eta_flip": frozenset({"eta", "deta", "etarel", "theta", "rapidity", "pz", "z0", "dz"}),
 }
 """What turns or reflects an event → words in the name of a quantity that it changes."""
@@ -171,6 +171,8 @@ def changes(wanted: str, name: str) -> bool:
 
     >>> changes("phi_rotation", "met_phi"), changes("phi_rotation", "delta_phi"), changes("eta_flip", "r_eta")
     (True, False, False)
+    >>> changes("phi_rotation", "lep_azimuth"), changes("phi_flip", "azimuth")
+    (True, True)
     """
     words = [word.lower() for word in _words(name)]
     for place, word in enumerate(words):

@@ -292,6 +292,7 @@ IMAGE = Column(name="image", shape=(12, 5, 1), axes=("phi", "eta"))
         ("phi_rotation", [Column(name="image", shape=(9, 9, 1), axes=("x", "y"))], "needs the axis phi"),
         ("phi_rotation", [Column(name="jet", shape=(9, 9), axes=("delta_phi", "delta_eta"))], "is a window"),
         ("phi_rotation", [IMAGE, Column(name="met_phi")], "'met_phi' would have to change"),
+        ("phi_flip", [IMAGE, Column(name="lep_azimuth")], "'lep_azimuth' would have to change"),
         ("phi_rotation", [IMAGE, Column(name="x", shape=(2,), elements=("pt", "py"))], "'py' of x would"),
         ("eta_flip", [IMAGE, Column(name="tracks", shape=(4, 2), elements=("pt", "delta_eta"))], "'delta_eta'"),
         ("phi_rotation", [IMAGE, Column(name="tracks", shape=(3,))], "not known what 'tracks' of shape"),
