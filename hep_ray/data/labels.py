@@ -46,8 +46,8 @@ class Origin:
     fills: str = "--missing VALUE, or missing = VALUE of the column in a schema file,"
 
     def at(self, row: int, name: str) -> str:
-        """A value of a row of the part, for messages."""
-        return self.cell(int(row), name) if self.cell else f"{self.shown}, row {row}"
+        """A value of a row of the part, or the row where no field is named, for messages."""
+        return self.cell(int(row), name) if self.cell and name else f"{self.shown}, row {row}"
 
 
 class Table(Protocol):

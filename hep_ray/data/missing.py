@@ -62,7 +62,7 @@ def refuse_missing(
         values: (N, ...)
         missing: which of them are, in their shape.
         rule: of the column.
-        shown: id of one of the N events, and where its value of a field stands.
+        shown: id of one of the N events, and where its value of a field stands, or where it does itself for no field.
         fills: what fills missing values.
 
     Raises:
@@ -72,7 +72,12 @@ def refuse_missing(
         return
     without = missing.reshape(len(values), -1).any(axis=1)
     row = int(without.argmax())
-    name = rule.reads[0] if len(rule.reads) == 1 else rule.name
+    if len(rule.reads) == 1:
+        name = rule.reads[0]
+    elif rule.expression:
+        name = ""
+    else:  # fields stand beside each other along the last axis
+        name = rule.reads[int(missing[row].reshape(-1, len(rule.reads)).any(axis=0).argmax())]
     flat = values.ndim == 1
     tested = (
         (rule.expression,) if rule.expression else (rule.sources if len(rule.sources) > 1 else (rule.name,))

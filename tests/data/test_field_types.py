@@ -367,3 +367,21 @@ def test_options_for_missing_values_need_one_that_takes_their_place() -> None:
 
 def parse_schema_of(column: dict[str, Any]) -> SchemaFile:
     return parse(SchemaFile, {"reader": "npz", "columns": [column]}, "schema")
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "told"),
+    [
+        ('name = "both"\nsources = ["pt", "eta"]', "1,nan", "in.csv:3 ('nan')"),
+        ('name = "ratio"\nexpression = "pt / eta"', "0,0", "in.csv, row 1"),
+    ],
+)
+def test_a_missing_value_of_a_column_made_of_several_fields_is_named_by_its_place(
+    tmp_path: Path, column: str, row: str, told: str
+) -> None:
+    (tmp_path / "in.csv").write_text(f"pt,eta,label\n1,1,0\n{row},1\n1,1,0\n")
+    head = 'reader = "text"\nclasses = ["b", "s"]\n[label]\nfrom = "field"\nfield = "label"\n[[columns]]\n'
+    (tmp_path / "in.toml").write_text(head + column + "\n")
+    with pytest.raises(InvalidEvents) as caught:
+        convert([tmp_path / "in.csv"], None, None, tmp_path / "out", schema=str(tmp_path / "in.toml"))
+    assert told in str(caught.value)
