@@ -33,7 +33,12 @@ def model_cost(model: Model, schema: EventSchema, device: torch.device | str = "
         device: of the model.
     """
     columns = [schema.column(name) for name in model.columns]
-    event = [torch.zeros((1, *one.shape), dtype=getattr(torch, one.dtype), device=device) for one in columns]
+    real = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+    dtypes = [getattr(torch, one.dtype) for one in columns]
+    event = [
+        torch.zeros((1, *one.shape), dtype=real if dtype.is_floating_point else dtype, device=device)
+        for one, dtype in zip(columns, dtypes, strict=True)
+    ]
     was_training = model.training
     model.eval()
     counter = FlopCounterMode(display=False)
