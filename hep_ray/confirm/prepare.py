@@ -15,7 +15,7 @@ from hep_ray.plugins import restore
 from hep_ray.search.find import Found, find_search
 from hep_ray.search.prepare import SearchOptions, check_epoch_timeout, check_storage, preflight
 from hep_ray.search.script import script_of
-from hep_ray.search.shares import check_shares_of
+from hep_ray.search.shares import check_batches_of, check_shares_of
 from hep_ray.search.state import SearchState
 from hep_ray.search.stated import CROSS_ENTROPY, Stated, has_parameters
 from hep_ray.search.suits import check_models
@@ -63,6 +63,13 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         dataset, given, contenders, plugins, trials=runs, model_bytes=model_bytes, keep=runs
     )
     check_shares_of(contenders, resources.min_workers_per_trial, resources.workers_per_trial)
+    check_batches_of(
+        contenders,
+        dataset.schema,
+        dataset.rows("train"),
+        min_workers=resources.min_workers_per_trial,
+        workers=resources.workers_per_trial,
+    )
     first = 1 + max(trial.started.seed for trial in state.trials.values())
     return ConfirmPlan(
         started=state.started,

@@ -95,8 +95,24 @@ def check_batches(
     Raises:
         InvalidSpace: one would.
     """
+    check_batches_of([*_varied(space), *references], schema, events, min_workers=min_workers, workers=workers)
+
+
+def check_batches_of(
+    configurations: Sequence[Mapping[str, Any]],
+    schema: EventSchema,
+    events: int,
+    *,
+    min_workers: int = 1,
+    workers: int = 1,
+) -> None:
+    """The same for configurations that are known.
+
+    Raises:
+        InvalidSpace: as above.
+    """
     refuses: dict[str, bool] = {}
-    for params in (*_varied(space), *references):
+    for params in configurations:
         config = TrialConfig.from_params(params)
         if config.fitted:
             continue

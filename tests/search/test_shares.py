@@ -5,7 +5,7 @@ import pytest
 from hep_ray.data.events import Column, EventSchema
 from hep_ray.errors import InvalidSpace
 from hep_ray.search.parameters import Choice, Integer
-from hep_ray.search.shares import check_batches, check_shares
+from hep_ray.search.shares import check_batches, check_batches_of, check_shares
 from hep_ray.search.space import Space
 
 COMMON = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
@@ -99,3 +99,11 @@ def test_a_reference_with_a_batch_of_one_event_is_refused():
     reference = {**COMMON, **BCNN, "last_batch": "keep"}
     with pytest.raises(InvalidSpace, match="batch of 1"):
         check_batches(space(batch_size=8, model="cnn"), [reference], IMAGES, 3009)
+
+
+def test_a_configuration_that_is_known_is_refused_as_one_of_a_space():
+    known = dict(images(last_batch="keep", batch_size=32).samples()[0])
+    check_batches_of([known], IMAGES, 3008)
+    with pytest.raises(InvalidSpace) as caught:
+        check_batches_of([known], IMAGES, 3009)
+    assert "a batch of 1, of 3009 training events in batches of 32" in str(caught.value)
