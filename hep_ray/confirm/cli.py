@@ -77,9 +77,9 @@ def confirm(  # noqa: PLR0917 - one argument per flag
 
     A search ranks by validation, and the best of many noisy scores is a biased pick. Here every contender is trained
     at full length with the same seeds, none of which the search used. Only when all have ended is the test split
-    opened. Printed: mean ± s.d., Student's interval, the difference to the baseline seed by seed with the p-value of
-    the paired t-test, and the p-value corrected for the number of finalists (Holm). Trials of a search that differ in
-    their seed only are one configuration.
+    opened. Printed: mean ± s.d., Student's interval, the difference to the baseline, paired by seed and event, with the
+    p-value that counts the noise of both, and that corrected for the number of finalists (Holm). Trials of a search
+    that differ in their seed only are one configuration.
 
     Example: `hep-ray confirm cnn_loss --top 3 --seeds 5`. Typed again after an interruption, it goes on.
 

@@ -54,6 +54,13 @@ def contender_lines(confirmation: Confirmation) -> list[str]:
     return lines + [f"{name:9} {cause.splitlines()[0]}" for name, cause in confirmation.dropped.items()]
 
 
+def of_difference(confirmation: Confirmation) -> str:
+    """What the interval and the p-value of a difference cover."""
+    if all(one.judged_by == "crossed" for one in confirmation.comparisons):
+        return "Paired by seed and event; interval and p-value count the noise of both"
+    return "Paired by seed; interval and p-value count the noise of the seeds alone"
+
+
 def verdict(confirmation: Confirmation) -> str:
     """One sentence: who beats the baseline, if anyone."""
     if len(confirmation.seeds) == 1 and all(one.p_value is None for one in confirmation.comparisons):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from hep_ray.confirm.confirmation import Confirmation, Estimate
-from hep_ray.confirm.table import verdict
+from hep_ray.confirm.table import of_difference, verdict
 from hep_ray.data.splits import SPLITS
 from hep_ray.drawing.page import table
 from hep_ray.report.groups import varied_in
@@ -147,7 +147,7 @@ def confirmation(found: Confirmation) -> str:
     return (
         f'{contenders}<p class="note">Test split; mean ± s.d. over {len(found.seeds)} seeds [{level} interval].</p>'
         f"{against}"
-        f'<p class="note">Paired by seed; two-sided paired t-test of no difference; p-values corrected for the number '
+        f'<p class="note">{of_difference(found)}; two-sided p-value of no difference; corrected for the number '
         f"of finalists: {escape(found.correction.capitalize())}. {escape(verdict(found))}</p>"
         + "".join(f"<p>{escape(f'{name} was dropped: {cause}')}</p>" for name, cause in found.dropped.items())
     )

@@ -104,6 +104,8 @@ def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable
     assert "biased pick; type" not in found.words
     assert "test split: 120 events; mean over 2 seeds" in found.words
     assert "paired difference +0.062 ± 0.010 [+0.040, +0.080], corrected p = 0.03" in found.words
+    # This confirmation says nothing of events: it is one of before they were counted.
+    assert "Paired by seed; interval and p-value count the noise of the seeds alone" in found.words
     assert "hep-ray confirm toy" in found.words
     table = found.words[found.words.index("Each class against the rest") :]
     assert all(table.count(name) >= 2 for name in place.classes)  # of the finalist and of the baseline

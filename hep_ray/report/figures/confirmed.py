@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hep_ray.confirm.table import of_difference
 from hep_ray.drawing.style import colour
 from hep_ray.report.canvas import MARKERS, panels, tag
 from hep_ray.report.figures import Drawn, figure
@@ -65,6 +66,6 @@ def confirmed(material: Material) -> Drawn | str | None:
     return Drawn(
         drawing,
         f"Left: {metric_words(found.metric)} of every contender, mean over {len(found.seeds)} seeds with its "
-        f"{found.level:.0%} interval; ticks: single seeds. Right: finalist minus baseline, paired by seed, with its "
-        f"{found.level:.0%} interval.",
+        f"{found.level:.0%} interval; ticks: single seeds. Right: finalist minus baseline with its "
+        f"{found.level:.0%} interval. {of_difference(found)}.",
     )
