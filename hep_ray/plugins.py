@@ -88,7 +88,7 @@ def load(plugins: Iterable[Plugin]) -> None:
         PluginFailed: one cannot be imported, or is another version than the one that is asked for.
     """
     for plugin in plugins:
-        if _digest_of(sys.modules.get(plugin.module)) == plugin.sha256 or _runs_here(plugin):
+        if _is_here(plugin):
             continue
         if plugin.source:
             import_source(plugin.module, Path(plugin.path), plugin.source)
@@ -150,10 +150,10 @@ def trust(plugins: Sequence[Plugin], *, trust_code: bool) -> None:
         UntrustedCode: the code is not here and is not trusted.
     """
     for plugin in plugins:
-        if _digest_of(sys.modules.get(plugin.module)) == plugin.sha256 or _runs_here(plugin):
+        if _is_here(plugin):
             continue
-        installed = plugin.module if not plugin.module.startswith(SCRIPT) and not plugin.source else None
-        if installed is None and not (trust_code or os.environ.get("HEP_RAY_TRUST_CODE") == "1"):
+        came_with_it = bool(plugin.source) or plugin.module.startswith(SCRIPT)
+        if came_with_it and not (trust_code or os.environ.get("HEP_RAY_TRUST_CODE") == "1"):
             raise UntrustedCode(
                 f"{', '.join(plugin.registers)} of this model is code of {Path(plugin.path).name} (SHA-256 "
                 f"{plugin.sha256[:12]}) that came with the model: read it (plugins in model.json); if you trust it, "
@@ -236,8 +236,10 @@ def _digest_of(module: ModuleType | None) -> str | None:
     return _digest(Path(path).read_text(encoding="utf-8"))
 
 
-def _runs_here(plugin: Plugin) -> bool:
-    """Whether it is the script that this process runs."""
+def _is_here(plugin: Plugin) -> bool:
+    """Whether this process has it: imported in this version, or as the script that it runs."""
+    if _digest_of(sys.modules.get(plugin.module)) == plugin.sha256:
+        return True
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     return path is not None and str(Path(path).resolve()) == plugin.path and "__main__" in OWN_CODE
 
