@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from hep_ray.cluster import connect
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.shards import ShardWriter
 
 PARAMS = {
     "model": "cnn",
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=100, help="of the whole trial")
     options = parser.parse_args()
     connect()
-    from hep_ray.data.stream import load_resident
+    from hep_ray.loading.stream import load_resident
     from hep_ray.search.trial_run import TrialJob
 
     with tempfile.TemporaryDirectory() as name:

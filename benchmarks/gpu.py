@@ -28,12 +28,12 @@ import torch
 from epoch_overhead import ByHand, take_turns
 
 from hep_ray.cluster import connect
-from hep_ray.data.batches import Events
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.on_device import DeviceEvents
-from hep_ray.data.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.shards import ShardWriter
 from hep_ray.errors import HepRayError, Infeasible
+from hep_ray.loading.batches import Events
+from hep_ray.loading.on_device import DeviceEvents
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
 
@@ -123,7 +123,7 @@ def sharing(
     import ray
     from ray import tune
 
-    from hep_ray.data.stream import load_resident
+    from hep_ray.loading.stream import load_resident
     from hep_ray.search.trial import TrialActor
     from hep_ray.search.trial_run import TrialJob
 

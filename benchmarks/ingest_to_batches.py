@@ -33,7 +33,7 @@ from dataset import SCHEMA, write_dataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hep_ray.cluster import connect
-from hep_ray.data.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset
 
 BATCH = 512
 IMAGE = SCHEMA.column("image")
@@ -131,7 +131,7 @@ def _over(rates: dict[str, float], peer: float) -> dict[str, float]:
 
 def rates(dataset: Dataset, budget: float) -> dict[str, float]:
     """Events per second of each way to read one dataset."""
-    from hep_ray.data.stream import load_resident
+    from hep_ray.loading.stream import load_resident
 
     found = {"scan": rate(scan(dataset.paths("train")))}
     start = time.perf_counter()
@@ -147,8 +147,8 @@ def rates(dataset: Dataset, budget: float) -> dict[str, float]:
 def stream_rates(dataset: Dataset, budget: float) -> tuple[float, float]:
     """Events per second of the first streamed pass and of the best of the next two."""
     from hep_ray.cluster import nodes
-    from hep_ray.data.cache import plan_ingest, with_streams
-    from hep_ray.data.stream import open_events
+    from hep_ray.loading.cache import plan_ingest, with_streams
+    from hep_ray.loading.stream import open_events
 
     ingest = with_streams(plan_ingest(dataset.manifest, nodes(), "streaming", budget), 1)
     stream = open_events(dataset, dataclasses.replace(ingest, readers=1), ["train"]).events("train")

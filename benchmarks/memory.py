@@ -27,7 +27,7 @@ import numpy as np
 from dataset import SHAPE, write_dataset
 
 from hep_ray.cluster import connect, nodes
-from hep_ray.data.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset
 
 MB = 10**6
 SLACK = 500 * MB
@@ -127,8 +127,8 @@ def measure(folder: Path, events: int, times: float) -> dict[str, Any]:
     connect()
     import ray
 
-    from hep_ray.data.cache import plan_ingest
-    from hep_ray.data.stream import open_events
+    from hep_ray.loading.cache import plan_ingest
+    from hep_ray.loading.stream import open_events
     from hep_ray.search.resources import plan_resources
     from hep_ray.search.trial_run import TrialJob
 

@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hep_ray.data.convert import convert
-    from hep_ray.data.dataset import Dataset
+    from hep_ray.convert.convert import convert
+    from hep_ray.dataset.dataset import Dataset
     from hep_ray.promote.package import load_model
     from hep_ray.search.cli import main
     from hep_ray.search.definition import Preset, Search, StudyTable
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "convert": "hep_ray.data.convert",
-    "Dataset": "hep_ray.data.dataset",
+    "convert": "hep_ray.convert.convert",
+    "Dataset": "hep_ray.dataset.dataset",
     "load_model": "hep_ray.promote.package",
     "main": "hep_ray.search.cli",
     "Preset": "hep_ray.search.definition",

@@ -80,9 +80,9 @@ def component(kind: str, name: str) -> Component:
 
 def registries() -> dict[str, Registry[Any]]:
     """Kind → registry: what a space states, then what makes datasets."""
-    from hep_ray.data.augment import AugmentConfig
-    from hep_ray.data.readers import READERS
-    from hep_ray.data.scalers import SCALERS
+    from hep_ray.convert.readers import READERS
+    from hep_ray.loading.augment import AugmentConfig
+    from hep_ray.loading.scalers import SCALERS
     from hep_ray.registry import Registry
     from hep_ray.simulate import SIMULATIONS
     from hep_ray.training.config import REGISTRIES, TrainerConfig

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from hep_ray.data.encoding import Encoding
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.manifest import MANIFEST, Manifest, Shard
-from hep_ray.data.shard_file import ROW_GROUP
-from hep_ray.data.splits import Split, SplitRule
+from hep_ray.dataset.encoding import Encoding
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.manifest import MANIFEST, Manifest, Shard
+from hep_ray.dataset.shard_file import ROW_GROUP
+from hep_ray.dataset.splits import Split, SplitRule
 
 SHAPE = (50, 50, 3)
 OCCUPANCY = 0.03

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from hep_ray.confirm.plan import ConfirmPlan
     from hep_ray.confirm.run import ConfirmResult
-    from hep_ray.data.cache import Cache
+    from hep_ray.loading.cache import Cache
 
 
 def confirm(  # noqa: PLR0917 - one argument per flag

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hep_ray.confirm.confirmation import Contender
-from hep_ray.data.events import EventSchema
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import StorageError
 from hep_ray.metrics.crossed import Crossed, crossed
 from hep_ray.metrics.event_values import event_values

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration
-from hep_ray.data.cache import Cache
-from hep_ray.data.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.flags import STORAGE
+from hep_ray.loading.cache import Cache
 from hep_ray.plugins import Plugin
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import recorded_uri

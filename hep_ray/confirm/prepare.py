@@ -9,7 +9,7 @@ from typing import Any
 
 from hep_ray.confirm.finalists import Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, of_test
-from hep_ray.data.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError
 from hep_ray.plugins import restore
 from hep_ray.search.find import Found, find_search

@@ -14,10 +14,10 @@ import ray
 import torch
 
 from hep_ray.cluster import result
-from hep_ray.data.columns import EVENT_ID
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import EventSchema
-from hep_ray.data.stream import EventData, open_events
+from hep_ray.dataset.columns import EVENT_ID
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import EventSchema
+from hep_ray.loading.stream import EventData, open_events
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.tracking.records import Record, TrialTested

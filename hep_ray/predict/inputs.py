@@ -12,16 +12,16 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from hep_ray.data.column_names import field_of
-from hep_ray.data.columns import EVENT_ID
-from hep_ray.data.events import EventSchema
-from hep_ray.data.expressions import Expression, unknown
-from hep_ray.data.identities import digest_of
-from hep_ray.data.integrity import verify
-from hep_ray.data.manifest import MANIFEST
-from hep_ray.data.paths import files, matched, open_all, reader_by_ending, refuse_absent
-from hep_ray.data.readers import READERS, parse_options
-from hep_ray.data.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
+from hep_ray.convert.column_names import field_of
+from hep_ray.convert.identities import digest_of
+from hep_ray.convert.paths import files, matched, open_all, reader_by_ending, refuse_absent
+from hep_ray.convert.readers import READERS, parse_options
+from hep_ray.convert.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
+from hep_ray.dataset.columns import EVENT_ID
+from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.expressions import Expression, unknown
+from hep_ray.dataset.integrity import verify
+from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, ModelMismatch
 from hep_ray.predict import matching
 from hep_ray.predict.pieces import Piece, cut

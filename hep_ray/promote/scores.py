@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import ConfirmedRun
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import EVENT_ID, LABEL, EventSchema
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import HepRayError
 from hep_ray.flags import typed
 from hep_ray.promote.classifier import Classifier

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hep_ray.data.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import PromotionRefused
 from hep_ray.promote.gate import TOLERANCE
 from hep_ray.promote.package import Package

@@ -12,8 +12,8 @@ import optuna
 
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
 from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.manifest import Manifest
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
 from hep_ray.plugins import restore
 from hep_ray.report.groups import Groups, groups_of, short_name, varied_in

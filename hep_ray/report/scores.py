@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import FOLDER, Confirmation
-from hep_ray.data.batches import Batch, Events, batches
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import LABEL, EventSchema
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import LABEL, EventSchema
 from hep_ray.errors import InvalidEvents, StorageError
+from hep_ray.loading.batches import Batch, Events, batches
 from hep_ray.report.performance import Performance, performance_of
 from hep_ray.search.state import TrialState
 from hep_ray.training.checkpoint import BEST

@@ -8,7 +8,7 @@ from html import escape
 
 from hep_ray.confirm.confirmation import Confirmation, Estimate
 from hep_ray.confirm.table import of_difference, verdict
-from hep_ray.data.splits import SPLITS
+from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import table
 from hep_ray.report.groups import varied_in
 from hep_ray.report.material import Material

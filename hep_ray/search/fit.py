@@ -12,8 +12,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.stream import open_events
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.loading.stream import open_events
 from hep_ray.plugins import Plugin
 from hep_ray.search.lifeline import lifeline
 from hep_ray.search.memory_monitor import memory_kills_are_losses

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.cluster import connect, nodes
-from hep_ray.data.cache import Cache, plan_ingest
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.manifest import MANIFEST
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.errors import InvalidConfig, StorageError, UnknownName
 from hep_ray.files import make_folder
 from hep_ray.flags import STORAGE
+from hep_ray.loading.cache import Cache, plan_ingest
 from hep_ray.masking import without_password
 from hep_ray.plugins import Plugin, registered
 from hep_ray.search.autoscale import expected_nodes

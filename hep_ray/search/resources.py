@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hep_ray.data.cache import RESIDENT, Ingest, with_streams
 from hep_ray.errors import Infeasible
+from hep_ray.loading.cache import RESIDENT, Ingest, with_streams
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hep_ray.data.events import EventSchema
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import PluginFailed, StorageError
 from hep_ray.losses import LOSSES
 from hep_ray.plugins import Plugin, load

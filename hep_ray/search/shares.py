@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hep_ray.data.events import EventSchema
-from hep_ray.data.source import check_pass
-from hep_ray.data.tensors import torch_dtype
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace
+from hep_ray.loading.source import check_pass
+from hep_ray.loading.tensors import torch_dtype
 from hep_ray.search.parameters import By, Choice, Integer, Value
 from hep_ray.search.space import Space
 from hep_ray.training.config import TrialConfig

@@ -21,8 +21,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from hep_ray.data.augment import AugmentConfig
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
+from hep_ray.loading.augment import AugmentConfig
 from hep_ray.models import MODELS
 from hep_ray.search.parameters import By, Choice, Parameter, Value
 from hep_ray.training.config import (

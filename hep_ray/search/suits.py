@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import EventSchema
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace
 from hep_ray.search.definition import Search
 from hep_ray.search.state import OF_MODEL, TIMES

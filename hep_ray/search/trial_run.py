@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from hep_ray.data.events import EventSchema
-from hep_ray.data.stream import EventData
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
+from hep_ray.loading.stream import EventData
 from hep_ray.masking import mask
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.failures import kind_of

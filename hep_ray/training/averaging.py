@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from hep_ray.data.batches import Batch
+from hep_ray.loading.batches import Batch
 from hep_ray.models import Model
 from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.training.distributed import ALONE, Communicator

@@ -10,12 +10,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hep_ray.config import Config, parse
-from hep_ray.data.augment import AugmentConfig
-from hep_ray.data.event_images import check_augmentation
-from hep_ray.data.events import EventSchema
-from hep_ray.data.scalers import SCALERS
-from hep_ray.data.source import LastBatch
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import InvalidConfig
+from hep_ray.loading.augment import AugmentConfig
+from hep_ray.loading.event_images import check_augmentation
+from hep_ray.loading.scalers import SCALERS
+from hep_ray.loading.source import LastBatch
 from hep_ray.losses import LOSSES
 from hep_ray.models import MODELS, Model
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
@@ -171,7 +171,7 @@ class TrialConfig:
         """Refuse an augmentation that would break events of this schema, or do nothing to them.
 
         Raises:
-            InvalidConfig: see `hep_ray.data.event_images.check_augmentation`.
+            InvalidConfig: see `hep_ray.loading.event_images.check_augmentation`.
         """
         if self.augmentation.active:
             with torch.device("meta"):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hep_ray.data.events import EventSchema
-from hep_ray.data.source import EventSource
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import InvalidConfig
+from hep_ray.loading.source import EventSource
 from hep_ray.losses import build_loss
 from hep_ray.metrics.roc import passing
 from hep_ray.models import Model

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hep_ray.data.augment import Augmentation
-from hep_ray.data.batches import Batch
-from hep_ray.data.events import EventSchema
-from hep_ray.data.on_device import on_device
-from hep_ray.data.source import EventSource
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import NonFiniteLoss
+from hep_ray.loading.augment import Augmentation
+from hep_ray.loading.batches import Batch
+from hep_ray.loading.on_device import on_device
+from hep_ray.loading.source import EventSource
 from hep_ray.models import Model
 from hep_ray.optim.penalties import norms_and_biases
 from hep_ray.training.averaging import KeptModel

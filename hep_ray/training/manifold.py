@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hep_ray.data.batches import Batch
 from hep_ray.errors import InvalidConfig
+from hep_ray.loading.batches import Batch
 from hep_ray.models import Model
 
 PROBED_EVENTS = 4

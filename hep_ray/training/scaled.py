@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from hep_ray.data.scalers import SCALERS, Scaler
-from hep_ray.data.source import EventSource
-from hep_ray.data.sparse import Values
+from hep_ray.dataset.sparse import Values
+from hep_ray.loading.scalers import SCALERS, Scaler
+from hep_ray.loading.source import EventSource
 from hep_ray.models import Model, SchemaLike
 
 NONE = "none"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from hep_ray.data.batches import Batch
+from hep_ray.loading.batches import Batch
 from hep_ray.models import Model
 from hep_ray.training.distributed import ALONE, Communicator
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hep_ray.data.batches import Batch
 from hep_ray.errors import InvalidConfig
+from hep_ray.loading.batches import Batch
 from hep_ray.losses import Loss
 from hep_ray.models import Model
 from hep_ray.training.manifold import mixed

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hep_ray.data.columns import EVENT_ID, LABEL
-from hep_ray.data.events import EventSchema
-from hep_ray.data.source import EventSource
+from hep_ray.dataset.columns import EVENT_ID, LABEL
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
+from hep_ray.loading.source import EventSource
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST

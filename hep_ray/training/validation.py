@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hep_ray.data.events import EventSchema
-from hep_ray.data.source import EventSource
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import NonFiniteLoss
+from hep_ray.loading.source import EventSource
 from hep_ray.losses import Loss
 from hep_ray.metrics import classification_metrics
 from hep_ray.models import Model

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hep_ray.data.events import EventSchema
-from hep_ray.data.source import EventSource, EventWeights
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import InvalidEvents
+from hep_ray.loading.source import EventSource, EventWeights
 
 
 def training_weights(train: EventSource, schema: EventSchema, *, balanced: bool) -> EventWeights | None:

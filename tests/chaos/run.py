@@ -29,11 +29,11 @@ import pyarrow.parquet as pq
 import torch
 
 from hep_ray.cluster import SETTINGS
-from hep_ray.data.batches import Events
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import LABEL
-from hep_ray.data.shards import ShardWriter
-from hep_ray.data.stream import _pack
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import LABEL
+from hep_ray.dataset.shards import ShardWriter
+from hep_ray.loading.batches import Events
+from hep_ray.loading.stream import _pack
 from hep_ray.search.audit import Audit, audit
 from hep_ray.search.state import TrialState
 from hep_ray.training.config import TrialConfig

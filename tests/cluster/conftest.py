@@ -21,8 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.shards import ShardWriter
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.shards import ShardWriter
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

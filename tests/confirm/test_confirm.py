@@ -20,9 +20,9 @@ from hep_ray.confirm.prepare import prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.confirm.table import verdict
 from hep_ray.confirm.test_uses import params_hash, uses
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.shards import ShardWriter
 from hep_ray.errors import (
     CannotConfirm,
     CannotResume,

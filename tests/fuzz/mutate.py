@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hep_ray.data.expressions import FUNCTIONS
+from hep_ray.dataset.expressions import FUNCTIONS
 
 NASTY = (
     b"\x00", b"\xff", b"\xff" * 4, b"\xff" * 8, b"\x7f\xff\xff\xff", b"-1", b"0", b"1e999", b"-1e999", b"9" * 30,

@@ -18,14 +18,14 @@ from hep_ray.confirm.confirmation import FILE_NAME as CONFIRMATION
 from hep_ray.confirm.confirmation import FOLDER, load_confirmation
 from hep_ray.confirm.test_uses import FILE_NAME as USES
 from hep_ray.confirm.test_uses import uses
-from hep_ray.data.check import check
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.expressions import FUNCTIONS, Expression
-from hep_ray.data.manifest import MANIFEST
-from hep_ray.data.readers import READERS
-from hep_ray.data.schema_file import load_schema
-from hep_ray.data.shards import ShardWriter
+from hep_ray.convert.readers import READERS
+from hep_ray.convert.schema_file import load_schema
+from hep_ray.dataset.check import check
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.expressions import FUNCTIONS, Expression
+from hep_ray.dataset.manifest import MANIFEST
+from hep_ray.dataset.shards import ShardWriter
 from hep_ray.promote.package import DESCRIPTION, WEIGHTS, Description, Package
 from hep_ray.report.study import load_search
 from hep_ray.search.definition import Preset, Search
@@ -304,7 +304,7 @@ def texts(*words: str) -> Seeds:
 
 
 def ready_schemas(_: Path) -> Iterator[bytes]:
-    from hep_ray.data import schema_file
+    from hep_ray.convert import schema_file
 
     folder = Path(schema_file.__file__).parent / "schemas"
     yield from (path.read_bytes() for path in sorted(folder.glob("*.toml")))

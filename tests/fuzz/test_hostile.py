@@ -105,7 +105,7 @@ def test_no_file_leads_out_of_its_folder(tmp_path, name, old, new, error):
     "text", ["abs(x, n)", "hypot(x)", "'a' + 'b' == x", "x == 'a' * 3", "(2 ** 3) ** 64"]
 )
 def test_expressions_that_would_write_or_grow_are_refused(text):
-    from hep_ray.data.expressions import Expression
+    from hep_ray.dataset.expressions import Expression
 
     with pytest.raises(InvalidConfig):
         Expression(text)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hep_ray.data.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.search.trial import TrialActor, TrialJob
 
 pytestmark = pytest.mark.ray
@@ -23,7 +23,7 @@ def config(trial_id, **changes):
 
 @pytest.fixture
 def job(ray_session, make_dataset, tmp_path):
-    from hep_ray.data.stream import load_resident
+    from hep_ray.loading.stream import load_resident
 
     dataset = Dataset.open(make_dataset(events=96, size=28))
     return TrialJob(

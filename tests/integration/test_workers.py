@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from hep_ray.data.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, Infeasible, InvalidSpace
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.mailbox import Ledger, Mailbox
@@ -49,7 +49,7 @@ def trial(trial_id, **changes):
 
 @pytest.fixture
 def job(ray_session, make_dataset, tmp_path):
-    from hep_ray.data.stream import load_resident
+    from hep_ray.loading.stream import load_resident
 
     dataset = Dataset.open(make_dataset(events=EVENTS, size=28))
     return TrialJob(

@@ -8,9 +8,9 @@ import scipy.special
 import torch
 from threadpoolctl import threadpool_limits
 
-from hep_ray.data.batches import Events
-from hep_ray.data.events import Column, EventSchema
+from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, NotFitted
+from hep_ray.loading.batches import Events
 from hep_ray.models import MODELS, build_model
 from hep_ray.models.likelihood import transformed_discriminant
 from hep_ray.training.config import TrialConfig

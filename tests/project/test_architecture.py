@@ -20,28 +20,31 @@ BASE = {
     *("config", "console", "cores", "errors", "files", "flags", "head", "masking", "plugins", "registry"),
 }
 RAY = {"cluster", "parallel"}
+DATA = {"dataset", "convert", "loading"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
     "drawing": BASE,
-    "data": BASE | {"parallel", "drawing"},
-    "simulate": BASE | RAY | {"data"},
+    "dataset": BASE | {"parallel", "drawing", "convert", "loading"},
+    "convert": BASE | {"parallel", "dataset", "loading"},
+    "loading": BASE | {"dataset", "parallel", "convert"},
+    "simulate": BASE | RAY | DATA,
     **dict.fromkeys(PARTS, BASE),
-    "training": BASE | {"data"} | PARTS,
+    "training": BASE | DATA | PARTS,
     "tracking": BASE,
-    "search": BASE | {"cluster", "data", "training", "tracking"} | PARTS,
-    "confirm": BASE | {"cluster", "data", "training", "search", "tracking", "metrics", "models"},
-    "report": BASE | {"data", "drawing", "metrics", "training", "search", "confirm", "tracking"},
-    "doctor": BASE | {"cluster", "data", "search", "tracking"},
-    "promote": BASE | {"data", "training", "search", "confirm", "tracking"} | PARTS,
-    "predict": BASE | RAY | {"data", "training", "promote", "tracking"},
+    "search": BASE | {"cluster", *DATA, "training", "tracking"} | PARTS,
+    "confirm": BASE | {"cluster", *DATA, "training", "search", "tracking", "metrics", "models"},
+    "report": BASE | DATA | {"drawing", "metrics", "training", "search", "confirm", "tracking"},
+    "doctor": BASE | {"cluster", *DATA, "search", "tracking"},
+    "promote": BASE | DATA | {"training", "search", "confirm", "tracking"} | PARTS,
+    "predict": BASE | RAY | DATA | {"training", "promote", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 
 RAY_MODULES = {
     "cluster.py",
     "parallel.py",
-    "data/ray_reader.py",
-    "data/stream.py",
+    "loading/ray_reader.py",
+    "loading/stream.py",
     "confirm/unblind.py",
     "predict/run.py",
 }

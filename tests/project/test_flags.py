@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from hep_ray import LogUniform, Preset, Search, Space
 from hep_ray.cli import app
-from hep_ray.data.manifest import Manifest
+from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import HepRayError
 from hep_ray.search.cli import build_app
 from hep_ray.search.stated import stated_by
@@ -101,15 +101,15 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--port": "tests/ui/conftest.py",
         "--tracking-uri": "tests/project/test_flags.py::test_a_database_that_is_none_has_no_pages",
     },
-    "data convert": {"--out": "tests/data/test_data_cli.py", "--workers": "tests/data/test_convert.py"},
-    "data check": {"--json": "tests/data/test_data_cli.py", "--accept": "tests/data/test_leakage.py"},
+    "data convert": {"--out": "tests/convert/test_data_cli.py", "--workers": "tests/convert/test_convert.py"},
+    "data check": {"--json": "tests/convert/test_data_cli.py", "--accept": "tests/dataset/test_leakage.py"},
     "data simulate": {
         **dict.fromkeys(
             ("--events", "--seed", "--out", "--workers", "--overwrite", "--set"), "tests/simulate/test_run.py"
         ),
         "--list": "tests/project/test_flags.py::test_simulations_are_listed",
     },
-    "data show": {"--out": "tests/data/test_show.py", "--split": "tests/data/test_show.py"},
+    "data show": {"--out": "tests/dataset/test_show.py", "--split": "tests/dataset/test_show.py"},
 }
 """Command -> flag -> the test (or file of tests) where it is used, under its name or as the option that it sets."""
 

@@ -194,9 +194,9 @@ def test_the_components_of_the_guide_work(tmp_path: Path) -> None:
     model, loss, schedule, reader, simulation, search = blocks(COMPONENTS, "python")
     use = """
 import numpy as np, torch
-from hep_ray.data.check import check
-from hep_ray.data.convert import convert
-from hep_ray.data.splits import SPLITS
+from hep_ray.dataset.check import check
+from hep_ray.convert.convert import convert
+from hep_ray.dataset.splits import SPLITS
 from hep_ray.losses import build_loss
 from hep_ray.models import build_model
 from hep_ray.simulate import SIMULATIONS

@@ -17,10 +17,10 @@ from hep_ray.confirm.confirmation import (
     Estimate,
     save_confirmation,
 )
-from hep_ray.data.batches import Events, batches
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.shards import ShardWriter
+from hep_ray.loading.batches import Events, batches
 from hep_ray.metrics import classification_metrics
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hep_ray.data.cache import Ingest
 from hep_ray.errors import Infeasible
+from hep_ray.loading.cache import Ingest
 from hep_ray.search.resources import plan_resources
 
 

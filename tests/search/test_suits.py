@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hep_ray import Choice, Preset, Search, Space
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.shards import ShardWriter
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.shards import ShardWriter
 from hep_ray.errors import InvalidSpace
 from hep_ray.search.prepare import SearchOptions, prepare
 from hep_ray.search.script import load_search

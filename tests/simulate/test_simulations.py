@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hep_ray.data.cli import parse_settings
-from hep_ray.data.manifest import Manifest
+from hep_ray.convert.cli import parse_settings
+from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import InvalidConfig, MissingPackage, SimulationFailed, StorageError, UnknownName
 from hep_ray.simulate import SIMULATIONS, run
 from hep_ray.simulate.imaging import event_variables

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hep_ray.config import Config
-from hep_ray.data.batches import Events
-from hep_ray.data.events import Column, EventSchema
+from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.errors import NonFiniteLoss
+from hep_ray.loading.batches import Events
 from hep_ray.models import Model, SchemaLike, model
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator

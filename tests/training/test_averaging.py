@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from hep_ray.data.augment import Augmentation, AugmentConfig
-from hep_ray.data.batches import Batch, Events
-from hep_ray.data.events import Column, EventSchema
+from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.errors import InvalidConfig
+from hep_ray.loading.augment import Augmentation, AugmentConfig
+from hep_ray.loading.batches import Batch, Events
 from hep_ray.losses import LOSSES
 from hep_ray.models import build_model
 from hep_ray.training.config import TrialConfig

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.data.batches import Batch, Events
-from hep_ray.data.events import Column, EventSchema
+from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.errors import InvalidConfig
+from hep_ray.loading.batches import Batch, Events
 from hep_ray.losses import LOSSES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.data.augment import Augmentation, AugmentConfig
-from hep_ray.data.batches import Batch, Events
-from hep_ray.data.events import Column, EventSchema
+from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
+from hep_ray.loading.augment import Augmentation, AugmentConfig
+from hep_ray.loading.batches import Batch, Events
 from hep_ray.losses import LOSSES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hep_ray.data.batches import Events
-from hep_ray.data.events import Column, EventSchema
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.loading.batches import Events
 from hep_ray.models import Model
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop

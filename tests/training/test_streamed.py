@@ -11,15 +11,15 @@ import pytest
 import torch
 from scipy import stats
 
-from hep_ray.data.batches import Events
-from hep_ray.data.dataset import Dataset
-from hep_ray.data.events import Column, EventSchema
-from hep_ray.data.on_device import DeviceEvents
-from hep_ray.data.row_groups import RowGroups
-from hep_ray.data.shard_stream import ShardStream
-from hep_ray.data.shards import ShardWriter
-from hep_ray.data.source import EventSource
-from hep_ray.data.splits import Split, SplitRule
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.splits import Split, SplitRule
+from hep_ray.loading.batches import Events
+from hep_ray.loading.on_device import DeviceEvents
+from hep_ray.loading.row_groups import RowGroups
+from hep_ray.loading.shard_stream import ShardStream
+from hep_ray.loading.source import EventSource
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import start_trial
 from hep_ray.training.loop import TrialLoop

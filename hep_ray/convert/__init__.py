@@ -1,0 +1,1 @@
+"""How files become a dataset: readers, schema files, labels, assembling and sorting."""

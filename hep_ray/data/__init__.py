@@ -1,1 +1,0 @@
-"""Datasets of particle-physics events: schema, shards, splits, readers and batches."""

@@ -1,0 +1,247 @@
+"""Columns that give the class away or that are no measurement: row numbers, identifiers, weights, stand-ins.
+
+All is worked out on a sample that the events' ids choose, of at most `LARGEST_SAMPLE` values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hep_ray.convert.infer import identifier_like, weight_like
+from hep_ray.dataset.columns import EVENT_ID, LABEL, Arrays, Column
+from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.splits import SPLITS
+
+Floats = npt.NDArray[np.float64]
+
+SEPARATES = 0.999
+"""AUC of a single column against the other classes above which it is told of."""
+LARGEST_SAMPLE = 2**23
+"""Values that are held together."""
+MOST_EVENTS = 20_000
+"""Events of a class of a split that are looked at, at most: the error of an AUC of 0.999 is below 0.0003."""
+MOST_ELEMENTS = 256
+"""Elements of a column up to which each is looked at; larger ones are images."""
+FEWEST_EVENTS = 20
+"""Events below which nothing is said of a column."""
+FEWEST_OF_CLASS = 5
+FEWEST_REPEATS = 3
+FEWEST_VALUES = 10
+"""Different values, beside one that may stand for missing ones."""
+FAR = 2.0
+"""A value stands far outside the others if its distance exceeds their range so many times."""
+MOST_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is found of a column.
+
+    Attributes:
+        column: its name.
+        text: a sentence.
+        grave: it spoils a training unless it is accepted.
+    """
+
+    column: str
+    text: str
+    grave: bool = False
+
+
+class Leakage:
+    """Collects a sample of the events and looks for columns that are no honest features."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._schema = manifest.event_schema
+        self._columns = [
+            column for column in self._schema.inputs if int(np.prod(column.shape)) <= MOST_ELEMENTS
+        ]
+        elements = sum(int(np.prod(column.shape)) for column in self._columns)
+        parts = len(SPLITS) * len(self._schema.classes)
+        most = min(MOST_EVENTS, LARGEST_SAMPLE // max(1, parts * elements))
+        counts = [list(manifest.class_counts(split).values()) for split in SPLITS]
+        shares = np.minimum(1.0, most / np.maximum(np.array(counts, dtype=float), 1))
+        self._limits = (shares * float(2**63)).astype(np.uint64)
+        self._rows: list[Arrays] = []
+
+    def add(self, events: Arrays, hashes: npt.NDArray[np.uint64], split: int) -> None:
+        """Take some events of a split (0, 1 or 2), chosen by the hashes (N) of their ids."""
+        if not self._columns:
+            return
+        labels = events[LABEL]
+        known = (labels >= 0) & (labels < len(self._schema.classes))
+        limits = self._limits[split][np.where(known, labels, 0)]
+        taken = known & ((hashes >> np.uint64(1)) < limits)
+        sample = {name: events[name][taken] for name in (LABEL, EVENT_ID, *(c.name for c in self._columns))}
+        self._rows.append({**sample, "split": np.full(int(taken.sum()), split)})
+
+    def findings(self) -> Iterator[Finding]:
+        """What is found, column by column."""
+        if not self._rows:
+            return
+        joined = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
+        self._rows = []
+        if len(joined[LABEL]) < FEWEST_EVENTS:
+            return
+        order = _Order(joined[EVENT_ID])
+        for column in self._columns:
+            values = joined[column.name].reshape(len(joined[LABEL]), -1)
+            for place in range(values.shape[1]):
+                with np.errstate(invalid="ignore"):  # broken bytes may be signalling NaN
+                    one: Floats = values[:, place].astype(np.float64)
+                if np.isfinite(one).all() and one.min() < one.max():
+                    yield from self._of(column, place, one, joined, order)
+
+    def _of(
+        self, column: Column, place: int, values: Floats, joined: Arrays, order: _Order
+    ) -> Iterator[Finding]:
+        shown, name = _shown(column, place)
+        kind = _kind(name, values, order)
+        aucs = self._separated(values, joined)
+        if aucs is not None:
+            label, listed = aucs
+            what = kind or _one_each(values, joined[LABEL])
+            yield Finding(
+                column.name,
+                f"{shown} alone separates '{self._schema.classes[label]}' from the rest (AUC {listed})"
+                + (f" and {what}" if what else "")
+                + f": a search would report what it says. {self._remedy(column)}",
+                grave=bool(what),
+            )
+        elif kind is not None:
+            yield Finding(column.name, f"{shown} {kind}. {self._remedy(column)}")
+        if (sentinel := _sentinel(values)) is not None:
+            value, count, low, high = sentinel
+            yield Finding(
+                column.name,
+                f"{shown} is {value:g} in {count / len(values):.2%} of the events and {low:g} to {high:g} in the "
+                f"others: if {value:g} stands for a missing value, a schema file says so: "
+                f"sentinels = [{value:g}], missing = …, missing_indicator = true",
+            )
+
+    def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str] | None:
+        """The class that the values tell from all others in every split, and the AUCs."""
+        labels, classes = joined[LABEL], len(self._schema.classes)
+        present = [number for number in range(len(SPLITS)) if (joined["split"] == number).any()]
+        areas = np.array(
+            [
+                one_vs_rest(values[joined["split"] == number], labels[joined["split"] == number], classes)
+                for number in present
+            ]
+        )
+        absent = np.isnan(areas)
+        above, below = absent | (areas > SEPARATES), absent | (areas < 1 - SEPARATES)
+        own = np.bincount(labels, minlength=classes)
+        enough = np.minimum(own, len(labels) - own) >= FEWEST_OF_CLASS
+        telling = np.flatnonzero((above.all(axis=0) | below.all(axis=0)) & ~absent.all(axis=0) & enough)
+        if not len(telling):
+            return None
+        label = self._schema.signal_index if self._schema.signal_index in telling else int(telling[0])
+        listed = [
+            f"{area:.4f} in {SPLITS[number]}"
+            for number, area in zip(present, areas[:, label], strict=True)
+            if not np.isnan(area)
+        ]
+        return label, ", ".join(listed)
+
+    def _remedy(self, column: Column) -> str:
+        others = [other.name for other in self._schema.columns if other.name != column.name]
+        listed = (
+            f"--columns {','.join(others)}" if len(others) <= MOST_LISTED else "--columns with the others"
+        )
+        without = f"convert without it ({listed})" if others else "convert other columns"
+        return f"If it is not measured: {without}; if it is: hep-ray data check … --accept {column.name}"
+
+
+class _Order:
+    """The order of events in their files, as far as their ids end in row numbers."""
+
+    def __init__(self, event_ids: npt.NDArray[Any]) -> None:
+        groups: dict[str, list[tuple[int, int]]] = {}
+        for place, event_id in enumerate(event_ids.tolist()):
+            prefix, slash, row = str(event_id).rpartition("/")
+            if slash and row.isascii() and row.isdigit() and len(row) < 19:  # noqa: PLR2004 (digits of int64)
+                groups.setdefault(prefix, []).append((int(row), place))
+        self._places = [
+            np.array([place for _, place in sorted(rows)]) for rows in groups.values() if len(rows) > 1
+        ]
+
+    def counts(self, values: Floats) -> bool:
+        """Whether the values rise, or fall, with the row in every file."""
+        steps = [np.diff(values[places]) for places in self._places]
+        if sum(map(len, steps)) < FEWEST_EVENTS:
+            return False
+        return all((step > 0).all() for step in steps) or all((step < 0).all() for step in steps)
+
+
+def one_vs_rest(values: Floats, labels: npt.NDArray[np.int64], classes: int) -> Floats:
+    """The area under the ROC curve of each class against all others, with the values (N) as scores.
+
+    Equal values count half (Mann and Whitney, 1947). NaN where a class, or the rest, has no event.
+    """
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    own = np.bincount(labels, minlength=classes).astype(float)
+    sums = np.bincount(labels, weights=ranks, minlength=classes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        areas: Floats = (sums - own * (own + 1) / 2) / (own * (len(labels) - own))
+    return areas
+
+
+def _kind(name: str, values: Floats, order: _Order) -> str | None:
+    whole = bool((values == np.floor(values)).all())
+    if order.counts(values):
+        return "counts up or down with the row of its file, as a row number or a clock does"
+    if whole and len(np.unique(values)) >= SEPARATES * len(values):
+        return "is another whole number in every event, as identifiers are"
+    if identifier_like(name, whole=whole):
+        return "is an identifier by its name"
+    return "is a weight by its name" if weight_like(name) else None
+
+
+def _one_each(values: Floats, labels: npt.NDArray[np.int64]) -> str | None:
+    if all(len(np.unique(values[labels == label])) == 1 for label in np.unique(labels)):
+        return "has one value in each class, as a label or the weight of a sample does"
+    return None
+
+
+def _sentinel(values: Floats) -> tuple[float, int, float, float] | None:
+    """A repeated extreme value far outside the rest: it, how often it is there, and the range of the rest."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= FEWEST_VALUES:
+        return None
+    for place, rest in ((0, distinct[1:]), (-1, distinct[:-1])):
+        low, high = float(rest[0]), float(rest[-1])
+        value, count = float(distinct[place]), int(counts[place])
+        gap = low - value if place == 0 else value - high
+        of_nines = value.is_integer() and abs(value) > 9 and set(f"{abs(value):.0f}") == {"9"}  # noqa: PLR2004
+        if count >= FEWEST_REPEATS and gap > (0 if of_nines else FAR * (high - low)):
+            return value, count, low, high
+    return None
+
+
+def _shown(column: Column, place: int) -> tuple[str, str]:
+    """An element for messages, and its own name."""
+    if not column.shape:
+        return f"column '{column.name}'", column.name
+    if len(column.shape) == 1 and column.elements:
+        return f"element '{column.elements[place]}' of column '{column.name}'", column.elements[place]
+    index = ", ".join(map(str, np.unravel_index(place, column.shape)))
+    return f"place [{index}] of column '{column.name}'", column.elements[
+        place % len(column.elements)
+    ] if column.elements else ""
+
+
+def split_findings(findings: Iterator[Finding], accepted: Collection[str]) -> tuple[list[str], list[str]]:
+    """Problems, and notes; of accepted columns all are notes."""
+    problems: list[str] = []
+    notes: list[str] = []
+    for finding in findings:
+        grave = finding.grave and finding.column not in accepted
+        (problems if grave else notes).append(finding.text)
+    return problems, notes

@@ -1,0 +1,52 @@
+"""A page of pictures of a dataset: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hep_ray.dataset.integrity import verify
+from hep_ray.dataset.splits import Split
+from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.files import storing
+
+EVENTS = 20_000
+"""Events that are drawn, at most."""
+
+
+def show(folder: Path | str, out: Path | str | None = None, split: Split = "train") -> Path:
+    """Draw a dataset: mean images, single events, distributions by class, class balance.
+
+    Args:
+        folder: of the dataset.
+        out: the page; the dataset's folder name with `.html` beside it unless given. `.html` is added.
+        split: whose events are drawn, `train` or `val`. Of the test split only the counts in the manifest are
+            shown: its events are kept for the final confirmation.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InvalidConfig: the split is not one of these two.
+        UnreadableInput: there is no readable manifest.
+        ShardMismatch: the shards are not those of the manifest.
+        InvalidEvents: the split is empty.
+        StorageError: the page cannot be written.
+    """
+    from hep_ray.dataset.show.page import page
+    from hep_ray.dataset.show.sample import draw_sample
+    from hep_ray.drawing.page import write_page
+
+    if split not in {"train", "val"}:
+        raise InvalidConfig(
+            f"the events of train or val are shown, those of test are kept for the end; got '{split}'"
+        )
+    folder = Path(folder)
+    manifest = verify(folder)
+    if not manifest.rows(split):
+        raise InvalidEvents(f"a split that is shown has events; '{split}' of {folder} has none")
+    path = Path(out) if out else folder.absolute().with_name(folder.absolute().name)
+    if path.suffix not in {".html", ".htm"}:
+        path = path.with_name(f"{path.name}.html")
+    with storing(path):
+        write_page(path, page(draw_sample(folder, manifest, split, EVENTS)))
+    return path

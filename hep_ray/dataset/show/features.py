@@ -1,0 +1,193 @@
+"""Pictures of numbers: distributions of features, means of sequences, class balance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hep_ray.dataset.events import Column
+from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.show.sample import Sample
+from hep_ray.dataset.splits import SPLITS
+from hep_ray.drawing.style import colour, line
+
+FEWEST_BINS, MOST_BINS = 12, 50
+QUANTILES = (0.001, 0.999)
+"""Range of an axis; what lies beyond is in the outer bins."""
+ACROSS = 3
+"""Panels side by side."""
+PANELS = 12
+"""Panels in one figure."""
+WIDTH, HEIGHT = 9.6, 2.3  # inches: a figure, a row of panels
+LOG_RATIO = 200.0
+"""Highest over median filled bin from which the vertical axis is logarithmic."""
+
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number of an event.
+
+    Attributes:
+        name: of the scalar column, or of the vector's column and element.
+        unit: empty for none.
+        values: (N,)
+    """
+
+    name: str
+    unit: str
+    values: Values
+
+
+def features_of(sample: Sample, column: Column) -> Iterator[Feature]:
+    """The numbers of a scalar or vector column."""
+    values = sample.features[column.name]
+    if not column.shape:
+        yield Feature(column.name, column.unit, values)
+        return
+    for place in range(column.shape[0]):
+        element = column.elements[place] if column.elements else f"{column.name}[{place}]"
+        unit = column.unit_of(element) if column.elements else column.unit
+        yield Feature(element, unit, values[:, place])
+
+
+def distributions(sample: Sample, features: list[Feature]) -> Iterator[Figure]:
+    """Densities of every class with statistical errors, twelve features to a figure."""
+    for start in range(0, len(features), PANELS):
+        some = features[start : start + PANELS]
+        figure, panels = _panels(sample, len(some))
+        for axes, feature in zip(panels, some, strict=True):
+            _distribution(axes, feature, sample)
+        yield figure
+
+
+def sequences(sample: Sample, column: Column) -> Iterator[Figure]:
+    """Mean of every class by place in a sequence or long vector, with the error of the mean."""
+    names = column.elements if len(column.shape) > 1 else (column.name,)
+    both = (sample.means[column.name], sample.errors[column.name])
+    means, errors = (values.reshape(*values.shape[:2], -1) for values in both)
+    for start in range(0, len(names), PANELS):
+        some = names[start : start + PANELS]
+        figure, panels = _panels(sample, len(some))
+        for place, (axes, name) in enumerate(zip(panels, some, strict=True), start):
+            for label in range(len(means)):
+                axes.errorbar(
+                    np.arange(means.shape[1]),
+                    means[label, :, place],
+                    errors[label, :, place],
+                    color=colour(label),
+                    linestyle=line(label),
+                    marker="o",
+                    markersize=2.5,
+                )
+            unit = column.unit_of(name) if column.elements else column.unit
+            axes.set_xlabel(f"place in {column.name}")
+            axes.set_ylabel(f"mean {name}" + (f" [{unit}]" if unit else ""))
+        yield figure
+
+
+def balance(manifest: Manifest) -> Figure:
+    """Share of every class in every split, by the manifest's counts."""
+    classes = manifest.event_schema.classes
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(classes)))
+    axes = figure.subplots()
+    height = 0.8 / len(SPLITS)
+    for place, split in enumerate(SPLITS):
+        counts = np.array(list(manifest.class_counts(split).values()), dtype=float)
+        total = max(counts.sum(), 1)
+        shares = counts / total
+        axes.barh(
+            np.arange(len(classes)) + (place - 1) * height,
+            100 * shares,
+            height,
+            xerr=100 * np.sqrt(shares * (1 - shares) / total),
+            color=colour(place),
+            error_kw={"elinewidth": 1, "capsize": 0},
+            label=f"{split} ({int(counts.sum())} events)",
+        )
+    axes.set_yticks(np.arange(len(classes)), classes)
+    axes.tick_params(axis="y", which="both", left=False, right=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the split [%]")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _panels(sample: Sample, count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, three in a row, under one legend of the classes."""
+    rows = -(-count // ACROSS)
+    figure = Figure(figsize=(WIDTH, 0.4 + HEIGHT * rows))
+    axes = list(figure.subplots(rows, ACROSS, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    classes = sample.manifest.event_schema.classes
+    marks = [Line2D([], [], color=colour(label), linestyle=line(label)) for label in range(len(classes))]
+    figure.legend(marks, classes, loc="outside upper left", ncols=min(len(classes), 6))
+    return figure, axes[:count]
+
+
+def _distribution(axes: Axes, feature: Feature, sample: Sample) -> None:
+    edges = bin_edges(feature.values, bins_for(sample))
+    clipped = np.clip(feature.values, edges[0], np.nextafter(edges[-1], edges[0]))
+    width = np.diff(edges)
+    filled: list[float] = []
+    for label in range(len(sample.class_counts)):
+        counts, _ = np.histogram(clipped[sample.labels == label], edges)
+        scale = max(counts.sum(), 1) * width
+        axes.stairs(counts / scale, edges, color=colour(label), linestyle=line(label), linewidth=1.2)
+        centres = (edges[1:] + edges[:-1]) / 2
+        axes.errorbar(
+            centres,
+            counts / scale,
+            np.sqrt(counts) / scale,
+            fmt="none",
+            ecolor=colour(label),
+            elinewidth=0.8,
+            alpha=0.7,
+        )
+        filled += (counts / scale)[counts > 0].tolist()
+    if max(filled) > LOG_RATIO * float(np.median(filled)):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    outside = np.mean((feature.values < edges[0]) | (feature.values > edges[-1]))
+    if outside:
+        axes.set_title(
+            f"{outside:.2%} beyond, in the outer bins", fontsize=7, loc="right", color="#666666", pad=3
+        )
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel(feature.name + (f" [{feature.unit}]" if feature.unit else ""))
+    axes.set_ylabel("density" + (f" [1/{feature.unit}]" if feature.unit else ""))
+
+
+def bins_for(sample: Sample) -> int:
+    """Twice the cube root of the events in the smallest class (Rice's rule), within bounds."""
+    present = sample.class_counts[sample.class_counts > 0]
+    return int(np.clip(2 * np.cbrt(present.min()), FEWEST_BINS, MOST_BINS))
+
+
+def bin_edges(values: Values, bins: int) -> npt.NDArray[np.float64]:
+    """Edges from the 0.1 % to the 99.9 % quantile; whole numbers stand in the middle of bins of whole width.
+
+    Args:
+        values: of all classes.
+        bins: at most so many.
+    """
+    low, high = (float(edge) for edge in np.quantile(values, QUANTILES))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
+    if (values == np.round(values)).all():
+        low, high = np.floor(low), np.ceil(high)
+        step = np.ceil((high - low + 1) / MOST_BINS)
+        return np.arange(low - 0.5, high + step, step)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, bins + 1)

@@ -1,0 +1,114 @@
+"""Which split an event belongs to, decided once by a hash of its id.
+
+The split of an event depends on nothing but its id, the rule and, where the rule has an expression, its own
+values: it stays when rows are added or reordered, on any machine and in any process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import model_validator
+
+from hep_ray.config import Config
+from hep_ray.dataset.expressions import Expression
+from hep_ray.errors import InvalidConfig
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class SplitRule(Config):
+    """Fractions of the three splits; the defaults are the thesis' 75/25, validation cut out of the 75.
+
+    Attributes:
+        train: fraction of events to learn from, above 0.
+        val: fraction that ranks trials.
+        test: fraction read by confirm, promote and report only.
+        salt: another salt gives another, equally valid division.
+        train_where: expression over columns, such as `abs(eta) < 0.65`: events that fulfil it are divided
+            between train and val in the proportion of their fractions, all others are test.
+
+    Raises:
+        InvalidConfig: a fraction is outside [0, 1], train is 0, they do not add up to 1, or the expression is
+            not one.
+    """
+
+    train: float = 0.6
+    val: float = 0.15
+    test: float = 0.25
+    salt: str = "hep_ray"
+    train_where: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitRule:
+        fractions = (self.train, self.val, self.test)
+        if min(fractions) < 0 or self.train <= 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-9):
+            raise InvalidConfig(
+                "split fractions are at least 0, train is above 0, and they add up to 1; "
+                f"got train {self.train}, val {self.val}, test {self.test}"
+            )
+        if self.train_where is not None:
+            Expression(self.train_where)
+        return self
+
+    def fraction(self, split: Split) -> float:
+        """The fraction of one split."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+
+def split_of(event_ids: Iterable[str], rule: SplitRule) -> npt.NDArray[Any]:
+    """Split of every event.
+
+    Args:
+        event_ids: N ids.
+        rule: fractions and salt.
+
+    Returns:
+        (N,) strings `train`, `val` or `test`.
+    """
+    return np.array(SPLITS)[split_codes(event_hashes(event_ids, rule.salt), rule)]
+
+
+def event_hashes(event_ids: Iterable[str], salt: str) -> npt.NDArray[np.uint64]:
+    """Two independent 64-bit hashes of every event id, by BLAKE2b.
+
+    Returns:
+        (N, 2): the first decides the split, the second the order of rows within it.
+    """
+    keyed = hashlib.blake2b(salt.encode(), digest_size=16)
+    digests = []
+    for event_id in event_ids:
+        hasher = keyed.copy()
+        hasher.update(b"\0" + event_id.encode())
+        digests.append(hasher.digest())
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64).reshape(-1, 2)
+
+
+def split_codes(
+    hashes: npt.NDArray[np.uint64], rule: SplitRule, quantities: Mapping[str, npt.NDArray[Any]] | None = None
+) -> npt.NDArray[np.intp]:
+    """Split of every event, as indices into `SPLITS`.
+
+    Args:
+        hashes: of `event_hashes`, (N, 2).
+        rule: fractions, and perhaps an expression.
+        quantities: what the expression may name, (N, ...) each; needed with one.
+
+    Raises:
+        InvalidConfig: the expression does not suit the quantities.
+    """
+    uniform = (hashes[:, 0] >> np.uint64(11)) / 2.0**53
+    if rule.train_where is not None:
+        inside = Expression(rule.train_where).mask(quantities or {}, len(hashes))
+        learnt = np.where(uniform < rule.train / (rule.train + rule.val), 0, 1)
+        return np.where(inside, learnt, 2)
+    edges = np.array([rule.train, rule.train + rule.val])
+    if rule.test == 0:
+        edges[-1] = 1.0
+    return np.searchsorted(edges, uniform, side="right")

@@ -1,0 +1,64 @@
+"""Quantiles of the training split, mapped to those of the normal distribution."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hep_ray.loading.scalers import Scaler, scaler
+
+QUANTILES = 256
+LARGEST = 5.19933758
+"""|z| at most, as in scikit-learn: the normal quantile of 1 − 10⁻⁷."""
+
+
+@scaler("quantile_normal")
+class QuantileNormal(Scaler):
+    """scikit-learn's `QuantileTransformer(output_distribution="normal")`, applied in torch; feature by feature.
+
+    Values between two of the `QUANTILES` fitted quantiles are interpolated; a repeated value gets the mean of
+    its lowest and highest rank.
+    """
+
+    quantiles: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.register_buffer("quantiles", torch.zeros(int(np.prod(shape)), QUANTILES))
+
+    def _fit(self, values: npt.NDArray[np.float64]) -> None:
+        from sklearn.preprocessing import QuantileTransformer
+
+        flat = values.reshape(len(values), -1)
+        transformer = QuantileTransformer(n_quantiles=min(QUANTILES, len(flat)), subsample=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            transformer.fit(flat)
+        ranks = np.linspace(0, 1, QUANTILES)
+        fitted = [np.interp(ranks, transformer.references_, column) for column in transformer.quantiles_.T]
+        self.quantiles.copy_(torch.as_tensor(np.array(fitted)))
+
+    def _scale(self, values: Tensor) -> Tensor:
+        columns = values.reshape(len(values), -1).T.contiguous().to(self.quantiles.dtype)
+        above = torch.searchsorted(self.quantiles, columns, right=True)
+        below = torch.searchsorted(self.quantiles, columns)
+        ranks = (self._rank(columns, above) + self._rank(columns, below)) / 2
+        ranks = torch.where(columns <= self.quantiles[:, :1], 0.0, ranks)
+        ranks = torch.where(columns >= self.quantiles[:, -1:], 1.0, ranks)
+        normal = torch.special.ndtri(ranks.double()).clamp(-LARGEST, LARGEST)
+        # A column with one value throughout carries nothing: 0.
+        constant = self.quantiles[:, :1] == self.quantiles[:, -1:]
+        return torch.where(constant, 0.0, normal).T.reshape(values.shape).to(values.dtype)
+
+    def _rank(self, columns: Tensor, upper: Tensor) -> Tensor:
+        upper = upper.clamp(1, QUANTILES - 1)
+        left, right = self.quantiles.gather(1, upper - 1), self.quantiles.gather(1, upper)
+        width = right - left
+        part = torch.where(width > 0, (columns - left) / torch.where(width > 0, width, 1.0), 0.0)
+        # Where a value is repeated, its own end of the step is the rank.
+        part = torch.where((width == 0) & (columns >= right), 1.0, part)
+        return (upper - 1 + part.clamp(0, 1)) / (QUANTILES - 1)

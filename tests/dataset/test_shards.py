@@ -1,0 +1,234 @@
+"""A dataset folder is written whole or not at all, the same whatever order the events come in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.integrity import verify
+from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.splits import SplitRule, split_of
+from hep_ray.errors import (
+    InvalidConfig,
+    InvalidEvents,
+    ShardMismatch,
+    StorageError,
+    UnknownName,
+    UnreadableInput,
+)
+
+SCHEMA = EventSchema(
+    task="toy", columns=(Column(name="image", shape=(2, 2, 1)), Column(name="ht")), classes=("bg", "sig")
+)
+
+
+def events(rows: np.ndarray) -> dict[str, Any]:
+    return {
+        "event_id": [f"e{row}" for row in rows],
+        "label": (rows >= 150).astype(np.int64),
+        "image": np.repeat(rows, 4).reshape(-1, 2, 2, 1).astype(np.float32),
+        "ht": rows.astype(np.float32),
+    }
+
+
+def write(folder: Path, pieces: list[np.ndarray], **options: Any) -> Manifest:
+    with ShardWriter(folder, SCHEMA, source={"seed": 1}, **options) as writer:
+        for piece in pieces:
+            writer.write(events(piece))
+    return writer.manifest
+
+
+def test_every_event_is_stored_once_in_its_own_split(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "d", [np.arange(300)], rows_per_shard=50)
+    stored = []
+    for shard in manifest.shards:
+        table = pq.read_table(tmp_path / "d" / shard.file)
+        ids = table.column("event_id").to_pylist()
+        assert set(split_of(ids, SplitRule()).tolist()) == {shard.split}
+        assert len(ids) == shard.rows <= 50
+        assert table.column("label").to_pylist() == [int(int(event_id[1:]) >= 150) for event_id in ids]
+        assert table.column("ht").to_pylist() == [float(event_id[1:]) for event_id in ids]
+        stored += ids
+    assert sorted(stored) == sorted(f"e{row}" for row in range(300))
+    assert manifest.class_counts() == {"bg": 150, "sig": 150}
+    assert sum(manifest.split_counts().values()) == 300
+
+
+def test_an_encoding_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="unknown encoding 'sparse'; known: auto, dense"):
+        write(tmp_path / "d", [np.arange(300)], encoding="sparse")
+    assert not (tmp_path / "d").exists()
+
+
+def test_input_sorted_by_class_is_mixed_in_every_shard(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "d", [np.arange(300)], rows_per_shard=50)
+    full = [shard for shard in manifest.shards if shard.rows == 50]
+    # 50 draws at one half: 25 +- 3.5; ten is four standard deviations away.
+    assert full
+    assert all(10 < shard.classes["sig"] < 40 for shard in full)
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    cuts=st.lists(st.integers(1, 299), max_size=5),
+    buffer=st.sampled_from([1, 2000]),
+)
+def test_bytes_depend_neither_on_order_nor_on_pieces_nor_on_the_buffer(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, cuts: list[int], buffer: int
+) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    reference = write(folder / "a", [np.arange(300)])
+    shuffled = np.split(np.random.default_rng(seed).permutation(300), sorted(cuts))
+    other = write(folder / "b", [piece for piece in shuffled if len(piece)], buffer_bytes=buffer)
+    assert other == reference
+    for file in (folder / "a").iterdir():
+        assert file.read_bytes() == (folder / "b" / file.name).read_bytes()
+
+
+def test_the_fingerprint_follows_the_content_only(tmp_path: Path) -> None:
+    fingerprint = write(tmp_path / "a", [np.arange(300)]).fingerprint
+    assert write(tmp_path / "elsewhere" / "b", [np.arange(300)]).fingerprint == fingerprint
+    assert write(tmp_path / "c", [np.arange(299)]).fingerprint != fingerprint
+    assert write(tmp_path / "d", [np.arange(300)], rule=SplitRule(salt="x")).fingerprint != fingerprint
+
+
+def nothing_left(folder: Path) -> bool:
+    return list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.arange(0), "every class of a dataset has events"),
+        (np.arange(100), r"every class of a dataset has events; got \{'bg': 100, 'sig': 0\}"),
+        (np.array([1, 2, 200, 201, 2, 3]), "'e2' is there twice"),
+        (np.array([0, 200]), "every split with a fraction above 0 gets events"),
+    ],
+)
+def test_events_that_make_no_dataset_leave_nothing_behind(
+    tmp_path: Path, rows: np.ndarray, message: str
+) -> None:
+    with pytest.raises(InvalidEvents, match=message):
+        write(tmp_path / "d", [rows])
+    assert nothing_left(tmp_path)
+
+
+def test_a_duplicate_in_another_run_is_found(tmp_path: Path) -> None:
+    with pytest.raises(InvalidEvents, match="'e7' is there twice"):
+        write(tmp_path / "d", [np.arange(300), np.array([7])], buffer_bytes=1)
+
+
+def test_a_failure_within_the_block_leaves_nothing_behind(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with ShardWriter(tmp_path / "d", SCHEMA) as writer:
+            writer.write(events(np.arange(300)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert nothing_left(tmp_path)
+
+
+def test_a_dataset_is_replaced_only_when_told_to(tmp_path: Path) -> None:
+    first = write(tmp_path / "d", [np.arange(300)])
+    with pytest.raises(StorageError, match="only when told to overwrite"):
+        write(tmp_path / "d", [np.arange(280)])
+    assert Manifest.load(tmp_path / "d") == first
+    second = write(tmp_path / "d", [np.arange(280)], overwrite=True)
+    assert verify(tmp_path / "d") == second != first
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StorageError, match="only an absent or empty folder"):
+        write(tmp_path, [np.arange(300)], overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="must be writable"):
+        write(tmp_path / "file" / "d", [np.arange(300)])
+
+
+@pytest.mark.parametrize("rows", [0, 513])
+def test_shards_that_row_groups_do_not_fill_are_refused(tmp_path: Path, rows: int) -> None:
+    with pytest.raises(InvalidConfig, match=f"got {rows}"):
+        ShardWriter(tmp_path / "d", SCHEMA, rows_per_shard=rows)
+
+
+def add_a_copy(path: Path) -> None:
+    (path.parent / "train-99999.parquet").write_bytes(path.read_bytes())
+
+
+def damage_bytes(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "train-00000.parquet is missing"),
+        (lambda path: path.write_bytes(b""), "train-00000.parquet is empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "train-00000.parquet is truncated"),
+        (damage_bytes, "train-00000.parquet was altered"),
+        (add_a_copy, "train-99999.parquet is extra"),
+    ],
+)
+def test_a_damaged_shard_is_named_with_the_reason(
+    make_dataset: Callable[..., Path], damage: Callable[[Path], Any], message: str
+) -> None:
+    folder = make_dataset(60)
+    damage(folder / "train-00000.parquet")
+    with pytest.raises(ShardMismatch, match=message):
+        verify(folder)
+
+
+def test_an_edited_manifest_is_refused(make_dataset: Callable[..., Path]) -> None:
+    path = make_dataset(60) / "manifest.json"
+    values = json.loads(path.read_text())
+    values["split_rule"]["salt"] = "another"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ShardMismatch, match="fingerprint"):
+        verify(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is JSON"), ("[]", "format 2"), ('{"format": 1}', "format 2"), ('{"format": 2}', "absent")],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UnreadableInput, match=message):
+        Manifest.load(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableInput, match="a folder with a manifest"):
+        Manifest.load(tmp_path)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".d.0123456789ab.partial"
+    abandoned.mkdir()
+    (abandoned / "run-00000.arrow").write_bytes(b"torn")
+    with ShardWriter(tmp_path / "d", SCHEMA) as first:
+        with pytest.raises(InvalidEvents), ShardWriter(tmp_path / "d", SCHEMA):
+            pass
+        assert first.folder.is_dir()
+        assert not abandoned.exists()
+        first.write(events(np.arange(300)))
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -1,0 +1,88 @@
+"""Resident or streaming: what events take, against what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.shards import ShardWriter
+from hep_ray.errors import Infeasible, InvalidConfig
+from hep_ray.loading.cache import bytes_held, plan_ingest, with_streams
+
+NODES = [{"CPU": 4.0, "object_store_memory": 4e6}, {"CPU": 2.0, "object_store_memory": 2e6}]
+
+
+@pytest.fixture
+def manifest(make_dataset: Callable[..., Path]) -> Manifest:
+    """160 events of training and validation, or nearly so, of 12·12·3 float32: 1728 bytes each, and 8 of the label."""
+    return Manifest.load(make_dataset(200))
+
+
+def test_auto_streams_what_exceeds_the_budget(manifest: Manifest) -> None:
+    held = 1736 * (manifest.rows("train") + manifest.rows("val"))
+    loaded = plan_ingest(manifest, NODES)
+    assert (loaded.cache, loaded.held, loaded.budget) == ("resident", held, 1_000_000)
+    below = plan_ingest(manifest, NODES, budget=(held - 1) / 1e9)
+    assert (below.cache, below.readers) == ("streaming", 2)
+    assert plan_ingest(manifest, NODES, budget=(held + 1) / 1e9).cache == "resident"
+    assert plan_ingest(manifest, NODES, "streaming").cache == "streaming"
+
+
+def test_the_words_hold_the_sums(manifest: Manifest) -> None:
+    assert str(plan_ingest(manifest, NODES)).endswith("the budget of a node is 0.001 GB")
+    asked = with_streams(plan_ingest(manifest, NODES, "streaming", 1.0), 4)
+    # A quarter of a gigabyte for each of four; an eighth of it is 31 MB, so pieces are of the largest 16 groups.
+    assert (
+        "4 streams of up to 0.25 GB on a node, 8192 events mixed at a time, Ray Data reads with 2 CPU"
+        in str(asked)
+    )
+    assert "streaming (asked for)" in str(asked)
+
+
+def test_pieces_shrink_with_the_budget_down_to_a_row_group(manifest: Manifest) -> None:
+    # A row group takes 512 · 1736 = 888,832 bytes, and a stream holds eight blocks.
+    ingest = plan_ingest(manifest, NODES, "streaming", 0.03)
+    assert with_streams(ingest, 1).groups_per_piece == 4
+    assert with_streams(ingest, 4).groups_per_piece == 1
+    with pytest.raises(Infeasible, match=r"5 streams at once need 0\.0356 GB, the memory budget is 0\.03 GB"):
+        with_streams(ingest, 5)
+
+
+def test_columns_without_zeros_count_as_they_are_held(tmp_path: Path) -> None:
+    schema = EventSchema(
+        task="cells", columns=(Column(name="image", shape=(10, 10)), Column(name="x")), classes=("a", "b")
+    )
+    values = np.zeros((200, 10, 10), np.float32)
+    values[:, 0, :5] = 1
+    with ShardWriter(tmp_path / "d", schema) as writer:
+        writer.write(
+            {
+                "event_id": [f"e{row}" for row in range(200)],
+                "label": np.arange(200) % 2,
+                "image": values,
+                "x": np.arange(200, dtype=np.float32),
+            }
+        )
+    # Five values of 4 + 2 bytes, an offset and the label of 8 each, and x of 4.
+    assert bytes_held(writer.manifest) == 5 * 6 + 8 + 8 + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"cache": "disk"}, InvalidConfig, "--cache is auto, resident or streaming; got 'disk'"),
+        ({"budget": 0.0}, InvalidConfig, "above 0 GB"),
+        ({"cache": "resident", "nodes": [{"object_store_memory": 1e5}]}, Infeasible, "has 0.0001 GB"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    manifest: Manifest, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        plan_ingest(manifest, **{"nodes": NODES, **options})

@@ -1,0 +1,55 @@
+"""Batches that a thread makes ready."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hep_ray.loading.tensors import prefetched
+
+
+def test_items_come_in_order_and_the_thread_ends() -> None:
+    maker = []
+
+    def source() -> Iterator[int]:
+        maker.append(threading.current_thread())
+        yield from range(20)
+
+    assert list(prefetched(source(), 3)) == list(range(20))
+    assert maker[0] is not threading.current_thread()
+    assert not maker[0].is_alive()
+
+
+def test_no_more_items_are_made_than_fit_and_closing_closes_their_source() -> None:
+    made: list[int] = []
+    closed: list[bool] = []
+
+    def source() -> Iterator[int]:
+        try:
+            for number in range(100):
+                made.append(number)
+                yield number
+        finally:
+            closed.append(True)
+
+    items = prefetched(source(), 2)
+    assert next(items) == 0
+    while len(made) < 4:  # one given, two waiting, one made that finds no room
+        time.sleep(0.01)
+    items.close()
+    assert made == [0, 1, 2, 3]
+    assert closed == [True]
+
+
+def test_what_the_source_raises_is_raised_where_items_are_used() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError("no more")
+
+    items = prefetched(source())
+    assert next(items) == 1
+    with pytest.raises(ZeroDivisionError, match="no more"):
+        next(items)
