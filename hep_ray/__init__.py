@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from hep_ray.promote.package import load_model
     from hep_ray.search.cli import main
     from hep_ray.search.definition import Preset, Search, StudyTable
+    from hep_ray.search.options import SearchOptions
     from hep_ray.search.parameters import By, Choice, Integer, LogUniform, Uniform
-    from hep_ray.search.prepare import SearchOptions, prepare
+    from hep_ray.search.prepare import prepare
     from hep_ray.search.run import run_search
     from hep_ray.search.space import Space
 
@@ -50,7 +51,7 @@ _HOME = {
     "Integer": "hep_ray.search.parameters",
     "LogUniform": "hep_ray.search.parameters",
     "Uniform": "hep_ray.search.parameters",
-    "SearchOptions": "hep_ray.search.prepare",
+    "SearchOptions": "hep_ray.search.options",
     "prepare": "hep_ray.search.prepare",
     "run_search": "hep_ray.search.run",
     "Space": "hep_ray.search.space",

@@ -12,9 +12,9 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.flags import STORAGE
 from hep_ray.loading.cache import Cache
 from hep_ray.plugins import Plugin
+from hep_ray.search.options import EPOCH_TIMEOUT
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import recorded_uri
-from hep_ray.search.trial_run import EPOCH_TIMEOUT
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchStarted, TrialStarted
 

@@ -13,7 +13,8 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError
 from hep_ray.plugins import restore
 from hep_ray.search.find import Found, find_search
-from hep_ray.search.prepare import SearchOptions, check_epoch_timeout, check_storage, preflight
+from hep_ray.search.options import SearchOptions, check_epoch_timeout
+from hep_ray.search.prepare import check_storage, preflight
 from hep_ray.search.script import script_of
 from hep_ray.search.shares import check_batches_of, check_shares_of
 from hep_ray.search.state import SearchState

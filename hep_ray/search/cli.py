@@ -151,7 +151,8 @@ def build_app(search: Search) -> typer.Typer:
         ] = None,
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
     ) -> None:
-        from hep_ray.search.prepare import SearchOptions, prepare
+        from hep_ray.search.options import SearchOptions
+        from hep_ray.search.prepare import prepare
         from hep_ray.search.run import run_search
 
         console = Console(stderr=True)

@@ -17,11 +17,12 @@ from hep_ray.loading.stream import open_events
 from hep_ray.plugins import Plugin
 from hep_ray.search.lifeline import lifeline
 from hep_ray.search.memory_monitor import memory_kills_are_losses
+from hep_ray.search.options import EPOCH_TIMEOUT
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.room import stopped_by_storage
-from hep_ray.search.trial_run import EPOCH_TIMEOUT, TrialJob
+from hep_ray.search.trial_run import TrialJob
 from hep_ray.search.workers import trainable
 
 

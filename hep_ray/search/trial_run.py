@@ -18,6 +18,7 @@ from hep_ray.loading.stream import EventData
 from hep_ray.masking import mask
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.failures import kind_of
+from hep_ray.search.options import EPOCH_TIMEOUT
 from hep_ray.search.recorder import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.records import Failure
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
@@ -26,9 +27,6 @@ from hep_ray.training.cost import Meter
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.fitted import start_trial
 from hep_ray.training.patience import Goal
-
-EPOCH_TIMEOUT = 6 * 3600.0
-"""Seconds that an epoch may take unless the search is told another time: what takes longer hangs."""
 
 
 @dataclass(frozen=True)

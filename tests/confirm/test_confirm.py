@@ -31,7 +31,8 @@ from hep_ray.errors import (
     ShardMismatch,
     UnknownName,
 )
-from hep_ray.search.prepare import SearchOptions, prepare
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.prepare import prepare
 from hep_ray.search.run import run_search
 from hep_ray.search.script import load_search
 from hep_ray.tracking.client import default_uri, open_client

@@ -18,8 +18,9 @@ from hep_ray.errors import (
     UnreadableInput,
 )
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.options import SearchOptions
 from hep_ray.search.parameters import Choice, LogUniform
-from hep_ray.search.prepare import SearchOptions, prepare
+from hep_ray.search.prepare import prepare
 from hep_ray.search.run import run_search
 from hep_ray.search.space import Space
 from hep_ray.tracking.client import default_uri, open_client

@@ -12,8 +12,9 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, Infeasible, InvalidSpace
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.mailbox import Ledger, Mailbox
+from hep_ray.search.options import SearchOptions
 from hep_ray.search.parameters import Choice
-from hep_ray.search.prepare import SearchOptions, prepare
+from hep_ray.search.prepare import prepare
 from hep_ray.search.run import run_search
 from hep_ray.search.space import Space
 from hep_ray.search.trial_run import TrialJob, TrialRun

@@ -9,7 +9,8 @@ from hep_ray import Choice, Preset, Search, Space
 from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.dataset.shards import ShardWriter
 from hep_ray.errors import InvalidSpace
-from hep_ray.search.prepare import SearchOptions, prepare
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.prepare import prepare
 from hep_ray.search.script import load_search
 from hep_ray.search.suits import check_augmentation
 from hep_ray.simulate import SIMULATIONS
