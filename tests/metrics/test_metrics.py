@@ -14,6 +14,7 @@ from sklearn import metrics as reference
 from hep_ray.errors import InvalidEvents
 from hep_ray.metrics import classification_metrics, roc_curve
 from hep_ray.metrics.roc import log_odds_of
+from tests.facts import raises
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -226,44 +227,44 @@ class TestRefusals:
     labels = np.array([0, 1, 0])
 
     @pytest.mark.parametrize(
-        ("changes", "message"),
+        ("changes", "facts"),
         [
-            ({"classes": ["a", "b", "c"]}, r"probabilities must be \(N, 3\).*got \(3, 2\) and \(3,\)"),
-            ({"labels": np.array([0, 1])}, r"got \(3, 2\) and \(2,\)"),
-            ({"labels": np.array([0, 2, 0])}, "labels must be 0 … 1; got 2"),
-            ({"labels": np.array([0, -1, 0])}, "got -1"),
-            ({"labels": np.array([0, 0, 0])}, "every class must occur among the labels; absent: b"),
-            ({"signal": "c"}, "the signal must be one of a, b; got 'c'"),
-            ({"probabilities": 3 * probabilities}, "sum to one"),
-            ({"probabilities": np.array([[0.5, 0.5], [np.nan, 0.5], [0.5, 0.5]])}, "sum to one"),
-            ({"probabilities": np.array([[0.5, 0.5], [1.5, -0.5], [0.5, 0.5]])}, "sum to one"),
-            ({"classes": ["a", "error"]}, "used twice: accuracy_error"),
-            ({"classes": ["W+", "Wplus"]}, "used twice: accuracy_Wplus, confusion_Wplus_Wplus"),
+            ({"classes": ["a", "b", "c"]}, ["(N, 3)", "(3, 2)"]),
+            ({"labels": np.array([0, 1])}, ["(3, 2)", "(2,)"]),
+            ({"labels": np.array([0, 2, 0])}, ["labels", 2]),
+            ({"labels": np.array([0, -1, 0])}, ["labels", -1]),
+            ({"labels": np.array([0, 0, 0])}, ["absent", "b"]),
+            ({"signal": "c"}, ["a, b", "'c'"]),
+            ({"probabilities": 3 * probabilities}, ["probabilities", 2.4000000000000004]),
+            ({"probabilities": np.array([[0.5, 0.5], [np.nan, 0.5], [0.5, 0.5]])}, ["probabilities"]),
+            ({"probabilities": np.array([[0.5, 0.5], [1.5, -0.5], [0.5, 0.5]])}, ["probabilities"]),
+            ({"classes": ["a", "error"]}, ["accuracy_error"]),
+            ({"classes": ["W+", "Wplus"]}, ["accuracy_Wplus", "confusion_Wplus_Wplus"]),
         ],
     )
-    def test_classification_metrics(self, changes: dict[str, object], message: str):
+    def test_classification_metrics(self, changes: dict[str, object], facts: list[object]):
         arguments = {"probabilities": self.probabilities, "labels": self.labels, "classes": ["a", "b"]}
         arguments |= {"signal": None, **changes}
-        with pytest.raises(InvalidEvents, match=message):
+        with raises(InvalidEvents, *facts):
             classification_metrics(**arguments)
 
     @pytest.mark.parametrize(
-        ("scores", "is_signal", "message"),
+        ("scores", "is_signal", "facts"),
         [
-            ([0.1, 0.2], [True], r"got \(2,\) and \(1,\)"),
-            ([0.1, np.nan], [True, False], "scores must be finite; 1 are not"),
-            ([0.1, 0.2], [True, True], "needs signal and background events; got 2 and 0"),
-            ([0.1, 0.2], [False, False], "got 0 and 2"),
+            ([0.1, 0.2], [True], ["(2,)", "(1,)"]),
+            ([0.1, np.nan], [True, False], ["finite", 1]),
+            ([0.1, 0.2], [True, True], ["signal", "background", 2, 0]),
+            ([0.1, 0.2], [False, False], ["signal", "background", 0, 2]),
         ],
     )
-    def test_roc_curve(self, scores: list[float], is_signal: list[bool], message: str):
-        with pytest.raises(InvalidEvents, match=message):
+    def test_roc_curve(self, scores: list[float], is_signal: list[bool], facts: list[object]):
+        with raises(InvalidEvents, *facts):
             roc_curve(np.array(scores), np.array(is_signal))
 
     @pytest.mark.parametrize("efficiency", [0.0, -0.5, 1.01, math.nan])
     def test_signal_efficiency(self, efficiency: float):
         curve = roc_curve(np.array([0.1, 0.9]), np.array([False, True]))
-        with pytest.raises(ValueError, match="a signal efficiency must be in"):
+        with raises(ValueError, "(0, 1]", efficiency):
             curve.background_rejection(efficiency)
 
 
@@ -324,5 +325,5 @@ class TestRanksDoNotSaturate:
         assert np.allclose(log_odds_of(probabilities), expected, rtol=1e-9)
 
     def test_log_odds_have_the_shape_of_the_probabilities(self):
-        with pytest.raises(InvalidEvents, match=r"log-odds are \(N, C\)"):
+        with raises(InvalidEvents, "log-odds", "(2,)"):
             classification_metrics(np.eye(2), np.arange(2), ["a", "b"], "b", np.zeros(2))

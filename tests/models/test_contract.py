@@ -18,6 +18,7 @@ from hep_ray.models import MODELS, Model, build_model
 from hep_ray.models.fitted import FittedModel
 from hep_ray.models.image import ImageConfig
 from hep_ray.training.config import REGISTRIES, keys_read
+from tests.facts import raises
 
 IMAGE = (Column(name="missing_pt"), Column(name="image", shape=(32, 32, 3)))
 ELECTRON = (
@@ -205,14 +206,14 @@ def test_can_be_exported(case: Case, built: Model) -> None:
 
 
 def test_refuses_events_without_its_columns(case: Case) -> None:
-    with pytest.raises(InvalidConfig, match=r"got"):
+    with raises(InvalidConfig, "odd"):
         build_model(
             case.name, MODELS[case.name].example, schema_of((Column(name="odd", shape=(2, 2, 2, 2)),))
         )
 
 
 def test_refuses_unknown_fields(case: Case) -> None:
-    with pytest.raises(InvalidConfig, match=f"model '{case.name}': unknown key 'nothing'"):
+    with raises(InvalidConfig, case.name, "'nothing'"):
         build_model(case.name, {"nothing": 3}, schema_of(case.columns))
 
 
@@ -246,26 +247,26 @@ class TestImageModels:
             torch.testing.assert_close(transformed(signed), plain(by_hand), rtol=1e-4, atol=1e-4)
 
     def test_refuses_a_batch_of_another_shape(self, name: str) -> None:
-        with pytest.raises(
-            InvalidEvents, match=r"'image' must be of shape \(N, 32, 32, 3\); got \(2, 32, 20, 3\)"
-        ):
+        with raises(InvalidEvents, "'image'", "(N, 32, 32, 3)", "(2, 32, 20, 3)"):
             case_of(name).build()(torch.zeros(2, 32, 20, 3))
 
     @pytest.mark.parametrize(
-        ("columns", "message"),
+        ("columns", "names"),
         [
             (
                 (Column(name="pt"), Column(name="tracks", shape=(15, 5))),
-                r"got 0 among: pt \(\), tracks \(15, 5\)",
+                ("pt ()", "tracks (15, 5)"),
             ),
             (
                 (Column(name="near", shape=(32, 32, 3)), Column(name="far", shape=(32, 32, 3))),
-                "got 2 among: near",
+                ("near (32, 32, 3)", "far (32, 32, 3)"),
             ),
         ],
     )
-    def test_needs_exactly_one_image(self, name: str, columns: tuple[Column, ...], message: str) -> None:
-        with pytest.raises(InvalidConfig, match=message):
+    def test_needs_exactly_one_image(
+        self, name: str, columns: tuple[Column, ...], names: tuple[str, ...]
+    ) -> None:
+        with raises(InvalidConfig, *names):
             build_model(name, MODELS[name].example, schema_of(columns))
 
     @pytest.mark.parametrize("size", [(1, 1), (2, 9), (16, 7)])
@@ -305,7 +306,7 @@ def test_pretrained_weights_come_from_a_file_or_not_at_all(tmp_path, monkeypatch
     import torchvision
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InvalidConfig, match=r"resnet34-b627a593\.pth is not there.*weights='random'"):
+    with raises(InvalidConfig, "resnet34-b627a593.pth", "weights='random'"):
         build_model("pretrained_resnet34", {}, schema_of(IMAGE))
     learnt = torchvision.models.resnet34(weights=None)
     path = tmp_path / "mine.pth"
@@ -316,7 +317,7 @@ def test_pretrained_weights_come_from_a_file_or_not_at_all(tmp_path, monkeypatch
     path.rename(tmp_path / "hub" / "checkpoints" / "resnet34-b627a593.pth")
     cached = build_model("pretrained_resnet34", {}, schema_of(IMAGE))
     assert torch.equal(cached.state_dict()["backbone.fc.bias"], learnt.fc.bias)
-    with pytest.raises(InvalidConfig, match="holds a state dict of ResNet"):
+    with raises(InvalidConfig, "resnet34-b627a593.pth", "ResNet"):
         build_model(
             "pretrained_resnet50",
             {"weights": str(tmp_path / "hub" / "checkpoints" / "resnet34-b627a593.pth")},
@@ -347,9 +348,9 @@ def test_each_part_of_an_electron_can_be_removed(parts: str, columns: tuple[str,
 
 
 def test_electron_refusals() -> None:
-    with pytest.raises(InvalidConfig, match="some of fine_image, layer_images, tracks, scalars"):
+    with raises(InvalidConfig, "'muons'", "fine_image, layer_images, tracks, scalars"):
         build_model("electron_id", {"parts": "muons"}, schema_of(ELECTRON))
-    with pytest.raises(InvalidConfig, match="tracks has 2 axes; 'scalars' is"):
+    with raises(InvalidConfig, "tracks", "'scalars'", "(15,)"):
         build_model("electron_id", {"tracks": "scalars"}, schema_of(ELECTRON))
 
 
@@ -359,5 +360,5 @@ def test_features_are_chosen_by_name() -> None:
     for inputs, size in sizes.items():
         built = build_model("mlp", {"inputs": inputs, "hidden_layers": 0}, schema)
         assert sum(parameter.numel() for parameter in built.parameters()) == 2 * size + 2
-    with pytest.raises(InvalidConfig, match="got 'weight'"):
+    with raises(InvalidConfig, "'weight'"):
         build_model("mlp", {"inputs": "weight"}, schema)

@@ -16,6 +16,7 @@ from hep_ray.models.likelihood import transformed_discriminant
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import FittedLoop, start_trial
 from hep_ray.training.loop import TrialLoop
+from tests.facts import raises
 
 CLASSES = ("background", "signal")
 BASELINES = [name for name in MODELS if MODELS[name].fitted]
@@ -141,17 +142,17 @@ def test_the_transformed_discriminant_by_hand():
 @pytest.mark.parametrize("name", BASELINES)
 class TestEveryBaseline:
     def test_is_no_use_before_it_is_fitted(self, name):
-        with pytest.raises(NotFitted, match="is fitted before it is used"):
+        with pytest.raises(NotFitted):
             probabilities(build_model(name, {}, schema()), events(5)[0])
 
     def test_refuses_features_that_are_not_finite(self, name):
         inputs, labels = events(50)
         inputs["momenta"][7, 1] = np.nan
-        with pytest.raises(InvalidEvents, match=r"feature 2 of mass\+momenta is nan"):
+        with raises(InvalidEvents, "feature 2", "mass+momenta", "nan"):
             build_model(name, {}, schema()).fit(inputs, labels, None, seed=0)
 
     def test_names_the_columns_there_are(self, name):
-        with pytest.raises(InvalidConfig, match=r"mass, momenta.*got 'mas'"):
+        with raises(InvalidConfig, "mass, momenta", "'mas'"):
             build_model(name, {"inputs": "mas"}, schema())
 
     def test_reads_the_columns_it_is_told_to(self, name):
@@ -159,7 +160,7 @@ class TestEveryBaseline:
 
     def test_has_no_loss_and_no_optimizer(self, name):
         assert set(TrialConfig.from_params({"model": name}).components) == {"model"}
-        with pytest.raises(InvalidConfig, match="unknown key 'learning_rate'"):
+        with raises(InvalidConfig, "'learning_rate'"):
             TrialConfig.from_params({"model": name, "learning_rate": 0.1})
 
     def test_a_trial_is_one_fit_and_its_checkpoint_the_whole_of_it(self, name):
@@ -178,7 +179,7 @@ class TestEveryBaseline:
 
     def test_another_trials_checkpoint_is_refused(self, name):
         other = trial(name, class_weights="balanced")
-        with pytest.raises(CorruptCheckpoint, match="resumes its own checkpoint"):
+        with raises(CorruptCheckpoint, "'class_weights': 'none'", "'class_weights': 'balanced'"):
             other.load_state_dict(trial(name).state_dict())
 
     def test_classes_can_be_balanced(self, name):
@@ -218,5 +219,5 @@ def test_the_model_decides_which_loop_a_trial_has():
     config = TrialConfig.from_params(params)
     split = Events.from_arrays(*events(50))
     assert isinstance(start_trial(config, schema(), split, split, epochs=1, seed=0), TrialLoop)
-    with pytest.raises(InvalidConfig, match="only a fitted model is fitted; got 'mlp'"):
+    with raises(InvalidConfig, "'mlp'"):
         FittedLoop(config, schema(), split, split, seed=0)

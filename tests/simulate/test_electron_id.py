@@ -13,6 +13,7 @@ from hep_ray.simulate.electron_id import ETA_EDGES, SCHEMA, SHARES, ElectronIdCo
 from hep_ray.simulate.electron_tracker import Flight, convert, flip, transport
 from hep_ray.simulate.electron_variables import VARIABLES
 from hep_ray.simulate.generator import Generator, GeneratorConfig
+from tests.facts import raises
 
 needs_pythia = pytest.mark.skipif(
     importlib.util.find_spec("pythia8mc") is None, reason="Pythia 8 (extra 'sim') is not installed"
@@ -158,12 +159,12 @@ def test_same_seed_same_bytes_and_the_start_does_not_depend_on_the_number(simula
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(InvalidConfig, match="pt_min"):
+    with raises(InvalidConfig, "pt_min", 50):
         parse(ElectronIdConfig, {"pt_min": 50}, "settings")
 
 
 @needs_pythia
 def test_a_process_pythia_does_not_know_is_refused(capfd) -> None:
-    with pytest.raises(SimulationFailed, match="No:such = on"):
+    with raises(SimulationFailed, "'No:such = on'"):
         Generator(GeneratorConfig(settings=("No:such = on",)))
     capfd.readouterr()

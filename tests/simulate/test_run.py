@@ -22,6 +22,7 @@ from hep_ray.config import Config
 from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.errors import Infeasible, Interrupted, InvalidConfig, SimulationFailed, StorageError
 from hep_ray.simulate import Simulation, run
+from tests.facts import raises
 
 SCHEMA = EventSchema(task="dice", columns=(Column(name="pt", unit="GeV"),), classes=("odd", "even"))
 
@@ -72,7 +73,7 @@ def hidden(folder: Path) -> list[Path]:
 def interrupt(tmp_path: Path, dice: Dice, name: str = "out", **changes: Any) -> None:
     """Simulate 8 chunks and press Ctrl-C in the fourth."""
     dice.fail_at = {dice.calls + 4: KeyboardInterrupt()}
-    with pytest.raises(Interrupted, match="15 of 40 events are kept"):
+    with raises(Interrupted, "15 of 40"):
         run.simulate("dice", 40, **{"seed": 7, "out": tmp_path / name, **changes})
 
 
@@ -175,7 +176,7 @@ def test_two_processes_do_not_simulate_the_same_dataset(
     tmp_path: Path, dice: Dice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def meanwhile(*_: object) -> Iterator[Any]:
-        with pytest.raises(StorageError, match="one process at a time"):
+        with raises(StorageError, tmp_path / "out", "process"):
             run.simulate("dice", 40, 7, tmp_path / "out")
         raise KeyboardInterrupt
 
@@ -188,7 +189,7 @@ def test_two_processes_do_not_simulate_the_same_dataset(
 def test_an_occupied_folder_is_refused_before_any_event(tmp_path: Path, dice: Dice) -> None:
     run.simulate("dice", 40, 7, tmp_path / "out")
     calls = dice.calls
-    with pytest.raises(StorageError, match="told to overwrite"):
+    with raises(StorageError, tmp_path / "out", "overwrite"):
         run.simulate("dice", 40, 8, tmp_path / "out")
     assert dice.calls == calls
     assert run.simulate("dice", 40, 8, tmp_path / "out", overwrite=True).source["seed"] == 8
@@ -237,7 +238,7 @@ def test_a_plan_gives_every_event_once(events: int, shares: list[float], chunk: 
 
 
 def test_a_class_without_events_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match="got 10 in all, in the proportion 99:1"):
+    with raises(InvalidConfig, 10, "99:1"):
         run.plan(10, (99, 1), 5)
 
 

@@ -13,6 +13,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.simulate import SIMULATIONS, run
 from hep_ray.simulate.super_razor import Dileptons, axial_met, high_level_features, met_rel, mt2, razor
 from hep_ray.simulate.susy import HIGH_LEVEL, SusyConfig, dileptons
+from tests.facts import raises
 
 needs_pythia = pytest.mark.skipif(
     importlib.util.find_spec("pythia8mc") is None, reason="Pythia 8 (extra 'sim') is not installed"
@@ -160,6 +161,6 @@ def test_events_look_like_the_two_processes() -> None:
 
 @pytest.mark.parametrize("settings_", [{"chargino_mass": 150.0}, {"chargino_mass": 5000.0}])
 def test_masses_that_cannot_decay_are_refused(tmp_path, settings_) -> None:
-    with pytest.raises(InvalidConfig, match="neutralino_mass"):
+    with raises(InvalidConfig, "neutralino_mass"):
         run.simulate("susy", 10, 1, tmp_path / "out", settings=settings_)
     assert SusyConfig().chargino_mass == 200
