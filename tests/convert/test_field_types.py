@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +22,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import InputError, InvalidEvents, InvalidSchema
+from tests.facts import holds, raises
 
 EVENTS = 60
 LABEL = np.arange(EVENTS) % 2
@@ -133,77 +133,80 @@ def comma(value: float) -> str:
 STRINGS = [str(value) for value in X.tolist()]
 NESTED = np.zeros(EVENTS, [("x", [("a", "f4"), ("b", "f4")]), ("y", "f4")])
 CASES: dict[str, tuple[str, Callable[[Path], Path], str, Any]] = {
-    # format and kind: reader, file, what becomes of the field x, and its values or the words that are said
+    # format and kind: reader, file, what becomes of the field x, and its values or the facts that are told
     "text, numbers": ("text", text(*STRINGS), "read", X),
     "text, spaces around": ("text", text(*(f" {cell} " for cell in STRINGS)), "read", X),
     "text, Fortran's exponents": ("text", text(*map(fortran, X)), "read", X),
     "text, true and false": ("text", text(*(str(flag) for flag in FLAGS)), "read", FLAGS),
     "text, true and 0": ("text", text(*("TRUE" if flag else "0" for flag in FLAGS)), "read", FLAGS),
     "text, decimal comma": ("text", text(*map(comma, X), delimiter=";"), "read", X),
-    "text, commas and tabs": ("text", text(*map(comma, X), delimiter="\t"), "refused", "f.csv:2 has '-3,0': .*mal=,"),
+    "text, commas and tabs": (
+        "text", text(*map(comma, X), delimiter="\t"), "refused", ["f.csv:2", "'-3,0'", "decimal=,"]),
     "text, commas and points": (
-        "text", text("1.5", *map(comma, X[1:]), delimiter=";"), "refused", "f.csv:3 has '-2,898': .*decimal=,"),
-    "text, per cent": ("text", text(*(f"{cell}%" for cell in STRINGS)), "refused", "f.csv:2 has '-3.0%'"),
-    "text, with units": ("text", text(*(f"{cell} GeV" for cell in STRINGS)), "refused", "f.csv:2 has '-3.0 GeV'"),
-    "text, one word": ("text", text(*STRINGS[:57], "bad", *STRINGS[58:]), "refused", "f.csv:59 has 'bad'"),
-    "text, a word first": ("text", text("bad", *STRINGS[1:]), "refused", "f.csv:2 has 'bad'"),
-    "text, NA first": ("text", text("NA", *STRINGS[1:]), "refused", r"f\.csv:2 \('NA'\)"),
-    "text, NA last": ("text", text(*STRINGS[:-1], " NA"), "refused", r"f\.csv:61 \(' NA'\)"),
-    "text, an empty cell": ("text", text(*STRINGS[:3], "", *STRINGS[4:]), "refused", r"f\.csv:5 \(''\)"),
-    "text, words": ("text", text(*WORDS), "left out", r"text, first cell 'w0' in .*f\.csv:2"),
+        "text", text("1.5", *map(comma, X[1:]), delimiter=";"), "refused", ["f.csv:3", "'-2,898'", "decimal=,"]),
+    "text, per cent": ("text", text(*(f"{cell}%" for cell in STRINGS)), "refused", ["f.csv:2", "'-3.0%'"]),
+    "text, with units": ("text", text(*(f"{cell} GeV" for cell in STRINGS)), "refused", ["f.csv:2", "'-3.0 GeV'"]),
+    "text, one word": ("text", text(*STRINGS[:57], "bad", *STRINGS[58:]), "refused", ["f.csv:59", "'bad'"]),
+    "text, a word first": ("text", text("bad", *STRINGS[1:]), "refused", ["f.csv:2", "'bad'"]),
+    "text, NA first": ("text", text("NA", *STRINGS[1:]), "refused", ["f.csv:2", "'NA'"]),
+    "text, NA last": ("text", text(*STRINGS[:-1], " NA"), "refused", ["f.csv:61", "' NA'"]),
+    "text, an empty cell": ("text", text(*STRINGS[:3], "", *STRINGS[4:]), "refused", ["f.csv:5", "''"]),
+    "text, words": ("text", text(*WORDS), "left out", ["text", "'w0'", "f.csv:2"]),
     "text, days": ("text", text(*(f"2026-01-{row % 28 + 1:02}" for row in range(EVENTS))), "left out", "'2026-01-01'"),
-    "text, empty": ("text", text(*[""] * EVENTS), "left out", "empty in every row"),
+    "text, empty": ("text", text(*[""] * EVENTS), "left out", "empty"),
     "parquet, booleans": ("parquet", parquet(pa.array(FLAGS)), "read", FLAGS),
     "parquet, decimals": (
         "parquet", parquet(pa.array([Decimal(cell) for cell in STRINGS], pa.decimal128(9, 3))), "read", X),
     "parquet, half precision": ("parquet", parquet(pa.array(X.astype(np.float16))), "read", X.astype(np.float16)),
     "parquet, categories of numbers": ("parquet", parquet(pa.array(X).dictionary_encode()), "read", X),
-    "parquet, categories": ("parquet", parquet(pa.array(WORDS).dictionary_encode()), "left out", "categories, .*'w0'"),
-    "parquet, words": ("parquet", parquet(pa.array(WORDS)), "left out", "text, first cell 'w0'"),
-    "parquet, numbers as text": ("parquet", parquet(pa.array(STRINGS)), "refused", "numbers stored as text"),
+    "parquet, categories": (
+        "parquet", parquet(pa.array(WORDS).dictionary_encode()), "left out", ["categories", "'w0'"]),
+    "parquet, words": ("parquet", parquet(pa.array(WORDS)), "left out", ["text", "'w0'"]),
+    "parquet, numbers as text": ("parquet", parquet(pa.array(STRINGS)), "refused", ["numbers", "text"]),
     "parquet, times": ("parquet", parquet(pa.array(LABEL, pa.timestamp("us"))), "left out", "timestamp"),
     "parquet, structs": ("parquet", parquet(pa.array([{"a": 1.0}] * EVENTS)), "left out", "struct<a: double>"),
-    "parquet, lists": ("parquet", parquet(pa.array([[1.0]] * EVENTS)), "refused", "variable length.*'x'"),
-    "parquet, lists of words": ("parquet", parquet(pa.array([["a"]] * EVENTS)), "left out", "list<.*string>"),
+    "parquet, lists": ("parquet", parquet(pa.array([[1.0]] * EVENTS)), "refused", ["'x'", "variable length"]),
+    "parquet, lists of words": ("parquet", parquet(pa.array([["a"]] * EVENTS)), "left out", ["list", "string"]),
     "parquet, bytes": ("parquet", parquet(pa.array([b"a"] * EVENTS)), "left out", "binary"),
-    "parquet, nothing": ("parquet", parquet(pa.nulls(EVENTS)), "left out", "empty in every row"),
+    "parquet, nothing": ("parquet", parquet(pa.nulls(EVENTS)), "left out", "empty"),
     "parquet, nulls": (
-        "parquet", parquet(pa.array(HOLES)), "refused", r"'x' of event 'bg/f/0' has none: .*f\.parquet, row 0, and 6"),
+        "parquet", parquet(pa.array(HOLES)), "refused", ["'x'", "'bg/f/0'", "f.parquet, row 0", 6]),
     "parquet, whole numbers and nulls": (
-        "parquet", parquet(pa.array([1, None] * 30, pa.int32())), "refused", "'x' of event .* has none: .*row 1"),
+        "parquet", parquet(pa.array([1, None] * 30, pa.int32())), "refused", ["'x'", "row 1"]),
     "root, booleans": ("root", root(FLAGS), "read", FLAGS),
-    "root, words": ("root", root(awkward.Array(WORDS)), "left out", "text, first cell 'w0'"),
-    "root, lists": ("root", root(awkward.Array([[1.0], [2.0, 3.0]] * 30)), "refused", "variable length.*'x'"),
+    "root, words": ("root", root(awkward.Array(WORDS)), "left out", ["text", "'w0'"]),
+    "root, lists": ("root", root(awkward.Array([[1.0], [2.0, 3.0]] * 30)), "refused", ["'x'", "variable length"]),
     "hdf5, booleans": ("hdf5", dataset(FLAGS), "read", FLAGS),
     "hdf5, big-endian": ("hdf5", dataset(X.astype(">f8")), "read", X),
-    "hdf5, words": ("hdf5", dataset(np.array(WORDS, "S3")), "left out", "text, first cell 'w0'"),
-    "hdf5, words of variable length": ("hdf5", dataset(WORDS), "left out", "text, first cell 'w0'"),
-    "hdf5, numbers as text": ("hdf5", dataset(np.array(STRINGS, "S6")), "refused", "numbers stored as text"),
-    "hdf5, lists": ("hdf5", hdf5(ragged), "left out", "lists of variable length of float32"),
+    "hdf5, words": ("hdf5", dataset(np.array(WORDS, "S3")), "left out", ["text", "'w0'"]),
+    "hdf5, words of variable length": ("hdf5", dataset(WORDS), "left out", ["text", "'w0'"]),
+    "hdf5, numbers as text": ("hdf5", dataset(np.array(STRINGS, "S6")), "refused", ["numbers", "text"]),
+    "hdf5, lists": ("hdf5", hdf5(ragged), "left out", ["lists", "float32"]),
     "hdf5, complex": ("hdf5", dataset(X * 1j), "left out", "complex128"),
-    "hdf5, one value": ("hdf5", dataset(13.0), "left out", "one value for all events"),
-    "hdf5, nothing": ("hdf5", hdf5(lambda file: file.create_dataset("x", dtype="f4")), "left out", "an empty dataset"),
-    "hdf5, in another file": ("hdf5", hdf5(outside), "refused", r"a link to other\.h5:/x"),
-    "hdf5, nowhere": ("hdf5", hdf5(dangling), "refused", "a link to /nowhere, which is not there"),
+    "hdf5, one value": ("hdf5", dataset(13.0), "left out", "one value"),
+    "hdf5, nothing": ("hdf5", hdf5(lambda file: file.create_dataset("x", dtype="f4")), "left out", "empty"),
+    "hdf5, in another file": ("hdf5", hdf5(outside), "refused", "other.h5:/x"),
+    "hdf5, nowhere": ("hdf5", hdf5(dangling), "refused", "/nowhere"),
     "hdf5, a second name": (
-        "hdf5", hdf5(lambda file: file.update({"x": h5py.SoftLink("/pt")})), "left out", "a second name of pt"),
+        "hdf5", hdf5(lambda file: file.update({"x": h5py.SoftLink("/pt")})), "left out", "pt"),
     "npz, booleans": ("npz", npz(FLAGS), "read", FLAGS),
-    "npz, words": ("npz", npz(np.array(WORDS)), "left out", "text, first cell 'w0'"),
-    "npz, numbers as text": ("npz", npz(np.array(STRINGS)), "refused", "numbers stored as text"),
+    "npz, words": ("npz", npz(np.array(WORDS)), "left out", ["text", "'w0'"]),
+    "npz, numbers as text": ("npz", npz(np.array(STRINGS)), "refused", ["numbers", "text"]),
     "npz, pickles": ("npz", npz(np.array([None] * EVENTS)), "left out", "objects"),
     "npz, times": ("npz", npz(LABEL.astype("M8[s]")), "left out", "times"),
     "npz, complex": ("npz", npz(X * 1j), "left out", "complex128"),
-    "npz, one value": ("npz", npz(np.float64(13)), "left out", "one value for all events"),
-    "npz, NaN": ("npz", npz(np.where(FLAGS, X, np.nan)), "refused", r"'x' of event .* has none: .*f\.npz, row 0,"),
+    "npz, one value": ("npz", npz(np.float64(13)), "left out", "one value"),
+    "npz, NaN": ("npz", npz(np.where(FLAGS, X, np.nan)), "refused", ["'x'", "f.npz, row 0"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_field_of_any_kind_is_read_or_listed_or_refused(case: str, tmp_path: Path) -> None:
     reader, write, fate, expected = CASES[case]
+    facts = expected if isinstance(expected, list) else [expected]
     path = write(tmp_path)
     if fate == "refused":
-        with pytest.raises(InputError, match=f"(?s){expected}") as caught:
+        with raises(InputError, *facts) as caught:
             made(path, reader, tmp_path / "out")
         assert "--columns" in str(caught.value) or "--missing" in str(caught.value)
         assert not (tmp_path / "out/manifest.json").exists()
@@ -224,8 +227,8 @@ def test_a_field_of_any_kind_is_read_or_listed_or_refused(case: str, tmp_path: P
         said = manifest.source["left_out"]
         assert isinstance(said, dict)
         assert list(said) == ["x"]
-        assert re.search(expected, str(said["x"])), said["x"]
-        with pytest.raises(InputError, match="'x'"):  # asked for by name, it is refused
+        assert all(holds(str(said["x"]), fact) for fact in facts), said["x"]
+        with raises(InputError, "'x'"):  # asked for by name, it is refused
             made(path, reader, tmp_path / "other", columns=["pt", "x"])
 
 
@@ -246,7 +249,7 @@ def test_the_fields_of_all_files_are_compared_whatever_their_order(tmp_path: Pat
     for order in (files, files[::-1]):
         manifest = convert(order, "root", ["bg", "sig"], tmp_path / "out", columns=["pt"], overwrite=True)
         assert [column.name for column in manifest.event_schema.columns] == ["pt"]
-    with pytest.raises(InvalidSchema, match=r"a\.root:tree: there is no 'eta'"):
+    with raises(InvalidSchema, f"{tmp_path}/a.root:tree", "'eta'"):
         convert(files, "root", None, tmp_path / "other", columns=["pt", "eta"])
 
 
@@ -254,9 +257,7 @@ def test_a_field_that_is_text_in_one_file_only_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("pt,d0\n" + "".join(f"{row},{row / 7}\n" for row in range(40)))
     (tmp_path / "b.csv").write_text("pt,d0\n" + "".join(f"{row},none of these\n" for row in range(50, 90)))
     for order in (["bg=a.csv", "sig=b.csv"], ["sig=b.csv", "bg=a.csv"]):
-        with pytest.raises(
-            InvalidSchema, match=r"'d0' is text, first cell 'none of these' in .*b\.csv:2 in .*b\.csv"
-        ):
+        with raises(InvalidSchema, "'d0'", "text", "'none of these'", "b.csv:2"):
             convert([word.replace("=", f"={tmp_path}/") for word in order], "text", None, tmp_path / "out")
 
 
@@ -320,7 +321,7 @@ def test_events_without_a_value_are_left_out_only_where_that_is_said(tmp_path: P
     manifest = made(path, "parquet", tmp_path / "out", selection="isfinite(x)")
     assert sum(manifest.split_counts().values()) == EVENTS - 7
     # a comparison with what is missing is no answer: the event is not dropped without a word
-    with pytest.raises(InvalidEvents, match=r"field 'x' of .*f\.parquet, row 0 is empty: .*isfinite\(x\)"):
+    with raises(InvalidEvents, "'x'", "f.parquet, row 0", "isfinite(x)"):
         made(path, "parquet", tmp_path / "other", columns=["pt"], selection="x > -9")
 
 
@@ -328,22 +329,20 @@ def test_a_comparison_with_nan_is_no_answer_either(tmp_path: Path) -> None:
     """NaN > 0 is false: events would be cut away, or be 0 in a column, without a word."""
     name, gone = "jet pt", np.arange(EVENTS) % 9 == 0
     pq.write_table(pa.table({name: np.where(gone, np.nan, X), "label": LABEL}), tmp_path / "f.parquet")
-    remedy = re.escape("--select 'isfinite(`jet pt`)' leaves such events out")
-    with pytest.raises(InvalidEvents, match=rf"'jet pt' of .*row 0 is empty: {remedy}"):
+    remedy = "--select 'isfinite(`jet pt`)'"
+    with raises(InvalidEvents, "'jet pt'", "row 0", remedy):
         made(tmp_path / "f.parquet", "parquet", tmp_path / "a", missing=0, selection="`jet pt` > 0")
     column = {"name": "high", "expression": "1 * (`jet pt` > 0)", "dtype": "uint8"}
     schema = parse(SchemaFile, {**rules("parquet").model_dump(by_alias=True), "columns": [column]}, "schema")
     classes = ["bg", "sig"]
-    with pytest.raises(InvalidEvents, match=rf"'jet pt' of .*row 0 is empty: {remedy}"):
+    with raises(InvalidEvents, "'jet pt'", "row 0", remedy):
         convert([tmp_path / "f.parquet"], None, classes, tmp_path / "b", schema=schema)
     out = tmp_path / "c"
     convert([tmp_path / "f.parquet"], None, classes, out, schema=schema, selection="isfinite(`jet pt`)")
     np.testing.assert_array_equal(values(out, "high"), (X > 0)[~gone])
     lists = [[1.0, None], [2.0, 3.0]] * (EVENTS // 2)
     pq.write_table(pa.table({"pt": PT, "jets": lists, "label": LABEL}), tmp_path / "l.parquet")
-    with pytest.raises(
-        InvalidEvents, match=r"'jets' of .*row 0 is empty: --select \"all\(isfinite\(jets\)\)\""
-    ):
+    with raises(InvalidEvents, "'jets'", "row 0", '--select "all(isfinite(jets))"'):
         made(tmp_path / "l.parquet", "parquet", tmp_path / "e", columns=["pt"], selection="sum(jets) > 1")
 
 
@@ -351,17 +350,15 @@ def test_a_filling_that_does_not_fit_says_what_does(tmp_path: Path) -> None:
     halves = np.where(np.arange(EVENTS) % 9 == 0, np.nan, X).astype(np.float16)
     pq.write_table(pa.table({"x": halves, "label": LABEL}), tmp_path / "f.parquet")
     # float16 ends at 65504
-    with pytest.raises(
-        InvalidEvents, match=r"'x' is float16; .*row 0 does not fit, 1000000.0: .*`dtype = \"int64\"`"
-    ):
+    with raises(InvalidEvents, "'x'", "float16", "row 0", 1000000.0, '`dtype = "int64"`'):
         made(tmp_path / "f.parquet", "parquet", tmp_path / "out", missing=1e6)
 
 
 def test_options_for_missing_values_need_one_that_takes_their_place() -> None:
     for extra in ({"sentinels": [-999]}, {"missing_indicator": True}):
-        with pytest.raises(InputError, match="'x' has no 'missing'"):
+        with raises(InputError, "'x'", "'missing'"):
             parse_schema_of({"name": "x", **extra})
-    with pytest.raises(InputError, match="missing"):
+    with raises(InputError, "missing", "nan"):
         parse_schema_of({"name": "x", "missing": float("nan")})
 
 

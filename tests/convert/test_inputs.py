@@ -25,6 +25,7 @@ from hep_ray.convert.schema_file import parse_schema
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
+from tests.facts import raises
 
 
 def ids(folder: Path) -> set[str]:
@@ -149,9 +150,9 @@ def test_an_empty_file_among_many_is_left_out_and_told(reader: str, tmp_path: Pa
     manifest = convert(inputs, reader, ["bkg", "sig"], tmp_path / "out")
     assert manifest.class_counts() == {"bkg": 42, "sig": 81}
     assert manifest.source["notes"] == [f"1 of 4 inputs holds no events: {paths['b']}"]
-    with pytest.raises(NoEvents, match=f"class 'sig' has none: 1 of 2 inputs holds no events: {paths['b']}"):
+    with raises(NoEvents, "'sig'", "1 of 2", paths["b"]):
         convert([f"sig={paths['b']}", f"bkg={paths['d']}"], reader, ["bkg", "sig"], tmp_path / "no")
-    with pytest.raises(NoEvents, match="none of these does"):
+    with raises(NoEvents, paths["b"]):
         convert([f"sig={paths['b']}"], reader, ["bkg", "sig"], tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
@@ -162,7 +163,7 @@ def test_empty_tables_and_folders_within_an_input_are_left_out_too(tmp_path: Pat
         png(tmp_path / "all" / name, values(rows, rows))
     manifest = convert([tmp_path / "all"], "png", ["a", "b"], tmp_path / "d")
     assert manifest.class_counts() == {"a": 30, "b": 31}
-    with pytest.raises(NoEvents, match="class 'c' has none"):
+    with raises(NoEvents, "'c'"):
         convert([tmp_path / "all"], "png", None, tmp_path / "e")
 
 
@@ -173,9 +174,9 @@ def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None
         with uproot.recreate(tmp_path / job / "out.root") as file:
             file["h"] = np.histogram(np.zeros(3))
     inputs = [f"sig={tmp_path / job / 'out.root'}" for job in ("a", "c", "e")]
-    with pytest.raises(UnreadableInput, match=r"(?s)2 of 4 cannot.*c/out\.root has h.*e/out\.root has h"):
+    with raises(UnreadableInput, "2 of 4", "c/out.root", "e/out.root", "h (TH1D)"):
         convert([*inputs, f"bkg={paths['b']}"], "root", ["bkg", "sig"], tmp_path / "d")
-    with pytest.raises(UnreadableInput, match=r"x\.root, .*y\.root: No such file"):
+    with raises(UnreadableInput, "x.root", "y.root", "No such file"):
         convert(["a=x.root", "b=y.root"], "root", None, tmp_path / "d")
 
 
@@ -210,33 +211,33 @@ def test_pictures_of_several_folders_are_a_glob(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "error", "message"),
+    ("word", "error", "facts"),
     [
         (
             "sig={}/none/*.csv",
             UnreadableInput,
-            r"a glob matches one or more files; '.*/none/\*\.csv' matches none",
+            ["'{}/none/*.csv'"],
         ),
-        ("sig={}/mix/*", InvalidConfig, r"matches 1 \.csv and 1 \.txt: say which, as in '.*/mix/\*\.csv'"),
-        ("sig={}/mix", InvalidConfig, r"mix has 1 \.csv, 1 \.txt: give a glob .*'.*/mix/\*\.csv'"),
+        ("sig={}/mix/*", InvalidConfig, ["1 .csv", "1 .txt", "'{}/mix/*.csv'"]),
+        ("sig={}/mix", InvalidConfig, ["1 .csv", "1 .txt", "'{}/mix/*.csv'"]),
         (
             "sig={}/logs",
             UnreadableInput,
-            r"end in one of \.csv, \.tsv, \.txt; .*logs has 2 \.log: give a glob",
+            ["{}/logs", "2 .log", "'{}/logs/*.log'"],
         ),
-        ("sig={}/void", UnreadableInput, r"void has none$"),
-        ("sig=", InvalidConfig, r"an input is PATH or CLASS=PATH; got 'sig='"),
+        ("sig={}/void", UnreadableInput, ["{}/void", ".csv, .tsv, .txt"]),
+        ("sig=", InvalidConfig, ["CLASS=PATH", "'sig='"]),
     ],
 )
 def test_globs_and_folders_that_give_none_or_a_mixture(
-    word: str, error: type[HepRayError], message: str, tmp_path: Path
+    word: str, error: type[HepRayError], facts: list[str], tmp_path: Path
 ) -> None:
     for folder, names in (("mix", ("a.csv", "b.txt")), ("logs", ("1.log", "2.log")), ("void", ())):
         (tmp_path / folder).mkdir()
         for name in names:
             text(tmp_path / folder / name, values(10, 1))
     text(tmp_path / "b.csv", values(10, 2))
-    with pytest.raises(error, match=message):
+    with raises(error, *(fact.format(tmp_path) for fact in facts)):
         convert([word.format(tmp_path), f"bkg={tmp_path}/b.csv"], "text", ["bkg", "sig"], tmp_path / "d")
 
 
@@ -244,7 +245,7 @@ def test_a_folder_of_another_format_names_its_reader(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     for name in ("a.parquet", "manifest.json"):
         (tmp_path / "d" / name).touch()
-    with pytest.raises(UnreadableInput, match=r"d has 1 \.parquet, 1 \.json: --reader parquet reads them"):
+    with raises(UnreadableInput, "1 .parquet", "1 .json", "--reader parquet"):
         convert([tmp_path / "d"], "text", ["a", "b"], tmp_path / "out")
 
 
@@ -262,9 +263,7 @@ def test_a_folder_tells_what_it_leaves_out(tmp_path: Path) -> None:
 
 def test_more_files_than_classes_say_how_a_class_gets_several(tmp_path: Path) -> None:
     found = jobs(tmp_path, "root", {"a": 10, "b": 11, "c": 12})
-    with pytest.raises(
-        InvalidConfig, match=r"got 3 files .*several files of a class are CLASS=FILE each"
-    ) as raised:
+    with raises(InvalidConfig, "3 files", "CLASS=FILE") as raised:
         convert(list(found.values()), "root", ["bkg", "sig"], tmp_path / "d")
     assert re.search(rf"'bkg={tmp_path}/a/\*\.root'", str(raised.value))
 
@@ -331,6 +330,6 @@ def test_a_tree_is_chosen_by_what_the_message_says(tmp_path: Path) -> None:
             )
     words = ["convert", str(tmp_path / "f.root"), "--reader", "root", "--classes", "b,s", "--label", "y"]
     words += ["--out", str(tmp_path / "d")]
-    with pytest.raises(InvalidConfig, match=r"has events, noise: --set tree=events$"):
+    with raises(InvalidConfig, "events, noise", "--set tree=events"):
         CliRunner().invoke(app, words, catch_exceptions=False)
     assert CliRunner().invoke(app, [*words, "--set", "tree=events"]).exit_code == 0

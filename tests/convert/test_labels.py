@@ -23,6 +23,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema
+from tests.facts import raises
 
 ROWS = 60
 PT = np.random.default_rng(3).normal(size=ROWS).astype(np.float32)
@@ -137,7 +138,7 @@ def test_words_that_are_the_classes_are_labels(reader: str, write: Write, tmp_pa
     convert([tmp_path / "f"], None, None, tmp_path / "d", schema=labelled(reader))
     assert events(tmp_path / "d", "pt") == TRUTH
     rules = labelled(reader).model_copy(update={"classes": ("qcd", "tt")})
-    with pytest.raises(InvalidEvents, match=r"'y' is one of \['qcd', 'tt'\].*row 0 it is 'sig'") as raised:
+    with raises(InvalidEvents, "'y'", "['qcd', 'tt']", "row 0", "'sig'") as raised:
         convert([tmp_path / "f"], None, None, tmp_path / "e", schema=rules)
     assert "--label-values=bkg,sig or `[label] values = ['bkg', 'sig']`" in str(raised.value)
 
@@ -150,12 +151,10 @@ def test_one_hot_labels_are_read(reader: str, write: Write, tmp_path: Path) -> N
     assert events(tmp_path / "d", "pt") == TRUTH
     hot[7] = [1, 1]
     write(tmp_path / "g", {"pt": PT, "y": hot})
-    with pytest.raises(InvalidEvents, match=r"1 in one place.*row 7 is \[1.0, 1.0\]"):
+    with raises(InvalidEvents, "'y'", "row 7", "[1.0, 1.0]"):
         convert([tmp_path / "g"], None, None, tmp_path / "e", schema=labelled(reader))
     write(tmp_path / "h", {"pt": PT, "y": np.eye(3)[np.arange(ROWS) % 3]})
-    with pytest.raises(
-        InvalidSchema, match=r"one number or text per event, or one-hot.*'y' of .*h.* has 3 values"
-    ):
+    with raises(InvalidSchema, "'y'", tmp_path / "h", "2 classes", "3 values"):
         convert([tmp_path / "h"], None, None, tmp_path / "e", schema=labelled(reader))
 
 
@@ -177,9 +176,7 @@ def test_other_numbers_are_named_and_what_to_type_works(reader: str, write: Writ
         "--out",
         tmp_path / "d",
     ]
-    with pytest.raises(
-        InvalidEvents, match=r"one of \[0, 1\].*row 1 it is -1: .*`\[label\] values = \[-1, 1\]`"
-    ) as told:
+    with raises(InvalidEvents, "'y'", "[0, 1]", "row 1", -1, "`[label] values = [-1, 1]`") as told:
         CliRunner().invoke(app, ["convert", *map(str, words)], catch_exceptions=False)
     (remedy,) = [word for word in str(told.value).split() if word.startswith("--label-values=")]
     result = typed(*words, remedy)
@@ -220,13 +217,10 @@ def test_classes_called_true_and_false_are_what_the_label_says(
 
 def test_the_class_of_an_event_is_stated_once(tmp_path: Path) -> None:
     parquet(tmp_path / "f", {"pt": PT, "y": SIGNAL.astype(int)})
-    said = r"stated once; the field 'y' decides it, and 'sig=.*f' does: leave out 'sig='"
-    with pytest.raises(InvalidConfig, match=said):
+    with raises(InvalidConfig, "'y'", f"'sig={tmp_path / 'f'}'", "'sig='", "--classes"):
         convert([f"sig={tmp_path / 'f'}"], None, None, tmp_path / "d", schema=labelled("parquet"))
     convert([tmp_path / "f"], None, None, tmp_path / "d", schema=labelled("parquet"))
-    with pytest.raises(
-        InvalidConfig, match=r"stated once; the dataset's own label decides it, and 'sig=.*d' does"
-    ):
+    with raises(InvalidConfig, "label", f"'sig={tmp_path / 'd'}'"):
         convert([f"sig={tmp_path / 'd'}"], "parquet", None, tmp_path / "e")
 
 
@@ -261,24 +255,20 @@ def test_events_without_label_or_id_are_left_out_as_the_message_says(tmp_path: P
 
 def test_values_of_another_kind_or_number_are_refused_before_reading(tmp_path: Path) -> None:
     text(tmp_path / "f", {"pt": PT, "y": SIGNAL.astype(int), "kind": WORDS})
-    with pytest.raises(InvalidSchema, match=r"'y' of .* is of numbers, its values are texts: \['b', 's'\]"):
+    with raises(InvalidSchema, "'y'", "numbers", "['b', 's']"):
         convert(
             [tmp_path / "f"], None, None, tmp_path / "d", schema=labelled("text", more='values = ["b", "s"]')
         )
-    with pytest.raises(InvalidSchema, match=r"'kind' of .* is of text, its values are numbers: \[0, 1\]"):
+    with raises(InvalidSchema, "'kind'", "text", "[0, 1]"):
         convert(
             [tmp_path / "f"], None, None, tmp_path / "d", schema=labelled("text", "kind", "values = [0, 1]")
         )
-    with pytest.raises(
-        InvalidSchema, match=r"one value for each of the classes bkg, sig; its values are \[0, 1, 2\]"
-    ):
+    with raises(InvalidSchema, "bkg, sig", "[0, 1, 2]"):
         convert(
             [tmp_path / "f"], None, None, tmp_path / "d", schema=labelled("text", more="values = [0, 1, 2]")
         )
     text(tmp_path / "g", {"pt": PT + 1, "y": WORDS})
-    with pytest.raises(
-        InvalidSchema, match=r"of numbers in every input, or of text in every one; 'y' of .*g differs"
-    ):
+    with raises(InvalidSchema, "'y'", tmp_path / "f", tmp_path / "g"):
         convert([tmp_path / "f", tmp_path / "g"], None, None, tmp_path / "d", schema=labelled("text"))
 
 
@@ -286,7 +276,7 @@ def test_values_of_another_kind_or_number_are_refused_before_reading(tmp_path: P
 def test_a_column_is_of_numbers(reader: str, write: Write, tmp_path: Path) -> None:
     write(tmp_path / "f", {"pt": PT, "kind": WORDS, "y": SIGNAL.astype(int)})
     rules = labelled(reader, more='[[columns]]\nname = "kind"\n')
-    with pytest.raises(InvalidSchema, match="a column is of numbers; 'kind' is text"):
+    with raises(InvalidSchema, "'kind'", "text", "'sig'"):
         convert([tmp_path / "f"], None, None, tmp_path / "d", schema=rules)
     # Beside that, a text is a field like others: it can be cut on.
     kept = convert(
@@ -344,20 +334,16 @@ def test_fields_of_any_name_become_columns_and_are_told(reader: str, write: Writ
 
 def test_names_that_would_be_the_same_are_refused(tmp_path: Path) -> None:
     text(tmp_path / "f", {"eta": PT, "|eta|": abs(PT), "y": SIGNAL.astype(int)})
-    with pytest.raises(
-        InvalidSchema, match=r"the fields 'eta' and '\|eta\|' would both be 'eta': .*sources = "
-    ):
+    with raises(InvalidSchema, "'eta'", "'|eta|'", '`sources = ["|eta|"]`'):
         convert([tmp_path / "f"], None, None, tmp_path / "d", schema=labelled("text"))
     convert([tmp_path / "f"], None, None, tmp_path / "d", schema=labelled("text"), columns=("|eta|",))
     text(tmp_path / "g", {"%": PT, "y": SIGNAL.astype(int)})
-    with pytest.raises(
-        InvalidSchema, match=r"the field '%' gets its name in a schema file, with `sources = "
-    ):
+    with raises(InvalidSchema, "'%'", '`sources = ["%"]`'):
         convert([tmp_path / "g"], None, None, tmp_path / "e", schema=labelled("text"))
 
 
 def test_a_schema_file_names_the_remedy_for_an_odd_name() -> None:
-    with pytest.raises(InvalidSchema, match=r"got 'a.b': .*such as 'a_b', with `sources = \[\"a.b\"\]`"):
+    with raises(InvalidSchema, "'a.b'", "'a_b'", '`sources = ["a.b"]`'):
         labelled("root", more='[[columns]]\nname = "a.b"\n')
     assert legal_name("pt") == "pt"
     assert legal_name("_x.y") == "x_y"
@@ -385,9 +371,7 @@ def test_negative_weights_name_what_to_do_and_it_works(field: str, tmp_path: Pat
     columns = f'[[columns]]\nname = "pt"\n[[columns]]\nname = "w"\nsources = ["{field}"]\n'
     (tmp_path / "w.toml").write_text(head + columns)
     words = [tmp_path / "f", "--schema", tmp_path / "w.toml", "--out", tmp_path / "d"]
-    with pytest.raises(
-        InvalidEvents, match=r"at least 0; 'w' of event .* is -1\.0: .*`expression = \"abs\(w\)\"`"
-    ) as told:
+    with raises(InvalidEvents, "'w'", "'sig/f/0'", -1.0, '`expression = "abs(w)"`') as told:
         CliRunner().invoke(app, ["convert", *map(str, words)], catch_exceptions=False)
     remedy = shlex.split(str(told.value)[str(told.value).index("--select") :])
     assert typed(*words, *remedy).exit_code == 0
@@ -399,7 +383,7 @@ def test_negative_weights_name_what_to_do_and_it_works(field: str, tmp_path: Pat
 
 
 def test_label_values_need_a_label(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match="--label names; got '0,1' alone"):
+    with raises(InvalidConfig, "--label-values", "--label", "'0,1'"):
         CliRunner().invoke(
             app,
             ["convert", "f", "--reader", "text", "--label-values", "0,1", "--out", str(tmp_path / "d")],

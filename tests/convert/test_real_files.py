@@ -11,6 +11,7 @@ from hep_ray.convert.convert import convert
 from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import InvalidConfig
+from tests.facts import raises
 
 ALICE = [f"alice_pid/{name}.root" for name in ("Electrons", "Pions", "Kaons", "Protons")]
 
@@ -61,7 +62,7 @@ def test_text_sorted_by_class_is_shuffled_across_shards(real_data: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["uproot-Zmumu", "uproot-HZZ", "nanoAOD_2015_CMS_Open_Data_ttbar"])
 def test_a_file_without_classes_is_refused(name: str, real_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match="a dataset has two classes or more"):
+    with raises(InvalidConfig, "--classes", "CLASS=PATH"):
         convert([real_data / f"root_files/{name}.root"], "root", None, tmp_path / "d")
 
 

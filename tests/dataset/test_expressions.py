@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hep_ray.dataset.expressions import Expression
 from hep_ray.errors import InvalidConfig
+from tests.facts import raises
 
 COLUMNS = {
     "eta": np.array([-1.0, 0.5, 0.7]),
@@ -57,12 +58,12 @@ def test_only_arithmetic_is_understood(text: str) -> None:
 
 
 def test_an_unknown_column_names_the_nearest() -> None:
-    with pytest.raises(InvalidConfig, match=r"there is no 'etta' \(did you mean 'eta'\?\)"):
+    with raises(InvalidConfig, "'etta'", "'eta'"):
         Expression("etta > 1").mask(COLUMNS, 3)
 
 
 def test_a_condition_is_one_answer_for_each_event() -> None:
-    with pytest.raises(InvalidConfig, match="a condition is yes or no for each of 3 events"):
+    with raises(InvalidConfig, "'pt + 1'", "float64", "3 events"):
         Expression("pt + 1").mask(COLUMNS, 3)
 
 

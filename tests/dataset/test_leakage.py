@@ -23,6 +23,7 @@ from hep_ray.dataset.leakage import one_vs_rest
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.shards import ShardWriter
 from hep_ray.errors import InvalidConfig
+from tests.facts import raises
 
 EVENTS = 400
 LABELS = np.arange(EVENTS) * 2 // EVENTS  # sorted by class
@@ -182,7 +183,7 @@ def test_a_sample_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_only_columns_of_the_dataset_are_accepted(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match=r"there is no 'ptt' \(did you mean 'pt'\?\)"):
+    with raises(InvalidConfig, "'ptt'", "'pt'"):
         report(tmp_path / "d", np.arange(EVENTS), accept=("ptt",))
 
 

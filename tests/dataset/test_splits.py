@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hep_ray.dataset.splits import SplitRule, event_hashes, split_of
 from hep_ray.errors import InvalidConfig
+from tests.facts import raises
 
 IDS = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=40, unique=True)
 
@@ -61,5 +62,5 @@ def test_no_events_have_no_hashes() -> None:
 @pytest.mark.parametrize("fractions", [(0.5, 0.2, 0.2), (1.2, -0.1, -0.1), (0.0, 0.5, 0.5)])
 def test_fractions_that_are_no_division_are_refused(fractions: tuple[float, float, float]) -> None:
     train, val, test = fractions
-    with pytest.raises(InvalidConfig, match="add up to 1"):
+    with raises(InvalidConfig, train, val, test):
         SplitRule(train=train, val=val, test=test)

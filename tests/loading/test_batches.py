@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.loading.batches import Events, batches, dealt_batches
 from hep_ray.loading.source import LastBatch, batch_sizes
+from tests.facts import raises
 
 
 def events(rows: int) -> Events:
@@ -130,17 +131,17 @@ def test_tensors_own_their_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "facts"),
     [
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 of 2"),
-        ({"batch_size": 2, "rank": -1}, "rank -1 of 1"),
-        ({"batch_size": 8, "last_batch": "drop"}, "at least one batch"),
-        ({"batch_size": 1, "world_size": 9}, "at least one batch"),
+        ({"batch_size": 0}, ["batch_size", "0"]),
+        ({"batch_size": 2, "rank": 2, "world_size": 2}, ["rank 2", "2"]),
+        ({"batch_size": 2, "rank": -1}, ["rank -1", "1"]),
+        ({"batch_size": 8, "last_batch": "drop"}, ["5 events", "batches of 8"]),
+        ({"batch_size": 1, "world_size": 9}, ["5 events", "9 ranks"]),
     ],
 )
-def test_a_pass_without_batches_is_refused_at_once(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidConfig, match=message):
+def test_a_pass_without_batches_is_refused_at_once(options: dict[str, Any], facts: list[str]) -> None:
+    with raises(InvalidConfig, *facts):
         batches(events(5), **options)
 
 

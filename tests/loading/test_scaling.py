@@ -9,6 +9,7 @@ from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
 from hep_ray.errors import InvalidEvents, NotFitted, UnknownName
 from hep_ray.loading.scalers import SCALERS
+from tests.facts import raises
 
 SHAPES = [(), (3,), (4, 2), (5, 5, 2)]
 
@@ -23,7 +24,7 @@ def test_contract(name: str, shape: tuple[int, ...]) -> None:
     scaler = SCALERS[name](shape)
     if name == "per_channel" and not shape:
         shape = ()
-    with pytest.raises(NotFitted, match="a scaler is fitted before it is used"):
+    with pytest.raises(NotFitted):
         scaler(torch.zeros((2, *shape)))
     scaler.fit(values(shape))
     fresh = torch.from_numpy(values(shape, seed=1))
@@ -51,7 +52,7 @@ def test_a_constant_feature_becomes_a_number(name: str) -> None:
 def test_nan_is_refused(name: str) -> None:
     broken = values((2,))
     broken[5, 1] = np.nan
-    with pytest.raises(InvalidEvents, match="finite"):
+    with pytest.raises(InvalidEvents):
         SCALERS[name]((2,)).fit(broken)
 
 
@@ -97,5 +98,5 @@ def test_log1p_by_hand() -> None:
 
 
 def test_an_unknown_scaler_is_named() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'standardize'"):
+    with raises(UnknownName, "'standardise'", "'standardize'"):
         SCALERS["standardise"]

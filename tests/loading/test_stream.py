@@ -11,26 +11,27 @@ import pytest
 
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, ShardMismatch, UnknownName
+from tests.facts import raises
 
 
 def test_the_test_split_needs_a_purpose(make_dataset: Callable[..., Path]) -> None:
     dataset = Dataset.open(make_dataset(60))
-    with pytest.raises(InvalidConfig, match="test split is read"):
+    with raises(InvalidConfig, "test", "purpose"):
         dataset.paths("test")
     assert [path.name for path in dataset.paths("test", purpose="confirm")] == ["test-00000.parquet"]
     assert [path.name for path in dataset.paths("train")] == ["train-00000.parquet"]
     assert dataset.rows("train") + dataset.rows("val") + dataset.rows("test") == 60
     for ask in (dataset.rows, dataset.paths):
-        with pytest.raises(UnknownName, match=r"unknown split 'valid' .*; known: train, val, test"):
+        with raises(UnknownName, "'valid'", "train, val, test"):
             ask("valid")
-    with pytest.raises(UnknownName, match="unknown purpose 'search'"):
+    with raises(UnknownName, "'search'"):
         dataset.paths("test", purpose="search")  # type: ignore[arg-type]
 
 
 def test_a_dataset_whose_shards_differ_is_not_opened(make_dataset: Callable[..., Path]) -> None:
     folder = make_dataset(60)
     (folder / "val-00000.parquet").write_bytes(b"")
-    with pytest.raises(ShardMismatch, match=r"val-00000\.parquet is empty"):
+    with raises(ShardMismatch, "val-00000.parquet", "empty"):
         Dataset.open(folder)
 
 
@@ -45,7 +46,7 @@ def test_a_split_of_one_class_is_not_opened(tmp_path: Path) -> None:
     schema = EventSchema(task="toy", columns=(Column(name="x"),), classes=("a", "b"))
     with ShardWriter(folder, schema) as writer:
         writer.write({"event_id": ids, "label": labels, "x": np.arange(60, dtype=np.float32)})
-    with pytest.raises(InvalidEvents, match="'train' has events of every class"):
+    with raises(InvalidEvents, folder, "'train'", "{'a': 37, 'b': 0}"):
         Dataset.open(folder)
 
 
@@ -74,11 +75,11 @@ def test_resident_events_are_those_of_the_shards_in_order(
         assert sum(len(batch) for batch in batches(events, 32, shuffle=True)) == dataset.rows(split)
     assert resident.fingerprint == dataset.fingerprint
     assert len(ray.cloudpickle.dumps(resident)) < 4096
-    with pytest.raises(InvalidConfig, match="only loaded splits"):
+    with raises(InvalidConfig, "'test'", "train, val"):
         resident.events("test")
-    with pytest.raises(InvalidConfig, match="purpose"):
+    with raises(InvalidConfig, "purpose"):
         load_resident(dataset, ("train", "test"))
-    with pytest.raises(InvalidSchema, match="got 'tracks'"):
+    with raises(InvalidSchema, "'tracks'"):
         load_resident(dataset, columns=["tracks"])
 
 
@@ -117,16 +118,16 @@ def test_streamed_events_are_those_that_one_process_reads_in_the_same_order(
     kept = load_resident(dataset, ["test"], purpose="confirm").events("test")
     assert (test.labels == kept.labels).all()
     assert torch.equal(next(test.batches(512)).labels, next(kept.batches(512)).labels)
-    with pytest.raises(InvalidConfig, match="purpose"):
+    with raises(InvalidConfig, "purpose"):
         open_events(dataset, ingest, ["test"])
     begun = stream.batches(100)
     next(begun)
     begun.close()
     for path in dataset.paths("train"):
         path.unlink()
-    with pytest.raises(ShardMismatch, match="a shard that is streamed can be read"):
+    with raises(ShardMismatch, "train-00000.parquet", "No such file"):
         next(data.events("train").batches(100))
-    with pytest.raises(InvalidConfig, match="only loaded splits"):
+    with raises(InvalidConfig, "'test'", "train, val"):
         data.events("test")
 
 
@@ -159,14 +160,14 @@ def test_pieces_that_come_otherwise_than_one_by_one_and_whole_are_refused(
         (joined, 0),
         (block(0).drop_columns([PIECE]), 0),
     ):
-        with pytest.raises(StreamBroken, match="pieces come one by one and whole; piece 0 has"):
+        with raises(StreamBroken, "piece 0"):
             _next(broken, number, plan)
     assert _alone(np.array([7])) == 7
     for ids in ([], [1, 2]):
-        with pytest.raises(StreamBroken, match="reads one piece"):
+        with raises(StreamBroken, len(ids), ids):
             _alone(np.array(ids))
     lost = iter([plan.read(0, dataset.schema, ["image"])])
-    with pytest.raises(StreamBroken, match=f"{shards[0].rows} of its {dataset.rows('train')} events came"):
+    with raises(StreamBroken, shards[0].rows, dataset.rows("train")):
         _pack(lost, dataset.rows("train"), ["image"], dataset.schema)
 
 
@@ -175,5 +176,5 @@ def test_a_row_beyond_the_chunks_of_a_column_is_refused_not_made_up() -> None:
 
     chunks = Chunks((np.arange(3.0), np.arange(3.0, 5.0)), np.array([0, 3, 5]))
     assert chunks.take(np.array([0, 2, 3, 4])).tolist() == [0.0, 2.0, 3.0, 4.0]
-    with pytest.raises(IndexError, match="rows 2 to 5 are taken of a column with 5"):
+    with raises(IndexError, "2 to 5"):
         chunks.take(np.array([2, 5]))

@@ -6,9 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-import pytest
-
 from hep_ray.loading.tensors import prefetched
+from tests.facts import raises
 
 
 def test_items_come_in_order_and_the_thread_ends() -> None:
@@ -51,5 +50,5 @@ def test_what_the_source_raises_is_raised_where_items_are_used() -> None:
 
     items = prefetched(source())
     assert next(items) == 1
-    with pytest.raises(ZeroDivisionError, match="no more"):
+    with raises(ZeroDivisionError, "no more"):
         next(items)

@@ -20,6 +20,7 @@ from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
 from hep_ray.training.manifold import mixed, mixing_points
 from hep_ray.training.step import train_step
+from tests.facts import raises
 
 IMAGES = EventSchema(task="toy", columns=(Column(name="image", shape=(16, 16, 1)),), classes=("a", "b"))
 FEATURES = EventSchema(task="toy", columns=(Column(name="x", shape=(4,)),), classes=("a", "b"))
@@ -213,11 +214,11 @@ def test_a_mixed_loss_has_both_labels() -> None:
 
 
 def test_one_event_cannot_be_mixed() -> None:
-    with pytest.raises(InvalidConfig, match=r"at least two events.*got 1 events"):
+    with raises(InvalidConfig, "manifold_mixup", "1 events"):
         mixing_points(build_model("mlp", {}, FEATURES), batch_of(FEATURES, events=1))
 
 
 @pytest.mark.parametrize("values", [{"swa_start": 1.5}, {"manifold_mixup": -1}, {"l1_penalty": -0.1}])
 def test_refusals(values: dict[str, Any]) -> None:
-    with pytest.raises(InvalidConfig, match=next(iter(values))):
+    with raises(InvalidConfig, *values):
         loop(**values)

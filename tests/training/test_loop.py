@@ -11,6 +11,7 @@ from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
+from tests.facts import raises
 
 SIZE = 28
 SCHEMA = EventSchema(
@@ -102,7 +103,7 @@ def test_a_loss_that_leaves_the_finite_numbers_names_epoch_step_and_learning_rat
     images[5] = np.inf
     broken = dataclasses.replace(TRAIN, inputs={"image": images})
 
-    with pytest.raises(NonFiniteLoss, match=r"step \d+ of epoch 1 .*0.001"):
+    with raises(NonFiniteLoss, "nan", "step 4", "epoch 1", "learning_rate 0.001"):
         loop(train=broken).run_epoch()
 
 
@@ -114,14 +115,14 @@ def test_logits_too_large_to_rank_by_are_a_diverged_training():
     with torch.no_grad():
         last.bias.copy_(torch.tensor([3e38, -3e38]))
 
-    with pytest.raises(NonFiniteLoss, match=r"log-odds, which rank events, are not: .* of epoch 1 .*0.001"):
+    with raises(NonFiniteLoss, "log-odds", "epoch 1", "learning_rate 0.001"):
         one.run_epoch()
 
 
 def test_a_checkpoint_of_other_parameters_is_refused():
     state = loop().state_dict()
 
-    with pytest.raises(CorruptCheckpoint, match="resumes its own"):
+    with raises(CorruptCheckpoint, "learning_rate"):
         loop(learning_rate=0.5).load_state_dict(state)
 
 
@@ -133,7 +134,7 @@ def test_a_torn_checkpoint_is_refused_by_name(tmp_path):
 
     for size in (0, 10, len(whole) // 2):
         path.write_bytes(whole[:size])
-        with pytest.raises(CorruptCheckpoint, match=r"last\.pt"):
+        with raises(CorruptCheckpoint, tmp_path / "last.pt"):
             load_checkpoint(path)
 
 
@@ -154,7 +155,7 @@ def test_a_failed_write_leaves_the_former_checkpoint(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"epoch": 1})
 
-    with pytest.raises(Exception, match="pickle"):
+    with raises(Exception, "pickle"):
         save_checkpoint(path, {"epoch": lambda: None})
 
     assert load_checkpoint(path) == {"epoch": 1}
@@ -162,17 +163,17 @@ def test_a_failed_write_leaves_the_former_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("change", "error", "facts"),
     [
-        ({"lr": 1}, InvalidConfig, "unknown key 'lr'"),
-        ({"model": "cnnn"}, UnknownName, "did you mean 'cnn'"),
-        ({"learning_rate": -1}, InvalidConfig, "learning_rate"),
-        ({"momentum": 0.9}, InvalidConfig, "unknown key 'momentum'"),
-        ({"root_index": 0.2}, InvalidConfig, "root_index"),
+        ({"lr": 1}, InvalidConfig, ["'lr'", "learning_rate"]),
+        ({"model": "cnnn"}, UnknownName, ["'cnnn'", "'cnn'"]),
+        ({"learning_rate": -1}, InvalidConfig, ["learning_rate", -1]),
+        ({"momentum": 0.9}, InvalidConfig, ["'momentum'"]),
+        ({"root_index": 0.2}, InvalidConfig, ["root_index", 0.2]),
     ],
 )
-def test_parameters_that_nothing_reads_or_takes_are_refused(change, error, words):
-    with pytest.raises(error, match=words):
+def test_parameters_that_nothing_reads_or_takes_are_refused(change, error, facts):
+    with raises(error, *facts):
         TrialConfig.from_params({**PARAMS, **change})
 
 
@@ -185,5 +186,5 @@ def test_resolved_parameters_hold_every_default_and_resolve_to_themselves():
 
 def test_a_single_event_that_batch_normalisation_cannot_take_is_named():
     # ResNet34 leaves one number per channel of an image of 28×28.
-    with pytest.raises(InvalidConfig, match="a batch holds 1: choose a batch_size that leaves no single"):
+    with raises(InvalidConfig, 1, "batch_size", "last_batch", "'share'"):
         loop(train=toy(10), model="resnet34", batch_size=9, last_batch="keep").run_epoch()

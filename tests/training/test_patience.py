@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from hep_ray.config import FORMERLY
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.patience import VAL_LOSS, Goal, Patience
+from tests.facts import raises
 
 EPOCHS = [
     {"val_loss": 0.9, "val_auc": 0.6},
@@ -62,7 +61,7 @@ def test_a_checkpoint_older_than_a_parameter_is_of_what_was_done_before_it() -> 
     now = TrialConfig.completed(PARAMS, FORMERLY).resolved()
     assert {key: now[key] for key in FORMERLY} == FORMERLY
     check_own({"params": old}, now)
-    with pytest.raises(CorruptCheckpoint, match="resumes its own"):
+    with raises(CorruptCheckpoint, *FORMERLY):
         check_own({"params": old}, TrialConfig.from_params(PARAMS).resolved())
     stated = TrialConfig.completed({**PARAMS, "last_batch": "drop"}, FORMERLY)
     assert stated.training.last_batch == "drop"

@@ -19,6 +19,7 @@ from hep_ray.convert.readers import READERS, Opened
 from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.dataset.shards import ShardWriter
 from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, ShardMismatch, UnreadableInput
+from tests.facts import raises
 
 
 def opened(reader: str, path: Path, **options: Any) -> Opened:
@@ -94,11 +95,11 @@ def test_an_ntuple_is_read_as_a_tree_is(tmp_path: Path) -> None:
     assert column(found, "jet") == column(found, "muon.pt") == jets.to_list()
     assert column(found, "muon.q") == [[1] * (row % 3) for row in range(rows)]
     assert column(found, "cov") == [[4 * row, 4 * row + 1, 4 * row + 2, 4 * row + 3] for row in range(rows)]
-    with pytest.raises(InvalidConfig, match=r"no 'muon\.ptt' \(did you mean 'muon\.pt'\?\)"):
+    with raises(InvalidConfig, "'muon.ptt'", "'muon.pt'"):
         column(found, "muon.ptt")
     with uproot.update(tmp_path / "f.root") as file:
         file["more"] = {"x": np.zeros(3)}
-    with pytest.raises(InvalidConfig, match="--set tree=events"):
+    with raises(InvalidConfig, "--set tree=events"):
         opened("root", tmp_path / "f.root")
     assert column(opened("root", tmp_path / "f.root", tree="more"), "x") == [0, 0, 0]
 
@@ -106,22 +107,22 @@ def test_an_ntuple_is_read_as_a_tree_is(tmp_path: Path) -> None:
 def test_a_tree_is_named_where_there_are_several(tmp_path: Path) -> None:
     values = ak.Array(np.zeros(2))
     path = root_file(tmp_path / "f.root", {"dir/signal": {"x": values}, "noise": {"y": values}})
-    with pytest.raises(InvalidConfig, match="has dir/signal, noise"):
+    with raises(InvalidConfig, "dir/signal, noise", "--set tree=dir/signal"):
         opened("root", path)
-    with pytest.raises(InvalidConfig, match=r"no 'dir/signl' \(did you mean 'dir/signal'\?\)"):
+    with raises(InvalidConfig, "'dir/signl'", "'dir/signal'"):
         opened("root", path, tree="dir/signl")
     assert opened("root", path, tree="dir/signal").parts[0].name == "dir/signal"
-    with pytest.raises(InvalidConfig, match=r"no 'xy' .*only: x"):
+    with raises(InvalidConfig, "'xy'", "dir/signal", "x"):
         opened("root", path, tree="dir/signal", branches=["xy"])
 
 
 def test_root_files_without_events_are_refused(tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "f.root") as file:
         file["h"] = np.histogram(np.zeros(3))
-    with pytest.raises(UnreadableInput, match=r"f\.root has h \(TH1D\)"):
+    with raises(UnreadableInput, tmp_path / "f.root", "h (TH1D)"):
         opened("root", tmp_path / "f.root")
     path = root_file(tmp_path / "g.root", {"t": {"x": ak.Array(np.zeros(0))}})
-    with pytest.raises(UnreadableInput, match=r"g\.root: t has 0 events"):
+    with raises(UnreadableInput, tmp_path / "g.root", "t", 0):
         opened("root", path)
 
 
@@ -137,7 +138,7 @@ def test_root_branches_of_other_types_are_named_when_asked_for(
     )
     found = opened("root", path)
     assert found.parts[0].fields.names == ["x"]
-    with pytest.raises(InvalidConfig, match="'y' is double"):
+    with raises(InvalidConfig, "'y'", "double"):
         column(found, "y")
 
 
@@ -163,22 +164,22 @@ def test_pictures_keep_pixels_channels_and_names(tmp_path: Path) -> None:
 def test_pictures_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "1.png", np.zeros((2, 2), np.uint8))
     picture(tmp_path / "a" / "2.png", np.zeros((2, 3), np.uint8))
-    with pytest.raises(InvalidEvents, match=r"2\.png has \(2, 3, 1\) uint8"):
+    with raises(InvalidEvents, tmp_path / "a/2.png", "(2, 3, 1)", "(2, 2, 1)"):
         column(opened("png", tmp_path), "image")
     picture(tmp_path / "a" / "2.png", np.zeros((2, 2, 3), np.uint8))
-    with pytest.raises(InvalidEvents, match=r"2\.png has \(2, 2, 3\) uint8"):
+    with raises(InvalidEvents, tmp_path / "a/2.png", "(2, 2, 3)", "(2, 2, 1)"):
         column(opened("png", tmp_path), "image")
     Image.new("P", (2, 2)).save(tmp_path / "a" / "1.png")
-    with pytest.raises(InvalidEvents, match=r"1\.png has the mode P"):
+    with raises(InvalidEvents, tmp_path / "a/1.png", "P"):
         opened("png", tmp_path)
     picture(tmp_path / "3.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(InvalidConfig, match=r"3\.png beside a"):
+    with raises(InvalidConfig, tmp_path, "3.png", "a"):
         opened("png", tmp_path)
     (tmp_path / "c").mkdir()
     (tmp_path / "3.png").unlink()
     picture(tmp_path / "a" / "1.png", np.zeros((2, 2), np.uint8))
     assert [(part.name, part.rows) for part in opened("png", tmp_path).parts] == [("a", 2), ("c", 0)]
-    with pytest.raises(NoEvents, match="c has none"):
+    with raises(NoEvents, tmp_path / "c", ".png"):
         opened("png", tmp_path / "c")
 
 
@@ -201,16 +202,16 @@ def test_parquet_columns_become_fields_or_are_named(tmp_path: Path) -> None:
     assert column(found, "n") == [1, None]
     pair = pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2))
     pq.write_table(pa.table({"pair": pair}), tmp_path / "lists.parquet")
-    with pytest.raises(UnreadableInput, match=r"lists\.parquet: Expected all lists to be of size=2"):
+    with raises(UnreadableInput, tmp_path / "lists.parquet", "size=2"):
         column(opened("parquet", tmp_path / "lists.parquet"), "pair")
-    with pytest.raises(InvalidConfig, match=r"'day' is date32"):
+    with raises(InvalidConfig, "'day'", "date32"):
         column(found, "day")
 
 
 def test_parquet_files_of_a_folder_agree(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "0.parquet")
     pq.write_table(pa.table({"y": [1]}), tmp_path / "1.parquet")
-    with pytest.raises(InvalidConfig, match=r"1\.parquet has y: int64, .*0\.parquet has x: int64"):
+    with raises(InvalidConfig, "1.parquet", "y: int64", "0.parquet", "x: int64"):
         opened("parquet", tmp_path)
 
 
@@ -236,16 +237,14 @@ def test_names_of_folders_are_fields_as_hive_writes_them(tmp_path: Path) -> None
     assert [batch.num_rows for batch in found.read(part, 1, 4, ["label"])] == [1, 2]
     (tmp_path / "d" / "label=1" / "mass=__HIVE_DEFAULT_PARTITION__").mkdir()
     pq.write_table(pa.table({"pt": [1.0]}), tmp_path / "d/label=1/mass=__HIVE_DEFAULT_PARTITION__/p.parquet")
-    with pytest.raises(
-        InvalidConfig, match=r"state the same fields; .*states label, mass, .* label, mass, kind"
-    ):
+    with raises(InvalidConfig, "label, mass", "label, mass, kind"):
         opened("parquet", tmp_path / "d")
     (tmp_path / "v" / "year=__HIVE_DEFAULT_PARTITION__").mkdir(parents=True)
     pq.write_table(pa.table({"pt": [1.0]}), tmp_path / "v/year=__HIVE_DEFAULT_PARTITION__/p.parquet")
-    with pytest.raises(InvalidConfig, match="every partition has a value"):
+    with raises(InvalidConfig, "year=__HIVE_DEFAULT_PARTITION__"):
         opened("parquet", tmp_path / "v")
     (tmp_path / "e").mkdir()
-    with pytest.raises(UnreadableInput, match=r"in it or below; .*e has none"):
+    with raises(UnreadableInput, tmp_path / "e", ".parquet"):
         opened("parquet", tmp_path / "e")
 
 
@@ -282,5 +281,5 @@ def test_a_dataset_folder_is_verified_again_when_it_changes(tmp_path: Path) -> N
     opened("parquet", tmp_path / "d")
     shard = next((tmp_path / "d").glob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(ShardMismatch, match=f"{shard.name} is truncated"):
+    with raises(ShardMismatch, shard.name, "truncated"):
         opened("parquet", tmp_path / "d")
