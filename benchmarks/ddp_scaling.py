@@ -47,7 +47,7 @@ def write_dataset(folder: Path, events: int) -> Path:
 def alone(job: Any, trial: dict[str, Any]) -> list[dict[str, float]]:
     """Metrics of every epoch in this process."""
     from hep_ray.search.recorder import METRICS
-    from hep_ray.search.trial_run import TrialRun
+    from hep_ray.search.trial import TrialRun
 
     torch.set_num_threads(1)
     run = TrialRun(job, {**trial, "trial_id": "alone"}, "cpu")
@@ -59,9 +59,8 @@ def together(job: Any, trial: dict[str, Any], scratch: Path) -> list[dict[str, f
     import ray
     from ray import tune
 
-    from hep_ray.search.mailbox import Ledger
     from hep_ray.search.recorder import METRICS
-    from hep_ray.search.workers import GroupActor, WorkerGroup
+    from hep_ray.search.worker_group import GroupActor, Ledger, WorkerGroup
 
     ledger = Ledger(str(scratch / "held"))
     group = WorkerGroup(workers=2, least=2, cpus=1, gpus=0, scratch=str(scratch))
@@ -83,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     connect()
     from hep_ray.loading.stream import load_resident
-    from hep_ray.search.trial_run import TrialJob
+    from hep_ray.search.trial import TrialJob
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

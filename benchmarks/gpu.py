@@ -124,8 +124,7 @@ def sharing(
     from ray import tune
 
     from hep_ray.loading.stream import load_resident
-    from hep_ray.search.trial import TrialActor
-    from hep_ray.search.trial_run import TrialJob
+    from hep_ray.search.trial import TrialActor, TrialJob
 
     if not (folder / "data").exists():
         images, labels = make_images(events, 0)

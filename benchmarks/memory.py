@@ -83,7 +83,7 @@ class Trial:
     def __init__(self, job: Any) -> None:
         import torch
 
-        from hep_ray.search.trial_run import TrialRun
+        from hep_ray.search.trial import TrialRun
 
         torch.set_num_threads(1)
         self._run = TrialRun(job, {"trial_id": "one", "params": PARAMS, "seed": 0}, "cpu")
@@ -130,7 +130,7 @@ def measure(folder: Path, events: int, times: float) -> dict[str, Any]:
     from hep_ray.loading.cache import plan_ingest
     from hep_ray.loading.stream import open_events
     from hep_ray.search.resources import plan_resources
-    from hep_ray.search.trial_run import TrialJob
+    from hep_ray.search.trial import TrialJob
 
     ingest = plan_ingest(dataset.manifest, nodes(), "auto", budget / 1e9)
     plan = plan_resources(nodes(), 1, 1, 0, ingest=ingest)

@@ -35,7 +35,7 @@ from hep_ray.search.definition import Sampler
 from hep_ray.search.optuna_search import OptunaSearcher
 from hep_ray.search.parameters import Value
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.schedule import build_scheduler
+from hep_ray.search.scheduler import build_scheduler
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
 

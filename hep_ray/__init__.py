@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hep_ray.search.definition import Preset, Search, StudyTable
     from hep_ray.search.options import SearchOptions
     from hep_ray.search.parameters import By, Choice, Integer, LogUniform, Uniform
-    from hep_ray.search.prepare import prepare
+    from hep_ray.search.plan import prepare
     from hep_ray.search.run import run_search
     from hep_ray.search.space import Space
 
@@ -52,7 +52,7 @@ _HOME = {
     "LogUniform": "hep_ray.search.parameters",
     "Uniform": "hep_ray.search.parameters",
     "SearchOptions": "hep_ray.search.options",
-    "prepare": "hep_ray.search.prepare",
+    "prepare": "hep_ray.search.plan",
     "run_search": "hep_ray.search.run",
     "Space": "hep_ray.search.space",
     "StudyTable": "hep_ray.search.definition",

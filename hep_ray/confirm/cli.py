@@ -90,8 +90,7 @@ def confirm(  # noqa: PLR0917 - one argument per flag
     """
     from rich.console import Console
 
-    from hep_ray.confirm.plan import ConfirmOptions
-    from hep_ray.confirm.prepare import prepare_confirmation
+    from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
 
     console = Console(stderr=True)
@@ -173,8 +172,8 @@ def _duration(plan: ConfirmPlan) -> str:
 
 
 def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
+    from hep_ray.confirm.confirmation import uses_of_others
     from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
-    from hep_ray.confirm.test_uses import uses_of_others
     from hep_ray.console import result_console
     from hep_ray.tracking.client import look
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hep_ray.confirm.test_uses import params_hash
+from hep_ray.confirm.confirmation import params_hash
 from hep_ray.errors import CannotConfirm, HepRayError
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.search.stated import CROSS_ENTROPY, has_parameters

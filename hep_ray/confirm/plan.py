@@ -1,22 +1,198 @@
-"""What a confirmation will do: finalists, baseline, seeds, dataset, resources."""
+"""What a confirmation will do, checked before it starts: finalists, baseline, seeds, dataset, resources."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hep_ray.confirm.confirmation import FOLDER
-from hep_ray.confirm.finalists import Baseline, Configuration
+from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset
+from hep_ray.errors import CannotConfirm, HepRayError, StorageError
 from hep_ray.flags import STORAGE
 from hep_ray.loading.cache import Cache
-from hep_ray.plugins import Plugin
-from hep_ray.search.options import EPOCH_TIMEOUT
+from hep_ray.plugins import Plugin, restore
+from hep_ray.search.find import Found, find_search
+from hep_ray.search.options import EPOCH_TIMEOUT, SearchOptions, check_epoch_timeout
+from hep_ray.search.preflight import check_batches_of, check_models, check_shares_of, check_storage, preflight
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.state import recorded_uri
+from hep_ray.search.script import script_of
+from hep_ray.search.state import SearchState, recorded_uri
+from hep_ray.search.stated import CROSS_ENTROPY, Stated, has_parameters
+from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchStarted, TrialStarted
+from hep_ray.training.testing import metric_keys
+
+
+def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
+    """Check that a search can be confirmed, and choose whom.
+
+    Raises:
+        UnknownSearch: no name, folder or script is the search's.
+        CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
+            baseline; or fewer than one finalist or seed, or no level, is asked for.
+        ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
+        PluginFailed: a file that registers its components has gone or changed.
+        Infeasible: a training fits on no node.
+    """
+    for name, value in (("--top", options.top), ("--seeds", options.seeds)):
+        if value < 1:
+            raise CannotConfirm(f"{name} is at least 1; got {value}")
+    if not 0 < options.level < 1:
+        raise CannotConfirm(f"--level is between 0 and 1, such as 0.95; got {options.level}")
+    found = find_search(options.search, options.storage, options.scripts)
+    name, options = found.name, dataclasses.replace(options, storage=found.storage)
+    state = _ended(options, name)
+    assert state.started is not None
+    plugins = restore(state.plugins)
+    ranked = configurations(state)
+    baseline = choose_baseline(ranked, _wanted(options, found.stated(state.started), ranked))
+    finalists = tuple(one for one in ranked if one is not baseline.drawn)[: options.top]
+    if not finalists:
+        raise CannotConfirm(
+            f"a finalist is another configuration than the baseline; {name} has only {ranked[0].name}, "
+            f"{baseline.origin}"
+        )
+    dataset = _dataset(options, state.started)
+    contenders = [baseline.params, *(one.params for one in finalists)]
+    model_bytes = _check_models(contenders, dataset)
+    check_storage(options.storage)
+    given = _as_in_search(options, state.started, dataset)
+    runs = len(contenders) * options.seeds
+    resources = preflight(
+        dataset, given, contenders, plugins, trials=runs, model_bytes=model_bytes, keep=runs
+    )
+    check_shares_of(contenders, resources.min_workers_per_trial, resources.workers_per_trial)
+    check_batches_of(
+        contenders,
+        dataset.schema,
+        dataset.rows("train"),
+        min_workers=resources.min_workers_per_trial,
+        workers=resources.workers_per_trial,
+    )
+    first = 1 + max(trial.started.seed for trial in state.trials.values())
+    return ConfirmPlan(
+        started=state.started,
+        finalists=finalists,
+        ranked=len(ranked),
+        baseline=baseline,
+        seeds=tuple(range(first, first + options.seeds)),
+        dataset=dataset,
+        resources=resources,
+        given=options,
+        source=_source(found, state.started),
+        plugins=plugins,
+        epoch_timeout=given.epoch_timeout,
+    )
+
+
+def _as_in_search(options: ConfirmOptions, started: SearchStarted, dataset: Dataset) -> SearchOptions:
+    """What decides where trainings run and how long they may take: as asked for, else as in the search."""
+    recorded = started.options
+    chosen = {
+        name: recorded[name] if given is None else given
+        for name in ("cpus_per_trial", "gpus_per_trial", "epoch_timeout", "cache", "memory_budget")
+        if (given := getattr(options, name)) is not None or recorded.get(name) is not None
+    }
+    made = SearchOptions(
+        data=dataset.folder,
+        storage=options.storage,
+        workers_per_trial=started.workers_per_trial,
+        min_workers_per_trial=recorded.get("min_workers_per_trial"),
+        **chosen,
+    )
+    check_epoch_timeout(made.epoch_timeout)
+    return made
+
+
+def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configuration]) -> dict[str, Any]:
+    """What the finalists are to beat; empty for cross-entropy, the default of a search that states none."""
+    if options.baseline is not None:
+        return parse_baseline(options.baseline)
+    if stated.known and stated.baseline:
+        return dict(stated.baseline)
+    example = next((one.name for one in ranked[1:]), ranked[0].name)
+    if not stated.known:
+        raise CannotConfirm(
+            f"what finalists are to beat is stated by the search; the journal of {stated.name} is of an earlier "
+            "version and does not tell, and there is no script of that name: name the script, or the baseline, such as "
+            f"--baseline trial={example}"
+        )
+    if has_parameters(ranked[0].params, CROSS_ENTROPY):
+        raise CannotConfirm(
+            f"the best configuration cannot be what it is to beat; {stated.name} states no baseline, and its best, "
+            f"{ranked[0].name}, has the default one, loss=cross_entropy: say what it is to beat, such as "
+            f"--baseline trial={example}"
+        )
+    return {}
+
+
+def _source(found: Found, started: SearchStarted) -> Path:
+    """The search's script where it still is, else the folder that the command is typed in."""
+    places = (found.script, Path(started.provenance.get("script", "")), script_of(found.name, found.scripts))
+    return next((place.resolve() for place in places if place is not None and place.is_file()), Path.cwd())
+
+
+def _ended(options: ConfirmOptions, name: str) -> SearchState:
+    try:
+        with Journal(options.storage / name) as journal:
+            state = SearchState.fold(journal)
+    except StorageError as fault:
+        if "another one holds" in str(fault):
+            raise CannotConfirm(
+                f"a search is confirmed when it has ended; {name} still runs: {fault}"
+            ) from None
+        raise
+    unfinished = [trial.trial_id for trial in state.unfinished()]
+    if unfinished and not options.allow_unfinished:
+        raise CannotConfirm(
+            f"a search is confirmed when it has ended; {len(unfinished)} trials of {name} have not "
+            f"({', '.join(unfinished)}): resume it, or leave them out with --allow-unfinished"
+        )
+    if state.started is None or not any(trial.status == "completed" for trial in state.trials.values()):
+        raise CannotConfirm(
+            f"a search with a completed trial can be confirmed; {name} has {len(state.trials)} trials and none "
+            "completed"
+        )
+    return state
+
+
+def _dataset(options: ConfirmOptions, started: SearchStarted) -> Dataset:
+    folder = options.data or Path(started.options["data"])
+    dataset = Dataset.open(folder)
+    if dataset.fingerprint != started.dataset_fingerprint:
+        raise CannotConfirm(
+            f"a search is confirmed on the dataset that it searched; its fingerprint was {started.dataset_fingerprint} "
+            f"and {folder} has {dataset.fingerprint}: name the right folder with --data, or run the search again"
+        )
+    counts = dataset.manifest.class_counts("test")
+    if not all(counts.values()):
+        raise CannotConfirm(f"the test split has events of every class; that of {folder} has {counts}")
+    metric = of_test(started.metric)
+    if metric not in metric_keys(dataset.schema):
+        raise CannotConfirm(
+            f"finalists are compared by a metric of every model; the test split has no '{metric}' of the search's "
+            f"{started.metric}"
+        )
+    return dataset
+
+
+def _check_models(contenders: Sequence[dict[str, Any]], dataset: Dataset) -> int:
+    """Build each contender's model, without memory for its weights; bytes of the largest."""
+    largest = 0
+    for params in contenders:
+        try:
+            largest = max(largest, check_models([params], dataset))
+        except HepRayError as fault:
+            raise CannotConfirm(
+                f"every contender can be trained on the dataset; {params} cannot: {fault}"
+            ) from fault
+    return largest
+
 
 BASELINE = "baseline"
 """Name of the contender that the others are compared with."""

@@ -9,28 +9,46 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
 from rich.console import Console
 
-from hep_ray.confirm.confirmation import Confirmation, save_confirmation, set_aside
-from hep_ray.confirm.fixed_list import FixedList
+from hep_ray.cluster import result
+from hep_ray.confirm.comparison import confirmed_values, failures, summarise
+from hep_ray.confirm.confirmation import (
+    Confirmation,
+    SplitUse,
+    earlier_uses,
+    params_hash,
+    record_use,
+    save_confirmation,
+    set_aside,
+)
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan
-from hep_ray.confirm.summary import confirmed_values, failures, summarise
-from hep_ray.confirm.test_uses import SplitUse, earlier_uses, params_hash, record_use
-from hep_ray.confirm.unblind import evaluate_all
+from hep_ray.dataset.columns import EVENT_ID
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.events import EventSchema
 from hep_ray.errors import CannotResume, Interrupted, SearchFailed
-from hep_ray.plugins import differences
-from hep_ray.search.fit import fit
+from hep_ray.loading.stream import EventData, open_events
+from hep_ray.plugins import Plugin, differences, load
+from hep_ray.search.execute import aside, close, fit
 from hep_ray.search.recorder import Recorder
+from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.searcher import JournalSearcher
 from hep_ray.search.state import SearchState
-from hep_ray.search.tracked import aside, close
 from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
-from hep_ray.tracking.records import Record, SearchFinished, SearchStarted
+from hep_ray.tracking.records import Record, SearchFinished, SearchStarted, TrialStarted, TrialTested
+from hep_ray.training.testing import Outcome, evaluate_once
 
 
 @dataclass(frozen=True)
@@ -243,3 +261,134 @@ def _publish(
         trials=plan.trials_of_search,
         stamp=max(trial.tested.time for trial in state.trials.values() if trial.tested is not None),
     )
+
+
+class FixedList(JournalSearcher):
+    """Hands out trainings that an earlier attempt left unfinished, then those that it had not begun.
+
+    Args:
+        runs: what is to be trained, in order; the time of each is set when it is begun.
+        state: what the journal tells.
+        write: records a training before it runs.
+    """
+
+    def __init__(
+        self, runs: Sequence[TrialStarted], state: SearchState, write: Callable[[Record], None]
+    ) -> None:
+        super().__init__()
+        self._pending = [trial.started for trial in state.unfinished()]
+        self._pending += [run for run in runs if run.trial_id not in state.trials]
+        self._begun = set(state.trials)
+        self._write = write
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
+        """The next training, or that there is none."""
+        if not self._pending:
+            finished: str = self.FINISHED
+            return finished
+        run = self._pending.pop(0)
+        if run.trial_id not in self._begun:
+            self._write(run.model_copy(update={"time": time.time()}))
+        return {"trial_id": run.trial_id, "params": run.params, "seed": run.seed}
+
+
+RESTARTS = 3
+"""Times an evaluation is tried again when its worker or node dies."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What all evaluations share.
+
+    Attributes:
+        trials_folder: one folder per trial, on storage that every node sees.
+        schema: classes and columns.
+        data: handle of the test split.
+        event_ids: of its events, in their order.
+        cpus: threads of one evaluation.
+        gpu: whether it holds (part of) a GPU.
+        plugins: files of the user's own whose components the models need.
+    """
+
+    trials_folder: str
+    schema: EventSchema
+    data: EventData
+    event_ids: pa.Array
+    cpus: int
+    gpu: bool
+    plugins: tuple[Plugin, ...] = ()
+
+
+def evaluate_all(
+    dataset: Dataset,
+    resources: ResourcePlan,
+    trials_folder: Path,
+    trial_ids: Sequence[str],
+    write: Callable[[Record], None],
+    plugins: tuple[Plugin, ...] = (),
+) -> None:
+    """Evaluate the kept model of each trial on the test split, side by side, and record each as it is done.
+
+    Args:
+        dataset: whose test split is read, with purpose `confirm`.
+        resources: of one trial, which one evaluation holds too.
+        trials_folder: of the trials.
+        trial_ids: to evaluate; a trial whose scores are on disk is not evaluated a second time.
+        write: is given a `TrialTested` for each.
+        plugins: files of the user's own whose components the models need.
+
+    Raises:
+        CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
+        WorkersLost: an evaluation's process was lost too often.
+    """
+    opened = ray.put(
+        Opened(
+            str(trials_folder.resolve()),
+            dataset.schema,
+            open_events(dataset, resources.ingest, ["test"], purpose="confirm"),
+            _event_ids(dataset),
+            resources.cpus_per_trial,
+            resources.gpus_per_trial > 0,
+            plugins,
+        )
+    )
+    task = ray.remote(
+        num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RESTARTS
+    )(_evaluate)
+    pending = list(trial_ids)
+    waiting: dict[Any, str] = {}
+    while pending or waiting:
+        # No more at once than were planned: evaluations that stream leave Ray Data its cores.
+        while pending and len(waiting) < resources.concurrent * resources.workers_per_trial:
+            trial_id = pending.pop(0)
+            waiting[task.remote(opened, trial_id)] = trial_id
+        (done, *_), _ = ray.wait(list(waiting))
+        outcome: Outcome = result(done)
+        write(
+            TrialTested(
+                time=time.time(),
+                trial_id=waiting.pop(done),
+                epoch=outcome.epoch,
+                metrics=outcome.metrics,
+            )
+        )
+
+
+def _evaluate(opened: Opened, trial_id: str) -> Outcome:
+    load(opened.plugins)
+    torch.set_num_threads(opened.cpus)
+    return evaluate_once(
+        Path(opened.trials_folder) / trial_id,
+        opened.schema,
+        opened.data.events("test"),
+        opened.event_ids,
+        "cuda" if opened.gpu else "cpu",
+    )
+
+
+def _event_ids(dataset: Dataset) -> pa.Array:
+    shards = [pq.read_table(path, columns=[EVENT_ID]) for path in dataset.paths("test", purpose="confirm")]
+    return pa.concat_tables(shards).column(EVENT_ID).combine_chunks()

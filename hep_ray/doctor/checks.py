@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hep_ray.search.probe import Clock, Node, NodeFacts
+    from hep_ray.search.node_checks import Clock, Node, NodeFacts
 
 SKEW = 1.0
 """Clocks farther apart than this, in s, mix up times in logs, MLflow and file systems."""

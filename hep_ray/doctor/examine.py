@@ -11,9 +11,8 @@ from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.doctor import checks
 from hep_ray.doctor.checks import Check
 from hep_ray.errors import Infeasible, TrackingUnavailable
-from hep_ray.search import probe
-from hep_ray.search.autoscale import expected_nodes
-from hep_ray.search.resources import plan_resources
+from hep_ray.search import node_checks
+from hep_ray.search.resources import expected_nodes, plan_resources
 from hep_ray.tracking.client import database_file, default_uri, ping
 from hep_ray.tracking.provenance import code_hash
 
@@ -50,10 +49,12 @@ def examine(wanted: Wanted) -> list[Check]:
         ClusterUnavailable: the cluster does not take this driver.
     """
     connect()
-    nodes = probe.living_nodes()
-    answers = probe.ask(nodes, probe.facts)
-    facts = {key: answer for key, answer in answers.items() if isinstance(answer, probe.NodeFacts)}
-    silent = {key: probe.one_line(answer) for key, answer in answers.items() if isinstance(answer, Exception)}
+    nodes = node_checks.living_nodes()
+    answers = node_checks.ask(nodes, node_checks.facts)
+    facts = {key: answer for key, answer in answers.items() if isinstance(answer, node_checks.NodeFacts)}
+    silent = {
+        key: node_checks.one_line(answer) for key, answer in answers.items() if isinstance(answer, Exception)
+    }
     heard = [node for node in nodes if node.node_id in facts]
     found = [
         checks.answered(nodes, silent),
@@ -63,19 +64,19 @@ def examine(wanted: Wanted) -> list[Check]:
         checks.gpus(nodes, facts),
         checks.authentication(nodes, facts),
         checks.token(nodes, facts),
-        checks.clock(nodes, probe.clocks(heard)),
+        checks.clock(nodes, node_checks.clocks(heard)),
         _storage(wanted.storage, heard),
     ]
     if wanted.data is not None:
-        faults = probe.unreadable(wanted.data / MANIFEST, heard)
+        faults = node_checks.unreadable(wanted.data / MANIFEST, heard)
         found.append(checks.shared("data", str(wanted.data), heard, faults))
     return [*found, _mlflow(wanted), _resources(wanted)]
 
 
-def _storage(storage: Path, nodes: list[probe.Node]) -> Check:
+def _storage(storage: Path, nodes: list[node_checks.Node]) -> Check:
     try:
         storage.mkdir(parents=True, exist_ok=True)
-        faults = probe.unshared(storage, nodes)
+        faults = node_checks.unshared(storage, nodes)
     except OSError as fault:
         return Check(
             "storage",

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.config import FORMERLY
-from hep_ray.confirm.confirmation import FOLDER, Confirmation, ConfirmedRun, Contender, load_confirmation
-from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
+from hep_ray.confirm.confirmation import (
+    FOLDER,
+    Confirmation,
+    ConfirmedRun,
+    Contender,
+    earlier_uses,
+    load_confirmation,
+    uses_of_others,
+)
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CorruptCheckpoint, HepRayError, InvalidConfig, PromotionRefused
 from hep_ray.plugins import restore

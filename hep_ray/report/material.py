@@ -10,8 +10,14 @@ from pathlib import Path
 
 import optuna
 
-from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
-from hep_ray.confirm.test_uses import earlier_uses, uses_of_others
+from hep_ray.confirm.confirmation import (
+    FILE_NAME,
+    FOLDER,
+    Confirmation,
+    earlier_uses,
+    load_confirmation,
+    uses_of_others,
+)
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput

@@ -20,7 +20,7 @@ from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
 
 if TYPE_CHECKING:
-    from hep_ray.search.prepare import SearchPlan
+    from hep_ray.search.plan import SearchPlan
     from hep_ray.search.run import SearchResult
 
 DEFAULTS: dict[str, Any] = {
@@ -152,7 +152,7 @@ def build_app(search: Search) -> typer.Typer:
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
     ) -> None:
         from hep_ray.search.options import SearchOptions
-        from hep_ray.search.prepare import prepare
+        from hep_ray.search.plan import prepare
         from hep_ray.search.run import run_search
 
         console = Console(stderr=True)

@@ -15,9 +15,8 @@ from ray.tune import Callback
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned
 from hep_ray.search.definition import Search
-from hep_ray.search.failures import loss, loss_kind
+from hep_ray.search.failures import hung, last_attempt, loss, loss_kind, tail
 from hep_ray.search.state import SearchState
-from hep_ray.search.trial_log import hung, last_attempt, tail
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (
     EpochFinished,

@@ -1,18 +1,198 @@
-"""The warm actor that runs trials one after another, each from its own seed and its own checkpoint."""
+"""One trial: an actor that trains trials one after another, each from its own seed and its own checkpoint."""
 
 from __future__ import annotations
 
+import math
+import traceback
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from ray import tune
 
+from hep_ray.dataset.events import EventSchema
+from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
-from hep_ray.search import trial_log
-from hep_ray.search.trial_run import TrialJob, TrialRun, cause_of, failure_of
+from hep_ray.loading.stream import EventData
+from hep_ray.masking import mask
+from hep_ray.plugins import Plugin, load
+from hep_ray.search.failures import begin_log, kind_of, time_limit, write_log
+from hep_ray.search.options import EPOCH_TIMEOUT
+from hep_ray.search.recorder import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
+from hep_ray.tracking.records import Failure
+from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.cost import Meter
+from hep_ray.training.distributed import ALONE, Communicator
+from hep_ray.training.fitted import start_trial
+from hep_ray.training.patience import Goal
 
-__all__ = ["TrialActor", "TrialJob"]
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a search share.
+
+    Attributes:
+        trials_folder: one folder per trial, on storage that every node sees.
+        schema: classes and columns.
+        data: handle of the events.
+        epochs: full length of a trial.
+        metric: key that decides which epoch's model is kept.
+        mode: whether more or less of it is better.
+        cpus: threads of one worker.
+        gpu: whether a worker holds (part of) a GPU.
+        epoch_timeout: seconds that an epoch, or the start of a trial, may take before its process is ended.
+        gpu_share: of the GPU's memory that is the worker's.
+        plugins: files of the user's own whose components the trials need.
+        unstated: what a parameter is that a trial leaves out, where it is not today's default.
+    """
+
+    trials_folder: str
+    schema: EventSchema
+    data: EventData
+    epochs: int
+    metric: str
+    mode: Literal["max", "min"]
+    cpus: int
+    gpu: bool
+    epoch_timeout: float = EPOCH_TIMEOUT
+    gpu_share: float = 1.0
+    plugins: tuple[Plugin, ...] = ()
+    unstated: Mapping[str, Any] = field(default_factory=dict)
+
+    def folder(self, trial_id: str) -> Path:
+        """Of a trial: its checkpoints and its log."""
+        return Path(self.trials_folder) / trial_id
+
+
+class TrialRun:
+    """A trial in this process, alone or as one of its workers; only the first of those writes.
+
+    A trial whose folder holds a checkpoint goes on from there.
+
+    Args:
+        job: what all trials share.
+        config: `trial_id`, `params` and `seed`.
+        device: where the model lives.
+        communicator: of the trial's workers.
+        told: last epoch whose result is known to have been heard.
+
+    Raises:
+        InvalidConfig: the parameters cannot be trained.
+        CorruptCheckpoint: the folder's checkpoint cannot be read, or is another trial's.
+    """
+
+    def __init__(
+        self,
+        job: TrialJob,
+        config: dict[str, Any],
+        device: torch.device | str,
+        communicator: Communicator = ALONE,
+        told: int = 0,
+    ) -> None:
+        load(job.plugins)
+        self._job = job
+        self._folder = job.folder(config["trial_id"])
+        self._writes = communicator.rank == 0
+        self._best: float | None = None
+        self._unreported: dict[str, float] | None = None
+        self._used: dict[str, float] = {}
+        self._communicator = communicator
+        self._loop = start_trial(
+            TrialConfig.completed(config["params"], job.unstated),
+            job.schema,
+            job.data.events("train"),
+            job.data.events("val"),
+            epochs=job.epochs,
+            seed=config["seed"],
+            device=device,
+            device_share=job.gpu_share,
+            communicator=communicator,
+            goal=Goal(job.metric, job.mode),
+        )
+        # Of a fitted model rank 0 alone is here.
+        together = ALONE if self._loop.config.fitted else communicator
+        if seen_by_all(self._folder / LAST, together):
+            state = load_checkpoint(self._folder / LAST)
+            self._loop.load_state_dict(state["loop"])
+            self._best = state["best"]
+            self._used = state.get("used", {})
+            self._unreported = state["metrics"] if state["metrics"]["epoch"] > told else None
+
+    def report(self) -> dict[str, Any]:
+        """An epoch's result; after a resume first that of the checkpoint, which may not have been heard.
+
+        Raises:
+            NonFiniteLoss: the loss, or another metric, is NaN or infinite.
+            StorageError: the checkpoint cannot be written; the former one is whole.
+        """
+        if self._unreported is not None:
+            metrics, self._unreported = self._unreported, None
+        else:
+            with Meter(self._job.gpu_share if self._job.gpu else 0) as meter:
+                metrics = self._loop.run_epoch()
+            _check_finite(metrics)
+            self._used = self._of_all_workers(meter)
+            self._save(metrics)
+        return {
+            METRICS: tuple(metrics.items()),  # Tune keeps 2 KiB of statistics of each number in a dict
+            "epoch": int(metrics["epoch"]),
+            self._job.metric: metrics[self._job.metric],
+            USED: tuple(self._used.items()),
+            ENDED: self._loop.finished,
+            "done": self._loop.finished,
+        }
+
+    def _of_all_workers(self, meter: Meter) -> dict[str, float]:
+        """Seconds of processors, and of GPUs where there are any, of all workers of the trial together."""
+        used = {"cpu_seconds": meter.cpu_seconds, "gpu_seconds": meter.gpu_seconds}
+        if not self._communicator.alone and not self._loop.config.fitted:
+            parts = self._communicator.everyone(used)
+            used = {name: sum(part[name] for part in parts) for name in used}
+        return {name: seconds for name, seconds in used.items() if name == "cpu_seconds" or self._job.gpu}
+
+    def _save(self, metrics: dict[str, float]) -> None:
+        value = metrics[self._job.metric]
+        sign = 1 if self._job.mode == "max" else -1
+        improved = self._best is None or sign * value > sign * self._best
+        self._best = value if improved else self._best
+        # Every worker gives its random state to the checkpoint, so all of them ask for it.
+        state = {"loop": self._loop.state_dict(), "best": self._best, "metrics": metrics, "used": self._used}
+        if not self._writes:
+            return
+        with storing(self._folder):
+            if improved:
+                best = {"model": self._loop.kept.state_dict(), "params": self._loop.config.resolved()}
+                save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
+            save_checkpoint(self._folder / LAST, state)
+
+
+def _check_finite(metrics: dict[str, float]) -> None:
+    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteLoss(
+            f"every metric of an epoch is finite; after epoch {metrics['epoch']:g} {', '.join(bad)}"
+        )
+
+
+def failure(cause: str, kind: Failure) -> dict[str, Any]:
+    """The result of a trial that failed."""
+    return {FAILURE: cause, FAILURE_KIND: kind, "epoch": 0, "done": True}
+
+
+def failure_of(fault: Exception) -> dict[str, Any]:
+    """The result of a trial that met a fault; a full storage is the search's, not the trial's."""
+    unstored = {UNSTORED: str(fault)} if isinstance(fault, StorageError) else {}
+    return failure(cause_of(fault), kind_of(fault)) | unstored
+
+
+def cause_of(fault: Exception) -> str:
+    """A named error speaks for itself; anything else brings its traceback."""
+    text = f"{type(fault).__name__}: {fault}"
+    return mask(text if isinstance(fault, HepRayError) else text + "\n" + traceback.format_exc())
 
 
 class TrialActor(tune.Trainable):
@@ -40,7 +220,7 @@ class TrialActor(tune.Trainable):
         """Train one epoch; a failure ends this trial, not the actor and not the search."""
         if self._run is not None:
             try:
-                with trial_log.time_limit(self._job.epoch_timeout):
+                with time_limit(self._job.epoch_timeout):
                     return self._run.report()
             except Exception as fault:  # noqa: BLE001 - recorded as the trial's cause of failure
                 self._fail(fault)
@@ -50,8 +230,8 @@ class TrialActor(tune.Trainable):
         self._run, self._failure = None, {}
         try:
             with storing(self._job.folder(config["trial_id"])):
-                trial_log.begin(self._job.folder(config["trial_id"]), config["trial_id"])
-            with trial_log.time_limit(self._job.epoch_timeout):
+                begin_log(self._job.folder(config["trial_id"]), config["trial_id"])
+            with time_limit(self._job.epoch_timeout):
                 self._run = TrialRun(self._job, config, "cuda" if self._job.gpu else "cpu")
         except Exception as fault:  # noqa: BLE001 - reported by the first step
             self._fail(fault)
@@ -60,4 +240,4 @@ class TrialActor(tune.Trainable):
         """Keep the cause, and let go of everything that the trial held: its memory may be what it failed of."""
         self._run, self._failure = None, failure_of(fault)
         with suppress(OSError):  # of a full storage, which the result tells
-            trial_log.write(cause_of(fault))
+            write_log(cause_of(fault))

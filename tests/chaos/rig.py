@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from hep_ray.search.failures import last_attempt
 from hep_ray.search.state import SearchState
-from hep_ray.search.trial_log import last_attempt
 from hep_ray.tracking.client import open_client
 from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
 from tests.tracking.servers import MlflowServer

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from hep_ray.search.autoscale import to_come
+from hep_ray.search.resources import to_come
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 Manifest = dict[str, Any]

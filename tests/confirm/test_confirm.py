@@ -14,12 +14,10 @@ from sklearn import metrics as sklearn_metrics
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.confirm.confirmation import load_confirmation
-from hep_ray.confirm.plan import ConfirmOptions
-from hep_ray.confirm.prepare import prepare_confirmation
+from hep_ray.confirm.confirmation import load_confirmation, params_hash, uses
+from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.confirm.table import verdict
-from hep_ray.confirm.test_uses import params_hash, uses
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.dataset.shards import ShardWriter
@@ -32,7 +30,7 @@ from hep_ray.errors import (
     UnknownName,
 )
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.prepare import prepare
+from hep_ray.search.plan import prepare
 from hep_ray.search.run import run_search
 from hep_ray.search.script import load_search
 from hep_ray.tracking.client import default_uri, open_client

@@ -8,9 +8,17 @@ from typing import Any, Literal
 
 import pytest
 
-from hep_ray.confirm import test_uses
+from hep_ray.confirm.confirmation import (
+    TEST_USES,
+    SplitUse,
+    earlier_uses,
+    params_hash,
+    record_use,
+    uses,
+    uses_of_others,
+)
 from hep_ray.confirm.finalists import choose_baseline, configurations, parse_baseline
-from hep_ray.confirm.fixed_list import FixedList
+from hep_ray.confirm.run import FixedList
 from hep_ray.errors import CannotConfirm, StorageError
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, Status, TrialFinished, TrialStarted
@@ -139,9 +147,9 @@ def test_a_list_hands_out_the_unfinished_first_and_the_ended_never() -> None:
     assert all(record.time > 0 for record in begun)
 
 
-def use(confirmation: str, fingerprint: str = "f") -> test_uses.SplitUse:
-    contenders = (test_uses.params_hash(ROOT1),)
-    return test_uses.SplitUse(
+def use(confirmation: str, fingerprint: str = "f") -> SplitUse:
+    contenders = (params_hash(ROOT1),)
+    return SplitUse(
         time=1.5,
         purpose="confirm",
         dataset_fingerprint=fingerprint,
@@ -153,20 +161,20 @@ def use(confirmation: str, fingerprint: str = "f") -> test_uses.SplitUse:
 def test_every_look_at_the_test_split_is_remembered_once(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "other").mkdir()
-    assert test_uses.uses(tmp_path / "s") == []
+    assert uses(tmp_path / "s") == []
     for one in (use("a"), use("b", "g"), use("a"), use("c")):
-        test_uses.record_use(tmp_path / "s", one)
-    test_uses.record_use(tmp_path / "other", use("d"))
-    assert test_uses.uses(tmp_path / "s") == [use("a"), use("b", "g"), use("c")]
-    assert test_uses.earlier_uses(tmp_path / "s", "f", "a") == []
-    assert test_uses.earlier_uses(tmp_path / "s", "f", "c") == [use("a")]
-    assert test_uses.earlier_uses(tmp_path / "s", "f", "not yet") == [use("a"), use("c")]
-    assert test_uses.uses_of_others(tmp_path, "s", "f") == {"other": 1}
-    (tmp_path / "s" / test_uses.FILE_NAME).write_text("{\n")
+        record_use(tmp_path / "s", one)
+    record_use(tmp_path / "other", use("d"))
+    assert uses(tmp_path / "s") == [use("a"), use("b", "g"), use("c")]
+    assert earlier_uses(tmp_path / "s", "f", "a") == []
+    assert earlier_uses(tmp_path / "s", "f", "c") == [use("a")]
+    assert earlier_uses(tmp_path / "s", "f", "not yet") == [use("a"), use("c")]
+    assert uses_of_others(tmp_path, "s", "f") == {"other": 1}
+    (tmp_path / "s" / TEST_USES).write_text("{\n")
     with pytest.raises(StorageError, match="line 1"):
-        test_uses.uses(tmp_path / "s")
+        uses(tmp_path / "s")
 
 
 def test_the_hash_of_a_configuration_knows_no_seed_and_no_order() -> None:
-    assert test_uses.params_hash({**ROOT1, "seed": 3}) == test_uses.params_hash(dict(reversed(ROOT1.items())))
-    assert test_uses.params_hash(ROOT1) != test_uses.params_hash(ROOT3)
+    assert params_hash({**ROOT1, "seed": 3}) == params_hash(dict(reversed(ROOT1.items())))
+    assert params_hash(ROOT1) != params_hash(ROOT3)

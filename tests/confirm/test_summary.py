@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from hep_ray.confirm.comparison import confirmed_values, failures, summarise
 from hep_ray.confirm.confirmation import (
     Comparison,
     Confirmation,
@@ -19,7 +20,6 @@ from hep_ray.confirm.confirmation import (
 )
 from hep_ray.confirm.finalists import Baseline, Configuration
 from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, trial_id
-from hep_ray.confirm.summary import confirmed_values, failures, summarise
 from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, TrialState

@@ -6,7 +6,7 @@ import pytest
 
 from hep_ray.doctor import checks
 from hep_ray.masking import close_token, open_token
-from hep_ray.search.probe import Clock, Node, NodeFacts
+from hep_ray.search.node_checks import Clock, Node, NodeFacts
 
 HEAD = Node("a", "10.0.0.1", cpus=8, gpus=0)
 WORKER = Node("b", "10.0.0.2", cpus=8, gpus=1)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from hep_ray.cli import app
 from hep_ray.cores import usable_cores
 from hep_ray.doctor.examine import Wanted, examine
-from hep_ray.search.probe import living_nodes, unreadable, unshared
+from hep_ray.search.node_checks import living_nodes, unreadable, unshared
 from hep_ray.tracking.provenance import code_hash
 
 pytestmark = pytest.mark.ray

@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 import torch
 
 from hep_ray.confirm.confirmation import FILE_NAME as CONFIRMATION
-from hep_ray.confirm.confirmation import FOLDER, load_confirmation
-from hep_ray.confirm.test_uses import FILE_NAME as USES
-from hep_ray.confirm.test_uses import uses
+from hep_ray.confirm.confirmation import FILE_NAME as USES
+from hep_ray.confirm.confirmation import FOLDER, load_confirmation, uses
 from hep_ray.convert.readers import READERS
 from hep_ray.convert.schema_file import load_schema
 from hep_ray.dataset.check import check

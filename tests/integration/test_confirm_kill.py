@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from hep_ray.confirm.confirmation import load_confirmation
-from hep_ray.confirm.test_uses import uses
+from hep_ray.confirm.confirmation import load_confirmation, uses
 from hep_ray.tracking.journal import read_records
 
 SCRIPT = """

@@ -45,7 +45,7 @@ RAY_MODULES = {
     "parallel.py",
     "loading/ray_reader.py",
     "loading/stream.py",
-    "confirm/unblind.py",
+    "confirm/run.py",
     "predict/run.py",
 }
 MLFLOW_MODULES = {

@@ -22,7 +22,7 @@ READ_FROM = {"ray": "2.60", "optuna": "5.0", "scikit-learn": "1.9"}
 """Package → minor version whose source was read."""
 LIBRARIES = {"ray", "optuna", "sklearn"}
 PRIVATE = {
-    "ray.air.execution._internal": "search/memory_monitor.py: Tune's manager of actors, told what a loss is",
+    "ray.air.execution._internal": "search/execute.py: Tune's manager of actors, told what a loss is",
     "_trial_id": "search: a trial of a study is reopened to tell it intermediate values",
     "_predictors": "models/gradient_boosting.py: the trees of a fitted model",
     "_baseline_prediction": "models/gradient_boosting.py: what its trees are added to",
@@ -73,7 +73,7 @@ def test_what_is_private_is_as_it_was_read() -> None:
     from ray.air.execution._internal import RayActorManager
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    from hep_ray.search.memory_monitor import HOOK
+    from hep_ray.search.execute import HOOK
 
     def arguments(function: Any) -> list[str]:
         return list(inspect.signature(function).parameters)

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 import hep_ray
 from hep_ray.cli import app
-from hep_ray.confirm.confirmation import load_confirmation
-from hep_ray.confirm.test_uses import SplitUse, params_hash, record_use
+from hep_ray.confirm.confirmation import SplitUse, load_confirmation, params_hash, record_use
 from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module

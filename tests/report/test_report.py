@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 from typer.testing import CliRunner
 
-from hep_ray.confirm.test_uses import SplitUse, record_use
+from hep_ray.confirm.confirmation import SplitUse, record_use
 from hep_ray.errors import NothingCompleted, StorageError, TrackingUnavailable, UnknownName, UnreadableInput
 from hep_ray.report.build import save, write_report
 from hep_ray.report.cli import report as command

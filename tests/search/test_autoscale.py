@@ -2,8 +2,7 @@ import pytest
 import yaml
 
 from hep_ray.errors import InvalidConfig
-from hep_ray.search.autoscale import to_come
-from hep_ray.search.resources import plan_resources
+from hep_ray.search.resources import plan_resources, to_come
 
 HEAD = {"CPU": 8.0, "memory": 1e9}
 GPU = {"CPU": 8.0, "GPU": 1.0}

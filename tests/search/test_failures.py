@@ -4,9 +4,8 @@ import sys
 import pytest
 
 from hep_ray.errors import Interrupted, SearchFailed
-from hep_ray.search.failures import causes, judge, loss
+from hep_ray.search.failures import TAIL, causes, hung, judge, last_attempt, loss, tail
 from hep_ray.search.state import SearchState
-from hep_ray.search.trial_log import TAIL, hung, last_attempt, tail
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialLost, TrialStarted
 
 COMMON = " Some common causes include: (1) the process was killed by the OOM killer"
@@ -109,13 +108,13 @@ def test_losses_are_part_of_the_state():
 WRITES = """
 import sys, time
 from pathlib import Path
-from hep_ray.search import trial_log
+from hep_ray.search import failures
 
 folder = Path(sys.argv[1])
 for attempt in ("first", "second"):
-    trial_log.begin(folder, "t0007")
+    failures.begin_log(folder, "t0007")
     print(attempt, flush=True)
-with trial_log.time_limit(float(sys.argv[2])):
+with failures.time_limit(float(sys.argv[2])):
     time.sleep(float(sys.argv[3]))
 print("in time", flush=True)
 """

@@ -6,8 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.confirm.plan import ConfirmOptions
-from hep_ray.confirm.prepare import prepare_confirmation
+from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
 from hep_ray.errors import CannotConfirm, InvalidConfig, NotRun, UnknownSearch
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.find import find_search

@@ -5,10 +5,10 @@ import sys
 WATCHES = """
 import sys, threading
 from rich.console import Console
-from hep_ray.search import lifeline
+from hep_ray.search import execute
 
-lifeline.LOOK_SECONDS = 0.05
-lifeline._watch("127.0.0.1", int(sys.argv[1]), 0.3, threading.Event(), Console(stderr=True))
+execute.LOOK_SECONDS = 0.05
+execute._watch("127.0.0.1", int(sys.argv[1]), 0.3, threading.Event(), Console(stderr=True))
 """
 
 

@@ -8,10 +8,10 @@ import torch
 
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, StorageError
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.failures import LOG
 from hep_ray.search.recorder import FAILURE_KIND, TRIES_AGAIN, Recorder
 from hep_ray.search.space import Space
-from hep_ray.search.trial_log import LOG
-from hep_ray.search.trial_run import failure_of
+from hep_ray.search.trial import failure_of
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import OF_PARAMETERS, TrialFinished, TrialStarted, decode
 

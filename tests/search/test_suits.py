@@ -10,9 +10,9 @@ from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.dataset.shards import ShardWriter
 from hep_ray.errors import InvalidSpace
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.prepare import prepare
+from hep_ray.search.plan import prepare
+from hep_ray.search.preflight import check_augmentation
 from hep_ray.search.script import load_search
-from hep_ray.search.suits import check_augmentation
 from hep_ray.simulate import SIMULATIONS
 
 SEARCHES = Path(__file__).parents[2] / "searches"

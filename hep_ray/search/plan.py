@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hep_ray.cluster import connect, nodes
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.manifest import MANIFEST
-from hep_ray.errors import StorageError, UnknownName
-from hep_ray.files import make_folder
-from hep_ray.loading.cache import plan_ingest
+from hep_ray.errors import UnknownName
 from hep_ray.masking import without_password
 from hep_ray.plugins import Plugin, registered
-from hep_ray.search.autoscale import expected_nodes
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions, check_epoch_timeout
 from hep_ray.search.optuna_search import MIXED, stops, total_trials, trials_at_random
-from hep_ray.search.recorder import KEEP_BEST
-from hep_ray.search.resources import ResourcePlan, plan_resources
-from hep_ray.search.room import check_room
-from hep_ray.search.shared import check_every_node, check_plugins
-from hep_ray.search.shares import check_batches, check_shares
+from hep_ray.search.preflight import (
+    check_augmentation,
+    check_batches,
+    check_metrics,
+    check_models,
+    check_shares,
+    check_storage,
+    preflight,
+)
+from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.space import Space
-from hep_ray.search.suits import check_augmentation, check_metrics, check_models
 from hep_ray.tracking.provenance import provenance
 
 
@@ -170,48 +167,6 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
 
 
-def preflight(
-    dataset: Dataset,
-    given: SearchOptions,
-    samples: Sequence[Mapping[str, Any]],
-    plugins: Sequence[Plugin],
-    *,
-    trials: int,
-    model_bytes: int,
-    keep: int = KEEP_BEST,
-) -> ResourcePlan:
-    """Join the cluster and see that trials can run there: data, storage, code, memory, cores and disk.
-
-    Args:
-        dataset: opened.
-        given: what the command line chose.
-        samples: parameters of trials that name every component once.
-        plugins: files of the user's own that register components.
-        trials: to run.
-        model_bytes: of the largest model's weights.
-        keep: models that are kept.
-
-    Raises:
-        ClusterUnavailable, StorageError, PluginFailed, Infeasible: see `prepare`.
-    """
-    connect()
-    check_every_node(given.storage, dataset.folder / MANIFEST)
-    check_plugins(plugins, samples, dataset.schema)
-    expected = expected_nodes()
-    ingest = plan_ingest(dataset.manifest, nodes(), given.cache, given.memory_budget)
-    resources = plan_resources(
-        expected,
-        trials,
-        given.cpus_per_trial,
-        given.gpus_per_trial,
-        workers_per_trial=given.workers_per_trial,
-        min_workers_per_trial=given.min_workers_per_trial,
-        ingest=dataclasses.replace(ingest, readers=len(expected)),
-    )
-    check_room(given.storage, model_bytes, resources.concurrent, keep)
-    return resources
-
-
 def _preset(search: Search, options: SearchOptions) -> Preset:
     if options.preset not in search.presets:
         raise UnknownName(
@@ -223,18 +178,3 @@ def _preset(search: Search, options: SearchOptions) -> Preset:
         trials=preset.trials if options.trials is None else options.trials,
         epochs=preset.epochs if options.epochs is None else options.epochs,
     )
-
-
-def check_storage(storage: Path) -> None:
-    """Make the folder of all searches, and see that it can be written.
-
-    Raises:
-        StorageError: it cannot.
-    """
-    probe = storage / f".probe-{os.getpid()}"
-    try:
-        make_folder(storage)
-        probe.touch()
-        probe.unlink()
-    except OSError as fault:
-        raise StorageError(f"the storage can be written; {storage} cannot: {fault.strerror}") from fault

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.schedule import build_scheduler
+from hep_ray.search.scheduler import build_scheduler
 from hep_ray.search.space import Space
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
 

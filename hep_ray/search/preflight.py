@@ -1,23 +1,99 @@
-"""Whether a trial's batches can be shared and trained on, known from the rows of the dataset before anything starts."""
+"""Everything about trials that can be known to be wrong before one starts."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hep_ray.cluster import connect, nodes
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.events import EventSchema
-from hep_ray.errors import InvalidConfig, InvalidSpace
+from hep_ray.dataset.manifest import MANIFEST
+from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError
+from hep_ray.files import make_folder
+from hep_ray.loading.cache import plan_ingest
 from hep_ray.loading.source import check_pass
 from hep_ray.loading.tensors import torch_dtype
+from hep_ray.plugins import Plugin
+from hep_ray.search.definition import Search
+from hep_ray.search.node_checks import check_every_node, check_plugins
 from hep_ray.search.parameters import By, Choice, Integer, Value
+from hep_ray.search.recorder import KEEP_BEST
+from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
 from hep_ray.search.space import Space
+from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import share
+
+if TYPE_CHECKING:
+    from hep_ray.search.options import SearchOptions
+
+
+def preflight(
+    dataset: Dataset,
+    given: SearchOptions,
+    samples: Sequence[Mapping[str, Any]],
+    plugins: Sequence[Plugin],
+    *,
+    trials: int,
+    model_bytes: int,
+    keep: int = KEEP_BEST,
+) -> ResourcePlan:
+    """Join the cluster and see that trials can run there: data, storage, code, memory, cores and disk.
+
+    Args:
+        dataset: opened.
+        given: what the command line chose.
+        samples: parameters of trials that name every component once.
+        plugins: files of the user's own that register components.
+        trials: to run.
+        model_bytes: of the largest model's weights.
+        keep: models that are kept.
+
+    Raises:
+        ClusterUnavailable, StorageError, PluginFailed, Infeasible: see `prepare`.
+    """
+    connect()
+    check_every_node(given.storage, dataset.folder / MANIFEST)
+    check_plugins(plugins, samples, dataset.schema)
+    expected = expected_nodes()
+    ingest = plan_ingest(dataset.manifest, nodes(), given.cache, given.memory_budget)
+    resources = plan_resources(
+        expected,
+        trials,
+        given.cpus_per_trial,
+        given.gpus_per_trial,
+        workers_per_trial=given.workers_per_trial,
+        min_workers_per_trial=given.min_workers_per_trial,
+        ingest=dataclasses.replace(ingest, readers=len(expected)),
+    )
+    check_room(given.storage, model_bytes, resources.concurrent, keep)
+    return resources
+
+
+def check_storage(storage: Path) -> None:
+    """Make the folder of all searches, and see that it can be written.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    probe = storage / f".probe-{os.getpid()}"
+    try:
+        make_folder(storage)
+        probe.touch()
+        probe.unlink()
+    except OSError as fault:
+        raise StorageError(f"the storage can be written; {storage} cannot: {fault.strerror}") from fault
+
 
 DECIDE = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm")
 
@@ -180,3 +256,75 @@ def _values(space: Space, sample: Mapping[str, Value], key: str) -> Sequence[Val
     if isinstance(parameter, Integer):
         return range(parameter.low, parameter.high + 1)
     return parameter.corners()
+
+
+def check_metrics(search: Search, dataset: Dataset) -> None:
+    """What ranks trials is something that they report of these classes."""
+    from hep_ray.training.validation import validation_keys
+
+    costs = (*OF_MODEL, *TIMES[:2])
+    known = (*costs, *validation_keys(dataset.schema))
+    for role, name in (("metric", search.metric), ("cost", search.cost or costs[0])):
+        if name not in known:
+            raise InvalidConfig(
+                f"the {role} of a search is reported by its trials; '{name}' is not, of events of "
+                f"{len(dataset.schema.classes)} classes ({', '.join(dataset.schema.classes)}); reported are: "
+                f"{', '.join(known)}"
+            )
+
+
+def check_models(samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> int:
+    """Build each model that the trials may have, without memory for its weights; bytes of the largest."""
+    import torch
+
+    largest = 0
+    for name, params in {params["model"]: params for params in samples}.items():
+        try:
+            with torch.device("meta"):
+                weights = TrialConfig.from_params(params).build_model(dataset.schema).state_dict()
+            largest = max(largest, sum(one.nbytes for one in weights.values() if hasattr(one, "nbytes")))
+        except InvalidConfig as fault:
+            raise InvalidSpace(
+                f"every model of a search takes the dataset; model '{name}' does not: {fault}"
+            ) from fault
+    return largest
+
+
+def check_augmentation(samples: Iterable[Mapping[str, Any]], schema: EventSchema) -> None:
+    """Whether every augmentation suits what the model beside it reads."""
+    for params in samples:
+        try:
+            TrialConfig.from_params(params).check_augmentation(schema)
+        except InvalidConfig as fault:
+            raise InvalidSpace(
+                f"the augmentations of a search suit the dataset; with model '{params['model']}': {fault}"
+            ) from fault
+
+
+STATES = 5
+"""Models' worth of a running trial's two checkpoints: the best model, and weights, two moments and an average."""
+
+
+def check_room(storage: Path, model_bytes: int, concurrent: int, keep: int = KEEP_BEST) -> None:
+    """Refuse a search whose checkpoints do not fit on the storage as it is now.
+
+    Args:
+        storage: a folder that exists.
+        model_bytes: of the largest model's weights.
+        concurrent: trials side by side.
+        keep: models that are kept when all trials have ended.
+
+    Raises:
+        StorageError: the free space is less than that.
+    """
+    needed = model_bytes * (keep + STATES * concurrent)
+    free = shutil.disk_usage(storage).free
+    if free < needed:
+        raise StorageError(
+            f"the storage has room for {keep} kept models and the state of {concurrent} running trials, "
+            f"{_words(needed)}; {storage} has {_words(free)} free"
+        )
+
+
+def _words(size: int) -> str:
+    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"  # noqa: PLR2004 - the unit's own bound

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from hep_ray.search.mailbox import Mailbox, Order
 from hep_ray.search.recorder import FAILURE, FAILURE_KIND
+from hep_ray.search.worker_group import Mailbox, Order
 
 TRIAL = {"trial_id": "t0000", "params": {}, "seed": 0}
 
