@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from hep_ray.cluster import connect
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 
 PARAMS = {
     "model": "cnn",

@@ -28,9 +28,9 @@ import torch
 from epoch_overhead import ByHand, take_turns
 
 from hep_ray.cluster import connect
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import HepRayError, Infeasible
 from hep_ray.loading.batches import Events
 from hep_ray.loading.on_device import DeviceEvents

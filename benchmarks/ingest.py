@@ -22,8 +22,8 @@ import h5py
 import numpy as np
 import uproot
 
-from hep_ray.convert.convert import convert
-from hep_ray.convert.schema_file import parse_schema
+from hep_ray.conversion.convert import convert
+from hep_ray.conversion.schema_file import parse_schema
 from hep_ray.parallel import cluster
 
 LABELLED = 'reader = "{}"\nclasses = ["background", "signal"]\n[label]\nfrom = "field"\nfield = "label"\n'

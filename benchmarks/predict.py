@@ -28,10 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.cores import usable_cores
-from hep_ray.dataset.columns import EVENT_ID
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
 from hep_ray.parallel import cluster
 from hep_ray.predict.run import Crew, predict
 from hep_ray.promote.package import Description, Package

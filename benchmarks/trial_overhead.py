@@ -27,9 +27,9 @@ from rich.console import Console
 
 from hep_ray import Choice, LogUniform, Preset, Search, SearchOptions, Space, prepare, run_search
 from hep_ray.cluster import connect
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.loading.stream import ResidentData, load_resident
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop

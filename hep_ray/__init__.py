@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hep_ray.convert.convert import convert
+    from hep_ray.conversion.convert import convert
     from hep_ray.dataset.dataset import Dataset
     from hep_ray.promote.package import load_model
     from hep_ray.search.cli import main
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "convert": "hep_ray.convert.convert",
+    "convert": "hep_ray.conversion.convert",
     "Dataset": "hep_ray.dataset.dataset",
     "load_model": "hep_ray.promote.package",
     "main": "hep_ray.search.cli",

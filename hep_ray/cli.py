@@ -9,7 +9,7 @@ import typer
 from hep_ray.components import show as components
 from hep_ray.confirm.cli import confirm
 from hep_ray.console import run_app
-from hep_ray.convert.cli import app as data_app
+from hep_ray.conversion.cli import app as data_app
 from hep_ray.dataset.show_cli import show
 from hep_ray.doctor.cli import doctor
 from hep_ray.predict.cli import predict

@@ -80,7 +80,7 @@ def component(kind: str, name: str) -> Component:
 
 def registries() -> dict[str, Registry[Any]]:
     """Kind → registry: what a space states, then what makes datasets."""
-    from hep_ray.convert.readers import READERS
+    from hep_ray.conversion.readers import READERS
     from hep_ray.loading.augment import AugmentConfig
     from hep_ray.loading.scalers import SCALERS
     from hep_ray.registry import Registry

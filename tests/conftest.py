@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 
 settings.register_profile(
     "hep_ray", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from hep_ray.dataset.encoding import Encoding
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.manifest import MANIFEST, Manifest, Shard
-from hep_ray.dataset.shard_file import ROW_GROUP
+from hep_ray.conversion.shards import Encoding
+from hep_ray.dataset.manifest import MANIFEST, ROW_GROUP, Manifest, Shard
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import Split, SplitRule
 
 SHAPE = (50, 50, 3)

@@ -23,7 +23,7 @@ from rich.progress import track
 from hep_ray import Choice, Space
 from hep_ray.cluster import connect
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import load_resident
 from hep_ray.search.parameters import Value

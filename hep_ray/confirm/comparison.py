@@ -11,7 +11,7 @@ import numpy as np
 
 from hep_ray.confirm.confirmation import Comparison, Confirmation, ConfirmedRun, Contender, Estimate
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, trial_id
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import StorageError
 from hep_ray.metrics.crossed import Crossed, crossed
 from hep_ray.metrics.event_values import event_values

@@ -33,9 +33,8 @@ from hep_ray.confirm.confirmation import (
     set_aside,
 )
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan
-from hep_ray.dataset.columns import EVENT_ID
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EVENT_ID, EventSchema
 from hep_ray.errors import CannotResume, Interrupted, SearchFailed
 from hep_ray.loading.stream import EventData, open_events
 from hep_ray.plugins import Plugin, differences, load

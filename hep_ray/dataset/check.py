@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.config import Config
-from hep_ray.dataset.balance import balance_notes, balance_problems
-from hep_ray.dataset.events import EVENT_ID, LABEL, Arrays, Column, EventSchema
+from hep_ray.dataset.dataset import shard_problems
 from hep_ray.dataset.expressions import unknown
-from hep_ray.dataset.integrity import shard_problems
 from hep_ray.dataset.leakage import Leakage, split_findings
-from hep_ray.dataset.manifest import Manifest, Shard
-from hep_ray.dataset.repetitions import Repetitions, row_hashes
-from hep_ray.dataset.shard_file import ContentHash
+from hep_ray.dataset.manifest import ContentHash, Manifest, Shard
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column, EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule, event_hashes, split_codes
 from hep_ray.errors import InvalidConfig, InvalidEvents
 
@@ -198,3 +198,147 @@ def _expected_splits(
     events: Arrays, hashes: npt.NDArray[np.uint64], rule: SplitRule, schema: EventSchema
 ) -> npt.NDArray[np.intp]:
     return split_codes(hashes, rule, schema.quantities(events))
+
+
+LARGEST_RATIO = 1.5
+"""Events of the largest class over those of the smallest that are worth no note."""
+LARGEST_PULL = 3.0
+"""Standard deviations from the overall share that are worth no note."""
+
+
+def balance_problems(manifest: Manifest) -> Iterator[str]:
+    """Splits without events, or without events of a class."""
+    for split in SPLITS:
+        counts = manifest.class_counts(split)
+        absent = [name for name, count in counts.items() if not count]
+        if manifest.split_rule.fraction(split) > 0 and not any(counts.values()):
+            yield f"the split '{split}' is empty"
+        elif absent and any(counts.values()):
+            yield f"the split '{split}' has no events of {', '.join(absent)}"
+
+
+def balance_notes(manifest: Manifest) -> Iterator[str]:
+    """Classes of unequal size, and splits whose shares differ from the overall ones by more than chance.
+
+    A class of share p has n p ± √(n p (1 − p)) events in a split of n.
+    """
+    overall = manifest.class_counts()
+    events = sum(overall.values())
+    if not events:
+        return
+    largest, smallest = max(overall.values()), min(overall.values())
+    if largest > LARGEST_RATIO * smallest:
+        shares = ", ".join(f"{name} {count / events:.1%}" for name, count in overall.items())
+        ratio = f"{largest / smallest:.1f} times" if smallest else "more than"
+        yield (
+            f"the classes are unequal: {shares}; the largest is {ratio} the smallest. Accuracy favours large "
+            "classes; class weights or down-sampling even them out"
+        )
+    for split in SPLITS:
+        rows = manifest.rows(split)
+        for name, count in manifest.class_counts(split).items():
+            share = overall[name] / events
+            spread = math.sqrt(rows * share * (1 - share))
+            if spread and (pull := (count - rows * share) / spread) and abs(pull) > LARGEST_PULL:
+                yield (
+                    f"{name} is {count / rows:.1%} of '{split}' and {share:.1%} of all events "
+                    f"({pull:+.1f} standard deviations)"
+                )
+
+
+Hashes = npt.NDArray[np.uint64]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+SLICES = 16
+"""Parts of the range of hashes that are sorted one after the other."""
+
+
+def row_hashes(columns: Sequence[npt.NDArray[Any]]) -> Hashes:
+    """A hash of every event's values, bit by bit.
+
+    Words of 8 bytes are mixed, each with a key of its place, and added up; the mixing is the output function
+    of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+
+    Args:
+        columns: (N, ...) each, of any number type.
+
+    Returns:
+        (N,)
+    """
+    total: Hashes = np.zeros(len(columns[0]), dtype=np.uint64)
+    place = 0
+    for column in columns:
+        words = _words(column)
+        keys = (np.arange(place + 1, place + 1 + words.shape[1], dtype=np.uint64)) * GOLDEN
+        total += _mixed(words + keys).sum(axis=1, dtype=np.uint64)
+        place += words.shape[1]
+    return _mixed(total)
+
+
+def _words(column: npt.NDArray[Any]) -> Hashes:
+    """The bytes of each row as 64-bit words, filled up with zeros; (N, W)."""
+    rows = np.ascontiguousarray(column).reshape(len(column), -1).view(np.uint8)
+    words: Hashes = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
+    return words
+
+
+def _mixed(words: Hashes) -> Hashes:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """How often hashes come again.
+
+    Attributes:
+        repeated: events that have the hash of an earlier one.
+        contradictory: events that have the hash of an event with another label.
+        shared: (earlier split, later split) → hashes that are in both.
+    """
+
+    repeated: int
+    contradictory: int
+    shared: Mapping[tuple[int, int], int]
+
+
+class Repetitions:
+    """Collects hashes, labels and splits of events; 10 bytes for each hash and its class and split."""
+
+    def __init__(self) -> None:
+        self._hashes: list[Hashes] = []
+        self._marks: list[npt.NDArray[np.int16]] = []
+
+    def add(self, hashes: Hashes, labels: npt.NDArray[np.int64], split: int) -> None:
+        """Add events of one split (0, 1 or 2)."""
+        self._hashes.append(hashes.copy())
+        self._marks.append((labels * 4 + split).astype(np.int16))
+
+    def count(self) -> Counts:
+        """Sort and count."""
+        repeated = contradictory = 0
+        shared = dict.fromkeys(((0, 1), (0, 2), (1, 2)), 0)
+        for hashes, marks in self._slices():
+            starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+            sizes = np.diff(starts, append=len(hashes))
+            repeated += int((sizes - 1).sum())
+            labels, splits = marks >> 2, np.left_shift(1, marks & 3)
+            differ = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+            contradictory += int(sizes[differ].sum())
+            present = np.bitwise_or.reduceat(splits, starts)
+            for left, right in shared:
+                shared[left, right] += int(((present >> left) & (present >> right) & 1).sum())
+        return Counts(repeated, contradictory, shared)
+
+    def _slices(self) -> Iterator[tuple[Hashes, npt.NDArray[np.int16]]]:
+        """All events in the order of their hashes, a part of the range at a time."""
+        for part in range(SLICES):
+            within = [hashes >> np.uint64(60) == part for hashes in self._hashes]
+            if not sum(int(mask.sum()) for mask in within):
+                continue
+            pairs = zip(self._hashes, self._marks, within, strict=True)
+            taken = [(hashes[mask], marks[mask]) for hashes, marks, mask in pairs]
+            hashes, marks = (np.concatenate(pieces) for pieces in zip(*taken, strict=True))
+            order = np.argsort(hashes)
+            yield hashes[order], marks[order]

@@ -5,6 +5,7 @@ All is worked out on a sample that the events' ids choose, of at most `LARGEST_S
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hep_ray.convert.infer import identifier_like, weight_like
-from hep_ray.dataset.columns import EVENT_ID, LABEL, Arrays, Column
 from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column
 from hep_ray.dataset.splits import SPLITS
 
 Floats = npt.NDArray[np.float64]
@@ -36,6 +36,33 @@ FEWEST_VALUES = 10
 FAR = 2.0
 """A value stands far outside the others if its distance exceeds their range so many times."""
 MOST_LISTED = 12
+
+_ROW = re.compile(r"index|axis1|level_\d+|__index_level_\d+__|unnamed: ?\d+", re.IGNORECASE)
+_IDENTIFIER = re.compile(
+    r"(event|evt|run|lumi|lumi_?block|luminosity_?block|lumi_?section|orbit|entry|row|dsid|mc_?channel)"
+    r"_?(id|no|nr|num|nb|number|idx|index)|event|evt|run|lumi|lumi_?block|luminosity_?block|lumi_?section|ls|bx|bcid|"
+    r"bunch_?crossing|orbit|entry|row|id|uid|uuid|idx|number|seed|random_?seed|dsid|time_?stamp",
+    re.IGNORECASE,
+)
+_CLEAR = re.compile(r".+_?(id|no|nr|num|number|idx|index|block|section)", re.IGNORECASE)
+_WEIGHT = re.compile(r"^w$|(^|_)(wt|wgt|weights?)(_|\d*$)", re.IGNORECASE)
+
+
+def row_like(name: str) -> bool:
+    """Return whether a field's name is one that row numbers have, such as `index`."""
+    return bool(_ROW.fullmatch(name))
+
+
+def identifier_like(name: str, *, whole: bool) -> bool:
+    """Whether a field's name is that of a row number, or of run, event and such; `whole`: its values are whole."""
+    return bool(_ROW.fullmatch(name) and whole) or bool(
+        _IDENTIFIER.fullmatch(name) and (whole or _CLEAR.fullmatch(name))
+    )
+
+
+def weight_like(name: str) -> bool:
+    """Whether a field's name is that of weights, such as `Weight`, `genWeight` or `mc_weight`."""
+    return bool(_WEIGHT.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)))
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, JsonValue
 
 from hep_ray.config import Config, parse
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EVENT_ID, Arrays, EventSchema
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import ShardMismatch, UnreadableInput
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+ROW_GROUP = 512
+"""Events of a row group of a shard, the last one of a shard excepted."""
 
 
 class Shard(Config):
@@ -171,3 +174,30 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class ContentHash:
+    """SHA-256 of decoded events in their order, whatever file or chunks they come in."""
+
+    def __init__(self, schema: EventSchema) -> None:
+        self._columns = {name: hashlib.sha256() for name in schema.arrow().names}
+
+    def update(self, arrays: Arrays) -> None:
+        """Append events."""
+        for name, hasher in self._columns.items():
+            if name == EVENT_ID:
+                hasher.update("".join(f"{len(event_id)}:{event_id}" for event_id in arrays[name]).encode())
+            else:
+                values = np.ascontiguousarray(arrays[name])
+                hasher.update(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
+
+    def hexdigest(self) -> str:
+        """The hash of all events so far."""
+        digests = "".join(f"{name}:{hasher.hexdigest()}\n" for name, hasher in self._columns.items())
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

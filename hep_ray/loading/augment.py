@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hep_ray.config import Config
-from hep_ray.dataset.columns import Column
+from hep_ray.dataset.schema import Column
 from hep_ray.loading.batches import Batch
 from hep_ray.loading.event_images import EventImage, images_of, phi_steps
 

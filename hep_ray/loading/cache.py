@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shard_file import ROW_GROUP
+from hep_ray.dataset.manifest import ROW_GROUP, Manifest
 from hep_ray.dataset.sparse import index_dtype
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import Infeasible, InvalidConfig

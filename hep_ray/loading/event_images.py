@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hep_ray.dataset.columns import IMAGE_AXES, Column
+from hep_ray.dataset.schema import IMAGE_AXES, Column
 from hep_ray.errors import InvalidConfig
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hep_ray.dataset.events import LABEL, EventSchema
+from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.loading.batches import Batch, Events, make_batch
 from hep_ray.loading.row_groups import chunks_of, column_of
 from hep_ray.loading.source import EventWeights

@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import ExecutionResources
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import HepRayError, StreamBroken
 from hep_ray.loading.row_groups import ReadPlan
 

@@ -15,9 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hep_ray.dataset.events import LABEL, EventSchema
-from hep_ray.dataset.manifest import Shard
-from hep_ray.dataset.shard_file import ROW_GROUP
+from hep_ray.dataset.manifest import ROW_GROUP, Shard
+from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.errors import ShardMismatch
 

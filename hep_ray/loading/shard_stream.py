@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hep_ray.dataset.events import LABEL, EventSchema
+from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.dataset.sparse import Values, join
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Batch, Events

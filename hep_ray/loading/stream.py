@@ -19,9 +19,8 @@ import pyarrow as pa
 import ray
 
 from hep_ray.dataset.dataset import Dataset, TestPurpose
-from hep_ray.dataset.encoding import pays
-from hep_ray.dataset.events import LABEL, EventSchema
-from hep_ray.dataset.shard_file import ROW_GROUP
+from hep_ray.dataset.manifest import ROW_GROUP
+from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import InvalidConfig, StreamBroken
@@ -203,7 +202,7 @@ def _mostly_zeros(groups: RowGroups, schema: EventSchema, names: Sequence[str]) 
         for table in one_by_one(plan, schema, names)
         for name, values in decoded(table, schema, names).inputs.items()
         if not isinstance(values, SparseColumn)
-        and pays(schema.column(name), np.count_nonzero(values) / len(values))
+        and schema.column(name).pays_sparse(np.count_nonzero(values) / len(values))
     )
 
 

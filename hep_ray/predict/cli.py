@@ -105,7 +105,7 @@ def predict(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hep_ray.convert.cli import parse_settings
+    from hep_ray.conversion.cli import parse_settings
     from hep_ray.errors import InvalidConfig
     from hep_ray.predict.inputs import Ways
     from hep_ray.predict.run import Crew

@@ -12,16 +12,14 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from hep_ray.convert.column_names import field_of
-from hep_ray.convert.identities import digest_of
-from hep_ray.convert.paths import files, matched, open_all, reader_by_ending, refuse_absent
-from hep_ray.convert.readers import READERS, parse_options
-from hep_ray.convert.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
-from hep_ray.dataset.columns import EVENT_ID
-from hep_ray.dataset.events import EventSchema
+from hep_ray.conversion.columns import field_of
+from hep_ray.conversion.paths import digest_of, files, matched, open_all, reader_by_ending, refuse_absent
+from hep_ray.conversion.readers import READERS, parse_options
+from hep_ray.conversion.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
+from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.expressions import Expression, unknown
-from hep_ray.dataset.integrity import verify
 from hep_ray.dataset.manifest import MANIFEST
+from hep_ray.dataset.schema import EVENT_ID, EventSchema
 from hep_ray.errors import InvalidConfig, ModelMismatch
 from hep_ray.predict import matching
 from hep_ray.predict.pieces import Piece, cut
@@ -101,7 +99,7 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
             f"reader {ways.reader}, schema {ways.schema}, options {ways.options}"
         )
     (folder,) = paths
-    manifest = verify(folder)
+    manifest = verify_shards(folder)
     columns = matching.rules_of_dataset(classifier.columns, manifest.event_schema, str(folder))
     rules = SchemaFile(
         reader="parquet", event_id=EventIdRule(fields=(EVENT_ID,), as_is=True), selection=ways.selection

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from hep_ray.convert.layout import columns_of
-from hep_ray.convert.readers import Part
-from hep_ray.convert.schema_file import ColumnRule, SchemaFile
-from hep_ray.dataset.columns import Column, legal_name
-from hep_ray.dataset.events import EventSchema
+from hep_ray.conversion.columns import columns_of
+from hep_ray.conversion.readers import Part
+from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
+from hep_ray.dataset.schema import Column, EventSchema, legal_name
 from hep_ray.errors import InvalidSchema, ModelMismatch
 
 ASPECTS = ("shape", "dtype", "unit", "elements", "element_units", "axes")

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hep_ray.dataset.shard_file import sha256_of
+from hep_ray.dataset.manifest import sha256_of
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned, storing, write_whole
 from hep_ray.predict.inputs import Prediction

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hep_ray.convert.identities import stem_of, told_apart
-from hep_ray.convert.readers import Part
-from hep_ray.dataset.columns import Column
+from hep_ray.conversion.paths import stem_of, told_apart
+from hep_ray.conversion.readers import Part
+from hep_ray.dataset.schema import Column
 
 PIECE_BYTES = 32 * 2**20
 """About as much of an input, decoded, is one piece."""

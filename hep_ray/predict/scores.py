@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hep_ray.convert.assemble import assemble
-from hep_ray.convert.labels import Origin
-from hep_ray.convert.readers import READERS, parse_options
-from hep_ray.dataset.columns import EVENT_ID, Arrays
+from hep_ray.conversion.assemble import assemble
+from hep_ray.conversion.labels import Origin
+from hep_ray.conversion.readers import READERS, parse_options
+from hep_ray.dataset.schema import EVENT_ID, Arrays
 from hep_ray.files import storing, whole
 from hep_ray.predict.inputs import Prediction, schema_of_model
 from hep_ray.predict.pieces import Piece

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import ModelMismatch
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import LOSSES, Loss, build_loss

@@ -19,7 +19,7 @@ from typing import Any
 from hep_ray.config import FORMERLY
 from hep_ray.confirm.comparison import compared, fitted, same_events, values_of
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Comparison, Confirmation, Contender
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import PromotionRefused
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.metrics.inference import holm

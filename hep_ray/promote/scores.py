@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import ConfirmedRun
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import EVENT_ID, LABEL, EventSchema
+from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import HepRayError
 from hep_ray.flags import typed
 from hep_ray.promote.classifier import Classifier

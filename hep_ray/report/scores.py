@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import FOLDER, Confirmation
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import LABEL, EventSchema
+from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.errors import InvalidEvents, StorageError
 from hep_ray.loading.batches import Batch, Events, batches
 from hep_ray.report.performance import Performance, performance_of

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hep_ray.cores import usable_cores
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import PluginFailed, StorageError
 from hep_ray.losses import LOSSES
 from hep_ray.masking import open_token, ray_token

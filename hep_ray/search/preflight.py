@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hep_ray.cluster import connect, nodes
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import EventSchema
 from hep_ray.dataset.manifest import MANIFEST
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError
 from hep_ray.files import make_folder
 from hep_ray.loading.cache import plan_ingest

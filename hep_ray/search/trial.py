@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from ray import tune
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
 from hep_ray.loading.stream import EventData

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hep_ray.config import Config
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.registry import Registry
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hep_ray.convert.cli import parse_settings, print_dataset
+from hep_ray.conversion.cli import parse_settings, print_dataset
 from hep_ray.errors import Interrupted, InvalidConfig
 from hep_ray.flags import LARGEST_SEED
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from hep_ray.config import Config
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import simulation
 from hep_ray.simulate.detector import detect

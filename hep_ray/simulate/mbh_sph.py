@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
 from hep_ray.config import Config
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.simulate import black_hole, simulation, sphaleron
 from hep_ray.simulate.imaging import CHANNELS, PIXELS, event_image, event_variables
 from hep_ray.simulate.objects import Objects, Reconstruction, ReconstructionConfig

@@ -18,10 +18,10 @@ import numpy as np
 from pydantic import JsonValue
 
 from hep_ray.config import Config, parse
-from hep_ray.dataset.events import EVENT_ID, LABEL, Arrays
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.folder import refuse_occupied
 from hep_ray.dataset.manifest import MANIFEST, Manifest
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
 from hep_ray.errors import Interrupted, InvalidConfig, MissingPackage
 from hep_ray.parallel import in_tasks
 from hep_ray.simulate import SIMULATIONS, Simulation

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from hep_ray.config import Config
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import mbh_sph, simulation
 from hep_ray.simulate.imaging import event_variables

@@ -19,7 +19,7 @@ from typing import Self
 import pyarrow as pa
 from pydantic import JsonValue
 
-from hep_ray.dataset.events import Arrays, EventSchema
+from hep_ray.dataset.schema import Arrays, EventSchema
 from hep_ray.errors import SimulationFailed, StorageError
 from hep_ray.files import storing, whole
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from hep_ray.config import Config
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import simulation
 from hep_ray.simulate.detector import ELECTRON, MUON, Deposits, detect, isolated

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hep_ray.config import Config, parse
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.loading.event_images import check_augmentation

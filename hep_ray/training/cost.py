@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.models import Model
 from hep_ray.models.fitted import FittedModel
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.source import EventSource
 from hep_ray.losses import build_loss

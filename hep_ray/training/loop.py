@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.augment import Augmentation
 from hep_ray.loading.batches import Batch

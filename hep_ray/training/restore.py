@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hep_ray.config import FORMERLY
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.models import Model

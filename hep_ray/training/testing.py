@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hep_ray.dataset.columns import EVENT_ID, LABEL
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
 from hep_ray.loading.source import EventSource

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.source import EventSource
 from hep_ray.losses import Loss

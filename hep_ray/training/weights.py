@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidEvents
 from hep_ray.loading.source import EventSource, EventWeights
 

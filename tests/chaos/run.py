@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 import torch
 
 from hep_ray.cluster import SETTINGS
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import LABEL
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import LABEL
 from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import _pack
 from hep_ray.search.audit import Audit, audit

@@ -21,8 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -18,9 +18,9 @@ from hep_ray.confirm.confirmation import load_confirmation, params_hash, uses
 from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.confirm.table import verdict
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import (
     CannotConfirm,
     CannotResume,

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hep_ray.dataset.check import check
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.repetitions import row_hashes
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.check import check, row_hashes
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule, split_of
 from hep_ray.errors import UnreadableInput
 

@@ -11,17 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hep_ray.convert.convert import convert
-from hep_ray.convert.infer import set_aside, weight_like
-from hep_ray.convert.readers import Part
-from hep_ray.convert.schema_file import SchemaFile
+from hep_ray.conversion.columns import set_aside, weight_like
+from hep_ray.conversion.convert import convert
+from hep_ray.conversion.readers import Part
+from hep_ray.conversion.schema_file import SchemaFile
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset import leakage
 from hep_ray.dataset.check import CheckReport, check
-from hep_ray.dataset.columns import Column
-from hep_ray.dataset.events import EventSchema
 from hep_ray.dataset.leakage import one_vs_rest
 from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig
 from tests.facts import raises
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.integrity import verify
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule, split_of
 from hep_ray.errors import (
     InvalidConfig,
@@ -146,7 +146,7 @@ def test_a_dataset_is_replaced_only_when_told_to(tmp_path: Path) -> None:
         write(tmp_path / "d", [np.arange(280)])
     assert Manifest.load(tmp_path / "d") == first
     second = write(tmp_path / "d", [np.arange(280)], overwrite=True)
-    assert verify(tmp_path / "d") == second != first
+    assert verify_shards(tmp_path / "d") == second != first
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -195,7 +195,7 @@ def test_a_damaged_shard_is_named_with_the_reason(
     folder = make_dataset(60)
     damage(folder / "train-00000.parquet")
     with raises(ShardMismatch, *facts):
-        verify(folder)
+        verify_shards(folder)
 
 
 def test_an_edited_manifest_is_refused(make_dataset: Callable[..., Path]) -> None:
@@ -204,7 +204,7 @@ def test_an_edited_manifest_is_refused(make_dataset: Callable[..., Path]) -> Non
     values["split_rule"]["salt"] = "another"
     path.write_text(json.dumps(values))
     with raises(ShardMismatch, path, "fingerprint"):
-        verify(path.parent)
+        verify_shards(path.parent)
 
 
 @pytest.mark.parametrize(

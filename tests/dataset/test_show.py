@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.show import show
 from hep_ray.dataset.show.features import bin_edges, features_of
 from hep_ray.dataset.show.sample import draw_sample, kind_of

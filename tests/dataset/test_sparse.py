@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hep_ray.convert.convert import convert
+from hep_ray.conversion.convert import convert
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check
-from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, SparseType, index_dtype, join, select
 from hep_ray.errors import InvalidEvents, ShardMismatch
 from tests.facts import raises
@@ -151,10 +151,10 @@ def test_a_manifest_that_says_another_form_than_the_shards_have_is_refused(tmp_p
     path = tmp_path / "d/manifest.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "sparse": {}}))
-    from hep_ray.dataset.integrity import verify
+    from hep_ray.dataset.dataset import verify_shards
 
     with raises(ShardMismatch, "train-00000.parquet", "columns"):
-        verify(tmp_path / "d")
+        verify_shards(tmp_path / "d")
 
 
 def test_a_manifest_without_the_entry_is_one_of_plain_columns(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_shards_without_zeros_are_read_as_any_parquet_is(tmp_path: Path) -> None
 
 def test_one_shard_alone_says_itself_how_it_is_stored_and_pages_show_it(tmp_path: Path) -> None:
     from hep_ray.config import Config
-    from hep_ray.convert.readers import READERS
+    from hep_ray.conversion.readers import READERS
     from hep_ray.dataset.show import show
 
     write(tmp_path / "d", cells(300))

@@ -17,14 +17,14 @@ import torch
 from hep_ray.confirm.confirmation import FILE_NAME as CONFIRMATION
 from hep_ray.confirm.confirmation import FILE_NAME as USES
 from hep_ray.confirm.confirmation import FOLDER, load_confirmation, uses
-from hep_ray.convert.readers import READERS
-from hep_ray.convert.schema_file import load_schema
+from hep_ray.conversion.readers import READERS
+from hep_ray.conversion.schema_file import load_schema
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
 from hep_ray.dataset.expressions import FUNCTIONS, Expression
 from hep_ray.dataset.manifest import MANIFEST
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.promote.package import DESCRIPTION, WEIGHTS, Description, Package
 from hep_ray.report.study import load_search
 from hep_ray.search.definition import Preset, Search

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hep_ray.dataset.columns import Column
-from hep_ray.dataset.events import EventSchema
 from hep_ray.dataset.manifest import fingerprint_of
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import Augmentation, AugmentConfig

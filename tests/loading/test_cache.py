@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import Infeasible, InvalidConfig
 from hep_ray.loading.cache import bytes_held, plan_ingest, with_streams
 from tests.facts import raises

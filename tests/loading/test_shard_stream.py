@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig, ShardMismatch
 from hep_ray.loading.batches import Batch, Events

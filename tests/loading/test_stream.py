@@ -36,8 +36,8 @@ def test_a_dataset_whose_shards_differ_is_not_opened(make_dataset: Callable[...,
 
 
 def test_a_split_of_one_class_is_not_opened(tmp_path: Path) -> None:
-    from hep_ray.dataset.events import Column, EventSchema
-    from hep_ray.dataset.shards import ShardWriter
+    from hep_ray.conversion.shards import ShardWriter
+    from hep_ray.dataset.schema import Column, EventSchema
     from hep_ray.dataset.splits import SplitRule, split_of
 
     folder = tmp_path / "one"

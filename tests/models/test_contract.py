@@ -12,7 +12,7 @@ from functools import cache
 import pytest
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.models import MODELS, Model, build_model
 from hep_ray.models.fitted import FittedModel

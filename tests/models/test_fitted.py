@@ -8,7 +8,7 @@ import scipy.special
 import torch
 from threadpoolctl import threadpool_limits
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, NotFitted
 from hep_ray.loading.batches import Events
 from hep_ray.models import MODELS, build_model

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.promote.package import Description, Package
 from hep_ray.training.config import TrialConfig
 

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from hep_ray.dataset.columns import EVENT_ID
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import EVENT_ID
 from hep_ray.errors import (
     InvalidConfig,
     InvalidEvents,

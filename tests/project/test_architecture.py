@@ -20,13 +20,13 @@ BASE = {
     *("config", "console", "cores", "errors", "files", "flags", "head", "masking", "plugins", "registry"),
 }
 RAY = {"cluster", "parallel"}
-DATA = {"dataset", "convert", "loading"}
+DATA = {"dataset", "conversion", "loading"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
     "drawing": BASE,
-    "dataset": BASE | {"parallel", "drawing", "convert", "loading"},
-    "convert": BASE | {"parallel", "dataset", "loading"},
-    "loading": BASE | {"dataset", "parallel", "convert"},
+    "dataset": BASE | {"drawing"},
+    "conversion": BASE | {"parallel", "dataset"},
+    "loading": BASE | {"parallel", "dataset"},
     "simulate": BASE | RAY | DATA,
     **dict.fromkeys(PARTS, BASE),
     "training": BASE | DATA | PARTS,
@@ -120,6 +120,9 @@ def test_public_names_exist() -> None:
 
     for name in hep_ray.__all__:
         assert getattr(hep_ray, name) is not None
+        # A folder or module of that name would take its place as soon as it is imported.
+        assert not (PACKAGE / name).exists()
+        assert not (PACKAGE / f"{name}.py").exists()
     with pytest.raises(AttributeError, match="no attribute 'nothing'; it has: By"):
         _ = hep_ray.nothing
 

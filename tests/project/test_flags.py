@@ -101,8 +101,14 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--port": "tests/ui/conftest.py",
         "--tracking-uri": "tests/project/test_flags.py::test_a_database_that_is_none_has_no_pages",
     },
-    "data convert": {"--out": "tests/convert/test_data_cli.py", "--workers": "tests/convert/test_convert.py"},
-    "data check": {"--json": "tests/convert/test_data_cli.py", "--accept": "tests/dataset/test_leakage.py"},
+    "data convert": {
+        "--out": "tests/conversion/test_data_cli.py",
+        "--workers": "tests/conversion/test_convert.py",
+    },
+    "data check": {
+        "--json": "tests/conversion/test_data_cli.py",
+        "--accept": "tests/dataset/test_leakage.py",
+    },
     "data simulate": {
         **dict.fromkeys(
             ("--events", "--seed", "--out", "--workers", "--overwrite", "--set"), "tests/simulate/test_run.py"

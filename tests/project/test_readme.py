@@ -195,7 +195,7 @@ def test_the_components_of_the_guide_work(tmp_path: Path) -> None:
     use = """
 import numpy as np, torch
 from hep_ray.dataset.check import check
-from hep_ray.convert.convert import convert
+from hep_ray.conversion.convert import convert
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.losses import build_loss
 from hep_ray.models import build_model

@@ -38,7 +38,12 @@ def test_a_target_of_which_nothing_ran_fails_and_says_what_to_install(tmp_path: 
 
 
 def test_where_skips_are_strict_one_that_is_not_listed_fails_the_run(tmp_path: Path) -> None:
-    words = ("tests/cluster/test_scripts.py", "tests/convert/test_real_files.py", "-k", "shellcheck or real")
+    words = (
+        "tests/cluster/test_scripts.py",
+        "tests/conversion/test_real_files.py",
+        "-k",
+        "shellcheck or real",
+    )
     away = {"HEP_RAY_TEST_DATA": str(tmp_path / "absent")}
     code, told = run(tmp_path, *words, HEP_RAY_STRICT_SKIPS="1", **away)
     complaint = told.rpartition("these are not:")[2].partition("short test summary")[0]

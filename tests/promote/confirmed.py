@@ -17,9 +17,9 @@ from hep_ray.confirm.confirmation import (
     Estimate,
     save_confirmation,
 )
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.loading.batches import Events, batches
 from hep_ray.metrics import classification_metrics
 from hep_ray.tracking.journal import Journal

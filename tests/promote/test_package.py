@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptModel, InvalidEvents, ModelMismatch, UnreadableInput
 from hep_ray.models.fitted import FittedModel
 from hep_ray.promote.package import Description, Package, load_model

@@ -23,9 +23,9 @@ from hep_ray.confirm.confirmation import (
     Estimate,
     save_confirmation,
 )
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.parameters import Choice, LogUniform
 from hep_ray.search.space import Space

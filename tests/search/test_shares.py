@@ -2,7 +2,7 @@
 
 import pytest
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidSpace
 from hep_ray.search.parameters import Choice, Integer
 from hep_ray.search.preflight import check_batches, check_batches_of, check_shares

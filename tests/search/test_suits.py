@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hep_ray import Choice, Preset, Search, Space
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidSpace
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.dataset.events import EventSchema
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.metrics import classification_metrics
 from hep_ray.report.study import load_search

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hep_ray.convert.cli import parse_settings
+from hep_ray.conversion.cli import parse_settings
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import InvalidConfig, MissingPackage, SimulationFailed, StorageError, UnknownName
 from hep_ray.simulate import SIMULATIONS, run

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.loading.batches import Events
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.training.checkpoint import LAST, load_checkpoint, save_checkpoint

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hep_ray.config import Config
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.batches import Events
 from hep_ray.models import Model, SchemaLike, model

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import Augmentation, AugmentConfig
 from hep_ray.loading.batches import Batch, Events

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, UnknownName
 from hep_ray.loading.batches import Events
 from hep_ray.optim import OPTIMIZERS, SCHEDULES

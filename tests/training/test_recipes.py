@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Batch, Events
 from hep_ray.losses import LOSSES

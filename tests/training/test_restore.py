@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.loading.batches import Events, batches
 from hep_ray.training.checkpoint import save_checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.dataset.events import Column, EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
 from hep_ray.loading.augment import Augmentation, AugmentConfig
 from hep_ray.loading.batches import Batch, Events

@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.events import Column, EventSchema
-from hep_ray.dataset.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import Split, SplitRule
 from hep_ray.loading.batches import Events
 from hep_ray.loading.on_device import DeviceEvents

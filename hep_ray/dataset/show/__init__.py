@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hep_ray.dataset.integrity import verify
+from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.files import storing
@@ -41,7 +41,7 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
             f"the events of train or val are shown, those of test are kept for the end; got '{split}'"
         )
     folder = Path(folder)
-    manifest = verify(folder)
+    manifest = verify_shards(folder)
     if not manifest.rows(split):
         raise InvalidEvents(f"a split that is shown has events; '{split}' of {folder} has none")
     path = Path(out) if out else folder.absolute().with_name(folder.absolute().name)

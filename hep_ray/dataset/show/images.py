@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from hep_ray.dataset.events import Column
+from hep_ray.dataset.schema import Column
 from hep_ray.dataset.show.sample import Sample
 from hep_ray.drawing.style import COLOUR_MAP
 

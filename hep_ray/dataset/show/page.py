@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from html import escape
 
-from hep_ray.dataset.balance import balance_notes, balance_problems
+from hep_ray.dataset.check import balance_notes, balance_problems
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.show.features import QUANTILES, balance, distributions, features_of, sequences
 from hep_ray.dataset.show.images import mean_images, single_events

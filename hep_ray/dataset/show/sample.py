@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from hep_ray.dataset.events import LABEL, Arrays, Column
-from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.shard_file import ROW_GROUP
+from hep_ray.dataset.manifest import ROW_GROUP, Manifest
+from hep_ray.dataset.schema import LABEL, Arrays, Column
 from hep_ray.dataset.splits import Split
 
 Kind = Literal["features", "profile", "sequence", "image", "other"]

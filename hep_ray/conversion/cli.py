@@ -1,0 +1,277 @@
+"""`hep-ray data`: convert, schemas, check."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.schema import EventSchema
+from hep_ray.dataset.splits import SPLITS
+from hep_ray.errors import InvalidConfig
+from hep_ray.flags import python, typed
+
+app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
+
+
+@app.command("convert")
+def convert_command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="PATH, in the order of the classes, or CLASS=PATH. A folder stands for the files in it; a glob is put "
+            "in quotes: 'sig=runs/*/out.root'.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Dataset folder to make; absent or empty.")],
+    reader: Annotated[
+        str | None, typer.Option(help="Format: hdf5, hvl, npz, parquet, png, root, text.")
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(help="Schema file (.toml), or the name of a ready-made one (`data schemas`)."),
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names, separated by commas: m8,m12.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Take only these fields, separated by commas. Default: every numeric one."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="Field that holds the label: 0, 1, … in the order of --classes, their names, or one-hot."
+        ),
+    ] = None,
+    label_values: Annotated[
+        str | None,
+        typer.Option(help="Values of the label in the order of --classes, where they are others: -1,1."),
+    ] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="Field that weights the events; no model sees it.")
+    ] = None,
+    missing: Annotated[
+        float | None,
+        typer.Option(help="What takes the place of NaN, null and empty cells. Default: they are refused."),
+    ] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Keep the events that fulfil this expression over fields.")
+    ] = None,
+    train_where: Annotated[
+        str | None,
+        typer.Option(help="Expression over columns: events that fulfil it are train and val, others test."),
+    ] = None,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Of equal events keep one.")
+    ] = False,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Keep as many events of every class as the rarest has.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the reader; may be given several times."
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="CPUs to use; more than 1 start Ray or join its cluster.")
+    ] = 1,
+    task: Annotated[str | None, typer.Option(help="Name of the task. Default: the classes.")] = None,
+    signal: Annotated[str | None, typer.Option(help="The signal class. Default: the last one.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,
+) -> None:
+    """Turn files into a dataset: Parquet shards in three splits, with a manifest.
+
+    Every event is given to train (60 %), val (15 %) or test (25 %) by a hash of its id, once and for all.
+    A search trains on train and ranks by val; test is kept for the final confirmation.
+
+    Such as:
+
+    hep-ray data convert m8.h5 m12.h5 --reader hvl --classes m8,m12 --out data/mine
+
+    hep-ray data convert SUSY.csv.gz --schema uci_susy --out data/susy
+
+    hep-ray data convert electron=E.root pion=P.root --reader root --select "p > 1.5" --out data/pid
+
+    hep-ray data convert data/mbh_sph --reader parquet --select "n_objects_70 >= 5 and st >= 7000" --out data/cut
+    """
+    from hep_ray.conversion.convert import convert
+    from hep_ray.conversion.schema_file import LabelRule, SchemaFile, load_schema
+    from hep_ray.dataset.splits import SplitRule
+
+    _refuse_empty(reader=reader, schema=schema, classes=classes, columns=columns, label=label, weight=weight)
+    _refuse_empty(label_values=label_values, select=select, train_where=train_where, task=task, signal=signal)
+    rules: str | SchemaFile | None = schema
+    if label is not None or label_values is not None:
+        if schema is None and reader is None:
+            raise InvalidConfig("a conversion has a reader or a schema; got neither")
+        base = load_schema(schema) if schema else SchemaFile(reader=str(reader))
+        field, values = label or base.label.field, words(label_values)
+        if field is None:
+            raise InvalidConfig(
+                f"--label-values are those of the field that --label names; got '{label_values}' alone"
+            )
+        told = {"from": "field", "field": field, "values": values or (() if label else base.label.values)}
+        rules = base.model_copy(update={"label": LabelRule.model_validate(told)})
+    bars = (TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task("converting", total=None)
+        manifest = convert(
+            inputs,
+            reader,
+            words(classes),
+            out,
+            schema=rules,
+            rule=SplitRule(train_where=train_where),
+            overwrite=overwrite,
+            workers=workers,
+            progress=lambda done, total: bar.update(row, completed=done, total=total),
+            task=task,
+            signal=signal,
+            columns=words(columns),
+            weight=weight,
+            missing=missing,
+            selection=select,
+            options=parse_settings(settings or []),
+            drop_duplicates=drop_duplicates,
+            balance=balance,
+        )
+    print_dataset(manifest, out)
+
+
+@app.command("schemas")
+def schemas_command() -> None:
+    """List the ready-made schema files that `data convert --schema` knows."""
+    from hep_ray.conversion.schema_file import known_schemas, load_schema
+
+    table = Table("schema", "reader", "classes", "columns")
+    for name in known_schemas():
+        rules = load_schema(name)
+        shown = ", ".join(column.name for column in rules.columns) or "every numeric field"
+        table.add_row(name, rules.reader, ", ".join(rules.classes) or "--classes", shown)
+    Console().print(table)
+
+
+def _refuse_empty(**given: str | None) -> None:
+    """Refuse flags that were given without a word, as by a shell's variable that is not set."""
+    for name, text in given.items():
+        if text is not None and not text.strip(" ,"):
+            raise InvalidConfig(
+                f"a flag says something; --{name.replace('_', '-')} got '{text}': leave it out"
+            )
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """Words that commas separate."""
+    return tuple(word.strip() for word in text.split(",")) if text else ()
+
+
+@app.command("check")
+def check_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")],
+    accept: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns known to be measurements, separated by commas: found, they are noted only."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Look for what would spoil a training; exit 1 when something is found.
+
+    Compares every shard with the manifest and reads every event: NaN, labels outside the classes, an empty
+    split or class, columns that never change, duplicates, the same event in two splits, and row numbers, identifiers
+    and weights that give the class away.
+    """
+    from hep_ray.dataset.check import check
+
+    report = check(folder, words(accept))
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        console = Console()
+        console.print(_table(Manifest.read(folder)))
+        console.print(f"fingerprint {report.fingerprint}", soft_wrap=True)
+        for note in report.notes:
+            console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+        for problem in report.problems:
+            console.print(f"problem: {problem}", soft_wrap=True, markup=False, highlight=False)
+        if not report.problems:
+            console.print("no problems found")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def print_dataset(manifest: Manifest, folder: Path) -> None:
+    """Say what a new dataset holds and what to type next."""
+    console = Console()
+    console.print(_table(manifest))
+    kept = sum(manifest.split_counts().values())
+    if (read := manifest.source.get("events_read", kept)) != kept:
+        console.print(
+            f"read {read} events, kept {kept}: the others were selected away, duplicates or surplus"
+        )
+    notes = manifest.source.get("notes", [])
+    for note in notes if isinstance(notes, list) else []:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    left_out = manifest.source.get("left_out")
+    for name, why in left_out.items() if isinstance(left_out, dict) else ():
+        console.print(f"left out: {name} ({why})", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
+    script = suggested_search(manifest.event_schema)
+    step = typed(python(), script, data=folder) if script else typed("hep-ray", "data", "show", folder)
+    console.print(f"next: {step}", soft_wrap=True, highlight=False)
+
+
+def _table(manifest: Manifest) -> Table:
+    table = Table("class", *SPLITS, "events")
+    total = manifest.class_counts()
+    for name, events in total.items():
+        table.add_row(name, *(str(manifest.class_counts(split)[name]) for split in SPLITS), str(events))
+    table.add_section()
+    table.add_row("all", *map(str, manifest.split_counts().values()), str(sum(total.values())))
+    return table
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as a dict; the config that takes them decides what the values mean.
+
+    Raises:
+        InvalidConfig: a word has no `=`, or a key comes twice.
+    """
+    values: dict[str, Any] = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InvalidConfig(f"a setting is KEY=VALUE; got '{word}'")
+        if key in values:
+            raise InvalidConfig(f"a setting is given once; '{key}' is given twice")
+        values[key] = value
+    return values
+
+
+SCRIPTS = (Path("searches"), Path(__file__).resolve().parents[2] / "searches")
+"""Where search scripts lie: here, else in the checkout that hep_ray is installed from."""
+CNN_PIXELS = 26
+"""Smallest image that the network of `cnn_loss` takes."""
+FIRST = "cnn_loss"
+"""The search of the tutorial."""
+
+
+def suggested_search(schema: EventSchema) -> str | None:
+    """Script of a search meant for events of this task, else the one that takes any image, else None."""
+    folder = next((one for one in SCRIPTS if one.is_dir()), None)
+    if folder is None:
+        return None
+    wanted = re.compile(rf"""^\s*task=["']{re.escape(schema.task)}["']""", re.MULTILINE)
+    for script in sorted(folder.glob("*.py")):
+        if wanted.search(script.read_text(encoding="utf-8")):
+            return str(script)
+    suits = any(column.name == "image" and min(column.shape[:2]) >= CNN_PIXELS for column in schema.columns)
+    return str(folder / f"{FIRST}.py") if suits and (folder / f"{FIRST}.py").is_file() else None

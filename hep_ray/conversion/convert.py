@@ -1,0 +1,342 @@
+"""From an experiment's files to a dataset folder."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, FiniteFloat, JsonValue
+
+from hep_ray.config import Config, parse
+from hep_ray.conversion.assemble import assemble
+from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
+from hep_ray.conversion.external_sort import Run, RunWriter
+from hep_ray.conversion.inputs import InputPart, Inputs, open_inputs
+from hep_ray.conversion.labels import Origin
+from hep_ray.conversion.readers import READERS, parse_options
+from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
+from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
+from hep_ray.dataset.folder import refuse_occupied
+from hep_ray.dataset.manifest import MANIFEST, Manifest
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, legal_name
+from hep_ray.dataset.splits import SplitRule
+from hep_ray.errors import InvalidConfig, InvalidSchema
+from hep_ray.files import storing
+from hep_ray.parallel import in_tasks
+
+Progress = Callable[[int, int | None], None]
+"""Told, after every piece, the events read and how many there will be (None: unknown)."""
+
+UNIT_BYTES = 64 * 2**20
+"""About as much of an input is one piece of work."""
+
+
+class Choices(Config):
+    """What the user chooses about a conversion beside the files; it decides the dataset's content.
+
+    Attributes:
+        classes: class names, in the order of the files or of the labels.
+        task: name of the task.
+        signal: the class counted as signal.
+        class_meaning: class name → a sentence for people.
+        columns: of the fields that a schema file does not describe, take only these.
+        missing: of the fields that a schema file does not describe, takes the place of values that are missing.
+        weight: the field that weights the events.
+        selection: expression over fields; joined to that of the schema file.
+        options: of the reader, over those of the schema file.
+        drop_duplicates: an event's id is the hash of its columns, and of equal events one is kept.
+        balance: keep as many events of every class as the rarest has.
+    """
+
+    classes: tuple[str, ...] = ()
+    task: str | None = None
+    signal: str | None = None
+    class_meaning: dict[str, str] = Field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    missing: FiniteFloat | None = None
+    weight: str | None = None
+    selection: str | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    drop_duplicates: bool = False
+    balance: bool = False
+
+
+def convert(
+    inputs: Sequence[Path | str],
+    reader: str | None,
+    classes: Sequence[str] | None,
+    out: Path | str,
+    *,
+    schema: str | SchemaFile | None = None,
+    rule: SplitRule = DEFAULT_RULE,
+    overwrite: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+    **choices: Any,
+) -> Manifest:
+    """Convert files into Parquet shards with a manifest.
+
+    The dataset does not depend on the number of workers or on the order in which they end.
+
+    Args:
+        inputs: the files or folders; `CLASS=PATH` gives a file to a class, otherwise the files are those of
+            the classes in their order.
+        reader: name of their format; the schema's by default.
+        classes: class names in the order of the labels; the schema's, or those in `inputs`, by default.
+        out: the dataset folder; absent or empty, unless `overwrite`.
+        schema: a schema file, or the name of one; without it every numeric field becomes a column.
+        rule: fractions of the splits, or the expression that decides the test split.
+        overwrite: replace an earlier dataset.
+        workers: more than one read and write side by side as Ray tasks.
+        progress: called after every piece.
+        choices: fields of `Choices`.
+
+    Raises:
+        UnknownName: no reader or schema has this name.
+        UnreadableInput: an input is absent or not in the reader's format.
+        InvalidConfig: an input is given twice, or the choices contradict each other.
+        InvalidSchema: the class names, the columns or the signal are refused.
+        InvalidEvents: events break the schema.
+        StorageError: `out` is occupied or cannot be written.
+    """
+    chosen = parse(Choices, {"classes": tuple(classes or ()), **choices}, "conversion")
+    refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
+    rules = _rules(schema, reader, chosen)
+    opened = open_inputs([str(path) for path in inputs], rules)
+    rules = opened.rules
+    columns, event_schema = _layout(opened, rules, chosen)
+    source: dict[str, JsonValue] = {
+        "reader": rules.reader,
+        "schema": rules.model_dump(mode="json", by_alias=True),
+        "files": opened.identities(),
+        "drop_duplicates": chosen.drop_duplicates,
+        "balance": chosen.balance,
+        "notes": [*opened.notes, *(renamed(columns) if not rules.columns else ())],
+    }
+    if left_out := _left_out(opened, rules, chosen):
+        source["left_out"] = dict(left_out)
+    with ShardWriter(
+        out,
+        event_schema,
+        rule,
+        source,
+        overwrite=overwrite,
+        balance=chosen.balance,
+        drop_repeated=chosen.drop_duplicates,
+        mapper=map if workers == 1 else _mapper(workers),
+    ) as writer:
+        job = Job(writer.folder, rules, columns, event_schema, rule, content_ids=chosen.drop_duplicates)
+        units = list(_units(opened, columns, job))
+        done = 0
+        for runs, events in _ingested(units, workers):
+            writer.adopt(runs)
+            done += events
+            if progress:
+                progress(done, opened.events)
+        writer.source["events_read"] = done
+    return writer.manifest
+
+
+def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices) -> SchemaFile:
+    """The schema file with what the command line adds to it."""
+    if schema is None:
+        if reader is None:
+            raise InvalidConfig("a conversion has a reader or a schema; got neither")
+        rules = SchemaFile(reader=reader)
+    else:
+        rules = load_schema(schema) if isinstance(schema, str) else schema
+    if reader is not None and reader != rules.reader:
+        raise InvalidConfig(f"the schema is for the reader '{rules.reader}'; got the reader '{reader}'")
+    selections = [f"({text})" for text in (rules.selection, chosen.selection) if text]
+    update = {
+        "classes": chosen.classes or rules.classes,
+        "task": chosen.task or rules.task,
+        "signal": chosen.signal or rules.signal,
+        "weight": chosen.weight or rules.weight,
+        "class_meaning": chosen.class_meaning or rules.class_meaning,
+        "options": {**rules.options, **chosen.options},
+        "selection": " and ".join(selections) or None,
+    }
+    for flag, given in (("columns", chosen.columns), ("missing", chosen.missing is not None)):
+        if given and rules.columns:
+            raise InvalidConfig(
+                f"--{flag} is for fields where no schema file lists the columns; the schema does"
+            )
+    return parse(SchemaFile, {**rules.model_dump(by_alias=True), **update}, "conversion")
+
+
+def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[ColumnRule, ...], EventSchema]:
+    """The columns, which every part of every input must give in the same shape."""
+    if opened.schema is not None:
+        event_schema = _of_dataset(with_axes(opened.schema, rules.columns), rules, chosen)
+        kept = {column.name for column in event_schema.columns}
+        return tuple(rule for rule in opened.columns_of_dataset() if rule.name in kept), event_schema
+    first = opened.parts[0]
+    columns = rules.columns or infer_columns(opened.parts, rules, chosen.columns, chosen.missing)
+    made = columns_of(first.part, columns, first.shown)
+    for one in opened.parts[1:]:
+        if (other := columns_of(one.part, columns, one.shown)) != made:
+            differing = next(left.name for left, right in zip(made, other, strict=True) if left != right)
+            raise InvalidSchema(
+                f"every input has the same columns; '{differing}' of {one.shown} differs from that of "
+                f"{first.shown}"
+            )
+    return columns, EventSchema(
+        task=rules.task or "_".join(rules.classes),
+        columns=made,
+        classes=rules.classes,
+        class_meaning=rules.class_meaning,
+        signal=rules.signal or (rules.classes[-1] if rules.classes else ""),
+        weight=rules.weight if rules.columns else rules.weight and legal_name(rules.weight),
+        group=rules.group,
+    )
+
+
+def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> EventSchema:
+    """The schema of a dataset of ours, with what is stated anew: task, classes, signal, columns."""
+    if chosen.missing is not None:
+        raise InvalidConfig(
+            "a dataset of hep_ray has every value; --missing has nothing to fill: leave it out"
+        )
+    names = [column.name for column in schema.columns]
+    if absent := [name for name in chosen.columns if name not in names]:
+        raise InvalidConfig(f"--columns chooses among {', '.join(names)}; got {', '.join(absent)}")
+    stated = {
+        "task": rules.task,
+        "signal": rules.signal or (schema.signal if schema.signal in rules.classes else rules.classes[-1]),
+        "weight": rules.weight,
+        "group": rules.group,
+    }
+    meaning = {**schema.class_meaning, **rules.class_meaning}
+    return EventSchema.model_validate(
+        {
+            **schema.model_dump(),
+            **{key: value for key, value in stated.items() if value is not None},
+            "classes": rules.classes,
+            "class_meaning": {name: text for name, text in meaning.items() if name in rules.classes},
+            "columns": tuple(
+                one for one in schema.columns if not chosen.columns or one.name in chosen.columns
+            ),
+        }
+    )
+
+
+def _left_out(opened: Inputs, rules: SchemaFile, chosen: Choices) -> dict[str, str]:
+    """Fields that nobody asked for or against and that became no column: name → reason and what to type."""
+    if opened.schema is not None or rules.columns:
+        return {}
+    said: dict[str, str] = {}
+    for one in opened.parts:
+        for name, why in set_aside(one.part, rules, chosen.columns).items():
+            said.setdefault(name, why.reason + f": {why.remedy}" * bool(why.remedy))
+    return said
+
+
+def _units(opened: Inputs, columns: Sequence[ColumnRule], job: Job) -> Iterator[Unit]:
+    row_bytes = sum(column.nbytes for column in job.schema.columns)
+    stride = max(1, UNIT_BYTES // max(1, row_bytes))
+    number = itertools.count()
+    for one in opened.parts:
+        names = tuple(fields_read(job.rules, columns, one.part))
+        if one.part.rows is None or not opened.reader.seekable:
+            yield Unit(job, next(number), one, names, 0, None)
+            continue
+        for start in range(0, one.part.rows, stride):
+            yield Unit(job, next(number), one, names, start, min(start + stride, one.part.rows))
+
+
+def _ingested(units: Sequence[Unit], workers: int) -> Iterator[tuple[Any, int]]:
+    if workers == 1:
+        yield from map(ingest, units)
+        return
+    for _, result in in_tasks(ingest, units, workers):
+        yield result
+
+
+def _mapper(workers: int) -> Any:
+    return lambda work, pieces: (result for _, result in in_tasks(work, pieces, workers))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all pieces of a conversion share.
+
+    Attributes:
+        folder: for the runs; every worker reaches it.
+        rules: of the conversion.
+        columns: how they are made.
+        schema: of the events.
+        split_rule: which split an event belongs to.
+        content_ids: an event's id is the hash of its columns.
+    """
+
+    folder: Path
+    rules: SchemaFile
+    columns: tuple[ColumnRule, ...]
+    schema: EventSchema
+    split_rule: SplitRule
+    content_ids: bool
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of an input.
+
+    Attributes:
+        job: of the conversion.
+        number: unique within it.
+        source: the table.
+        names: of the fields to read.
+        start: first row.
+        stop: row before which it ends; None for the end of the table.
+    """
+
+    job: Job
+    number: int
+    source: InputPart
+    names: tuple[str, ...]
+    start: int
+    stop: int | None
+
+
+def ingest(unit: Unit) -> tuple[list[Run], int]:
+    """Read a piece, make events of it and spill them.
+
+    Returns:
+        The runs, and how many rows were read.
+
+    Raises:
+        UnreadableInput: the input cannot be read; file and row are named.
+        InvalidEvents: an event breaks the schema.
+        StorageError: the folder cannot be written.
+    """
+    job, source = unit.job, unit.source
+    reader = READERS[job.rules.reader]
+    options = parse_options(reader, job.rules.options)
+    opened = reader.open(source.path, options)
+    writer = RunWriter(job.folder, f"piece-{unit.number:06d}", job.schema, job.split_rule)
+    row = unit.start
+    for batch in opened.read(opened.parts[source.number], unit.start, unit.stop, unit.names):
+        origin = Origin(source.stem, source.shown, source.part.name, source.label, row, opened.cell)
+        arrays = assemble(batch, origin, job.rules, job.columns, job.schema)
+        row += batch.num_rows
+        if len(arrays[LABEL]):
+            if job.content_ids:
+                arrays[EVENT_ID] = content_ids(arrays, [column.name for column in job.schema.columns])
+            with storing(job.folder):
+                writer.write(arrays)
+    with storing(job.folder):
+        return writer.finish(), row - unit.start
+
+
+def content_ids(arrays: Arrays, names: Sequence[str]) -> npt.NDArray[np.object_]:
+    """Ids that are equal for events whose columns are: a BLAKE2b hash of the values, 32 hexadecimal digits."""
+    columns = [np.ascontiguousarray(arrays[name]).reshape(len(arrays[LABEL]), -1) for name in names]
+    rows = np.concatenate([column.view(np.uint8).reshape(len(column), -1) for column in columns], axis=1)
+    return np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows], dtype=object)

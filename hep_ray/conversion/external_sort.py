@@ -1,0 +1,201 @@
+"""An external merge sort of events: any amount of them, ordered by a hash of their id, in bounded memory.
+
+Whoever reads events (one process or many) spills them as sorted runs; any range of keys can then be merged
+from all runs on its own, so that shards are written side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
+from hep_ray.dataset.splits import SPLITS, Split, SplitRule, event_hashes, split_codes
+
+BLOCK_BYTES = 2**20
+"""About as much of each run is held while merging."""
+MOST_BLOCK_ROWS = 4096
+BUFFER_BYTES = 64 * 2**20
+
+Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A spilled file of events of one split, sorted by key; the keys and the labels lie beside it.
+
+    Attributes:
+        path: of the Arrow file.
+        split: of all its events.
+        filled: column → how many of its values, over all events, are not zero.
+    """
+
+    path: Path
+    split: Split
+    filled: Mapping[str, int] = field(default_factory=dict)
+
+    def keys(self) -> Keys:
+        """(N,) uint64, ascending, mapped from the disk."""
+        keys: Keys = np.load(self.path.with_suffix(".keys.npy"), mmap_mode="r")
+        return keys
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,) int64 in the order of the keys."""
+        labels: npt.NDArray[np.int64] = np.load(self.path.with_suffix(".labels.npy"))
+        return labels
+
+    def remove(self) -> None:
+        """Delete its files."""
+        for suffix in (".arrow", ".keys.npy", ".labels.npy"):
+            self.path.with_suffix(suffix).unlink()
+
+
+class RunWriter:
+    """Spills checked events as runs, split by split.
+
+    Args:
+        folder: existing folder for the runs.
+        name: prefix of their names; no other writer in the folder has it.
+        schema: of the events.
+        rule: which split an event belongs to.
+        buffer_bytes: events held in memory before they are spilled.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, schema: EventSchema, rule: SplitRule, buffer_bytes: int = BUFFER_BYTES
+    ) -> None:
+        self._folder = folder
+        self._name = name
+        self._schema = schema
+        self._rule = rule
+        self._buffer_bytes = buffer_bytes
+        self._buffer: list[Arrays] = []
+        self._buffered = 0
+        self._runs: list[Run] = []
+
+    def write(self, events: Mapping[str, Any]) -> int:
+        """Add events, which are checked against the schema first.
+
+        Returns:
+            How many they are.
+
+        Raises:
+            InvalidEvents: as `EventSchema.checked`.
+        """
+        checked = self._schema.checked(events)
+        self._buffer.append(checked)
+        self._buffered += sum(values.nbytes for values in checked.values())
+        if self._buffered >= self._buffer_bytes:
+            self._spill()
+        return len(checked[LABEL])
+
+    def finish(self) -> list[Run]:
+        """Spill what is held; all runs of this writer."""
+        self._spill()
+        return self._runs
+
+    def _spill(self) -> None:
+        if not self._buffer:
+            return
+        events = concatenate(self._buffer)
+        self._buffer, self._buffered = [], 0
+        hashes = event_hashes(events[EVENT_ID], self._rule.salt)
+        codes = split_codes(hashes, self._rule, self._schema.quantities(events))
+        for code, split in enumerate(SPLITS):
+            rows = np.flatnonzero(codes == code)
+            if len(rows):
+                order = rows[np.argsort(hashes[rows, 1], kind="stable")]
+                self._runs.append(self._write_run(events, order, hashes[order, 1], split))
+
+    def _write_run(self, events: Arrays, order: npt.NDArray[np.intp], keys: Keys, split: Split) -> Run:
+        path = self._folder / f"{self._name}-{len(self._runs):05d}.arrow"
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with (
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, self._schema.arrow(), options=options) as run,
+        ):
+            block = block_rows(self._schema)
+            for start in range(0, len(order), block):
+                run.write_batch(self._schema.encode(take(events, order[start : start + block])))
+        np.save(path.with_suffix(".keys.npy"), keys)
+        np.save(path.with_suffix(".labels.npy"), events[LABEL][order])
+        filled = {
+            column.name: int(np.count_nonzero(events[column.name][order])) for column in self._schema.columns
+        }
+        return Run(path, split, filled)
+
+
+def merged(
+    runs: Sequence[Run], schema: EventSchema, low: int = 0, high: int = 2**64
+) -> Iterator[tuple[Arrays, Keys]]:
+    """Events whose key is in [low, high), in the order of their keys, in pieces of at most a block of each run."""
+    cursors = [_Cursor(run, schema, low, high) for run in runs]
+    while cursors := [cursor for cursor in cursors if cursor.fill()]:
+        bound = min(cursor.last_key for cursor in cursors)
+        pieces, keys = zip(*(cursor.pop(bound) for cursor in cursors), strict=True)
+        joined = np.concatenate(keys)
+        order = np.argsort(joined, kind="stable")
+        yield take(concatenate(pieces), order), joined[order]
+
+
+class _Cursor:
+    """The part of a sorted run within a range of keys, read block by block."""
+
+    def __init__(self, run: Run, schema: EventSchema, low: int, high: int) -> None:
+        self._schema = schema
+        self._path = run.path
+        self._all_keys = run.keys()
+        self._next = int(np.searchsorted(self._all_keys, np.uint64(low), side="left"))
+        self._stop = (
+            len(self._all_keys) if high >= 2**64 else int(np.searchsorted(self._all_keys, np.uint64(high)))
+        )
+        self._reader: Any = None
+        self._keys: Keys = self._all_keys[:0]
+        self._arrays: Arrays = {}
+
+    @property
+    def last_key(self) -> np.uint64:
+        return np.uint64(self._keys[-1])
+
+    def fill(self) -> bool:
+        """Hold at least one event; False when none is left."""
+        if not len(self._keys) and self._next < self._stop:
+            if self._reader is None:
+                self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
+            rows = block_rows(self._schema)
+            block = self._next // rows
+            first, last = self._next, min((block + 1) * rows, self._stop)
+            within = slice(first - block * rows, last - block * rows)
+            self._arrays = take(self._schema.decode(self._reader.get_batch(block)), within)
+            self._keys = np.array(self._all_keys[first:last])
+            self._next = last
+        return len(self._keys) > 0
+
+    def pop(self, bound: np.uint64) -> tuple[Arrays, Keys]:
+        """Take away every held event whose key is at most the bound."""
+        count = int(np.searchsorted(self._keys, bound, side="right"))
+        popped = take(self._arrays, slice(count)), self._keys[:count]
+        self._arrays, self._keys = take(self._arrays, slice(count, None)), self._keys[count:]
+        return popped
+
+
+def block_rows(schema: EventSchema) -> int:
+    """Events of a block: about `BLOCK_BYTES` of them."""
+    row_bytes = sum(column.nbytes for column in schema.columns)
+    return max(1, min(MOST_BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+
+
+def take(arrays: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """Some rows of every column, by indices, mask or slice."""
+    return {name: values[rows] for name, values in arrays.items()}
+
+
+def concatenate(pieces: Sequence[Arrays]) -> Arrays:
+    """Pieces with the same columns, one after the other."""
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -1,0 +1,276 @@
+"""The inputs of a conversion: which files there are, whose events they hold, and what tables are in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from hep_ray.config import Config
+from hep_ray.conversion.labels import settled
+from hep_ray.conversion.paths import Given, digest_of, distinct_digests, given_inputs, open_all, told_apart
+from hep_ray.conversion.readers import READERS, Opened, Part, Reader, parse_options
+from hep_ray.conversion.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile
+from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
+from hep_ray.errors import InvalidConfig, InvalidSchema, NoEvents, UnreadableInput
+
+SCHEMA_METADATA = b"hep_ray.event_schema"
+
+
+@dataclass(frozen=True)
+class InputPart:
+    """A table of an input.
+
+    Attributes:
+        path: of the input.
+        number: of the part within it.
+        part: what the reader says of it.
+        label: the class, where the file or the part decides it.
+        stem: of which ids are made: the file's name without its endings, and more where that is not enough to tell
+            the events of this part from those of another.
+    """
+
+    path: Path
+    number: int
+    part: Part
+    label: int | None
+    stem: str = ""
+
+    @property
+    def shown(self) -> str:
+        """For messages."""
+        return f"{self.path}:{self.part.name}" if self.part.name else str(self.path)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All inputs, opened.
+
+    Attributes:
+        reader: of their format.
+        options: of the reader.
+        rules: of the conversion, with the classes settled.
+        parts: in order; at least one.
+        digests: input → SHA-256 of its bytes.
+        schema: of the events, where the input is a dataset of ours.
+        companions: files read beside the inputs.
+        notes: what is to be told of the inputs, such as which hold no events.
+    """
+
+    reader: Reader
+    options: Config
+    rules: SchemaFile
+    parts: tuple[InputPart, ...]
+    digests: dict[Path, str]
+    schema: EventSchema | None
+    companions: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def events(self) -> int | None:
+        """How many rows there are; None when a format does not tell."""
+        rows = [one.part.rows for one in self.parts]
+        return None if None in rows else sum(count for count in rows if count is not None)
+
+    def identities(self) -> list[JsonValue]:
+        """Name and SHA-256 of every input and of the files read beside it."""
+        digests = {one.path: self.digests[one.path] for one in self.parts}
+        digests.update((path, digest_of(path)) for path in self.companions if path not in digests)
+        return [{"name": path.name, "sha256": digest} for path, digest in digests.items()]
+
+    def columns_of_dataset(self) -> tuple[ColumnRule, ...]:
+        """The columns of a dataset of ours, as they are."""
+        assert self.schema is not None
+        return tuple(
+            ColumnRule(
+                name=column.name,
+                dtype=column.dtype,
+                unit=column.unit,
+                elements=column.elements,
+                element_units=column.element_units,
+                axes=column.axes,
+            )
+            for column in self.schema.columns
+        )
+
+
+def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
+    """Open every input and settle which class its events belong to.
+
+    Inputs without events are left out and told of.
+
+    Args:
+        words: `PATH` or `CLASS=PATH`; a path may be a glob, or a folder of files.
+        rules: of the conversion.
+
+    Raises:
+        UnknownName: no reader has this name.
+        UnreadableInput: inputs are absent or not in the format; all are named. Or none holds events.
+        InvalidConfig: there is none, one is given twice, or the classes do not fit.
+        NoEvents: all inputs of a class are without events.
+    """
+    reader = READERS[rules.reader]
+    options = parse_options(reader, rules.options)
+    given, notes = given_inputs(words, reader)
+    typed = {path: place for place, one in enumerate(given) for path in one.paths}
+    paths = [path for one in given for path in one.paths]
+    opened, empty = open_all(paths, reader, options)
+    digests = distinct_digests([path for path, _ in opened])
+    schema = _dataset_schema(opened)
+    _refuse_class_of_file(given, rules, of_dataset=schema is not None)
+    rules = _with_classes(rules, given, opened) if schema is None else _rules_of_dataset(rules, schema)
+    parts = tuple(
+        InputPart(path, number, part, label)
+        for path, found in opened
+        for number, part, label in _labelled(found.parts, given, typed[path], rules)
+    )
+    if not parts:
+        named = ", ".join(f"'{part.name}'" for _, found in opened for part in found.parts)
+        wanted = ", ".join(rules.label.parts or rules.classes)
+        raise UnreadableInput(f"an input has a part for each class, named {wanted}; the inputs have {named}")
+    full = tuple(one for one in parts if one.part.rows != 0)
+    if schema is None:
+        rules = rules.model_copy(update={"label": settled(rules.label, rules.classes, full)})
+    _refuse_empty_class(rules, parts, full, empty)
+    companions = tuple(dict.fromkeys(path for _, one in opened for path in one.companions))
+    return Inputs(reader, options, rules, _with_stems(full), digests, schema, companions, (*notes, *empty))
+
+
+def _refuse_class_of_file(given: Sequence[Given], rules: SchemaFile, *, of_dataset: bool) -> None:
+    """Refuse `CLASS=PATH` where something else decides which class an event belongs to."""
+    named = next((one for one in given if one.name is not None), None)
+    if named is None or not (of_dataset or rules.label.from_ != "file"):
+        return
+    decides = {"field": f"the field '{rules.label.field}'", "where": "an expression", "part": "the part"}
+    what = "the dataset's own label" if of_dataset else decides[rules.label.from_]
+    raise InvalidConfig(
+        f"an event's class is stated once; {what} decides it, and '{named.name}={named.paths[0]}' does: leave out "
+        f"'{named.name}=', and name the classes by --classes"
+    )
+
+
+def _refuse_empty_class(
+    rules: SchemaFile, parts: Sequence[InputPart], full: Sequence[InputPart], empty: Sequence[str]
+) -> None:
+    if rules.label.from_ in {"file", "part"}:
+        held = {one.label for one in full}
+        for label, name in enumerate(rules.classes):
+            if label not in held and (empty or any(one.label == label for one in parts)):
+                raise NoEvents(
+                    f"every class of a dataset has events; class '{name}' has none: {'; '.join(empty)}"
+                )
+    elif not full:
+        raise NoEvents("; ".join(empty))
+
+
+def _with_stems(parts: Sequence[InputPart]) -> tuple[InputPart, ...]:
+    """Parts that would give the same ids get as much of their path, and their own name, as tells them apart."""
+    named = []
+    for one in parts:
+        rivals = [other for other in parts if other.label == one.label]
+        stem = told_apart(other.path for other in rivals)[one.path]
+        if one.part.name and sum(other.path == one.path for other in rivals) > 1:
+            stem = f"{stem}/{one.part.name}"
+        named.append(replace(one, stem=stem))
+    return tuple(named)
+
+
+def _with_classes(
+    rules: SchemaFile, given: Sequence[Given], opened: Sequence[tuple[Path, Opened]]
+) -> SchemaFile:
+    classes = rules.classes
+    label = rules.label
+    found = [part.name for _, one in opened for part in one.parts]
+    named = [one.name for one in given if one.name]
+    if not classes and named:
+        classes = tuple(dict.fromkeys(named))
+    if label.from_ == "file" and not named and len(given) == 1 and len(found) > 1 and len(opened) == 1:
+        label = LabelRule.model_validate({"from": "part"})
+    if label.from_ == "part" and not classes:
+        classes = tuple(dict.fromkeys(found))
+    if len(classes) < 2:  # noqa: PLR2004
+        raise InvalidConfig(
+            "a dataset has two classes or more: give them by --classes, as CLASS=PATH, or by a schema file; "
+            f"got {list(classes) or 'none'}"
+        )
+    return rules.model_copy(update={"classes": classes, "label": label})
+
+
+def _labelled(
+    parts: Sequence[Part], given: Sequence[Given], place: int, rules: SchemaFile
+) -> Iterator[tuple[int, Part, int | None]]:
+    """The parts of an input, which is of the word at that place, with their numbers and labels."""
+    classes, rule = rules.classes, rules.label
+    name = given[place].name
+    for number, part in enumerate(parts):
+        if rule.from_ in {"field", "where"}:
+            yield number, part, None
+        elif rule.from_ == "part":
+            names = rule.parts or classes
+            if len(names) != len(classes):
+                raise InvalidSchema(f"there is one part for each of the classes {classes}; got {names}")
+            if part.name in names:
+                yield number, part, names.index(part.name)
+        elif name is not None:
+            if name not in classes:
+                raise InvalidConfig(
+                    f"an input belongs to one of the classes {', '.join(classes)}; got '{name}'"
+                )
+            yield number, part, classes.index(name)
+        elif len(given) != len(classes):
+            raise InvalidConfig(
+                f"there is one input for each class, in order, or each is CLASS=PATH; got {len(given)} files "
+                f"and the classes {list(classes)}: several files of a class are CLASS=FILE each, or a glob in quotes, "
+                f"'{classes[0]}={given[0].paths[0].parent}/*{given[0].paths[0].suffix}'"
+            )
+        else:
+            yield number, part, place
+
+
+def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None:
+    texts = {
+        (part.fields.metadata or {}).get(SCHEMA_METADATA, b"") for _, one in opened for part in one.parts
+    }
+    if len(texts) > 1:
+        raise InvalidSchema("datasets that are joined have the same schema; these differ")
+    text = next(iter(texts), b"")
+    return EventSchema.model_validate_json(text) if text else None
+
+
+def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
+    """The rules for a dataset of ours, whose labels and ids are known; of its classes some may be chosen."""
+    columns = [rule.name for rule in rules.columns if rule != ColumnRule(name=rule.name, axes=rule.axes)]
+    for what, stated in (
+        ("a label (--label, or [label] of the schema file)", rules.label != LabelRule()),
+        ("ids ([event_id] of the schema file)", rules.event_id != EventIdRule()),
+        (f"column '{next(iter(columns), '')}' anew (of the schema file)", bool(columns)),
+    ):
+        if stated:
+            raise InvalidConfig(
+                f"a dataset of hep_ray has its labels, ids and columns; {what} cannot be stated for it: leave it out"
+            )
+    classes = rules.classes or schema.classes
+    if unknown := [name for name in classes if name not in schema.classes]:
+        raise InvalidConfig(
+            f"a dataset has its own classes, {', '.join(schema.classes)}; --classes names {', '.join(unknown)}: choose "
+            "two or more of its own"
+        )
+    if len(classes) < 2:  # noqa: PLR2004
+        raise InvalidConfig(f"a dataset has two classes or more; --classes chooses {classes[0]} alone")
+    chosen = [schema.classes.index(name) for name in classes]
+    label: dict[str, Any] = {"from": "field", "field": LABEL}
+    update: dict[str, Any] = {"classes": classes}
+    if classes != schema.classes:
+        label["values"] = chosen
+        picked = " or ".join(f"{LABEL} == {place}" for place in chosen)
+        update["selection"] = f"({rules.selection}) and ({picked})" if rules.selection else picked
+    return rules.model_copy(
+        update={
+            **update,
+            "label": LabelRule.model_validate(label),
+            "event_id": EventIdRule(fields=(EVENT_ID,), as_is=True),
+        }
+    )

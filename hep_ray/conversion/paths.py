@@ -1,0 +1,296 @@
+"""From what a person types to open files: globs, folders, classes, and inputs without events."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hep_ray.config import Config
+from hep_ray.conversion.readers import READERS, Opened, Reader
+from hep_ray.dataset.manifest import sha256_of
+from hep_ray.errors import InputError, InvalidConfig, NoEvents, UnreadableInput
+
+MOST_NAMED = 20
+"""Inputs that one message names, at most."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An input as it was typed.
+
+    Attributes:
+        name: the class in `CLASS=PATH`, None where there is none.
+        paths: that it stands for, in natural order: job_2 before job_10.
+    """
+
+    name: str | None
+    paths: tuple[Path, ...]
+
+
+def given_inputs(words: Sequence[str], reader: Reader) -> tuple[list[Given], list[str]]:
+    """The files that some words stand for, and what is to be told of them.
+
+    Args:
+        words: `PATH` or `CLASS=PATH`; a path may be a glob, or, where the format has one file for an input, a folder.
+        reader: of their format.
+
+    Raises:
+        InvalidConfig: there is none, some name their class and others do not, or a glob or folder gives a mixture.
+        UnreadableInput: paths are absent (all are named), or a glob or folder gives none.
+    """
+    if not words:
+        raise InvalidConfig("a conversion has one or more input files; got none")
+    split = [_named(word) for word in words]
+    if any(name for name, _ in split) and not all(name for name, _ in split):
+        raise InvalidConfig("all inputs are given as CLASS=PATH or none is; got some of each")
+    found = [(name, matched(text)) for name, text in split]
+    refuse_absent(path for _, paths in found for path in paths)
+    notes: list[str] = []
+    return [Given(name, tuple(files(paths, reader, notes))) for name, paths in found], notes
+
+
+def _named(word: str) -> tuple[str | None, str]:
+    name, equals, rest = word.partition("=")
+    if not equals or "/" in name or Path(word).exists() or (_is_glob(word) and _glob(word)):
+        return None, word
+    if not name or not rest:
+        raise InvalidConfig(f"an input is PATH or CLASS=PATH; got '{word}'")
+    return name, rest
+
+
+def _is_glob(text: str) -> bool:
+    return any(mark in text for mark in "*?[")
+
+
+def _glob(text: str) -> list[Path]:
+    return sorted(map(Path, glob.glob(text, recursive=True)), key=natural)  # noqa: PTH207 (of any folder)
+
+
+def matched(text: str) -> list[Path]:
+    """The path, or all that a glob matches (`**` goes through folders), in natural order.
+
+    Raises:
+        UnreadableInput: a glob matches nothing.
+        InvalidConfig: it matches files with several endings.
+    """
+    if not _is_glob(text) or Path(text).exists():
+        return [Path(text)]
+    found = _glob(text)
+    if not found:
+        raise UnreadableInput(f"a glob matches one or more files; '{text}' matches none")
+    kinds = Counter(_ending(path) for path in found if path.is_file())
+    if len(kinds) > 1:
+        listed = " and ".join(f"{count} {ending or 'without ending'}" for ending, count in kinds.items())
+        narrower = f"{text.rstrip('*')}*{next(iter(kinds))}"
+        raise InvalidConfig(
+            f"a glob matches files of one format; '{text}' matches {listed}: say which, as in '{narrower}'"
+        )
+    return found
+
+
+def refuse_absent(paths: Iterable[Path]) -> None:
+    """Name all paths that are not there.
+
+    Raises:
+        UnreadableInput: there are some.
+    """
+    absent = [str(path) for path in paths if not path.exists()]
+    if absent:
+        raise UnreadableInput(
+            f"an input is a readable file or folder; {_some(absent)}: No such file or directory"
+        )
+
+
+def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None) -> list[Path]:
+    """The paths, and the files in those that are folders, where the format has one file for an input.
+
+    Args:
+        paths: that exist.
+        reader: of the format.
+        notes: takes up what is to be told.
+
+    Raises:
+        InvalidConfig: a folder has files of several endings.
+        UnreadableInput: it has none of the format.
+    """
+    taken: list[Path] = []
+    for path in paths:
+        if reader.takes_folders or not path.is_dir():
+            taken.append(path)
+            continue
+        below = [
+            file
+            for file in sorted(path.rglob("*"), key=natural)
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        ]
+        own = [file for file in below if _ending(file) in reader.suffixes]
+        kinds = Counter(_ending(file) for file in own)
+        others = Counter(_ending(file) or file.name for file in below if file not in own)
+        listed = ", ".join(f"{count} {ending}" for ending, count in (kinds or others).items())
+        if len(kinds) != 1:
+            rule = f"a folder of inputs holds files that end in one of {', '.join(reader.suffixes)}"
+            remedy = f": give a glob of those that are meant, '{path}/*{next(iter(kinds or others), '')}'"
+            fits = sorted(name for name in READERS if set(others) & set(READERS[name].suffixes))
+            if fits and not kinds:
+                remedy = f": --reader {fits[0]} reads them"
+            fault = InvalidConfig if kinds else UnreadableInput
+            raise fault(f"{rule}; {path} has {listed or 'none'}{remedy if listed else ''}")
+        if others and notes is not None:
+            left = ", ".join(f"{count} {ending}" for ending, count in others.items())
+            notes.append(f"{path}: {listed} files are read, others are not: {left}")
+        taken += own
+    return taken
+
+
+def _ending(path: Path) -> str:
+    """Of a file's name, without that of a compression, in small letters."""
+    suffix = "".join(path.suffixes[-2:-1]) if path.suffix in COMPRESSIONS else path.suffix
+    return suffix.lower()
+
+
+def reader_by_ending(paths: Sequence[Path]) -> str:
+    """Name of the format that the endings of files tell; of folders, those of the files in them.
+
+    Raises:
+        InvalidConfig: there is none, or several.
+    """
+    suffixes = {suffix: name for name in sorted(READERS, reverse=True) for suffix in READERS[name].suffixes}
+    found = set()
+    for path in paths:
+        endings = {_ending(path)}
+        if path.is_dir():
+            endings = {_ending(file) for file in path.rglob("*") if file.is_file()} & set(suffixes)
+        if not endings or not endings <= set(suffixes):
+            raise InvalidConfig(
+                f"a format is told by the ending of a file ({', '.join(sorted(suffixes))}) or by --reader; got {path}"
+            )
+        found |= {suffixes[ending] for ending in endings}
+    if len(found) > 1:
+        raise InvalidConfig(f"the inputs of a prediction have one format; got {', '.join(sorted(found))}")
+    return found.pop()
+
+
+def open_all(
+    paths: Sequence[Path], reader: Reader, options: Config
+) -> tuple[list[tuple[Path, Opened]], list[str]]:
+    """Open every input, leaving out those without events.
+
+    Returns:
+        Inputs that hold events, and what is to be told of the others.
+
+    Raises:
+        NoEvents: none holds any.
+        InputError: inputs cannot be read; all are named.
+    """
+    opened: list[tuple[Path, Opened]] = []
+    faults: list[InputError] = []
+    empty: list[str] = []
+    for path in paths:
+        try:
+            found = reader.open(path, options)
+        except NoEvents:
+            empty.append(str(path))
+        except InputError as fault:
+            faults.append(fault)
+        else:
+            opened.append((path, found))
+            empty += [f"{path}:{part.name}" for part in found.parts if part.rows == 0]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        said = "".join(f"\n- {fault}" for fault in faults[:MOST_NAMED])
+        more = f"\n- and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
+        raise type(faults[0])(f"every input can be read; {len(faults)} of {len(paths)} cannot:{said}{more}")
+    if not opened:
+        raise NoEvents(f"an input holds events; none of these does: {_some(empty)}")
+    return opened, [nothing_in(empty, len(paths))] if empty else []
+
+
+def nothing_in(empty: Sequence[str], inputs: int) -> str:
+    """Says which inputs hold no events."""
+    verb = "holds" if len(empty) == 1 else "hold"
+    return f"{len(empty)} of {inputs} inputs {verb} no events: {_some(empty)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_DIGITS = re.compile("([0-9]+)")
+
+
+def natural(path: Path) -> list[tuple[str | int, ...]]:
+    """Sorts numbers in names by their value."""
+    return [
+        tuple(int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part)))
+        for part in path.parts
+    ]
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its ending and that of a compression, such as `events` of `events.csv.gz`."""
+    return path.with_suffix("").stem if path.suffix in COMPRESSIONS else path.stem
+
+
+def told_apart(paths: Iterable[Path]) -> dict[Path, str]:
+    """A name for every file: its stem; where several have one stem, with as much of the path as tells them apart.
+
+    `sig/job_1/output.root` and `sig/job_2/output.root` become `job_1/output` and `job_2/output`.
+    """
+    groups: dict[str, list[Path]] = {}
+    for path in dict.fromkeys(paths):
+        groups.setdefault(stem_of(path), []).append(path)
+    return {path: name for group in groups.values() for path, name in _distinct(group).items()}
+
+
+def _distinct(paths: Sequence[Path]) -> dict[Path, str]:
+    folders = [Path(os.path.abspath(path)).parts[1:-1] for path in paths]  # noqa: PTH100 (links keep their names)
+    for names in ([stem_of(path) for path in paths], [path.name for path in paths]):
+        for depth in range(max(map(len, folders)) + 1):
+            found = [
+                "/".join((*parts[len(parts) - depth :], name))
+                for parts, name in zip(folders, names, strict=True)
+            ]
+            if len(set(found)) == len(found):
+                return dict(zip(paths, found, strict=True))
+    raise InvalidConfig(f"every input is given once; {paths[0]} and {paths[1]} are the same")
+
+
+def distinct_digests(paths: Sequence[Path]) -> dict[Path, str]:
+    """SHA-256 of every input.
+
+    Raises:
+        InvalidConfig: two hold the same bytes.
+        UnreadableInput: one cannot be read.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        digest = digest_of(path)
+        if digest in seen:
+            raise InvalidConfig(f"every input is given once; {path} and {seen[digest]} hold the same bytes")
+        seen[digest] = path
+    return {path: digest for digest, path in seen.items()}
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of a folder's files.
+
+    Raises:
+        UnreadableInput: it cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            return sha256_of(path)
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+    except OSError as fault:
+        raise UnreadableInput(f"an input is a readable file; {path}: {fault.strerror}") from None

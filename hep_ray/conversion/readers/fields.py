@@ -1,0 +1,174 @@
+"""What the readers have in common: numpy in Arrow, ranges of rows, and the names that were asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Part
+from hep_ray.errors import InvalidConfig, NoEvents, UnreadableInput
+
+ROW_INDEX = LeftOut("a row number, as pandas writes it", "--columns keeps it as a feature")
+TEXT_BYTES = 32
+"""Bytes that a string is taken to have when batches are planned."""
+LIST_LENGTH = 16
+"""Elements that a list of variable length is taken to have when batches are planned."""
+
+
+def is_number(dtype: np.dtype[Any]) -> bool:
+    """Whether values are integers, floats of at most 64 bits, or booleans."""
+    return dtype.kind in "biuf" and dtype.itemsize <= np.dtype(np.float64).itemsize
+
+
+def is_text(dtype: np.dtype[Any]) -> bool:
+    """Whether values are texts: of fixed length in numpy, or HDF5's of any."""
+    kind: Any = dict(dtype.metadata or {}).get("vlen")
+    return dtype.kind in "SU" or kind in (str, bytes)
+
+
+def native(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
+    """The dtype in this machine's byte order; booleans within an array count as uint8."""
+    return np.dtype(np.uint8) if shape and dtype.kind == "b" else dtype.newbyteorder("=")
+
+
+def field(name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), unit: str = "") -> pa.Field:
+    """The field of a number, of an array of numbers, or of a text, that every event has."""
+    if is_text(dtype):
+        return pa.field(name, pa.string(), nullable=False)
+    value_type = pa.from_numpy_dtype(native(dtype, shape))
+    arrow_type = pa.fixed_shape_tensor(value_type, shape) if shape else value_type
+    return pa.field(name, arrow_type, nullable=False, metadata={"unit": unit} if unit else None)
+
+
+def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
+    """Values (N, *shape) as an Arrow array of N rows of a `field`'s type.
+
+    Raises:
+        ValueError: texts are not UTF-8.
+    """
+    if pa.types.is_string(arrow_type):
+        texts = values.tolist()
+        return pa.array([text.decode() if isinstance(text, bytes) else text for text in texts], arrow_type)
+    values = np.ascontiguousarray(values, dtype=native(values.dtype, values.shape[1:]))
+    if not isinstance(arrow_type, pa.FixedShapeTensorType):
+        return pa.array(values, arrow_type)
+    flat = pa.array(values.reshape(-1), arrow_type.value_type)
+    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(arrow_type.shape)))
+    return pa.ExtensionArray.from_storage(arrow_type, storage)
+
+
+def row_bytes(schema: pa.Schema) -> int:
+    """About as many bytes as an event's fields take, at least one."""
+    return max(1, sum(_value_bytes(field.type) for field in schema))
+
+
+def _value_bytes(arrow_type: pa.DataType) -> int:
+    if isinstance(arrow_type, pa.FixedShapeTensorType):
+        return int(np.prod(arrow_type.shape)) * _value_bytes(arrow_type.value_type)
+    if pa.types.is_list(arrow_type):
+        return LIST_LENGTH * _value_bytes(arrow_type.value_type)
+    return TEXT_BYTES if pa.types.is_string(arrow_type) else -(-arrow_type.bit_width // 8)
+
+
+def rows_per_batch(schema: pa.Schema) -> int:
+    """Rows of these fields that make a batch."""
+    return max(1, BATCH_BYTES // row_bytes(schema))
+
+
+def steps(start: int, stop: int | None, rows: int, step: int, align: int = 1) -> Iterator[tuple[int, int]]:
+    """Divides rows into batches.
+
+    Args:
+        start: the first row.
+        stop: the row after the last; None: to the end.
+        rows: that there are.
+        step: rows of a batch.
+        align: batches end at multiples of this number, such as the rows of a chunk, once `step` exceeds it.
+    """
+    stop = rows if stop is None else min(stop, rows)
+    step = step // align * align or step
+    while start < stop:
+        end = min(stop, (start // step + 1) * step)
+        yield start, end
+        start = end
+
+
+def asked(part: Part, names: Sequence[str], path: Path) -> pa.Schema:
+    """The fields of these names, in this order.
+
+    Raises:
+        InvalidConfig: there is no such field, or no name; the message has the nearest.
+    """
+    if not names:
+        raise InvalidConfig(f"one or more fields of {place(path, part.name)} are read; got no name")
+    for name in names:
+        if name not in part.fields.names:
+            raise absent("field", name, part.fields.names, place(path, part.name))
+    return pa.schema([part.fields.field(name) for name in names])
+
+
+def absent(kind: str, name: str, known: Iterable[str], where: object) -> InvalidConfig:
+    """The error that says that a file has no such field, tree or dataset, with the nearest that it has."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")  # noqa: PLR2004
+    return InvalidConfig(
+        f"a {kind} is one of those in the file; {where} has no '{name}'{hint}, only: {listed}"
+    )
+
+
+def place(path: Path, part: str) -> str:
+    """A part of a file, for messages."""
+    return f"{path}: {part}" if part else str(path)
+
+
+def part_named(parts: Iterable[Part], name: str, path: Path) -> Part:
+    """The part of that name.
+
+    Raises:
+        InvalidConfig: there is none.
+    """
+    parts = tuple(parts)
+    for part in parts:
+        if part.name == name:
+            return part
+    raise absent("part", name, [part.name for part in parts], path)
+
+
+def not_empty(
+    parts: Sequence[Part], path: Path, left_out: Mapping[str, LeftOut] | None = None
+) -> tuple[Part, ...]:
+    """The parts, once one is known to have rows, and every such one fields.
+
+    Args:
+        parts: of an input.
+        path: of it.
+        left_out: what it holds beside them, for the message when there is no part.
+
+    Raises:
+        NoEvents: none has events.
+        UnreadableInput: there is no part, or one with events and without fields.
+    """
+    if not parts:
+        others = "; ".join(f"'{name}': {why.reason}" for name, why in (left_out or {}).items())
+        raise UnreadableInput(
+            f"an input holds one or more tables of numbers; {path} has none"
+            + f", only {others}" * bool(others)
+        )
+    for part in parts:
+        if part.rows != 0 and not part.fields.names:
+            raise UnreadableInput(
+                f"every part of an input has fields that can be read; {place(path, part.name)} has {part.rows} events "
+                "and 0 fields"
+            )
+    if all(part.rows == 0 for part in parts):
+        listed = ", ".join(f"{place(path, part.name)} has 0 events" for part in parts)
+        raise NoEvents(f"an input holds events; {listed}")
+    return tuple(parts)

@@ -1,0 +1,317 @@
+"""HDF5 files of arrays: a dataset per quantity of the events, or a dataset per class."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hep_ray.config import Config
+from hep_ray.conversion.readers import LeftOut, Opened, Part, reader
+from hep_ray.conversion.readers.arrays import Stored, Table, read_table, table_of, with_texts
+from hep_ray.conversion.readers.cells import LOOKED_AT
+from hep_ray.conversion.readers.fields import (
+    absent,
+    asked,
+    field,
+    is_number,
+    native,
+    not_empty,
+    part_named,
+    rows_per_batch,
+    steps,
+    to_arrow,
+)
+from hep_ray.dataset.schema import EVENT_ID
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
+
+MOST_DATASETS = 4096
+TABLE_INDEX = "_i_"
+"""What the names of groups begin with in which PyTables keeps the indices of a table."""
+FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
+"""What h5py raises on broken bytes."""
+
+
+class Hdf5Options(Config):
+    """Which datasets are read.
+
+    Attributes:
+        datasets: their paths in the file, such as `train/images`; all that hold numbers unless given.
+        labels: path of a dataset with one number per event, in whichever group it lies; it becomes a field of
+            the table.
+        part_per_dataset: each dataset is a part of its own, named by its path, as when there is one per class.
+        field: what the one field of such a part is called.
+    """
+
+    datasets: tuple[str, ...] = ()
+    labels: str | None = None
+    part_per_dataset: bool = False
+    field: str = "image"
+
+
+@reader("hdf5", Hdf5Options, suffixes=(".h5", ".hdf5"))
+def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
+    """HDF5 file with a dataset per quantity, or per class.
+
+    Datasets of one group are one table, and its name is the group's. The members of a compound dtype are fields.
+    Texts, one per event, are fields too.
+
+    Raises:
+        UnreadableInput: the file is not HDF5, is broken, or holds no events.
+        InvalidConfig: a dataset that is named is absent or holds no numbers, or the lengths differ.
+    """
+    with _opened(path) as file:
+        try:
+            found, links = _survey(file, path)
+            left_out = {} if options.datasets else {**links, **_left_out(file, found)}
+            tables = _tables(found, left_out, path, options)
+        except FAULTS as fault:
+            raise UnreadableInput(f"the datasets of an HDF5 file can be listed; {path}: {fault}") from None
+    parts = not_empty([table.part for table in tables], path, left_out)
+
+    def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        table = tables[parts.index(part_named(parts, part.name, path))]
+        with _opened(path) as file:
+
+            def fetch(array: Stored, members: Sequence[str], first: int, last: int) -> Any:
+                try:
+                    dataset = file[array.name]
+                    return (dataset.fields(list(members)) if members else dataset)[first:last]
+                except FAULTS as fault:
+                    raise UnreadableInput(
+                        f"the rows of a dataset can be read; {path}: {array.name}, rows {first} to {last - 1}: "
+                        f"{fault}"
+                    ) from None
+
+            yield from read_table(table, start, stop, names, path, fetch)
+
+    return Opened(parts, read)
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FAULTS as fault:
+        raise UnreadableInput(f"an HDF5 file is whole and readable; {path}: {fault}") from None
+
+
+def _survey(file: h5py.File, path: Path) -> tuple[dict[str, Stored], dict[str, LeftOut]]:
+    """The datasets of a file by their paths, and the links in it, which are not followed."""
+    found: dict[str, Stored] = {}
+    links: dict[str, LeftOut] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if name.rpartition("/")[2].startswith(TABLE_INDEX):
+            links[name] = LeftOut("an index that PyTables keeps of a table")
+        elif isinstance(item, h5py.Dataset) and f"/{TABLE_INDEX}" not in f"/{name}":
+            if item.shape is None:
+                links[name] = LeftOut("an empty dataset")
+                return
+            _check_sources(item, path)
+            chunk = item.chunks[0] if item.chunks and item.shape else 1
+            found[name] = Stored(name, np.dtype(item.dtype), tuple(item.shape), int(chunk))
+            if len(found) > MOST_DATASETS:
+                raise InvalidConfig(
+                    f"the hdf5 reader takes files of at most {MOST_DATASETS} datasets; {path} has more: "
+                    f"if it has one group per event, its reader is hvl"
+                )
+
+    def visit_link(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            target = f"{link.filename}:{link.path}"
+            links[name] = LeftOut(
+                f"it is a link to {target}, which is not followed",
+                "give that file as an input, or copy the dataset",
+                refused=True,
+            )
+        elif isinstance(link, h5py.SoftLink) and link.path not in file:
+            links[name] = LeftOut(f"it is a link to {link.path}, which is not there", refused=True)
+        elif (
+            name not in found
+            and name not in links
+            and f"/{TABLE_INDEX}" not in f"/{name}"
+            and isinstance(file[name], h5py.Dataset)
+        ):
+            target = link.path.strip("/") if isinstance(link, h5py.SoftLink) else "another dataset"
+            links[name] = LeftOut(f"a second name of {target}")
+
+    file.visititems(visit)
+    file.visititems_links(visit_link)
+    return found, links
+
+
+def _check_sources(dataset: h5py.Dataset, path: Path) -> None:
+    """Refuse a virtual dataset of which a file is absent: HDF5 would fill its rows without a word."""
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if source.file_name != "." and not (path.parent / source.file_name).is_file():
+            raise UnreadableInput(
+                f"the files of a virtual dataset are there; {path}: {dataset.name} is made of "
+                f"{source.file_name}, which is not"
+            )
+
+
+def _left_out(file: h5py.File, found: dict[str, Stored]) -> dict[str, LeftOut]:
+    """Datasets, and members of them, that hold no numbers; by their paths."""
+
+    def sample(array: Stored, member: str | None) -> Sequence[Any]:
+        dataset = file[array.name]
+        texts: list[Any] = (dataset.fields(member) if member else dataset)[:LOOKED_AT].tolist()
+        return texts
+
+    return {
+        f"{array.name.rpartition('/')[0]}/{name}".lstrip("/"): why
+        for array in found.values()
+        for name, why in array.left_out(sample)
+    }
+
+
+def _tables(
+    found: dict[str, Stored], left_out: dict[str, LeftOut], path: Path, options: Hdf5Options
+) -> list[Table]:
+    chosen = [_named(name, found, path) for name in options.datasets]
+    arrays = chosen or [array for array in found.values() if array.readable]
+    labels = _labels(found, path, options)
+    arrays = [array for array in arrays if labels is None or array.name != labels.name]
+    if options.part_per_dataset:
+        return [table_of(array.name, [array], path, options.field, left_out) for array in arrays]
+    if not options.datasets:
+        with_words = with_texts(arrays, found.values())
+        arrays = [one for one in with_words if labels is None or one.name != labels.name]
+    groups: dict[str, list[Stored]] = {}
+    for array in arrays:
+        groups.setdefault(array.name.rpartition("/")[0], []).append(array)
+    if labels is not None:
+        for members in groups.values():
+            members.append(labels)
+    return [
+        table_of(group, members, path, left_out=_within(group, left_out, groups))
+        for group, members in groups.items()
+    ]
+
+
+def _within(group: str, left_out: dict[str, LeftOut], groups: Collection[str]) -> dict[str, LeftOut]:
+    """What is left out of a group, by its own name; the first group has what lies in none, by its path."""
+    first = group == next(iter(groups))
+    within = {}
+    for name, why in left_out.items():
+        folder, _, last = name.rpartition("/")
+        if folder == group:
+            within[last] = why
+        elif first and folder not in groups:
+            within[name] = why
+    return within
+
+
+def _named(name: str, found: dict[str, Stored], path: Path) -> Stored:
+    if name.strip("/") not in found:
+        raise absent("dataset", name, found, path)
+    array = found[name.strip("/")]
+    if not (array.readable or array.is_text):
+        raise InvalidConfig(f"a dataset holds rows of numbers; {path}: {name} is {array.dtype} {array.shape}")
+    return array
+
+
+def _labels(found: dict[str, Stored], path: Path, options: Hdf5Options) -> Stored | None:
+    if options.labels is None:
+        return None
+    if options.part_per_dataset:
+        raise InvalidConfig("either labels or part_per_dataset tells the classes; got both")
+    labels = _named(options.labels, found, path)
+    if labels.dtype.names or len(labels.shape) > 1:
+        raise InvalidConfig(
+            f"labels are one number per event; {path}: {labels.name} has shape {labels.shape}"
+        )
+    return labels
+
+
+IMAGE = "image"
+IMAGE_AXES = 3
+
+
+@reader("hvl", suffixes=(".h5", ".hdf5"))
+def open_hvl(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
+    """HDF5 file with one group per event, in it the image `data`.
+
+    Fields: `image`, in GeV, and `event_id`, the group's name.
+
+    Raises:
+        UnreadableInput: the file is not HDF5, holds no events, or has another layout.
+        InvalidEvents: (while reading) an image's shape or dtype differs from the first one's.
+    """
+    with _opened(path) as file:
+        groups = _groups(file, path)
+        first = _dataset(file, path, groups[0])
+        dtype, shape = native(first.dtype, first.shape), first.shape
+        others = {
+            name: LeftOut(
+                f"the hvl reader reads the dataset 'data' of an event ({groups[0]} has this beside it)"
+            )
+            for name in file[groups[0]]
+            if name != "data"
+        }
+    if len(shape) != IMAGE_AXES:
+        raise UnreadableInput(
+            f"an HVL event is an image (phi, eta, channel); in {path} {groups[0]}/data has shape {shape}"
+        )
+    fields = pa.schema([pa.field(EVENT_ID, pa.string(), nullable=False), field(IMAGE, dtype, shape, "GeV")])
+    events = Part("", len(groups), fields, others)
+
+    def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        schema = asked(events, names, path)
+        with _opened(path) as file:
+            groups = _groups(file, path)
+            for first, last in steps(start, stop, len(groups), rows_per_batch(schema)):
+                chosen = groups[first:last]
+                columns = {EVENT_ID: pa.array(chosen, pa.string())}
+                if IMAGE in names:
+                    images = _images(file, path, chosen, np.empty((last - first, *shape), dtype))
+                    columns[IMAGE] = to_arrow(images, schema.field(IMAGE).type)
+                yield pa.record_batch([columns[name] for name in names], schema=schema)
+
+    return Opened((events,), read)
+
+
+def _images(file: h5py.File, path: Path, names: Sequence[str], images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    for image, name in zip(images, names, strict=True):
+        dataset = _dataset(file, path, name)
+        if dataset.shape != image.shape or native(dataset.dtype, dataset.shape) != image.dtype:
+            raise InvalidEvents(
+                f"all images of a file have one shape and dtype, here {image.shape} {image.dtype}; "
+                f"{path}: {name}/data has {dataset.shape} {dataset.dtype}"
+            )
+        try:
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, image)
+        except FAULTS as fault:
+            raise UnreadableInput(
+                f"an event's data can be read; {path}: {name}/data cannot: {fault}"
+            ) from None
+    return images
+
+
+def _groups(file: h5py.File, path: Path) -> list[str]:
+    try:
+        groups = list(file)
+    except FAULTS as fault:
+        raise UnreadableInput(f"the groups of an HVL file can be listed; {path}: {fault}") from None
+    if not groups:
+        raise NoEvents(f"an HVL file has one group per event; {path} has none")
+    return groups
+
+
+def _dataset(file: h5py.File, path: Path, name: str) -> Any:
+    # The low-level API opens and reads an event in a third of the time of `file[name]["data"][()]`.
+    try:
+        dataset = h5py.h5d.open(file.id, f"{name}/data".encode())
+        numeric = is_number(dataset.dtype)
+    except FAULTS:
+        numeric = False
+    if not numeric:
+        raise UnreadableInput(
+            f"every member of an HVL file is a group with a numeric dataset 'data'; {path}: '{name}' is not"
+        )
+    return dataset

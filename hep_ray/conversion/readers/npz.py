@@ -1,0 +1,228 @@
+"""numpy's files: `.npz` archives with an array per quantity or per class, and single `.npy` arrays.
+
+Nothing pickled is ever loaded.
+"""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.lib.format as npy
+import numpy.typing as npt
+import pyarrow as pa
+
+from hep_ray.config import Config
+from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Opened, Part, reader
+from hep_ray.conversion.readers.arrays import Stored, Table, read_table, table_of, with_texts
+from hep_ray.conversion.readers.cells import LOOKED_AT
+from hep_ray.conversion.readers.fields import absent, not_empty, part_named
+from hep_ray.errors import InvalidConfig, UnreadableInput
+
+LARGEST_TRANSPOSED = 16 * BATCH_BYTES
+"""Bytes of a compressed array in Fortran order, which is decoded whole, at most."""
+FAULTS = (
+    *(OSError, ValueError, TypeError, KeyError, OverflowError, EOFError, MemoryError, NotImplementedError),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What numpy, zipfile and zlib raise on broken bytes."""
+
+
+class NpzOptions(Config):
+    """Which arrays are read.
+
+    Attributes:
+        arrays: names in an archive; all that hold numbers unless given.
+        part_per_array: each array is a part of its own, named as the array, as when there is one per class.
+        field: what the one field of such a part, or of an `.npy` file, is called.
+    """
+
+    arrays: tuple[str, ...] = ()
+    part_per_array: bool = False
+    field: str = "values"
+
+
+@dataclass(frozen=True)
+class _Array:
+    """Where the elements of an array lie: an offset in the file, or in its compressed member."""
+
+    stored: Stored
+    fortran: bool
+    offset: int
+    member: str | None = None
+
+
+@reader("npz", NpzOptions, suffixes=(".npz", ".npy"))
+def open_npz(path: Path, options: NpzOptions) -> Opened:
+    """Archive (npz) or single file (npy) of numpy arrays: numbers, and texts beside them.
+
+    Uncompressed arrays are mapped into memory; compressed ones are decompressed from their start up to the rows
+    that are read, a batch at a time.
+
+    Raises:
+        UnreadableInput: it is neither, is broken, or holds no events.
+        InvalidConfig: an array that is named is absent or holds no numbers, or lengths differ.
+    """
+    arrays, strangers = _survey(path)
+    for name in options.arrays:
+        if name not in arrays:
+            raise absent("array", name, arrays, path)
+        if not (arrays[name].stored.readable or arrays[name].stored.is_text):
+            raise InvalidConfig(
+                f"an array holds rows of numbers; {path}: {name} is {arrays[name].stored.dtype} "
+                f"of shape {arrays[name].stored.shape}"
+            )
+    names = options.arrays or [name for name, array in arrays.items() if array.stored.readable]
+    left_out = {} if options.arrays else {**strangers, **_left_out(path, arrays)}
+    chosen = [arrays[name].stored for name in names]
+    if not (options.arrays or options.part_per_array):
+        chosen = with_texts(chosen, (array.stored for array in arrays.values()))
+    tables = _tables(chosen, path, options, left_out)
+    parts = not_empty([table.part for table in tables], path, left_out)
+
+    def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        table = tables[parts.index(part_named(parts, part.name, path))]
+
+        def fetch(array: Stored, _members: Sequence[str], first: int, last: int) -> npt.NDArray[Any]:
+            try:
+                return rows[array.name].read(first, last)
+            except FAULTS as fault:
+                raise UnreadableInput(
+                    f"the rows of an array can be read; {path}: {array.name}, rows {first} to {last - 1}: {fault}"
+                ) from None
+
+        with ExitStack() as stack:
+            rows = {name: _Rows(path, array, stack) for name, array in arrays.items()}
+            yield from read_table(table, start, stop, names, path, fetch)
+
+    return Opened(parts, read)
+
+
+def _left_out(path: Path, arrays: dict[str, _Array]) -> dict[str, LeftOut]:
+    """What the archive holds beside numbers."""
+
+    def sample(array: Stored, member: str | None) -> Sequence[Any]:
+        with ExitStack() as stack:
+            rows = _Rows(path, arrays[array.name], stack).read(0, min(LOOKED_AT, array.shape[0]))
+        texts: list[Any] = (rows[member] if member else rows).tolist()
+        return texts
+
+    try:
+        return dict(each for array in arrays.values() for each in array.stored.left_out(sample))
+    except FAULTS as fault:
+        raise UnreadableInput(f"an npz or npy file is whole and readable; {path}: {fault}") from None
+
+
+def _tables(
+    arrays: list[Stored], path: Path, options: NpzOptions, left_out: dict[str, LeftOut]
+) -> list[Table]:
+    if not arrays:
+        return []
+    alone = arrays[0].name == ""
+    if options.part_per_array or alone:
+        return [table_of(array.name, [array], path, options.field, left_out) for array in arrays]
+    return [table_of("", arrays, path, left_out=left_out, options=("arrays", "part_per_array"))]
+
+
+def _survey(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
+    """The arrays of a file, and its members that are none."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(npy.MAGIC_PREFIX))
+            if magic == npy.MAGIC_PREFIX:
+                file.seek(0)
+                return {"": _described("", file, path)}, {}
+            if zipfile.is_zipfile(file):
+                return _members(path)
+    except FAULTS as fault:
+        raise UnreadableInput(f"an npz or npy file is whole and readable; {path}: {fault}") from None
+    raise UnreadableInput(f"numpy's files begin as npz or npy do; {path} does not")
+
+
+def _members(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
+    arrays, strangers = {}, {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name == info.filename:
+                strangers[name] = LeftOut("no .npy array")
+                continue
+            with archive.open(info) as member:
+                array = _described(name, member, path)
+            if info.compress_type == zipfile.ZIP_STORED:
+                array = _Array(array.stored, array.fortran, _start_of(path, info) + array.offset)
+            else:
+                array = _Array(array.stored, array.fortran, array.offset, info.filename)
+            arrays[name] = array
+    return arrays, strangers
+
+
+def _start_of(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of an uncompressed member begin: after its local header of 30 bytes, name and extra."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return info.header_offset + 30 + int(name) + int(extra)
+
+
+def _described(name: str, file: IO[bytes], path: Path) -> _Array:
+    version = npy.read_magic(file)
+    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read_header is None:
+        raise UnreadableInput(
+            f"npy arrays of version 1 and 2 are read; {path}: '{name}' is of version {version}"
+        )
+    shape, fortran, dtype = read_header(file)
+    return _Array(Stored(name, dtype, shape), fortran, file.tell())
+
+
+class _Rows:
+    """The rows of one array, in rising order."""
+
+    def __init__(self, path: Path, array: _Array, stack: ExitStack) -> None:
+        self._path = path
+        self._stack = stack
+        self._array = array
+        self._mapped: npt.NDArray[Any] | None = None
+        self._file: IO[bytes] | None = None
+
+    def read(self, first: int, last: int) -> npt.NDArray[Any]:
+        """Rows from `first` up to `last`.
+
+        Raises:
+            InvalidConfig: the array is compressed, in Fortran order, and too large to be decoded whole.
+        """
+        if self._array.member is None or self._array.fortran:
+            if self._mapped is None:
+                self._mapped = self._whole()
+            return self._mapped[first:last]
+        if self._file is None:
+            archive = self._stack.enter_context(zipfile.ZipFile(self._path))
+            self._file = self._stack.enter_context(archive.open(self._array.member))
+        stored = self._array.stored
+        size = stored.dtype.itemsize * int(np.prod(stored.shape[1:]))
+        self._file.seek(self._array.offset + first * size)
+        content = self._file.read((last - first) * size)
+        return np.frombuffer(content, stored.dtype).reshape(last - first, *stored.shape[1:])
+
+    def _whole(self) -> npt.NDArray[Any]:
+        stored, order = self._array.stored, "F" if self._array.fortran else "C"
+        if self._array.member is None:
+            return np.memmap(self._path, stored.dtype, "r", self._array.offset, stored.shape, order)  # type: ignore[call-overload,no-any-return]
+        size = stored.dtype.itemsize * int(np.prod(stored.shape))
+        if size > LARGEST_TRANSPOSED:
+            raise InvalidConfig(
+                f"a compressed array in Fortran order has at most {LARGEST_TRANSPOSED} bytes; {self._path}: "
+                f"'{stored.name}' has {size}: save it in C order"
+            )
+        with zipfile.ZipFile(self._path) as archive, archive.open(self._array.member) as file:
+            file.seek(self._array.offset)
+            return np.frombuffer(file.read(size), stored.dtype).reshape(stored.shape, order="F")

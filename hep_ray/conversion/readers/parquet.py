@@ -1,0 +1,309 @@
+"""Parquet: a file, a folder of files, or a dataset folder of hep_ray."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hep_ray.config import Config
+from hep_ray.conversion.paths import natural
+from hep_ray.conversion.readers import LeftOut, Opened, Part, reader
+from hep_ray.conversion.readers.cells import LOOKED_AT, text_left_out
+from hep_ray.conversion.readers.fields import ROW_INDEX, asked, not_empty, rows_per_batch, to_arrow
+from hep_ray.dataset.dataset import verify_shards
+from hep_ray.dataset.manifest import MANIFEST, Manifest
+from hep_ray.dataset.sparse import SparseType
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
+
+EVENT_SCHEMA = b"hep_ray.event_schema"
+"""Key in the metadata of a part's fields: the schema of a dataset folder, in JSON."""
+
+
+@reader("parquet", suffixes=(".parquet",), takes_folders=True)
+def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
+    """Parquet file, folder of such files, or dataset folder.
+
+    The files of a folder are one table, in the order of their names; names of folders below it, such as `label=0`, are
+    fields. Lists of fixed size, and columns stored without their zeros, become tensors, decimals float64. Columns of
+    other types than numbers, lists of them and strings are no fields. The fields of a dataset folder are
+    `event_id`, `label` and its columns, and their metadata has its schema under `EVENT_SCHEMA`.
+
+    Raises:
+        UnreadableInput: a file is absent or broken, or there are no events.
+        InvalidSchema: the schema of a dataset folder contradicts itself.
+        ShardMismatch: the shards of a dataset folder are not those of its manifest.
+        InvalidConfig: files of a folder have different columns, or a column is of a type that is not read.
+        InvalidEvents: (while reading) a list of fixed size is null.
+    """
+    metadata = None
+    if (path / MANIFEST).is_file():
+        manifest = _verified(path, _stamps(path))
+        files = [path / shard.file for shard in manifest.shards]
+        metadata = {EVENT_SCHEMA: manifest.event_schema.model_dump_json().encode()}
+    else:
+        files = files_of(path)
+    schemas, rows, indices = zip(*[_described(file) for file in files], strict=True)
+    for file, schema in zip(files, schemas, strict=True):
+        if not schema.equals(schemas[0]):
+            raise InvalidConfig(
+                f"the files of a folder have the same columns; {file} has {_columns(schema)}, "
+                f"{files[0]} has {_columns(schemas[0])}"
+            )
+    fields = [arrow_field for column in schemas[0] if (arrow_field := _field(column)) is not None]
+    left_out = {} if metadata else _left_out(files, rows, schemas[0], frozenset().union(*indices))
+    stated = {} if metadata else partitions(path, files)
+    stated = {name: values for name, values in stated.items() if name not in schemas[0].names}
+    own = [item.name for item in fields]
+    fields += [pa.field(name, values.type, nullable=False) for name, values in stated.items()]
+    part = Part("", sum(rows), pa.schema(fields, metadata), left_out)
+    others = {column.name: str(column.type) for column in schemas[0]}
+    begins = [0, *accumulate(rows)]
+
+    def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for name in set(names) & set(others) - set(part.fields.names):
+            raise InvalidConfig(
+                f"a column holds numbers, lists of them or strings; {path}: '{name}' is {others[name]}"
+            )
+        schema = asked(part, names, path)
+        stop = part.rows if stop is None else stop
+        stored = [item for item in schema if item.name not in stated]
+        inner = pa.schema(stored or [part.fields.field(name) for name in own[:1]])
+        for place, (file, begin, count) in enumerate(zip(files, begins, rows, strict=False)):
+            first, last = max(start - begin, 0), min(stop - begin, count)
+            if first < last:
+                constants = {name: values[place] for name, values in stated.items()}
+                for batch in _batches(file, first, last, inner):
+                    yield with_constants(batch, schema, constants) if stated else batch
+
+    return Opened(not_empty([part], path), read)
+
+
+def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of a folder's files."""
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@lru_cache(maxsize=8)
+def _verified(folder: Path, _stamps: tuple[tuple[str, int, int], ...]) -> Manifest:
+    """The manifest, its shards verified once in a process as long as the files stay as they are."""
+    try:
+        return verify_shards(folder)
+    except InvalidSchema as fault:
+        raise InvalidSchema(f"{folder / MANIFEST}: {fault}") from None
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{column.name}: {column.type}" for column in schema)
+
+
+def _described(file: Path) -> tuple[pa.Schema, int, frozenset[str]]:
+    """Columns, rows, and the columns that pandas says are its index."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            schema = parquet.schema_arrow
+            indices = _indices((schema.metadata or {}).get(b"pandas"))
+            return schema.remove_metadata(), parquet.metadata.num_rows, indices
+    except (pa.ArrowException, OSError, ValueError) as fault:
+        raise UnreadableInput(f"a Parquet file is whole and readable; {file}: {fault}") from None
+
+
+def _indices(text: bytes | None) -> frozenset[str]:
+    try:
+        listed = json.loads(text or b"{}").get("index_columns", [])
+        return frozenset(name for name in listed if isinstance(name, str))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return frozenset()  # what another program wrote there is none of our affair
+
+
+def _left_out(
+    files: Sequence[Path], rows: Sequence[int], schema: pa.Schema, indices: frozenset[str]
+) -> dict[str, LeftOut]:
+    """Columns that become no column of a dataset: other types, texts, and pandas' index."""
+    found = {}
+    for column in schema:
+        kind = _type(column.type)
+        if column.name in indices:
+            found[column.name] = ROW_INDEX
+        elif kind is None:
+            found[column.name] = LeftOut(
+                "empty in every row" if pa.types.is_null(column.type) else str(column.type)
+            )
+        elif pa.types.is_string(kind):
+            what = "categories" if pa.types.is_dictionary(column.type) else "text"
+            texts = _first_texts(files, rows, column.name)
+            found[column.name] = text_left_out(texts, what)
+    return found
+
+
+def _first_texts(files: Sequence[Path], rows: Sequence[int], name: str) -> list[str | None]:
+    for file, count in zip(files, rows, strict=True):
+        if count:
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    batch = next(parquet.iter_batches(LOOKED_AT, columns=[name]))
+                    texts: list[str | None] = batch.column(0).to_pylist()
+                    return texts
+            except (pa.ArrowException, OSError, KeyError, IndexError, ValueError, StopIteration) as fault:
+                raise UnreadableInput(f"the rows of a Parquet file can be read; {file}: {fault}") from None
+    return []
+
+
+def _field(column: pa.Field) -> pa.Field | None:
+    arrow_type = _type(column.type)
+    if arrow_type is None:
+        return None
+    unit = (column.metadata or {}).get(b"unit", b"")
+    return pa.field(
+        column.name, arrow_type, nullable=column.nullable, metadata={"unit": unit} if unit else None
+    )
+
+
+def _type(arrow_type: pa.DataType) -> pa.DataType | None:
+    """The type that a column is read as; None if it is not."""
+    types = pa.types
+    if types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    if types.is_string(arrow_type) or types.is_large_string(arrow_type) or types.is_string_view(arrow_type):
+        return pa.string()
+    if _is_number(arrow_type) or types.is_boolean(arrow_type):
+        return arrow_type
+    if types.is_decimal(arrow_type):
+        return pa.float64()
+    if isinstance(arrow_type, SparseType):
+        return pa.fixed_shape_tensor(arrow_type.value_type, arrow_type.shape)
+    if isinstance(arrow_type, pa.FixedShapeTensorType):
+        return arrow_type if arrow_type.permutation is None and _is_number(arrow_type.value_type) else None
+    shape, value_type = _fixed_shape(arrow_type)
+    if shape:
+        return pa.fixed_shape_tensor(value_type, shape) if _is_number(value_type) else None
+    if (types.is_list(arrow_type) or types.is_large_list(arrow_type)) and _is_number(arrow_type.value_type):
+        return pa.list_(arrow_type.value_type)
+    return None
+
+
+def _is_number(arrow_type: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type))
+
+
+def _fixed_shape(arrow_type: pa.DataType) -> tuple[tuple[int, ...], pa.DataType]:
+    shape: tuple[int, ...] = ()
+    while pa.types.is_fixed_size_list(arrow_type):
+        shape = (*shape, arrow_type.list_size)
+        arrow_type = arrow_type.value_type
+    return shape, arrow_type
+
+
+def _batches(file: Path, first: int, last: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows of one file."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            groups = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
+            begins = np.cumsum([0, *groups])
+            chosen = [
+                index for index in range(len(groups)) if begins[index] < last and begins[index + 1] > first
+            ]
+            row = int(begins[chosen[0]])
+            for batch in parquet.iter_batches(
+                rows_per_batch(schema), row_groups=chosen, columns=schema.names
+            ):
+                wanted = batch.slice(max(0, first - row), max(0, last - max(first, row)))
+                if wanted.num_rows:
+                    columns = [
+                        _converted(wanted.column(item.name), item.type, f"{file}: '{item.name}'")
+                        for item in schema
+                    ]
+                    yield pa.record_batch(columns, schema=schema)
+                row += batch.num_rows
+    except (pa.ArrowException, OSError, KeyError, IndexError) as fault:
+        raise UnreadableInput(f"the rows of a Parquet file can be read; {file}: {fault}") from None
+
+
+def _converted(values: pa.Array, arrow_type: pa.DataType, where: str) -> pa.Array:
+    if not isinstance(arrow_type, pa.FixedShapeTensorType) or values.type == arrow_type:
+        return values if values.type == arrow_type else values.cast(arrow_type)
+    if isinstance(values.type, SparseType):
+        return to_arrow(np.asarray(values.type.decode(values)), arrow_type)
+    flat = values
+    while pa.types.is_fixed_size_list(flat.type):
+        if flat.null_count:
+            raise InvalidEvents(f"every list of numbers is there; {where} has one that is null")
+        flat = flat.flatten()
+    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(arrow_type.shape)))
+    return pa.ExtensionArray.from_storage(arrow_type, storage)
+
+
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The Parquet files of a folder; where it has none, those of the folders below, in natural order.
+
+    Raises:
+        UnreadableInput: there is none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.parquet"))
+    if not files:
+        below = [file for file in path.rglob("*.parquet") if file.is_file()]
+        hidden = [any(part[0] in "._" for part in file.relative_to(path).parts) for file in below]
+        files = sorted((file for file, out in zip(below, hidden, strict=True) if not out), key=natural)
+    if not files:
+        raise UnreadableInput(
+            f"a folder of Parquet files holds .parquet files, in it or below; {path} has none"
+        )
+    return files
+
+
+def partitions(path: Path, files: Sequence[Path]) -> dict[str, pa.Array]:
+    """The fields that the names of folders state, each with its value in every file.
+
+    Whole numbers are int64, other numbers float64, and what is neither is text.
+
+    Raises:
+        InvalidConfig: files differ in these fields, or have no value.
+    """
+    stated = [_stated(file.relative_to(path).parts[:-1]) if path.is_dir() else {} for file in files]
+    for file, found in zip(files, stated, strict=True):
+        if list(found) != list(stated[0]):
+            raise InvalidConfig(
+                f"all files of a partitioned folder state the same fields; {file} states "
+                f"{', '.join(found) or 'none'}, {files[0]} {', '.join(stated[0]) or 'none'}"
+            )
+        if NO_VALUE in found.values():
+            raise InvalidConfig(f"every partition has a value; that of {file} is {NO_VALUE}")
+    return {name: _typed([found[name] for found in stated]) for name in stated[0]}
+
+
+def _stated(folders: Sequence[str]) -> dict[str, str]:
+    pairs = [folder.partition("=") for folder in folders]
+    return {unquote(name): unquote(value) for name, equals, value in pairs if equals and name}
+
+
+def _typed(values: Sequence[str]) -> pa.Array:
+    if all(re.fullmatch("[+-]?[0-9]{1,18}", value) for value in values):
+        return pa.array([int(value) for value in values], pa.int64())
+    try:
+        return pa.array([float(value) for value in values], pa.float64())
+    except ValueError:
+        return pa.array(values, pa.string())
+
+
+def with_constants(batch: pa.RecordBatch, schema: pa.Schema, constants: dict[str, Any]) -> pa.RecordBatch:
+    """The batch with the fields of the schema, of which some have one value in all its rows."""
+    columns = [
+        pa.repeat(constants[item.name], batch.num_rows) if item.name in constants else batch.column(item.name)
+        for item in schema
+    ]
+    return pa.record_batch(columns, schema=schema)

@@ -1,0 +1,122 @@
+"""Folders of PNG pictures, one per event."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hep_ray.config import Config
+from hep_ray.conversion.readers import Opened, Part, reader
+from hep_ray.conversion.readers.fields import (
+    asked,
+    field,
+    not_empty,
+    part_named,
+    rows_per_batch,
+    steps,
+    to_arrow,
+)
+from hep_ray.dataset.schema import EVENT_ID
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
+
+IMAGE = "image"
+CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
+"""Modes of pictures that are read: of Pillow's names, those of 8 or 16 bits per channel without palette."""
+
+
+@reader("png", takes_folders=True)
+def open_png(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
+    """Folder of PNG pictures, or of one such folder per class.
+
+    Fields: `image` (H, W, C), uint8 or uint16, and `event_id`, the picture's file name. Every subfolder is a part
+    of its name; without subfolders the folder itself is the one part.
+
+    Raises:
+        UnreadableInput: there is no such folder, or no picture in it; or (while reading) a picture is broken.
+        InvalidConfig: there are pictures beside subfolders.
+        InvalidEvents: (while reading) a picture has another size or mode than its folder's first one.
+    """
+    folders = _folders(path)
+    parts = not_empty([_part(name, folder) for name, folder in folders.items()], path)
+
+    def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        part = part_named(parts, part.name, path)
+        schema = asked(part, names, path)
+        files = _pictures(folders[part.name])
+        tensor = part.fields.field(IMAGE).type
+        dtype = np.dtype(tensor.value_type.to_pandas_dtype())
+        for first, last in steps(start, stop, len(files), rows_per_batch(schema)):
+            chosen = files[first:last]
+            columns = {EVENT_ID: pa.array([file.name for file in chosen], pa.string())}
+            if IMAGE in names:
+                images = np.empty((len(chosen), *tensor.shape), dtype)
+                for image, file in zip(images, chosen, strict=True):
+                    image[...] = _decoded(file, tuple(tensor.shape), dtype)
+                columns[IMAGE] = to_arrow(images, tensor)
+            yield pa.record_batch([columns[name] for name in names], schema=schema)
+
+    return Opened(parts, read)
+
+
+def _folders(path: Path) -> dict[str, Path]:
+    try:
+        below = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+        loose = _pictures(path)
+    except OSError as fault:
+        raise UnreadableInput(f"the png reader's input is a folder; {path}: {fault.strerror}") from None
+    if below and loose:
+        raise InvalidConfig(
+            f"pictures lie in the folder or in its subfolders, not in both; {path} has {loose[0].name} "
+            f"beside {below[0].name}"
+        )
+    return {folder.name: folder for folder in below} or {"": path}
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".png")
+
+
+def _part(name: str, folder: Path) -> Part:
+    files = _pictures(folder)
+    event_id = pa.field(EVENT_ID, pa.string(), nullable=False)
+    if not files:
+        if not name:
+            raise NoEvents(f"a folder of pictures has one or more .png files; {folder} has none")
+        return Part(name, 0, pa.schema([event_id]))
+    first = _decoded(files[0], None, None)
+    return Part(name, len(files), pa.schema([event_id, field(IMAGE, first.dtype, first.shape)]))
+
+
+def _decoded(
+    path: Path, shape: tuple[int, ...] | None, dtype: np.dtype[Any] | None
+) -> npt.NDArray[np.uint8 | np.uint16]:
+    from PIL import Image
+
+    faults = (
+        *(OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, OverflowError),
+        *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+    )
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.mode not in CHANNELS:
+                raise InvalidEvents(
+                    f"a picture is grey or coloured, of 8 or 16 bits and without palette "
+                    f"({', '.join(CHANNELS)}); {path} has the mode {picture.mode}"
+                )
+            found = (picture.height, picture.width, CHANNELS[picture.mode])
+            kind = np.dtype(np.uint16 if picture.mode == "I;16" else np.uint8)
+            if shape is not None and (found, kind) != (shape, dtype):
+                raise InvalidEvents(
+                    f"all pictures of a folder have one size and mode, here {shape} {dtype}; "
+                    f"{path} has {found} {kind}"
+                )
+            return np.asarray(picture, kind).reshape(found)
+    except faults as fault:
+        raise UnreadableInput(f"a picture is a whole PNG file; {path}: {fault}") from None

@@ -1,0 +1,251 @@
+"""Text with one event per line: CSV, TSV or columns divided by spaces, plain or gzipped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from hep_ray.config import Config
+from hep_ray.conversion.readers import Opened, Part, reader
+from hep_ray.conversion.readers.cells import Cells, is_fraction, is_number_text
+from hep_ray.conversion.readers.fields import ROW_INDEX, asked, rows_per_batch
+from hep_ray.conversion.readers.text_rows import (
+    LABEL_VALUE,
+    LONGEST_LINE,
+    SPACES,
+    Head,
+    Layout,
+    batches_of,
+    beside,
+    cells_of,
+    fault_of,
+    line_of,
+    opened,
+    rows_of,
+    shown,
+    types_of,
+)
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
+
+HEAD_ROWS = 100
+"""Rows that are looked at before the types of all rows are found."""
+
+_LINE_END = re.compile("\r\n|\r|\n")
+_OTHERS = {
+    b"BZh": "unpack it by bunzip2",
+    b"PK\x03\x04": "it is a zip archive or a spreadsheet: unpack it, or save it as CSV",
+    b"\xfd7zXZ": "unpack it by unxz",
+    b"\x28\xb5\x2f\xfd": "unpack it by unzstd",
+    b"\xff\xfe": "it is UTF-16: iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "it is UTF-16: iconv -f UTF-16 -t UTF-8",
+}
+"""How files start that are no UTF-8, and what to do with them."""
+
+
+class TextOptions(Config):
+    """How the lines are divided.
+
+    Attributes:
+        delimiter: between cells; a space stands for any run of spaces and tabs. By default the first of comma,
+            tab, semicolon that the first line holds, else a space.
+        header: whether the first line names the columns; by default it does if a cell of it is text and no
+            `columns` are given.
+        columns: names for a file without header; by default c0, c1 and so on.
+        decimal: the mark of decimals, `.` or `,`; by default a comma where semicolons divide the cells and numbers
+            have commas and no points, else a point.
+        label_file: a second file, named relative to the first one's folder, with one value per line for each
+            event; it becomes the field `label_value`.
+    """
+
+    delimiter: str | None = None
+    header: bool | None = None
+    columns: tuple[str, ...] = ()
+    decimal: Literal[".", ","] | None = None
+    label_file: str | None = None
+
+
+@reader("text", TextOptions, seekable=False, suffixes=(".csv", ".tsv", ".txt"))
+def open_text(path: Path, options: TextOptions) -> Opened:
+    """Text file with one event per line: CSV, TSV or columns divided by spaces; also gzipped.
+
+    All rows decide what a column is: float64 numbers, also with Fortran's exponents (`1.0D+02`) and, where
+    semicolons divide the cells, decimal commas; booleans of `true` and `false`; else strings. Empty cells and such
+    as `NA` are null in columns of numbers. A column without a name is called by its place, such as c0.
+
+    Raises:
+        UnreadableInput: the file is absent, empty, not text, or a gzip that ends too early.
+        InvalidConfig: names and columns do not fit.
+        InvalidEvents: a row has another number of cells, or (while reading) a cell of a column that is mostly
+            numbers is none; the message has file and line. Or the label file has another number of rows.
+    """
+    layout = _layout(path, options)
+    fields, labels = layout.types.fields, None
+    if options.label_file is not None:
+        labels = _layout(path.parent / options.label_file, TextOptions(columns=(LABEL_VALUE,)))
+        if LABEL_VALUE in fields.names:
+            raise InvalidConfig(
+                f"the name {LABEL_VALUE} is the label file's; {path} has a column of that name"
+            )
+        fields = fields.append(labels.types.fields.field(0))
+    left_out = dict(layout.types.left_out)
+    if layout.unnamed and layout.names[0] in layout.types.whole:
+        left_out[layout.names[0]] = ROW_INDEX
+    part = Part("", None, fields, left_out, layout.types.whole)
+
+    def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        schema = asked(part, names, path)
+        own = [name for name in dict.fromkeys(names) if name in layout.names]
+        batches = batches_of(layout, own or layout.names[:1], stop)
+        if labels is not None and LABEL_VALUE in names:
+            batches = beside(batches, batches_of(labels, [LABEL_VALUE], stop), path, labels.path)
+        step, row = rows_per_batch(schema), 0
+        for batch in batches:
+            wanted = batch.slice(
+                max(0, start - row), None if stop is None else max(0, stop - max(start, row))
+            )
+            row += batch.num_rows
+            for first in range(0, wanted.num_rows, step):
+                piece = wanted.slice(first, step)
+                yield pa.record_batch([piece.column(name) for name in names], schema=schema)
+
+    def cell(row: int, name: str) -> str:
+        of = labels if labels is not None and name == LABEL_VALUE else layout
+        return shown(of, row, of.names.index(name))
+
+    return Opened((part,), read, companions=() if labels is None else (labels.path,), cell=cell)
+
+
+def _layout(path: Path, options: TextOptions) -> Layout:
+    try:
+        stat = path.stat()
+    except OSError as fault:
+        raise UnreadableInput(f"an input is a readable file; {path}: {fault.strerror}") from None
+    return _typed(path, options, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _typed(path: Path, options: TextOptions, _size: int, _changed: int) -> Layout:
+    """The layout, for which a file is read once in a process as long as it stays as it is."""
+    head = _survey(path, options)
+
+    def read(types: Mapping[str, pa.DataType], decimal: str) -> Iterator[pa.RecordBatch]:
+        return rows_of(head, types, head.names, decimal)
+
+    def place(row: int) -> str:
+        return f"{path}:{line_of(head, row)[0]}"
+
+    try:
+        types = types_of(read, head.names, head.other, options.decimal, head.delimiter, place)
+    except pa.ArrowInvalid as fault:
+        raise fault_of(head, {}, fault) from None
+    except OSError as fault:
+        raise UnreadableInput(f"a text file is whole and readable; {path}: {fault}") from None
+    return Layout(**vars(head), types=types)
+
+
+def _survey(path: Path, options: TextOptions) -> Head:
+    with opened(path) as stream:
+        lines = _head(stream, path)
+    first = next((place for place, line in enumerate(lines) if line.strip()), None)
+    if first is None:
+        raise NoEvents(f"a text file has one event per line; {path} has none")
+    delimiter = options.delimiter or next((mark for mark in ",\t;" if mark in lines[first]), SPACES)
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise InvalidConfig(f"a delimiter is one character, and no quote or line end; got {delimiter!r}")
+    where = f"{path}:{first + 1}"
+    cells = cells_of(lines[first], delimiter, where)
+    header = _has_names(cells, lines[first], options, where)
+    if header and options.columns:
+        raise InvalidConfig(f"columns name those of a file without header; {path} has one")
+    if options.columns and len(options.columns) != len(cells):
+        raise InvalidConfig(
+            f"there is one name for each column; {where} has {len(cells)} cells, "
+            f"columns has {len(options.columns)} names"
+        )
+    names = (
+        [cell.strip() for cell in cells_of(lines[first].lstrip("#"), delimiter, where)]
+        if header
+        else options.columns
+    )
+    unnamed = header and len(names) > 1 and not names[0] and all(names[1:])
+    names = [name or f"c{place}" for place, name in enumerate(names or [""] * len(cells))]
+    if len(set(names)) < len(names):
+        raise InvalidConfig(f"columns have distinct names; {where} has {names}")
+    rows = [line for line in lines[first + header :] if line.strip()]
+    if not rows:
+        raise NoEvents(f"a text file has one event per line; {path} has a header only")
+    event = cells_of(rows[0], delimiter, f"{path}, first event")
+    if len(event) != len(names):
+        raise InvalidEvents(
+            f"every row has {len(names)} cells; the first event of {path} has {len(event)}: {_division(lines[first])}"
+        )
+    event_rows = [cells_of(row, delimiter, "") for row in rows[:HEAD_ROWS]]
+    other = [
+        name
+        for place, name in enumerate(names)
+        if not all(is_number_text(row[place]) for row in event_rows if place < len(row))
+    ]
+    return Head(path, delimiter, first + header, tuple(names), unnamed, tuple(other))
+
+
+def _has_names(cells: Sequence[str], line: str, options: TextOptions, where: str) -> bool:
+    """Whether the first line names the columns."""
+    if options.header is not None:
+        return options.header
+    header = not options.columns and not Cells.of(cells).are_data
+    if not header and not options.columns and _counts(cells):
+        raise InvalidConfig(
+            f"the first line of a text file names the columns or is an event; {where} counts "
+            f"'{line.strip()}', as pandas names columns that have no names: --set header=true makes it "
+            "names, --set header=false makes it an event"
+        )
+    if header and any(is_fraction(cell) for cell in cells):
+        raise InvalidConfig(
+            f"the first line of a text file names the columns or is an event; {where} has words and numbers: "
+            f"--set header=false makes it an event, --set header=true makes it names"
+        )
+    return header
+
+
+def _division(line: str) -> str:
+    """What to type where the first line has not as many cells as the first event."""
+    if line.lstrip().startswith("#"):
+        return "comments are no part of a table: take them out, as by `grep -v '^#'`, and leave the names"
+    mark = next((mark for mark in "|:" if mark in line), None)
+    return f"say what divides them, --set 'delimiter={mark or 'MARK'}'"
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are 0, 1, 2 and so on, at least three; or two or more behind an empty one."""
+    cells = [cell.strip() for cell in cells]
+    behind = cells[1:] if not cells[0] else cells
+    return behind == [str(place) for place in range(len(behind))] and len(cells) > 2  # noqa: PLR2004
+
+
+def _head(stream: Any, path: Path) -> list[str]:
+    """The first lines, of 1 MiB altogether; all are whole."""
+    try:
+        head: bytes = stream.read(LONGEST_LINE)
+    except OSError as fault:
+        raise UnreadableInput(f"a text file is whole and readable; {path}: {fault}") from None
+    if len(head) == LONGEST_LINE:
+        head = head[: head.rfind(b"\n") + 1]
+        if not head:
+            raise UnreadableInput(f"a line has at most {LONGEST_LINE} bytes; the first of {path} has more")
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        remedy = next(
+            (words for start, words in _OTHERS.items() if head.startswith(start)), "save it as UTF-8"
+        )
+        raise UnreadableInput(
+            f"a text file is UTF-8, plain or gzipped; {path} is not ({fault}): {remedy}"
+        ) from None
+    if "\0" in text:
+        raise UnreadableInput(f"a text file holds no zero bytes; {path} does")
+    return _LINE_END.split(text)

@@ -1,0 +1,221 @@
+"""Schema files: a TOML file that says how the tables of some format become the columns of a dataset.
+
+`--schema NAME` takes one of the ready-made files in `schemas/`, `--schema FILE.toml` one's own; without any,
+every numeric field of the input becomes a column.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, FiniteFloat, JsonValue, model_validator
+
+from hep_ray.config import Config, parse
+from hep_ray.dataset.expressions import Expression
+from hep_ray.dataset.schema import Column
+from hep_ray.errors import InvalidConfig, InvalidSchema, UnknownName, UnreadableInput
+
+LARGEST = 2**20
+"""Bytes of a schema file, at most."""
+
+
+class LabelRule(Config):
+    """How an event's class is known.
+
+    Attributes:
+        from_: `file`: one input for each class, in their order; `part`: the tree, dataset or folder is the class;
+            `field`: the value of a field; `where`: the expression that it fulfils.
+        parts: with `part`, the names of the parts in the order of the classes; by default the classes' own.
+        field: with `field`, its name.
+        values: with `field`, its values in the order of the classes. By default a field of text has the names of the
+            classes; one of numbers has 0, 1, …, or the classes' names if these are whole numbers such as -1 and +1.
+        where: with `where`, one expression for each class; events that fulfil none are left out.
+    """
+
+    from_: Literal["file", "part", "field", "where"] = Field(default="file", alias="from")
+    parts: tuple[str, ...] = ()
+    field: str | None = None
+    values: tuple[int | float | str, ...] = ()
+    where: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LabelRule:
+        for name, rule in (("parts", "part"), ("field", "field"), ("values", "field"), ("where", "where")):
+            if getattr(self, name) and self.from_ != rule:
+                raise ValueError(
+                    f"'{name}' belongs to a label from '{rule}'; the label is from '{self.from_}'"
+                )
+        if self.from_ == "field" and not self.field:
+            raise ValueError("a label from 'field' names the field")
+        if self.from_ == "where" and not self.where:
+            raise ValueError("a label from 'where' has an expression for each class")
+        for text in self.where:
+            Expression(text)
+        return self
+
+
+class EventIdRule(Config):
+    """What makes an event's id.
+
+    Attributes:
+        fields: whose values are joined after the name of the class; by default the file's name and the format's
+            own id of the event, or the row's number.
+        as_is: leave the name of the class out.
+    """
+
+    fields: tuple[str, ...] = ()
+    as_is: bool = False
+
+
+class ColumnRule(Config):
+    """Where a column's values come from.
+
+    Attributes:
+        name: of the column.
+        sources: fields of the input; several are stacked along a new last axis; the column's name by default.
+        expression: of fields, instead of `sources`.
+        dtype: of the column; a value that it cannot hold is refused.
+        unit: of the values.
+        elements: names along the last axis; those of several sources by default.
+        element_units: a unit for each element, where they differ.
+        axes: names of an image's first two axes, such as `phi` and `eta`, or `delta_phi` and `delta_eta` in a window
+            around a jet or a candidate; without them nothing turns or reflects the image.
+        pad_to: of lists of variable length the first so many values are kept, shorter lists are filled up.
+        pad_value: what they are filled with.
+        shape: of one event's value; flat values of that size are reshaped.
+        missing: what takes the place of values that are NaN, null or an empty cell; by default they are refused.
+        sentinels: values that stand for a missing one too, such as -999.
+        missing_indicator: adds the column `<name>_missing`, 1 where a value was missing, else 0.
+    """
+
+    name: str
+    sources: tuple[str, ...] = ()
+    expression: str | None = None
+    dtype: str = "float32"
+    unit: str = ""
+    elements: tuple[str, ...] = ()
+    element_units: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    pad_to: int | None = Field(default=None, ge=1)
+    pad_value: float = 0.0
+    shape: tuple[int, ...] | None = None
+    missing: FiniteFloat | None = None
+    sentinels: tuple[float, ...] = ()
+    missing_indicator: bool = False
+
+    @model_validator(mode="after")
+    def _sound(self) -> ColumnRule:
+        if self.expression is not None:
+            Expression(self.expression)
+            if self.sources:
+                raise ValueError(f"a column has sources or an expression; '{self.name}' has both")
+        if self.missing is None and (self.sentinels or self.missing_indicator):
+            raise ValueError(
+                f"'sentinels' and 'missing_indicator' go with 'missing', the value that takes the place of a missing "
+                f"one; '{self.name}' has no 'missing'"
+            )
+        Column(name=self.name, dtype=self.dtype)
+        return self
+
+    @property
+    def indicator(self) -> str | None:
+        """Name of the column that tells which values were missing, if there is one."""
+        return f"{self.name}_missing" if self.missing_indicator else None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields that the column is made of."""
+        return Expression(self.expression).names if self.expression else self.sources or (self.name,)
+
+
+class SchemaFile(Config):
+    """What a schema file says.
+
+    Attributes:
+        task: name of the classification task.
+        reader: name of the format.
+        classes: in the order of their labels; empty leaves them to the command line.
+        signal: the class counted as signal.
+        class_meaning: class name → one sentence.
+        options: of the reader.
+        label: how an event's class is known.
+        event_id: how an event is identified.
+        selection: expression over fields that events fulfil, the others are left out.
+        columns: of the dataset; none means every numeric field of the input.
+        weight: column of sample weights.
+        group: column that divides the events.
+    """
+
+    task: str | None = None
+    reader: str
+    classes: tuple[str, ...] = ()
+    signal: str | None = None
+    class_meaning: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    label: LabelRule = LabelRule()
+    event_id: EventIdRule = EventIdRule()
+    selection: str | None = None
+    columns: tuple[ColumnRule, ...] = ()
+    weight: str | None = None
+    group: str | None = None
+
+    @model_validator(mode="after")
+    def _understood(self) -> SchemaFile:
+        if self.selection is not None:
+            Expression(self.selection)
+        return self
+
+
+def known_schemas() -> list[str]:
+    """Names of the ready-made schema files."""
+    folder = importlib.resources.files("hep_ray.conversion") / "schemas"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_schema(name: str) -> SchemaFile:
+    """A ready-made schema by its name, or one's own by its path (ending in `.toml`).
+
+    Raises:
+        UnknownName: there is no ready-made schema of this name.
+        UnreadableInput: the file cannot be read, or is not TOML.
+        InvalidSchema: it says what no schema file can say; every fault is listed.
+    """
+    if not name.endswith(".toml"):
+        if name not in known_schemas():
+            raise UnknownName(f"a schema is FILE.toml or one of {', '.join(known_schemas())}; got '{name}'")
+        text = (importlib.resources.files("hep_ray.conversion") / "schemas" / f"{name}.toml").read_text(
+            "utf-8"
+        )
+        return parse_schema(text, name)
+    try:
+        content = Path(name).read_bytes()
+    except (OSError, ValueError) as fault:
+        raise UnreadableInput(f"a schema file can be read; {name}: {fault}") from None
+    if len(content) > LARGEST:
+        raise UnreadableInput(f"a schema file has at most {LARGEST} bytes; {name} has {len(content)}")
+    try:
+        return parse_schema(content.decode("utf-8"), name)
+    except UnicodeDecodeError as fault:
+        raise UnreadableInput(f"a schema file is UTF-8 text; {name} is not: {fault}") from None
+
+
+def parse_schema(text: str, where: str) -> SchemaFile:
+    """What the text of a schema file says.
+
+    Raises:
+        UnreadableInput: it is not TOML.
+        InvalidSchema: it says what no schema file can say.
+    """
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as fault:
+        raise UnreadableInput(f"a schema file is TOML; {where} is not: {fault}") from None
+    shown = f"schema file {where}"
+    try:
+        return parse(SchemaFile, values, shown, InvalidSchema)
+    except (InvalidConfig, InvalidSchema) as fault:
+        said = str(fault)
+        raise InvalidSchema(said if said.startswith(shown) else f"{shown}: {said}") from None

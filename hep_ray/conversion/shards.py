@@ -1,0 +1,377 @@
+"""Writing a dataset folder: Parquet shards of one split each, and their manifest.
+
+Rows stand in the order of a hash of their event id, over the whole split. So every shard holds the
+classes in their proportions even when the input is sorted by class, and the shards are the same
+bytes in whatever order the events arrive and whoever read them. Events are sorted through spilled runs,
+in bounded memory.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import JsonValue
+
+from hep_ray.conversion.external_sort import BUFFER_BYTES, Keys, Run, RunWriter, concatenate, merged, take
+from hep_ray.dataset.folder import refuse_occupied, replacing
+from hep_ray.dataset.manifest import MANIFEST, ROW_GROUP, ContentHash, Manifest, Shard, sha256_of
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
+from hep_ray.dataset.splits import SPLITS, Split, SplitRule
+from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.files import storing
+from hep_ray.registry import check_name
+
+Encoding = Literal["auto", "dense"]
+
+DEFAULT_RULE = SplitRule()
+SHARDS_AT_A_TIME = 8
+"""Shards of one piece of work."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive shards of a split.
+
+    Attributes:
+        folder: of the shards.
+        schema: of the events.
+        split: of all of them.
+        runs: every run of the split.
+        low: first key.
+        high: key before which it ends.
+        first: number of its first shard.
+        rows_per_shard: events in a shard.
+        last_keys: the key after which the events of a class are left out, one for each class; empty for none.
+        repeated: keys of events that are given more than once: the first is kept.
+        refused: keys of events to be left out.
+        sparse: columns to be stored without their zeros.
+    """
+
+    folder: Path
+    schema: EventSchema
+    split: Split
+    runs: tuple[Run, ...]
+    low: int
+    high: int
+    first: int
+    rows_per_shard: int
+    last_keys: tuple[int, ...] = ()
+    repeated: frozenset[int] = field(default_factory=frozenset)
+    refused: frozenset[int] = field(default_factory=frozenset)
+    sparse: tuple[str, ...] = ()
+
+
+def write_stretch(stretch: Stretch) -> list[Shard]:
+    """Write the shards of a stretch.
+
+    Raises:
+        InvalidEvents: two different ids have the same hash.
+        OSError: the storage cannot be written.
+    """
+    rows = min(ROW_GROUP, stretch.rows_per_shard)
+    groups = enumerate(_regrouped(_kept(stretch), rows))
+    return [
+        _write_shard(stretch, stretch.first + number, (events for _, events in members))
+        for number, members in groupby(groups, key=lambda group: group[0] * rows // stretch.rows_per_shard)
+    ]
+
+
+def _kept(stretch: Stretch) -> Iterator[Arrays]:
+    last_keys = np.array(stretch.last_keys, dtype=np.uint64)
+    seen: dict[int, str] = {}  # key → id of the first event that has it
+    for events, keys in merged(stretch.runs, stretch.schema, stretch.low, stretch.high):
+        keep = np.ones(len(keys), dtype=bool)
+        if len(last_keys):
+            keep &= keys <= last_keys[events[LABEL]]
+        for row in _special(keys, stretch.repeated | stretch.refused):
+            key, event_id = int(keys[row]), events[EVENT_ID][row]
+            keep[row] &= key not in stretch.refused and key not in seen
+            if seen.setdefault(key, event_id) != event_id:
+                raise InvalidEvents(
+                    f"different ids have different hashes; '{event_id}' and '{seen[key]}' have the same: "
+                    "choose another salt"
+                )
+        yield events if keep.all() else take(events, keep)
+
+
+def _special(keys: Keys, wanted: frozenset[int]) -> list[int]:
+    if not wanted:
+        return []
+    return np.flatnonzero(np.isin(keys, np.fromiter(wanted, dtype=np.uint64, count=len(wanted)))).tolist()
+
+
+def _write_shard(stretch: Stretch, number: int, groups: Iterator[Arrays]) -> Shard:
+    path = stretch.folder / f"{stretch.split}-{number:05d}.parquet"
+    content = ContentHash(stretch.schema)
+    counts: npt.NDArray[np.int64] = np.zeros(len(stretch.schema.classes), dtype=np.int64)
+    with pq.ParquetWriter(
+        path,
+        stretch.schema.arrow(stretch.sparse),
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=[EVENT_ID, LABEL],
+    ) as parquet:
+        for events in groups:
+            parquet.write_batch(stretch.schema.encode(events, stretch.sparse))
+            content.update(events)
+            counts += np.bincount(events[LABEL], minlength=len(counts))
+    return Shard(
+        file=path.name,
+        split=stretch.split,
+        rows=int(counts.sum()),
+        size=path.stat().st_size,
+        sha256=sha256_of(path),
+        content=content.hexdigest(),
+        classes=dict(zip(stretch.schema.classes, counts.tolist(), strict=True)),
+    )
+
+
+def _regrouped(pieces: Iterator[Arrays], rows: int) -> Iterator[Arrays]:
+    held: list[Arrays] = []
+    count = 0
+    for piece in pieces:
+        held.append(piece)
+        count += len(piece[LABEL])
+        if count < rows:
+            continue
+        events = concatenate(held)
+        whole = count - count % rows
+        for start in range(0, whole, rows):
+            yield take(events, slice(start, start + rows))
+        held, count = [take(events, slice(whole, None))], count - whole
+    if count:
+        yield concatenate(held)
+
+
+def sparse_columns(schema: EventSchema, runs: Sequence[Run]) -> dict[str, float]:
+    """The columns that have so many zeros that leaving them out pays.
+
+    It depends on the events alone, not on their order or on how they were cut into runs.
+
+    Args:
+        schema: of the events.
+        runs: all that were spilled.
+
+    Returns:
+        Column → values per event that are not zero, on average over the events given.
+    """
+    events = sum(len(run.keys()) for run in runs)
+    chosen = {}
+    for column in schema.columns if events else ():
+        filled = sum(run.filled[column.name] for run in runs) / events
+        if column.pays_sparse(filled):
+            chosen[column.name] = filled
+    return chosen
+
+
+Mapper = Callable[[Callable[[Stretch], list[Shard]], Iterable[Stretch]], Iterable[list[Shard]]]
+
+
+class ShardWriter:
+    """Writes one dataset folder, whole or not at all; use it as a context manager.
+
+    Args:
+        out_dir: the folder; absent or empty.
+        schema: of the events.
+        rule: which split an event belongs to.
+        source: JSON values kept in the manifest: the input files or the generator's settings.
+        rows_per_shard: events in a shard.
+        overwrite: replace an earlier dataset in `out_dir`.
+        buffer_bytes: events held in memory before they are spilled.
+        balance: in every split, keep as many events of each class as the rarest has: those that come first
+            in the order of the hash of their id.
+        drop_repeated: of events with the same id keep one; none, where they belong to different classes.
+        encoding: `auto` leaves out the zeros of columns that have many (`hep_ray.conversion.shards`), `dense` of none.
+        mapper: does the writing of shards, in any order; one after the other in this process by default.
+
+    Raises:
+        StorageError: `out_dir` is occupied or cannot be written.
+        UnknownName: there is no such encoding.
+        InvalidConfig: `rows_per_shard` is neither a multiple of the row group (512) nor between 1 and it;
+            the rule's expression does not suit the schema.
+
+    Attributes:
+        manifest: of the dataset, once the block has ended.
+        folder: the hidden folder that is being filled.
+        source: as given; what is added before the block ends goes into the manifest.
+    """
+
+    manifest: Manifest
+    folder: Path
+    source: dict[str, JsonValue]
+
+    def __init__(
+        self,
+        out_dir: Path | str,
+        schema: EventSchema,
+        rule: SplitRule = DEFAULT_RULE,
+        source: Mapping[str, JsonValue] | None = None,
+        *,
+        rows_per_shard: int = 4096,
+        overwrite: bool = False,
+        buffer_bytes: int = BUFFER_BYTES,
+        balance: bool = False,
+        drop_repeated: bool = False,
+        encoding: Encoding = "auto",
+        mapper: Mapper = map,
+    ) -> None:
+        check_name("encoding", encoding, get_args(Encoding))
+        if rows_per_shard < 1 or (rows_per_shard > ROW_GROUP and rows_per_shard % ROW_GROUP):
+            raise InvalidConfig(
+                f"rows_per_shard is a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; "
+                f"got {rows_per_shard}"
+            )
+        self._out_dir = Path(out_dir)
+        self._schema = schema
+        self._rule = rule
+        self.source = dict(source or {})
+        self._rows_per_shard = rows_per_shard
+        self._overwrite = overwrite
+        self._buffer_bytes = buffer_bytes
+        self._balance = balance
+        self._drop_repeated = drop_repeated
+        self._encoding = encoding
+        self._mapper = mapper
+        self._adopted: list[Run] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        refuse_occupied(self._out_dir, MANIFEST, overwrite=self._overwrite)
+        self.folder = self._stack.enter_context(replacing(self._out_dir))
+        self._events = RunWriter(self.folder, "run", self._schema, self._rule, self._buffer_bytes)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if fault is not None:
+            self._stack.__exit__(kind, fault, trace)
+            return
+        with self._stack, storing(self._out_dir):
+            self.manifest = self._finish()
+
+    def write(self, events: pa.RecordBatch | Mapping[str, Any]) -> None:
+        """Add events.
+
+        Args:
+            events: an Arrow record batch of the schema's `arrow()`, or numpy arrays: `event_id` (N,) strings,
+                `label` (N,) integers, and every column (N, *shape) in its dtype.
+
+        Raises:
+            InvalidEvents: as `EventSchema.checked` and `EventSchema.decode`.
+        """
+        with storing(self._out_dir):
+            self._events.write(self._schema.decode(events) if isinstance(events, pa.RecordBatch) else events)
+
+    def adopt(self, runs: Iterable[Run]) -> None:
+        """Add events that another `RunWriter` of the same schema and rule has spilled into `folder`."""
+        self._adopted += runs
+
+    def _finish(self) -> Manifest:
+        runs = [*self._events.finish(), *self._adopted]
+        by_split = {split: tuple(run for run in runs if run.split == split) for split in SPLITS}
+        self._refuse_absent_classes(runs)
+        sparse = sparse_columns(self._schema, runs) if self._encoding == "auto" else {}
+        stretches = [
+            stretch for split in SPLITS for stretch in self._stretches(split, by_split[split], tuple(sparse))
+        ]
+        shards = itertools.chain.from_iterable(self._mapper(write_stretch, stretches))
+        ordered = sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.file))
+        for run in runs:
+            run.remove()
+        self._refuse_empty_splits(ordered)
+        manifest = Manifest.create(
+            self._schema,
+            self._rule,
+            self.source,
+            ordered,
+            created_by=f"hep_ray {importlib.metadata.version('hep-ray')}",
+            sparse=sparse,
+        )
+        (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
+        return manifest
+
+    def _stretches(self, split: Split, runs: tuple[Run, ...], sparse: tuple[str, ...]) -> Iterator[Stretch]:
+        if not runs:
+            return
+        keys = np.concatenate([run.keys() for run in runs])
+        labels = np.concatenate([run.labels() for run in runs])
+        order = np.argsort(keys, kind="stable")
+        keys, labels = keys[order], labels[order]
+        first = np.concatenate([[True], keys[1:] != keys[:-1]])
+        repeated, refused = self._repetitions(keys, labels, first, runs)
+        keep = first & ~np.isin(keys, np.array(refused, dtype=np.uint64))
+        last_keys = self._last_keys(keys, labels, keep) if self._balance else ()
+        if last_keys:
+            keep &= keys <= np.array(last_keys, dtype=np.uint64)[labels]
+        kept = keys[keep]
+        starts = range(0, len(kept), SHARDS_AT_A_TIME * self._rows_per_shard)
+        bounds = [0, *(int(kept[start]) for start in starts[1:]), 2**64]
+        for number, (low, high) in enumerate(itertools.pairwise(bounds) if len(kept) else ()):
+            yield Stretch(
+                folder=self.folder,
+                schema=self._schema,
+                split=split,
+                runs=runs,
+                low=low,
+                high=high,
+                first=number * SHARDS_AT_A_TIME,
+                rows_per_shard=self._rows_per_shard,
+                last_keys=last_keys,
+                repeated=frozenset(repeated),
+                refused=frozenset(refused),
+                sparse=sparse,
+            )
+
+    def _repetitions(
+        self,
+        keys: npt.NDArray[np.uint64],
+        labels: npt.NDArray[np.int64],
+        first: npt.NDArray[np.bool_],
+        runs: tuple[Run, ...],
+    ) -> tuple[list[int], list[int]]:
+        """Keys that come more than once, and among them those of events in different classes."""
+        repeated = np.unique(keys[~first])
+        if not len(repeated):
+            return [], []
+        if not self._drop_repeated:
+            key = int(repeated[0])
+            event_id = next(merged(runs, self._schema, key))[0][EVENT_ID][0]
+            raise InvalidEvents(f"an event id is used once in a dataset; '{event_id}' is there twice")
+        change = ~first & (labels != np.concatenate([labels[:1], labels[:-1]]))
+        return repeated.tolist(), np.unique(keys[change]).tolist()
+
+    def _last_keys(
+        self, keys: npt.NDArray[np.uint64], labels: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_]
+    ) -> tuple[int, ...]:
+        of_class = [keys[keep & (labels == label)] for label in range(len(self._schema.classes))]
+        rarest = min(map(len, of_class))
+        return tuple(int(class_keys[rarest - 1]) if rarest else 0 for class_keys in of_class)
+
+    def _refuse_absent_classes(self, runs: list[Run]) -> None:
+        counts = np.zeros(len(self._schema.classes), dtype=np.int64)
+        for run in runs:
+            counts += np.bincount(run.labels(), minlength=len(counts))
+        if not counts.all():
+            named = dict(zip(self._schema.classes, counts.tolist(), strict=True))
+            raise InvalidEvents(f"every class of a dataset has events; got {named}")
+
+    def _refuse_empty_splits(self, shards: list[Shard]) -> None:
+        for split in SPLITS:
+            if self._rule.fraction(split) > 0 and not any(shard.split == split for shard in shards):
+                raise InvalidEvents(
+                    f"every split with a fraction above 0 gets events; '{split}' "
+                    f"({self._rule.fraction(split)}) got none of {sum(shard.rows for shard in shards)}"
+                )

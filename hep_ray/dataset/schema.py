@@ -1,0 +1,426 @@
+"""One measured quantity of an event, in numpy and in Arrow.
+
+Shape suffixes: N events, H and W the pixels of an image (axis 0 phi, axis 1 eta), C its channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, field_validator, model_validator
+
+from hep_ray.config import Config
+from hep_ray.dataset.sparse import SparseType, Values, index_dtype
+from hep_ray.errors import InvalidEvents, InvalidSchema
+
+EVENT_ID = "event_id"
+LABEL = "label"
+RESERVED = (EVENT_ID, LABEL, "split")
+DTYPES = (
+    *("float16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
+
+IMAGE_AXES = 2
+LEAST_SIZE = 64
+"""Values of an event below which a column is stored whole."""
+MOST_SHARE = 0.25
+"""Of a column's size that its values without the zeros, and their indices, take at most: 17 % of float32 values."""
+
+_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Arrays = dict[str, npt.NDArray[Any]]
+"""Events as numpy: one array of N rows per column, beside `event_id` and `label`."""
+
+
+def legal_name(field: str) -> str:
+    """The name of a column for a field of any name, such as `MissingET_MET` for `MissingET.MET`.
+
+    Other marks than letters, digits and underscores become underscores, none of them at an end; empty where nothing is
+    left.
+    """
+    if _COLUMN_NAME.fullmatch(field):
+        return field
+    name = re.sub("[^A-Za-z0-9_]+", "_", field).strip("_")
+    return f"_{name}" if name[:1].isdigit() else name
+
+
+class Column(Config):
+    """One measured quantity of an event.
+
+    Attributes:
+        name: an identifier; `event_id`, `label` and `split` are reserved.
+        shape: of one event's value, `()` for a scalar, `(H, W, C)` for an image.
+        dtype: numpy name of a number type, such as `float32`.
+        unit: unit of the values, such as `GeV`; empty when they have none.
+        elements: names along the last axis, such as the channels of an image or the features of a vector;
+            empty when they have none.
+        element_units: a unit for each element, where they differ; otherwise empty.
+        axes: names of the first two axes of an image: `phi` and `eta` in their order, or `delta_phi` and `delta_eta`
+            in a window around a jet or a candidate, or others; empty where nobody said, which is drawn as φ, η and
+            neither turned nor reflected. A column of rank 2 is an image if it names them.
+
+    Raises:
+        InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    unit: str = ""
+    elements: tuple[str, ...] = ()
+    element_units: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _sound(self) -> Column:
+        if not _COLUMN_NAME.fullmatch(self.name):
+            raise InvalidSchema(
+                f"a column name is letters, digits and underscores; got '{self.name}': give the column another name, "
+                f"such as '{legal_name(self.name) or 'x'}', with `sources = [\"{self.name}\"]`"
+            )
+        if self.name in RESERVED:
+            raise InvalidSchema(
+                f"the names {', '.join(RESERVED)} are reserved; a column is named '{self.name}'"
+            )
+        if any(size < 1 for size in self.shape):
+            raise InvalidSchema(f"every axis of a column is at least 1 long; '{self.name}' has {self.shape}")
+        if self.dtype not in DTYPES:
+            raise InvalidSchema(
+                f"a column's dtype is one of {', '.join(DTYPES)}; '{self.name}' has '{self.dtype}'"
+            )
+        if self.axes and (len(self.axes) != IMAGE_AXES or len(self.shape) < IMAGE_AXES):
+            raise InvalidSchema(
+                f"axes are the names of the first {IMAGE_AXES} axes of an image; '{self.name}' of shape "
+                f"{self.shape} has {list(self.axes)}"
+            )
+        if len(set(self.axes)) < len(self.axes):
+            raise InvalidSchema(f"axes have distinct names; '{self.name}' has {list(self.axes)}")
+        self._check_elements()
+        return self
+
+    def _check_elements(self) -> None:
+        length = self.shape[-1] if self.shape else 0
+        if self.elements and (len(self.elements) != length or len(set(self.elements)) < length):
+            raise InvalidSchema(
+                f"elements are distinct names, one for each of the {length} places of a column's last axis; "
+                f"'{self.name}' has {list(self.elements)}"
+            )
+        for element in self.elements:
+            if not _COLUMN_NAME.fullmatch(element):
+                raise InvalidSchema(
+                    f"an element name is letters, digits and underscores; got '{element}': name them by `elements`"
+                )
+        if self.element_units and len(self.element_units) != len(self.elements):
+            raise InvalidSchema(
+                f"there is one unit for each of the {len(self.elements)} elements of '{self.name}'; "
+                f"got {list(self.element_units)}"
+            )
+
+    @property
+    def grid(self) -> tuple[str, ...]:
+        """The axes without what a statement of them adds: of a window as of the detector, `phi` and `eta` as none.
+
+        Two columns that differ in nothing else hold the same values.
+        """
+        grid = tuple(axis.removeprefix("delta_") for axis in self.axes)
+        return () if grid == ("phi", "eta") else grid
+
+    def unit_of(self, element: str) -> str:
+        """The unit of one element: its own where the elements' units differ, else the column's."""
+        return self.element_units[self.elements.index(element)] if self.element_units else self.unit
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a shard says about the column beside its type."""
+        return {
+            "unit": self.unit,
+            **({"elements": ",".join(self.elements)} if self.elements else {}),
+            **({"element_units": ",".join(self.element_units)} if self.element_units else {}),
+            **({"axes": ",".join(self.axes)} if self.axes else {}),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Size of one event's value."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Arrow's type: a plain number, or the canonical fixed-shape tensor."""
+        value_type = pa.from_numpy_dtype(np.dtype(self.dtype))
+        return pa.fixed_shape_tensor(value_type, self.shape) if self.shape else value_type
+
+    @property
+    def sparse_type(self) -> SparseType:
+        """Arrow's type where zeros are left out; of a column with a shape."""
+        return SparseType(pa.from_numpy_dtype(np.dtype(self.dtype)), self.shape)
+
+    def pays_sparse(self, filled: float) -> bool:
+        """Return whether to leave out the zeros of a column that has so many other values per event."""
+        size, item = int(np.prod(self.shape)), np.dtype(self.dtype).itemsize
+        return size >= LEAST_SIZE and filled * (item + index_dtype(size).itemsize) <= MOST_SHARE * size * item
+
+    def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
+        """Values of shape (N, *shape) as an Arrow array of N rows."""
+        if not self.shape:
+            return pa.array(values)
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(self.shape)))
+        return pa.ExtensionArray.from_storage(self.arrow_type, storage)
+
+    def compact(self, values: pa.Array) -> Values:
+        """Values of N rows (N, *shape), without their zeros where they are stored so."""
+        if isinstance(values.type, SparseType):
+            return values.type.decode(values)
+        flat = values.storage.flatten() if self.shape else values
+        array: npt.NDArray[Any] = flat.to_numpy()
+        return array.reshape(len(values), *self.shape)
+
+    def to_numpy(self, values: pa.Array) -> npt.NDArray[Any]:
+        """Values of N rows as an array (N, *shape), however they are stored."""
+        return np.asarray(self.compact(values))
+
+    def checked(self, values: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The same values, once they are known to have this column's dtype and shape and to be finite.
+
+        Raises:
+            InvalidEvents: they are not; the message names the column and the first event.
+        """
+        if values.dtype != np.dtype(self.dtype) or values.shape != (len(event_ids), *self.shape):
+            raise InvalidEvents(
+                f"column '{self.name}' is {self.dtype} of shape {(len(event_ids), *self.shape)}; "
+                f"got {values.dtype} of shape {values.shape}"
+            )
+        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+        if not finite.all():
+            row = int(finite.argmin())
+            raise InvalidEvents(
+                f"values are finite numbers; column '{self.name}' of event '{event_ids[row]}' "
+                f"(and {int((~finite).sum()) - 1} more) holds NaN or infinity"
+            )
+        return values
+
+
+_CLASS_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+
+
+class EventSchema(Config):
+    """Columns and classes of a dataset.
+
+    Attributes:
+        task: name of the classification task, such as `mbh_sph`.
+        columns: at least one, with distinct names.
+        classes: two or more distinct names of letters, digits, `_`, `+` and `-`; a label indexes them.
+        class_meaning: class name → one sentence for people; may leave classes out.
+        signal: the class counted as signal in efficiencies and rejections; the last one unless given.
+        weight: the scalar column of sample weights (at least 0), if there is one; no model sees it.
+        group: the scalar integer column that divides the events, such as into regions of |eta|, if there is
+            one; no model sees it.
+
+    Raises:
+        InvalidSchema: one of these rules is broken.
+    """
+
+    task: str
+    columns: tuple[Column, ...]
+    classes: tuple[str, ...]
+    class_meaning: dict[str, str] = Field(default_factory=dict)
+    signal: str = Field(default_factory=lambda fields: fields["classes"][-1])
+    weight: str | None = None
+    group: str | None = None
+
+    @field_validator("columns")
+    @classmethod
+    def _distinct_columns(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        names = [column.name for column in columns]
+        if not names or len(set(names)) < len(names):
+            raise InvalidSchema(f"a schema has one or more columns with distinct names; got {names}")
+        return columns
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(classes) < 2 or len(set(classes)) < len(classes):  # noqa: PLR2004
+            raise InvalidSchema(f"a schema has two or more distinct classes; got {list(classes)}")
+        for name in classes:
+            if not _CLASS_NAME.fullmatch(name):
+                raise InvalidSchema(f"a class name is letters, digits, '_', '+' and '-'; got '{name}'")
+        return classes
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> EventSchema:
+        for name in (self.signal, *self.class_meaning):
+            if name not in self.classes:
+                raise InvalidSchema(f"signal and class_meaning name classes {self.classes}; got '{name}'")
+        return self
+
+    @model_validator(mode="after")
+    def _known_roles(self) -> EventSchema:
+        for role, kinds in (("weight", "f"), ("group", "iu")):
+            name = getattr(self, role)
+            if name is None:
+                continue
+            column = self.column(name)
+            if column.shape or np.dtype(column.dtype).kind not in kinds:
+                kind = {"f": "floating-point", "iu": "integer"}[kinds]
+                raise InvalidSchema(
+                    f"the {role} is a scalar {kind} column; '{name}' is {column.dtype} of shape {column.shape}"
+                )
+        if not self.inputs:
+            raise InvalidSchema("a schema has a column that models may read, beside the weight and the group")
+        return self
+
+    @property
+    def inputs(self) -> tuple[Column, ...]:
+        """The columns that a model may read: all but the weight and the group."""
+        return tuple(column for column in self.columns if column.name not in {self.weight, self.group})
+
+    @property
+    def signal_index(self) -> int:
+        """The label of the signal class."""
+        return self.classes.index(self.signal)
+
+    def column(self, name: str) -> Column:
+        """The column of that name.
+
+        Raises:
+            InvalidSchema: there is none.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        known = ", ".join(column.name for column in self.columns)
+        raise InvalidSchema(f"a column must be in the schema ({known}); got '{name}'")
+
+    def quantities(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """What an expression over events may name: the columns, and the named elements of columns.
+
+        An element whose name is that of a column, or of an earlier element, is hidden by it.
+        """
+        elements = {
+            element: arrays[column.name][..., place]
+            for column in reversed(self.columns)
+            for place, element in enumerate(column.elements)
+        }
+        return elements | {column.name: arrays[column.name] for column in self.columns}
+
+    def arrow(self, sparse: Collection[str] = ()) -> pa.Schema:
+        """The schema of every shard: `event_id`, `label`, then the columns, units as field metadata.
+
+        Args:
+            sparse: columns that are stored without their zeros.
+        """
+        return pa.schema(
+            [
+                pa.field(EVENT_ID, pa.string(), nullable=False),
+                pa.field(LABEL, pa.int64(), nullable=False),
+                *(
+                    pa.field(
+                        column.name,
+                        column.sparse_type if column.name in sparse else column.arrow_type,
+                        nullable=False,
+                        metadata=column.metadata,
+                    )
+                    for column in self.columns
+                ),
+            ]
+        )
+
+    def encode(self, arrays: Mapping[str, npt.NDArray[Any]], sparse: Collection[str] = ()) -> pa.RecordBatch:
+        """Numpy events, already `checked`, as an Arrow record batch."""
+        return pa.record_batch(
+            [
+                pa.array(arrays[EVENT_ID], pa.string()),
+                pa.array(arrays[LABEL]),
+                *(
+                    (column.sparse_type.encode if column.name in sparse else column.to_arrow)(
+                        arrays[column.name]
+                    )
+                    for column in self.columns
+                ),
+            ],
+            schema=self.arrow(sparse),
+        )
+
+    def decode(self, batch: pa.RecordBatch) -> Arrays:
+        """An Arrow record batch as numpy: `event_id` (N,) objects, `label` (N,) int64, columns (N, *shape).
+
+        Raises:
+            InvalidEvents: a column is absent, of another type, or holds nulls.
+        """
+        arrays: Arrays = {}
+        for field in self.arrow():
+            if field.name not in batch.schema.names:
+                raise InvalidEvents(f"every event has the column '{field.name}'; got {batch.schema.names}")
+            values = batch.column(field.name)
+            known = (
+                field.type,
+                *(column.sparse_type for column in self.columns if column.name == field.name),
+            )
+            if values.type not in known or values.null_count:
+                raise InvalidEvents(
+                    f"column '{field.name}' is {field.type} without nulls; "
+                    f"got {values.type} with {values.null_count} nulls"
+                )
+            if field.name == EVENT_ID:
+                arrays[EVENT_ID] = np.array(values.to_pylist(), dtype=object)
+            elif field.name == LABEL:
+                arrays[LABEL] = values.to_numpy()
+            else:
+                arrays[field.name] = self.column(field.name).to_numpy(values)
+        return arrays
+
+    def checked(self, arrays: Mapping[str, Any]) -> Arrays:
+        """The same events, once they are known to obey the schema.
+
+        Args:
+            arrays: `event_id` (N,) strings, `label` (N,) integers, and every column (N, *shape) in its dtype.
+
+        Raises:
+            InvalidEvents: a column is missing or unknown; a shape, dtype or length differs; a label is
+                outside the classes; a value is NaN or infinite. The message names the first event.
+        """
+        expected = [EVENT_ID, LABEL, *(column.name for column in self.columns)]
+        if set(arrays) != set(expected):
+            raise InvalidEvents(f"events have exactly the columns {expected}; got {sorted(arrays)}")
+        event_ids = np.asarray(arrays[EVENT_ID], dtype=object)
+        for row, event_id in enumerate(event_ids):
+            if not isinstance(event_id, str) or not event_id:
+                raise InvalidEvents(f"an event id is a string that is not empty; row {row} has {event_id!r}")
+        columns = {
+            column.name: column.checked(np.asarray(arrays[column.name]), event_ids) for column in self.columns
+        }
+        if self.weight is not None and (negative := columns[self.weight] < 0).any():
+            row = int(negative.argmax())
+            raise InvalidEvents(
+                f"a sample weight is at least 0; '{self.weight}' of event '{event_ids[row]}' is "
+                f'{columns[self.weight][row]}: train on its size by `expression = "abs({self.weight})"` for a '
+                f"column of another name in a schema file, or leave such events out by --select "
+                f'"{self.weight} > 0"'
+            )
+        return {
+            EVENT_ID: event_ids,
+            LABEL: self._checked_labels(np.asarray(arrays[LABEL]), event_ids),
+            **columns,
+        }
+
+    def _checked_labels(self, labels: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        if labels.shape != event_ids.shape or labels.dtype.kind not in "iu":
+            raise InvalidEvents(
+                f"labels are one integer for each of {len(event_ids)} events; "
+                f"got {labels.dtype} {labels.shape}"
+            )
+        outside = (labels < 0) | (labels >= len(self.classes))
+        if outside.any():
+            row = int(outside.argmax())
+            raise InvalidEvents(
+                f"a label is an index into the {len(self.classes)} classes ({', '.join(self.classes)}); "
+                f"event '{event_ids[row]}' has {labels[row]}"
+            )
+        return labels.astype(np.int64, copy=False)

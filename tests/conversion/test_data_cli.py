@@ -1,0 +1,111 @@
+"""`hep-ray data`: what a person and a program see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from hep_ray.conversion.cli import app
+from hep_ray.dataset.manifest import Manifest
+from hep_ray.errors import InvalidConfig
+
+
+@pytest.mark.parametrize(
+    ("pixels", "step"), [(26, "python searches/cnn_loss.py --data"), (4, "hep-ray data show")]
+)
+def test_convert_ends_with_a_table_and_the_next_command(pixels: int, step: str, tmp_path: Path) -> None:
+    for offset, name in enumerate(("a", "b")):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            for number in range(40):
+                file[f"e{number}/data"] = np.full((pixels, pixels, 3), number + offset / 2, dtype=np.float32)
+    out = tmp_path / "d"
+    arguments = ["convert", str(tmp_path / "a.h5"), str(tmp_path / "b.h5"), "--reader", "hvl"]
+    result = CliRunner().invoke(app, [*arguments, "--classes", "bg,sig", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert f"{step} {out}" in result.stdout
+    assert (out / "manifest.json").is_file()
+
+
+def test_check_prints_json_and_exits_by_what_it_found(make_dataset: Callable[..., Path]) -> None:
+    folder = make_dataset(60)
+    sound = CliRunner().invoke(app, ["check", str(folder), "--json"])
+    assert sound.exit_code == 0
+    assert json.loads(sound.stdout)["problems"] == []
+    (folder / "train-00000.parquet").unlink()
+    spoilt = CliRunner().invoke(app, ["check", str(folder), "--json"])
+    assert spoilt.exit_code == 1
+    assert json.loads(spoilt.stdout)["problems"] == ["train-00000.parquet is missing"]
+    readable = CliRunner().invoke(app, ["check", str(folder)])
+    assert readable.exit_code == 1
+    assert "problem: train-00000.parquet is missing" in readable.stdout
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "reader",
+        "columns",
+        "label",
+        "label-values",
+        "weight",
+        "select",
+        "train-where",
+        "task",
+        "signal",
+        "schema",
+    ],
+)
+def test_a_flag_without_a_word_is_refused(flag: str, tmp_path: Path) -> None:
+    """As by a variable of the shell that is not set: --select "$CUT" would keep everything."""
+    (tmp_path / "e.csv").write_text("x,label\n" + "1,0\n2,1\n" * 20)
+    words = ["convert", str(tmp_path / "e.csv"), "--reader", "text", "--label", "label", "--classes", "a,b"]
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d"), f"--{flag}", " "])
+    assert isinstance(result.exception, InvalidConfig)
+    assert f"--{flag} got ' ': leave it out" in str(result.exception)
+
+
+def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> None:
+    """Class c had label 2 and has 0, a had 0 and has 1; an event keeps its id and its value, 10 times its old label."""
+    rows = [f"{10 * (row % 3)},{row % 3}" for row in range(300)]
+    (tmp_path / "e.csv").write_text("\n".join(["x,label", *rows]) + "\n")
+
+    def convert(*words: str) -> object:
+        return CliRunner().invoke(app, ["convert", *words]).exception
+
+    whole, part = str(tmp_path / "whole"), tmp_path / "part"
+    text = [str(tmp_path / "e.csv"), "--reader", "text", "--label", "label", "--classes", "a,b,c"]
+    assert convert(*text, "--task", "three", "--out", whole) is None
+    again = [whole, "--reader", "parquet", "--out", str(part)]
+    assert (
+        convert(*again, "--classes", "c,a", "--task", "two", "--signal", "c", "--select", "x < 15 or x > 15")
+        is None
+    )
+
+    manifest = Manifest.load(part)
+    schema = manifest.event_schema
+    assert (schema.task, schema.classes, schema.signal) == ("two", ("c", "a"), "c")
+    assert manifest.class_counts() == {"c": 100, "a": 100}
+    made, before = (
+        pa.concat_tables([pq.read_table(file) for file in sorted(Path(folder).glob("*.parquet"))]).to_pylist()
+        for folder in (part, whole)
+    )
+    assert {(row["label"], row["x"]) for row in made} == {(0, 20.0), (1, 0.0)}
+    assert {row["event_id"] for row in made} == {row["event_id"] for row in before if row["x"] != 10}
+    for words, what in (
+        (["--classes", "c,d"], "names d: choose"),
+        (["--classes", "c"], "chooses c alone"),
+        (["--label", "x"], "cannot be stated"),
+        (["--missing", "0"], "has every value"),
+        (["--columns", "y"], "chooses among x"),
+    ):
+        fault = convert(whole, "--reader", "parquet", "--out", str(tmp_path / "no"), *words)
+        assert isinstance(fault, InvalidConfig)
+        assert what in str(fault)

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from hep_ray.conversion import cli
+from hep_ray.dataset.schema import Column, EventSchema
+
+
+def schema(task, shape=(50, 50, 3), column="image"):
+    return EventSchema(task=task, columns=(Column(name=column, shape=shape),), classes=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("given", "script"),
+    [
+        (schema("jet_images", (25, 25, 1)), "searches/jet_images.py"),
+        (schema("mbh_sph"), "searches/cnn_loss.py"),
+        (schema("electron_id", (7, 11, 6)), "searches/electron_id.py"),
+        (schema("mine"), "searches/cnn_loss.py"),
+        (schema("mine", (7, 11, 6)), None),
+        (schema("mine", (18,), "features"), None),
+    ],
+)
+def test_the_search_that_is_meant_for_the_task_comes_first(given, script, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+    assert cli.suggested_search(given) == script
+
+
+def test_without_scripts_there_is_nothing_to_suggest(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "SCRIPTS", (tmp_path / "absent",))
+
+    assert cli.suggested_search(schema("mbh_sph")) is None
