@@ -33,9 +33,9 @@ from rich.progress import track
 from hep_ray import Choice, Preset, Search, Space
 from hep_ray.search.definition import Sampler
 from hep_ray.search.optuna_search import OptunaSearcher
-from hep_ray.search.parameters import Value
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.scheduler import build_scheduler
+from hep_ray.search.space import Value
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
 

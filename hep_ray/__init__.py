@@ -6,6 +6,7 @@ Importing this package loads neither Ray nor torch; each name below loads what i
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,17 +16,16 @@ if TYPE_CHECKING:
     from hep_ray.search.cli import main
     from hep_ray.search.definition import Preset, Search, StudyTable
     from hep_ray.search.options import SearchOptions
-    from hep_ray.search.parameters import By, Choice, Integer, LogUniform, Uniform
     from hep_ray.search.plan import prepare
     from hep_ray.search.run import run_search
-    from hep_ray.search.space import Space
+    from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
 
 __all__ = [
-    "By",
     "Choice",
     "Dataset",
     "Integer",
     "LogUniform",
+    "Mapped",
     "Preset",
     "Search",
     "SearchOptions",
@@ -46,11 +46,11 @@ _HOME = {
     "main": "hep_ray.search.cli",
     "Preset": "hep_ray.search.definition",
     "Search": "hep_ray.search.definition",
-    "By": "hep_ray.search.parameters",
-    "Choice": "hep_ray.search.parameters",
-    "Integer": "hep_ray.search.parameters",
-    "LogUniform": "hep_ray.search.parameters",
-    "Uniform": "hep_ray.search.parameters",
+    "Choice": "hep_ray.search.space",
+    "Integer": "hep_ray.search.space",
+    "LogUniform": "hep_ray.search.space",
+    "Mapped": "hep_ray.search.space",
+    "Uniform": "hep_ray.search.space",
     "SearchOptions": "hep_ray.search.options",
     "prepare": "hep_ray.search.plan",
     "run_search": "hep_ray.search.run",
@@ -58,9 +58,14 @@ _HOME = {
     "StudyTable": "hep_ray.search.definition",
 }
 """Public name → the module it lives in."""
+_FORMER = {"By": "Mapped"}
+"""Former public name → what it is called now."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        warnings.warn(f"{name} is now called {_FORMER[name]}", DeprecationWarning, stacklevel=2)
+        name = _FORMER[name]
     if name not in _HOME:
         raise AttributeError(f"module 'hep_ray' has no attribute '{name}'; it has: {', '.join(__all__)}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -5,7 +5,7 @@ squared error, ReLU or SELU. `published` is their grid for 200 epochs, `publishe
 Keras' defaults and batches of 32, since theirs are not known to us. Energies enter as log1p(E / 1 GeV).
 """
 
-from hep_ray import By, Choice, LogUniform, Preset, Search, Space, StudyTable, Uniform, main
+from hep_ray import Choice, LogUniform, Mapped, Preset, Search, Space, StudyTable, Uniform, main
 
 published = Space(
     model="object_cnn",
@@ -14,7 +14,7 @@ published = Space(
     input_transform="log1p",
     loss=Choice("cross_entropy", "mse"),
     optimizer=Choice("rmsprop", "sgd", "adam"),
-    learning_rate=By("optimizer", {"rmsprop": 0.001, "sgd": 0.01, "adam": 0.001}),
+    learning_rate=Mapped("optimizer", {"rmsprop": 0.001, "sgd": 0.01, "adam": 0.001}),
     batch_size=32,
 )
 smoke = published.replace(wide=False, activation="relu")

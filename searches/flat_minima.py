@@ -11,7 +11,7 @@ is made from that of `electron_id`:
 epochs and batch size are ours. SWA is Adam whose weights are averaged over the last quarter of the epochs.
 """
 
-from hep_ray import By, Choice, LogUniform, Preset, Search, Space, StudyTable, main
+from hep_ray import Choice, LogUniform, Mapped, Preset, Search, Space, StudyTable, main
 
 OPTIMIZERS = ("adam", "entropy_sgd", "replicated_sgd")
 
@@ -23,7 +23,7 @@ published = Space(
     loss="cross_entropy",
     optimizer=Choice(*OPTIMIZERS),
     swa_start=Choice(1.0, 0.75).when(optimizer="adam"),
-    learning_rate=By("optimizer", {"adam": 0.001, "entropy_sgd": 0.05, "replicated_sgd": 0.05}),
+    learning_rate=Mapped("optimizer", {"adam": 0.001, "entropy_sgd": 0.05, "replicated_sgd": 0.05}),
     inner_steps=Choice(5).when(optimizer="entropy_sgd"),
     weight_decay=1e-7,
     decay_norms_and_biases=True,

@@ -26,7 +26,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import load_resident
-from hep_ray.search.parameters import Value
+from hep_ray.search.space import Value
 from hep_ray.simulate.run import simulate
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
@@ -91,7 +91,7 @@ def main() -> None:
         "validation_events": {name: int(count) for name, count in zip(schema.classes, counts, strict=True)},
         "metric": METRIC,
         "versions": {name: version(name) for name in ("hep_ray", "torch", "pythia8mc")},
-        "space": SPACE.describe(),
+        "space": {name: str(parameter) for name, parameter in SPACE.parameters.items()},
     }
     options.out.with_suffix(".json").write_text(json.dumps(made, indent=1) + "\n")
     header = [*VARIED, "cpu_seconds", *(f"epoch_{epoch}" for epoch in range(1, EPOCHS + 1))]

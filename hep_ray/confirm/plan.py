@@ -340,7 +340,7 @@ class ConfirmPlan:
             "scheduler": "none",
             "seed": self.seeds[0],
             "workers_per_trial": self.started.workers_per_trial,
-            "space": {name: params for name, _, params in self.contenders},
+            "contenders": {name: params for name, _, params in self.contenders},
         }
 
 

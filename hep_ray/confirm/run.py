@@ -152,7 +152,7 @@ def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
     recorded = {key: getattr(started, key) for key in plan.identity}
     recorded["confirms"] = started.provenance["confirms"]
     names = {
-        "space": "the contenders",
+        "contenders": "the contenders",
         "sampler": "the seeds",
         "seed": "the first seed",
         "confirms": "the search",

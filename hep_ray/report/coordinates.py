@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,11 +12,10 @@ from hep_ray.metrics.roc import Floats
 from hep_ray.report.material import Material
 from hep_ray.search.leaderboard import number
 from hep_ray.search.state import TrialState
+from hep_ray.tracking.records import RecordedParameter
 
 FEW_VALUES = 6
 """Different numbers up to which an axis shows each by name."""
-LOGARITHMIC = "(log)"
-"""How a journal marks a range that is drawn uniformly in its logarithm."""
 ABSENT = -0.14
 """Place of trials that do not have the parameter."""
 
@@ -65,18 +63,18 @@ class Coordinate:
         return [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
 
 
-def coordinate(name: str, trials: Sequence[TrialState], space: dict[str, Any]) -> Coordinate:
+def coordinate(name: str, trials: Sequence[TrialState], space: Mapping[str, RecordedParameter]) -> Coordinate:
     """One parameter of these trials.
 
     Args:
         name: of the parameter; at least one trial has it.
         trials: (N,)
-        space: parameter → its range in words, as the journal has it.
+        space: what was searched.
     """
     found = [trial.started.params.get(name) for trial in trials]
     present = {value for value in found if value is not None}
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
-    log = LOGARITHMIC in str(space.get(name, "")) and numeric
+    log = numeric and name in space and space[name].is_log
     if numeric and (log or len(present) > FEW_VALUES):
         values = np.array([math.nan if value is None else float(value) for value in found])
         return Coordinate(name, values, (), log)

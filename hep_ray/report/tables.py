@@ -237,10 +237,10 @@ def provenance(material: Material) -> str:
         "started": datetime.fromtimestamp(started.time, UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "dataset fingerprint": started.dataset_fingerprint,
         "sampler": started.sampler,
-        "early stopping": started.scheduler,
+        "early stopping": started.stopping,
         "seed": str(started.seed),
         "ranks by": f"{started.mode} {started.metric}" + (f", min {started.cost}" if started.cost else ""),
-        **{f"space: {name}": str(words) for name, words in started.space.items()},
+        **{f"space: {name}": str(one) for name, one in started.space.items()},
         **{
             key.replace("version_", "version of ").replace("_", " "): value
             for key, value in started.provenance.items()

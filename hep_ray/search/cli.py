@@ -31,7 +31,6 @@ DEFAULTS: dict[str, Any] = {
     "workers_per_trial": 1,
     "epoch_timeout": 21600.0,
     "cache": "auto",
-    "stopping": "",
 }
 """Of the flags that --resume takes from the search it goes on with."""
 SHOWN = 5
@@ -171,7 +170,7 @@ def build_app(search: Search) -> typer.Typer:
             "epoch_timeout": epoch_timeout,
             "cache": cache,
             "memory_budget": memory_budget,
-            "stopping": None,
+            "grace_epochs": None,
         }
         chosen = _complete(given, _recorded(storage / search.name) if resume else {}, search)
         options = SearchOptions(
@@ -215,7 +214,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
         return {}
     stated = started.options.get("tracking_uri") is not None
     uri = recorded_uri(folder, started) if stated else None
-    return {**started.options, "tracking_uri": uri, "stopping": started.scheduler}
+    return {**started.options, "tracking_uri": uri, "grace_epochs": started.grace_epochs}
 
 
 def _check_resume(folder: Path, *, resume: bool, accept_changed_code: bool) -> None:
@@ -242,7 +241,7 @@ def _print_plan(plan: SearchPlan, console: Console) -> None:
     table.add_row(
         "[bold]data[/]", f"{plan.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
     )
-    for index, (name, text) in enumerate(plan.space.describe().items()):
+    for index, (name, text) in enumerate(plan.space.parameters.items()):
         table.add_row("[bold]space[/]" if index == 0 else "", f"{name}: {text}")
     for plugin in plan.plugins:
         table.add_row("[bold]own code[/]", f"{plugin.path}: {', '.join(plugin.registers)}")

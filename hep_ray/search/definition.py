@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.registry import check_name
 from hep_ray.search.space import Space
+from hep_ray.tracking.records import stopping_words
 
 Sampler = Literal["tpe", "random", "grid"]
 Scheduler = Literal["asha", "none"]
@@ -78,16 +79,21 @@ class Preset:
         return self.epochs if self.scheduler == "none" else min(stated, self.epochs)
 
     @property
-    def stopping(self) -> str:
-        """The scheduler in words, as the journal records it."""
+    def early_stopping(self) -> dict[str, Any]:
+        """Scheduler, grace and reduction factor, as the journal records them."""
         if self.scheduler == "none":
-            return "none"
-        return f"asha, grace {self.grace_epochs or self.grace}, factor {self.reduction_factor}"
+            return {"scheduler": "none", "grace_epochs": None, "reduction_factor": None}
+        grace = self.grace_epochs or self.grace
+        return {"scheduler": "asha", "grace_epochs": grace, "reduction_factor": self.reduction_factor}
 
-    def as_recorded(self, stopping: str) -> Preset:
-        """The same preset, with the grace of a search that goes on, where the preset leaves it open."""
-        words = re.fullmatch(r"asha, grace (\d+), factor \d+", stopping)
-        return self if self.grace_epochs or words is None else replace(self, grace_epochs=int(words[1]))
+    @property
+    def stopping(self) -> str:
+        """What stops trials early, in words."""
+        return stopping_words(**self.early_stopping)
+
+    def with_recorded_grace(self, grace_epochs: int | None) -> Preset:
+        """Return the preset with the grace of a search that is resumed, where the preset leaves it open."""
+        return self if self.grace_epochs or grace_epochs is None else replace(self, grace_epochs=grace_epochs)
 
 
 @dataclass(frozen=True)

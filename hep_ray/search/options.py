@@ -34,7 +34,7 @@ class SearchOptions:
         epoch_timeout: seconds that an epoch may take before its trial is ended.
         cache: `resident` loads events into memory, `streaming` reads them in every epoch, `auto` decides.
         memory_budget: GB of a node that the events may take; None is half of the smallest object store.
-        stopping: how the search that goes on stops trials, as recorded: a grace that the preset leaves open stays so.
+        grace_epochs: of the search that is resumed, which keeps it where the preset leaves it open.
         source: the search script.
         accept_changed_code: go on although files that register components have changed since the search began.
     """
@@ -53,7 +53,7 @@ class SearchOptions:
     epoch_timeout: float = EPOCH_TIMEOUT
     cache: Cache = "auto"
     memory_budget: float | None = None
-    stopping: str = ""
+    grace_epochs: int | None = None
     source: Path = Path()
     accept_changed_code: bool = False
 

@@ -83,10 +83,10 @@ class SearchPlan:
             "cost": self.search.cost,
             "epochs": preset.epochs,
             "sampler": preset.sampler,
-            "scheduler": preset.stopping,
+            **preset.early_stopping,
             "seed": self.given.seed,
             "workers_per_trial": self.given.workers_per_trial,
-            "space": self.space.describe(),
+            "space": self.space.to_json(),
             "references": [dict(params) for params in self.search.references],
         }
 
@@ -172,7 +172,7 @@ def _preset(search: Search, options: SearchOptions) -> Preset:
         raise UnknownName(
             f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets)}"
         )
-    preset = search.presets[options.preset].as_recorded(options.stopping)
+    preset = search.presets[options.preset].with_recorded_grace(options.grace_epochs)
     return dataclasses.replace(
         preset,
         trials=preset.trials if options.trials is None else options.trials,

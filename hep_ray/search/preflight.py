@@ -26,10 +26,9 @@ from hep_ray.loading.tensors import torch_dtype
 from hep_ray.plugins import Plugin
 from hep_ray.search.definition import Search
 from hep_ray.search.node_checks import check_every_node, check_plugins
-from hep_ray.search.parameters import By, Choice, Integer, Value
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
-from hep_ray.search.space import Space
+from hep_ray.search.space import Choice, Integer, Mapped, Space, Value
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import share
@@ -118,7 +117,7 @@ def check_shares(
     if workers == 1:
         return
     drawn = space.parameters.get("batch_size")
-    if drawn is not None and not isinstance(drawn, Choice | By):
+    if drawn is not None and not isinstance(drawn, Choice | Mapped):
         raise InvalidSpace(
             f"workers share batches of stated sizes; batch_size is {drawn}: make it a Choice of multiples of "
             "their number"
@@ -251,7 +250,7 @@ def _varied(space: Space) -> Iterator[dict[str, Any]]:
 
 def _values(space: Space, sample: Mapping[str, Value], key: str) -> Sequence[Value]:
     parameter = space.parameters[key]
-    if isinstance(parameter, By):
+    if isinstance(parameter, Mapped):
         return (sample[key],)
     if isinstance(parameter, Integer):
         return range(parameter.low, parameter.high + 1)

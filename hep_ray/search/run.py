@@ -139,15 +139,20 @@ def _opening(
     before, now = {key: getattr(state.started, key) for key in plan.identity}, plan.identity
     if state.started.stated is not None:
         before["baseline"], now["baseline"] = state.started.stated["baseline"], dict(plan.search.baseline)
-    for key, value in now.items():
-        recorded = before[key]
+    if changes := plan.space.changes_since(before.pop("space")):
+        raise CannotResume(
+            f"the search space has changed: {'; '.join(changes)}. A resumed search is the same search: state the space "
+            "as it was, or choose another --storage"
+        )
+    for key, recorded in before.items():
+        value = now[key]
         if recorded != value:
             raise CannotResume(
                 f"a resumed search is the same search; {key} was {recorded!r} and is now {value!r}: "
                 "resume with the flags it was started with, or choose another --storage"
             )
-    changes = (_changed_options(plan, state, state.started.options), _changed_code(plan, state))
-    return [record for record in changes if record is not None]
+    records = (_changed_options(plan, state, state.started.options), _changed_code(plan, state))
+    return [record for record in records if record is not None]
 
 
 def _changed_code(plan: SearchPlan, state: SearchState) -> CodeAccepted | None:

@@ -9,22 +9,26 @@
         learning_rate=LogUniform(1e-4, 1e-2),
     )
 
-A plain value is fixed. A conditional parameter exists only in trials where its condition holds; `By` makes a value
-follow from another parameter's. What belongs to
-training (loss, optimizer, learning rate, augmentation …) exists only in trials whose model is trained, not in those of
-a model that is fitted in one go, such as gradient boosting; that condition need not be written.
+A plain value is fixed. A conditional parameter exists only in trials where its condition holds; a `Mapped` value
+follows from that of another parameter. What belongs to training (loss, optimizer, learning rate, augmentation …)
+exists only in trials whose model is trained, not in those of a model that is fitted in one go, such as gradient
+boosting; that condition need not be written.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
+import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.models import MODELS
-from hep_ray.search.parameters import By, Choice, Parameter, Value
+from hep_ray.tracking.records import RecordedParameter
 from hep_ray.training.config import (
     REGISTRIES,
     TrainerConfig,
@@ -37,6 +41,209 @@ from hep_ray.training.config import (
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Base of every parameter: what it may be, and the condition under which it exists."""
+
+    condition: Mapping[str, tuple[Value, ...]] = field(default_factory=dict, kw_only=True)
+
+    def when(self, **condition: Value | tuple[Value, ...]) -> Self:
+        """Return the same parameter, present only where every named one has (one of) the given value(s)."""
+        given = {key: value if isinstance(value, tuple) else (value,) for key, value in condition.items()}
+        conditional = copy.copy(self)
+        object.__setattr__(conditional, "condition", {**self.condition, **given})
+        return conditional
+
+    def holds(self, chosen: Mapping[str, Value]) -> bool:
+        """Return whether the parameter exists beside these values."""
+        return all(chosen.get(key) in values for key, values in self.condition.items())
+
+    def corners(self) -> tuple[Value, ...]:
+        """Return values that, if the trainer takes them, tell that it takes all."""
+        raise NotImplementedError
+
+    def distribution(self) -> BaseDistribution:
+        """Return Optuna's distribution."""
+        raise NotImplementedError
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        raise NotImplementedError
+
+    def recorded(self) -> RecordedParameter:
+        """Return the parameter as the journal keeps it."""
+        from optuna.distributions import distribution_to_json
+
+        distribution = json.loads(distribution_to_json(self.distribution()))
+        return RecordedParameter(distribution=distribution, when=dict(self.condition))
+
+    def __str__(self) -> str:
+        return str(self.recorded())
+
+
+@dataclass(frozen=True, init=False)
+class Choice(Parameter):
+    """One of several values.
+
+    Raises:
+        InvalidSpace: no value, one twice, or one that is neither number, text nor bool.
+    """
+
+    values: tuple[Value, ...]
+
+    def __init__(self, *values: Value) -> None:
+        given: tuple[Any, ...] = values
+        for value in given:
+            if not isinstance(value, Value) or (isinstance(value, float) and not math.isfinite(value)):
+                raise InvalidSpace(
+                    f"invalid value in a Choice: {value!r}; a value is a finite number, a text or a bool"
+                )
+        if not values or len(set(values)) < len(values):
+            raise InvalidSpace(f"a Choice must hold at least one value, each once; got {values}")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "condition", {})
+
+    def corners(self) -> tuple[Value, ...]:
+        """Return every value."""
+        return self.values
+
+    def distribution(self) -> BaseDistribution:
+        """Return Optuna's categorical distribution."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        value = trial.suggest_categorical(name, self.values)
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True, init=False)
+class Mapped(Parameter):
+    """A value that follows from that of another parameter: in a protocol with a learning rate for each optimizer, say.
+
+        learning_rate=Mapped("optimizer", {"adam": 0.001, "sgd": 0.01})
+
+    It exists where the other has one of the values named; a sampler draws the other alone.
+
+    Raises:
+        InvalidSpace: no value is named.
+    """
+
+    other: str
+    values: Mapping[Value, Value]
+
+    def __init__(self, other: str, values: Mapping[Value, Value]) -> None:
+        if not values:
+            raise InvalidSpace(f"no values are mapped; name one for some value of '{other}'")
+        object.__setattr__(self, "other", other)
+        object.__setattr__(self, "values", dict(values))
+        object.__setattr__(self, "condition", {other: tuple(values)})
+
+    def corners(self) -> tuple[Value, ...]:
+        """Return every value, each once."""
+        return tuple(dict.fromkeys(self.values.values()))
+
+    def value(self, chosen: Mapping[str, Value]) -> Value:
+        """Return the value beside these."""
+        return self.values[chosen[self.other]]
+
+    def recorded(self) -> RecordedParameter:
+        """Return the parameter as the journal keeps it."""
+        return RecordedParameter(
+            follows=self.other, mapping=tuple(self.values.items()), when=dict(self.condition)
+        )
+
+
+@dataclass(frozen=True)
+class _Range(Parameter):
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise InvalidSpace(f"low must be below high, both finite; got low={self.low}, high={self.high}")
+
+    def corners(self) -> tuple[Value, ...]:
+        """Return both bounds."""
+        return (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Uniform(_Range):
+    """A real number, uniform between two bounds."""
+
+    def distribution(self) -> BaseDistribution:
+        """Return Optuna's distribution."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        return trial.suggest_float(name, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class LogUniform(_Range):
+    """A positive real number, uniform in its logarithm."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low <= 0:
+            raise InvalidSpace(f"the low end of a logarithmic range must be above 0; got low={self.low}")
+
+    def distribution(self) -> BaseDistribution:
+        """Return Optuna's distribution."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=True)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+
+@dataclass(frozen=True)
+class Integer(_Range):
+    """A whole number between two bounds, both included."""
+
+    low: int
+    high: int
+
+    def distribution(self) -> BaseDistribution:
+        """Return Optuna's distribution."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Draw a value through Optuna."""
+        return trial.suggest_int(name, self.low, self.high)
+
+
+def parameter_from(recorded: RecordedParameter) -> Parameter:
+    """Return the parameter that a record describes."""
+    from optuna.distributions import FloatDistribution, IntDistribution, json_to_distribution
+
+    made: Parameter
+    if recorded.follows is not None:
+        return Mapped(recorded.follows, dict(recorded.mapping)).when(**recorded.when)
+    found = json_to_distribution(json.dumps(recorded.distribution))
+    if isinstance(found, FloatDistribution):
+        made = (LogUniform if found.log else Uniform)(found.low, found.high)
+    elif isinstance(found, IntDistribution):
+        made = Integer(found.low, found.high)
+    else:
+        made = Choice(*recorded.values)
+    return made.when(**recorded.when)
 
 
 class Space:
@@ -53,7 +260,7 @@ class Space:
         for name, parameter in sorted(parameters.items(), key=lambda item: item[0] != "model"):
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
-            if isinstance(given, By) and name in REGISTRIES:
+            if isinstance(given, Mapped) and name in REGISTRIES:
                 raise InvalidSpace(f"a {name} is a Choice, which others may follow; got one by {given.other}")
             self.parameters[name] = given
 
@@ -80,7 +287,7 @@ class Space:
         return [
             name
             for name, one in self.parameters.items()
-            if not isinstance(one, By) and len(one.corners()) > 1
+            if not isinstance(one, Mapped) and len(one.corners()) > 1
         ]
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
@@ -88,7 +295,7 @@ class Space:
         chosen: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
             if self._exists(name, chosen):
-                if isinstance(parameter, By):
+                if isinstance(parameter, Mapped):
                     chosen[name] = parameter.value(chosen)
                 else:
                     chosen[name] = parameter.suggest(trial, name)
@@ -107,7 +314,7 @@ class Space:
         """
         points: list[dict[str, Value]] = [{}]
         for name, parameter in self.parameters.items():
-            if not isinstance(parameter, Choice | By):
+            if not isinstance(parameter, Choice | Mapped):
                 raise InvalidSpace(f"a grid has a Choice for every parameter; '{name}' is {parameter}")
             points = [
                 extended
@@ -206,14 +413,14 @@ class Space:
         sample: dict[str, Value] = {kind: name for kind, name in chosen.items() if kind in self.parameters}
         for name, parameter in self.parameters.items():
             if name not in sample and self._exists(name, sample):
-                free = wanted is not None and name in wanted and not isinstance(parameter, By)
+                free = wanted is not None and name in wanted and not isinstance(parameter, Mapped)
                 sample[name] = wanted[name] if wanted and free else _values(parameter, sample)[0]
         return sample
 
     def _followed(self, params: dict[str, Value]) -> dict[str, Value]:
         """With every value that follows from another's put right."""
         for name, parameter in self.parameters.items():
-            if isinstance(parameter, By) and name in params and parameter.holds(params):
+            if isinstance(parameter, Mapped) and name in params and parameter.holds(params):
                 params[name] = parameter.value(params)
         return params
 
@@ -232,9 +439,28 @@ class Space:
             f"also allows {describe(chosen)}: add .when({kind}={condition})"
         )
 
-    def describe(self) -> dict[str, str]:
-        """Each parameter in words."""
-        return {name: str(parameter) for name, parameter in self.parameters.items()}
+    def to_json(self) -> dict[str, Any]:
+        """Return the space as JSON: each parameter with Optuna's distribution, or what it follows from."""
+        return {
+            name: parameter.recorded().model_dump(mode="json", exclude_defaults=True)
+            for name, parameter in self.parameters.items()
+        }
+
+    @classmethod
+    def from_json(cls, space: Mapping[str, Any]) -> Space:
+        """Return the space that `to_json` made this of, or that a journal holds."""
+        return cls(
+            **{name: parameter_from(RecordedParameter.model_validate(one)) for name, one in space.items()}
+        )
+
+    def changes_since(self, recorded: Mapping[str, RecordedParameter]) -> list[str]:
+        """Return in words what differs from a recorded space; of an old journal, which has words, by the words."""
+        now = {name: parameter.recorded() for name, parameter in self.parameters.items()}
+        return [
+            f"{name} was {recorded.get(name, 'absent')} and is now {now.get(name, 'absent')}"
+            for name in {**recorded, **now}
+            if name not in now or name not in recorded or not _same(recorded[name], self.parameters[name])
+        ]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parameters)
@@ -242,4 +468,8 @@ class Space:
 
 def _values(parameter: Parameter, chosen: Mapping[str, Value]) -> tuple[Value, ...]:
     """Values to try beside these: one where it follows from them."""
-    return (parameter.value(chosen),) if isinstance(parameter, By) else parameter.corners()
+    return (parameter.value(chosen),) if isinstance(parameter, Mapped) else parameter.corners()
+
+
+def _same(recorded: RecordedParameter, now: Parameter) -> bool:
+    return recorded.words == str(now) if recorded.words is not None else parameter_from(recorded) == now

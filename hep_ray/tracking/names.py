@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hep_ray.tracking.records import RecordedParameter
+
 SPLITS = ("train", "val", "test", "confirmed")
 FAMILIES = ("confusion", "background_rejection")
 """Metrics of many members, which get a folder of their own."""
@@ -28,23 +30,23 @@ def best_key(metric: str) -> str:
     return "best/" + metric_key(metric).removeprefix("val/")
 
 
-def varied(space: Mapping[str, Any]) -> tuple[str, ...]:
-    """Parameters of which a space, in words, allows more than one value."""
+def varied(space: Mapping[str, RecordedParameter]) -> tuple[str, ...]:
+    """Parameters of which a space allows more than one value."""
     several = {*choices(space), *ranges(space)}
     return tuple(name for name in space if name in several)
 
 
-def choices(space: Mapping[str, Any]) -> tuple[str, ...]:
+def choices(space: Mapping[str, RecordedParameter]) -> tuple[str, ...]:
     """Parameters that are one of several values."""
-    return tuple(name for name, words in space.items() if " | " in str(words))
+    return tuple(name for name, one in space.items() if len(one.values) > 1)
 
 
-def ranges(space: Mapping[str, Any]) -> tuple[str, ...]:
+def ranges(space: Mapping[str, RecordedParameter]) -> tuple[str, ...]:
     """Parameters between two bounds."""
-    return tuple(name for name, words in space.items() if " … " in str(words))
+    return tuple(name for name, one in space.items() if one.is_range)
 
 
-def run_name(trial_id: str, params: Mapping[str, Any], space: Mapping[str, Any]) -> str:
+def run_name(trial_id: str, params: Mapping[str, Any], space: Mapping[str, RecordedParameter]) -> str:
     """The trial, and what it tried: `t0003 root_index=3 learning_rate=0.0147`."""
     drawn = [
         f"{name}={params[name]:.3g}" if isinstance(params[name], float) else f"{name}={params[name]}"

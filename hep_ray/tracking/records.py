@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from hep_ray.config import FORMERLY, Config
 from hep_ray.plugins import Plugin
@@ -18,6 +20,58 @@ Failure = Literal["diverged", "out_of_memory", "error", "timeout", "lost"]
 raised; `timeout`, an epoch that took too long each time. They did not: `lost`, its process, node, data or storage."""
 OF_PARAMETERS: frozenset[Failure] = frozenset({"diverged", "out_of_memory", "error", "timeout"})
 """Failures from which a search learns."""
+
+
+class RecordedParameter(Config):
+    """One parameter of a search space: Optuna's distribution, or a value that follows from another parameter.
+
+    `str()` gives it in words, as a person reads it: `0.8 … 0.99 when optimizer=sgd`. Journals before 2026-11-28 hold
+    these words and nothing else, and a resumed search is compared with them: do not reword them.
+    """
+
+    distribution: dict[str, Any] | None = Field(
+        None, description="by `optuna.distributions.distribution_to_json`"
+    )
+    follows: str | None = Field(None, description="parameter that decides the value, where none is drawn")
+    mapping: tuple[tuple[Any, Any], ...] = Field((), description="value of that parameter, value of this one")
+    when: dict[str, tuple[Any, ...]] = Field(
+        {}, description="exists where each of these has one of the values"
+    )
+    words: str | None = Field(None, description="in journals before 2026-11-28, which hold no structure")
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it is a number between two bounds."""
+        return self.distribution is not None and self.distribution["name"] != "CategoricalDistribution"
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is drawn uniformly in its logarithm."""
+        return self.is_range and bool(self._bounds["log"])
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Values that it can have; empty for a range."""
+        if self.distribution is None:
+            return tuple(value for _, value in self.mapping)
+        return () if self.is_range else tuple(self._bounds["choices"])
+
+    @property
+    def _bounds(self) -> dict[str, Any]:
+        assert self.distribution is not None
+        attributes: dict[str, Any] = self.distribution["attributes"]
+        return attributes
+
+    def __str__(self) -> str:
+        if self.words is not None:
+            return self.words
+        text = " | ".join(map(str, self.values))
+        if self.is_range:
+            low, high = self._bounds["low"], self._bounds["high"]
+            whole = self._bounds["step"] == 1
+            text = f"{low} … {high}, whole" if whole else f"{low:g} … {high:g}" + " (log)" * self.is_log
+        condition = " and ".join(f"{key}={'|'.join(map(str, values))}" for key, values in self.when.items())
+        return f"{text} when {condition}" if condition else text
 
 
 class SearchStarted(Config):
@@ -34,9 +88,12 @@ class SearchStarted(Config):
     cost: str | None = Field(None, description="metric whose sum over a trial is minimised beside the first")
     epochs: int
     sampler: str
-    scheduler: str
+    scheduler: str = Field(description="asha or none")
+    grace_epochs: int | None = Field(None, description="no trial is stopped before; None where none is")
+    reduction_factor: int | None = Field(None, description="of ASHA")
     seed: int
-    space: dict[str, Any] = Field(description="the space in words, as printed by --dry-run")
+    space: dict[str, RecordedParameter] = Field({}, description="what is drawn; empty for a confirmation")
+    contenders: dict[str, dict[str, Any]] = Field({}, description="parameters of what a confirmation trains")
     workers_per_trial: int = Field(1, description="processes that train a trial together")
     references: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
@@ -54,6 +111,16 @@ class SearchStarted(Config):
     tags: dict[str, str] = Field(
         default_factory=dict, description="of all its runs in MLflow, beside the usual"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_age(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return _before_2026_11_28(values)
+
+    @property
+    def stopping(self) -> str:
+        """What stops trials early, in words."""
+        return stopping_words(self.scheduler, self.grace_epochs, self.reduction_factor)
 
 
 class OptionsChanged(Config):
@@ -171,3 +238,60 @@ def decode(line: str | bytes) -> Record:
         pydantic.ValidationError: the line is not a record.
     """
     return _ADAPTER.validate_json(line)
+
+
+def stopping_words(scheduler: str, grace_epochs: int | None, reduction_factor: int | None) -> str:
+    """What stops trials early, in words."""
+    rungs = "" if grace_epochs is None else f", grace {grace_epochs}, factor {reduction_factor}"
+    return scheduler + rungs
+
+
+def _before_2026_11_28(values: dict[str, Any]) -> dict[str, Any]:
+    """The first record of a journal before 2026-11-28, as it would be written today; a later one as it is.
+
+    Such a journal holds the space and the scheduler in words, and the contenders of a confirmation as its space.
+    """
+    space = values.get("space") or {}
+    structured = all(
+        isinstance(one, RecordedParameter)
+        or (isinstance(one, Mapping) and {"distribution", "follows"} & one.keys())
+        for one in space.values()
+    )
+    if space and all(isinstance(one, str) for one in space.values()):
+        values = {**values, "space": {name: _from_words(words) for name, words in space.items()}}
+    elif not structured:
+        values = {**values, "space": {}, "contenders": space}
+    if asha := re.fullmatch(r"(asha), grace (\d+), factor (\d+)", str(values.get("scheduler"))):
+        name, grace, factor = asha.groups()
+        values = {**values, "scheduler": name, "grace_epochs": int(grace), "reduction_factor": int(factor)}
+    return values
+
+
+def _from_words(words: str) -> RecordedParameter:
+    """A parameter from its words, whose numbers have six digits and whose names and numbers look alike."""
+    text, _, condition = words.partition(" when ")
+    equations = [part.partition("=") for part in condition.split(" and ")] if condition else []
+    when = {key: tuple(map(_from_word, values.split("|"))) for key, _, values in equations}
+    if bounds := re.fullmatch(r"(\S+) … (\S+?)(, whole| \(log\))?", text):
+        low, high, kind = bounds.groups()
+        whole = kind == ", whole"
+        attributes: dict[str, Any] = {
+            "low": _from_word(low),
+            "high": _from_word(high),
+            "log": kind == " (log)",
+        }
+        distribution = {
+            "name": "IntDistribution" if whole else "FloatDistribution",
+            "attributes": {**attributes, "step": 1 if whole else None},
+        }
+    else:
+        choices = [_from_word(word) for word in text.split(" | ")]
+        distribution = {"name": "CategoricalDistribution", "attributes": {"choices": choices}}
+    return RecordedParameter(distribution=distribution, when=when, words=words)
+
+
+def _from_word(word: str) -> str | int | float | bool:
+    for pattern, kind in ((r"[+-]?\d+", int), (r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", float)):
+        if re.fullmatch(pattern, word):
+            return kind(word)
+    return {"True": True, "False": False}.get(word, word)

@@ -196,11 +196,10 @@ class RunWriter:
             )
         for key, value in experiment_tags(record, self._experiment_id).items():
             self._client.set_experiment_tag(self._experiment_id, key, value)
-        params = record.model_dump(
-            include={"task", "metric", "mode", "epochs", "sampler", "scheduler", "seed"}
-        )
+        params = record.model_dump(include={"task", "metric", "mode", "epochs", "sampler", "seed"})
+        params["scheduler"] = record.stopping
         params["dataset_fingerprint"] = record.dataset_fingerprint
-        params |= {f"space.{key}": value for key, value in record.space.items()}
+        params |= {f"space.{key}": value for key, value in (record.space | record.contenders).items()}
         self._log_params(self.parent_run_id, params)
 
     def _start_trial(self, record: TrialStarted) -> None:

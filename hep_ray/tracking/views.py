@@ -93,9 +93,14 @@ def _of_search(started: SearchStarted) -> dict[str, tuple[str, dict[str, Any]]]:
 def _of_confirmation(started: SearchStarted, search_id: str) -> dict[str, tuple[str, dict[str, Any]]]:
     name = metric_key(started.metric).removeprefix("val/")
     ascending = started.mode == "min"
-    of_all = [set(params.items()) for params in started.space.values()]
-    differing = {key for params in of_all for key, _ in params - set.intersection(*of_all)}
-    columns = [f"params.`{key}`" for key in started.space["baseline"] if key in differing]
+    trained = list(started.contenders.values())
+    differing = {
+        key
+        for params in trained
+        for key, value in params.items()
+        if any(key not in other or other[key] != value for other in trained)
+    }
+    columns = [f"params.`{key}`" for key in started.contenders["baseline"] if key in differing]
     confirmed = _state(
         search_id,
         f"confirmed/{name}",

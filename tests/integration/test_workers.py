@@ -12,10 +12,9 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, Infeasible, InvalidSpace
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.parameters import Choice
 from hep_ray.search.plan import prepare
 from hep_ray.search.run import run_search
-from hep_ray.search.space import Space
+from hep_ray.search.space import Choice, Space
 from hep_ray.search.trial import TrialJob, TrialRun
 from hep_ray.search.worker_group import GroupActor, Ledger, Mailbox, WorkerGroup
 from hep_ray.tracking.journal import read_records

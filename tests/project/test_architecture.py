@@ -123,7 +123,7 @@ def test_public_names_exist() -> None:
         # A folder or module of that name would take its place as soon as it is imported.
         assert not (PACKAGE / name).exists()
         assert not (PACKAGE / f"{name}.py").exists()
-    with pytest.raises(AttributeError, match="no attribute 'nothing'; it has: By"):
+    with pytest.raises(AttributeError, match="no attribute 'nothing'; it has: Choice"):
         _ = hep_ray.nothing
 
 

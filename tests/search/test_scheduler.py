@@ -134,9 +134,9 @@ def test_the_grace_follows_the_length_of_the_training_and_is_stated_as_it_runs(p
 def test_a_search_of_old_goes_on_with_the_grace_that_it_was_started_with():
     """One epoch, where a preset stated none."""
     old = "asha, grace 1, factor 3"
-    assert Preset(epochs=9, trials=1).as_recorded(old).stopping == old
-    assert Preset(epochs=9, trials=1, grace_epochs=2).as_recorded(old).grace == 2
-    assert Preset(epochs=9, trials=1).as_recorded("").grace == 3
+    assert Preset(epochs=9, trials=1).with_recorded_grace(1).stopping == old
+    assert Preset(epochs=9, trials=1, grace_epochs=2).with_recorded_grace(1).grace == 2
+    assert Preset(epochs=9, trials=1).with_recorded_grace(None).grace == 3
 
 
 def climb(asha, name, first, last):

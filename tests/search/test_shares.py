@@ -4,9 +4,8 @@ import pytest
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidSpace
-from hep_ray.search.parameters import Choice, Integer
 from hep_ray.search.preflight import check_batches, check_batches_of, check_shares
-from hep_ray.search.space import Space
+from hep_ray.search.space import Choice, Integer, Space
 
 COMMON = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
 

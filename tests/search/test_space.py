@@ -1,10 +1,12 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.errors import InvalidSpace
-from hep_ray.search.parameters import By, Choice, Integer, LogUniform, Uniform
-from hep_ray.search.space import Space
+from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
+from hep_ray.tracking.records import SearchStarted, decode
 from hep_ray.training.config import TrialConfig
 
 GOOD = {
@@ -116,7 +118,7 @@ def test_a_condition_that_cannot_be_met_is_an_error():
     "broken",
     [
         Choice,
-        lambda: By("optimizer", {}),
+        lambda: Mapped("optimizer", {}),
         lambda: Choice(1, 1),
         lambda: Uniform(1.0, 0.0),
         lambda: Uniform(0.0, float("inf")),
@@ -129,7 +131,7 @@ def test_an_empty_parameter_is_refused(broken):
 
 
 RATES = {"adam": 1e-3, "sgd": 1e-2}
-BY_OPTIMIZER = Space(**{**GOOD, "learning_rate": By("optimizer", RATES)})
+BY_OPTIMIZER = Space(**{**GOOD, "learning_rate": Mapped("optimizer", RATES)})
 
 
 def test_what_follows_from_another_value_multiplies_nothing():
@@ -138,26 +140,26 @@ def test_what_follows_from_another_value_multiplies_nothing():
     assert len(points) == 9  # as without: 3 losses × (adam, sgd 0.8, sgd 0.9)
     assert all(point["learning_rate"] == RATES[point["optimizer"]] for point in points)
     assert {point["learning_rate"] for point in BY_OPTIMIZER.samples()} == {1e-3, 1e-2}
-    assert BY_OPTIMIZER.describe()["learning_rate"] == "0.001 | 0.01 when optimizer=adam|sgd"
+    assert str(BY_OPTIMIZER.parameters["learning_rate"]) == "0.001 | 0.01 when optimizer=adam|sgd"
 
 
 def test_what_follows_is_put_right_where_the_other_value_changes():
     """10 features are no multiple of 3 heads, nor 9 of 5: only the pairs are sound."""
     sizes = {"model": "vision_transformer", "loss": "hinge", "optimizer": "adam", "learning_rate": 0.1}
-    sound = Space(**sizes, token_features=Choice(9, 10), heads=By("token_features", {9: 3, 10: 5}))
+    sound = Space(**sizes, token_features=Choice(9, 10), heads=Mapped("token_features", {9: 3, 10: 5}))
     sound.check()
     assert [(point["token_features"], point["heads"]) for point in sound.grid()] == [(9, 3), (10, 5)]
     with pytest.raises(InvalidSpace, match="multiple of heads"):
-        sound.replace(heads=By("token_features", {9: 3, 10: 4})).check()
+        sound.replace(heads=Mapped("token_features", {9: 3, 10: 4})).check()
 
 
 def test_what_follows_from_nothing_sound_is_refused():
     with pytest.raises(InvalidSpace, match="optimizer=adagrad"):
-        Space(**{**GOOD, "learning_rate": By("optimizer", {"adagrad": 0.1})})
+        Space(**{**GOOD, "learning_rate": Mapped("optimizer", {"adagrad": 0.1})})
     with pytest.raises(InvalidSpace, match="'learning_rate' is required"):
-        Space(**{**GOOD, "learning_rate": By("optimizer", {"adam": 0.1})}).check()
+        Space(**{**GOOD, "learning_rate": Mapped("optimizer", {"adam": 0.1})}).check()
     with pytest.raises(InvalidSpace, match="a loss is a Choice"):
-        Space(model=Choice("cnn", "mlp"), loss=By("model", {"cnn": "hinge", "mlp": "mse"}))
+        Space(model=Choice("cnn", "mlp"), loss=Mapped("model", {"cnn": "hinge", "mlp": "mse"}))
 
 
 def test_a_grid_over_a_range_is_refused():
@@ -189,3 +191,80 @@ def test_every_draw_is_a_configuration_that_the_trainer_takes(seed):
     resolved = TrialConfig.from_params(params).resolved()
     assert params.items() <= resolved.items()
     assert 1e-5 <= params["learning_rate"] <= 1e-1
+
+
+VALUES = st.one_of(
+    st.text(max_size=8), st.booleans(), st.integers(-1000, 1000), st.floats(-1e6, 1e6, allow_subnormal=False)
+)
+CHOICES = st.lists(VALUES, min_size=1, max_size=4, unique=True).map(lambda values: Choice(*values))
+BOUNDS = st.tuples(st.floats(1e-9, 1e3), st.floats(1.01, 1e3)).map(lambda pair: (pair[0], pair[0] * pair[1]))
+RANGES = st.one_of(
+    BOUNDS.map(lambda bounds: Uniform(*bounds)),
+    BOUNDS.map(lambda bounds: LogUniform(*bounds)),
+    st.tuples(st.integers(-100, 100), st.integers(1, 100)).map(
+        lambda pair: Integer(pair[0], pair[0] + pair[1])
+    ),
+)
+
+
+@st.composite
+def spaces(draw):
+    """Spaces of up to six parameters, of which some exist beside some values of earlier ones, or follow from one."""
+    parameters = {}
+    for number in range(draw(st.integers(1, 6))):
+        choices = {name: one for name, one in parameters.items() if isinstance(one, Choice)}
+        made = draw(st.one_of(CHOICES, RANGES))
+        if choices and draw(st.booleans()):
+            name = draw(st.sampled_from(sorted(choices)))
+            some = tuple(draw(st.lists(st.sampled_from(choices[name].values), min_size=1, unique=True)))
+            follows = Mapped(name, {value: draw(VALUES) for value in some})
+            made = follows if draw(st.booleans()) else made.when(**{name: some})
+        parameters[f"p{number}"] = made
+    return Space(**parameters)
+
+
+@given(spaces())
+def test_a_space_survives_json(space):
+    read = Space.from_json(json.loads(json.dumps(space.to_json())))
+
+    assert read.parameters == space.parameters
+    assert list(read.parameters) == list(space.parameters)
+    assert space.changes_since(started(space).space) == []
+
+
+@given(spaces(), spaces())
+def test_spaces_are_told_apart_by_the_names_of_what_differs(before, now):
+    differing = {
+        name
+        for name in {*before.parameters, *now.parameters}
+        if before.parameters.get(name) != now.parameters.get(name)
+    }
+    changes = now.changes_since(started(before).space)
+    assert {change.split(" ", 1)[0] for change in changes} == differing
+
+
+def started(space):
+    """The first record of a search over a space, as its journal gives it back."""
+    record = SearchStarted(
+        time=0.0, search="toy", search_id="a", dataset_fingerprint="f", task="toy", metric="val_auc", mode="max",
+        epochs=1, sampler="random", scheduler="none", seed=0, space=space.to_json(), options={}, provenance={},
+    )  # fmt: skip
+    return decode(record.model_dump_json())
+
+
+def test_a_change_is_told_with_before_and_now():
+    before = started(Space(**GOOD)).space
+    now = Space(**GOOD).replace(momentum=Choice(0.8, 0.95).when(optimizer="sgd"), batch_size=64)
+    assert now.changes_since(before) == [
+        "momentum was 0.8 | 0.9 when optimizer=sgd and is now 0.8 | 0.95 when optimizer=sgd",
+        "batch_size was absent and is now 64",
+    ]
+    assert Space(**GOOD).replace(momentum=Choice(0.8, 0.9)).changes_since(before) == [
+        "momentum was 0.8 | 0.9 when optimizer=sgd and is now 0.8 | 0.9"
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_choice_that_json_cannot_hold_is_refused(value):
+    with pytest.raises(InvalidSpace, match=str(value)):
+        Choice(0.1, value)

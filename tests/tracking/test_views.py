@@ -67,10 +67,11 @@ def test_metrics_of_a_split_share_a_folder(ours, theirs):
 def test_a_run_is_named_by_what_varied():
     params = {"model": "mlp", "learning_rate": 0.01472350, "root_index": 3, "dropout": 0.1}
 
-    assert varied(SPACE) == ("learning_rate", "root_index")
-    assert run_name("t0003", params, SPACE) == "t0003 learning_rate=0.0147 root_index=3"
-    assert run_name("t0004", {"model": "logistic_regression"}, SPACE) == "t0004"
-    many = {f"p{number}": "1 | 2" for number in range(6)}
+    space = started().space
+    assert varied(space) == ("learning_rate", "root_index")
+    assert run_name("t0003", params, space) == "t0003 learning_rate=0.0147 root_index=3"
+    assert run_name("t0004", {"model": "logistic_regression"}, space) == "t0004"
+    many = started({f"p{number}": "1 | 2" for number in range(6)}).space
     assert run_name("t0005", dict.fromkeys(many, 1), many) == "t0005 p0=1 p1=1 p2=1 p3=1 …"
 
 

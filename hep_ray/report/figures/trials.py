@@ -52,8 +52,10 @@ def stopping(material: Material) -> Drawn | str | None:
     ]
     words = [f"{status} ({material.count(status)})" for status in present]
     drawing.legend(marks, words, loc="outside lower left", ncols=4, fontsize=8)
-    scheduler = material.started.scheduler
-    rule = "no trial was stopped early" if scheduler == "none" else f"early stopping: {scheduler}"
+    started = material.started
+    rule = (
+        "no trial was stopped early" if started.scheduler == "none" else f"early stopping: {started.stopping}"
+    )
     spent = sum(len(trial.history) for trial in trials)
     allowed = full * len(material.state.trials)
     lost = len(material.state.trials) - len(trials)
