@@ -83,6 +83,7 @@ def registries() -> dict[str, Registry[Any]]:
     from hep_ray.conversion.readers import READERS
     from hep_ray.loading.augment import AugmentConfig
     from hep_ray.loading.scalers import SCALERS
+    from hep_ray.metrics import METRICS
     from hep_ray.registry import Registry
     from hep_ray.simulate import SIMULATIONS
     from hep_ray.training.config import REGISTRIES, TrainerConfig
@@ -90,7 +91,12 @@ def registries() -> dict[str, Registry[Any]]:
     trainer: Registry[Any] = Registry("part of the trainer", "hep_ray.training")
     for name, config in (("training", TrainerConfig), ("augmentation", AugmentConfig)):
         trainer.add(name, SimpleNamespace(config=config, build=config))
-    made: dict[str, Registry[Any]] = {"scaler": SCALERS, "reader": READERS, "simulation": SIMULATIONS}
+    made: dict[str, Registry[Any]] = {
+        "metric": METRICS,
+        "scaler": SCALERS,
+        "reader": READERS,
+        "simulation": SIMULATIONS,
+    }
     return {"trainer": trainer, **REGISTRIES, **made}
 
 

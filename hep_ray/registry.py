@@ -25,7 +25,7 @@ OWN_CODE: dict[str, list[str]] = {}
 
 def implementation(entry: Any) -> Any:
     """The class or function behind an entry, which carries its docstring and names its module."""
-    parts = (getattr(entry, part, None) for part in ("factory", "generate", "open", "build"))
+    parts = (getattr(entry, part, None) for part in ("factory", "generate", "open", "build", "compute"))
     return next((part for part in parts if part is not None), entry)
 
 

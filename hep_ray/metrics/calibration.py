@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: the reliability diagram and its summary."""
+"""Calibration: the reliability diagram and its summary."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.metrics import metric
 from hep_ray.metrics.roc import Counts, Floats
 
 CALIBRATION_BINS = 15
@@ -59,16 +60,13 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.integer]
     )
 
 
-def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Expected calibration error with 15 bins of equal width in the probability of the predicted class.
+@metric("calibration_error", larger_is_better=False)
+def calibration_error(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Return the expected calibration error with 15 bins of equal width in the probability of the predicted class.
 
     Σ_bins (n_bin/N)·|accuracy_bin − mean confidence_bin|: Guo et al., arXiv:1706.04599, eq. 3.
-
-    Args:
-        probabilities: (N, C), rows summing to one.
-        labels: (N,), the true class.
     """
-    return reliability(probabilities, labels).error
+    return reliability(scores, labels).error
 
 
 def _ratio(part: Floats | Counts, whole: Counts) -> Floats:

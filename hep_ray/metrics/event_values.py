@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.metrics.classification import classification_metrics
+from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.roc import Floats
 
 GROUPS = 50
@@ -93,7 +93,9 @@ def _jackknifed(
     signal: str | None,
 ) -> Floats | None:
     def of(rows: NDArray[np.bool_]) -> float:
-        found = classification_metrics(probabilities[rows], labels[rows], classes, signal, log_odds[rows])
+        found = classification_metrics(
+            probabilities[rows], labels[rows], classes, signal, log_odds[rows], only=metric
+        )
         return found.get(metric, np.nan)
 
     group = np.empty(len(labels), dtype=np.int64)

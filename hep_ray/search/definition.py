@@ -16,6 +16,7 @@ from hep_ray.tracking.records import stopping_words
 Sampler = Literal["tpe", "random", "grid"]
 Scheduler = Literal["asha", "none"]
 Mode = Literal["max", "min"]
+THAT_OF_THE_METRIC: Any = ""
 
 LEAST_GRACE = 3
 """Epochs before any trial is stopped, unless a preset says otherwise: measured by benchmarks/search_efficiency.py."""
@@ -167,7 +168,7 @@ class Search:
         space: what may vary.
         presets: `smoke` (seconds), `laptop` (minutes), `thesis` (the published protocol).
         metric: key of the per-epoch report that ranks trials; always of the validation split.
-        mode: whether more (`max`) or less (`min`) of it is better.
+        mode: whether more (`max`) or less (`min`) of it is better; as the metric says unless given.
         baseline: parameters that mark the trials to beat.
         cost: what is minimised beside the metric: `flops` of one event or `parameters`, which are the model's, or a
             key of the per-epoch report, of which the sum over a trial counts; `epoch_seconds` depends on what else the
@@ -187,7 +188,7 @@ class Search:
     space: Space
     presets: Mapping[str, Preset]
     metric: str = "val_accuracy"
-    mode: Mode = "max"
+    mode: Mode = THAT_OF_THE_METRIC
     baseline: Mapping[str, str | int | float] = field(default_factory=dict)
     cost: str | None = None
     tables: tuple[StudyTable, ...] = ()
@@ -196,6 +197,10 @@ class Search:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise InvalidConfig(f"a search's name is lower case letters, digits and _; got '{self.name}'")
+        if str(self.mode) == THAT_OF_THE_METRIC:
+            from hep_ray.metrics import larger_is_better
+
+            object.__setattr__(self, "mode", "min" if larger_is_better(self.metric) is False else "max")
         check_name("mode", self.mode, get_args(Mode))
         if not self.metric.startswith("val_"):
             raise InvalidConfig(f"a search ranks by the validation split (val_…); got '{self.metric}'")
