@@ -6,6 +6,7 @@ Importing this package loads neither Ray nor torch; each name below loads what i
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,18 @@ _FORMER = {"By": "Mapped"}
 """Former public name → what it is called now."""
 
 
+if "HEP_RAY_LOG_LEVEL" in os.environ:
+    importlib.import_module("hep_ray.log").show(os.environ["HEP_RAY_LOG_LEVEL"])
+
+
 def __getattr__(name: str) -> Any:
     if name in _FORMER:
         warnings.warn(f"{name} is now called {_FORMER[name]}", DeprecationWarning, stacklevel=2)
         name = _FORMER[name]
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hep-ray")
     if name not in _HOME:
         raise AttributeError(f"module 'hep_ray' has no attribute '{name}'; it has: {', '.join(__all__)}")
     return getattr(importlib.import_module(_HOME[name]), name)

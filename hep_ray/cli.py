@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import hep_ray
 from hep_ray.components import show as components
 from hep_ray.confirm.cli import confirm
 from hep_ray.console import run_app
@@ -44,9 +45,20 @@ app.command("ui")(ui)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hep_ray {hep_ray.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, expose_value=False, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
     pass
 

@@ -15,7 +15,10 @@ from typing import Any
 from hep_ray.cores import usable_cores
 from hep_ray.errors import ClusterUnavailable, HepRayError, WorkersLost
 from hep_ray.head import Head, check, meant, ray_temp_dir
+from hep_ray.log import LEVEL
 from hep_ray.masking import close_token, ray_token
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -64,14 +67,18 @@ def connect() -> None:
     if head is not None:
         check(head)
     _tried.set()
+    logger.info(
+        "joining Ray at %s" if head else "starting Ray on this machine, on %s cores", head or usable_cores()
+    )
     try:
         with _ended_by_signals(head):
             ray.init(
                 "local" if here else None,
                 num_cpus=usable_cores() if here else None,
                 include_dashboard=False,
-                log_to_driver=False,
+                log_to_driver=LEVEL in os.environ,
                 logging_level=logging.ERROR,
+                runtime_env={"env_vars": {LEVEL: os.environ[LEVEL]}} if LEVEL in os.environ else None,
             )
     except Exception as fault:  # where a node takes too long to start, Ray raises no other class
         cause = str(fault).strip() or type(fault).__name__
@@ -82,6 +89,7 @@ def connect() -> None:
             "Ray and Python versions and RAY_AUTH_MODE must be those of the cluster; RAY_ADDRESS=local starts one on "
             "this machine"
         ) from fault
+    logger.info("Ray's logs are in %s", ray_temp_dir() / "session_latest" / "logs")
 
 
 def disconnect() -> None:

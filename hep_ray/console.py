@@ -1,4 +1,4 @@
-"""How every command ends: 0 done, 2 wrong usage or input, 1 everything else, and errors as one paragraph."""
+"""What every command has: exit codes (0 done, 2 wrong usage or input, 1 the rest), errors as one paragraph, a log."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.main import get_command
 
 from hep_ray.cluster import disconnect
 from hep_ray.errors import HepRayError
+from hep_ray.log import BY_COUNT, show
 from hep_ray.masking import mask
 
 if TYPE_CHECKING:
-    import typer
     from rich.console import Console
 
 LOG_WIDTH = 160
@@ -37,7 +40,7 @@ def run_app(app: typer.Typer, prog: str) -> None:
     """
     try:
         with _interrupted_once():
-            app(prog_name=prog)
+            command_line(app)(prog_name=prog)
     except HepRayError as error:
         if "--debug" in sys.argv:
             raise
@@ -45,6 +48,41 @@ def run_app(app: typer.Typer, prog: str) -> None:
         sys.exit(error.exit_code)
     finally:
         disconnect()
+
+
+def command_line(app: typer.Typer) -> Any:
+    """Return the command of a Typer app, in which it and each command below it take `--verbose` and `--debug`."""
+    of_all = typer.Typer(add_completion=False)
+    of_all.command()(_of_every_command)
+
+    def add(command: Any) -> None:
+        command.params += get_command(of_all).params
+        for below in getattr(command, "commands", {}).values():
+            add(below)
+
+    command = get_command(app)
+    add(command)
+    return command
+
+
+def _show_log(count: int) -> None:
+    if count:
+        show(BY_COUNT[min(count, len(BY_COUNT)) - 1])
+
+
+def _of_every_command(
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose", "-v", count=True, callback=_show_log, expose_value=False, show_default=False,
+            help="Tell on stderr what is done, -vv in detail; Ray's workers tell it too.",
+        ),
+    ] = 0,
+    debug: Annotated[
+        bool, typer.Option("--debug", expose_value=False, help="Show the traceback of an error.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Options that `command_line` gives to every command."""
 
 
 @contextmanager

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hep_ray.errors import StorageError
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "UNFINISHED",
@@ -113,6 +116,7 @@ def remove_abandoned(unfinished: Iterable[Path]) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink(missing_ok=True)
+            logger.info("removed %s, which a killed process left half-written", left)
         except BlockingIOError:
             continue
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hep_ray.errors import ClusterUnavailable, InvalidConfig
+
+logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 10.0
 """For which a head that does not answer is asked again."""
@@ -84,6 +87,7 @@ def check(head: Head) -> None:
     while fault := _silence(head, max(until - time.monotonic(), LOOK_SECONDS)):
         if time.monotonic() + LOOK_SECONDS > until:
             raise ClusterUnavailable(_words(head, fault))
+        logger.debug("no Ray at %s yet: %s", head, fault)
         time.sleep(LOOK_SECONDS)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import linecache
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ from pydantic import Field
 from hep_ray.config import Config
 from hep_ray.errors import HepRayError, PluginFailed, UntrustedCode
 from hep_ray.registry import OWN_CODE
+
+logger = logging.getLogger(__name__)
 
 SCRIPT = "_search_"
 """Begins the name under which a search script is imported: its own may be that of another module."""
@@ -90,6 +93,9 @@ def load(plugins: Iterable[Plugin]) -> None:
     for plugin in plugins:
         if _is_here(plugin):
             continue
+        logger.info(
+            "importing %s (SHA-256 %s): %s", plugin.path, plugin.sha256[:12], ", ".join(plugin.registers)
+        )
         if plugin.source:
             import_source(plugin.module, Path(plugin.path), plugin.source)
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import pkgutil
 import sys
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hep_ray.errors import DuplicateName, UnknownName
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -123,6 +126,7 @@ class Registry(Generic[T]):
                 for module in pkgutil.iter_modules(folder.__path__):
                     importlib.import_module(f"{self.package}.{module.name}")
                 self._discovered = True
+                logger.debug("%s: %s", self.package, ", ".join(sorted(self._entries)))
             finally:
                 self._discovering = False
 

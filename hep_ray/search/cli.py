@@ -148,7 +148,6 @@ def build_app(search: Search) -> typer.Typer:
                 show_default=False,
             ),
         ] = None,
-        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
     ) -> None:
         from hep_ray.search.options import SearchOptions
         from hep_ray.search.plan import prepare

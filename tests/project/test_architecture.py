@@ -17,7 +17,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_MODULE = 600
 
 BASE = {
-    *("config", "console", "cores", "errors", "files", "flags", "head", "masking", "plugins", "registry"),
+    *(
+        "config",
+        "console",
+        "cores",
+        "errors",
+        "files",
+        "flags",
+        "head",
+        "log",
+        "masking",
+        "plugins",
+        "registry",
+    ),
 }
 RAY = {"cluster", "parallel"}
 DATA = {"dataset", "conversion", "loading"}

@@ -46,7 +46,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--tracking-uri": "tests/tracking/test_server.py",
         "--dry-run": "tests/project/test_flags.py::test_each_flag_of_a_search_changes_its_plan_or_is_refused",
         "--accept-changed-code": "tests/integration/test_own_code.py",
-        "--debug": "tests/project/test_flags.py::test_debug_shows_where_an_error_comes_from",
     },
     "confirm": {"--dry-run": "tests/confirm/test_confirm.py"},
     "report": {
@@ -117,7 +116,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     },
     "data show": {"--out": "tests/dataset/test_show.py", "--split": "tests/dataset/test_show.py"},
 }
-"""Command -> flag -> the test (or file of tests) where it is used, under its name or as the option that it sets."""
+"""Command -> flag -> the test (or file of tests) where it is used, under its name or as the option that it sets.
+
+Those of every command, `--verbose` and `--debug`, are tried in `test_log.py` and below.
+"""
 
 SEARCH_FLAGS: dict[str, list[str]] = {
     "--data": ["nowhere"],
