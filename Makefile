@@ -10,6 +10,8 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 20
 CHAOS_ARGS ?=
 STATISTICS_ARGS ?=
+LOWEST := tests/conversion tests/dataset tests/losses tests/metrics tests/models tests/optim tests/project tests/tracking \
+	tests/training
 
 export HEP_RAY_STORAGE
 # Every Ray worker imports torch: compile it once, also where the environment says otherwise.
@@ -21,11 +23,11 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-ui test-cluster searches-smoke fuzz chaos statistics lint fmt types ui bench \
-	bench-gpu docs lock clean
+.PHONY: help env search test test-slow test-ui test-cluster test-lowest coverage searches-smoke fuzz chaos statistics \
+	lint fmt types ui bench bench-gpu docs dist lock clean test-3.11 test-3.12 test-3.13
 
 help: ## Print the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+	@sed -n 's/^\([a-z][a-z0-9.-]*\)[^:=]*:.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 env: $(INSTALLED) ## Build .venv from the pinned, hashed requirements
@@ -57,6 +59,29 @@ test-ui: env ## MLflow's pages in a headless Chromium; screenshots go to artifac
 test-cluster: env ## Ray clusters over real ssh, in namespaces of their own; fails without root, sshd and rsync
 	$(VENV)/pytest -m cluster $(PYTEST_ARGS)
 
+test-3.11 test-3.12 test-3.13: test-%: env ## As `make test`, on another Python (3.11, 3.12, 3.13) that is installed
+	@python=$$($(VENV)/uv python find --no-project $*) || { \
+		echo "make: no Python $* here: install it, or put the folder of its python$* first in PATH" >&2; exit 2; }; \
+	$(VENV)/uv venv --quiet --allow-existing --no-project --python "$$python" .venv-$*
+	$(VENV)/uv pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements/lock.txt
+	$(VENV)/uv pip install --quiet --python .venv-$*/bin/python --no-deps --no-build-isolation --editable .
+	.venv-$*/bin/python -m pytest -m "not slow and not cluster" $(PYTEST_ARGS)
+
+# Old versions of libraries use what is deprecated since; that is not what is tried here.
+test-lowest: env ## Tests without Ray, on the lowest versions that pyproject.toml allows
+	$(VENV)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --all-extras --no-header \
+		--output-file .venv-lowest.txt pyproject.toml
+	$(VENV)/uv venv --quiet --allow-existing --no-project --python 3.11 .venv-lowest
+	$(VENV)/uv pip sync --quiet --python .venv-lowest/bin/python .venv-lowest.txt
+	$(VENV)/uv pip install --quiet --python .venv-lowest/bin/python --no-deps --no-build-isolation --editable .
+	.venv-lowest/bin/python -m pytest -m "not slow and not cluster and not ray and not ui" \
+		-W ignore::DeprecationWarning $(LOWEST) $(PYTEST_ARGS)
+
+# Counting lines takes a third more time, and nothing is counted in Ray's processes: only tests without Ray are counted.
+coverage: env ## Tests without Ray, and how much of hep_ray they run, line by line in htmlcov/
+	$(VENV)/pytest -m "not slow and not cluster and not ray and not ui" --cov --cov-report=html $(PYTEST_ARGS)
+	@echo "Coverage of hep_ray by the tests without Ray: $$($(VENV)/coverage report --format=total) % of its lines"
+
 searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events
 	$(VENV)/python tests/searches/smoke.py
 
@@ -69,9 +94,10 @@ chaos: env ## Kill at random what five searches run on, and audit what is left; 
 statistics: env ## Simulate the gate and the searcher: one JSON line each, in under ten minutes
 	@$(VENV)/python -m tests.statistics.run $(STATISTICS_ARGS)
 
-lint: env ## Check style and format
+lint: env ## Check style, format and spelling
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
+	$(VENV)/codespell
 
 fmt: env ## Format the code and mend what can be mended
 	$(VENV)/ruff check --fix .
@@ -92,10 +118,15 @@ bench-gpu: env ## The benchmark of an NVIDIA GPU, on a machine that has one
 docs: env ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
 
+dist: env ## Build wheel and sdist into dist/, and try the wheel in an empty environment
+	rm -rf dist
+	$(VENV)/uv build --quiet --no-build-isolation --python $(VENV)/python --out-dir dist
+	$(VENV)/pytest -m slow tests/project/test_dist.py
+
 lock: env ## Pin the requirements anew from pyproject.toml
 	$(COMPILE) --all-extras --output-file requirements/lock.txt pyproject.toml
 	$(COMPILE) --output-file requirements/uv.txt requirements/uv.in
 
 clean: ## Remove .venv, caches and site/; data and searches stay
-	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .coverage htmlcov dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

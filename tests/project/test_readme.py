@@ -18,6 +18,7 @@ import pytest
 import typer
 
 from hep_ray.cli import app
+from hep_ray.console import command_line
 from hep_ray.search.cli import build_app
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,6 +37,10 @@ TARGETS = (
     "test-slow",
     "searches-smoke",
     "test-cluster",
+    "test-3.11",
+    "test-lowest",
+    "coverage",
+    "dist",
     "lint",
     "fmt",
     "types",
@@ -86,7 +91,7 @@ def leaf(command: Any, words: list[str]) -> tuple[Any, list[str]]:
 
 @pytest.fixture(scope="module")
 def programs() -> dict[str, Any]:
-    return {"hep-ray": typer.main.get_command(app), "python": typer.main.get_command(search_app())}
+    return {"hep-ray": command_line(app), "python": command_line(search_app())}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -122,9 +127,10 @@ def test_flags_in_the_text_exist(page: Path, programs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_make_targets_exist(page: Path) -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    rules = re.findall(r"^([a-z][a-z0-9. -]*):(?!=)", makefile, re.MULTILINE)
+    targets = {target for rule in rules for target in rule.split()}
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"`make ([a-z-]+)", text))
+    named = set(re.findall(r"`make ([a-z0-9-]+(?:\.[0-9]+)?)", text))
     named |= {words[1] for words in commands(page) if words[0] == "make" and len(words) > 1}
     assert named <= targets
 
