@@ -20,10 +20,10 @@ def raises(
     with pytest.raises(error) as caught:
         yield caught
     told = str(caught.value)
-    missing = [fact for fact in facts if not holds(told, str(fact))]
+    missing = [fact for fact in facts if not tells(told, fact)]
     assert not missing, f"{type(caught.value).__name__} does not say {missing}: {told}"
 
 
-def holds(text: str, fact: str) -> bool:
-    """Return whether a fact stands in a text as whole words: '12' is in 'got 12', and not in 'got 123'."""
-    return re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text) is not None
+def tells(text: str, *facts: object) -> bool:
+    """Return whether every fact stands in a text as whole words: 12 is in 'got 12', and not in 'got 123'."""
+    return all(re.search(rf"(?<!\w){re.escape(str(fact))}(?!\w)", text) for fact in facts)

@@ -21,7 +21,7 @@ from hep_ray.dataset.show import show
 from hep_ray.dataset.show.features import bin_edges, features_of
 from hep_ray.dataset.show.sample import draw_sample, kind_of
 from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, StorageError, UnreadableInput
-from tests.facts import raises
+from tests.facts import raises, tells
 
 COLUMNS = (
     Column(name="image", shape=(7, 11, 2), unit="GeV", elements=("strips", "middle")),
@@ -92,8 +92,8 @@ def test_the_page_holds_everything_and_needs_nothing(folder: Path) -> None:
     for split, rows in manifest.split_counts().items():
         assert split in page.words
         assert str(rows) in page.words
-    assert f"all {manifest.rows('train')} events of the split train" in page.words
-    assert "volume has the shape (2, 2, 2, 2) and is not drawn" in page.words
+    assert tells(page.words, f"{manifest.rows('train')} events", "train")
+    assert tells(page.words, "volume", "(2, 2, 2, 2)", "not drawn")
     # balance; mean, and events of two classes, for each of two images; tracks; rings; distributions
     assert len(page.images) == 1 + 2 * 3 + 1 + 1 + 1
     for image in page.images:
@@ -132,7 +132,7 @@ def test_a_large_split_is_sampled_and_the_page_says_so(folder: Path, monkeypatch
     monkeypatch.setattr("hep_ray.dataset.show.EVENTS", 70)
     rows = Manifest.load(folder).rows("train")
     words = Page(show(folder).read_text(encoding="utf-8")).words
-    assert f"70 of {rows} events of the split train" in words
+    assert tells(words, f"70 of {rows} events", "train")
     assert "random choice" in words
 
 

@@ -9,6 +9,7 @@ import pytest
 from hep_ray.confirm.confirmation import load_confirmation
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.registry import ModelRegistry
+from tests.facts import tells
 
 SCRIPT = """
 from hep_ray import Choice, Preset, Search, Space, main
@@ -76,8 +77,8 @@ def test_a_champion_is_replaced_by_a_truly_better_one_and_by_no_other(make_searc
     for search in ("deep", "linear"):
         told = hep_ray(place, "promote", search, code=1)
         assert "FAIL  gain: " in told
-        assert "no better within seed noise" in told
+        assert "seed noise" in told
         assert aliases(place) == {"champion": 2, "previous": 1}
 
     told = hep_ray(place, "predict", "models:/quadrants@champion", "data", "--out", "scores")
-    assert "1500 events scored by models:/quadrants/2" in told
+    assert tells(told, "1500 events", "models:/quadrants/2")

@@ -14,6 +14,7 @@ from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+from tests.facts import tells
 
 SCRIPT = """
 from hep_ray import Choice, Preset, Search, Space, main
@@ -130,7 +131,7 @@ def test_an_extended_search_that_is_killed_goes_on_to_its_new_number_of_trials(m
     assert hand_over(folder, uri).trials == 9
     refused = start(script, "--resume", "--trials", "4")
     assert refused.wait(timeout=240) == 2
-    assert "--trials 4 is fewer: type --trials 9 to draw no more" in (tmp_path / "log").read_text()
+    assert tells((tmp_path / "log").read_text(), "--trials 4", "--trials 9")
 
 
 @pytest.mark.parametrize(

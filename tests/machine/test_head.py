@@ -13,6 +13,7 @@ import pytest
 
 from hep_ray import head
 from hep_ray.errors import ClusterUnavailable, InvalidConfig
+from tests.facts import raises, tells
 
 SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -114,7 +115,7 @@ def test_a_cluster_is_started_here_where_none_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "[2001:db8::1]:6379")
     assert (head.meant().host, head.meant().port) == ("2001:db8::1", 6379)
     monkeypatch.setenv("RAY_ADDRESS", "the-cluster")
-    with pytest.raises(InvalidConfig, match="RAY_ADDRESS is HOST:PORT"):
+    with raises(InvalidConfig, "RAY_ADDRESS", "HOST:PORT"):
         head.meant()
 
 
@@ -166,9 +167,9 @@ def test_each_cause_for_which_ray_cannot_start_here_has_its_own_remedy(tmp_path)
     assert "at most 107 bytes" in told["long"]
     assert f"below TMPDIR={tmp_path}" in told["long"]
     assert "type RAY_TMPDIR=/tmp" in told["long"]
-    assert f"sockets and logs in {tmp_path / 'file/ray'}; it cannot (Not a directory)" in told["temp"]
+    assert tells(told["temp"], tmp_path / "file/ray", "Not a directory")
     assert "type RAY_TMPDIR=FOLDER" in told["temp"]
-    assert f"token of its cluster in {tmp_path / 'file/.ray/auth_token'}" in told["home"]
+    assert tells(told["home"], tmp_path / "file/.ray/auth_token")
     assert "type HOME=FOLDER" in told["home"]
     assert "unset RAY_AUTH_TOKEN_PATH" in told["token"]
     assert not any("ray status" in one or "must be those of the cluster" in one for one in told.values())

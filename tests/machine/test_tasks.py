@@ -6,6 +6,7 @@ import pytest
 
 from hep_ray.cluster import result
 from hep_ray.errors import InvalidConfig, WorkersLost
+from tests.facts import tells
 
 pytestmark = pytest.mark.ray
 
@@ -26,9 +27,9 @@ def test_a_task_gives_its_result_or_a_named_error_in_one_paragraph(ray_session):
     assert result(task.remote("well")) == "well"
     with pytest.raises(InvalidConfig) as refused:
         result(task.remote("refuses"))
-    assert str(refused.value) == "an epsilon is above 0; got -1"
+    assert tells(str(refused.value), "epsilon", -1)
     with pytest.raises(KeyError):
         result(task.remote("fails"))
-    with pytest.raises(WorkersLost, match="one was lost too often") as lost:
+    with pytest.raises(WorkersLost) as lost:
         result(task.remote("dies"))
     assert "\n" not in str(lost.value)

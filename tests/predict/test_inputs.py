@@ -20,6 +20,7 @@ from hep_ray.errors import (
 from hep_ray.predict import pieces
 from hep_ray.predict.inputs import Ways, open_inputs
 from hep_ray.predict.scores import read_events, score_piece
+from tests.facts import raises
 
 ELEMENTS = ("pt", "eta", "phi")
 
@@ -127,7 +128,7 @@ def test_a_selection_leaves_out_events_and_keeps_their_ids(tmp_path, events, dat
 def test_a_dataset_of_other_units_is_refused(tmp_path, events, package, make_schema):
     with ShardWriter(tmp_path / "mev", make_schema("MeV")) as writer:
         writer.write(events)
-    with pytest.raises(ModelMismatch, match=r"element_units of 'features' is \('GeV', '', 'rad'\).*MeV"):
+    with raises(ModelMismatch, "element_units", "'features'", "('GeV', '', 'rad')", "('MeV', '', 'rad')"):
         open_inputs([tmp_path / "mev"], package.build())
 
 
@@ -148,20 +149,20 @@ def rescale(table):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "facts"),
     [
-        (rename, r"'features' of shape \(3,\), or its elements .* lacks eta"),
-        (narrow, "each of the 2 places of a column's last axis; 'features' has"),
-        (rescale, "unit of 'mass' is 'GeV', of .* 'MeV'"),
+        (rename, ["'features'", "(3,)", "eta"]),
+        (narrow, ["'features'", "2", "['pt', 'eta', 'phi']"]),
+        (rescale, ["'mass'", "'GeV'", "'MeV'"]),
     ],
 )
 def test_columns_shapes_and_units_that_do_not_match_are_refused(
-    tmp_path, events, dataset, package, change, words
+    tmp_path, events, dataset, package, change, facts
 ):
     path, _ = as_parquet(tmp_path, events, dataset)
     pq.write_table(change(pq.read_table(path)), path)
 
-    with pytest.raises(ModelMismatch, match=words):
+    with raises(ModelMismatch, *facts):
         open_inputs([path], package.build())
 
 
@@ -170,7 +171,7 @@ def test_a_schema_file_that_makes_other_units_is_refused(tmp_path, events, datas
     text = (tmp_path / "mine.toml").read_text()
     (tmp_path / "mine.toml").write_text(text.replace('unit = "GeV"', 'unit = "MeV"'))
 
-    with pytest.raises(ModelMismatch, match="unit of 'mass' is 'GeV'"):
+    with raises(ModelMismatch, "'mass'", "'GeV'", "'MeV'"):
         open_inputs([path], package.build(), Ways(**ways))
 
 
@@ -183,16 +184,16 @@ def test_units_that_an_input_does_not_state_are_said_to_be_unknown(tmp_path, eve
 
 def test_what_cannot_be_predicted_is_named(tmp_path, events, dataset, package):
     classifier = package.build()
-    with pytest.raises(UnreadableInput, match="absent"):
+    with raises(UnreadableInput, tmp_path / "absent.h5"):
         open_inputs([tmp_path / "absent.h5"], classifier)
     (tmp_path / "events.dat").touch()
-    with pytest.raises(InvalidConfig, match=r"ending of a file .*--reader"):
+    with raises(InvalidConfig, tmp_path / "events.dat", "--reader"):
         open_inputs([tmp_path / "events.dat"], classifier)
-    with pytest.raises(InvalidConfig, match="predicted alone"):
+    with raises(InvalidConfig, "2 inputs"):
         open_inputs([dataset, dataset], classifier)
     shard = next(dataset.glob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(ShardMismatch, match="truncated"):
+    with raises(ShardMismatch, shard.name, "truncated"):
         open_inputs([dataset], classifier)
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -201,7 +202,7 @@ def test_what_cannot_be_predicted_is_named(tmp_path, events, dataset, package):
         "one/events/",
         "two/events/",
     ]
-    with pytest.raises(InvalidConfig, match=r"given once; .*events\.csv is given twice"):
+    with raises(InvalidConfig, first, "twice"):
         open_inputs([first, first], classifier)
 
 
@@ -211,7 +212,7 @@ def test_a_value_that_is_not_finite_is_named_and_no_file_is_left(tmp_path, event
     classifier = package.build()
     prediction = open_inputs([path], classifier)
 
-    with pytest.raises(InvalidEvents, match="'mass' of event 'events/17'"):
+    with raises(InvalidEvents, "'mass'", "'events/17'"):
         score_piece(classifier, prediction, prediction.pieces[0], tmp_path, "d", 64)
     assert not list(tmp_path.glob("*.parquet")) + list(tmp_path.glob(".*.tmp"))
 
@@ -238,5 +239,5 @@ def test_globs_folders_empty_files_and_odd_names_are_predicted_too(tmp_path, eve
             for read in read_events(classifier, prediction, piece)
         ]
         np.testing.assert_array_equal(np.concatenate(features), events["features"])
-    with pytest.raises(NoEvents, match="none of these does"):
+    with raises(NoEvents, tmp_path / "runs/job_10/out.root"):
         open_inputs([tmp_path / "runs/job_10"], classifier)

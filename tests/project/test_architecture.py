@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.facts import raises
+
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "hep_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -135,7 +137,7 @@ def test_public_names_exist() -> None:
         # A folder or module of that name would take its place as soon as it is imported.
         assert not (PACKAGE / name).exists()
         assert not (PACKAGE / f"{name}.py").exists()
-    with pytest.raises(AttributeError, match="no attribute 'nothing'; it has: Choice"):
+    with raises(AttributeError, "'nothing'", "Choice"):
         _ = hep_ray.nothing
 
 

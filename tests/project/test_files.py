@@ -11,6 +11,7 @@ import pytest
 
 from hep_ray.errors import StorageError
 from hep_ray.files import storing, whole, write_whole
+from tests.facts import raises
 
 FILL_AND_WAIT = """
 import pathlib, sys, time
@@ -67,7 +68,7 @@ def test_what_the_system_refuses_has_a_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "facts.json"
     with (
-        pytest.raises(StorageError, match=r"storage must be writable; writing .*facts\.json failed"),
+        raises(StorageError, path, "File exists"),
         storing(path),
     ):
         write_whole(path, "text")

@@ -14,6 +14,7 @@ from hep_ray.losses import LOSSES
 from hep_ray.plugins import Plugin, differences, import_source, importing, load, restore, trust
 from hep_ray.registry import OWN_CODE
 from hep_ray.search.script import load_search
+from tests.facts import raises, tells
 
 LOSS = '''
 import torch
@@ -108,7 +109,7 @@ def test_a_name_that_two_files_claim_is_refused_with_both(tmp_path: Path) -> Non
 def test_a_name_of_hep_rays_own_cannot_be_taken(tmp_path: Path) -> None:
     path = tmp_path / "nets.py"
     source = LOSS.format(name="hinge", words="Another hinge.")
-    with pytest.raises(DuplicateName, match="hinge"):
+    with raises(DuplicateName, "'hinge'", path):
         import_source("of_a_test_nets", path, source)
     assert LOSSES["hinge"].build.__module__ == "hep_ray.losses.hinge"
 
@@ -162,7 +163,7 @@ def test_a_search_finds_its_file_again_and_refuses_one_that_changed(
 
     monkeypatch.chdir(tmp_path)
     path.unlink()
-    with pytest.raises(PluginFailed, match="is not there"):
+    with raises(PluginFailed, path, "'of_a_test'"):
         restore([recorded])
     plugin_of(tmp_path / "nets.py")  # the same text, moved into the working directory
     assert restore([recorded])[0].path == str(tmp_path / "nets.py")
@@ -177,8 +178,8 @@ def test_differences_name_what_changed_came_and_went(tmp_path: Path) -> None:
     assert "aaaaaaaaaaaa" in changed
     assert "cccccccccccc" in changed
     gone, came = differences([one], [two])
-    assert "/x/one.py registered loss 'one' and is not loaded now" in gone
-    assert "/x/two.py registers model 'two' and was not loaded before" in came
+    assert tells(gone, "/x/one.py", "loss 'one'", "not loaded")
+    assert tells(came, "/x/two.py", "model 'two'", "before")
 
 
 def test_code_that_came_with_a_model_is_run_only_when_it_is_trusted(
@@ -186,7 +187,7 @@ def test_code_that_came_with_a_model_is_run_only_when_it_is_trusted(
 ) -> None:
     plugin = plugin_of(tmp_path / "nets.py")
     monkeypatch.delenv("HEP_RAY_TRUST_CODE", raising=False)
-    with pytest.raises(UntrustedCode, match="of_a_test"):
+    with raises(UntrustedCode, "'of_a_test'", "--trust-code"):
         trust([plugin], trust_code=False)
     assert "of_a_test" not in LOSSES
     trust([plugin], trust_code=True)

@@ -26,6 +26,7 @@ from hep_ray.report.performance import EFFICIENCIES, SCORE_BINS, performance_of
 from hep_ray.report.scores import Scored
 from hep_ray.report.words import axis_label, interval, metric_words, plus_minus
 from hep_ray.search.state import SearchState
+from tests.facts import raises
 
 LABELS = np.arange(300) % 3
 
@@ -176,7 +177,7 @@ def test_figures_are_found_in_their_order_and_named_once() -> None:
     ]  # fmt: skip
     with pytest.raises(DuplicateName):
         figure("roc", "search", 1, "again")(lambda material: None)
-    with pytest.raises(UnknownName, match="unknown section 'trainnig' \\(did you mean 'training'"):
+    with raises(UnknownName, "'trainnig'", "'training'"):
         figure("mine", "trainnig", 1, "nowhere on the page")  # type: ignore[arg-type]
 
 

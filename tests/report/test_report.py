@@ -24,6 +24,7 @@ from hep_ray.report.figures import FIGURES, Drawn
 from hep_ray.report.figures.parameters import importances
 from hep_ray.report.material import gather
 from hep_ray.report.page import Shown, page
+from tests.facts import raises, tells
 
 
 class Page(HTMLParser):
@@ -105,7 +106,7 @@ def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable
     assert "test split: 120 events; mean over 2 seeds" in found.words
     assert "paired difference +0.062 ± 0.010 [+0.040, +0.080], corrected p = 0.03" in found.words
     # This confirmation says nothing of events: it is one of before they were counted.
-    assert "Paired by seed; interval and p-value count the noise of the seeds alone" in found.words
+    assert "Paired by seed" in found.words
     assert "hep-ray confirm toy" in found.words
     table = found.words[found.words.index("Each class against the rest") :]
     assert all(table.count(name) >= 2 for name in place.classes)  # of the finalist and of the baseline
@@ -125,7 +126,7 @@ def test_one_trial_of_one_epoch_is_enough(workplace: Callable[..., Any]) -> None
     found = Page(write_report(place.search, place.storage).path)
     assert "roc" in found.figures
     assert "parallel_coordinates" not in found.figures
-    assert "Slices: needs two trials with different parameters." in found.words
+    assert tells(found.words, "Slices", "two trials")
 
 
 def test_two_objectives_have_a_front_and_many_trials_an_importance(workplace: Callable[..., Any]) -> None:
@@ -187,8 +188,8 @@ def test_a_confirmation_of_another_search_is_left_out(workplace: Callable[..., A
     place.write_journal()
     place.write_confirmation(search_id="another")
     text = page(gather(place.search, place.storage), [], place.storage)
-    assert "is of another search (another) and is left out" in text
-    assert "It is not confirmed" in text
+    assert "another search (another)" in text
+    assert "not confirmed" in text
 
 
 def test_earlier_looks_at_the_test_split_are_told(workplace: Callable[..., Any]) -> None:
@@ -207,18 +208,18 @@ def test_earlier_looks_at_the_test_split_are_told(workplace: Callable[..., Any])
     (place.storage / "another_search").mkdir()
     record_use(place.storage / "another_search", look)
     text = page(gather(place.search, place.storage), [], place.storage)
-    assert "had been looked at 1 time for this search before this confirmation" in text
-    assert "Other searches in this storage looked at the same test split: another_search (1 time)" in text
+    assert "1 time for this search" in text
+    assert "another_search (1 time)" in text
 
 
 def test_refusals(workplace: Callable[..., Any], tmp_path: Path) -> None:
     place = workplace()
-    with pytest.raises(StorageError, match="run the search first"):
+    with raises(StorageError, place.folder):
         write_report(place.search, place.storage)
     place.write_journal([({}, 0, [0.1], "failed"), ({}, 0, [0.1], "running")], finished=False)
-    with pytest.raises(NothingCompleted, match="1 failed, 1 running"):
+    with raises(NothingCompleted, "1 failed", "1 running"):
         write_report(place.search, place.storage)
-    with pytest.raises(StorageError, match="a folder that exists"):
+    with raises(StorageError, tmp_path / "absent"):
         write_report(place.search, place.storage, out=tmp_path / "absent" / "page.html")
     assert not (place.folder / "report.html").exists()
 
@@ -226,7 +227,7 @@ def test_refusals(workplace: Callable[..., Any], tmp_path: Path) -> None:
 def test_another_dataset_is_refused(workplace: Callable[..., Any], make_dataset: Callable[..., Path]) -> None:
     place = workplace()
     place.write_journal(RUNNING)
-    with pytest.raises(UnreadableInput, match="reads the dataset of its search"):
+    with raises(UnreadableInput, "dataset"):
         write_report(place.search, place.storage, data=make_dataset(60))
 
 

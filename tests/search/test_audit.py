@@ -17,6 +17,7 @@ from hep_ray.tracking.journal import FILE_NAME, Journal
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
 from hep_ray.training.checkpoint import BEST, LAST, save_checkpoint
+from tests.facts import raises
 
 VALUES = {"t0000": (0.6, 0.8, 0.7), "t0001": (0.5,), "t0002": (0.9,)}
 STATUS = {"t0000": "completed", "t0001": "stopped", "t0002": "failed"}
@@ -101,7 +102,7 @@ def test_a_trial_that_has_not_ended_is_told(folder):
     assert ("lost", "the search has not ended") in texts
     assert ("lost", "t0002: ended 0 times") in texts
     assert ("differs", "t0002: FAIL in optuna.db, running in the journal") in texts
-    with pytest.raises(AuditFailed, match="things are not"):
+    with raises(AuditFailed, "--resume"):
         CliRunner().invoke(app, ["audit", "toy", "--storage", str(folder.parent)], catch_exceptions=False)
 
 
@@ -151,8 +152,8 @@ def test_a_leaderboard_study_or_checkpoint_that_says_something_else_and_what_is_
 
 
 def test_what_cannot_be_audited_is_refused_and_nothing_is_made(tmp_path, folder):
-    with pytest.raises(StorageError, match="has none"):
+    with raises(StorageError, tmp_path / "nowhere", "journal.jsonl"):
         audit(tmp_path / "nowhere", default_uri(tmp_path))
-    with pytest.raises(TrackingUnavailable, match="no such database"):
+    with raises(TrackingUnavailable, default_uri(tmp_path / "elsewhere")):
         audit(folder, default_uri(tmp_path / "elsewhere"))
     assert not (tmp_path / "elsewhere").exists()

@@ -3,6 +3,7 @@ import yaml
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.search.resources import plan_resources, to_come
+from tests.facts import raises
 
 HEAD = {"CPU": 8.0, "memory": 1e9}
 GPU = {"CPU": 8.0, "GPU": 1.0}
@@ -47,7 +48,7 @@ def test_a_search_plans_for_gpus_that_no_node_has_yet():
 
 @pytest.mark.parametrize("stated", ["four", "4 x GPU", "4 x CPU=8 TPU=1", "4xCPU=8"])
 def test_words_that_say_nothing_are_refused(stated):
-    with pytest.raises(InvalidConfig, match="HEP_RAY_AUTOSCALE"):
+    with raises(InvalidConfig, "HEP_RAY_AUTOSCALE", f"'{stated}'"):
         to_come([HEAD], stated)
 
 
@@ -56,7 +57,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, text):
     path = tmp_path / "x.yaml"
     path.write_text(text)
 
-    with pytest.raises(InvalidConfig, match=r"x\.yaml"):
+    with raises(InvalidConfig, path):
         to_come([HEAD], str(path))
-    with pytest.raises(InvalidConfig, match=r"absent\.yaml"):
+    with raises(InvalidConfig, tmp_path / "absent.yaml"):
         to_come([HEAD], str(tmp_path / "absent.yaml"))

@@ -7,6 +7,7 @@ from hep_ray.errors import Interrupted, SearchFailed
 from hep_ray.search.failures import TAIL, causes, hung, judge, last_attempt, loss, tail
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialLost, TrialStarted
+from tests.facts import raises
 
 COMMON = " Some common causes include: (1) the process was killed by the OOM killer"
 DIED = (
@@ -74,16 +75,14 @@ def test_causes_that_differ_in_numbers_alone_are_one_and_the_commonest_comes_fir
         ("NonFiniteLoss: loss is nan at step 3 of epoch 2 (learning_rate 1e+30)", ["t0001", "t0002"]),
         ("KeyError: 'weights'", ["t0000"]),
     ]
-    with pytest.raises(
-        SearchFailed, match=r"all 3 failed, 2 of them so: NonFiniteLoss.*; 1 other cause; .*t0001"
-    ):
+    with raises(SearchFailed, "all 3", "2", "NonFiniteLoss", "1 other", "t0001"):
         judge(state)
 
 
 def test_a_search_with_a_success_is_one_and_one_that_was_cut_off_is_not():
     judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5, status="completed")))
     judge(SearchState())
-    with pytest.raises(Interrupted, match="t0001"):
+    with raises(Interrupted, "t0001", "--resume"):
         judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5)))
 
 

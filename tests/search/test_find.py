@@ -15,6 +15,7 @@ from hep_ray.search.state import SearchState
 from hep_ray.search.stated import Stated, stated_by, stated_in, words_to_confirm
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+from tests.facts import raises
 
 SPACE = Space(model="mlp", loss="cross_entropy", optimizer="adam", learning_rate=0.01)
 SEARCH = Search(
@@ -81,15 +82,15 @@ def test_name_folder_and_script_are_the_same_search(here):
     (here / "searches/s.py").write_text(SCRIPT)
     assert find_search("s", storage).folder == folder
     assert find_search("my runs/named_otherwise").storage.resolve() == storage
-    with pytest.raises(InvalidConfig, match="does not lie in --storage"):
+    with raises(InvalidConfig, folder, here / "other", "--storage"):
         find_search(str(folder), here / "other")
 
 
 def test_what_is_none_of_them_is_named_with_what_there_is(here):
     ran(here / "runs")
-    with pytest.raises(UnknownSearch, match="holds searches: named_otherwise"):
+    with raises(UnknownSearch, "'nothing'", "runs", "named_otherwise"):
         find_search("nothing")
-    with pytest.raises(NotRun, match="holds none: run the search first"):
+    with raises(NotRun, here / "elsewhere" / "named_otherwise", "--storage"):
         find_search("my scripts/s.py", here / "elsewhere")
     for command in ("report", "promote", "confirm", "audit", "track"):
         assert isinstance(CliRunner().invoke(app, [command, "nothing"]).exception, UnknownSearch)

@@ -2,6 +2,8 @@ import socket
 import subprocess
 import sys
 
+from tests.facts import tells
+
 WATCHES = """
 import sys, threading
 from rich.console import Console
@@ -33,5 +35,5 @@ def test_a_driver_ends_when_the_head_no_longer_answers_and_not_before():
 
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 1
-    assert f"the head at 127.0.0.1:{port} has not answered for 0 s" in said
+    assert tells(said, f"127.0.0.1:{port}", "0 s")
     assert "--resume" in said

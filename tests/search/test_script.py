@@ -1,7 +1,6 @@
-import pytest
-
 from hep_ray.errors import UnknownName
 from hep_ray.search.script import load_search
+from tests.facts import raises
 
 
 def test_away_from_the_checkout_its_searches_are_known(tmp_path, monkeypatch):
@@ -9,7 +8,7 @@ def test_away_from_the_checkout_its_searches_are_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert load_search("cnn_loss").name == "cnn_loss"
-    with pytest.raises(UnknownName, match="cnn_loss"):
+    with raises(UnknownName, "nothing.py", "cnn_loss"):
         load_search("nothing")
 
 
@@ -18,7 +17,7 @@ def test_a_script_of_this_folder_comes_first(tmp_path, monkeypatch):
     (tmp_path / "searches").mkdir()
     (tmp_path / "searches/cnn_loss.py").write_text("search = 'none'\n")
 
-    with pytest.raises(UnknownName, match="variable 'search'"):
+    with raises(UnknownName, "'search'", "searches/cnn_loss.py"):
         load_search("cnn_loss")
-    with pytest.raises(UnknownName, match=r"has: cnn_loss$"):
+    with raises(UnknownName, "searches/nothing.py", "cnn_loss"):
         load_search("nothing")

@@ -8,6 +8,7 @@ from hep_ray.errors import InvalidSpace
 from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
 from hep_ray.tracking.records import SearchStarted, decode
 from hep_ray.training.config import TrialConfig
+from tests.facts import raises
 
 GOOD = {
     "model": "cnn",
@@ -92,9 +93,9 @@ def test_the_model_is_drawn_before_what_depends_on_it():
 
 def test_a_space_of_baselines_alone_needs_no_loss():
     Space(model="likelihood", bins=Integer(10, 100)).check()
-    with pytest.raises(InvalidSpace, match="unknown key 'learning_rate'"):
+    with raises(InvalidSpace, "'learning_rate'"):
         Space(model="likelihood", learning_rate=0.1).check()
-    with pytest.raises(InvalidSpace, match=r"'trees' is read by .*add .when\(model='gradient_boosting'\)"):
+    with raises(InvalidSpace, "'trees'", "'likelihood'", ".when(model='gradient_boosting')"):
         Space(model=Choice("likelihood", "gradient_boosting"), trees=10).check()
 
 
@@ -103,14 +104,14 @@ def test_a_space_states_its_model_loss_and_optimizer():
         rest = {
             key: value for key, value in GOOD.items() if key != kind and not getattr(value, "condition", None)
         }
-        with pytest.raises(InvalidSpace, match=kind):
+        with raises(InvalidSpace, kind):
             Space(**rest).check()
 
 
 def test_a_condition_that_cannot_be_met_is_an_error():
-    with pytest.raises(InvalidSpace, match="root_sotfmax"):
+    with raises(InvalidSpace, "'root_index'", "loss=root_sotfmax"):
         Space(**{**GOOD, "root_index": Choice(3).when(loss="root_sotfmax")})
-    with pytest.raises(InvalidSpace, match="stated before"):
+    with raises(InvalidSpace, "'root_index'", "'loss'"):
         Space(root_index=Choice(3).when(loss="root_softmax"), loss=Choice("root_softmax"))
 
 
@@ -149,21 +150,21 @@ def test_what_follows_is_put_right_where_the_other_value_changes():
     sound = Space(**sizes, token_features=Choice(9, 10), heads=Mapped("token_features", {9: 3, 10: 5}))
     sound.check()
     assert [(point["token_features"], point["heads"]) for point in sound.grid()] == [(9, 3), (10, 5)]
-    with pytest.raises(InvalidSpace, match="multiple of heads"):
+    with raises(InvalidSpace, "token_features", "heads", 10, 4):
         sound.replace(heads=Mapped("token_features", {9: 3, 10: 4})).check()
 
 
 def test_what_follows_from_nothing_sound_is_refused():
-    with pytest.raises(InvalidSpace, match="optimizer=adagrad"):
+    with raises(InvalidSpace, "'learning_rate'", "optimizer=adagrad"):
         Space(**{**GOOD, "learning_rate": Mapped("optimizer", {"adagrad": 0.1})})
-    with pytest.raises(InvalidSpace, match="'learning_rate' is required"):
+    with raises(InvalidSpace, "'learning_rate'"):
         Space(**{**GOOD, "learning_rate": Mapped("optimizer", {"adam": 0.1})}).check()
-    with pytest.raises(InvalidSpace, match="a loss is a Choice"):
+    with raises(InvalidSpace, "loss", "Choice"):
         Space(model=Choice("cnn", "mlp"), loss=Mapped("model", {"cnn": "hinge", "mlp": "mse"}))
 
 
 def test_a_grid_over_a_range_is_refused():
-    with pytest.raises(InvalidSpace, match="learning_rate"):
+    with raises(InvalidSpace, "'learning_rate'", "Choice"):
         Space(**{**GOOD, "learning_rate": Uniform(0.1, 0.2)}).grid()
 
 

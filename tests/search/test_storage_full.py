@@ -20,6 +20,7 @@ from hep_ray.search.space import LogUniform, Space
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import PATIENCE
 from hep_ray.training.checkpoint import load_checkpoint
+from tests.facts import raises
 
 QUIET = Console(quiet=True)
 MEBIBYTE = 2**20
@@ -141,19 +142,19 @@ def test_no_room_or_no_leave_to_write_is_told_before_a_trial_starts(
 ):
     folder, make_read_only = disk
     data = make_dataset(events=96, size=28)
-    with pytest.raises(StorageError, match=r"room for 10 kept models .* free"):
+    with raises(StorageError, folder, "10 kept models", "50 MB"):
         check_room(folder, 10 * MEBIBYTE, 2)
     with (folder / "ballast").open("wb") as file:
         file.write(np.zeros(40 * MEBIBYTE, np.uint8).tobytes())
-    with pytest.raises(StorageError, match="has room for"):
+    with raises(StorageError, folder / "runs", "33 MB"):
         prepare(SEARCH, SearchOptions(data=data, storage=folder / "runs", preset="smoke"))
     make_read_only()
-    with pytest.raises(StorageError, match="Read-only file system"):
+    with raises(StorageError, folder / "runs", "Read-only file system"):
         prepare(SEARCH, SearchOptions(data=data, storage=folder / "runs", preset="smoke"))
 
 
 def test_room_is_named_however_deep_the_fault(tmp_path):
-    with pytest.raises(StorageError, match="database or disk is full"), stopped_by_storage(tmp_path):
+    with raises(StorageError, tmp_path, "disk is full"), stopped_by_storage(tmp_path):
         raise RuntimeError("a long traceback\nsqlite3.OperationalError: database or disk is full\nmore")
-    with pytest.raises(RuntimeError, match="anything else"), stopped_by_storage(tmp_path):
+    with raises(RuntimeError, "anything else"), stopped_by_storage(tmp_path):
         raise RuntimeError("anything else")

@@ -14,6 +14,7 @@ from hep_ray.search.plan import prepare
 from hep_ray.search.preflight import check_augmentation
 from hep_ray.search.script import load_search
 from hep_ray.simulate import SIMULATIONS
+from tests.facts import raises
 
 SEARCHES = Path(__file__).parents[2] / "searches"
 BASE = {"loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
@@ -42,23 +43,21 @@ def test_a_search_whose_augmentation_would_break_events_is_refused_before_it_sta
         )
     space = Space(model="mlp", inputs="image", **BASE, phi_rotation=Choice(False, True))
     search = Search("toy", "toy", "toy", space, {"smoke": Preset(trials=1, epochs=1)})
-    with pytest.raises(
-        InvalidSpace, match=r"the image 'image' .* states none: write axes = \['phi', 'eta'\]"
-    ):
+    with raises(InvalidSpace, "'mlp'", "'image'", "axes = ['phi', 'eta']"):
         prepare(search, SearchOptions(data=tmp_path / "data", storage=tmp_path / "runs", preset="smoke"))
     assert not (tmp_path / "runs" / "toy").exists()
 
 
 def test_it_is_asked_of_what_each_model_reads() -> None:
     space = Space(model=Choice("cnn", "mlp"), **BASE, inputs=Choice("angles").when(model="mlp"))
-    with pytest.raises(InvalidSpace, match=r"with model 'mlp': .* the model reads none \(angles\)"):
+    with raises(InvalidSpace, "'mlp'", "angles"):
         check(space.replace(phi_rotation=Choice(False, True)), IMAGE, ANGLES)
     check(space.replace(phi_rotation=Choice(False, True).when(model="cnn")), IMAGE, ANGLES)
 
 
 def test_it_is_asked_of_each_choice_of_inputs() -> None:
     space = Space(model="mlp", inputs=Choice("image", "image+angles"), **BASE)
-    with pytest.raises(InvalidSpace, match="'met_phi' of angles would have to change"):
+    with raises(InvalidSpace, "'met_phi'", "angles"):
         check(space.replace(phi_flip=Choice(False, True)), IMAGE, ANGLES)
     check(space.replace(phi_flip=Choice(False, True).when(inputs="image")), IMAGE, ANGLES)
     check(space.replace(mixup=Choice(0.0, 0.5)), IMAGE, ANGLES)

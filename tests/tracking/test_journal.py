@@ -1,10 +1,10 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.errors import StorageError
 from hep_ray.tracking.journal import FILE_NAME, Journal, read_records
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted, TrialTested
+from tests.facts import raises
 
 RECORDS = [
     TrialStarted(
@@ -47,7 +47,7 @@ def test_killed_at_any_byte_the_journal_keeps_every_whole_record(tmp_path_factor
 
 
 def test_one_process_at_a_time(tmp_path):
-    with Journal(tmp_path), pytest.raises(StorageError, match="another one holds"):
+    with Journal(tmp_path), raises(StorageError, tmp_path / FILE_NAME):
         Journal(tmp_path)
     Journal(tmp_path).close()
 
@@ -58,7 +58,7 @@ def test_a_damaged_line_is_named_and_nothing_is_cut(tmp_path):
     path.write_bytes(b"".join([lines[0], b"{}\n", lines[2]]))
     before = path.read_bytes()
 
-    with pytest.raises(StorageError, match="line 2"):
+    with raises(StorageError, path, "line 2"):
         Journal(tmp_path)
     assert path.read_bytes() == before
 
@@ -66,13 +66,13 @@ def test_a_damaged_line_is_named_and_nothing_is_cut(tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
 
-    with pytest.raises(StorageError, match="writable"):
+    with raises(StorageError, tmp_path / "file" / "search", "Not a directory"):
         Journal(tmp_path / "file" / "search")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_looking_at_a_folder_without_a_journal_is_a_storage_error(tmp_path):
-    with pytest.raises(StorageError, match=FILE_NAME):
+    with raises(StorageError, tmp_path, FILE_NAME):
         read_records(tmp_path)
 
 
@@ -105,5 +105,5 @@ def test_a_whole_record_behind_what_is_left_of_another_is_read(tmp_path_factory,
 def test_a_digit_that_a_disk_changed_in_the_last_line_is_still_noticed(tmp_path):
     path = filled(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"0.6666", b"0.7666"))
-    with pytest.raises(StorageError, match="line 4"):
+    with raises(StorageError, path, "line 4"):
         read_records(tmp_path)

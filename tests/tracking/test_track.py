@@ -12,6 +12,7 @@ from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import PATIENCE
+from tests.facts import raises, tells
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_search_and_its_confirmation_are_handed_over_as_often_as_one_likes(sto
     for _ in range(2):
         done = CliRunner().invoke(app, ["track", "toy", "--storage", str(storage)])
         assert done.exit_code == 0, done.output
-        assert "29 records of toy" in done.output
+        assert tells(done.output, "29 records", "toy")
         assert f"next: hep-ray ui --storage {storage}" in done.output
     children = audit(default_uri(storage), "past")
     audit(default_uri(storage), "confirmation", trials=2)
@@ -45,7 +46,7 @@ def test_another_mlflow_gets_all_of_it(storage, tmp_path):
 
 
 def test_a_search_that_is_running_hands_over_by_itself(storage):
-    with Journal(storage / "toy"), pytest.raises(StorageError, match="one process"):
+    with Journal(storage / "toy"), raises(StorageError, storage / "toy"):
         hand_over(storage / "toy")
 
 
@@ -53,7 +54,7 @@ def test_a_server_that_is_still_away_is_an_error(storage, monkeypatch):
     monkeypatch.setenv(PATIENCE, "0.1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said = []
-    with pytest.raises(TrackingUnavailable, match="17 records"):
+    with raises(TrackingUnavailable, "17 records", "hep-ray track toy"):
         hand_over(storage / "toy", "http://127.0.0.1:9", said.append)
     assert "does not answer" in said[0]
 
