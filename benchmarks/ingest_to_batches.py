@@ -131,6 +131,7 @@ def _over(rates: dict[str, float], peer: float) -> dict[str, float]:
 
 def rates(dataset: Dataset, budget: float) -> dict[str, float]:
     """Events per second of each way to read one dataset."""
+    from hep_ray.loading.batches import BatchRequest
     from hep_ray.loading.stream import load_resident
 
     found = {"scan": rate(scan(dataset.paths("train")))}
@@ -138,7 +139,9 @@ def rates(dataset: Dataset, budget: float) -> dict[str, float]:
     data = load_resident(dataset, ["train"])
     found["first_load"] = dataset.rows("train") / (time.perf_counter() - start)
     resident = data.events("train")
-    found["resident"] = best(rate(resident.batches(BATCH, epoch=epoch, shuffle=True)) for epoch in range(2))
+    found["resident"] = best(
+        rate(resident.batches(BatchRequest(BATCH, epoch=epoch, shuffle=True))) for epoch in range(2)
+    )
     del resident, data
     found["streaming_first"], found["streaming"] = stream_rates(dataset, budget)
     return found
@@ -147,12 +150,15 @@ def rates(dataset: Dataset, budget: float) -> dict[str, float]:
 def stream_rates(dataset: Dataset, budget: float) -> tuple[float, float]:
     """Events per second of the first streamed pass and of the best of the next two."""
     from hep_ray.cluster import nodes
+    from hep_ray.loading.batches import BatchRequest
     from hep_ray.loading.cache import plan_ingest, with_streams
     from hep_ray.loading.stream import open_events
 
     ingest = with_streams(plan_ingest(dataset.manifest, nodes(), "streaming", budget), 1)
     stream = open_events(dataset, dataclasses.replace(ingest, readers=1), ["train"]).events("train")
-    first, *later = (rate(stream.batches(BATCH, epoch=epoch, shuffle=True)) for epoch in range(3))
+    first, *later = (
+        rate(stream.batches(BatchRequest(BATCH, epoch=epoch, shuffle=True))) for epoch in range(3)
+    )
     return first, best(later)
 
 

@@ -30,7 +30,7 @@ from hep_ray.cluster import connect
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.loading.stream import ResidentData, load_resident
+from hep_ray.loading.stream import EventData, load_resident
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
 
@@ -71,13 +71,13 @@ def ours(data: Path, storage: Path, name: str, trials: int) -> tuple[float, floa
     return seconds, (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else None
 
 
-def train(params: dict[str, Any], schema: EventSchema, resident: ResidentData) -> TrialLoop:
+def train(params: dict[str, Any], schema: EventSchema, resident: EventData) -> TrialLoop:
     """The trial of both peers, before its first epoch."""
     parts = resident.events("train"), resident.events("val")
     return TrialLoop(TrialConfig.from_params({**FIXED, **params}), schema, *parts, epochs=EPOCHS, seed=0)
 
 
-def tune_and_train(schema: EventSchema, resident: ResidentData, storage: Path, trials: int) -> float:
+def tune_and_train(schema: EventSchema, resident: EventData, storage: Path, trials: int) -> float:
     """Seconds for trials of a Tune function that runs a TorchTrainer with one worker."""
     from ray import train as ray_train
     from ray import tune
@@ -119,7 +119,7 @@ def tune_and_train(schema: EventSchema, resident: ResidentData, storage: Path, t
     return seconds
 
 
-def optuna_loop(schema: EventSchema, resident: ResidentData, database: Path, trials: int) -> float:
+def optuna_loop(schema: EventSchema, resident: EventData, database: Path, trials: int) -> float:
     """Seconds for trials of an Optuna study that trains in this process."""
     import optuna
 

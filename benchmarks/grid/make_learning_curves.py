@@ -56,9 +56,10 @@ def make_events(simulated: int, train_events: int) -> tuple[EventSchema, Events,
         simulate("susy", simulated, seed=1, out=Path(name) / "susy", progress=True)
         dataset = Dataset.open(Path(name) / "susy")
         resident = load_resident(dataset)
-        train, val = resident.events("train"), resident.events("val")
-    some = {column: values[:train_events].copy() for column, values in train.inputs.items()}
-    return dataset.schema, Events(some, train.labels[:train_events].copy()), val
+        train = resident.events("train").head(train_events)
+        val = resident.events("val").head(dataset.rows("val"))
+    some = {column: values[:].copy() for column, values in train.inputs.items()}
+    return dataset.schema, Events(some, train.labels.copy()), val
 
 
 def curve(

@@ -21,7 +21,7 @@ from torch import Tensor
 from hep_ray.config import Config
 from hep_ray.dataset.schema import Column
 from hep_ray.loading.batches import Batch
-from hep_ray.loading.event_images import EventImage, images_of, phi_steps
+from hep_ray.loading.event_images import ON_IMAGES, EventImage, images_of, phi_steps
 
 IMAGE_RANK = 4
 """Rank of a batch of images with channels."""
@@ -57,6 +57,11 @@ class AugmentConfig(Config):
         """Whether anything happens."""
         return self != AugmentConfig()
 
+    @property
+    def on_images(self) -> tuple[str, ...]:
+        """What happens to images, some of `ON_IMAGES`."""
+        return tuple(name for name in ON_IMAGES if getattr(self, name))
+
 
 class Augmentation:
     """Augments batches of one epoch.
@@ -83,7 +88,7 @@ class Augmentation:
     ) -> None:
         self._config = config
         self._random = np.random.default_rng((seed, epoch, 1, *([rank] if rank else [])))
-        self._images = None if columns is None else images_of(columns, config)
+        self._images = None if columns is None else images_of(columns, config.on_images)
 
     def __call__(self, batch: Batch) -> Batch:
         """A new batch; the tensors of the given one stay as they are."""
@@ -105,7 +110,7 @@ class Augmentation:
             for name, values in batch.inputs.items()
             if values.ndim == IMAGE_RANK
         ]
-        self._images = images_of(columns, self._config)
+        self._images = images_of(columns, self._config.on_images)
         return self._images
 
     def _turned(self, batch: Batch) -> dict[str, Tensor]:
@@ -168,22 +173,24 @@ class Augmentation:
         return images + self._config.noise * images.std() * normal
 
     def _mixup(self, batch: Batch) -> Batch:
-        share = float(self._random.beta(self._config.mixup, self._config.mixup))
-        partner = self._partner(batch)
-        inputs = {name: _lerp(values, partner, share) for name, values in batch.inputs.items()}
-        return _with_others(dataclasses.replace(batch, inputs=inputs), partner, share)
+        mix_ratio = float(self._random.beta(self._config.mixup, self._config.mixup))
+        permutation = self._permutation(batch)
+        inputs = {name: _lerp(values, permutation, mix_ratio) for name, values in batch.inputs.items()}
+        return _with_second(dataclasses.replace(batch, inputs=inputs), permutation, mix_ratio)
 
     def _manifold_mixup(self, batch: Batch) -> Batch:
         alpha = self._config.manifold_mixup
-        share = float(self._random.beta(alpha, alpha))
-        partner = self._partner(batch)
+        mix_ratio = float(self._random.beta(alpha, alpha))
+        permutation = self._permutation(batch)
         draw = int(self._random.integers(2**31))
-        return dataclasses.replace(_with_others(batch, partner, share), partner=partner, mixing_draw=draw)
+        return dataclasses.replace(
+            _with_second(batch, permutation, mix_ratio), permutation=permutation, mixing_draw=draw
+        )
 
     def _cutmix(self, batch: Batch) -> Batch:
         side = float(np.sqrt(1 - self._random.beta(self._config.cutmix, self._config.cutmix)))
         centre = self._random.random(2)
-        partner = self._partner(batch)
+        permutation = self._permutation(batch)
         inputs, images = dict(batch.inputs), self._images_in(batch)
         areas = []
         for name, image in images.items():
@@ -196,16 +203,16 @@ class Augmentation:
             for axis, first, last in zip(axes, low, high, strict=True):
                 box[axis] = slice(first, last)
             mixed = values.clone()
-            mixed[tuple(box)] = values[partner][tuple(box)]
+            mixed[tuple(box)] = values[permutation][tuple(box)]
             inputs[name] = mixed
             areas.append(float(np.prod(high - low) / np.prod(sizes)))
         # The pixels of images of several sizes cover the box in areas that differ a little.
-        share = 1.0 - float(np.mean(areas)) if areas else 1.0
+        mix_ratio = 1.0 - float(np.mean(areas)) if areas else 1.0
         for name in inputs.keys() - images.keys():
-            inputs[name] = _lerp(inputs[name], partner, share)
-        return _with_others(dataclasses.replace(batch, inputs=inputs), partner, share)
+            inputs[name] = _lerp(inputs[name], permutation, mix_ratio)
+        return _with_second(dataclasses.replace(batch, inputs=inputs), permutation, mix_ratio)
 
-    def _partner(self, batch: Batch) -> Tensor:
+    def _permutation(self, batch: Batch) -> Tensor:
         return self._tensor(self._random.permutation(len(batch)), batch.labels)
 
     @staticmethod
@@ -213,15 +220,17 @@ class Augmentation:
         return torch.from_numpy(values).to(like.device)
 
 
-def _with_others(batch: Batch, partner: Tensor, share: float) -> Batch:
-    """The batch with the labels and the weights of its events' partners."""
-    weights = None if batch.weights is None else batch.weights[partner]
-    return dataclasses.replace(batch, other_labels=batch.labels[partner], other_weights=weights, share=share)
+def _with_second(batch: Batch, permutation: Tensor, mix_ratio: float) -> Batch:
+    """The batch with the labels and the weights of its events' second events."""
+    weights = None if batch.weights is None else batch.weights[permutation]
+    return dataclasses.replace(
+        batch, second_labels=batch.labels[permutation], second_weights=weights, mix_ratio=mix_ratio
+    )
 
 
-def _lerp(values: Tensor, partner: Tensor, share: float) -> Tensor:
+def _lerp(values: Tensor, permutation: Tensor, mix_ratio: float) -> Tensor:
     values = _real(values)
-    return torch.lerp(values[partner], values, share)
+    return torch.lerp(values[permutation], values, mix_ratio)
 
 
 def _real(values: Tensor) -> Tensor:

@@ -1,18 +1,252 @@
-"""Torch batches from events in memory; no Ray."""
+"""Batches of a split: what is asked for (`BatchRequest`), who answers (`EventSource`), `Events` in memory. No Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values
-from hep_ray.errors import InvalidEvents
-from hep_ray.loading.source import EventWeights, LastBatch, check_pass, dealt_spans, spans
-from hep_ray.loading.tensors import ahead, to_tensor
+from hep_ray.errors import InvalidConfig, InvalidEvents
+
+T = TypeVar("T")
+
+LastBatch = Literal["share", "keep", "drop"]
+"""What becomes of the events that are left over when a pass is cut into batches; see `batch_sizes`."""
+
+PREFETCHED = 3
+"""Batches that are made ready while a GPU works."""
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """One pass over a split, as every source cuts it into batches.
+
+    Without `sharded` all ranks have equally many events and none in common; up to `world_size` - 1 are left out.
+
+    Attributes:
+        batch_size: events per batch of this rank.
+        seed: of the shuffle.
+        epoch: each has its own order.
+        shuffle: take the events in an order that depends on the source, on (seed, epoch) and on nothing else; the
+            same on every rank.
+        rank: of this worker.
+        world_size: number of workers.
+        last_batch: what becomes of events that do not fill a batch; see `batch_sizes`.
+        sharded: hand whole batches, in the order of the events, to the ranks in turn. Together the ranks have every
+            event once, in the batches that one process would have, so that each gives the numbers that one process
+            would. A rank that gets none is given the first batch, whose rows do not count.
+        device: where the tensors go.
+
+    Raises:
+        InvalidConfig: `batch_size` is below 1, `rank` is not one of `world_size`, or a sharded pass is shuffled.
+    """
+
+    batch_size: int
+    seed: int = 0
+    epoch: int = 0
+    shuffle: bool = False
+    rank: int = 0
+    world_size: int = 1
+    last_batch: LastBatch = "keep"
+    sharded: bool = False
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InvalidConfig(f"batch_size must be at least 1, got batch_size={self.batch_size}")
+        if not 0 <= self.rank < self.world_size:
+            raise InvalidConfig(
+                f"rank must be at least 0 and below world_size, got rank={self.rank}, world_size={self.world_size}"
+            )
+        if self.sharded and self.shuffle:
+            raise InvalidConfig("sharded batches follow the order of the events, got shuffle=True")
+
+    def spans(self, events: int) -> list[tuple[int, int]]:
+        """First and last row (excluded) of each batch: among this rank's events, or among all where `sharded`.
+
+        Args:
+            events: of the split.
+
+        Raises:
+            InvalidConfig: there would be no batch.
+        """
+        own = events if self.sharded else events // self.world_size
+        ends = list(itertools.accumulate(batch_sizes(own, self.batch_size, self.last_batch)))
+        if not ends:
+            raise InvalidConfig(
+                f"no batch for any rank: {events} events on {self.world_size} ranks in batches of {self.batch_size} "
+                f"with last_batch '{self.last_batch}'; choose a smaller batch_size or fewer workers"
+            )
+        found = list(zip([0, *ends[:-1]], ends, strict=True))
+        return (found[self.rank :: self.world_size] or found[:1]) if self.sharded else found
+
+    def sizes(self, events: int) -> list[int]:
+        """Events of each batch of this rank.
+
+        Raises:
+            InvalidConfig: there would be no batch.
+        """
+        return [stop - first for first, stop in self.spans(events)]
+
+    def rows(self, events: int) -> list[npt.NDArray[np.intp]]:
+        """Rows of each batch of this rank, shuffled over all events where that is asked for.
+
+        Raises:
+            InvalidConfig: there would be no batch.
+        """
+        spans = self.spans(events)
+        if self.sharded:
+            return [np.arange(first, stop) for first, stop in spans]
+        order = np.arange(events)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(events)
+        local = order[self.rank :: self.world_size]
+        return [local[first:stop] for first, stop in spans]
+
+    def counted_rows(self, events: int) -> npt.NDArray[np.intp]:
+        """Rows of a sharded pass that count for this rank, in the order of its batches; perhaps none."""
+        batches = len(batch_sizes(events, self.batch_size, self.last_batch))
+        return np.concatenate(self.rows(events)) if self.rank < batches else np.arange(0)
+
+
+def batch_sizes(events: int, batch_size: int, last_batch: LastBatch) -> list[int]:
+    """Return the number of events of each batch of one pass.
+
+    All hold `batch_size` but for what is left over, r events, at the end:
+
+    - `keep`: they are a batch, however few.
+    - `drop`: they are left out.
+    - `share`: fewer than half a batch take events over from the batch before, so that both hold at least half of
+      `batch_size` and none more than it. The last one then holds the least multiple of r that is half a batch, so that
+      workers who share every batch cut their shares at the same places as one who has it alone.
+
+    Args:
+        events: of the pass.
+        batch_size: B.
+        last_batch: what becomes of those left over.
+    """
+    full, left = divmod(events, batch_size)
+    sizes = [batch_size] * full
+    if not left or last_batch == "drop":
+        return sizes
+    if last_batch == "keep" or not full or 2 * left >= batch_size:
+        return [*sizes, left]
+    last = left * -(-batch_size // (2 * left))
+    return [*sizes[:-1], batch_size + left - last, last]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some events as tensors on one device.
+
+    Attributes:
+        inputs: column name → (B, *shape).
+        labels: (B,) int64.
+        weights: (B,) float32 of the events in the loss; None where all are 1.
+        second_labels: (B,) int64 of the events that these are mixed with; None where they are not.
+        second_weights: (B,) float32, their weights in the loss; None where they are as `weights`.
+        mix_ratio: λ, what counts of `labels` in a mixed event; 1 − λ is that of `second_labels`.
+        permutation: (B,) int64, rows of the events to mix these with at a hidden layer; None where they are not.
+        mixing_draw: a large random number that decides at which one.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    weights: torch.Tensor | None = None
+    second_labels: torch.Tensor | None = None
+    second_weights: torch.Tensor | None = None
+    mix_ratio: float = 1.0
+    permutation: torch.Tensor | None = None
+    mixing_draw: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class EventWeights:
+    """How much an event counts in the loss: a factor of its class, times its value in a column.
+
+    Attributes:
+        factors: (classes,) float64.
+        column: scalar column of sample weights, None where there is none.
+    """
+
+    factors: npt.NDArray[np.float64]
+    column: str | None = None
+
+    def of(self, labels: npt.NDArray[np.int64], values: npt.NDArray[Any] | None) -> npt.NDArray[np.float32]:
+        """Return the weights (N,) of N events.
+
+        Args:
+            labels: (N,).
+            values: (N,) of the column, None where there is none.
+        """
+        factors = self.factors[labels]
+        return (factors if values is None else values.astype(np.float64) * factors).astype(np.float32)
+
+
+def training_weights(train: EventSource, schema: EventSchema, *, balanced: bool) -> EventWeights | None:
+    """Return the weights of the training events in the loss, with mean 1; None where all are alike.
+
+    The schema's weight column, and with `balanced` a factor that gives every class the same sum. Metrics count
+    every event once, whatever its weight.
+
+    Raises:
+        InvalidEvents: all events of a class have weight 0.
+    """
+    if schema.weight is None and not balanced:
+        return None
+    sums = train.class_sums(len(schema.classes), schema.weight)
+    if not sums.all():
+        raise InvalidEvents(
+            f"every class needs a training event of weight above 0, got the sums {sums.tolist()}"
+        )
+    mean = (len(sums) if balanced else sums.sum()) / len(train)
+    return EventWeights((1 / sums if balanced else np.ones(len(sums))) / mean, schema.weight)
+
+
+class EventSource(Protocol):
+    """Events of one split: in memory, on a device, or streamed from shards.
+
+    Two sources of the same events give the same batches without `shuffle`, and in one epoch the same events with it.
+    """
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,) of all events in their order."""
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that events taken out by `head` may fill; None where all are in memory already."""
+
+    def __len__(self) -> int:
+        """Events of the split."""
+
+    def select(self, columns: Sequence[str], weights: EventWeights | None = None) -> EventSource:
+        """Return the same events with fewer columns, and with weights."""
+
+    def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
+        """Count the events of each class, (classes,), or sum their values in a scalar column."""
+
+    def head(self, events: int) -> Events:
+        """Return the first events, in memory; they stand in random order. All, where there are not so many."""
+
+    def batches(self, request: BatchRequest) -> Iterator[Batch]:
+        """Return the batches of one pass.
+
+        Raises:
+            InvalidConfig: no batch would result; raised by the call itself, not by the first batch.
+        """
 
 
 @dataclass(frozen=True)
@@ -32,7 +266,7 @@ class Events:
 
     @classmethod
     def from_arrays(cls, inputs: Mapping[str, npt.ArrayLike | SparseColumn], labels: npt.ArrayLike) -> Events:
-        """Events from plain arrays.
+        """Check plain arrays, and take them as events.
 
         Raises:
             InvalidEvents: there are none, a column has another length than the labels, or the labels are
@@ -45,12 +279,13 @@ class Events:
         label_array = np.asarray(labels)
         if label_array.ndim != 1 or label_array.dtype.kind not in "iu" or not len(label_array):
             raise InvalidEvents(
-                f"labels are one integer per event, at least one; got {label_array.dtype} {label_array.shape}"
+                "labels must be one integer per event, of at least one event, "
+                f"got {label_array.dtype} {label_array.shape}"
             )
         for name, values in columns.items():
             if values.shape[:1] != label_array.shape:
                 raise InvalidEvents(
-                    f"a column has one row per label, {len(label_array)}; '{name}' has shape {values.shape}"
+                    f"column '{name}' must have one row per label, {len(label_array)}, got shape {values.shape}"
                 )
         return cls(columns, label_array.astype(np.int64, copy=False))
 
@@ -64,11 +299,11 @@ class Events:
 
     def select(self, columns: Sequence[str], weights: EventWeights | None = None) -> Events:
         """See `EventSource.select`."""
-        of_events = None
+        event_weights = None
         if weights is not None:
             values = None if weights.column is None else np.asarray(self.inputs[weights.column])
-            of_events = weights.of(self.labels, values)
-        return Events({name: self.inputs[name] for name in columns}, self.labels, of_events)
+            event_weights = weights.of(self.labels, values)
+        return Events({name: self.inputs[name] for name in columns}, self.labels, event_weights)
 
     def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
         """See `EventSource.class_sums`."""
@@ -80,172 +315,65 @@ class Events:
         if events >= len(self):
             return self
         weights = None if self.weights is None else self.weights[:events]
-        return Events(
-            {name: values[:events] for name, values in self.inputs.items()}, self.labels[:events], weights
-        )
+        inputs = {name: values[:events] for name, values in self.inputs.items()}
+        return Events(inputs, self.labels[:events], weights)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        shuffle: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        last_batch: LastBatch = "keep",
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
-        """See `batches`."""
-        return batches(
-            self,
-            batch_size,
-            seed=seed,
-            epoch=epoch,
-            shuffle=shuffle,
-            rank=rank,
-            world_size=world_size,
-            last_batch=last_batch,
-            device=device,
-        )
+    def batches(self, request: BatchRequest) -> Iterator[Batch]:
+        """See `EventSource.batches`; rank r takes every `world_size`-th event from the r-th on."""
+        parts = request.rows(len(self))
+        return prefetched((self.batch(rows, request.device) for rows in parts), request.device)
 
-    def dealt(
-        self,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        last_batch: LastBatch = "keep",
-        device: torch.device | str = "cpu",
-    ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
-        """See `dealt_batches`."""
-        return dealt_batches(
-            self, batch_size, rank=rank, world_size=world_size, last_batch=last_batch, device=device
+    def batch(self, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:
+        """Copy some events to a device; the tensors own their memory, so the events stay as they are."""
+        return Batch(
+            {name: to_tensor(values, rows, device) for name, values in self.inputs.items()},
+            torch.from_numpy(self.labels.take(rows)).to(device),
+            None if self.weights is None else torch.from_numpy(self.weights.take(rows)).to(device),
         )
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some events as tensors on one device.
-
-    Attributes:
-        inputs: column name → (B, *shape).
-        labels: (B,) int64.
-        weights: (B,) float32 of the events in the loss; None where all are 1.
-        other_labels: (B,) int64 of the events that these are mixed with; None where they are not.
-        other_weights: (B,) float32, their weights in the loss; None where they are as `weights`.
-        share: of `labels` in a mixed event; the rest is that of `other_labels`.
-        partner: (B,) int64, rows of the events to mix these with at a hidden layer; None where they are not.
-        mixing_draw: a large random number that decides at which one.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    labels: torch.Tensor
-    weights: torch.Tensor | None = None
-    other_labels: torch.Tensor | None = None
-    other_weights: torch.Tensor | None = None
-    share: float = 1.0
-    partner: torch.Tensor | None = None
-    mixing_draw: int = 0
-
-    def __len__(self) -> int:
-        return len(self.labels)
+def to_tensor(values: Values, rows: npt.NDArray[np.intp], device: torch.device | str) -> torch.Tensor:
+    """Copy some events' values (len(rows), *shape) to a device; sparse columns are densified there."""
+    if not isinstance(values, SparseColumn):
+        return torch.from_numpy(values.take(rows, axis=0)).to(device)
+    places, found = values.placed(rows)
+    # Torch reuses the memory of the last batch, where numpy would ask the system for new pages.
+    dense = torch.zeros(len(rows) * values.size, dtype=torch_dtype(values.dtype), device=device)
+    if dense.device.type == "cpu":
+        dense.numpy()[places] = found
+    else:
+        signed(dense)[torch.from_numpy(places).to(device)] = signed(torch.from_numpy(found).to(device))
+    return dense.view(len(rows), *values.row_shape)
 
 
-def batches(
-    events: Events,
-    batch_size: int,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    shuffle: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    last_batch: LastBatch = "keep",
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """One pass over the events of this rank.
-
-    The order is a function of (seed, epoch) alone, the same on every rank; rank r takes every
-    `world_size`-th event from the r-th on. All ranks get equally many: up to `world_size` - 1
-    events are left out of an epoch. Without `shuffle` the order is that of the events.
-
-    Args:
-        events: of one split.
-        batch_size: B, events per batch on this rank.
-        seed: of the shuffle.
-        epoch: each has its own order.
-        shuffle: over all events, not within a buffer.
-        rank: of this worker.
-        world_size: number of workers.
-        last_batch: what becomes of events that do not fill a batch; see `batch_sizes`.
-        device: where the tensors go.
-
-    Raises:
-        InvalidConfig: `batch_size` is below 1, `rank` is not one of `world_size`, or no batch would result.
-    """
-    parts = rows_of_pass(
-        len(events), batch_size, seed, epoch, rank, world_size, shuffle=shuffle, last_batch=last_batch
-    )
-    return ahead((make_batch(events, rows, device) for rows in parts), device)
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Types that torch does not index → those of the same size that it does."""
 
 
-def rows_of_pass(
-    events: int,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    rank: int,
-    world_size: int,
-    *,
-    shuffle: bool,
-    last_batch: LastBatch,
-) -> list[npt.NDArray[np.intp]]:
-    """Rows of the events of each batch that `batches` hands out.
-
-    Raises:
-        InvalidConfig: see `batches`.
-    """
-    sizes = check_pass(events, batch_size, rank, world_size, last_batch)
-    order = np.random.default_rng((seed, epoch)).permutation(events) if shuffle else np.arange(events)
-    mine = order[rank::world_size]
-    return [mine[first:last] for first, last in spans(sizes)]
+def signed(values: torch.Tensor) -> torch.Tensor:
+    """Return a view of the same memory that torch can index."""
+    return values.view(SIGNED[values.dtype]) if values.dtype in SIGNED else values
 
 
-def dealt_batches(
-    events: Events,
-    batch_size: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    last_batch: LastBatch = "keep",
-    device: torch.device | str = "cpu",
-) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
-    """Whole batches in the order of the events, dealt out to the ranks in turn.
-
-    Together the ranks have every event once, in the batches that one process would have, so that each gives the
-    numbers that one process would. A rank that gets none is given the first batch, and no rows.
-
-    Args:
-        events: of one split.
-        batch_size: events per batch.
-        rank: of this worker.
-        world_size: number of workers.
-        last_batch: what becomes of events that do not fill a batch; see `batch_sizes`.
-        device: where the tensors go.
-
-    Returns:
-        The rows of the events that count for this rank, in the order of its batches, and the batches.
-    """
-    rows, mine = dealt_spans(len(events), batch_size, rank, world_size, last_batch)
-    return rows, ahead((make_batch(events, np.arange(*span), device) for span in mine), device)
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """Return torch's name of a numpy dtype."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-def make_batch(events: Events, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:
-    """Some events on a device; the tensors own their memory."""
-    # The rows are copied, so the tensors own their memory and the shared events stay as they are.
-    return Batch(
-        {name: to_tensor(values, rows, device) for name, values in events.inputs.items()},
-        torch.from_numpy(events.labels.take(rows)).to(device),
-        None if events.weights is None else torch.from_numpy(events.weights.take(rows)).to(device),
-    )
+def prefetched(items: Iterator[T], device: torch.device | str, depth: int = PREFETCHED) -> Iterator[T]:
+    """Return the same items; for a GPU a thread makes up to `depth` of them (and copies them there) meanwhile."""
+    return items if torch.device(device).type == "cpu" else _in_thread(items, depth)
+
+
+def _in_thread(items: Iterator[T], depth: int) -> Generator[T, None, None]:
+    end = object()
+    executor = ThreadPoolExecutor(1)
+    try:
+        futures = deque(executor.submit(next, items, end) for _ in range(depth))
+        while (item := futures.popleft().result()) is not end:
+            futures.append(executor.submit(next, items, end))
+            yield item  # type: ignore[misc]
+    finally:
+        executor.shutdown(cancel_futures=True)
+        if isinstance(items, Generator):
+            items.close()

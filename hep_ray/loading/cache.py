@@ -1,4 +1,4 @@
-"""Whether events are held in memory or streamed, decided from what they take and what there is. No Ray."""
+"""Decide whether events are held in memory or streamed, from what they take and what there is. No Ray."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from hep_ray.dataset.manifest import ROW_GROUP, Manifest
-from hep_ray.dataset.sparse import index_dtype
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import Infeasible, InvalidConfig
-from hep_ray.loading.shard_stream import PER_PIECE
+from hep_ray.loading.shards import bytes_held, groups_per_block
 
 Cache = Literal["auto", "resident", "streaming"]
 
-STORE_SHARE = 0.5
+STORE_FRACTION = 0.5
 """Of the smallest node's object store: the memory budget unless one is given."""
 HELD_BLOCKS = 8
 """Blocks that a stream may hold at once: read, waiting, fetched ahead, being cut into batches."""
-BLOCK_BYTES = 128 * 2**20
-"""Of a block that is read at once, at most, but always a row group."""
 GB = 10**9
-OFFSET_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -64,8 +58,8 @@ class Ingest:
         return self.budget // (HELD_BLOCKS * self.row_group)
 
     @property
-    def groups_per_piece(self) -> int:
-        """Row groups that are read, and mixed, at once."""
+    def groups_per_block(self) -> int:
+        """Row groups that are read, and mixed, at once; see `hep_ray.loading.shards`."""
         return groups_per_block(self.row_group, self.memory_per_stream // HELD_BLOCKS)
 
     def __str__(self) -> str:
@@ -77,7 +71,7 @@ class Ingest:
             return f"resident{chosen}: {size}, the budget of a node is {_gb(self.budget)}"
         return (
             f"streaming{chosen}: {size}, the budget of a node is {_gb(self.budget)}; {self.streams} streams of up to "
-            f"{_gb(self.memory_per_stream)} on a node, {self.groups_per_piece * ROW_GROUP} events mixed at a time, "
+            f"{_gb(self.memory_per_stream)} on a node, {self.groups_per_block * ROW_GROUP} events mixed at a time, "
             f"Ray Data reads with {self.readers} CPU"
         )
 
@@ -100,26 +94,26 @@ def plan_ingest(
         manifest: of the dataset.
         nodes: each node's resources, as `{"CPU": 16, "object_store_memory": 4e9}`.
         cache: what is asked for.
-        budget: GB of a node that events may take; `STORE_SHARE` of the smallest object store by default.
+        budget: GB of a node that events may take; `STORE_FRACTION` of the smallest object store by default.
 
     Raises:
         InvalidConfig: the budget is not above 0, or there is no such cache.
         Infeasible: `resident` is asked for and no node's object store holds the events.
     """
     if cache not in ("auto", "resident", "streaming"):
-        raise InvalidConfig(f"--cache is auto, resident or streaming; got '{cache}'")
+        raise InvalidConfig(f"cache must be auto, resident or streaming, got '{cache}'")
     if budget is not None and not 0 < budget < math.inf:
-        raise InvalidConfig(f"--memory-budget is above 0 GB and finite; got {budget:g}")
+        raise InvalidConfig(f"memory budget must be above 0 GB and finite, got {budget:g}")
     store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
-    given = int(STORE_SHARE * store) if budget is None else int(budget * GB)
+    given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")
     rows = sum(manifest.rows(split) for split in splits)
     per_event = bytes_held(manifest)
     held = rows * per_event
     if cache == "resident" and store and held > store:
         raise Infeasible(
-            f"resident events fit into the object store of every node; {rows} events of training and validation take "
-            f"{_gb(held)}, the smallest object store has {_gb(store)}: leave --cache to auto, or stream"
+            f"events do not fit into the object store of every node: {rows} events of training and validation take "
+            f"{_gb(held)}, the smallest object store has {_gb(store)}; leave --cache to auto, or stream"
         )
     decided: Literal["resident", "streaming"] = "streaming" if held > given else "resident"
     return Ingest(
@@ -135,7 +129,7 @@ def plan_ingest(
 
 
 def with_streams(ingest: Ingest, streams: int) -> Ingest:
-    """The same plan for so many streams at once on a node.
+    """Return the same plan for so many streams at once on a node.
 
     Raises:
         Infeasible: the budget does not hold a few row groups for each.
@@ -144,27 +138,10 @@ def with_streams(ingest: Ingest, streams: int) -> Ingest:
     least = HELD_BLOCKS * ingest.row_group * planned.streams
     if ingest.cache == "streaming" and ingest.budget < least:
         raise Infeasible(
-            f"a stream holds {HELD_BLOCKS} row groups of {_gb(ingest.row_group)}; {planned.streams} streams at once "
-            f"need {_gb(least)}, the memory budget is {_gb(ingest.budget)}: raise --memory-budget"
+            f"memory budget {_gb(ingest.budget)} is too small: {planned.streams} streams, each of {HELD_BLOCKS} "
+            f"row groups of {_gb(ingest.row_group)}, need {_gb(least)}; raise --memory-budget"
         )
     return planned
-
-
-def groups_per_block(row_group: int, memory: int = BLOCK_BYTES) -> int:
-    """Row groups of so many bytes that are read at once, of the memory that they may take."""
-    return max(1, min(PER_PIECE, min(BLOCK_BYTES, memory) // row_group))
-
-
-def bytes_held(manifest: Manifest) -> int:
-    """Bytes of an event in memory, on average."""
-    total = OFFSET_BYTES  # the label
-    for column in manifest.event_schema.columns:
-        if column.name in manifest.sparse:
-            item = np.dtype(column.dtype).itemsize + index_dtype(int(np.prod(column.shape))).itemsize
-            total += round(manifest.sparse[column.name] * item) + OFFSET_BYTES
-        else:
-            total += column.nbytes
-    return total
 
 
 def _gb(size: float) -> str:

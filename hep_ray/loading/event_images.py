@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from hep_ray.dataset.schema import IMAGE_AXES, Column
 from hep_ray.errors import InvalidConfig
-
-if TYPE_CHECKING:
-    from hep_ray.loading.augment import AugmentConfig
 
 WITH_CHANNELS = IMAGE_AXES + 1
 ALONG = {"phi": ("phi", "delta_phi"), "eta": ("eta", "delta_eta")}
@@ -59,23 +55,25 @@ def is_image(column: Column) -> bool:
     return len(column.shape) == WITH_CHANNELS or (len(column.shape) == IMAGE_AXES and bool(column.axes))
 
 
-def images_of(columns: Sequence[Column], config: AugmentConfig) -> dict[str, EventImage]:
-    """The images among columns, by name.
+def images_of(columns: Sequence[Column], wanted: Collection[str]) -> dict[str, EventImage]:
+    """Find the images among columns, by name; one that states no axes has φ first and η second.
 
-    One that states no axes has φ first and η second.
+    Args:
+        columns: of an event.
+        wanted: what happens to images, some of `ON_IMAGES`.
 
     Raises:
         InvalidConfig: an image lacks the axis that is to be turned or reflected, or images turn by no common step.
     """
     found: dict[str, EventImage] = {}
     for column in filter(is_image, columns):
-        for wanted, coordinate in TURNING.items():
-            if getattr(config, wanted) and column.axes:
-                _check_axis(column, wanted, coordinate)
+        for name, coordinate in TURNING.items():
+            if name in wanted and column.axes:
+                _check_axis(column, name, coordinate)
         swapped = column.axes and (column.axes[0] in ALONG["eta"] or column.axes[1] in ALONG["phi"])
         phi, eta = (2, 1) if swapped else (1, 2)
         found[column.name] = EventImage(phi, eta, column.shape[phi - 1])
-    if config.phi_rotation and found and phi_steps(found) == 1:
+    if "phi_rotation" in wanted and found and phi_steps(found) == 1:
         sizes = ", ".join(f"{name} {one.phi_pixels}" for name, one in found.items())
         if any(one.phi_pixels > 1 for one in found.values()):
             raise InvalidConfig(
@@ -90,18 +88,17 @@ def phi_steps(images: Mapping[str, EventImage]) -> int:
     return math.gcd(*(one.phi_pixels for one in images.values()))
 
 
-def check_augmentation(config: AugmentConfig, columns: Sequence[Column]) -> None:
+def check_augmentation(wanted: Sequence[str], columns: Sequence[Column]) -> None:
     """Refuse what would break an event, or do nothing; asked before a search starts.
 
     Args:
-        config: what happens to a batch.
+        wanted: what happens to images, some of `ON_IMAGES`.
         columns: that the model reads.
 
     Raises:
         InvalidConfig: there is no image to change; it is not known which axes are φ and η, or whether a column is an
             image; or another part of the event would have to turn too, and cannot.
     """
-    wanted = [name for name in ON_IMAGES if getattr(config, name)]
     if not wanted:
         return
     names = ", ".join(column.name for column in columns)
@@ -123,7 +120,7 @@ def check_augmentation(config: AugmentConfig, columns: Sequence[Column]) -> None
                 _check_stated(column, name)
             for column in columns:
                 _check_unchanged(column, name)
-    images_of(columns, config)
+    images_of(columns, wanted)
 
 
 def _check_stated(column: Column, wanted: str) -> None:

@@ -1,4 +1,4 @@
-"""Events of a split that live on a GPU, as small as they go without a loss, and are gathered and made whole there.
+"""Events of a split that live on a GPU, as small as they go without a loss, and are gathered and densified there.
 
 The rule of the dtypes: floating-point values are held as float16, or float64 ones as float32, where every value of the
 column comes back bit for bit; integers in the smallest type that holds them; anything else as it is. Columns without
@@ -17,13 +17,19 @@ import torch
 from torch import Tensor
 
 from hep_ray.dataset.sparse import SparseColumn, Values
-from hep_ray.loading.batches import Batch, Events, rows_of_pass
-from hep_ray.loading.source import EventSource, EventWeights, LastBatch, dealt_spans, spans
-from hep_ray.loading.tensors import signed, torch_dtype
+from hep_ray.loading.batches import (
+    Batch,
+    BatchRequest,
+    Events,
+    EventSource,
+    EventWeights,
+    signed,
+    torch_dtype,
+)
 
 CHUNK = 2**22
 """Values that are compared with their smaller form at a time."""
-ROOM = 0.25
+SPLIT_FRACTION = 0.25
 """Of the memory that a trial has of its GPU: what each of its splits may take there."""
 SMALLER = {"float64": ("float32", "float16"), "float32": ("float16",)}
 INTEGERS = ("uint8", "int8", "int16", "int32")
@@ -43,7 +49,7 @@ class Dense:
     dtype: torch.dtype
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Some events, (len(rows), *shape)."""
+        """Return some events, (len(rows), *shape)."""
         return signed(self.values)[rows].view(self.values.dtype).to(self.dtype)
 
     @property
@@ -71,7 +77,7 @@ class Sparse:
     dtype: torch.dtype
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Some events, whole, (len(rows), *row_shape)."""
+        """Return some events, densified, (len(rows), *row_shape)."""
         size = int(np.prod(self.row_shape))
         starts = self.offsets[rows]
         counts = self.offsets[rows + 1] - starts
@@ -101,15 +107,15 @@ class DeviceEvents:
     Attributes:
         events: the same in the memory of the host.
         columns: column → its values.
-        labels_there: (N,) int64.
-        weights_there: (N,) float32, None where all are 1.
+        device_labels: (N,) int64.
+        device_weights: (N,) float32, None where all are 1.
         device: where they are.
     """
 
     events: Events
     columns: dict[str, OnDevice]
-    labels_there: Tensor
-    weights_there: Tensor | None
+    device_labels: Tensor
+    device_weights: Tensor | None
     device: torch.device
     memory: None = None
 
@@ -133,7 +139,7 @@ class DeviceEvents:
     @property
     def nbytes(self) -> int:
         """Memory that they take on the device."""
-        return self.labels_there.nbytes + sum(column.nbytes for column in self.columns.values())
+        return self.device_labels.nbytes + sum(column.nbytes for column in self.columns.values())
 
     def __len__(self) -> int:
         return len(self.events)
@@ -141,9 +147,9 @@ class DeviceEvents:
     def select(self, columns: Sequence[str], weights: EventWeights | None = None) -> DeviceEvents:
         """See `EventSource.select`."""
         events = self.events.select(columns, weights)
-        there = None if events.weights is None else torch.tensor(events.weights, device=self.device)
+        on_gpu = None if events.weights is None else torch.tensor(events.weights, device=self.device)
         kept = {name: self.columns[name] for name in columns}
-        return DeviceEvents(events, kept, self.labels_there, there, self.device)
+        return DeviceEvents(events, kept, self.device_labels, on_gpu, self.device)
 
     def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
         """See `EventSource.class_sums`."""
@@ -153,62 +159,39 @@ class DeviceEvents:
         """See `EventSource.head`."""
         return self.events.head(events)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        shuffle: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        last_batch: LastBatch = "keep",
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
+    def batches(self, request: BatchRequest) -> Iterator[Batch]:
         """See `EventSource.batches`; the same as those of the host."""
-        parts = rows_of_pass(
-            len(self), batch_size, seed, epoch, rank, world_size, shuffle=shuffle, last_batch=last_batch
-        )
+        parts = request.rows(len(self))
         rows = torch.from_numpy(np.concatenate(parts)).to(self.device)
-        ends = spans([len(part) for part in parts])
-        return (self._batch(rows[first:last], device) for first, last in ends)
-
-    def dealt(
-        self,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        last_batch: LastBatch = "keep",
-        device: torch.device | str = "cpu",
-    ) -> tuple[npt.NDArray[np.intp], Iterator[Batch]]:
-        """See `EventSource.dealt`."""
-        rows, mine = dealt_spans(len(self), batch_size, rank, world_size, last_batch)
-        parts = (torch.arange(*span, device=self.device) for span in mine)
-        return rows, (self._batch(part, device) for part in parts)
+        split = torch.split(rows, [len(part) for part in parts])
+        return (self._batch(part, request.device) for part in split)
 
     def _batch(self, rows: Tensor, device: torch.device | str) -> Batch:
         return Batch(
             {name: column.gather(rows).to(device) for name, column in self.columns.items()},
-            self.labels_there[rows].to(device),
-            None if self.weights_there is None else self.weights_there[rows].to(device),
+            self.device_labels[rows].to(device),
+            None if self.device_weights is None else self.device_weights[rows].to(device),
         )
 
 
-def on_device(source: EventSource, device: torch.device | str, share: float) -> EventSource:
-    """Events in memory moved to a GPU where they take at most `ROOM` of the trial's share of it; else as they are.
+def on_device(source: EventSource, device: torch.device | str, gpu_fraction: float) -> EventSource:
+    """Move events in memory to a GPU where they take at most `SPLIT_FRACTION` of the trial's part; else leave them.
 
     Args:
         source: of the events.
         device: of the trial.
-        share: of the GPU's memory that is the trial's, at most 1.
+        gpu_fraction: of the GPU's memory that is the trial's, at most 1.
     """
     where = torch.device(device)
     if where.type != "cuda" or not isinstance(source, Events):
         return source
     _, total = torch.cuda.mem_get_info(where)
     # What they take as they are is an upper bound.
-    return DeviceEvents.of(source, where) if source.nbytes <= ROOM * min(share, 1.0) * total else source
+    return (
+        DeviceEvents.of(source, where)
+        if source.nbytes <= SPLIT_FRACTION * min(gpu_fraction, 1.0) * total
+        else source
+    )
 
 
 def _copied(values: Values, device: torch.device) -> OnDevice:
@@ -226,7 +209,7 @@ def _copied(values: Values, device: torch.device) -> OnDevice:
 
 
 def smallest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same values in the smallest dtype from which they come back."""
+    """Return the same values in the smallest dtype from which they come back."""
     names = SMALLER.get(values.dtype.name, INTEGERS if values.dtype.kind in "iu" else ())
     for name in sorted(names, key=lambda one: np.dtype(one).itemsize):
         small = np.dtype(name)

@@ -1,107 +1,87 @@
-"""Events through Ray Data: decoded once and shared by every trial of a node, or streamed anew in every epoch.
+"""Open the events of a dataset through Ray: decoded once for every trial of a node, or streamed anew in every epoch.
 
 Resident, each split becomes one array per column in the object store, so a shuffle over all events is one gather per
-batch. Columns stored without their zeros stay so and are made whole batch by batch.
+batch. Columns stored without their zeros stay so and are densified batch by batch.
+
+Ray Data hands out numbers of blocks, and its tasks read the row groups: its own Parquet reader took 5 s for a shard
+that a task reads in 0.2 s.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+import logging
+import pickle
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray
+import ray.data
+from ray.data import ExecutionResources
 
 from hep_ray.dataset.dataset import Dataset, TestPurpose
 from hep_ray.dataset.manifest import ROW_GROUP
 from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.dataset.splits import Split
-from hep_ray.errors import InvalidConfig, StreamBroken
-from hep_ray.loading.batches import Events
-from hep_ray.loading.cache import Ingest, bytes_held, groups_per_block
-from hep_ray.loading.ray_reader import begin_here, streamed
-from hep_ray.loading.row_groups import RowGroups, chunks_of, cut
-from hep_ray.loading.shard_stream import PER_PIECE, Reader, ShardStream, decoded, one_by_one
-from hep_ray.loading.source import EventSource
+from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, StreamBroken
+from hep_ray.loading.batches import Events, EventSource
+from hep_ray.loading.cache import Ingest
+from hep_ray.loading.shards import (
+    BLOCK_GROUPS,
+    ReadPlan,
+    RowGroups,
+    ShardStream,
+    bytes_held,
+    chunks_of,
+    cut,
+    events_of,
+    groups_per_block,
+    read_locally,
+)
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-T = TypeVar("T")
-
 RESIDENT_SPLITS: tuple[Split, ...] = ("train", "val")
+FETCHED_AHEAD = 2
+"""Blocks that are fetched before they are asked for."""
+ERROR = "hep_ray.error"
+"""Column of a table that holds a named error instead of events."""
+BLOCK = "hep_ray.block"
+"""Column of a table that says which block it is, in every row."""
 
 
-class EventData(Protocol):
-    """Handle to the events of a dataset: small and picklable."""
+@dataclass(frozen=True)
+class EventData:
+    """Handle to the events of a dataset: small and picklable, valid while the Ray session that made it lives.
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the dataset."""
+    Attributes:
+        sources: split → its events in the object store, or as a stream of their shards.
+        fingerprint: of the dataset.
+        nbytes: size of the events in the object store of a node; 0 where they are streamed.
+    """
+
+    sources: dict[Split, ObjectRef[Events] | ShardStream]
+    fingerprint: str
+    nbytes: int = 0
 
     def events(self, split: Split) -> EventSource:
-        """The events of a split.
+        """Return the events of a split: read-only views on the object store of this node, or a stream.
 
         Raises:
             InvalidConfig: the split was not opened.
         """
-
-
-@dataclass(frozen=True)
-class ResidentData:
-    """Handle to events in the object store, valid while the Ray session that made it lives.
-
-    Attributes:
-        references: split → reference to its `Events`.
-        fingerprint: of the dataset.
-        nbytes: size of all its events in the object store of a node.
-    """
-
-    references: dict[Split, ObjectRef[Events]]
-    fingerprint: str
-    nbytes: int
-
-    def events(self, split: Split) -> Events:
-        """The events of a split as read-only views on the object store of this node.
-
-        Raises:
-            InvalidConfig: the split was not loaded.
-        """
-        return ray.get(_one(self.references, split))
-
-
-@dataclass(frozen=True)
-class StreamedData:
-    """Handle to events that stay in their shards.
-
-    Attributes:
-        streams: split → its events.
-        fingerprint: of the dataset.
-    """
-
-    streams: dict[Split, ShardStream]
-    fingerprint: str
-
-    def events(self, split: Split) -> ShardStream:
-        """The events of a split.
-
-        Raises:
-            InvalidConfig: the split was not opened.
-        """
-        return _one(self.streams, split)
-
-
-def _one(known: dict[Split, T], split: Split) -> T:
-    if split not in known:
-        raise InvalidConfig(f"only loaded splits can be read ({', '.join(known)}); got '{split}'")
-    return known[split]
+        if split not in self.sources:
+            raise InvalidConfig(f"split '{split}' was not loaded, only {', '.join(self.sources)}")
+        source = self.sources[split]
+        return source if isinstance(source, ShardStream) else ray.get(source)
 
 
 def open_events(
@@ -110,8 +90,8 @@ def open_events(
     splits: Sequence[Split] = RESIDENT_SPLITS,
     *,
     purpose: TestPurpose | None = None,
-) -> ResidentData | StreamedData:
-    """The events of splits as an ingest plan has them: in memory, or streamed.
+) -> EventData:
+    """Open the events of splits as an ingest plan has them: in memory, or streamed.
 
     Args:
         dataset: an opened dataset.
@@ -125,13 +105,17 @@ def open_events(
     """
     if ingest.cache == "resident":
         return load_resident(dataset, splits, purpose=purpose)
-    begin_here()
-    reader = functools.partial(streamed, readers=ingest.readers, memory=ingest.memory_per_stream)
-    streams = {
-        split: _stream(dataset, split, purpose, ingest.groups_per_piece, ingest.memory_per_stream, reader)
-        for split in splits
-    }
-    return StreamedData(streams, dataset.fingerprint)
+    start_ray_data_locally()
+    memory = ingest.memory_per_stream
+    reader = functools.partial(read_with_ray, readers=ingest.readers, memory=memory)
+    schema = dataset.schema
+    columns = tuple(column.name for column in schema.columns)
+    streams: dict[Split, ObjectRef[Events] | ShardStream] = {}
+    for split in splits:
+        groups = RowGroups.of(dataset, split, purpose)
+        sums = _class_sums(dataset, split, groups)
+        streams[split] = ShardStream(schema, groups, columns, sums, ingest.groups_per_block, memory, reader)
+    return EventData(streams, dataset.fingerprint)
 
 
 def load_resident(
@@ -140,7 +124,7 @@ def load_resident(
     columns: Sequence[str] | None = None,
     *,
     purpose: TestPurpose | None = None,
-) -> ResidentData:
+) -> EventData:
     """Decode splits into the object store; call it on the driver, once per search.
 
     Args:
@@ -157,56 +141,55 @@ def load_resident(
     """
     schema = dataset.schema
     names = [schema.column(name).name for name in columns or [column.name for column in schema.columns]]
-    groups = {split: _groups(dataset, split, purpose) for split in splits}
-    row_group = ROW_GROUP * bytes_held(dataset.manifest)
+    groups = {split: RowGroups.of(dataset, split, purpose) for split in splits}
+    per_block = groups_per_block(ROW_GROUP * bytes_held(dataset.manifest))
     without_zeros = _mostly_zeros(groups[splits[0]], schema, names)
-    references: dict[Split, ObjectRef[Events]] = {}
+    references: dict[Split, ObjectRef[Events] | ShardStream] = {}
     nbytes = 0
-    for split, of_split in groups.items():
-        plan = cut(of_split, [(0, dataset.rows(split))], groups_per_block(row_group))
-        plan = dataclasses.replace(plan, without_zeros=without_zeros)
-        with closing(streamed(plan, schema, names)) as tables:
-            events = _pack(tables, dataset.rows(split), names, schema)
+    for split, groups_of_split in groups.items():
+        rows = dataset.rows(split)
+        if not rows:
+            raise InvalidEvents(f"split '{split}' has no events")
+        plan = cut(groups_of_split, [(0, rows)], per_block)
+        with closing(
+            read_with_ray(dataclasses.replace(plan, without_zeros=without_zeros), schema, names)
+        ) as tables:
+            events = _packed(tables, rows, names, schema)
         references[split] = ray.put(events)
         nbytes += events.nbytes
-    return ResidentData(references, dataset.fingerprint, nbytes)
+    return EventData(references, dataset.fingerprint, nbytes)
 
 
-def _stream(
-    dataset: Dataset, split: Split, purpose: TestPurpose | None, per_piece: int, memory: int, reader: Reader
-) -> ShardStream:
+def _class_sums(
+    dataset: Dataset, split: Split, groups: RowGroups
+) -> dict[str | None, npt.NDArray[np.float64]]:
+    """Events of each class, and sums of their weights where the schema has some."""
     schema = dataset.schema
-    counts = dataset.manifest.class_counts(split)
-    sums: dict[str | None, npt.NDArray[np.float64]] = {None: np.array([*counts.values()], np.float64)}
-    groups = _groups(dataset, split, purpose)
+    sums: dict[str | None, npt.NDArray[np.float64]] = {
+        None: np.array([*dataset.manifest.class_counts(split).values()], np.float64)
+    }
     if schema.weight is not None:
         total = np.zeros(len(schema.classes))
-        plan = cut(groups, [(0, dataset.rows(split))], PER_PIECE)
-        for table in one_by_one(plan, schema, [schema.weight]):
-            total += decoded(table, schema, [schema.weight]).class_sums(len(total), schema.weight)
+        plan = cut(groups, [(0, int(groups.rows.sum()))], BLOCK_GROUPS)
+        for table in read_locally(plan, schema, [schema.weight]):
+            total += events_of(table, schema, [schema.weight]).class_sums(len(total), schema.weight)
         sums[schema.weight] = total
-    columns = tuple(column.name for column in schema.columns)
-    return ShardStream(schema, groups, columns, sums, per_piece, memory, reader)
-
-
-def _groups(dataset: Dataset, split: Split, purpose: TestPurpose | None) -> RowGroups:
-    shards = [shard for shard in dataset.manifest.shards if shard.split == split]
-    return RowGroups.of(dataset.paths(split, purpose=purpose), shards)
+    return sums
 
 
 def _mostly_zeros(groups: RowGroups, schema: EventSchema, names: Sequence[str]) -> tuple[str, ...]:
-    """The columns that are stored whole, but take less memory without their zeros, by the first row group."""
-    plan = cut(groups, [(0, int(groups.rows[:1].sum()))], 1)
+    """Columns that are stored whole, but take less memory without their zeros, by the first row group."""
+    first = ShardStream(schema, groups, tuple(names), {}).head(int(groups.rows[0]))
     return tuple(
         name
-        for table in one_by_one(plan, schema, names)
-        for name, values in decoded(table, schema, names).inputs.items()
+        for name, values in first.inputs.items()
         if not isinstance(values, SparseColumn)
         and schema.column(name).pays_sparse(np.count_nonzero(values) / len(values))
     )
 
 
-def _pack(tables: Iterator[pa.Table], rows: int, names: Sequence[str], schema: EventSchema) -> Events:
+def _packed(tables: Iterable[pa.Table], rows: int, names: Sequence[str], schema: EventSchema) -> Events:
+    """Copy the columns of a split's blocks into one array each."""
     dense: dict[str, npt.NDArray[Any]] = {}
     sparse: dict[str, list[SparseColumn]] = {}
     labels = np.empty(rows, np.int64)
@@ -224,8 +207,121 @@ def _pack(tables: Iterator[pa.Table], rows: int, names: Sequence[str], schema: E
                 at += len(values)
         start += len(table)
     if start != rows:
-        raise StreamBroken(f"a split is loaded whole; {start} of its {rows} events came")
+        raise StreamBroken(f"only {start} of the {rows} events of a split came")
     columns: dict[str, Values] = {
-        name: dense[name] if name in dense else join(sparse[name]) for name in names if start
+        name: dense[name] if name in dense else join(sparse[name]) for name in names
     }
-    return Events.from_arrays(columns, labels)
+    return Events(columns, labels)
+
+
+def read_with_ray(
+    plan: ReadPlan,
+    schema: EventSchema,
+    names: Sequence[str],
+    *,
+    readers: int | None = None,
+    memory: int | None = None,
+) -> Generator[pa.Table, None, None]:
+    """Read the blocks of a plan in their order, by tasks of Ray Data ahead of their use; a `Reader`.
+
+    Args:
+        plan: what is read.
+        schema: of the events.
+        names: of the columns beside the label.
+        readers: tasks at a time; as many as the cluster has cores unless given.
+        memory: bytes that blocks may take in the object store. With neither given there is no bound, for blocks that
+            all fit into it.
+
+    Raises:
+        ShardMismatch: a shard cannot be read, or is not as planned.
+        StreamBroken: a table is not one block, whole, and the next one.
+    """
+    if not len(plan):
+        return
+
+    def read(row: dict[str, npt.NDArray[Any]]) -> pa.Table:
+        try:
+            block = _only(row["id"])
+            table = plan.read(block, schema, names)
+            return table.append_column(BLOCK, pa.repeat(pa.scalar(block, pa.int64()), len(table)))
+        except HepRayError as exc:  # Ray Data would hand on its text alone
+            return pa.table({ERROR: [pickle.dumps(exc)]})
+
+    with _quiet():
+        blocks = ray.data.range(len(plan), override_num_blocks=len(plan))
+        blocks.context.enable_progress_bars = False
+        options = blocks.context.execution_options
+        options.preserve_order = True
+        if readers is None and memory is None:
+            # Ray Data learns what it may use seconds after it began, and reads with one task until then.
+            blocks.context.op_resource_reservation_enabled = False
+        else:
+            options.resource_limits = ExecutionResources.for_limits(cpu=readers, object_store_memory=memory)
+        tables: Any = iter(
+            blocks.map_batches(read, batch_size=None).iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=FETCHED_AHEAD
+            )
+        )
+        try:
+            come = 0
+            for table in tables:
+                if table.column_names == [ERROR]:
+                    raise pickle.loads(table.column(ERROR)[0].as_py())  # noqa: S301 - of our own task
+                yield _checked(table, come, plan)
+                come += 1
+            if come != len(plan):
+                raise StreamBroken(f"only {come} of the {len(plan)} blocks of a pass came")
+        finally:
+            tables.close()  # which stops the tasks
+
+
+def start_ray_data_locally() -> None:
+    """Run a dataset of one row in this process, the driver, where trials on other nodes are about to stream.
+
+    Ray Data keeps two actors for all its datasets on the node where the first one runs; when a worker node is lost,
+    it must not take them along.
+    """
+    if sum(node["Alive"] for node in ray.nodes()) > 1:  # type: ignore[no-untyped-call]
+        with _quiet():
+            one = ray.data.range(1)
+            one.context.enable_progress_bars = False
+            one.materialize()
+
+
+def _only(ids: npt.NDArray[Any]) -> int:
+    """Return the one number of a block that a task is given.
+
+    Raises:
+        StreamBroken: it is given none, or several, of which all but the first would vanish.
+    """
+    if len(ids) != 1:
+        raise StreamBroken(
+            f"a task of Ray Data was given {len(ids)} blocks to read instead of 1: {ids.tolist()[:10]}"
+        )
+    return int(ids[0])
+
+
+def _checked(table: pa.Table, block: int, plan: ReadPlan) -> pa.Table:
+    """Drop the column that says which block it is.
+
+    Raises:
+        StreamBroken: it is not the block that follows, whole.
+    """
+    found = table.column(BLOCK).unique().to_pylist() if BLOCK in table.column_names else []
+    if found != [block] or len(table) != plan.rows(block):
+        raise StreamBroken(
+            f"block {block} of {plan.rows(block)} events must come next, and whole, got {len(table)} events of blocks "
+            f"{found}"
+        )
+    return table.drop_columns([BLOCK])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

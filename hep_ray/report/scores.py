@@ -15,7 +15,7 @@ from hep_ray.confirm.confirmation import FOLDER, Confirmation
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.errors import InvalidEvents, StorageError
-from hep_ray.loading.batches import Batch, Events, batches
+from hep_ray.loading.batches import Batch, BatchRequest, Events
 from hep_ray.report.performance import Performance, performance_of
 from hep_ray.search.state import TrialState
 from hep_ray.training.checkpoint import BEST
@@ -169,7 +169,7 @@ def _batches(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Batch]:
                 return
             left -= len(labels)
             inputs = {name: values[: len(labels)] for name, values in arrays.items()}
-            yield from batches(Events.from_arrays(inputs, labels), BATCH)
+            yield from Events.from_arrays(inputs, labels).batches(BatchRequest(BATCH))
 
 
 def _shard(

@@ -20,9 +20,8 @@ from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError
 from hep_ray.files import make_folder
+from hep_ray.loading.batches import BatchRequest, torch_dtype
 from hep_ray.loading.cache import plan_ingest
-from hep_ray.loading.source import check_pass
-from hep_ray.loading.tensors import torch_dtype
 from hep_ray.plugins import Plugin
 from hep_ray.search.definition import Search
 from hep_ray.search.node_checks import check_every_node, check_plugins
@@ -212,9 +211,10 @@ def _leaves_one(config: TrialConfig, events: int, workers: int) -> bool:
     trainer = config.training
     mine = share(trainer, workers)
     try:
-        sizes = check_pass(events, mine.batch_size, 0, workers, trainer.last_batch)
+        last = trainer.last_batch
+        sizes = BatchRequest(mine.batch_size, world_size=workers, last_batch=last).sizes(events)
         # What is averaged takes its statistics from the whole batches of all events.
-        whole = check_pass(events, mine.batch_size * workers, 0, 1, trainer.last_batch)
+        whole = BatchRequest(mine.batch_size * workers, last_batch=last).sizes(events)
     except InvalidConfig as fault:
         raise InvalidSpace(f"an epoch has a batch: {fault}") from None
     together = trainer.sync_batch_norm and workers > 1

@@ -13,9 +13,9 @@ from hep_ray.config import Config, parse
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import AugmentConfig
+from hep_ray.loading.batches import LastBatch
 from hep_ray.loading.event_images import check_augmentation
 from hep_ray.loading.scalers import SCALERS
-from hep_ray.loading.source import LastBatch
 from hep_ray.losses import LOSSES
 from hep_ray.models import MODELS, Model
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
@@ -176,7 +176,7 @@ class TrialConfig:
         if self.augmentation.active:
             with torch.device("meta"):
                 read = self.build_model(schema).columns
-            check_augmentation(self.augmentation, [schema.column(name) for name in read])
+            check_augmentation(self.augmentation.on_images, [schema.column(name) for name in read])
 
     def resolved(self) -> dict[str, Any]:
         """Every value that the trial uses, defaults included, as one flat dict."""

@@ -11,7 +11,7 @@ import torch
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
-from hep_ray.loading.source import EventSource
+from hep_ray.loading.batches import BatchRequest, EventSource, training_weights
 from hep_ray.losses import build_loss
 from hep_ray.metrics.roc import passing
 from hep_ray.models import Model
@@ -25,7 +25,6 @@ from hep_ray.training.patience import VAL_LOSS, Goal
 from hep_ray.training.seeding import seed_everything
 from hep_ray.training.step import evaluate
 from hep_ray.training.validation import BATCH, validation_metrics
-from hep_ray.training.weights import training_weights
 
 
 class FittedLoop:
@@ -81,7 +80,7 @@ class FittedLoop:
         train = self._train.select(self.model.columns, weights).head(self._most_events())
         self.model.fit(train.inputs, train.labels, train.weights, self._seed)
         val = self._val.select(self.model.columns)
-        result = evaluate(self.model, build_loss("cross_entropy", {}), val.batches(BATCH))
+        result = evaluate(self.model, build_loss("cross_entropy", {}), val.batches(BatchRequest(BATCH)))
         metrics = validation_metrics(result, self._schema, str)
         signal = self._schema.signal_index
         for name, cut in self.model.cuts().items():

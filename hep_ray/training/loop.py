@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,8 @@ import torch
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.augment import Augmentation
-from hep_ray.loading.batches import Batch
+from hep_ray.loading.batches import Batch, BatchRequest, EventSource, training_weights
 from hep_ray.loading.on_device import on_device
-from hep_ray.loading.source import EventSource
 from hep_ray.models import Model
 from hep_ray.optim.penalties import norms_and_biases
 from hep_ray.training.averaging import KeptModel
@@ -29,7 +29,6 @@ from hep_ray.training.seeding import random_state, restore_random_state, seed_ev
 from hep_ray.training.step import train_step
 from hep_ray.training.sync_norm import synchronise
 from hep_ray.training.validation import validate
-from hep_ray.training.weights import training_weights
 
 
 class TrialLoop:
@@ -82,12 +81,6 @@ class TrialLoop:
         parts = config.components
         entries = {kind: registry[getattr(config.training, kind)] for kind, registry in REGISTRIES.items()}
         self._share = share(config.training, communicator.world_size)
-        self._mine: dict[str, Any] = {
-            "rank": communicator.rank,
-            "world_size": communicator.world_size,
-            "last_batch": config.training.last_batch,
-            "device": self._device,
-        }
         self.model = config.build_model(schema).to(self._device)
         if config.training.sync_batch_norm and not communicator.alone:
             synchronise(self.model, self._device)
@@ -109,7 +102,9 @@ class TrialLoop:
         self._mixing_points: tuple[str, ...] = ()
         if config.augmentation.manifold_mixup:
             few = self._train.head(PROBED_EVENTS)
-            self._mixing_points = mixing_points(self.model, next(few.batches(len(few), device=self._device)))
+            self._mixing_points = mixing_points(
+                self.model, next(few.batches(BatchRequest(len(few), device=self._device)))
+            )
         self._forward = communicator.parallel(self.model)
         communicator.seed(seed)
 
@@ -162,7 +157,7 @@ class TrialLoop:
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
-        batches_of_epoch = self._batches(shuffle=True)
+        batches_of_epoch = self._train.batches(self._request(shuffle=True))
         if self.config.augmentation.active:
             columns = [self.schema.column(name) for name in self.model.columns]
             augmentation = self.config.augmentation
@@ -195,25 +190,32 @@ class TrialLoop:
             "train_accuracy": correct / int(sizes.sum()),
         }
 
-    def _batches(self, *, shuffle: bool) -> Iterator[Batch]:
-        """This worker's share of every batch of the training events."""
-        return self._train.batches(
-            self._share.batch_size, seed=self._seed, epoch=self.epoch, shuffle=shuffle, **self._mine
+    def _request(self, *, shuffle: bool = False) -> BatchRequest:
+        """This worker's part of every batch of the training events."""
+        return BatchRequest(
+            self._share.batch_size,
+            seed=self._seed,
+            epoch=self.epoch,
+            shuffle=shuffle,
+            rank=self._workers.rank,
+            world_size=self._workers.world_size,
+            last_batch=self.config.training.last_batch,
+            device=self._device,
         )
 
-    def _dealt(self) -> Iterable[Batch]:
-        """Whole batches of the training events, dealt out to the workers; perhaps none for this one."""
+    def _sharded(self) -> Iterable[Batch]:
+        """Whole batches of the training events, handed to the workers in turn; perhaps none for this one."""
         whole = self._share.batch_size * self._workers.world_size
-        rows, batches = self._train.dealt(whole, **self._mine)
-        return batches if len(rows) else ()
+        request = dataclasses.replace(self._request(), batch_size=whole, sharded=True)
+        return self._train.batches(request) if len(request.counted_rows(len(self._train))) else ()
 
     def _update_kept(self) -> None:
         """Take in the epoch; an average gets the statistics that one worker would find, the same on every rank."""
         if self.config.training.sync_batch_norm and not self._workers.alone:
             # Each rank sees its share of every batch, and the modules themselves join what they see.
-            self._kept.update(self.epoch + 1, lambda: self._batches(shuffle=False))
+            self._kept.update(self.epoch + 1, lambda: self._train.batches(self._request()))
         else:
-            self._kept.update(self.epoch + 1, self._dealt, self._workers)
+            self._kept.update(self.epoch + 1, self._sharded, self._workers)
         if self.kept is not self.model:
             self._workers.share_buffers(self.kept)
 

@@ -55,13 +55,13 @@ def mixing_points(model: Model, batch: Batch) -> tuple[str, ...]:
 
 @contextmanager
 def mixed(model: Model, points: tuple[str, ...], batch: Batch) -> Iterator[None]:
-    """Within, the model mixes every event of the batch with its partner at one of the points."""
-    if batch.partner is None or not points:
+    """Within, the model mixes every event of the batch with that of the permutation at one of the points."""
+    if batch.permutation is None or not points:
         yield
         return
-    partner, share = batch.partner, batch.share
+    permutation, mix_ratio = batch.permutation, batch.mix_ratio
     module = model.get_submodule(points[batch.mixing_draw % len(points)])
-    with _input_changed(module, lambda values: torch.lerp(values[partner], values, share)):
+    with _input_changed(module, lambda values: torch.lerp(values[permutation], values, mix_ratio)):
         yield
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from hep_ray.dataset.sparse import Values
+from hep_ray.loading.batches import EventSource
 from hep_ray.loading.scalers import SCALERS, Scaler
-from hep_ray.loading.source import EventSource
 from hep_ray.models import Model, SchemaLike
 
 NONE = "none"

@@ -76,7 +76,7 @@ def train_step(
         batch: on the model's device.
         clip_norm: largest length of the gradient; 0 leaves it.
         half: run the model in bfloat16 where torch deems it safe.
-        mixing_points: modules before which a batch with partners may be mixed.
+        mixing_points: modules before which a batch with a permutation may be mixed.
         forward: what to call instead of the model, where several workers share the batch.
         draws: around the update, for an optimizer that draws random numbers.
 
@@ -95,10 +95,10 @@ def train_step(
             "batch_size that leaves no single event over, or last_batch 'share' or 'drop'"
         ) from fault
     losses = _weighted(loss(logits, batch.labels), batch.weights)
-    if batch.other_labels is not None:
-        weights = batch.weights if batch.other_weights is None else batch.other_weights
-        others = _weighted(loss(logits, batch.other_labels), weights)
-        losses = batch.share * losses + (1 - batch.share) * others
+    if batch.second_labels is not None:
+        weights = batch.weights if batch.second_weights is None else batch.second_weights
+        second = _weighted(loss(logits, batch.second_labels), weights)
+        losses = batch.mix_ratio * losses + (1 - batch.mix_ratio) * second
     torch.autograd.backward(losses.mean())
     if clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)

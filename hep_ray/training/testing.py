@@ -17,7 +17,7 @@ import torch
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
-from hep_ray.loading.source import EventSource
+from hep_ray.loading.batches import BatchRequest, EventSource
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST
@@ -160,7 +160,7 @@ def _evaluated(best: Path, schema: EventSchema, events: EventSource, device: tor
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
-    found = events.select(kept.model.columns).batches(BATCH, device=device)
+    found = events.select(kept.model.columns).batches(BatchRequest(BATCH, device=device))
     result = evaluate(kept.model, kept.loss, found, half=kept.half)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")

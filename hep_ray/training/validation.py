@@ -10,7 +10,7 @@ import torch
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import NonFiniteLoss
-from hep_ray.loading.source import EventSource
+from hep_ray.loading.batches import BatchRequest, EventSource
 from hep_ray.losses import Loss
 from hep_ray.metrics import classification_metrics
 from hep_ray.models import Model
@@ -51,11 +51,16 @@ def validate(
     Raises:
         NonFiniteLoss: the loss, a probability, or a log-odds is NaN or infinite.
     """
-    rows, batches = events.dealt(
-        BATCH, rank=communicator.rank, world_size=communicator.world_size, device=device
+    request = BatchRequest(
+        BATCH, rank=communicator.rank, world_size=communicator.world_size, sharded=True, device=device
     )
+    rows = request.counted_rows(len(events))
     result = evaluate(
-        model, loss, batches, half=half, whole=lambda values: communicator.in_order(values, rows, len(events))
+        model,
+        loss,
+        events.batches(request),
+        half=half,
+        whole=lambda values: communicator.in_order(values, rows, len(events)),
     )
     return validation_metrics(result, schema, where)
 

@@ -302,7 +302,7 @@ def texts(*words: str) -> Seeds:
 
 
 def ready_schemas(_: Path) -> Iterator[bytes]:
-    from hep_ray.convert import schema_file
+    from hep_ray.conversion import schema_file
 
     folder = Path(schema_file.__file__).parent / "schemas"
     yield from (path.read_bytes() for path in sorted(folder.glob("*.toml")))

@@ -88,8 +88,8 @@ def test_cutout_blanks_a_square_at_most() -> None:
 
 def test_mixup_mixes_everything_in_the_share_of_the_labels() -> None:
     before, after = batch(), augmented(AugmentConfig(mixup=0.5))
-    assert after.other_labels is not None
-    assert 0 < after.share < 1
+    assert after.second_labels is not None
+    assert 0 < after.mix_ratio < 1
     # Sums are linear: over the batch a permutation drops out, so the mean stays.
     torch.testing.assert_close(after.inputs["image"].mean(), before.inputs["image"].mean())
     torch.testing.assert_close(after.inputs["scalars"].mean(0), before.inputs["scalars"].mean(0))
@@ -99,7 +99,7 @@ def test_cutmix_shares_the_label_by_area() -> None:
     before, after = batch().inputs["image"], augmented(AugmentConfig(cutmix=1.0))
     changed = (after.inputs["image"] != before).any(-1)
     most = changed.float().mean((1, 2)).max().item()
-    assert after.share == pytest.approx(1 - most)
+    assert after.mix_ratio == pytest.approx(1 - most)
 
 
 # One event is one object. Below an event has three images of the same deposits: axes φ, η and channel; η and φ without
@@ -132,8 +132,8 @@ def one_object(events: int = 64) -> Batch:
 def check_weights(before: Batch, after: Batch, partner: torch.Tensor) -> None:
     """The partners' labels come with the partners' weights."""
     assert before.weights is not None
-    assert after.other_weights is not None
-    assert torch.equal(after.other_weights, before.weights[partner])
+    assert after.second_weights is not None
+    assert torch.equal(after.second_weights, before.weights[partner])
 
 
 def check_one_object(given: dict[str, torch.Tensor]) -> None:
@@ -210,13 +210,13 @@ def test_a_cutout_blanks_the_same_place_of_all_images() -> None:
 def test_cutmix_mixes_images_and_all_else_in_the_share_of_the_labels() -> None:
     before = one_object()
     after = Augmentation(AugmentConfig(cutmix=1.0), 5, 0, columns=COLUMNS)(before)
-    assert after.other_labels is not None
+    assert after.second_labels is not None
     # Every count differs and was mixed linearly: it tells the partner.
     own, mixed = before.inputs["count"].float(), after.inputs["count"]
-    partner = ((mixed - after.share * own) / (1 - after.share) / 4).round().long()
+    partner = ((mixed - after.mix_ratio * own) / (1 - after.mix_ratio) / 4).round().long()
     assert sorted(partner.tolist()) == list(range(64))
-    torch.testing.assert_close(mixed, after.share * own + (1 - after.share) * own[partner])
-    assert torch.equal(after.other_labels, before.labels[partner])
+    torch.testing.assert_close(mixed, after.mix_ratio * own + (1 - after.mix_ratio) * own[partner])
+    assert torch.equal(after.second_labels, before.labels[partner])
     check_weights(before, after, partner)
     areas = []
     for name in ("first", "swapped", "fine"):
@@ -226,21 +226,21 @@ def test_cutmix_mixes_images_and_all_else_in_the_share_of_the_labels() -> None:
         inside = ~own_pixels.flatten(0, 0).all(0)
         assert other_pixels[:, inside].all()
         areas.append(inside.float().mean().item())
-    assert after.share == pytest.approx(1 - sum(areas) / 3, abs=1e-6)
+    assert after.mix_ratio == pytest.approx(1 - sum(areas) / 3, abs=1e-6)
 
 
 def test_mixup_of_whole_numbers_by_hand() -> None:
     before = one_object()
     after = Augmentation(AugmentConfig(mixup=0.5), 1, 0, columns=COLUMNS)(before)
     own = before.inputs["count"].float()
-    partner = ((after.inputs["count"] - after.share * own) / (1 - after.share) / 4).round().long()
-    assert after.other_labels is not None
-    assert torch.equal(after.other_labels, before.labels[partner])
+    partner = ((after.inputs["count"] - after.mix_ratio * own) / (1 - after.mix_ratio) / 4).round().long()
+    assert after.second_labels is not None
+    assert torch.equal(after.second_labels, before.labels[partner])
     check_weights(before, after, partner)
     for name, whole in before.inputs.items():
         values = whole.float()
         torch.testing.assert_close(
-            after.inputs[name], after.share * values + (1 - after.share) * values[partner]
+            after.inputs[name], after.mix_ratio * values + (1 - after.mix_ratio) * values[partner]
         )
 
 
@@ -305,18 +305,19 @@ IMAGE = Column(name="image", shape=(12, 5, 1), axes=("phi", "eta"))
 def test_what_would_break_an_event_is_refused(wanted: str, columns: list[Column], facts: list[str]) -> None:
     with raises(InvalidConfig, wanted, *facts):
         check_augmentation(
-            AugmentConfig(**{wanted: 0.5 if wanted in {"noise", "cutout", "cutmix"} else True}), columns
+            AugmentConfig(**{wanted: 0.5 if wanted in {"noise", "cutout", "cutmix"} else True}).on_images,
+            columns,
         )
 
 
 def test_what_keeps_events_whole_is_taken() -> None:
     every = AugmentConfig(phi_rotation=True, phi_flip=True, eta_flip=True, cutout=0.2, noise=0.1, cutmix=1.0)
-    check_augmentation(every, [*COLUMNS, IMAGE, Column(name="ht"), Column(name="abs_eta")])
+    check_augmentation(every.on_images, [*COLUMNS, IMAGE, Column(name="ht"), Column(name="abs_eta")])
     check_augmentation(
-        AugmentConfig(mixup=1.0), [Column(name="met_phi"), Column(name="tracks", shape=(9, 4))]
+        AugmentConfig(mixup=1.0).on_images, [Column(name="met_phi"), Column(name="tracks", shape=(9, 4))]
     )
     differences = Column(name="x", shape=(3,), elements=("delta_phi", "r_phi", "w_eta2"))
-    check_augmentation(AugmentConfig(phi_rotation=True), [IMAGE, differences])
+    check_augmentation(AugmentConfig(phi_rotation=True).on_images, [IMAGE, differences])
 
 
 # Axes as the code that fills the images has them: `event_image` and `jet_image` φ first, `two_channels`, the strips and

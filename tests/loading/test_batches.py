@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.errors import InvalidConfig, InvalidEvents
-from hep_ray.loading.batches import Events, batches, dealt_batches
-from hep_ray.loading.source import LastBatch, batch_sizes
+from hep_ray.loading.batches import BatchRequest, Events, LastBatch, batch_sizes
 from tests.facts import raises
 
 
@@ -21,7 +21,7 @@ def events(rows: int) -> Events:
 
 
 def order(rows: int, batch_size: int, **options: Any) -> list[int]:
-    passed = list(batches(events(rows), batch_size, **options))
+    passed = list(events(rows).batches(BatchRequest(batch_size, **options)))
     for batch in passed:
         assert torch.equal(batch.inputs["x"][:, 0], batch.labels.float())
     return [int(label) for batch in passed for label in batch.labels]
@@ -29,8 +29,8 @@ def order(rows: int, batch_size: int, **options: Any) -> list[int]:
 
 def test_without_shuffle_the_order_is_that_of_the_events() -> None:
     assert order(7, 3, seed=4, epoch=2) == list(range(7))
-    assert [len(batch) for batch in batches(events(7), 3)] == [3, 3, 1]
-    assert [len(batch) for batch in batches(events(7), 3, last_batch="drop")] == [3, 3]
+    assert [len(batch) for batch in events(7).batches(BatchRequest(3))] == [3, 3, 1]
+    assert [len(batch) for batch in events(7).batches(BatchRequest(3, last_batch="drop"))] == [3, 3]
 
 
 @given(
@@ -78,7 +78,9 @@ def test_what_becomes_of_events_left_over(
     rows: int, size: int, last_batch: LastBatch, sizes: list[int]
 ) -> None:
     assert batch_sizes(rows, size, last_batch) == sizes
-    assert [len(batch) for batch in batches(events(rows), size, last_batch=last_batch)] == sizes
+    request = BatchRequest(size, last_batch=last_batch)
+    assert [len(batch) for batch in events(rows).batches(request)] == sizes
+    assert request.sizes(rows) == sizes
 
 
 @given(rows=st.integers(1, 300), size=st.integers(1, 40), workers=st.integers(1, 8))
@@ -98,20 +100,22 @@ def test_shared_batches_hold_every_event_and_are_cut_alike_for_any_number_of_wor
     ranks=st.integers(1, 4),
     last_batch=st.sampled_from(["keep", "share"]),
 )
-def test_dealt_batches_are_those_of_one_process_each_on_one_rank(
+def test_sharded_batches_are_those_of_one_process_each_on_one_rank(
     rows: int, size: int, ranks: int, last_batch: LastBatch
 ) -> None:
-    whole = [batch.labels.tolist() for batch in batches(events(rows), size, last_batch=last_batch)]
-    dealt = {}
+    alone = BatchRequest(size, last_batch=last_batch)
+    whole = [batch.labels.tolist() for batch in events(rows).batches(alone)]
+    sharded = {}
     for rank in range(ranks):
-        mine, passed = dealt_batches(events(rows), size, rank=rank, world_size=ranks, last_batch=last_batch)
-        labels = [batch.labels.tolist() for batch in passed]
+        request = dataclasses.replace(alone, sharded=True, rank=rank, world_size=ranks)
+        mine = request.counted_rows(rows)
+        labels = [batch.labels.tolist() for batch in events(rows).batches(request)]
         # A rank without a batch of its own still has one to compute, whose rows do not count.
         assert labels
         if len(mine):
             assert [row for batch in labels for row in batch] == mine.tolist()
-            dealt.update({rank + ranks * turn: batch for turn, batch in enumerate(labels)})
-    assert [dealt[number] for number in sorted(dealt)] == whole
+            sharded.update({rank + ranks * turn: batch for turn, batch in enumerate(labels)})
+    assert [sharded[number] for number in sorted(sharded)] == whole
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -124,7 +128,7 @@ def test_epochs_and_seeds_differ() -> None:
 def test_tensors_own_their_memory() -> None:
     source = np.zeros((4, 2), np.float32)
     source.flags.writeable = False
-    (batch,) = batches(Events({"x": source}, np.zeros(4, np.int64)), 4)
+    (batch,) = Events({"x": source}, np.zeros(4, np.int64)).batches(BatchRequest(4))
     batch.inputs["x"] += 1
     assert (source == 0).all()
     assert batch.labels.dtype == torch.int64
@@ -133,16 +137,17 @@ def test_tensors_own_their_memory() -> None:
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
-        ({"batch_size": 0}, ["batch_size", "0"]),
-        ({"batch_size": 2, "rank": 2, "world_size": 2}, ["rank 2", "2"]),
-        ({"batch_size": 2, "rank": -1}, ["rank -1", "1"]),
-        ({"batch_size": 8, "last_batch": "drop"}, ["5 events", "batches of 8"]),
+        ({"batch_size": 0}, ["batch_size=0"]),
+        ({"batch_size": 2, "rank": 2, "world_size": 2}, ["rank=2", "world_size=2"]),
+        ({"batch_size": 2, "rank": -1}, ["rank=-1"]),
+        ({"batch_size": 8, "last_batch": "drop"}, ["5 events", "batches of 8", "drop"]),
         ({"batch_size": 1, "world_size": 9}, ["5 events", "9 ranks"]),
+        ({"batch_size": 2, "sharded": True, "shuffle": True}, ["shuffle=True"]),
     ],
 )
 def test_a_pass_without_batches_is_refused_at_once(options: dict[str, Any], facts: list[str]) -> None:
     with raises(InvalidConfig, *facts):
-        batches(events(5), **options)
+        events(5).batches(BatchRequest(**options))
 
 
 @pytest.mark.parametrize(

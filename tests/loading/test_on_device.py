@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.dataset.sparse import SparseColumn
-from hep_ray.loading.batches import Batch, Events
+from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights
 from hep_ray.loading.on_device import DeviceEvents, on_device, smallest
-from hep_ray.loading.source import EventWeights
 
 
 def events(rows: int, seed: int = 0) -> Events:
@@ -48,19 +47,13 @@ def test_the_batches_are_those_of_the_host(rows: int, size: int, ranks: int, see
     there = DeviceEvents.of(host, "cpu")
     chosen = [(host, there), (host.select(("cells",), weights), there.select(("cells",), weights))]
     for left, right in chosen:
-        options: dict[str, Any] = {"seed": seed, "epoch": 3, "shuffle": True, "rank": ranks - 1}
-        pairs = zip(
-            left.batches(size, world_size=ranks, **options),
-            right.batches(size, world_size=ranks, **options),
-            strict=True,
-        )
-        for one, other in pairs:
-            same(one, other)
-        mine, dealt = left.dealt(size, rank=ranks - 1, world_size=ranks)
-        counted, found = right.dealt(size, rank=ranks - 1, world_size=ranks)
-        assert (mine == counted).all()
-        for one, other in zip(dealt, found, strict=True):
-            same(one, other)
+        place: dict[str, Any] = {"rank": ranks - 1, "world_size": ranks}
+        for request in (
+            BatchRequest(size, seed=seed, epoch=3, shuffle=True, **place),
+            BatchRequest(size, sharded=True, **place),
+        ):
+            for one, other in zip(left.batches(request), right.batches(request), strict=True):
+                same(one, other)
     assert (there.class_sums(3) == host.class_sums(3)).all()
     assert there.head(1).labels.tolist() == host.labels[:1].tolist()
 

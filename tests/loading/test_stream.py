@@ -56,7 +56,7 @@ def test_resident_events_are_those_of_the_shards_in_order(
 ) -> None:
     import ray
 
-    from hep_ray.loading.batches import batches
+    from hep_ray.loading.batches import BatchRequest
     from hep_ray.loading.stream import load_resident
 
     dataset = Dataset.open(make_dataset(400, rows_per_shard=64))
@@ -72,7 +72,9 @@ def test_resident_events_are_those_of_the_shards_in_order(
         np.testing.assert_array_equal(events.labels, np.concatenate(labels))
         assert not events.inputs["image"].flags.writeable
         assert not events.inputs["image"].flags.owndata
-        assert sum(len(batch) for batch in batches(events, 32, shuffle=True)) == dataset.rows(split)
+        assert sum(len(batch) for batch in events.batches(BatchRequest(32, shuffle=True))) == dataset.rows(
+            split
+        )
     assert resident.fingerprint == dataset.fingerprint
     assert len(ray.cloudpickle.dumps(resident)) < 4096
     with raises(InvalidConfig, "'test'", "train, val"):
@@ -92,89 +94,90 @@ def test_streamed_events_are_those_that_one_process_reads_in_the_same_order(
     import ray
     import torch
 
+    from hep_ray.loading.batches import BatchRequest
     from hep_ray.loading.cache import plan_ingest, with_streams
-    from hep_ray.loading.shard_stream import one_by_one
+    from hep_ray.loading.shards import read_locally
     from hep_ray.loading.stream import load_resident, open_events
 
     dataset = Dataset.open(make_dataset(4000, rows_per_shard=1024))
-    # A row group takes 0.9 MB and a stream holds eight blocks: pieces of one group, four of them in training.
+    # A row group takes 0.9 MB and a stream holds eight blocks: blocks of one group, four of them in training.
     ingest = with_streams(plan_ingest(dataset.manifest, [{"CPU": 2}], "streaming", 0.008), 1)
     data = open_events(dataset, ingest)
     assert len(ray.cloudpickle.dumps(data)) < 16_384
     stream = data.events("train")
-    alone = dataclasses.replace(stream, reader=one_by_one)
+    alone = dataclasses.replace(stream, reader=read_locally)
     for rank in range(2):
-        options = {"seed": 5, "epoch": 1, "shuffle": True, "rank": rank, "world_size": 2}
-        pairs = list(zip(stream.batches(100, **options), alone.batches(100, **options), strict=True))
+        request = BatchRequest(100, seed=5, epoch=1, shuffle=True, rank=rank, world_size=2)
+        pairs = list(zip(stream.batches(request), alone.batches(request), strict=True))
         assert len(pairs) == -(-(len(stream) // 2) // 100)
         for left, right in pairs:
             assert torch.equal(left.inputs["image"], right.inputs["image"])
             assert torch.equal(left.labels, right.labels)
     resident = load_resident(dataset).events("val")
-    for left, right in zip(data.events("val").dealt(512)[1], resident.dealt(512)[1], strict=True):
+    whole = BatchRequest(512, sharded=True)
+    for left, right in zip(data.events("val").batches(whole), resident.batches(whole), strict=True):
         assert torch.equal(left.inputs["image"], right.inputs["image"])
         assert left.inputs["image"].is_contiguous()
     test = open_events(dataset, ingest, ["test"], purpose="confirm").events("test")
     kept = load_resident(dataset, ["test"], purpose="confirm").events("test")
     assert (test.labels == kept.labels).all()
-    assert torch.equal(next(test.batches(512)).labels, next(kept.batches(512)).labels)
+    assert torch.equal(next(test.batches(whole)).labels, next(kept.batches(whole)).labels)
     with raises(InvalidConfig, "purpose"):
         open_events(dataset, ingest, ["test"])
-    begun = stream.batches(100)
+    begun = stream.batches(BatchRequest(100))
     next(begun)
-    begun.close()
+    begun.close()  # type: ignore[attr-defined]
     for path in dataset.paths("train"):
         path.unlink()
     with raises(ShardMismatch, "train-00000.parquet", "No such file"):
-        next(data.events("train").batches(100))
+        next(data.events("train").batches(BatchRequest(100)))
     with raises(InvalidConfig, "'test'", "train, val"):
         data.events("test")
 
 
-def test_pieces_that_come_otherwise_than_one_by_one_and_whole_are_refused(
+def test_blocks_that_come_otherwise_than_one_by_one_and_whole_are_refused(
     make_dataset: Callable[..., Path],
 ) -> None:
     import pyarrow as pa
 
     from hep_ray.errors import StreamBroken
-    from hep_ray.loading.ray_reader import PIECE, _alone, _next
-    from hep_ray.loading.row_groups import RowGroups, cut
-    from hep_ray.loading.stream import _pack
+    from hep_ray.loading.shards import RowGroups, cut
+    from hep_ray.loading.stream import BLOCK, _checked, _only, _packed
 
     dataset = Dataset.open(make_dataset(400, rows_per_shard=64))
     shards = [shard for shard in dataset.manifest.shards if shard.split == "train"]
-    groups = RowGroups.of(dataset.paths("train"), shards)
+    groups = RowGroups.of(dataset, "train")
     plan = cut(groups, [(0, dataset.rows("train"))], 1)
-    assert [plan.rows(piece) for piece in range(len(plan))] == [shard.rows for shard in shards]
+    assert [plan.rows(block) for block in range(len(plan))] == [shard.rows for shard in shards]
 
-    def block(piece: int, rows: int | None = None) -> pa.Table:
-        table = plan.read(piece, dataset.schema, ["image"])[:rows]
-        return table.append_column(PIECE, pa.array([piece] * len(table), pa.int64()))
+    def block(number: int, rows: int | None = None) -> pa.Table:
+        table = plan.read(number, dataset.schema, ["image"])[:rows]
+        return table.append_column(BLOCK, pa.array([number] * len(table), pa.int64()))
 
-    assert _next(block(1), 1, plan).column_names == ["label", "image"]
-    assert len(_next(block(1), 1, plan)) == shards[1].rows
+    assert _checked(block(1), 1, plan).column_names == ["label", "image"]
+    assert len(_checked(block(1), 1, plan)) == shards[1].rows
     joined = pa.concat_tables([block(0), block(1)])
     for broken, number in (
         (block(1), 0),
         (block(0, rows=-1), 0),
         (joined, 0),
-        (block(0).drop_columns([PIECE]), 0),
+        (block(0).drop_columns([BLOCK]), 0),
     ):
-        with raises(StreamBroken, "piece 0"):
-            _next(broken, number, plan)
-    assert _alone(np.array([7])) == 7
+        with raises(StreamBroken, "block 0"):
+            _checked(broken, number, plan)
+    assert _only(np.array([7])) == 7
     for ids in ([], [1, 2]):
         with raises(StreamBroken, len(ids), ids):
-            _alone(np.array(ids))
+            _only(np.array(ids))
     lost = iter([plan.read(0, dataset.schema, ["image"])])
     with raises(StreamBroken, shards[0].rows, dataset.rows("train")):
-        _pack(lost, dataset.rows("train"), ["image"], dataset.schema)
+        _packed(lost, dataset.rows("train"), ["image"], dataset.schema)
 
 
 def test_a_row_beyond_the_chunks_of_a_column_is_refused_not_made_up() -> None:
-    from hep_ray.loading.piece import Chunks
+    from hep_ray.loading.shards import ChunkedColumn
 
-    chunks = Chunks((np.arange(3.0), np.arange(3.0, 5.0)), np.array([0, 3, 5]))
+    chunks = ChunkedColumn((np.arange(3.0), np.arange(3.0, 5.0)), np.array([0, 3, 5]))
     assert chunks.take(np.array([0, 2, 3, 4])).tolist() == [0.0, 2.0, 3.0, 4.0]
     with raises(IndexError, "2 to 5"):
         chunks.take(np.array([2, 5]))

@@ -61,7 +61,7 @@ KNOWS = {
     "drawing": BASE,
     "dataset": BASE | {"drawing"},
     "conversion": BASE | {"parallel", "dataset"},
-    "loading": BASE | {"parallel", "dataset"},
+    "loading": BASE | {"dataset"},
     "simulate": BASE | RAY | DATA,
     **dict.fromkeys(PARTS, BASE),
     "training": BASE | DATA | PARTS,
@@ -78,7 +78,6 @@ KNOWS = {
 RAY_MODULES = {
     "cluster.py",
     "parallel.py",
-    "loading/ray_reader.py",
     "loading/stream.py",
     "confirm/run.py",
     "predict/run.py",

@@ -20,7 +20,7 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.loading.batches import Events, batches
+from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.metrics import classification_metrics
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted
@@ -102,7 +102,7 @@ def train_and_test(folder, trial_id, dataset, given, seed, epochs):
     state = {"model": loop.kept.state_dict(), "params": loop.config.resolved(), "metrics": metrics}
     save_checkpoint(path / "best.pt", state)
     ids, test = split(dataset, "test")
-    result = evaluate(loop.kept, loop.loss, batches(test, 512))
+    result = evaluate(loop.kept, loop.loss, test.batches(BatchRequest(512)))
     table = {"event_id": ids, "label": test.labels}
     table |= {f"score_{name}": result.probabilities[:, i] for i, name in enumerate(dataset.schema.classes)}
     pq.write_table(pa.table(table), path / "test_scores.parquet")

@@ -160,10 +160,12 @@ def test_mixing_with_oneself_changes_nothing_and_with_another_something(
     plain = model(*batch.inputs.values())
     order = torch.arange(6).roll(1)
     for draw, point in enumerate(points):
-        oneself = Batch(batch.inputs, batch.labels, share=0.3, partner=torch.arange(6), mixing_draw=draw)
+        oneself = Batch(
+            batch.inputs, batch.labels, mix_ratio=0.3, permutation=torch.arange(6), mixing_draw=draw
+        )
         with mixed(model, points, oneself):
             torch.testing.assert_close(model(*batch.inputs.values()), plain)
-        swapped = Batch(batch.inputs, batch.labels, share=0.0, partner=order, mixing_draw=draw)
+        swapped = Batch(batch.inputs, batch.labels, mix_ratio=0.0, permutation=order, mixing_draw=draw)
         with mixed(model, points, swapped):
             torch.testing.assert_close(
                 model(*batch.inputs.values()), plain[order], rtol=1e-3, atol=1e-5, msg=point
@@ -190,7 +192,7 @@ def test_a_mixed_loss_has_both_labels() -> None:
     batch = batch_of(FEATURES)
     points = mixing_points(model, batch)
     augmented = Augmentation(AugmentConfig(manifold_mixup=1.0), 1, 0)(batch)
-    share, partner = augmented.share, augmented.partner
+    share, partner = augmented.mix_ratio, augmented.permutation
     assert partner is not None
     assert torch.equal(augmented.inputs["x"], batch.inputs["x"])
     # A linear model of mixed features is a mixture of logits.

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hep_ray.errors import InvalidConfig
+from hep_ray.loading.batches import BatchRequest
 from hep_ray.models import MODELS
 from hep_ray.registry import OWN_CODE
 from hep_ray.training.config import TrainerConfig
@@ -130,7 +131,7 @@ def test_statistics_of_an_average_are_those_that_one_process_finds_for_its_weigh
     kept = seen[0]["own_averaged"]["kept"]
     network = rank.loop("own_averaged").kept
     network.load_state_dict(kept)
-    take_anew(network, lambda: rank.events(rank.IMAGES, 72, 0).batches(20))
+    take_anew(network, lambda: rank.events(rank.IMAGES, 72, 0).batches(BatchRequest(20)))
     again = network.state_dict()
     moved = [name for name in kept if "running" in name]
     assert len(moved) == 4

@@ -9,7 +9,7 @@ import pytest
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint
-from hep_ray.loading.batches import Events, batches
+from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.training.checkpoint import save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
@@ -39,7 +39,7 @@ def test_the_numbers_are_those_of_the_validation(tmp_path: Path) -> None:
         path, {"model": loop.kept.state_dict(), "params": loop.config.resolved(), "metrics": metrics}
     )
     trained = restore_model(path, SCHEMA)
-    found = evaluate(trained.model, trained.loss, batches(validation, 16), half=trained.half)
+    found = evaluate(trained.model, trained.loss, validation.batches(BatchRequest(16)), half=trained.half)
     assert found.loss == pytest.approx(metrics["val_loss"], rel=1e-6)
     assert (found.probabilities.argmax(1) == found.labels).mean() == pytest.approx(metrics["val_accuracy"])
     assert trained.metrics == metrics

@@ -11,13 +11,12 @@ import torch
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
 from hep_ray.loading.augment import Augmentation, AugmentConfig
-from hep_ray.loading.batches import Batch, Events
+from hep_ray.loading.batches import Batch, BatchRequest, Events, training_weights
 from hep_ray.losses import LOSSES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
 from hep_ray.training.scaled import ScaledModel
 from hep_ray.training.step import train_step
-from hep_ray.training.weights import training_weights
 from tests.facts import raises
 
 SCHEMA = EventSchema(
@@ -128,8 +127,8 @@ def test_weights_and_mixed_labels_enter_the_step() -> None:
         {"x": torch.zeros(2, 2)},
         torch.tensor([0, 0]),
         weights=torch.tensor([0.0, 2.0]),
-        other_labels=torch.tensor([0, 1]),
-        share=0.75,
+        second_labels=torch.tensor([0, 1]),
+        mix_ratio=0.75,
     )
     train_step(model, loss, optimizer, given)
     # Softmax of zeros is (½, ½). Only the second event counts, with weight 2 of 2 events: its target is
@@ -157,7 +156,7 @@ def test_mixing_leaves_each_class_the_share_that_its_weights_give(
     )
     given = Events.from_arrays({"x": np.zeros((200, 4, 4, 1), np.float32), "w": sample}, labels)
     weights = training_weights(given, schema, balanced=weighting != "sample")
-    (batch,) = given.select(("x",), weights).batches(200, shuffle=True)
+    (batch,) = given.select(("x",), weights).batches(BatchRequest(200, shuffle=True))
     # A bias alone answers (½, ½). Weights have mean 1; let the minority's share of their sum be p. With smoothing s its
     # mean target is t = (1 − s) p + s/2, however events are mixed, and the step of size 1 leads to (½ − t, t − ½).
     p = sample[labels == 1].sum() / sample.sum() if weighting == "sample" else 0.5
@@ -168,6 +167,6 @@ def test_mixing_leaves_each_class_the_share_that_its_weights_give(
     for epoch in range(5):
         model.bias.data.zero_()
         mixed = Augmentation(AugmentConfig(**mixing), 1, epoch, columns=schema.columns[:1])(batch)
-        assert (mixed.other_labels is not None) == bool(mixing)
+        assert (mixed.second_labels is not None) == bool(mixing)
         train_step(model, loss, torch.optim.SGD(model.parameters(), lr=1.0), mixed)
         torch.testing.assert_close(model.bias.detach(), torch.tensor([0.5 - t, t - 0.5], dtype=torch.float32))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.loading.batches import Events
+from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.models import Model
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
@@ -100,7 +100,7 @@ def test_every_batch_counts_by_its_size_and_what_training_leaves_alone_stays() -
             module.running_mean.uniform_()  # type: ignore[union-attr]
     before = {name: value.clone() for name, value in network.state_dict().items()}
 
-    take_anew(network, lambda: events.batches(16))
+    take_anew(network, lambda: events.batches(BatchRequest(16)))
 
     # Batches of 16, 16 and 8 events: the mean is that of all 40, the variance the mean of the batches' own, by size.
     x = np.asarray(events.inputs["x"], np.float64)

@@ -15,11 +15,9 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import Split, SplitRule
-from hep_ray.loading.batches import Events
+from hep_ray.loading.batches import BatchRequest, Events, EventSource
 from hep_ray.loading.on_device import DeviceEvents
-from hep_ray.loading.row_groups import RowGroups
-from hep_ray.loading.shard_stream import ShardStream
-from hep_ray.loading.source import EventSource
+from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import start_trial
 from hep_ray.training.loop import TrialLoop
@@ -72,10 +70,9 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Events, 
     found = {}
     names: tuple[Split, ...] = ("train", "val")
     for split in names:
-        shards = [shard for shard in dataset.manifest.shards if shard.split == split]
         counts = np.array([*dataset.manifest.class_counts(split).values()], float)
         stream = ShardStream(
-            SCHEMA, RowGroups.of(dataset.paths(split), shards), ("x", "w"), {None: counts}, per_piece=2
+            SCHEMA, RowGroups.of(dataset, split), ("x", "w"), {None: counts}, groups_per_block=2
         )
         events = stream.head(8000)
         sums = {None: counts, "w": events.class_sums(2, "w")}
@@ -142,7 +139,7 @@ def test_validation_weights_and_scalers_do_not_depend_on_where_events_are(
         held.model.state_dict().values(), streamed.model.state_dict().values(), strict=True
     ):
         np.testing.assert_array_equal(left, right)
-    weights = [next(trial._train.batches(200)).weights for trial in (held, streamed)]
+    weights = [next(trial._train.batches(BatchRequest(200))).weights for trial in (held, streamed)]
     np.testing.assert_array_equal(*weights)
     streamed.model.load_state_dict(held.model.state_dict())
     metrics = curve(loop(splits["train"][0], splits["val"][0]))

@@ -1,4 +1,4 @@
-"""Events that stay in their shards: the batches of those in memory, in bounded pieces, in an order of (seed, epoch)."""
+"""Events that stay in their shards: the batches of those in memory, in bounded blocks, in an order of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig, ShardMismatch
-from hep_ray.loading.batches import Batch, Events
-from hep_ray.loading.row_groups import ReadPlan, RowGroups, cut
-from hep_ray.loading.shard_stream import ShardStream, one_by_one
-from hep_ray.loading.source import EventWeights
+from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights
+from hep_ray.loading.shards import ReadPlan, RowGroups, ShardStream, cut, read_locally
 from tests.facts import raises
 
 SCHEMA = EventSchema(
@@ -41,7 +39,7 @@ ROWS = 3000
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Events, ShardStream]:
-    """The training split in memory and as a stream of pieces of two row groups; `row` tells events apart."""
+    """The training split in memory and as a stream of blocks of two row groups; `row` tells events apart."""
     random = np.random.default_rng(0)
     images = random.random((ROWS, 8, 8, 2)) * (random.random((ROWS, 8, 8, 2)) < 0.05)
     folder = tmp_path_factory.mktemp("data") / "d"
@@ -59,11 +57,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Events, ShardStream]
             }
         )
     dataset = Dataset.open(folder)
-    groups = RowGroups.of(
-        dataset.paths("train"), [shard for shard in dataset.manifest.shards if shard.split == "train"]
-    )
+    groups = RowGroups.of(dataset, "train")
     counts = np.array([*dataset.manifest.class_counts("train").values()], float)
-    stream = ShardStream(SCHEMA, groups, ("image", "wave", "row", "w"), {None: counts}, per_piece=2)
+    stream = ShardStream(SCHEMA, groups, ("image", "wave", "row", "w"), {None: counts}, groups_per_block=2)
     events = stream.head(ROWS)
     sums = {None: counts, "w": events.class_sums(2, "w")}
     return events, dataclasses.replace(stream, sums=sums)
@@ -88,7 +84,7 @@ def test_in_their_order_they_are_the_batches_of_events_in_memory(both: tuple[Eve
     for source in (lambda one: one, lambda one: one.select(("image", "wave", "row"), weights)):
         held, read = source(events), source(stream)
         assert len(held) == len(read) > 2 * 1024
-        pairs = list(zip(held.batches(100), read.batches(100), strict=True))
+        pairs = list(zip(held.batches(BatchRequest(100)), read.batches(BatchRequest(100)), strict=True))
         assert all(same(left, right) for left, right in pairs)
         assert [*pairs[0][0].inputs] == [*pairs[0][1].inputs]
         assert len(pairs[-1][0]) == len(held) % 100
@@ -108,8 +104,8 @@ def test_ranks_share_a_shuffled_pass_equally_and_without_overlap(
     stream = both[1].select(("row",))
 
     def share(rank: int) -> list[int]:
-        options = {"seed": seed, "epoch": epoch, "shuffle": True, "rank": rank, "world_size": ranks}
-        return rows(stream.batches(size, **options))  # type: ignore[arg-type]
+        request = BatchRequest(size, seed=seed, epoch=epoch, shuffle=True, rank=rank, world_size=ranks)
+        return rows(stream.batches(request))
 
     shares = [share(rank) for rank in range(ranks)]
     assert {len(one) for one in shares} == {len(stream) // ranks}
@@ -119,31 +115,30 @@ def test_ranks_share_a_shuffled_pass_equally_and_without_overlap(
 
 
 @given(size=st.integers(20, 900), ranks=st.integers(1, 5))
-def test_dealt_batches_are_those_of_events_in_memory(
+def test_sharded_batches_are_those_of_events_in_memory(
     both: tuple[Events, ShardStream], size: int, ranks: int
 ) -> None:
     events, stream = both
     for rank in range(ranks):
-        counted, batches = stream.select(("row",)).dealt(size, rank=rank, world_size=ranks)
-        expected, held = events.select(("row",)).dealt(size, rank=rank, world_size=ranks)
-        assert (counted == expected).all()
-        assert all(same(left, right) for left, right in zip(batches, held, strict=True))
+        request = BatchRequest(size, rank=rank, world_size=ranks, sharded=True)
+        read, held = (source.select(("row",)).batches(request) for source in (stream, events))
+        assert all(same(left, right) for left, right in zip(read, held, strict=True))
 
 
-def test_a_pass_mixes_within_its_pieces_and_takes_the_row_groups_in_an_order_of_its_own(
+def test_a_pass_mixes_within_its_blocks_and_takes_the_row_groups_in_an_order_of_its_own(
     both: tuple[Events, ShardStream],
 ) -> None:
     stream = both[1].select(("row",))
-    place = {int(row): number for number, row in enumerate(rows(stream.batches(512)))}
+    place = {int(row): number for number, row in enumerate(rows(stream.batches(BatchRequest(512))))}
     passes = [
-        [place[row] for row in rows(stream.batches(100, seed=seed, epoch=epoch, shuffle=True))]
+        [place[row] for row in rows(stream.batches(BatchRequest(100, seed=seed, epoch=epoch, shuffle=True)))]
         for seed in (0, 1)
         for epoch in (0, 1)
     ]
     assert len({tuple(one) for one in passes}) == 4
     orders = set()
     for one in passes:
-        # Every piece is of two row groups, or less at the end, and its rows are mixed.
+        # Every block is of two row groups, or less at the end, and its rows are mixed.
         groups = [row // 512 for row in one]
         piece = [set(groups[start : start + 1024]) for start in range(0, len(one), 1024)]
         full = [found for found in piece if len(found) == 2]
@@ -157,7 +152,7 @@ def test_the_values_of_an_event_stay_together_when_it_is_shuffled(both: tuple[Ev
     events, stream = both
     place = {int(row): number for number, row in enumerate(np.asarray(events.inputs["row"]))}
     seen = 0
-    for batch in stream.batches(300, shuffle=True):  # spans the chunks of a piece, and pieces
+    for batch in stream.batches(BatchRequest(300, shuffle=True)):  # spans the chunks of a block, and blocks
         expected = [place[int(row)] for row in batch.inputs["row"]]
         for name in ("image", "wave"):
             assert (batch.inputs[name].numpy() == np.asarray(events.inputs[name])[expected]).all()
@@ -166,7 +161,7 @@ def test_the_values_of_an_event_stay_together_when_it_is_shuffled(both: tuple[Ev
     assert seen == len(events)
 
 
-def test_no_more_than_a_piece_is_read_ahead_of_its_use_and_reading_ends_with_the_pass(
+def test_no_more_than_a_block_is_read_ahead_of_its_use_and_reading_ends_with_the_pass(
     both: tuple[Events, ShardStream],
 ) -> None:
     read: list[int] = []
@@ -174,13 +169,13 @@ def test_no_more_than_a_piece_is_read_ahead_of_its_use_and_reading_ends_with_the
 
     def reader(plan: ReadPlan, schema: EventSchema, names: Sequence[str]) -> Generator[pa.Table, None, None]:
         try:
-            for table in one_by_one(plan, schema, names):
+            for table in read_locally(plan, schema, names):
                 read.append(len(table))
                 yield table
         finally:
             closed.append(True)
 
-    batches = dataclasses.replace(both[1], reader=reader).batches(100, shuffle=True)
+    batches = dataclasses.replace(both[1], reader=reader).batches(BatchRequest(100, shuffle=True))
     next(batches)
     assert len(read) == 1
     assert read[0] <= 1024
@@ -188,7 +183,7 @@ def test_no_more_than_a_piece_is_read_ahead_of_its_use_and_reading_ends_with_the
     assert closed == [True]
 
 
-def test_pieces_by_hand() -> None:
+def test_blocks_by_hand() -> None:
     # Groups of 512, 512 and 100 rows in two shards; rows 500 to 1100 are 12 of the first, the second, and 76.
     groups = RowGroups(("a", "b"), np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([512, 512, 100]))
     plan = cut(groups, [(500, 1100)], 2)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from hep_ray.loading.tensors import prefetched
+from hep_ray.loading.batches import prefetched
 from tests.facts import raises
 
 
@@ -17,7 +17,7 @@ def test_items_come_in_order_and_the_thread_ends() -> None:
         maker.append(threading.current_thread())
         yield from range(20)
 
-    assert list(prefetched(source(), 3)) == list(range(20))
+    assert list(prefetched(source(), "cuda", 3)) == list(range(20))
     assert maker[0] is not threading.current_thread()
     assert not maker[0].is_alive()
 
@@ -34,11 +34,11 @@ def test_no_more_items_are_made_than_fit_and_closing_closes_their_source() -> No
         finally:
             closed.append(True)
 
-    items = prefetched(source(), 2)
+    items = prefetched(source(), "cuda", 3)
     assert next(items) == 0
-    while len(made) < 4:  # one given, two waiting, one made that finds no room
+    while len(made) < 4:  # one given, three waiting
         time.sleep(0.01)
-    items.close()
+    items.close()  # type: ignore[attr-defined]
     assert made == [0, 1, 2, 3]
     assert closed == [True]
 
@@ -48,7 +48,7 @@ def test_what_the_source_raises_is_raised_where_items_are_used() -> None:
         yield 1
         raise ZeroDivisionError("no more")
 
-    items = prefetched(source())
+    items = prefetched(source(), "cuda")
     assert next(items) == 1
     with raises(ZeroDivisionError, "no more"):
         next(items)
