@@ -101,9 +101,9 @@ def plan_ingest(
         Infeasible: `resident` is asked for and no node's object store holds the events.
     """
     if cache not in ("auto", "resident", "streaming"):
-        raise InvalidConfig(f"cache must be auto, resident or streaming, got '{cache}'")
+        raise InvalidConfig(f"--cache must be auto, resident or streaming, got '{cache}'")
     if budget is not None and not 0 < budget < math.inf:
-        raise InvalidConfig(f"memory budget must be above 0 GB and finite, got {budget:g}")
+        raise InvalidConfig(f"--memory-budget must be above 0 GB and finite, got {budget:g}")
     store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
     given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")
@@ -138,8 +138,8 @@ def with_streams(ingest: Ingest, streams: int) -> Ingest:
     least = HELD_BLOCKS * ingest.row_group * planned.streams
     if ingest.cache == "streaming" and ingest.budget < least:
         raise Infeasible(
-            f"memory budget {_gb(ingest.budget)} is too small: {planned.streams} streams, each of {HELD_BLOCKS} "
-            f"row groups of {_gb(ingest.row_group)}, need {_gb(least)}; raise --memory-budget"
+            f"--memory-budget {_gb(ingest.budget)} is too small: {planned.streams} streams, each of {HELD_BLOCKS} "
+            f"row groups of {_gb(ingest.row_group)}, need {_gb(least)}; raise it"
         )
     return planned
 

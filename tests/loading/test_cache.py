@@ -78,9 +78,13 @@ def test_columns_without_zeros_count_as_they_are_held(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "facts"),
     [
-        ({"cache": "disk"}, InvalidConfig, "got 'disk'"),
-        ({"budget": 0.0}, InvalidConfig, "above 0 GB"),
-        ({"cache": "resident", "nodes": [{"object_store_memory": 1e5}]}, Infeasible, "has 0.0001 GB"),
+        ({"cache": "disk"}, InvalidConfig, ["--cache", "'disk'"]),
+        ({"budget": 0.0}, InvalidConfig, ["--memory-budget", "0"]),
+        (
+            {"cache": "resident", "nodes": [{"object_store_memory": 1e5}]},
+            Infeasible,
+            ["0.000259 GB", "0.0001 GB", "--cache"],
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(
