@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,17 @@ def result_console() -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and what they are in two columns; a name that follows itself is printed once."""
+    from rich.table import Table
+
+    table, last = Table.grid(padding=(0, 2)), ""
+    for name, text in rows:
+        table.add_row("" if name == last else f"[bold]{name}[/]", text)
+        last = name
+    console.print(table, soft_wrap=True)
 
 
 def run_app(app: typer.Typer, prog: str) -> None:

@@ -29,7 +29,17 @@ TrackingUri = Annotated[
         show_default=False,
     ),
 ]
-
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print what would be done; train nothing.")]
+SEED = typer.Option(min=0, max=LARGEST_SEED, help="Of draws, weights and order of events.")
+WORKERS_PER_TRIAL = typer.Option(help="Processes, on one node or several, that train a trial together.")
+CPUS_PER_WORKER = typer.Option(
+    "--cpus-per-worker", "--cpus-per-trial", help="Cores of each worker of a trial."
+)
+GPUS_PER_WORKER = typer.Option(
+    "--gpus-per-worker",
+    "--gpus-per-trial",
+    help="GPUs of each worker of a trial; a fraction shares one among trials.",
+)
 
 SearchName = Annotated[
     str,

@@ -2,66 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri, typed
+from hep_ray.console import print_rows, result_console
+from hep_ray.flags import DryRun, typed
 from hep_ray.masking import mask
+from hep_ray.search.options import ConfirmOptions, with_flags
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hep_ray.confirm.plan import ConfirmPlan
     from hep_ray.confirm.run import ConfirmResult
-    from hep_ray.loading.cache import Cache
 
 
-def confirm(  # noqa: PLR0917 - one argument per flag
-    name: SearchName,
-    top: Annotated[int, typer.Option(help="Finalists: the best K configurations by validation.")] = 3,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            help="Trainings of each, the same seeds for all; with 1 there is no interval, no p-value."
-        ),
-    ] = 5,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="EXPR",
-            help="What they are to beat: loss=root_softmax,root_index=1 or trial=t0003 "
-            "[default: what the search states, else cross-entropy].",
-            show_default=False,
-        ),
-    ] = None,
-    storage: Storage = STORAGE,
-    data: Annotated[
-        Path | None, typer.Option(help="Dataset folder [default: that of the search].", show_default=False)
-    ] = None,
-    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
-    tracking_uri: TrackingUri = None,
-    cpus_per_trial: Annotated[
-        int | None, typer.Option(help="Cores of one training [default: as in the search].")
-    ] = None,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option(help="GPUs of one training [default: as in the search].")
-    ] = None,
-    epoch_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that an epoch may take [default: as in the search].")
-    ] = None,
-    cache: Annotated[
-        str | None, typer.Option(help="resident, streaming or auto [default: as in the search].")
-    ] = None,
-    memory_budget: Annotated[
-        float | None,
-        typer.Option(help="GB of a node's memory for the events [default: as in the search]."),
-    ] = None,
-    allow_unfinished: Annotated[
-        bool,
-        typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),
-    ] = False,
+@with_flags(ConfirmOptions)
+def confirm(
+    *,
     again: Annotated[
         bool,
         typer.Option(
@@ -69,9 +27,8 @@ def confirm(  # noqa: PLR0917 - one argument per flag
             help="Start anew; an earlier confirmation is set aside, and its look at the test counted.",
         ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print finalists, baseline and resource plan; train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
+    **given: Any,
 ) -> None:
     """Retrain the finalists of a search and its baseline with several seeds, and evaluate each once on the test split.
 
@@ -90,73 +47,46 @@ def confirm(  # noqa: PLR0917 - one argument per flag
     """
     from rich.console import Console
 
-    from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
+    from hep_ray.confirm.plan import prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
 
     console = Console(stderr=True)
-    plan = prepare_confirmation(
-        ConfirmOptions(
-            search=name,
-            top=top,
-            seeds=seeds,
-            baseline=baseline,
-            storage=storage,
-            data=data,
-            tracking_uri=tracking_uri,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            epoch_timeout=epoch_timeout,
-            cache=cast("Cache | None", cache),
-            memory_budget=memory_budget,
-            level=level,
-            allow_unfinished=allow_unfinished,
-        )
-    )
-    _print_plan(plan, console, again=again)
+    plan = prepare_confirmation(ConfirmOptions(**given))
+    print_rows(console, _plan_rows(plan, again=again))
     if dry_run:
         console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
         return
     _print_result(run_confirmation(plan, again=again, console=console), plan)
 
 
-def _print_plan(plan: ConfirmPlan, console: Console, *, again: bool) -> None:
-    from rich.table import Table
-
+def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     from hep_ray.tracking.provenance import doubts
 
     metric = plan.started.metric
-    table = Table.grid(padding=(0, 2))
-    table.add_row("[bold]confirm[/]", f"{plan.started.search}: {plan.ranked} configurations by {metric}")
-    for index, one in enumerate(plan.finalists):
+    yield "confirm", f"{plan.started.search}: {plan.ranked} configurations by {metric}"
+    for one in plan.finalists:
         trials = f", mean of {len(one.trials)} trials" if len(one.trials) > 1 else ""
-        table.add_row(
-            "[bold]finalists[/]" if index == 0 else "", f"{one.name}: {metric} {one.value:.4f}{trials}"
-        )
+        yield "finalists", f"{one.name}: {metric} {one.value:.4f}{trials}"
     if len(plan.finalists) < plan.given.top:
-        table.add_row(
-            "", f"no more than {len(plan.finalists)} beside the baseline, of {plan.given.top} asked for"
+        yield (
+            "finalists",
+            f"no more than {len(plan.finalists)} beside the baseline, of {plan.given.top} asked for",
         )
-    table.add_row("[bold]baseline[/]", plan.baseline.origin)
-    runs = len(plan.runs)
-    table.add_row(
-        "[bold]budget[/]", f"{runs} trainings of {plan.started.epochs} epochs; seeds {_range(plan.seeds)}"
-    )
-    table.add_row("[bold]time[/]", _duration(plan))
-    table.add_row(
-        "[bold]test split[/]", f"{plan.dataset.rows('test')} events, opened when all trainings have ended"
-    )
-    table.add_row("[bold]resources[/]", str(plan.resources))
-    table.add_row("[bold]patience[/]", f"an epoch may take {plan.epoch_timeout:g} s")
-    table.add_row("[bold]events[/]", str(plan.resources.ingest))
-    table.add_row("[bold]intervals[/]", f"at {plan.given.level:.4g}")
-    table.add_row("[bold]storage[/]", str(plan.folder))
+    yield "baseline", plan.baseline.origin
+    yield "budget", f"{len(plan.runs)} trainings of {plan.started.epochs} epochs; seeds {_range(plan.seeds)}"
+    yield "time", _duration(plan)
+    yield "test split", f"{plan.dataset.rows('test')} events, opened when all trainings have ended"
+    yield "resources", str(plan.resources)
+    yield "patience", f"an epoch may take {plan.epoch_timeout:g} s"
+    yield "events", str(plan.resources.ingest)
+    yield "intervals", f"at {plan.given.level:.4g}"
+    yield "storage", str(plan.folder)
     if again:
         aside = "is set aside first" if plan.folder.exists() else "is not there: --again is not needed"
-        table.add_row("", f"an earlier confirmation {aside}")
-    table.add_row("[bold]tracking[/]", mask(plan.tracking_uri))
-    for place, doubt in enumerate(doubts(plan.provenance)):
-        table.add_row("[bold]promotion[/]" if place == 0 else "", f"will be refused as things are: {doubt}")
-    console.print(table, soft_wrap=True)
+        yield "storage", f"an earlier confirmation {aside}"
+    yield "tracking", mask(plan.tracking_uri)
+    for doubt in doubts(plan.provenance):
+        yield "promotion", f"will be refused as things are: {doubt}"
 
 
 def _range(seeds: tuple[int, ...]) -> str:
@@ -174,7 +104,6 @@ def _duration(plan: ConfirmPlan) -> str:
 def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     from hep_ray.confirm.confirmation import uses_of_others
     from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
-    from hep_ray.console import result_console
     from hep_ray.tracking.client import look
 
     found, storage, data = result.confirmation, plan.given.storage, plan.given.data

@@ -12,11 +12,9 @@ from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError
-from hep_ray.flags import STORAGE
-from hep_ray.loading.cache import Cache
 from hep_ray.plugins import Plugin, restore
 from hep_ray.search.find import Found, find_search
-from hep_ray.search.options import EPOCH_TIMEOUT, SearchOptions, check_epoch_timeout
+from hep_ray.search.options import EPOCH_TIMEOUT, ConfirmOptions
 from hep_ray.search.preflight import check_batches_of, check_models, check_shares_of, check_storage, preflight
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.script import script_of
@@ -34,16 +32,11 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
     Raises:
         UnknownSearch: no name, folder or script is the search's.
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
-            baseline; or fewer than one finalist or seed, or no level, is asked for.
+            baseline.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         PluginFailed: a file that registers its components has gone or changed.
         Infeasible: a training fits on no node.
     """
-    for name, value in (("--top", options.top), ("--seeds", options.seeds)):
-        if value < 1:
-            raise CannotConfirm(f"{name} is at least 1; got {value}")
-    if not 0 < options.level < 1:
-        raise CannotConfirm(f"--level is between 0 and 1, such as 0.95; got {options.level}")
     found = find_search(options.search, options.storage, options.scripts)
     name, options = found.name, dataclasses.replace(options, storage=found.storage)
     state = _ended(options, name)
@@ -61,7 +54,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
     contenders = [baseline.params, *(one.params for one in finalists)]
     model_bytes = _check_models(contenders, dataset)
     check_storage(options.storage)
-    given = _as_in_search(options, state.started, dataset)
+    given = dataclasses.replace(options.as_in_search(state.started), data=dataset.folder)
     runs = len(contenders) * options.seeds
     resources = preflight(
         dataset, given, contenders, plugins, trials=runs, model_bytes=model_bytes, keep=runs
@@ -88,25 +81,6 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         plugins=plugins,
         epoch_timeout=given.epoch_timeout,
     )
-
-
-def _as_in_search(options: ConfirmOptions, started: SearchStarted, dataset: Dataset) -> SearchOptions:
-    """What decides where trainings run and how long they may take: as asked for, else as in the search."""
-    recorded = started.options
-    chosen = {
-        name: recorded[name] if given is None else given
-        for name in ("cpus_per_trial", "gpus_per_trial", "epoch_timeout", "cache", "memory_budget")
-        if (given := getattr(options, name)) is not None or recorded.get(name) is not None
-    }
-    made = SearchOptions(
-        data=dataset.folder,
-        storage=options.storage,
-        workers_per_trial=started.workers_per_trial,
-        min_workers_per_trial=recorded.get("min_workers_per_trial"),
-        **chosen,
-    )
-    check_epoch_timeout(made.epoch_timeout)
-    return made
 
 
 def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configuration]) -> dict[str, Any]:
@@ -196,45 +170,6 @@ def _check_models(contenders: Sequence[dict[str, Any]], dataset: Dataset) -> int
 
 BASELINE = "baseline"
 """Name of the contender that the others are compared with."""
-
-
-@dataclass(frozen=True)
-class ConfirmOptions:
-    """What the command line chooses.
-
-    Attributes:
-        search: its name in the storage, its folder, or its script.
-        top: finalists.
-        seeds: trainings of each contender.
-        baseline: `KEY=VALUE,…` or `trial=ID`; None is what the search states, else cross-entropy.
-        storage: folder of all searches.
-        data: dataset folder; None is that of the search.
-        tracking_uri: MLflow server or database; None is that of the search.
-        cpus_per_trial: cores of one training; None as in the search.
-        gpus_per_trial: GPUs of one training; None as in the search.
-        epoch_timeout: seconds that an epoch may take; None as in the search.
-        cache: where the events are; None as in the search.
-        memory_budget: GB of a node that the events may take; None as in the search.
-        level: of the intervals.
-        allow_unfinished: confirm a search of which trials have not ended, leaving those out.
-        scripts: folder of the search scripts.
-    """
-
-    search: str
-    top: int = 3
-    seeds: int = 5
-    baseline: str | None = None
-    storage: Path = STORAGE
-    data: Path | None = None
-    tracking_uri: str | None = None
-    cpus_per_trial: int | None = None
-    gpus_per_trial: float | None = None
-    epoch_timeout: float | None = None
-    cache: Cache | None = None
-    memory_budget: float | None = None
-    level: float = 0.95
-    allow_unfinished: bool = False
-    scripts: Path = Path("searches")
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,71 @@
-"""What the command line of a search chooses."""
+"""Every option of a search and of a confirmation, stated once.
+
+A field says how it is typed (`typer.Option`), its default, and what becomes of it when a search is resumed (`Resume`)
+or confirmed (`AS_IN_SEARCH`). Flags, help, what the journal records and what is taken from it are made from the fields.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 
-from hep_ray.errors import InvalidConfig
-from hep_ray.flags import STORAGE
-from hep_ray.loading.cache import Cache
+import typer
+from typer.models import ParameterInfo
+
+from hep_ray.errors import CannotConfirm, InvalidConfig
+from hep_ray.flags import (
+    CPUS_PER_WORKER,
+    GPUS_PER_WORKER,
+    SEED,
+    STORAGE,
+    WORKERS_PER_TRIAL,
+    SearchName,
+    Storage,
+    TrackingUri,
+)
+from hep_ray.masking import without_password
+from hep_ray.tracking.records import SearchStarted
 
 EPOCH_TIMEOUT = 6 * 3600.0
 """Seconds that an epoch may take unless the search is told another time: what takes longer hangs."""
 LONGEST_EPOCH = 366 * 86400.0
 """Seconds; Python's own alarm takes no infinity."""
 
+Cache = Literal["auto", "resident", "streaming"]
+
+
+class Resume(Enum):
+    """What `--resume` does with an option that the journal records; one without this is not recorded."""
+
+    MAY_CHANGE = "as the search was given it, unless another is typed"
+    MUST_MATCH = "as the search was given it; another is refused"
+
+
+AS_IN_SEARCH = "as in the search"
+"""Marks an option of a confirmation that is the search's unless another is typed."""
+
+EPOCH_TIMEOUT_FLAG = typer.Option(
+    help="Seconds that an epoch may take; a trial whose epoch takes longer hangs, is ended, and tried once more."
+)
+CACHE_FLAG = typer.Option(
+    help="resident: load the events into memory once; streaming: read them in every epoch, with a core for it on each "
+    "node; auto: stream what exceeds the memory budget."
+)
+MEMORY_BUDGET_FLAG = typer.Option(
+    help="GB of a node's memory for the events; unless given, half of the smallest object store of Ray."
+)
+
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What the command line chooses.
+    """What the command line of a search chooses.
 
     Attributes:
         data: dataset folder.
@@ -27,45 +75,240 @@ class SearchOptions:
         epochs: overrides the preset's number of epochs.
         seed: of draws, initial weights and order of events.
         tracking_uri: MLflow server or database; None is SQLite in the storage.
-        cpus_per_trial: cores of each worker of a trial.
-        gpus_per_trial: GPUs of each worker of a trial.
         workers_per_trial: processes that train a trial together.
         min_workers_per_trial: how few of them will do while the cluster has no room for all; None is all of them.
+        cpus_per_trial: cores of each worker of a trial.
+        gpus_per_trial: GPUs of each worker of a trial.
         epoch_timeout: seconds that an epoch may take before its trial is ended.
         cache: `resident` loads events into memory, `streaming` reads them in every epoch, `auto` decides.
         memory_budget: GB of a node that the events may take; None is half of the smallest object store.
-        grace_epochs: of the search that is resumed, which keeps it where the preset leaves it open.
-        source: the search script.
         accept_changed_code: go on although files that register components have changed since the search began.
-    """
-
-    data: Path
-    storage: Path = STORAGE
-    preset: str = "laptop"
-    trials: int | None = None
-    epochs: int | None = None
-    seed: int = 0
-    tracking_uri: str | None = None
-    cpus_per_trial: int = 1
-    gpus_per_trial: float = 0
-    workers_per_trial: int = 1
-    min_workers_per_trial: int | None = None
-    epoch_timeout: float = EPOCH_TIMEOUT
-    cache: Cache = "auto"
-    memory_budget: float | None = None
-    grace_epochs: int | None = None
-    source: Path = Path()
-    accept_changed_code: bool = False
-
-
-def check_epoch_timeout(seconds: float) -> None:
-    """Refuse a time that no epoch can have.
+        source: the search script.
+        grace_epochs: of the search that is resumed, which keeps it where the preset leaves it open.
 
     Raises:
-        InvalidConfig: it is not above 0, or not finite.
+        InvalidConfig: no epoch can take so long.
     """
-    if not 0 < seconds <= LONGEST_EPOCH:
-        raise InvalidConfig(
-            f"an epoch may take more than 0 s and up to {LONGEST_EPOCH:.0f} s (a year); got --epoch-timeout "
-            f"{seconds:g}: give the largest for no limit"
-        )
+
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Dataset folder [default: the search's task in the folder HEP_RAY_DATA, or in data/]."
+        ),
+        Resume.MAY_CHANGE,
+    ]
+    storage: Storage = STORAGE
+    preset: Annotated[str, typer.Option(help="How much to run, see above."), Resume.MAY_CHANGE] = "laptop"
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials to draw, instead of the preset's."), Resume.MAY_CHANGE
+    ] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs of a full trial, instead of the preset's."),
+        Resume.MAY_CHANGE,
+    ] = None
+    seed: Annotated[int, SEED, Resume.MUST_MATCH] = 0
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_TRACKING_URI", help="MLflow server or database [default: SQLite in the storage]."
+        ),
+        Resume.MAY_CHANGE,
+    ] = None
+    cpus_per_trial: Annotated[int, CPUS_PER_WORKER, Resume.MAY_CHANGE] = 1
+    gpus_per_trial: Annotated[float, GPUS_PER_WORKER, Resume.MAY_CHANGE] = 0.0
+    workers_per_trial: Annotated[int, WORKERS_PER_TRIAL, Resume.MUST_MATCH] = 1
+    min_workers_per_trial: Annotated[
+        int | None,
+        typer.Option(help="Go on with as few workers while the cluster lacks nodes for all [default: all]."),
+        Resume.MAY_CHANGE,
+    ] = None
+    epoch_timeout: Annotated[float, EPOCH_TIMEOUT_FLAG, Resume.MAY_CHANGE] = EPOCH_TIMEOUT
+    cache: Annotated[Cache, CACHE_FLAG, Resume.MAY_CHANGE] = "auto"
+    memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, Resume.MAY_CHANGE] = None
+    accept_changed_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changed-code",
+            help="With --resume: go on although a file that registers components has changed; it is recorded.",
+        ),
+    ] = False
+    source: Path = Path()
+    grace_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epoch_timeout <= LONGEST_EPOCH:
+            raise InvalidConfig(
+                f"no epoch can take --epoch-timeout {self.epoch_timeout:g} s; it must be more than 0 s and at most "
+                f"{LONGEST_EPOCH:.0f} s (a year), which is as good as no limit"
+            )
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any], recorded: Mapping[str, Any], task: str) -> Self:
+        """Return the options as typed, else as recorded by the search that is resumed, else the defaults.
+
+        Args:
+            given: by field; None where nothing was typed.
+            recorded: by field, as `recorded_options` has it; empty for a new search.
+            task: of the search, which names its dataset.
+        """
+        if given.get("preset") not in (
+            None,
+            recorded.get("preset"),
+        ):  # the numbers are those of another preset
+            recorded = {key: value for key, value in recorded.items() if key not in ("trials", "epochs")}
+        chosen: dict[str, Any] = {"data": Path(os.environ.get("HEP_RAY_DATA") or "data") / task}
+        for source in (recorded, given):
+            chosen |= {
+                one.name: source[one.name]
+                for one in dataclasses.fields(cls)
+                if source.get(one.name) is not None
+            }
+        return cls(**{**chosen, "data": Path(chosen["data"])})
+
+    def record(self, *kinds: Resume) -> dict[str, Any]:
+        """Return what the journal records, as plain values; of these kinds only, where any is named."""
+        plain = {
+            "data": str(self.data.resolve()),
+            "tracking_uri": self.tracking_uri and without_password(self.tracking_uri),
+        }
+        return {
+            name: plain.get(name, getattr(self, name))
+            for name, (_, *marks) in _annotations(type(self)).items()
+            if any(isinstance(mark, Resume) and mark in (kinds or Resume) for mark in marks)
+        }
+
+
+def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
+    """Return what a search was given the last time, as its journal tells."""
+    from hep_ray.search.state import recorded_uri
+
+    stated = started.options.get("tracking_uri") is not None
+    return {
+        **started.options,
+        "tracking_uri": recorded_uri(folder, started) if stated else None,
+        "workers_per_trial": started.workers_per_trial,
+        "grace_epochs": started.grace_epochs,
+    }
+
+
+@dataclass(frozen=True)
+class ConfirmOptions:
+    """What the command line of a confirmation chooses.
+
+    Attributes:
+        search: its name in the storage, its folder, or its script.
+        top: finalists.
+        seeds: trainings of each contender.
+        baseline: `KEY=VALUE,…` or `trial=ID`; None is what the search states, else cross-entropy.
+        storage: folder of all searches.
+        data: dataset folder; None is that of the search.
+        level: of the intervals.
+        tracking_uri: MLflow server or database; None is that of the search.
+        cpus_per_trial: cores of each worker of a training; None as in the search.
+        gpus_per_trial: GPUs of each worker of a training; None as in the search.
+        epoch_timeout: seconds that an epoch may take; None as in the search.
+        cache: where the events are; None as in the search.
+        memory_budget: GB of a node that the events may take; None as in the search.
+        allow_unfinished: confirm a search of which trials have not ended, leaving those out.
+        scripts: folder of the search scripts.
+
+    Raises:
+        CannotConfirm: fewer than one finalist or seed, or a level that is none.
+    """
+
+    search: SearchName
+    top: Annotated[int, typer.Option(help="Finalists: the best K configurations by validation.")] = 3
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="Trainings of each, the same seeds for all; with 1 there is no interval, no p-value."
+        ),
+    ] = 5
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPR",
+            help="What they are to beat: loss=root_softmax,root_index=1 or trial=t0003 "
+            "[default: what the search states, else cross-entropy].",
+            show_default=False,
+        ),
+    ] = None
+    storage: Storage = STORAGE
+    data: Annotated[Path | None, typer.Option(help="Dataset folder."), AS_IN_SEARCH] = None
+    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95
+    tracking_uri: TrackingUri = None
+    cpus_per_trial: Annotated[int | None, CPUS_PER_WORKER, AS_IN_SEARCH] = None
+    gpus_per_trial: Annotated[float | None, GPUS_PER_WORKER, AS_IN_SEARCH] = None
+    epoch_timeout: Annotated[float | None, EPOCH_TIMEOUT_FLAG, AS_IN_SEARCH] = None
+    cache: Annotated[Cache | None, CACHE_FLAG, AS_IN_SEARCH] = None
+    memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, AS_IN_SEARCH] = None
+    allow_unfinished: Annotated[
+        bool,
+        typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),
+    ] = False
+    scripts: Path = Path("searches")
+
+    def __post_init__(self) -> None:
+        for name, value in (("--top", self.top), ("--seeds", self.seeds)):
+            if value < 1:
+                raise CannotConfirm(f"{name} must be at least 1; got {value}")
+        if not 0 < self.level < 1:
+            raise CannotConfirm(f"--level must be between 0 and 1, such as 0.95; got {self.level}")
+
+    def as_in_search(self, started: SearchStarted) -> SearchOptions:
+        """Return the options of the search, with what this confirmation was given instead."""
+        given = {
+            name: getattr(self, name)
+            for name, (_, *marks) in _annotations(type(self)).items()
+            if AS_IN_SEARCH in marks
+        }
+        recorded = recorded_options(self.storage / started.search, started)
+        return dataclasses.replace(SearchOptions.resolve(given, recorded, started.task), storage=self.storage)
+
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def with_flags(options: type) -> Callable[[F], F]:
+    """Give a command a flag for each annotated field of a class of options, in the place of its `**given`.
+
+    What is recorded, or taken from the search, is None where it was not typed; its help states the default.
+    """
+
+    def decorate(command: F) -> F:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [
+            _parameter(one, *_annotations(options)[one.name]) for one in dataclasses.fields(options)
+        ]
+        parameters += [one for one in own if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        made = [one for one in parameters if one is not None]
+        command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in made}
+        return command
+
+    return decorate
+
+
+def _parameter(one: dataclasses.Field[Any], kind: Any, *marks: Any) -> inspect.Parameter | None:
+    shown = next((copy.copy(mark) for mark in marks if isinstance(mark, ParameterInfo)), None)
+    if shown is None:
+        return None
+    default = inspect.Parameter.empty if one.default is dataclasses.MISSING else one.default
+    if AS_IN_SEARCH in marks or any(isinstance(mark, Resume) for mark in marks):
+        words = f"{default:g}" if isinstance(default, float) else default
+        words = AS_IN_SEARCH if AS_IN_SEARCH in marks else words
+        if words not in (None, inspect.Parameter.empty):
+            shown.help = f"{str(shown.help).removesuffix('.')} [default: {words}]."
+        kind, default, shown.show_default = kind | None, None, False
+    return inspect.Parameter(
+        one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown]
+    )
+
+
+def _annotations(options: type) -> dict[str, tuple[Any, ...]]:
+    """Field → its type, and how it is annotated."""
+    hints = get_type_hints(options, include_extras=True)
+    return {
+        name: get_args(hint) if hasattr(hint, "__metadata__") else (hint,) for name, hint in hints.items()
+    }

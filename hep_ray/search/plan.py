@@ -9,10 +9,9 @@ from typing import Any
 
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import UnknownName
-from hep_ray.masking import without_password
 from hep_ray.plugins import Plugin, registered
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.options import SearchOptions, check_epoch_timeout
+from hep_ray.search.options import Resume, SearchOptions
 from hep_ray.search.optuna_search import MIXED, stops, total_trials, trials_at_random
 from hep_ray.search.preflight import (
     check_augmentation,
@@ -84,8 +83,7 @@ class SearchPlan:
             "epochs": preset.epochs,
             "sampler": preset.sampler,
             **preset.early_stopping,
-            "seed": self.given.seed,
-            "workers_per_trial": self.given.workers_per_trial,
+            **self.given.record(Resume.MUST_MATCH),
             "space": self.space.to_json(),
             "references": [dict(params) for params in self.search.references],
         }
@@ -108,22 +106,8 @@ class SearchPlan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The command line, for a later --resume without flags."""
-        return {
-            "data": str(self.given.data.resolve()),
-            "preset": self.given.preset,
-            "trials": self.given.trials,
-            "epochs": self.given.epochs,
-            "seed": self.given.seed,
-            "tracking_uri": self.given.tracking_uri and without_password(self.given.tracking_uri),
-            "cpus_per_trial": self.given.cpus_per_trial,
-            "gpus_per_trial": self.given.gpus_per_trial,
-            "workers_per_trial": self.given.workers_per_trial,
-            "min_workers_per_trial": self.given.min_workers_per_trial,
-            "epoch_timeout": self.given.epoch_timeout,
-            "cache": self.resources.ingest.cache,
-            "memory_budget": self.given.memory_budget,
-        }
+        """What the journal records of the options, for a later --resume without flags."""
+        return {**self.given.record(), "cache": self.resources.ingest.cache}
 
 
 def prepare(search: Search, options: SearchOptions) -> SearchPlan:
@@ -142,7 +126,6 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         ClusterUnavailable: the cluster does not take this driver.
         Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
     """
-    check_epoch_timeout(options.epoch_timeout)
     preset = _preset(search, options)
     plugins = registered()
     space = preset.space or search.space

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import load_confirmation, params_hash, uses
-from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
+from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.confirm.table import verdict
 from hep_ray.conversion.shards import ShardWriter
@@ -29,7 +29,7 @@ from hep_ray.errors import (
     ShardMismatch,
     UnknownName,
 )
-from hep_ray.search.options import SearchOptions
+from hep_ray.search.options import ConfirmOptions, SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.search.run import run_search
 from hep_ray.search.script import load_search

@@ -19,8 +19,9 @@ from hep_ray.confirm.confirmation import (
     save_confirmation,
 )
 from hep_ray.confirm.finalists import Baseline, Configuration
-from hep_ray.confirm.plan import ConfirmOptions, ConfirmPlan, trial_id
+from hep_ray.confirm.plan import ConfirmPlan, trial_id
 from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
+from hep_ray.search.options import ConfirmOptions
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted, TrialTested

@@ -6,10 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
+from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.errors import CannotConfirm, InvalidConfig, NotRun, UnknownSearch
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.find import find_search
+from hep_ray.search.options import ConfirmOptions
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.search.stated import Stated, stated_by, stated_in, words_to_confirm

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from hep_ray.config import FORMERLY
-from hep_ray.search.cli import _complete
-from hep_ray.search.definition import Preset, Search
-from hep_ray.search.space import Space
+from hep_ray.search.options import SearchOptions
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import (
     OptionsChanged,
@@ -96,21 +95,12 @@ def test_a_journal_of_before_says_what_its_trials_leave_unstated() -> None:
 
 
 def test_a_plain_resume_takes_the_flags_last_given_and_another_preset_its_own_numbers() -> None:
-    preset = Preset(epochs=3, trials=2)
-    search = Search(
-        name="toy", task="toy", title="", space=Space(model="cnn"), presets={"laptop": preset, "long": preset}
-    )
     given = dict.fromkeys(("data", "preset", "trials", "epochs", "seed", "epoch_timeout", "memory_budget"))
     state = whole()
     state.apply(changed(trials=9, memory_budget=2.0, data="events"))
     assert state.started is not None
-    plain = _complete(given, state.started.options, search)
-    assert (plain["trials"], plain["memory_budget"], plain["epoch_timeout"]) == (9, 2.0, 60.0)
-    assert str(plain["data"]) == "events"
-    other = _complete({**given, "preset": "long"}, state.started.options, search)
-    assert (other["preset"], other["trials"], other["epochs"], other["memory_budget"]) == (
-        "long",
-        None,
-        None,
-        2.0,
-    )
+    plain = SearchOptions.resolve(given, state.started.options, "toy")
+    assert (plain.trials, plain.memory_budget, plain.epoch_timeout) == (9, 2.0, 60.0)
+    assert plain.data == Path("events")
+    other = SearchOptions.resolve({**given, "preset": "long"}, state.started.options, "toy")
+    assert (other.preset, other.trials, other.epochs, other.memory_budget) == ("long", None, None, 2.0)

@@ -62,11 +62,11 @@ def storage(browser, ray_session, make_search_place, tmp_path_factory) -> Path:
 
     It asks for the browser first, without which none of it is needed.
     """
-    from hep_ray.confirm.plan import ConfirmOptions, prepare_confirmation
+    from hep_ray.confirm.plan import prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
     from hep_ray.promote.run import promote
     from hep_ray.report.build import attach, write_report
-    from hep_ray.search.options import SearchOptions
+    from hep_ray.search.options import ConfirmOptions, SearchOptions
     from hep_ray.search.plan import prepare
     from hep_ray.search.run import run_search
     from hep_ray.search.script import load_search
