@@ -49,6 +49,7 @@ class Part:
             images and vectors `pa.fixed_shape_tensor`. A value may be null only where the field is nullable.
         left_out: fields that become no column of themselves, among them all those that are not read at all.
         whole: fields of floating-point type that are known to hold whole numbers only.
+        wide: those of them that float32 does not hold exactly, such as 16777217.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Part:
     fields: pa.Schema
     left_out: Mapping[str, LeftOut] = default(default_factory=dict)
     whole: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

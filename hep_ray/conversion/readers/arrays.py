@@ -23,19 +23,23 @@ from hep_ray.conversion.readers.fields import (
     field,
     is_number,
     is_text,
+    reading,
     row_bytes,
     rows_per_batch,
     steps,
     to_arrow,
 )
-from hep_ray.errors import InvalidConfig, UnreadableInput
+from hep_ray.errors import InvalidConfig
 
 LARGEST_CHUNK = 8 * BATCH_BYTES
 """A chunk of compressed rows up to this size is read whole, so that it is decompressed once."""
 
+Member = tuple[str | None, np.dtype[Any], tuple[int, ...]]
+"""A member of a compound dtype, None for a plain array; its dtype and shape in one event."""
+
 
 @dataclass(frozen=True)
-class Stored:
+class StoredArray:
     """An array in a file.
 
     Attributes:
@@ -51,9 +55,19 @@ class Stored:
     chunk: int = 1
 
     @property
+    def folder(self) -> str:
+        """Path of the folder that it lies in."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def own_name(self) -> str:
+        """Its name within the folder."""
+        return self.name.rpartition("/")[2]
+
+    @property
     def readable(self) -> bool:
         """Whether there are rows, of numbers or of members that are numbers, none of them of size zero."""
-        numbers = any(is_number(dtype) for _, dtype, _ in self._members())
+        numbers = any(is_number(dtype) for _, dtype, _ in self.members)
         return bool(self.shape) and min(self.shape[1:], default=1) > 0 and numbers
 
     @property
@@ -61,53 +75,46 @@ class Stored:
         """Whether it is one text per event."""
         return len(self.shape) == 1 and is_text(self.dtype)
 
+    @property
+    def members(self) -> list[Member]:
+        """What can be read of it: itself or members of its compound dtype, of numbers or of one text per event."""
+        if self.dtype.names is None:
+            return [(None, self.dtype, ())] if is_number(self.dtype) or self.is_text else []
+        found = [(name, *_subarray(self.dtype[name])) for name in self.dtype.names]
+        flat = len(self.shape) == 1
+        return [one for one in found if is_number(one[1]) or (flat and not one[2] and is_text(one[1]))]
+
     def left_out(self, sample: Sample) -> Iterator[tuple[str, LeftOut]]:
-        """The array, or its members, that are not read, and why.
+        """Yield the array, or its members, that are not read, and why.
 
         Args:
             sample: the first rows of it, or of a member.
         """
-        name = self.name.rpartition("/")[2]
         if not self.shape or min(self.shape) == 0:
             kind = f"of shape {self.shape}" if self.shape else "one value for all events"
-            yield name, LeftOut(f"{kind} ({_kind(self.dtype)})")
+            yield self.own_name, LeftOut(f"{kind} ({_kind(self.dtype)})")
             return
-        read = {member for member, dtype, _ in self._members() if is_number(dtype)}
+        read = {member for member, dtype, _ in self.members if is_number(dtype)}
         for member in self.dtype.names or (None,):
             if member in read:
                 continue
             dtype, shape = (self.dtype, ()) if member is None else _subarray(self.dtype[member])
             kind = _kind(dtype)
-            if kind == "text" and not (*self.shape[1:], *shape):
-                yield member or name, text_left_out(sample(self, member))
-            else:
-                yield member or name, LeftOut(kind)
-
-    def fields(self, name: str) -> list[tuple[pa.Field, str | None]]:
-        """Fields with the member that each is, None for the array itself, which is called `name`."""
-        return [
-            (field(member or name, dtype, (*self.shape[1:], *shape)), member)
-            for member, dtype, shape in self._members()
-        ]
-
-    def _members(self) -> list[tuple[str | None, np.dtype[Any], tuple[int, ...]]]:
-        if self.dtype.names is None:
-            return [(None, self.dtype, ())] if is_number(self.dtype) or self.is_text else []
-        members = [(name, *_subarray(self.dtype[name])) for name in self.dtype.names]
-        flat = len(self.shape) == 1
-        return [
-            member
-            for member in members
-            if is_number(member[1]) or (flat and not member[2] and is_text(member[1]))
-        ]
+            single_text = kind == "text" and not (*self.shape[1:], *shape)
+            yield (
+                member or self.own_name,
+                text_left_out(sample(self, member)) if single_text else LeftOut(kind),
+            )
 
 
-Sample = Callable[[Stored, str | None], Sequence[Any]]
+Sample = Callable[[StoredArray, str | None], Sequence[Any]]
 """`sample(array, member)`: the first texts of an array, or of the member of its compound dtype."""
+Fetch = Callable[[StoredArray, Sequence[str], int, int], npt.NDArray[Any]]
+"""`fetch(array, members, start, stop)`: rows of an array, compound with at least these members if it has any."""
 
 
 def _kind(dtype: np.dtype[Any]) -> str:
-    """What a dtype is that is not read."""
+    """Describe a dtype that is not read."""
     stated: Mapping[Any, Any] = dtype.metadata or {}
     inner = stated.get("vlen")
     if dtype.kind in "SUT" or inner in (str, bytes):
@@ -119,47 +126,34 @@ def _kind(dtype: np.dtype[Any]) -> str:
     return f"members within members ({', '.join(dtype.names)})" if dtype.names else f"values of type {dtype}"
 
 
-def _is_text(source: Source) -> bool:
-    dtype = source.array.dtype
-    return is_text(dtype if source.member is None else dtype[source.member])
-
-
 def _subarray(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
     return dtype.subdtype or (dtype, ())
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a field comes from: an array, and the member of its compound dtype if it has one."""
-
-    array: Stored
-    member: str | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A part, and where each of its fields comes from."""
+class ArrayTable:
+    """A part, and for each of its fields the array and the member of its compound dtype that it comes from."""
 
     part: Part
-    sources: dict[str, Source]
+    sources: dict[str, tuple[StoredArray, str | None]]
 
 
-def with_texts(arrays: Sequence[Stored], found: Iterable[Stored]) -> list[Stored]:
-    """Arrays of a table, and texts beside them in the same folder that are as many."""
-    shared = {(array.name.rpartition("/")[0], array.shape[0]) for array in arrays}
-    texts = [one for one in found if one.is_text and (one.name.rpartition("/")[0], one.shape[0]) in shared]
+def with_texts(arrays: Sequence[StoredArray], found: Iterable[StoredArray]) -> list[StoredArray]:
+    """Return arrays of a table, and texts beside them in the same folder that are as many."""
+    shared = {(array.folder, array.shape[0]) for array in arrays}
+    texts = [one for one in found if one.is_text and (one.folder, one.shape[0]) in shared]
     return [*arrays, *(one for one in texts if one not in arrays)]
 
 
 def table_of(
     name: str,
-    arrays: Sequence[Stored],
+    arrays: Sequence[StoredArray],
     path: Path,
     field_name: str = "",
     left_out: Mapping[str, LeftOut] | None = None,
     options: tuple[str, str] = ("datasets", "part_per_dataset"),
-) -> Table:
-    """Arrays of one length as one table.
+) -> ArrayTable:
+    """Return arrays of one length as one table.
 
     Args:
         name: of the part.
@@ -180,61 +174,54 @@ def table_of(
         together = ",".join(one for one, rows in lengths.items() if rows == length)
         names, parts = options
         raise InvalidConfig(
-            f"the arrays of a table have one length; in {path} they have {listed}: name those that belong "
+            f"the arrays of {path} differ in length, so they are no one table: {listed}: name those that belong "
             f"together, such as --set {names}={together}, or take each as the part of its class, --set {parts}=true"
         )
     named = [
-        (array, arrow_field, member)
+        (array, member, field(member or field_name or array.own_name, dtype, (*array.shape[1:], *shape)))
         for array in arrays
-        for arrow_field, member in array.fields(field_name or array.name.rpartition("/")[2])
+        for member, dtype, shape in array.members
     ]
-    uses = Counter(arrow_field.name for _, arrow_field, _ in named)
-    fields, sources = [], {}
-    for array, arrow_field, member in named:
-        if uses[arrow_field.name] > 1 and member is not None:
-            arrow_field = arrow_field.with_name(f"{array.name.rpartition('/')[2]}_{member}")  # noqa: PLW2901
-        if arrow_field.name in sources:
-            raise InvalidConfig(
-                f"a table's fields have distinct names; {path} has '{arrow_field.name}' twice"
-            )
-        fields.append(arrow_field)
-        sources[arrow_field.name] = Source(array, member)
+    uses = Counter(item.name for _, _, item in named)
+    fields: dict[str, pa.Field] = {}
+    sources: dict[str, tuple[StoredArray, str | None]] = {}
+    for array, member, item in named:
+        shared = uses[item.name] > 1 and member is not None
+        key = f"{array.own_name}_{member}" if shared else item.name
+        if key in sources:
+            raise InvalidConfig(f"{path} has two fields '{key}' in one table: give fields distinct names")
+        fields[key], sources[key] = item.with_name(key), (array, member)
     others = {
-        key: why for key, why in (left_out or {}).items() if key not in sources or _is_text(sources[key])
+        key: why
+        for key, why in (left_out or {}).items()
+        if key not in fields or pa.types.is_string(fields[key].type)
     }
-    return Table(Part(name, arrays[0].shape[0], pa.schema(fields), others), sources)
-
-
-Fetch = Callable[[Stored, Sequence[str], int, int], npt.NDArray[Any]]
-"""`fetch(array, members, start, stop)`: rows of an array, compound with at least these members if it has any."""
+    return ArrayTable(Part(name, arrays[0].shape[0], pa.schema(fields.values()), others), sources)
 
 
 def read_table(
-    table: Table, start: int, stop: int | None, names: Sequence[str], path: Path, fetch: Fetch
+    table: ArrayTable, start: int, stop: int | None, names: Sequence[str], path: Path, fetch: Fetch
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of a table in batches that end where chunks do.
+    """Yield rows of a table in batches that end where chunks do.
 
     Raises:
         InvalidConfig: a name is not a field's.
+        UnreadableInput: rows cannot be read, or texts are not UTF-8.
     """
     schema = asked(table.part, names, path)
-    members: dict[Stored, list[str]] = {}
+    members: dict[StoredArray, list[str]] = {}
     for name in names:
-        source = table.sources[name]
-        members.setdefault(source.array, []).extend([source.member] if source.member else [])
+        array, member = table.sources[name]
+        members.setdefault(array, []).extend([member] if member else [])
     step, chunk = rows_per_batch(schema), max(array.chunk for array in members)
     if step < chunk and chunk * row_bytes(schema) <= LARGEST_CHUNK:
         step = chunk
     for first, last in steps(start, stop, table.part.rows or 0, step, chunk):
         fetched = {array: fetch(array, wanted, first, last) for array, wanted in members.items()}
         columns = []
-        for arrow_field in schema:
-            source = table.sources[arrow_field.name]
-            values = fetched[source.array]
-            try:
-                columns.append(to_arrow(values[source.member] if source.member else values, arrow_field.type))
-            except ValueError as fault:
-                raise UnreadableInput(
-                    f"texts are UTF-8; {path}: {source.array.name}, rows {first} to {last - 1}: {fault}"
-                ) from None
+        for item in schema:
+            array, member = table.sources[item.name]
+            values = fetched[array][member] if member else fetched[array]
+            with reading(f"{path}: {array.name}, rows {first} to {last - 1}, as UTF-8 text", ValueError):
+                columns.append(to_arrow(values, item.type))
         yield pa.record_batch(columns, schema=schema)

@@ -23,18 +23,20 @@ _DIGITS = r"(?:\d+\.?\d*|\.\d+)"
 _KINDS = {
     "missing": "(?i:na|n/a|#n/a|<na>|null|none|-|--|\\?)?",
     "bit": "[01]",
+    "long": r"[+-]?\d{8,}",
     "whole": r"[+-]?\d+(?:[eE][+-]?\d+)?",
     "pointed": rf"[+-]?{_DIGITS}(?:[eE][+-]?\d+)?",
     "nan": "[+-]?(?i:nan|inf|infinity)",
     "truth": "(?i:true|false)",
     "fortran": rf"[+-]?{_DIGITS}[dD][+-]?\d+",
+    "thousands": r"[+-]?[1-9]\d{0,2},\d{3}",
     "comma": r"[+-]?(?:\d+,\d*|,\d+)(?:[eEdD][+-]?\d+)?",
     "unit": rf"[+-]?{_DIGITS}(?:[eE][+-]?\d+)?(?:\s*%|\s+[A-Za-zµ]\S*)",
 }
-_NUMBERS = ("bit", "whole", "nan", "fortran")
+_NUMBERS = ("bit", "long", "whole", "nan", "fortran")
 
 
-class Cells:
+class CellKinds:
     """What the cells of a column look like, counted; the first of each kind is kept."""
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class Cells:
         self._first: dict[str, tuple[int, str]] = {}
 
     @classmethod
-    def of(cls, texts: Iterable[Any]) -> Cells:
+    def of(cls, texts: Iterable[Any]) -> CellKinds:
         """The kinds of these texts; those that are None are missing."""
         cells = cls()
         encoded = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts]
@@ -74,7 +76,12 @@ class Cells:
     @property
     def whole(self) -> bool:
         """Whether all values are whole numbers."""
-        return self._sum("bit", "whole") == self._values > 0
+        return self._sum("bit", "long", "whole") == self._values > 0
+
+    @property
+    def narrow(self) -> bool:
+        """Whether whole values are short enough for float32 to hold them exactly."""
+        return not self.has("long")
 
     def are_numbers(self, decimal: str) -> bool:
         """Whether all values are numbers with this decimal mark."""
@@ -105,7 +112,7 @@ class Cells:
             return LeftOut("empty in every row")
         if self.are_numbers(decimal) or self.are_truths:
             return None
-        written = ("comma", "pointed", "unit")
+        written = ("thousands", "comma", "pointed", "unit")
         if 2 * self._sum(*dict.fromkeys((*self._numeric(decimal), *written))) < self._values:
             row, cell = min(self._first[kind] for kind in self._first if kind != "missing")
             return LeftOut(f"text, first cell {cell!r} in {place(row)}")
@@ -113,15 +120,16 @@ class Cells:
         row, cell = min(self._first[kind] for kind in bad)
         kind = min(bad, key=lambda kind: self._first[kind])
         remedy = "make it a number"
-        if kind in {"comma", "pointed"}:
-            other = "," if kind == "comma" else "."
+        if kind in {"thousands", "comma", "pointed"}:
+            other = "." if kind == "pointed" else ","
             remedy = f"if '{other}' is the decimal mark, say so: --set decimal={other}"
+            remedy += ", if it divides thousands, write the numbers without it" * (kind == "thousands")
         elif kind == "unit":
             remedy = "write the numbers without it"
         return LeftOut(f"it is mostly numbers, but {place(row)} has {cell!r}", remedy, refused=True)
 
     def _numeric(self, decimal: str) -> tuple[str, ...]:
-        return (*_NUMBERS, "comma" if decimal == "," else "pointed")
+        return (*_NUMBERS, *(("thousands", "comma") if decimal == "," else ("pointed",)))
 
     def _sum(self, *kinds: str) -> int:
         return sum(self._counts[kind] for kind in kinds)
@@ -136,7 +144,7 @@ def text_left_out(texts: Iterable[Any], what: str = "text") -> LeftOut:
 
     Numbers that were stored as text are refused rather than left out.
     """
-    cells = Cells.of(texts)
+    cells = CellKinds.of(texts)
     found = cells.left_out(".", lambda row: f"row {row}")
     if found is None:
         found = LeftOut(f"it is numbers stored as {what}", "store them as numbers", refused=True)

@@ -1,9 +1,10 @@
-"""What the readers have in common: numpy in Arrow, ranges of rows, and the names that were asked for."""
+"""What the readers have in common: numpy in Arrow, ranges of rows, the names that were asked for, broken files."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +13,61 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Part
-from hep_ray.errors import InvalidConfig, NoEvents, UnreadableInput
+from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
 
 ROW_INDEX = LeftOut("a row number, as pandas writes it", "--columns keeps it as a feature")
 TEXT_BYTES = 32
 """Bytes that a string is taken to have when batches are planned."""
 LIST_LENGTH = 16
 """Elements that a list of variable length is taken to have when batches are planned."""
+LONGEST_CAUSE = 300
+"""Characters of a library's error that are shown."""
+
+
+@contextmanager
+def reading(where: object, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors that a library raises on broken or absent files into the named one.
+
+    Raises:
+        UnreadableInput: the block raised one of `errors`; `where` is named.
+    """
+    try:
+        yield
+    except HepRayError:
+        raise
+    except errors as exc:
+        cause = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
+        raise UnreadableInput(f"cannot read {where}: {cause[:LONGEST_CAUSE]}") from None
 
 
 def is_number(dtype: np.dtype[Any]) -> bool:
-    """Whether values are integers, floats of at most 64 bits, or booleans."""
+    """Return whether values are integers, floats of at most 64 bits, or booleans."""
     return dtype.kind in "biuf" and dtype.itemsize <= np.dtype(np.float64).itemsize
 
 
 def is_text(dtype: np.dtype[Any]) -> bool:
-    """Whether values are texts: of fixed length in numpy, or HDF5's of any."""
+    """Return whether values are texts: of fixed length in numpy, or HDF5's of any."""
     kind: Any = dict(dtype.metadata or {}).get("vlen")
     return dtype.kind in "SU" or kind in (str, bytes)
 
 
 def native(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
-    """The dtype in this machine's byte order; booleans within an array count as uint8."""
+    """Return the dtype in this machine's byte order; booleans within an array count as uint8."""
     return np.dtype(np.uint8) if shape and dtype.kind == "b" else dtype.newbyteorder("=")
 
 
-def field(name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), unit: str = "") -> pa.Field:
-    """The field of a number, of an array of numbers, or of a text, that every event has."""
+def field(name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), *, jagged: bool = False) -> pa.Field:
+    """Return the field of a number, an array of numbers, a list of them (`jagged`) or a text, which is never null."""
     if is_text(dtype):
         return pa.field(name, pa.string(), nullable=False)
     value_type = pa.from_numpy_dtype(native(dtype, shape))
-    arrow_type = pa.fixed_shape_tensor(value_type, shape) if shape else value_type
-    return pa.field(name, arrow_type, nullable=False, metadata={"unit": unit} if unit else None)
+    if jagged:
+        return pa.field(name, pa.list_(value_type), nullable=False)
+    return pa.field(name, pa.fixed_shape_tensor(value_type, shape) if shape else value_type, nullable=False)
 
 
 def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
-    """Values (N, *shape) as an Arrow array of N rows of a `field`'s type.
+    """Return values (N, *shape) as an Arrow array of N rows of a `field`'s type.
 
     Raises:
         ValueError: texts are not UTF-8.
@@ -64,8 +84,8 @@ def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
 
 
 def row_bytes(schema: pa.Schema) -> int:
-    """About as many bytes as an event's fields take, at least one."""
-    return max(1, sum(_value_bytes(field.type) for field in schema))
+    """Return about as many bytes as an event's fields take, at least one."""
+    return max(1, sum(_value_bytes(item.type) for item in schema))
 
 
 def _value_bytes(arrow_type: pa.DataType) -> int:
@@ -77,12 +97,12 @@ def _value_bytes(arrow_type: pa.DataType) -> int:
 
 
 def rows_per_batch(schema: pa.Schema) -> int:
-    """Rows of these fields that make a batch."""
+    """Return how many rows of these fields make a batch."""
     return max(1, BATCH_BYTES // row_bytes(schema))
 
 
 def steps(start: int, stop: int | None, rows: int, step: int, align: int = 1) -> Iterator[tuple[int, int]]:
-    """Divides rows into batches.
+    """Divide rows into batches.
 
     Args:
         start: the first row.
@@ -100,13 +120,13 @@ def steps(start: int, stop: int | None, rows: int, step: int, align: int = 1) ->
 
 
 def asked(part: Part, names: Sequence[str], path: Path) -> pa.Schema:
-    """The fields of these names, in this order.
+    """Return the fields of these names, in this order.
 
     Raises:
         InvalidConfig: there is no such field, or no name; the message has the nearest.
     """
     if not names:
-        raise InvalidConfig(f"one or more fields of {place(path, part.name)} are read; got no name")
+        raise InvalidConfig(f"no name of a field of {place(path, part.name)} is given")
     for name in names:
         if name not in part.fields.names:
             raise absent("field", name, part.fields.names, place(path, part.name))
@@ -114,38 +134,35 @@ def asked(part: Part, names: Sequence[str], path: Path) -> pa.Schema:
 
 
 def absent(kind: str, name: str, known: Iterable[str], where: object) -> InvalidConfig:
-    """The error that says that a file has no such field, tree or dataset, with the nearest that it has."""
+    """Return the error that says that a file has no such field, tree or dataset, with the nearest that it has."""
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")  # noqa: PLR2004
-    return InvalidConfig(
-        f"a {kind} is one of those in the file; {where} has no '{name}'{hint}, only: {listed}"
-    )
+    return InvalidConfig(f"{where} has no {kind} '{name}'{hint}, only: {listed}")
 
 
 def place(path: Path, part: str) -> str:
-    """A part of a file, for messages."""
+    """Return a part of a file as messages show it."""
     return f"{path}: {part}" if part else str(path)
 
 
 def part_named(parts: Iterable[Part], name: str, path: Path) -> Part:
-    """The part of that name.
+    """Return the part of that name.
 
     Raises:
         InvalidConfig: there is none.
     """
-    parts = tuple(parts)
-    for part in parts:
-        if part.name == name:
-            return part
-    raise absent("part", name, [part.name for part in parts], path)
+    by_name = {part.name: part for part in parts}
+    if name not in by_name:
+        raise absent("part", name, by_name, path)
+    return by_name[name]
 
 
 def not_empty(
     parts: Sequence[Part], path: Path, left_out: Mapping[str, LeftOut] | None = None
 ) -> tuple[Part, ...]:
-    """The parts, once one is known to have rows, and every such one fields.
+    """Return the parts, once one is known to have rows, and every such one fields.
 
     Args:
         parts: of an input.
@@ -158,17 +175,12 @@ def not_empty(
     """
     if not parts:
         others = "; ".join(f"'{name}': {why.reason}" for name, why in (left_out or {}).items())
-        raise UnreadableInput(
-            f"an input holds one or more tables of numbers; {path} has none"
-            + f", only {others}" * bool(others)
-        )
+        raise UnreadableInput(f"{path} has no table of numbers" + f", only {others}" * bool(others))
     for part in parts:
         if part.rows != 0 and not part.fields.names:
             raise UnreadableInput(
-                f"every part of an input has fields that can be read; {place(path, part.name)} has {part.rows} events "
-                "and 0 fields"
+                f"{place(path, part.name)} has {part.rows} events and 0 fields that can be read"
             )
     if all(part.rows == 0 for part in parts):
-        listed = ", ".join(f"{place(path, part.name)} has 0 events" for part in parts)
-        raise NoEvents(f"an input holds events; {listed}")
+        raise NoEvents(", ".join(f"{place(path, part.name)} has 0 events" for part in parts))
     return tuple(parts)

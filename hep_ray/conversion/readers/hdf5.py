@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.conversion.readers import LeftOut, Opened, Part, reader
-from hep_ray.conversion.readers.arrays import Stored, Table, read_table, table_of, with_texts
+from hep_ray.conversion.readers.arrays import ArrayTable, StoredArray, read_table, table_of, with_texts
 from hep_ray.conversion.readers.cells import LOOKED_AT
 from hep_ray.conversion.readers.fields import (
     absent,
@@ -23,6 +23,7 @@ from hep_ray.conversion.readers.fields import (
     native,
     not_empty,
     part_named,
+    reading,
     rows_per_batch,
     steps,
     to_arrow,
@@ -33,7 +34,7 @@ from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInp
 MOST_DATASETS = 4096
 TABLE_INDEX = "_i_"
 """What the names of groups begin with in which PyTables keeps the indices of a table."""
-FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
+H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 """What h5py raises on broken bytes."""
 
 
@@ -65,28 +66,20 @@ def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
         UnreadableInput: the file is not HDF5, is broken, or holds no events.
         InvalidConfig: a dataset that is named is absent or holds no numbers, or the lengths differ.
     """
-    with _opened(path) as file:
-        try:
-            found, links = _survey(file, path)
-            left_out = {} if options.datasets else {**links, **_left_out(file, found)}
-            tables = _tables(found, left_out, path, options)
-        except FAULTS as fault:
-            raise UnreadableInput(f"the datasets of an HDF5 file can be listed; {path}: {fault}") from None
+    with _opened(path) as file, reading(f"the datasets of {path}", *H5_ERRORS):
+        found, links = _survey(file, path)
+        left_out = {} if options.datasets else {**links, **_left_out(file, found)}
+        tables = _tables(found, left_out, path, options)
     parts = not_empty([table.part for table in tables], path, left_out)
 
     def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         table = tables[parts.index(part_named(parts, part.name, path))]
         with _opened(path) as file:
 
-            def fetch(array: Stored, members: Sequence[str], first: int, last: int) -> Any:
-                try:
+            def fetch(array: StoredArray, members: Sequence[str], first: int, last: int) -> Any:
+                with reading(f"{path}: {array.name}, rows {first} to {last - 1}", *H5_ERRORS):
                     dataset = file[array.name]
                     return (dataset.fields(list(members)) if members else dataset)[first:last]
-                except FAULTS as fault:
-                    raise UnreadableInput(
-                        f"the rows of a dataset can be read; {path}: {array.name}, rows {first} to {last - 1}: "
-                        f"{fault}"
-                    ) from None
 
             yield from read_table(table, start, stop, names, path, fetch)
 
@@ -94,15 +87,13 @@ def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
 
 
 def _opened(path: Path) -> h5py.File:
-    try:
+    with reading(f"{path} as an HDF5 file", *H5_ERRORS):
         return h5py.File(path, "r")
-    except FAULTS as fault:
-        raise UnreadableInput(f"an HDF5 file is whole and readable; {path}: {fault}") from None
 
 
-def _survey(file: h5py.File, path: Path) -> tuple[dict[str, Stored], dict[str, LeftOut]]:
+def _survey(file: h5py.File, path: Path) -> tuple[dict[str, StoredArray], dict[str, LeftOut]]:
     """The datasets of a file by their paths, and the links in it, which are not followed."""
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredArray] = {}
     links: dict[str, LeftOut] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -114,10 +105,10 @@ def _survey(file: h5py.File, path: Path) -> tuple[dict[str, Stored], dict[str, L
                 return
             _check_sources(item, path)
             chunk = item.chunks[0] if item.chunks and item.shape else 1
-            found[name] = Stored(name, np.dtype(item.dtype), tuple(item.shape), int(chunk))
+            found[name] = StoredArray(name, np.dtype(item.dtype), tuple(item.shape), int(chunk))
             if len(found) > MOST_DATASETS:
                 raise InvalidConfig(
-                    f"the hdf5 reader takes files of at most {MOST_DATASETS} datasets; {path} has more: "
+                    f"{path} has more than {MOST_DATASETS} datasets, the most that the hdf5 reader takes: "
                     f"if it has one group per event, its reader is hvl"
                 )
 
@@ -150,29 +141,27 @@ def _check_sources(dataset: h5py.Dataset, path: Path) -> None:
     for source in dataset.virtual_sources() if dataset.is_virtual else ():
         if source.file_name != "." and not (path.parent / source.file_name).is_file():
             raise UnreadableInput(
-                f"the files of a virtual dataset are there; {path}: {dataset.name} is made of "
-                f"{source.file_name}, which is not"
+                f"{source.file_name} is absent, of which the virtual dataset {dataset.name} of {path} is made"
             )
 
 
-def _left_out(file: h5py.File, found: dict[str, Stored]) -> dict[str, LeftOut]:
+def _left_out(file: h5py.File, found: dict[str, StoredArray]) -> dict[str, LeftOut]:
     """Datasets, and members of them, that hold no numbers; by their paths."""
 
-    def sample(array: Stored, member: str | None) -> Sequence[Any]:
+    def sample(array: StoredArray, member: str | None) -> Any:
         dataset = file[array.name]
-        texts: list[Any] = (dataset.fields(member) if member else dataset)[:LOOKED_AT].tolist()
-        return texts
+        return (dataset.fields(member) if member else dataset)[:LOOKED_AT].tolist()
 
     return {
-        f"{array.name.rpartition('/')[0]}/{name}".lstrip("/"): why
+        f"{array.folder}/{name}".lstrip("/"): why
         for array in found.values()
         for name, why in array.left_out(sample)
     }
 
 
 def _tables(
-    found: dict[str, Stored], left_out: dict[str, LeftOut], path: Path, options: Hdf5Options
-) -> list[Table]:
+    found: dict[str, StoredArray], left_out: dict[str, LeftOut], path: Path, options: Hdf5Options
+) -> list[ArrayTable]:
     chosen = [_named(name, found, path) for name in options.datasets]
     arrays = chosen or [array for array in found.values() if array.readable]
     labels = _labels(found, path, options)
@@ -182,9 +171,9 @@ def _tables(
     if not options.datasets:
         with_words = with_texts(arrays, found.values())
         arrays = [one for one in with_words if labels is None or one.name != labels.name]
-    groups: dict[str, list[Stored]] = {}
+    groups: dict[str, list[StoredArray]] = {}
     for array in arrays:
-        groups.setdefault(array.name.rpartition("/")[0], []).append(array)
+        groups.setdefault(array.folder, []).append(array)
     if labels is not None:
         for members in groups.values():
             members.append(labels)
@@ -207,24 +196,24 @@ def _within(group: str, left_out: dict[str, LeftOut], groups: Collection[str]) -
     return within
 
 
-def _named(name: str, found: dict[str, Stored], path: Path) -> Stored:
+def _named(name: str, found: dict[str, StoredArray], path: Path) -> StoredArray:
     if name.strip("/") not in found:
         raise absent("dataset", name, found, path)
     array = found[name.strip("/")]
     if not (array.readable or array.is_text):
-        raise InvalidConfig(f"a dataset holds rows of numbers; {path}: {name} is {array.dtype} {array.shape}")
+        raise InvalidConfig(f"{path}: {name} has no rows of numbers: it is {array.dtype} {array.shape}")
     return array
 
 
-def _labels(found: dict[str, Stored], path: Path, options: Hdf5Options) -> Stored | None:
+def _labels(found: dict[str, StoredArray], path: Path, options: Hdf5Options) -> StoredArray | None:
     if options.labels is None:
         return None
     if options.part_per_dataset:
-        raise InvalidConfig("either labels or part_per_dataset tells the classes; got both")
+        raise InvalidConfig("labels and part_per_dataset both tell the classes: leave one of them out")
     labels = _named(options.labels, found, path)
     if labels.dtype.names or len(labels.shape) > 1:
         raise InvalidConfig(
-            f"labels are one number per event; {path}: {labels.name} has shape {labels.shape}"
+            f"{path}: {labels.name} is no label, one number per event: it has shape {labels.shape}"
         )
     return labels
 
@@ -247,19 +236,18 @@ def open_hvl(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are 
         groups = _groups(file, path)
         first = _dataset(file, path, groups[0])
         dtype, shape = native(first.dtype, first.shape), first.shape
-        others = {
-            name: LeftOut(
-                f"the hvl reader reads the dataset 'data' of an event ({groups[0]} has this beside it)"
-            )
-            for name in file[groups[0]]
-            if name != "data"
-        }
+        beside = LeftOut(
+            f"the hvl reader reads the dataset 'data' of an event ({groups[0]} has this beside it)"
+        )
+        others = {name: beside for name in file[groups[0]] if name != "data"}
     if len(shape) != IMAGE_AXES:
         raise UnreadableInput(
-            f"an HVL event is an image (phi, eta, channel); in {path} {groups[0]}/data has shape {shape}"
+            f"{path}: {groups[0]}/data of shape {shape} is no image (phi, eta, channel), as in an HVL file"
         )
-    fields = pa.schema([pa.field(EVENT_ID, pa.string(), nullable=False), field(IMAGE, dtype, shape, "GeV")])
-    events = Part("", len(groups), fields, others)
+    image = field(IMAGE, dtype, shape).with_metadata({"unit": "GeV"})
+    events = Part(
+        "", len(groups), pa.schema([pa.field(EVENT_ID, pa.string(), nullable=False), image]), others
+    )
 
     def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         schema = asked(events, names, path)
@@ -281,25 +269,19 @@ def _images(file: h5py.File, path: Path, names: Sequence[str], images: npt.NDArr
         dataset = _dataset(file, path, name)
         if dataset.shape != image.shape or native(dataset.dtype, dataset.shape) != image.dtype:
             raise InvalidEvents(
-                f"all images of a file have one shape and dtype, here {image.shape} {image.dtype}; "
-                f"{path}: {name}/data has {dataset.shape} {dataset.dtype}"
+                f"{path}: {name}/data has {dataset.shape} {dataset.dtype}, the images before it {image.shape} "
+                f"{image.dtype}: all of a file must have one shape and dtype"
             )
-        try:
+        with reading(f"{path}: {name}/data", *H5_ERRORS):
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, image)
-        except FAULTS as fault:
-            raise UnreadableInput(
-                f"an event's data can be read; {path}: {name}/data cannot: {fault}"
-            ) from None
     return images
 
 
 def _groups(file: h5py.File, path: Path) -> list[str]:
-    try:
+    with reading(f"the groups of {path}", *H5_ERRORS):
         groups = list(file)
-    except FAULTS as fault:
-        raise UnreadableInput(f"the groups of an HVL file can be listed; {path}: {fault}") from None
     if not groups:
-        raise NoEvents(f"an HVL file has one group per event; {path} has none")
+        raise NoEvents(f"{path} has no groups, which are the events of an HVL file")
     return groups
 
 
@@ -308,10 +290,10 @@ def _dataset(file: h5py.File, path: Path, name: str) -> Any:
     try:
         dataset = h5py.h5d.open(file.id, f"{name}/data".encode())
         numeric = is_number(dataset.dtype)
-    except FAULTS:
+    except H5_ERRORS:
         numeric = False
     if not numeric:
         raise UnreadableInput(
-            f"every member of an HVL file is a group with a numeric dataset 'data'; {path}: '{name}' is not"
+            f"{path}: '{name}' is no group with a numeric dataset 'data', as every event of an HVL file is"
         )
     return dataset

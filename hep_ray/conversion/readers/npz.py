@@ -22,14 +22,14 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Opened, Part, reader
-from hep_ray.conversion.readers.arrays import Stored, Table, read_table, table_of, with_texts
+from hep_ray.conversion.readers.arrays import ArrayTable, StoredArray, read_table, table_of, with_texts
 from hep_ray.conversion.readers.cells import LOOKED_AT
-from hep_ray.conversion.readers.fields import absent, not_empty, part_named
+from hep_ray.conversion.readers.fields import absent, not_empty, part_named, reading
 from hep_ray.errors import InvalidConfig, UnreadableInput
 
 LARGEST_TRANSPOSED = 16 * BATCH_BYTES
 """Bytes of a compressed array in Fortran order, which is decoded whole, at most."""
-FAULTS = (
+NPZ_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, OverflowError, EOFError, MemoryError, NotImplementedError),
     *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error),
 )
@@ -54,7 +54,7 @@ class NpzOptions(Config):
 class _Array:
     """Where the elements of an array lie: an offset in the file, or in its compressed member."""
 
-    stored: Stored
+    stored: StoredArray
     fortran: bool
     offset: int
     member: str | None = None
@@ -77,8 +77,8 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
             raise absent("array", name, arrays, path)
         if not (arrays[name].stored.readable or arrays[name].stored.is_text):
             raise InvalidConfig(
-                f"an array holds rows of numbers; {path}: {name} is {arrays[name].stored.dtype} "
-                f"of shape {arrays[name].stored.shape}"
+                f"{path}: {name} has no rows of numbers: it is {arrays[name].stored.dtype} of shape "
+                f"{arrays[name].stored.shape}"
             )
     names = options.arrays or [name for name, array in arrays.items() if array.stored.readable]
     left_out = {} if options.arrays else {**strangers, **_left_out(path, arrays)}
@@ -91,13 +91,9 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
     def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         table = tables[parts.index(part_named(parts, part.name, path))]
 
-        def fetch(array: Stored, _members: Sequence[str], first: int, last: int) -> npt.NDArray[Any]:
-            try:
+        def fetch(array: StoredArray, _members: Sequence[str], first: int, last: int) -> npt.NDArray[Any]:
+            with reading(f"{path}: {array.name}, rows {first} to {last - 1}", *NPZ_ERRORS):
                 return rows[array.name].read(first, last)
-            except FAULTS as fault:
-                raise UnreadableInput(
-                    f"the rows of an array can be read; {path}: {array.name}, rows {first} to {last - 1}: {fault}"
-                ) from None
 
         with ExitStack() as stack:
             rows = {name: _Rows(path, array, stack) for name, array in arrays.items()}
@@ -109,21 +105,18 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
 def _left_out(path: Path, arrays: dict[str, _Array]) -> dict[str, LeftOut]:
     """What the archive holds beside numbers."""
 
-    def sample(array: Stored, member: str | None) -> Sequence[Any]:
+    def sample(array: StoredArray, member: str | None) -> Any:
         with ExitStack() as stack:
             rows = _Rows(path, arrays[array.name], stack).read(0, min(LOOKED_AT, array.shape[0]))
-        texts: list[Any] = (rows[member] if member else rows).tolist()
-        return texts
+        return (rows[member] if member else rows).tolist()
 
-    try:
+    with reading(path, *NPZ_ERRORS):
         return dict(each for array in arrays.values() for each in array.stored.left_out(sample))
-    except FAULTS as fault:
-        raise UnreadableInput(f"an npz or npy file is whole and readable; {path}: {fault}") from None
 
 
 def _tables(
-    arrays: list[Stored], path: Path, options: NpzOptions, left_out: dict[str, LeftOut]
-) -> list[Table]:
+    arrays: list[StoredArray], path: Path, options: NpzOptions, left_out: dict[str, LeftOut]
+) -> list[ArrayTable]:
     if not arrays:
         return []
     alone = arrays[0].name == ""
@@ -134,17 +127,13 @@ def _tables(
 
 def _survey(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
     """The arrays of a file, and its members that are none."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(npy.MAGIC_PREFIX))
-            if magic == npy.MAGIC_PREFIX:
-                file.seek(0)
-                return {"": _described("", file, path)}, {}
-            if zipfile.is_zipfile(file):
-                return _members(path)
-    except FAULTS as fault:
-        raise UnreadableInput(f"an npz or npy file is whole and readable; {path}: {fault}") from None
-    raise UnreadableInput(f"numpy's files begin as npz or npy do; {path} does not")
+    with reading(path, *NPZ_ERRORS), path.open("rb") as file:
+        if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+            file.seek(0)
+            return {"": _described("", file, path)}, {}
+        if zipfile.is_zipfile(file):
+            return _members(path)
+    raise UnreadableInput(f"{path} is neither an npz nor an npy file")
 
 
 def _members(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
@@ -177,11 +166,9 @@ def _described(name: str, file: IO[bytes], path: Path) -> _Array:
     version = npy.read_magic(file)
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read_header is None:
-        raise UnreadableInput(
-            f"npy arrays of version 1 and 2 are read; {path}: '{name}' is of version {version}"
-        )
+        raise UnreadableInput(f"{path}: '{name}' is of npy version {version}; 1 and 2 are read")
     shape, fortran, dtype = read_header(file)
-    return _Array(Stored(name, dtype, shape), fortran, file.tell())
+    return _Array(StoredArray(name, dtype, shape), fortran, file.tell())
 
 
 class _Rows:
@@ -220,8 +207,8 @@ class _Rows:
         size = stored.dtype.itemsize * int(np.prod(stored.shape))
         if size > LARGEST_TRANSPOSED:
             raise InvalidConfig(
-                f"a compressed array in Fortran order has at most {LARGEST_TRANSPOSED} bytes; {self._path}: "
-                f"'{stored.name}' has {size}: save it in C order"
+                f"{self._path}: the compressed array '{stored.name}' in Fortran order has {size} bytes, more than "
+                f"the {LARGEST_TRANSPOSED} that are decoded whole: save it in C order"
             )
         with zipfile.ZipFile(self._path) as archive, archive.open(self._array.member) as file:
             file.seek(self._array.offset)

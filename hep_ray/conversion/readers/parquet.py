@@ -19,12 +19,14 @@ from hep_ray.config import Config
 from hep_ray.conversion.paths import natural
 from hep_ray.conversion.readers import LeftOut, Opened, Part, reader
 from hep_ray.conversion.readers.cells import LOOKED_AT, text_left_out
-from hep_ray.conversion.readers.fields import ROW_INDEX, asked, not_empty, rows_per_batch, to_arrow
+from hep_ray.conversion.readers.fields import ROW_INDEX, asked, not_empty, reading, rows_per_batch, to_arrow
 from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.manifest import MANIFEST, Manifest
 from hep_ray.dataset.sparse import SparseType
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
 
+PARQUET_ERRORS = (pa.ArrowException, OSError, KeyError, IndexError, ValueError, StopIteration)
+"""What pyarrow raises on broken bytes."""
 EVENT_SCHEMA = b"hep_ray.event_schema"
 """Key in the metadata of a part's fields: the schema of a dataset folder, in JSON."""
 
@@ -56,10 +58,9 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
     for file, schema in zip(files, schemas, strict=True):
         if not schema.equals(schemas[0]):
             raise InvalidConfig(
-                f"the files of a folder have the same columns; {file} has {_columns(schema)}, "
-                f"{files[0]} has {_columns(schemas[0])}"
+                f"{file} has other columns than {files[0]}: {_columns(schema)}, there {_columns(schemas[0])}"
             )
-    fields = [arrow_field for column in schemas[0] if (arrow_field := _field(column)) is not None]
+    fields = [item for column in schemas[0] if (item := _field(column)) is not None]
     left_out = {} if metadata else _left_out(files, rows, schemas[0], frozenset().union(*indices))
     stated = {} if metadata else partitions(path, files)
     stated = {name: values for name, values in stated.items() if name not in schemas[0].names}
@@ -72,7 +73,7 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
     def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for name in set(names) & set(others) - set(part.fields.names):
             raise InvalidConfig(
-                f"a column holds numbers, lists of them or strings; {path}: '{name}' is {others[name]}"
+                f"{path}: column '{name}' is {others[name]}, and neither numbers, lists of them nor strings"
             )
         schema = asked(part, names, path)
         stop = part.rows if stop is None else stop
@@ -99,8 +100,8 @@ def _verified(folder: Path, _stamps: tuple[tuple[str, int, int], ...]) -> Manife
     """The manifest, its shards verified once in a process as long as the files stay as they are."""
     try:
         return verify_shards(folder)
-    except InvalidSchema as fault:
-        raise InvalidSchema(f"{folder / MANIFEST}: {fault}") from None
+    except InvalidSchema as exc:
+        raise InvalidSchema(f"{folder / MANIFEST}: {exc}") from None
 
 
 def _columns(schema: pa.Schema) -> str:
@@ -109,13 +110,10 @@ def _columns(schema: pa.Schema) -> str:
 
 def _described(file: Path) -> tuple[pa.Schema, int, frozenset[str]]:
     """Columns, rows, and the columns that pandas says are its index."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            schema = parquet.schema_arrow
-            indices = _indices((schema.metadata or {}).get(b"pandas"))
-            return schema.remove_metadata(), parquet.metadata.num_rows, indices
-    except (pa.ArrowException, OSError, ValueError) as fault:
-        raise UnreadableInput(f"a Parquet file is whole and readable; {file}: {fault}") from None
+    with reading(f"{file} as Parquet", *PARQUET_ERRORS), pq.ParquetFile(file) as parquet:
+        schema = parquet.schema_arrow
+        indices = _indices((schema.metadata or {}).get(b"pandas"))
+        return schema.remove_metadata(), parquet.metadata.num_rows, indices
 
 
 def _indices(text: bytes | None) -> frozenset[str]:
@@ -149,13 +147,11 @@ def _left_out(
 def _first_texts(files: Sequence[Path], rows: Sequence[int], name: str) -> list[str | None]:
     for file, count in zip(files, rows, strict=True):
         if count:
-            try:
-                with pq.ParquetFile(file) as parquet:
-                    batch = next(parquet.iter_batches(LOOKED_AT, columns=[name]))
-                    texts: list[str | None] = batch.column(0).to_pylist()
-                    return texts
-            except (pa.ArrowException, OSError, KeyError, IndexError, ValueError, StopIteration) as fault:
-                raise UnreadableInput(f"the rows of a Parquet file can be read; {file}: {fault}") from None
+            with reading(f"the rows of {file}", *PARQUET_ERRORS), pq.ParquetFile(file) as parquet:
+                texts: list[str | None] = (
+                    next(parquet.iter_batches(LOOKED_AT, columns=[name])).column(0).to_pylist()
+                )
+                return texts
     return []
 
 
@@ -206,27 +202,20 @@ def _fixed_shape(arrow_type: pa.DataType) -> tuple[tuple[int, ...], pa.DataType]
 
 def _batches(file: Path, first: int, last: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Rows of one file."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            groups = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
-            begins = np.cumsum([0, *groups])
-            chosen = [
-                index for index in range(len(groups)) if begins[index] < last and begins[index + 1] > first
-            ]
-            row = int(begins[chosen[0]])
-            for batch in parquet.iter_batches(
-                rows_per_batch(schema), row_groups=chosen, columns=schema.names
-            ):
-                wanted = batch.slice(max(0, first - row), max(0, last - max(first, row)))
-                if wanted.num_rows:
-                    columns = [
-                        _converted(wanted.column(item.name), item.type, f"{file}: '{item.name}'")
-                        for item in schema
-                    ]
-                    yield pa.record_batch(columns, schema=schema)
-                row += batch.num_rows
-    except (pa.ArrowException, OSError, KeyError, IndexError) as fault:
-        raise UnreadableInput(f"the rows of a Parquet file can be read; {file}: {fault}") from None
+    with reading(f"the rows of {file}", *PARQUET_ERRORS), pq.ParquetFile(file) as parquet:
+        groups = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
+        begins = np.cumsum([0, *groups])
+        chosen = [index for index in range(len(groups)) if begins[index] < last and begins[index + 1] > first]
+        row = int(begins[chosen[0]])
+        for batch in parquet.iter_batches(rows_per_batch(schema), row_groups=chosen, columns=schema.names):
+            wanted = batch.slice(max(0, first - row), max(0, last - max(first, row)))
+            if wanted.num_rows:
+                columns = [
+                    _converted(wanted.column(item.name), item.type, f"{file}: '{item.name}'")
+                    for item in schema
+                ]
+                yield pa.record_batch(columns, schema=schema)
+            row += batch.num_rows
 
 
 def _converted(values: pa.Array, arrow_type: pa.DataType, where: str) -> pa.Array:
@@ -237,7 +226,7 @@ def _converted(values: pa.Array, arrow_type: pa.DataType, where: str) -> pa.Arra
     flat = values
     while pa.types.is_fixed_size_list(flat.type):
         if flat.null_count:
-            raise InvalidEvents(f"every list of numbers is there; {where} has one that is null")
+            raise InvalidEvents(f"{where} has a list that is null; every event must have one")
         flat = flat.flatten()
     storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(arrow_type.shape)))
     return pa.ExtensionArray.from_storage(arrow_type, storage)
@@ -260,9 +249,7 @@ def files_of(path: Path) -> list[Path]:
         hidden = [any(part[0] in "._" for part in file.relative_to(path).parts) for file in below]
         files = sorted((file for file, out in zip(below, hidden, strict=True) if not out), key=natural)
     if not files:
-        raise UnreadableInput(
-            f"a folder of Parquet files holds .parquet files, in it or below; {path} has none"
-        )
+        raise UnreadableInput(f"{path} has no .parquet files, neither in it nor below")
     return files
 
 
@@ -278,11 +265,11 @@ def partitions(path: Path, files: Sequence[Path]) -> dict[str, pa.Array]:
     for file, found in zip(files, stated, strict=True):
         if list(found) != list(stated[0]):
             raise InvalidConfig(
-                f"all files of a partitioned folder state the same fields; {file} states "
-                f"{', '.join(found) or 'none'}, {files[0]} {', '.join(stated[0]) or 'none'}"
+                f"the folders of {file} state other fields ({', '.join(found) or 'none'}) than those of {files[0]} "
+                f"({', '.join(stated[0]) or 'none'})"
             )
         if NO_VALUE in found.values():
-            raise InvalidConfig(f"every partition has a value; that of {file} is {NO_VALUE}")
+            raise InvalidConfig(f"the partition of {file} has no value: {NO_VALUE}")
     return {name: _typed([found[name] for found in stated]) for name in stated[0]}
 
 

@@ -19,12 +19,13 @@ from hep_ray.conversion.readers.fields import (
     field,
     not_empty,
     part_named,
+    reading,
     rows_per_batch,
     steps,
     to_arrow,
 )
 from hep_ray.dataset.schema import EVENT_ID
-from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents
 
 IMAGE = "image"
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
@@ -66,15 +67,13 @@ def open_png(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are 
 
 
 def _folders(path: Path) -> dict[str, Path]:
-    try:
+    with reading(f"{path} as a folder of pictures", OSError):
         below = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
         loose = _pictures(path)
-    except OSError as fault:
-        raise UnreadableInput(f"the png reader's input is a folder; {path}: {fault.strerror}") from None
     if below and loose:
         raise InvalidConfig(
-            f"pictures lie in the folder or in its subfolders, not in both; {path} has {loose[0].name} "
-            f"beside {below[0].name}"
+            f"{path} has pictures ({loose[0].name}) beside subfolders ({below[0].name}): they must lie in the one or "
+            "the other"
         )
     return {folder.name: folder for folder in below} or {"": path}
 
@@ -88,7 +87,7 @@ def _part(name: str, folder: Path) -> Part:
     event_id = pa.field(EVENT_ID, pa.string(), nullable=False)
     if not files:
         if not name:
-            raise NoEvents(f"a folder of pictures has one or more .png files; {folder} has none")
+            raise NoEvents(f"{folder} has no .png files")
         return Part(name, 0, pa.schema([event_id]))
     first = _decoded(files[0], None, None)
     return Part(name, len(files), pa.schema([event_id, field(IMAGE, first.dtype, first.shape)]))
@@ -99,24 +98,18 @@ def _decoded(
 ) -> npt.NDArray[np.uint8 | np.uint16]:
     from PIL import Image
 
-    faults = (
+    errors = (
         *(OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, OverflowError),
         *(Image.DecompressionBombError, Image.DecompressionBombWarning),
     )
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            if picture.mode not in CHANNELS:
-                raise InvalidEvents(
-                    f"a picture is grey or coloured, of 8 or 16 bits and without palette "
-                    f"({', '.join(CHANNELS)}); {path} has the mode {picture.mode}"
-                )
-            found = (picture.height, picture.width, CHANNELS[picture.mode])
-            kind = np.dtype(np.uint16 if picture.mode == "I;16" else np.uint8)
-            if shape is not None and (found, kind) != (shape, dtype):
-                raise InvalidEvents(
-                    f"all pictures of a folder have one size and mode, here {shape} {dtype}; "
-                    f"{path} has {found} {kind}"
-                )
-            return np.asarray(picture, kind).reshape(found)
-    except faults as fault:
-        raise UnreadableInput(f"a picture is a whole PNG file; {path}: {fault}") from None
+    with reading(f"{path} as PNG", *errors), Image.open(path, formats=["PNG"]) as picture:
+        if picture.mode not in CHANNELS:
+            raise InvalidEvents(
+                f"{path} has the mode {picture.mode}; grey and coloured pictures of 8 or 16 bits without palette "
+                f"are read ({', '.join(CHANNELS)})"
+            )
+        found = (picture.height, picture.width, CHANNELS[picture.mode])
+        kind = np.dtype(np.uint16 if picture.mode == "I;16" else np.uint8)
+        if shape is not None and (found, kind) != (shape, dtype):
+            raise InvalidEvents(f"{path} has {found} {kind}, other pictures of its folder {shape} {dtype}")
+        return np.asarray(picture, kind).reshape(found)

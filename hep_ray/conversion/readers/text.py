@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -12,23 +12,21 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.conversion.readers import Opened, Part, reader
-from hep_ray.conversion.readers.cells import Cells, is_fraction, is_number_text
-from hep_ray.conversion.readers.fields import ROW_INDEX, asked, rows_per_batch
+from hep_ray.conversion.readers.cells import CellKinds, is_fraction, is_number_text
+from hep_ray.conversion.readers.fields import ROW_INDEX, asked, reading, rows_per_batch
 from hep_ray.conversion.readers.text_rows import (
+    COMMENTS,
     LABEL_VALUE,
     LONGEST_LINE,
     SPACES,
-    Head,
-    Layout,
+    TextHead,
+    TextLayout,
     batches_of,
     beside,
     cells_of,
-    fault_of,
-    line_of,
-    opened,
-    rows_of,
+    open_text_stream,
     shown,
-    types_of,
+    with_types,
 )
 from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
 
@@ -84,18 +82,16 @@ def open_text(path: Path, options: TextOptions) -> Opened:
             numbers is none; the message has file and line. Or the label file has another number of rows.
     """
     layout = _layout(path, options)
-    fields, labels = layout.types.fields, None
+    fields, labels = layout.fields, None
     if options.label_file is not None:
         labels = _layout(path.parent / options.label_file, TextOptions(columns=(LABEL_VALUE,)))
         if LABEL_VALUE in fields.names:
-            raise InvalidConfig(
-                f"the name {LABEL_VALUE} is the label file's; {path} has a column of that name"
-            )
-        fields = fields.append(labels.types.fields.field(0))
-    left_out = dict(layout.types.left_out)
-    if layout.unnamed and layout.names[0] in layout.types.whole:
+            raise InvalidConfig(f"{path} has a column {LABEL_VALUE}, which is the label file's name")
+        fields = fields.append(labels.fields.field(0))
+    left_out = dict(layout.left_out)
+    if layout.unnamed and layout.names[0] in layout.whole:
         left_out[layout.names[0]] = ROW_INDEX
-    part = Part("", None, fields, left_out, layout.types.whole)
+    part = Part("", None, fields, left_out, layout.whole, layout.wide)
 
     def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         schema = asked(part, names, path)
@@ -120,69 +116,50 @@ def open_text(path: Path, options: TextOptions) -> Opened:
     return Opened((part,), read, companions=() if labels is None else (labels.path,), cell=cell)
 
 
-def _layout(path: Path, options: TextOptions) -> Layout:
-    try:
+def _layout(path: Path, options: TextOptions) -> TextLayout:
+    with reading(path, OSError):
         stat = path.stat()
-    except OSError as fault:
-        raise UnreadableInput(f"an input is a readable file; {path}: {fault.strerror}") from None
-    return _typed(path, options, stat.st_size, stat.st_mtime_ns)
+    return _layout_of(path, options, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _typed(path: Path, options: TextOptions, _size: int, _changed: int) -> Layout:
-    """The layout, for which a file is read once in a process as long as it stays as it is."""
-    head = _survey(path, options)
-
-    def read(types: Mapping[str, pa.DataType], decimal: str) -> Iterator[pa.RecordBatch]:
-        return rows_of(head, types, head.names, decimal)
-
-    def place(row: int) -> str:
-        return f"{path}:{line_of(head, row)[0]}"
-
-    try:
-        types = types_of(read, head.names, head.other, options.decimal, head.delimiter, place)
-    except pa.ArrowInvalid as fault:
-        raise fault_of(head, {}, fault) from None
-    except OSError as fault:
-        raise UnreadableInput(f"a text file is whole and readable; {path}: {fault}") from None
-    return Layout(**vars(head), types=types)
+def _layout_of(path: Path, options: TextOptions, _size: int, _changed: int) -> TextLayout:
+    """Read a file once in a process, as long as it stays as it is, for its layout."""
+    return with_types(_head_of(path, options), options.decimal)
 
 
-def _survey(path: Path, options: TextOptions) -> Head:
-    with opened(path) as stream:
-        lines = _head(stream, path)
+def _head_of(path: Path, options: TextOptions) -> TextHead:
+    with open_text_stream(path) as stream:
+        lines = _first_lines(stream, path)
     first = next((place for place, line in enumerate(lines) if line.strip()), None)
     if first is None:
-        raise NoEvents(f"a text file has one event per line; {path} has none")
+        raise NoEvents(f"{path} has no lines of text")
     delimiter = options.delimiter or next((mark for mark in ",\t;" if mark in lines[first]), SPACES)
     if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise InvalidConfig(f"a delimiter is one character, and no quote or line end; got {delimiter!r}")
+        raise InvalidConfig(f"delimiter {delimiter!r} is not one character, or is a quote or a line end")
     where = f"{path}:{first + 1}"
     cells = cells_of(lines[first], delimiter, where)
     header = _has_names(cells, lines[first], options, where)
     if header and options.columns:
-        raise InvalidConfig(f"columns name those of a file without header; {path} has one")
+        raise InvalidConfig(f"{path} has a header; the option columns names those of a file without")
     if options.columns and len(options.columns) != len(cells):
         raise InvalidConfig(
-            f"there is one name for each column; {where} has {len(cells)} cells, "
-            f"columns has {len(options.columns)} names"
+            f"{where} has {len(cells)} cells, the option columns {len(options.columns)} names"
         )
-    names = (
-        [cell.strip() for cell in cells_of(lines[first].lstrip("#"), delimiter, where)]
-        if header
-        else options.columns
-    )
+    names = list(options.columns)
+    if header:
+        names = [cell.strip() for cell in cells_of(lines[first].lstrip("#"), delimiter, where)]
     unnamed = header and len(names) > 1 and not names[0] and all(names[1:])
     names = [name or f"c{place}" for place, name in enumerate(names or [""] * len(cells))]
     if len(set(names)) < len(names):
-        raise InvalidConfig(f"columns have distinct names; {where} has {names}")
+        raise InvalidConfig(f"{where} names columns twice: {names}")
     rows = [line for line in lines[first + header :] if line.strip()]
     if not rows:
-        raise NoEvents(f"a text file has one event per line; {path} has a header only")
+        raise NoEvents(f"{path} has a header and no events")
     event = cells_of(rows[0], delimiter, f"{path}, first event")
     if len(event) != len(names):
         raise InvalidEvents(
-            f"every row has {len(names)} cells; the first event of {path} has {len(event)}: {_division(lines[first])}"
+            f"the first event of {path} has {len(event)} cells, its first line {len(names)}: {_division(lines[first])}"
         )
     event_rows = [cells_of(row, delimiter, "") for row in rows[:HEAD_ROWS]]
     other = [
@@ -190,62 +167,56 @@ def _survey(path: Path, options: TextOptions) -> Head:
         for place, name in enumerate(names)
         if not all(is_number_text(row[place]) for row in event_rows if place < len(row))
     ]
-    return Head(path, delimiter, first + header, tuple(names), unnamed, tuple(other))
+    return TextHead(path, delimiter, first + header, tuple(names), unnamed, tuple(other))
 
 
 def _has_names(cells: Sequence[str], line: str, options: TextOptions, where: str) -> bool:
-    """Whether the first line names the columns."""
+    """Return whether the first line names the columns."""
     if options.header is not None:
         return options.header
-    header = not options.columns and not Cells.of(cells).are_data
+    header = not options.columns and not CellKinds.of(cells).are_data
+    said = None
     if not header and not options.columns and _counts(cells):
+        said = f"counts '{line.strip()}', as pandas names columns that have no names"
+    elif header and any(is_fraction(cell) for cell in cells):
+        said = "has words and numbers"
+    if said:
         raise InvalidConfig(
-            f"the first line of a text file names the columns or is an event; {where} counts "
-            f"'{line.strip()}', as pandas names columns that have no names: --set header=true makes it "
-            "names, --set header=false makes it an event"
-        )
-    if header and any(is_fraction(cell) for cell in cells):
-        raise InvalidConfig(
-            f"the first line of a text file names the columns or is an event; {where} has words and numbers: "
-            f"--set header=false makes it an event, --set header=true makes it names"
+            f"{where} {said}, so it may name the columns or be an event: --set header=true makes it names, "
+            "--set header=false makes it an event"
         )
     return header
 
 
 def _division(line: str) -> str:
-    """What to type where the first line has not as many cells as the first event."""
+    """Return what to type where the first line has not as many cells as the first event."""
     if line.lstrip().startswith("#"):
-        return "comments are no part of a table: take them out, as by `grep -v '^#'`, and leave the names"
+        return COMMENTS
     mark = next((mark for mark in "|:" if mark in line), None)
     return f"say what divides them, --set 'delimiter={mark or 'MARK'}'"
 
 
 def _counts(cells: Sequence[str]) -> bool:
-    """Whether cells are 0, 1, 2 and so on, at least three; or two or more behind an empty one."""
+    """Return whether cells are 0, 1, 2 and so on, at least three; or two or more behind an empty one."""
     cells = [cell.strip() for cell in cells]
     behind = cells[1:] if not cells[0] else cells
     return behind == [str(place) for place in range(len(behind))] and len(cells) > 2  # noqa: PLR2004
 
 
-def _head(stream: Any, path: Path) -> list[str]:
-    """The first lines, of 1 MiB altogether; all are whole."""
-    try:
+def _first_lines(stream: Any, path: Path) -> list[str]:
+    """Return the first lines, of 1 MiB altogether; all are whole."""
+    with reading(path, OSError):
         head: bytes = stream.read(LONGEST_LINE)
-    except OSError as fault:
-        raise UnreadableInput(f"a text file is whole and readable; {path}: {fault}") from None
     if len(head) == LONGEST_LINE:
         head = head[: head.rfind(b"\n") + 1]
         if not head:
-            raise UnreadableInput(f"a line has at most {LONGEST_LINE} bytes; the first of {path} has more")
+            raise UnreadableInput(f"the first line of {path} has more than {LONGEST_LINE} bytes")
     try:
         text = head.decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        remedy = next(
-            (words for start, words in _OTHERS.items() if head.startswith(start)), "save it as UTF-8"
-        )
-        raise UnreadableInput(
-            f"a text file is UTF-8, plain or gzipped; {path} is not ({fault}): {remedy}"
-        ) from None
+    except UnicodeDecodeError as exc:
+        remedies = (words for start, words in _OTHERS.items() if head.startswith(start))
+        remedy = next(remedies, "save it as UTF-8")
+        raise UnreadableInput(f"{path} is no UTF-8 text, plain or gzipped ({exc}): {remedy}") from None
     if "\0" in text:
-        raise UnreadableInput(f"a text file holds no zero bytes; {path} does")
+        raise UnreadableInput(f"{path} holds zero bytes, as no text does")
     return _LINE_END.split(text)

@@ -1,4 +1,4 @@
-"""The rows of text files: batches of typed columns, and the line and cell of a fault."""
+"""The rows of text files: streams of bytes, the types that all rows tell, and the line and cell of a fault."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from hep_ray.conversion.readers import LeftOut
-from hep_ray.conversion.readers.cells import MISSING, Cells, numbers, truths
-from hep_ray.errors import InvalidEvents, UnreadableInput
+from hep_ray.conversion.readers.cells import MISSING, CellKinds, numbers, truths
+from hep_ray.conversion.readers.fields import reading
+from hep_ray.errors import InvalidEvents
 
 BLOCK_BYTES = 4 * 2**20
 LABEL_VALUE = "label_value"
@@ -26,11 +27,56 @@ SPACES = " "
 GZIP = b"\x1f\x8b"
 LONGEST_LINE = 2**20
 """Bytes of a line, at most."""
+COMMENTS = "take comments out of the table, as by `grep -v '^#'`, and leave the names"
+
+_BAD_COLUMN = re.compile(r"In CSV column #(\d+):")
+
+
+@dataclass(frozen=True)
+class TextHead:
+    """What the first lines tell: where the events start, and how the columns are called.
+
+    Attributes:
+        path: of the file.
+        delimiter: between cells.
+        skipped: lines before the first event.
+        names: of the columns.
+        unnamed: whether the first column alone has no name, as pandas writes its index.
+        other: columns that are no plain numbers in the first rows.
+    """
+
+    path: Path
+    delimiter: str
+    skipped: int
+    names: tuple[str, ...]
+    unnamed: bool
+    other: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TextLayout(TextHead):
+    """The same, with what all rows tell of the columns.
+
+    Attributes:
+        fields: names and types; nullable where a value is missing.
+        decimal: the mark of decimals.
+        as_written: columns whose cells Arrow does not take for what they are.
+        left_out: columns that become no feature of themselves.
+        whole: columns of numbers that are whole.
+        wide: those of them that float32 does not hold exactly.
+    """
+
+    fields: pa.Schema
+    decimal: str
+    as_written: frozenset[str]
+    left_out: Mapping[str, LeftOut]
+    whole: frozenset[str]
+    wide: frozenset[str]
 
 
 @contextmanager
-def opened(path: Path, *, squeezed: bool = False) -> Iterator[Any]:
-    """The bytes of a file, decompressed if they start as gzip does.
+def open_text_stream(path: Path, *, squeezed: bool = False) -> Iterator[Any]:
+    """Open a file as a stream of bytes, decompressed if they start as gzip does.
 
     Args:
         path: of the file.
@@ -39,12 +85,10 @@ def opened(path: Path, *, squeezed: bool = False) -> Iterator[Any]:
     Raises:
         UnreadableInput: the file cannot be opened.
     """
-    try:
+    with reading(path, OSError):
         with path.open("rb") as file:
             compression = "gzip" if file.read(len(GZIP)) == GZIP else None
         stream = pa.input_stream(str(path), compression=compression)
-    except OSError as fault:
-        raise UnreadableInput(f"an input is a readable file; {path}: {fault}") from None
     with stream:
         yield io.BufferedReader(_Squeezed(stream), LONGEST_LINE) if squeezed else stream
 
@@ -82,39 +126,117 @@ def _squeeze(lines: bytes) -> bytes:
     return lines.replace(b" \r", b"\r").replace(b" \n", b"\n").replace(b"\n ", b"\n").strip(b" ")
 
 
-@dataclass(frozen=True)
-class Head:
-    """What the first lines tell: where the events start, and how the columns are called.
+def cells_of(line: str, delimiter: str, where: str) -> list[str]:
+    """Divide a line into its cells.
 
-    Attributes:
-        path: of the file.
-        delimiter: between cells.
-        skipped: lines before the first event.
-        names: of the columns.
-        unnamed: whether the first column alone has no name, as pandas writes its index.
-        other: columns that are no plain numbers in the first rows.
+    Raises:
+        InvalidEvents: it cannot be divided.
     """
-
-    path: Path
-    delimiter: str
-    skipped: int
-    names: tuple[str, ...]
-    unnamed: bool
-    other: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Layout(Head):
-    """The same, with the types of the columns, which all rows tell."""
-
-    types: Types
+    if delimiter == SPACES:
+        return line.split()
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [""])
+    except csv.Error as exc:
+        raise InvalidEvents(f"{where} cannot be divided into cells: {exc}") from None
 
 
-def rows_of(
-    head: Head, types: Mapping[str, pa.DataType], names: Sequence[str], decimal: str
+class _Numbers:
+    """Whether values are missing from a column of plain numbers, and whether they are whole and fit float32."""
+
+    def __init__(self) -> None:
+        self.missing, self.whole, self.narrow = False, True, True
+
+    def add(self, values: pa.Array) -> None:
+        self.missing |= values.null_count > 0
+        if self.whole:
+            found: Any = values.drop_null().to_numpy(zero_copy_only=False)
+            with np.errstate(invalid="ignore", over="ignore"):
+                self.whole = bool((found == np.floor(found)).all())
+                self.narrow &= bool((found == found.astype(np.float32)).all())
+
+
+def with_types(head: TextHead, decimal: str | None) -> TextLayout:
+    """Add the types of the columns, which every row decides; no row is held longer than its batch.
+
+    A comma is the decimal mark where it is stated, or where semicolons divide the cells, no number has a point, and
+    not every comma stands as one between thousands does, `1,234`.
+
+    Args:
+        head: of the file.
+        decimal: the mark, if it is stated.
+
+    Raises:
+        InvalidEvents: the rows cannot be parsed.
+        UnreadableInput: the file is broken.
+    """
+    with reading(head.path, OSError):
+        columns = _scanned(head, decimal or ".")
+    texts = [one for one in columns.values() if isinstance(one, CellKinds)]
+    mark = decimal or "."
+    if decimal is None and head.delimiter == ";" and any(one.has("comma") for one in texts):
+        commas = any(one.has("comma") and one.are_numbers(",") for one in texts)
+        pointed = any(
+            one.has("pointed") if isinstance(one, CellKinds) else not one.whole for one in columns.values()
+        )
+        mark = "," if commas and not pointed else "."
+    fields, left_out, as_written = [], {}, set()
+    for name, one in columns.items():
+        kind, missing = pa.float64(), isinstance(one, _Numbers) and one.missing
+        if isinstance(one, CellKinds):
+            number = one.are_numbers(mark) or one.are_mostly_numbers(mark)
+            kind = pa.bool_() if one.are_truths else kind if number else pa.string()
+            missing = one.has("missing") and kind != pa.string()
+            if (
+                reason := one.left_out(mark, lambda row: f"{head.path}:{_line_of(head, row)[0]}")
+            ) is not None:
+                left_out[name] = reason
+            if kind != pa.string():
+                as_written.add(name)
+        fields.append(pa.field(name, kind, nullable=missing))
+    whole = frozenset(name for name, one in columns.items() if one.whole)
+    return TextLayout(
+        **vars(head),
+        fields=pa.schema(fields),
+        decimal=mark,
+        as_written=frozenset(as_written),
+        left_out=left_out,
+        whole=whole,
+        wide=frozenset(name for name in whole if not columns[name].narrow),
+    )
+
+
+def _scanned(head: TextHead, decimal: str) -> dict[str, _Numbers | CellKinds]:
+    """Look at every cell, once; again from the start when a column turns out to be no plain numbers."""
+    other = set(head.other)
+    while True:
+        columns: dict[str, _Numbers | CellKinds] = {
+            name: CellKinds() if name in other else _Numbers() for name in head.names
+        }
+        types = {name: pa.binary() if name in other else pa.float64() for name in head.names}
+        row = 0
+        try:
+            for batch in _rows(head, types, head.names, decimal):
+                for name, column in columns.items():
+                    if isinstance(column, CellKinds):
+                        column.add(batch.column(name), row)
+                    else:
+                        column.add(batch.column(name))
+                row += batch.num_rows
+        except pa.ArrowInvalid as exc:
+            found = _BAD_COLUMN.search(str(exc))
+            bad = head.names[int(found.group(1))] if found and int(found.group(1)) < len(head.names) else None
+            if bad is None or bad in other:
+                raise _fault_of(head, {}, exc) from None
+            other.add(bad)
+        else:
+            return columns
+
+
+def _rows(
+    head: TextHead, types: Mapping[str, pa.DataType], names: Iterable[str], decimal: str
 ) -> Iterator[pa.RecordBatch]:
-    """All rows of these columns, each of its type; Arrow's and the system's errors are passed on."""
-    with opened(head.path, squeezed=head.delimiter == SPACES) as stream:
+    """Yield all rows of these columns, each of its type; Arrow's and the system's errors are passed on."""
+    with open_text_stream(head.path, squeezed=head.delimiter == SPACES) as stream:
         yield from pacsv.open_csv(
             stream,
             read_options=pacsv.ReadOptions(
@@ -130,82 +252,84 @@ def rows_of(
         )
 
 
-def batches_of(layout: Layout, names: Sequence[str], stop: int | None) -> Iterator[pa.RecordBatch]:
-    """The rows from the first up to `stop`, of these columns."""
-    rows, fields = 0, layout.types.fields
-    schema = pa.schema([fields.field(name) for name in names])
-    types = {
-        name: pa.string() if name in layout.types.as_written else fields.field(name).type for name in names
-    }
-    try:
-        for batch in rows_of(layout, types, names, layout.types.decimal):
-            columns = [_converted(batch.column(item.name), item.type, layout) for item in schema]
-            whole = pa.record_batch(columns, schema=schema)
-            yield whole if stop is None else whole.slice(0, max(0, stop - rows))
-            rows += batch.num_rows
-            if stop is not None and rows >= stop:
+def batches_of(layout: TextLayout, names: Sequence[str], stop: int | None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows from the first up to `stop`, of these columns.
+
+    Raises:
+        InvalidEvents: a row has another number of cells, or a cell is no number.
+        UnreadableInput: the file is broken; the row is named.
+    """
+    schema = pa.schema([layout.fields.field(name) for name in names])
+    types = {item.name: pa.string() if item.name in layout.as_written else item.type for item in schema}
+    batches, rows = _rows(layout, types, names, layout.decimal), 0
+    while stop is None or rows < stop:
+        try:
+            with reading(f"{layout.path}, after row {rows}", OSError):
+                batch = next(batches, None)
+            if batch is None:
                 return
-    except pa.ArrowInvalid as fault:
-        numbers = {name: layout.types.decimal for name in names if schema.field(name).type == pa.float64()}
-        raise fault_of(layout, numbers, fault) from None
-    except OSError as fault:
-        raise UnreadableInput(
-            f"a text file is whole and readable; {layout.path}, after row {rows}: {fault}"
-        ) from None
+            columns = [_converted(batch.column(item.name), item.type, layout) for item in schema]
+        except pa.ArrowInvalid as exc:
+            marks = {item.name: layout.decimal for item in schema if item.type == pa.float64()}
+            raise _fault_of(layout, marks, exc) from None
+        whole = pa.record_batch(columns, schema=schema)
+        yield whole if stop is None else whole.slice(0, stop - rows)
+        rows += batch.num_rows
 
 
-def _converted(values: pa.Array, kind: pa.DataType, layout: Layout) -> pa.Array:
+def _converted(values: pa.Array, kind: pa.DataType, layout: TextLayout) -> pa.Array:
     if values.type == kind:
         return values
-    return truths(values) if kind == pa.bool_() else numbers(values, layout.types.decimal)
+    return truths(values) if kind == pa.bool_() else numbers(values, layout.decimal)
 
 
-def _lines(head: Head) -> Iterator[tuple[int, list[str]]]:
-    """Numbers of the lines that hold events, from 1, and their cells."""
-    with opened(head.path, squeezed=head.delimiter == SPACES) as stream:
+def _lines(head: TextHead) -> Iterator[tuple[int, list[str]]]:
+    """Yield the numbers of the lines that hold events, from 1, and their cells."""
+    with open_text_stream(head.path, squeezed=head.delimiter == SPACES) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", errors="replace")
         for number, line in enumerate(text, 1):
             if number > head.skipped and line.strip():
                 yield number, cells_of(line, head.delimiter, f"{head.path}:{number}")
 
 
-def line_of(head: Head, row: int) -> tuple[int, list[str]]:
-    """Number of a row's line, from 1, and its cells."""
+def _line_of(head: TextHead, row: int) -> tuple[int, list[str]]:
+    """Return the number of a row's line, from 1, and its cells."""
     return next(itertools.islice(_lines(head), row, None), (head.skipped + row + 1, []))
 
 
-def shown(head: Head, row: int, column: int) -> str:
-    """A cell for messages, such as `events.csv:58 ('NA')`."""
-    number, cells = line_of(head, row)
+def shown(head: TextHead, row: int, column: int) -> str:
+    """Return a cell as messages show it, such as `events.csv:58 ('NA')`."""
+    number, cells = _line_of(head, row)
     return f"{head.path}:{number} ({cells[column]!r})" if column < len(cells) else f"{head.path}:{number}"
 
 
-def fault_of(head: Head, numbers: Mapping[str, str], fault: Exception) -> InvalidEvents:
-    """Finds the line that Arrow refused; `numbers` has the columns of numbers and their decimal mark."""
+def _fault_of(head: TextHead, marks: Mapping[str, str], cause: Exception) -> InvalidEvents:
+    """Find the line that Arrow refused; `marks` has the columns of numbers and their decimal marks."""
     width = len(head.names)
     for number, cells in _lines(head):
         where = f"{head.path}:{number}"
         if len(cells) != width:
-            comment = (
-                ": comments are no part of a table: take them out, as by `grep -v '^#'`, and leave the names"
-            )
+            comment = any(cell.lstrip().startswith("#") for cell in (*head.names[:1], *cells[:1]))
             return InvalidEvents(
-                f"every row has {width} cells; {where} has {len(cells)}"
-                + comment * any(cell.lstrip().startswith("#") for cell in (*head.names[:1], *cells[:1]))
+                f"{where} has {len(cells)} cells; every row must have {width}" + f": {COMMENTS}" * comment
             )
-        for name, decimal in numbers.items():
+        for name, decimal in marks.items():
             cell = cells[head.names.index(name)]
-            if not Cells.of([cell]).are_numbers(decimal):
+            if not CellKinds.of([cell]).are_numbers(decimal):
                 return InvalidEvents(
-                    f"column '{name}' holds numbers, as in most of its rows; {where} has {cell!r}"
+                    f"{where} has {cell!r} in column '{name}', of which most rows are numbers"
                 )
-    return InvalidEvents(f"the rows of a text file can be parsed; {head.path}: {fault}")
+    return InvalidEvents(f"cannot parse the rows of {head.path}: {cause}")
 
 
 def beside(
     batches: Iterator[pa.RecordBatch], labels: Iterator[pa.RecordBatch], path: Path, label_path: Path
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of two files side by side."""
+    """Join the rows of two files side by side.
+
+    Raises:
+        InvalidEvents: one has more rows than the other.
+    """
     held = pa.table({LABEL_VALUE: next(labels, pa.record_batch({})).column(0)})
     rows = 0
     for batch in batches:
@@ -214,7 +338,7 @@ def beside(
         rows += min(batch.num_rows, held.num_rows)
         if held.num_rows < batch.num_rows:
             raise InvalidEvents(
-                f"a label file has one value per event; {label_path} has {rows}, {path} has more"
+                f"{label_path} has {rows} values, {path} has more events: each event needs one"
             )
         values = held.slice(0, batch.num_rows).combine_chunks().column(0)
         yield batch.append_column(
@@ -222,148 +346,4 @@ def beside(
         )
         held = held.slice(batch.num_rows)
     if held.num_rows or next(labels, None) is not None:
-        raise InvalidEvents(f"a label file has one value per event; {path} has {rows}, {label_path} has more")
-
-
-def cells_of(line: str, delimiter: str, where: str) -> list[str]:
-    """The cells of a line.
-
-    Raises:
-        InvalidEvents: it cannot be divided.
-    """
-    if delimiter == SPACES:
-        return line.split()
-    try:
-        return next(csv.reader([line], delimiter=delimiter), [""])
-    except csv.Error as fault:
-        raise InvalidEvents(f"a line of text has cells; {where}: {fault}") from None
-
-
-Read = Callable[[Mapping[str, pa.DataType], str], Iterator[pa.RecordBatch]]
-"""`read(types, decimal)`: all rows, every column as float64, null where a value is missing, or as binary."""
-
-_BAD_COLUMN = re.compile(r"In CSV column #(\d+):")
-
-
-@dataclass(frozen=True)
-class Types:
-    """Of the columns of a file.
-
-    Attributes:
-        fields: names and types; nullable where a value is missing.
-        decimal: the mark of decimals.
-        as_written: columns whose cells Arrow does not take for what they are.
-        left_out: columns that become no feature of themselves.
-        whole: columns of numbers that are whole.
-    """
-
-    fields: pa.Schema
-    decimal: str
-    as_written: frozenset[str]
-    left_out: Mapping[str, LeftOut]
-    whole: frozenset[str]
-
-
-@dataclass
-class _Numbers:
-    missing: bool = False
-    whole: bool = True
-
-    def add(self, values: pa.Array) -> None:
-        self.missing |= values.null_count > 0
-        if self.whole:
-            numbers: Any = values.drop_null().to_numpy(zero_copy_only=False)
-            with np.errstate(invalid="ignore"):
-                self.whole = bool((numbers == np.floor(numbers)).all())
-
-
-@dataclass
-class _Scan:
-    numbers: dict[str, _Numbers] = field(default_factory=dict)
-    cells: dict[str, Cells] = field(default_factory=dict)
-
-
-def types_of(
-    read: Read,
-    names: Sequence[str],
-    other: Sequence[str],
-    decimal: str | None,
-    delimiter: str,
-    place: Callable[[int], str],
-) -> Types:
-    """Types of the columns, from every row; none is held longer than its batch.
-
-    A comma is the decimal mark where it is stated, or where semicolons divide the cells and no number has a point.
-
-    Args:
-        read: the rows, from the first.
-        names: of all columns.
-        other: columns that are known to be no plain numbers.
-        decimal: the mark, if it is stated.
-        delimiter: between cells.
-        place: shows a row, such as `line 2`.
-
-    Raises:
-        pa.ArrowInvalid: the rows cannot be parsed.
-    """
-    mark = decimal or "."
-    scan = _scanned(read, names, set(other), mark)
-    commas = any(cells.has("comma") and cells.are_numbers(",") for cells in scan.cells.values())
-    if decimal is None and delimiter == ";" and commas and not _pointed(scan):
-        mark = ","
-    fields, left_out, whole, as_written = [], {}, set(), set()
-    for name in names:
-        if name in scan.numbers:
-            one = scan.numbers[name]
-            kind, missing = pa.float64(), one.missing
-            if one.whole:
-                whole.add(name)
-        else:
-            cells = scan.cells[name]
-            kind, missing = _type(cells, mark), cells.has("missing")
-            if (reason := cells.left_out(mark, place)) is not None:
-                left_out[name] = reason
-            if kind != pa.string():
-                as_written.add(name)
-            if cells.whole:
-                whole.add(name)
-        fields.append(pa.field(name, kind, nullable=missing and kind != pa.string()))
-    return Types(pa.schema(fields), mark, frozenset(as_written), left_out, frozenset(whole))
-
-
-def _type(cells: Cells, decimal: str) -> pa.DataType:
-    if cells.are_truths:
-        return pa.bool_()
-    number = cells.are_numbers(decimal) or cells.are_mostly_numbers(decimal)
-    return pa.float64() if number else pa.string()
-
-
-def _pointed(scan: _Scan) -> bool:
-    fractions = any(not one.whole for one in scan.numbers.values())
-    return fractions or any(cells.has("pointed") for cells in scan.cells.values())
-
-
-def _scanned(read: Read, names: Sequence[str], other: set[str], decimal: str) -> _Scan:
-    """One pass; it starts again when a column turns out to be no plain numbers."""
-    while True:
-        scan = _Scan(
-            {name: _Numbers() for name in names if name not in other},
-            {name: Cells() for name in names if name in other},
-        )
-        row = 0
-        try:
-            types = {name: pa.binary() if name in other else pa.float64() for name in names}
-            for batch in read(types, decimal):
-                for name, numbers in scan.numbers.items():
-                    numbers.add(batch.column(name))
-                for name, cells in scan.cells.items():
-                    cells.add(batch.column(name), row)
-                row += batch.num_rows
-        except pa.ArrowInvalid as fault:
-            found = _BAD_COLUMN.search(str(fault))
-            bad = names[int(found.group(1))] if found and int(found.group(1)) < len(names) else None
-            if bad is None or bad in other:
-                raise
-            other = {*other, bad}
-        else:
-            return scan
+        raise InvalidEvents(f"{path} has {rows} events, {label_path} has more values: each is of one event")

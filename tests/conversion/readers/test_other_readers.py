@@ -130,10 +130,10 @@ def test_root_branches_of_other_types_are_named_when_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = root_file(tmp_path / "f.root", {"t": {"x": ak.Array(np.zeros(2)), "y": ak.Array(np.zeros(2))}})
-    field = READERS["root"].open.__globals__["_field"]
+    field = READERS["root"].open.__globals__["_field_of_branch"]
     monkeypatch.setitem(
         READERS["root"].open.__globals__,
-        "_field",
+        "_field_of_branch",
         lambda name, branch: None if name == "y" else field(name, branch),
     )
     found = opened("root", path)
