@@ -1,4 +1,7 @@
-"""Which fields of an input become columns where nobody lists them, and which are set aside, with the reason."""
+"""What columns a dataset gets from the fields of an input, before any event is read.
+
+A schema file lists them, or every numeric field becomes one; what is set aside then is told with the reason.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.config import parse
-from hep_ray.conversion.inputs import InputPart
+from hep_ray.conversion.inputs import InputTable
 from hep_ray.conversion.readers import LeftOut, Part
 from hep_ray.conversion.readers.fields import ROW_INDEX
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
@@ -23,7 +26,7 @@ MOST_LISTED = 10
 
 
 def set_aside(part: Part, rules: SchemaFile, only: Sequence[str] = ()) -> dict[str, LeftOut]:
-    """The fields of a part that become no column and are not used otherwise, with the reason."""
+    """Return the fields of a part that become no column and are not used otherwise, with the reason."""
     if only:
         return {}
     used = _used(rules)
@@ -44,10 +47,10 @@ def set_aside(part: Part, rules: SchemaFile, only: Sequence[str] = ()) -> dict[s
 
 
 def _no_feature(name: str, kind: pa.DataType, part: Part) -> LeftOut | None:
-    whole = pa.types.is_integer(kind) or name in part.whole
+    whole = bool(pa.types.is_integer(kind) or name in part.whole)
     if whole and row_like(name):
         return ROW_INDEX
-    if identifier_like(name, whole=bool(whole)):
+    if identifier_like(name, whole=whole):
         return LeftOut(
             "an identifier by its name",
             f'[event_id] fields = ["{name}"] of a schema file makes ids of it, --columns keeps it as a feature',
@@ -61,21 +64,22 @@ def _no_feature(name: str, kind: pa.DataType, part: Part) -> LeftOut | None:
 
 
 def _used(rules: SchemaFile) -> set[str]:
-    """Fields that are label, id, weight or group, or decide the class."""
+    """Return fields that are label, id, weight or group, or decide the class."""
     roles = [rules.label.field, rules.weight, rules.group]
     where = [name for text in rules.label.where for name in Expression(text).names]
     return {EVENT_ID, *(name for name in roles if name), *rules.event_id.fields, *where}
 
 
 def infer_columns(
-    parts: Sequence[InputPart], rules: SchemaFile, only: Sequence[str] = (), missing: float | None = None
+    tables: Sequence[InputTable], rules: SchemaFile, only: Sequence[str] = (), missing: float | None = None
 ) -> tuple[ColumnRule, ...]:
-    """One column for every numeric field (of those named in `only`) that is not the label or the id.
+    """Return one column for every numeric field (of those named in `only`) that is not the label or the id.
 
-    Row numbers, identifiers and weights are no features unless they are named.
+    Row numbers, identifiers and weights are no features unless they are named. Floating-point fields become float32,
+    but for whole numbers that it does not hold.
 
     Args:
-        parts: of the inputs; all have the same fields.
+        tables: of the inputs; all have the same fields.
         rules: of the conversion.
         only: names of fields.
         missing: takes the place of missing values.
@@ -86,28 +90,37 @@ def infer_columns(
     """
     if only:
         only = [*only, *(name for name in (rules.weight, rules.group) if name and name not in only)]
-    found = [_numeric_fields(one, rules, only) for one in parts]
-    _check_agreement(parts, found)
+    found = [_numeric_fields(one, rules, only) for one in tables]
+    _refuse_different(tables, found)
     columns: list[ColumnRule] = []
     for name, field in found[0].items():
-        dtypes = [_natural_dtype(fields[name].type) for fields in found]
+        dtype = str(np.result_type(*{_natural_dtype(fields[name].type) for fields in found}))
+        if dtype == "float64" and not any(name in one.part.wide for one in tables):
+            dtype = "float32"
         unit = (field.metadata or {}).get(b"unit", b"").decode()
-        rule = ColumnRule(**named_for(name, columns), unit=unit, dtype=_common_dtype(dtypes), missing=missing)
-        columns.append(rule)
+        columns.append(ColumnRule(**_named_for(name, columns), unit=unit, dtype=dtype, missing=missing))
     if not columns:
-        fields = parts[0].part.fields.names
-        aside = set_aside(parts[0].part, rules, only)
-        reasons = "; ".join(f"'{name}' is {why.reason}" for name, why in aside.items())
+        part = tables[0].part
+        reasons = "; ".join(f"'{name}' is {why.reason}" for name, why in set_aside(part, rules, only).items())
         raise InvalidSchema(
-            f"an input has numeric fields; there are: {', '.join(fields) or 'none'}"
-            + f" ({reasons})" * bool(aside)
+            f"{tables[0].shown} has no numeric fields, only {', '.join(part.fields.names) or 'none'}"
+            + f" ({reasons})" * bool(reasons)
         )
     return tuple(columns)
 
 
-def _numeric_fields(one: InputPart, rules: SchemaFile, only: Sequence[str]) -> dict[str, pa.Field]:
+def _numeric_fields(one: InputTable, rules: SchemaFile, only: Sequence[str]) -> dict[str, pa.Field]:
     part = one.part
-    _check_chosen(one, only)
+    for name in only:
+        why = part.left_out.get(name)
+        if why is not None and (why.refused or name not in part.fields.names):
+            raise refusal(name, one.shown, why)
+        if name not in part.fields.names:
+            raise InvalidSchema(
+                f"--columns names no field of {one.shown}: {unknown(name, part.fields.names)}"
+            )
+        if not is_numeric(part.fields.field(name).type):
+            raise InvalidSchema(f"'{name}' of {one.shown} is {why.reason if why else 'text'} and no numbers")
     aside = set_aside(part, rules, only)
     for name, why in aside.items():
         if why.refused:
@@ -121,54 +134,37 @@ def _numeric_fields(one: InputPart, rules: SchemaFile, only: Sequence[str]) -> d
     for name, field in fields.items():
         if shape_of(field.type, None) is None:
             raise InvalidSchema(
-                f"a list of variable length becomes a column by a schema file with pad_to, or is left out by "
-                f"--columns; '{name}' is {field.type}"
+                f"'{name}' of {one.shown} is a list of variable length, {field.type}: a schema file makes it a column "
+                "by pad_to, --columns leaves it out"
             )
     return fields
 
 
-def _check_chosen(one: InputPart, only: Sequence[str]) -> None:
-    part = one.part
-    for name in only:
-        why = part.left_out.get(name)
-        if why is not None and (why.refused or name not in part.fields.names):
-            raise refusal(name, one.shown, why)
-        if name not in part.fields.names:
-            raise InvalidSchema(
-                f"chosen columns are fields of the input; {one.shown}: {unknown(name, part.fields.names)}"
-            )
-        if not is_numeric(part.fields.field(name).type):
-            raise InvalidSchema(
-                f"a column is made of numbers; '{name}' of {one.shown} is {why.reason if why else 'text'}"
-            )
-
-
 def refusal(name: str, shown: str, why: LeftOut) -> InvalidEvents:
-    """The error that says why a field is not read."""
+    """Return the error that says why a field is not read."""
     remedy = f"{why.remedy}; " if why.remedy else ""
     return InvalidEvents(
-        f"a field cannot be read as it stands; '{name}' of {shown}: {why.reason}: {remedy}or take other fields "
-        f"only: --columns"
+        f"'{name}' of {shown} cannot be read: {why.reason}: {remedy}or take other fields only: --columns"
     )
 
 
-def _check_agreement(parts: Sequence[InputPart], found: Sequence[dict[str, pa.Field]]) -> None:
+def _refuse_different(tables: Sequence[InputTable], found: Sequence[dict[str, pa.Field]]) -> None:
     """Refuse inputs of which some lack fields that others have."""
     everywhere = [name for name in found[0] if all(name in fields for fields in found)]
     lacking = []
-    for name in dict.fromkeys(name for fields in found for name in fields):
-        without = [one for one, fields in zip(parts, found, strict=True) if name not in fields]
-        if without:
-            why = without[0].part.left_out.get(name)
-            files = _listed(one.shown for one in without)
-            lacking.append(f"'{name}' is {why.reason if why else 'absent'} in {files}")
+    for name in sorted({name for fields in found for name in fields} - set(everywhere)):
+        without = [one for one, fields in zip(tables, found, strict=True) if name not in fields]
+        why = without[0].part.left_out.get(name)
+        lacking.append(
+            f"'{name}' is {why.reason if why else 'absent'} in {_listed(one.shown for one in without)}"
+        )
     if lacking:
         remedy = (
             f"the common ones are taken by --columns {','.join(everywhere)}"
             if everywhere
             else "none is common to all"
         )
-        raise InvalidSchema(f"every input has the same fields; {_listed(sorted(lacking), '; ')}: {remedy}")
+        raise InvalidSchema(f"the inputs have different fields; {_listed(lacking, '; ')}: {remedy}")
 
 
 def _listed(words: Iterable[str], between: str = ", ") -> str:
@@ -177,22 +173,14 @@ def _listed(words: Iterable[str], between: str = ", ") -> str:
     return between.join(words[:MOST_LISTED]) + (f"{between}and {more} more" if more > 0 else "")
 
 
-def _common_dtype(dtypes: Sequence[str]) -> str:
-    """The dtype that holds the values of all inputs, whatever their order."""
-    common = str(np.result_type(*dict.fromkeys(dtypes)))
-    return "float32" if common == "float64" else common
-
-
 def _natural_dtype(kind: pa.DataType) -> str:
     value = kind.value_type if hasattr(kind, "value_type") else kind
     name = str(np.dtype(value.to_pandas_dtype()))
-    if name == "float64":
-        return "float32"
     return name if name in DTYPES else "uint8"
 
 
 def is_numeric(kind: pa.DataType) -> bool:
-    """Whether a type is of numbers or booleans, or of arrays or lists of them."""
+    """Return whether a type is of numbers or booleans, or of arrays or lists of them."""
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.value_type
     while pa.types.is_nested(kind) and hasattr(kind, "value_type"):
@@ -201,7 +189,7 @@ def is_numeric(kind: pa.DataType) -> bool:
 
 
 def shape_of(kind: pa.DataType, pad_to: int | None) -> tuple[int, ...] | None:
-    """Shape of one event's value; None for lists of variable length that are not padded."""
+    """Return the shape of one event's value; None for lists of variable length that are not padded."""
     if isinstance(kind, pa.FixedShapeTensorType):
         return tuple(kind.shape)
     if pa.types.is_fixed_size_list(kind):
@@ -212,7 +200,7 @@ def shape_of(kind: pa.DataType, pad_to: int | None) -> tuple[int, ...] | None:
 
 
 def columns_of(part: Part, rules: Sequence[ColumnRule], shown: str) -> tuple[Column, ...]:
-    """The columns that the rules make of a part's fields.
+    """Return the columns that the rules make of a part's fields.
 
     Args:
         part: of an input.
@@ -230,51 +218,49 @@ def _columns_of(part: Part, rule: ColumnRule, shown: str) -> Iterator[Column]:
     yield column
     if rule.indicator is not None:
         elements = tuple(f"{element}_missing" for element in column.elements)
-        update = {
+        own = {
             "name": rule.indicator,
             "dtype": "uint8",
             "unit": "",
             "elements": elements,
             "element_units": (),
         }
-        yield parse(Column, {**column.model_dump(), **update}, f"column '{rule.indicator}'", InvalidSchema)
+        yield parse(Column, {**column.model_dump(), **own}, f"column '{rule.indicator}'", InvalidSchema)
 
 
 def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
     fields = []
     for name in rule.reads:
+        why = part.left_out.get(name)
         if name not in part.fields.names:
-            if (why := part.left_out.get(name)) is not None:
+            if why is not None:
                 raise refusal(name, shown, why)
             raise InvalidSchema(
-                f"column '{rule.name}' is made of fields of the input; {shown}: "
-                f"{unknown(name, part.fields.names)}"
+                f"column '{rule.name}' is made of a field that {shown} lacks: {unknown(name, part.fields.names)}"
             )
         fields.append(part.fields.field(name))
         if rule.expression is None and not is_numeric(fields[-1].type):
-            raise InvalidSchema(f"a column is of numbers; '{name}' is {_reason(part, name)}")
-    shapes = {shape_of(field.type, rule.pad_to) for field in fields}
+            raise InvalidSchema(
+                f"column '{rule.name}' cannot be made of '{name}', which is {why.reason if why else 'text'}"
+            )
     if rule.expression is not None:
-        shape = _expression_shape(rule, fields)
+        shape = _expression_shape(rule.expression, fields)
     else:
+        shapes = {shape_of(field.type, rule.pad_to) for field in fields}
         if None in shapes:
-            raise InvalidSchema(f"'{rule.name}' has lists of variable length: its rule says pad_to")
+            raise InvalidSchema(f"'{rule.name}' has lists of variable length, and its rule no pad_to")
         if len(shapes) > 1:
             raise InvalidSchema(
-                f"stacked fields have one shape; those of '{rule.name}' have {sorted(map(str, shapes))}"
+                f"the fields of '{rule.name}' cannot be stacked: their shapes are {sorted(map(str, shapes))}"
             )
         (inner,) = shapes
         shape = (*(inner or ()), len(fields)) if len(fields) > 1 else inner or ()
-    if rule.shape is not None:
-        if int(np.prod(rule.shape)) != int(np.prod(shape)):
-            raise InvalidSchema(
-                f"column '{rule.name}' has the shape {rule.shape} by its rule; the input has {shape}"
-            )
-        shape = rule.shape
+    if rule.shape is not None and int(np.prod(rule.shape)) != int(np.prod(shape)):
+        raise InvalidSchema(f"column '{rule.name}' of shape {shape} cannot be given the shape {rule.shape}")
     own = tuple(map(legal_name, rule.reads)) if len(fields) > 1 and not rule.expression else ()
     return Column(
         name=rule.name,
-        shape=shape,
+        shape=shape if rule.shape is None else rule.shape,
         dtype=rule.dtype,
         unit=rule.unit,
         elements=rule.elements or own,
@@ -283,12 +269,18 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
     )
 
 
-def _reason(part: Part, name: str) -> str:
-    return part.left_out[name].reason if name in part.left_out else "text"
+def _expression_shape(text: str, fields: Sequence[pa.Field]) -> tuple[int, ...]:
+    """Return the shape of an expression's value for one event of ones; () where lists of variable length are read."""
+    shapes = {field.name: shape_of(field.type, None) for field in fields}
+    if None in shapes.values() or not all(is_numeric(field.type) for field in fields):
+        return ()
+    ones = {name: np.ones((1, *(shape or ()))) for name, shape in shapes.items()}
+    value: tuple[int, ...] = np.shape(Expression(text).evaluate(ones))
+    return value[1:]
 
 
 def with_axes(schema: EventSchema, rules: Sequence[ColumnRule]) -> EventSchema:
-    """The schema of a dataset of ours, its images with the axes that rules of their names state.
+    """Return the schema of a dataset of ours, its images with the axes that rules of their names state.
 
     Raises:
         InvalidSchema: it has no column of a rule's name, or one that has no axes.
@@ -303,18 +295,8 @@ def with_axes(schema: EventSchema, rules: Sequence[ColumnRule]) -> EventSchema:
     return schema.model_copy(update={"columns": tuple(columns)})
 
 
-def _expression_shape(rule: ColumnRule, fields: Sequence[pa.Field]) -> tuple[int, ...]:
-    """The shape of an expression's value for one event of ones; () where lists of variable length are read."""
-    shapes = {field.name: shape_of(field.type, None) for field in fields}
-    if None in shapes.values() or not all(is_numeric(field.type) for field in fields):
-        return ()
-    ones = {name: np.ones((1, *(shape or ()))) for name, shape in shapes.items()}
-    value: tuple[int, ...] = np.shape(Expression(str(rule.expression)).evaluate(ones))
-    return value[1:]
-
-
 def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) -> list[str]:
-    """Names of the fields that a conversion needs.
+    """Return the names of the fields that a conversion needs.
 
     Raises:
         InvalidSchema: one of them is absent; the message names the nearest.
@@ -326,41 +308,38 @@ def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) ->
     names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in part.fields.names else [])
     for name in names:
         if name not in part.fields.names:
-            raise InvalidSchema(f"what a schema reads is in the input; {unknown(name, part.fields.names)}")
+            raise InvalidSchema(f"the input lacks a field that is read: {unknown(name, part.fields.names)}")
     return list(dict.fromkeys(names))
 
 
 def field_of(name: str, columns: Sequence[ColumnRule], known: Collection[str]) -> str:
-    """The field that an expression names: by its own name, or by that of a column that is made of it alone."""
+    """Return the field that an expression names: by its own name, or by that of a column that is made of it alone."""
     if name in known:
         return name
     of = {rule.name: rule.reads[0] for rule in columns if rule.expression is None and len(rule.reads) == 1}
     return of.get(name, name)
 
 
-def named_for(field: str, columns: Sequence[ColumnRule]) -> dict[str, Any]:
-    """Name, and sources where that is not the field's, of the column that a field becomes.
-
-    Raises:
-        InvalidSchema: no legal name is like the field's, or another column has it.
-    """
+def _named_for(field: str, columns: Sequence[ColumnRule]) -> dict[str, Any]:
+    """Return the name, and sources where that is not the field's, of the column that a field becomes."""
     name = legal_name(field)
     if not name or name in RESERVED:
         raise InvalidSchema(
-            f"a column name is letters, digits and underscores, and none of {', '.join(RESERVED)}; the field '{field}' "
-            f'gets its name in a schema file, with `sources = ["{field}"]`, or is left out by --columns'
+            f"field '{field}' cannot name a column, which has letters, digits and underscores and is none of "
+            f'{", ".join(RESERVED)}: name the column in a schema file, with `sources = ["{field}"]`, or leave the '
+            "field out by --columns"
         )
     for other in columns:
         if other.name == name:
             raise InvalidSchema(
-                f"columns differ in name; the fields '{other.reads[0]}' and '{field}' would both be '{name}': give "
-                f'one its name in a schema file, with `sources = ["{field}"]`, or leave it out by --columns'
+                f"the fields '{other.reads[0]}' and '{field}' would both be the column '{name}': give one its name in "
+                f'a schema file, with `sources = ["{field}"]`, or leave it out by --columns'
             )
     return {"name": name} if name == field else {"name": name, "sources": (field,)}
 
 
 def renamed(columns: Sequence[ColumnRule]) -> list[str]:
-    """Says which columns are not called as their fields."""
+    """Say which columns are not called as their fields."""
     return [
         f"the field '{column.sources[0]}' is the column '{column.name}'"
         for column in columns

@@ -16,9 +16,9 @@ from pydantic import Field, FiniteFloat, JsonValue
 from hep_ray.config import Config, parse
 from hep_ray.conversion.assemble import assemble
 from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
-from hep_ray.conversion.external_sort import Run, RunWriter
-from hep_ray.conversion.inputs import InputPart, Inputs, open_inputs
-from hep_ray.conversion.labels import Origin
+from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
+from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs
+from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
@@ -31,10 +31,10 @@ from hep_ray.files import storing
 from hep_ray.parallel import in_tasks
 
 Progress = Callable[[int, int | None], None]
-"""Told, after every piece, the events read and how many there will be (None: unknown)."""
+"""Called after every task with the events read and how many there will be (None: unknown)."""
 
-UNIT_BYTES = 64 * 2**20
-"""About as much of an input is one piece of work."""
+TASK_BYTES = 64 * 2**20
+"""About as many bytes of events are one task."""
 
 
 class Choices(Config):
@@ -94,7 +94,7 @@ def convert(
         rule: fractions of the splits, or the expression that decides the test split.
         overwrite: replace an earlier dataset.
         workers: more than one read and write side by side as Ray tasks.
-        progress: called after every piece.
+        progress: called after every task.
         choices: fields of `Choices`.
 
     Raises:
@@ -121,6 +121,7 @@ def convert(
     }
     if left_out := _left_out(opened, rules, chosen):
         source["left_out"] = dict(left_out)
+    tasks_done = map if workers == 1 else _in_tasks(workers)
     with ShardWriter(
         out,
         event_schema,
@@ -129,12 +130,11 @@ def convert(
         overwrite=overwrite,
         balance=chosen.balance,
         drop_repeated=chosen.drop_duplicates,
-        mapper=map if workers == 1 else _mapper(workers),
+        mapper=tasks_done,
     ) as writer:
-        job = Job(writer.folder, rules, columns, event_schema, rule, content_ids=chosen.drop_duplicates)
-        units = list(_units(opened, columns, job))
+        tasks = list(_read_tasks(opened, columns, writer, content_ids=chosen.drop_duplicates))
         done = 0
-        for runs, events in _ingested(units, workers):
+        for runs, events in tasks_done(read_events, tasks):
             writer.adopt(runs)
             done += events
             if progress:
@@ -143,16 +143,20 @@ def convert(
     return writer.manifest
 
 
+def _in_tasks(workers: int) -> Any:
+    return lambda work, tasks: (result for _, result in in_tasks(work, tasks, workers))
+
+
 def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices) -> SchemaFile:
     """The schema file with what the command line adds to it."""
     if schema is None:
         if reader is None:
-            raise InvalidConfig("a conversion has a reader or a schema; got neither")
+            raise InvalidConfig("neither a reader nor a schema is given")
         rules = SchemaFile(reader=reader)
     else:
         rules = load_schema(schema) if isinstance(schema, str) else schema
     if reader is not None and reader != rules.reader:
-        raise InvalidConfig(f"the schema is for the reader '{rules.reader}'; got the reader '{reader}'")
+        raise InvalidConfig(f"reader '{reader}' does not suit the schema, which is for '{rules.reader}'")
     selections = [f"({text})" for text in (rules.selection, chosen.selection) if text]
     update = {
         "classes": chosen.classes or rules.classes,
@@ -165,28 +169,27 @@ def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices)
     }
     for flag, given in (("columns", chosen.columns), ("missing", chosen.missing is not None)):
         if given and rules.columns:
-            raise InvalidConfig(
-                f"--{flag} is for fields where no schema file lists the columns; the schema does"
-            )
+            raise InvalidConfig(f"--{flag} cannot be given: the schema file lists the columns")
     return parse(SchemaFile, {**rules.model_dump(by_alias=True), **update}, "conversion")
 
 
 def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[ColumnRule, ...], EventSchema]:
-    """The columns, which every part of every input must give in the same shape."""
+    """Return the columns, which every part of every input must give in the same shape."""
     if opened.schema is not None:
-        event_schema = _of_dataset(with_axes(opened.schema, rules.columns), rules, chosen)
-        kept = {column.name for column in event_schema.columns}
-        return tuple(rule for rule in opened.columns_of_dataset() if rule.name in kept), event_schema
-    first = opened.parts[0]
-    columns = rules.columns or infer_columns(opened.parts, rules, chosen.columns, chosen.missing)
+        schema = _of_dataset(with_axes(opened.schema, rules.columns), rules, chosen)
+        told = ("name", "dtype", "unit", "elements", "element_units", "axes")
+        kept = {column.name for column in schema.columns}
+        own = [
+            column.model_dump(include=set(told)) for column in opened.schema.columns if column.name in kept
+        ]
+        return tuple(ColumnRule(**column) for column in own), schema
+    first = opened.tables[0]
+    columns = rules.columns or infer_columns(opened.tables, rules, chosen.columns, chosen.missing)
     made = columns_of(first.part, columns, first.shown)
-    for one in opened.parts[1:]:
+    for one in opened.tables[1:]:
         if (other := columns_of(one.part, columns, one.shown)) != made:
             differing = next(left.name for left, right in zip(made, other, strict=True) if left != right)
-            raise InvalidSchema(
-                f"every input has the same columns; '{differing}' of {one.shown} differs from that of "
-                f"{first.shown}"
-            )
+            raise InvalidSchema(f"column '{differing}' of {one.shown} differs from that of {first.shown}")
     return columns, EventSchema(
         task=rules.task or "_".join(rules.classes),
         columns=made,
@@ -201,12 +204,10 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
 def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> EventSchema:
     """The schema of a dataset of ours, with what is stated anew: task, classes, signal, columns."""
     if chosen.missing is not None:
-        raise InvalidConfig(
-            "a dataset of hep_ray has every value; --missing has nothing to fill: leave it out"
-        )
+        raise InvalidConfig("--missing has nothing to fill in a dataset of hep_ray: leave it out")
     names = [column.name for column in schema.columns]
     if absent := [name for name in chosen.columns if name not in names]:
-        raise InvalidConfig(f"--columns chooses among {', '.join(names)}; got {', '.join(absent)}")
+        raise InvalidConfig(f"--columns names {', '.join(absent)}; the dataset has {', '.join(names)}")
     stated = {
         "task": rules.task,
         "signal": rules.signal or (schema.signal if schema.signal in rules.classes else rules.classes[-1]),
@@ -228,85 +229,66 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
 
 
 def _left_out(opened: Inputs, rules: SchemaFile, chosen: Choices) -> dict[str, str]:
-    """Fields that nobody asked for or against and that became no column: name → reason and what to type."""
+    """Return fields that nobody asked for or against and that became no column: name → reason and what to type."""
     if opened.schema is not None or rules.columns:
         return {}
     said: dict[str, str] = {}
-    for one in opened.parts:
+    for one in opened.tables:
         for name, why in set_aside(one.part, rules, chosen.columns).items():
             said.setdefault(name, why.reason + f": {why.remedy}" * bool(why.remedy))
     return said
 
 
-def _units(opened: Inputs, columns: Sequence[ColumnRule], job: Job) -> Iterator[Unit]:
-    row_bytes = sum(column.nbytes for column in job.schema.columns)
-    stride = max(1, UNIT_BYTES // max(1, row_bytes))
-    number = itertools.count()
-    for one in opened.parts:
-        names = tuple(fields_read(job.rules, columns, one.part))
-        if one.part.rows is None or not opened.reader.seekable:
-            yield Unit(job, next(number), one, names, 0, None)
-            continue
-        for start in range(0, one.part.rows, stride):
-            yield Unit(job, next(number), one, names, start, min(start + stride, one.part.rows))
-
-
-def _ingested(units: Sequence[Unit], workers: int) -> Iterator[tuple[Any, int]]:
-    if workers == 1:
-        yield from map(ingest, units)
-        return
-    for _, result in in_tasks(ingest, units, workers):
-        yield result
-
-
-def _mapper(workers: int) -> Any:
-    return lambda work, pieces: (result for _, result in in_tasks(work, pieces, workers))
-
-
 @dataclass(frozen=True)
-class Job:
-    """What all pieces of a conversion share.
+class ReadTask:
+    """Rows of one table of an input, and what becomes of them; one worker reads them.
 
     Attributes:
-        folder: for the runs; every worker reaches it.
+        name: unique within the conversion.
+        folder: for the sorted runs; every worker reaches it.
         rules: of the conversion.
         columns: how they are made.
         schema: of the events.
         split_rule: which split an event belongs to.
         content_ids: an event's id is the hash of its columns.
+        table: that is read.
+        fields: names of those to read.
+        start: first row.
+        stop: row before which it ends; None for the end of the table.
     """
 
+    name: str
     folder: Path
     rules: SchemaFile
     columns: tuple[ColumnRule, ...]
     schema: EventSchema
     split_rule: SplitRule
     content_ids: bool
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A piece of an input.
-
-    Attributes:
-        job: of the conversion.
-        number: unique within it.
-        source: the table.
-        names: of the fields to read.
-        start: first row.
-        stop: row before which it ends; None for the end of the table.
-    """
-
-    job: Job
-    number: int
-    source: InputPart
-    names: tuple[str, ...]
+    table: InputTable
+    fields: tuple[str, ...]
     start: int
     stop: int | None
 
 
-def ingest(unit: Unit) -> tuple[list[Run], int]:
-    """Read a piece, make events of it and spill them.
+def _read_tasks(
+    opened: Inputs, columns: tuple[ColumnRule, ...], writer: ShardWriter, *, content_ids: bool
+) -> Iterator[ReadTask]:
+    stride = max(1, TASK_BYTES // max(1, sum(column.nbytes for column in writer.schema.columns)))
+    number = itertools.count()
+    for table in opened.tables:
+        fields = tuple(fields_read(opened.rules, columns, table.part))
+        bounds: list[tuple[int, int | None]] = [(0, None)]
+        if table.part.rows is not None and opened.reader.seekable:
+            rows = table.part.rows
+            bounds = [(start, min(start + stride, rows)) for start in range(0, rows, stride)]
+        for start, stop in bounds:
+            name = f"piece-{next(number):06d}"
+            made = (writer.folder, opened.rules, columns, writer.schema, writer.rule, content_ids)
+            yield ReadTask(name, *made, table, fields, start, stop)
+
+
+def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
+    """Read rows, make events of them and spill these as sorted runs: what a worker of a conversion does.
 
     Returns:
         The runs, and how many rows were read.
@@ -316,27 +298,26 @@ def ingest(unit: Unit) -> tuple[list[Run], int]:
         InvalidEvents: an event breaks the schema.
         StorageError: the folder cannot be written.
     """
-    job, source = unit.job, unit.source
-    reader = READERS[job.rules.reader]
-    options = parse_options(reader, job.rules.options)
-    opened = reader.open(source.path, options)
-    writer = RunWriter(job.folder, f"piece-{unit.number:06d}", job.schema, job.split_rule)
-    row = unit.start
-    for batch in opened.read(opened.parts[source.number], unit.start, unit.stop, unit.names):
-        origin = Origin(source.stem, source.shown, source.part.name, source.label, row, opened.cell)
-        arrays = assemble(batch, origin, job.rules, job.columns, job.schema)
+    table = task.table
+    reader = READERS[task.rules.reader]
+    opened = reader.open(table.path, parse_options(reader, task.rules.options))
+    writer = SortedRunWriter(task.folder, task.name, task.schema, task.split_rule)
+    row = task.start
+    for batch in opened.read(opened.parts[table.number], task.start, task.stop, task.fields):
+        origin = BatchOrigin(table.stem, table.shown, table.label, row, opened.cell)
+        arrays = assemble(batch, origin, task.rules, task.columns, task.schema)
         row += batch.num_rows
         if len(arrays[LABEL]):
-            if job.content_ids:
-                arrays[EVENT_ID] = content_ids(arrays, [column.name for column in job.schema.columns])
-            with storing(job.folder):
+            if task.content_ids:
+                arrays[EVENT_ID] = content_ids(arrays, [column.name for column in task.schema.columns])
+            with storing(task.folder):
                 writer.write(arrays)
-    with storing(job.folder):
-        return writer.finish(), row - unit.start
+    with storing(task.folder):
+        return writer.finish(), row - task.start
 
 
 def content_ids(arrays: Arrays, names: Sequence[str]) -> npt.NDArray[np.object_]:
-    """Ids that are equal for events whose columns are: a BLAKE2b hash of the values, 32 hexadecimal digits."""
+    """Return ids that are equal for events whose columns are: a BLAKE2b hash of the values, 32 hexadecimal digits."""
     columns = [np.ascontiguousarray(arrays[name]).reshape(len(arrays[LABEL]), -1) for name in names]
     rows = np.concatenate([column.view(np.uint8).reshape(len(column), -1) for column in columns], axis=1)
     return np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows], dtype=object)

@@ -1,7 +1,8 @@
 """An external merge sort of events: any amount of them, ordered by a hash of their id, in bounded memory.
 
 Whoever reads events (one process or many) spills them as sorted runs; any range of keys can then be merged
-from all runs on its own, so that shards are written side by side.
+from all runs on its own, so that shards are written side by side. docs/decisions/external_sort.md says why no
+database does it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Run:
+class SortedRun:
     """A spilled file of events of one split, sorted by key; the keys and the labels lie beside it.
 
     Attributes:
@@ -56,7 +57,7 @@ class Run:
             self.path.with_suffix(suffix).unlink()
 
 
-class RunWriter:
+class SortedRunWriter:
     """Spills checked events as runs, split by split.
 
     Args:
@@ -77,7 +78,7 @@ class RunWriter:
         self._buffer_bytes = buffer_bytes
         self._buffer: list[Arrays] = []
         self._buffered = 0
-        self._runs: list[Run] = []
+        self._runs: list[SortedRun] = []
 
     def write(self, events: Mapping[str, Any]) -> int:
         """Add events, which are checked against the schema first.
@@ -95,8 +96,8 @@ class RunWriter:
             self._spill()
         return len(checked[LABEL])
 
-    def finish(self) -> list[Run]:
-        """Spill what is held; all runs of this writer."""
+    def finish(self) -> list[SortedRun]:
+        """Spill what is held and return all runs of this writer."""
         self._spill()
         return self._runs
 
@@ -113,7 +114,7 @@ class RunWriter:
                 order = rows[np.argsort(hashes[rows, 1], kind="stable")]
                 self._runs.append(self._write_run(events, order, hashes[order, 1], split))
 
-    def _write_run(self, events: Arrays, order: npt.NDArray[np.intp], keys: Keys, split: Split) -> Run:
+    def _write_run(self, events: Arrays, order: npt.NDArray[np.intp], keys: Keys, split: Split) -> SortedRun:
         path = self._folder / f"{self._name}-{len(self._runs):05d}.arrow"
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with (
@@ -128,33 +129,34 @@ class RunWriter:
         filled = {
             column.name: int(np.count_nonzero(events[column.name][order])) for column in self._schema.columns
         }
-        return Run(path, split, filled)
+        return SortedRun(path, split, filled)
 
 
 def merged(
-    runs: Sequence[Run], schema: EventSchema, low: int = 0, high: int = 2**64
+    runs: Sequence[SortedRun], schema: EventSchema, low: int = 0, high: int = 2**64
 ) -> Iterator[tuple[Arrays, Keys]]:
-    """Events whose key is in [low, high), in the order of their keys, in pieces of at most a block of each run."""
+    """Yield events whose key is in [low, high), in the order of their keys, at most a block of each run at a time."""
     cursors = [_Cursor(run, schema, low, high) for run in runs]
     while cursors := [cursor for cursor in cursors if cursor.fill()]:
         bound = min(cursor.last_key for cursor in cursors)
-        pieces, keys = zip(*(cursor.pop(bound) for cursor in cursors), strict=True)
+        chunks, keys = zip(*(cursor.pop(bound) for cursor in cursors), strict=True)
         joined = np.concatenate(keys)
         order = np.argsort(joined, kind="stable")
-        yield take(concatenate(pieces), order), joined[order]
+        yield take(concatenate(chunks), order), joined[order]
 
 
 class _Cursor:
     """The part of a sorted run within a range of keys, read block by block."""
 
-    def __init__(self, run: Run, schema: EventSchema, low: int, high: int) -> None:
+    def __init__(self, run: SortedRun, schema: EventSchema, low: int, high: int) -> None:
         self._schema = schema
+        self._rows = block_rows(schema)
         self._path = run.path
         self._all_keys = run.keys()
-        self._next = int(np.searchsorted(self._all_keys, np.uint64(low), side="left"))
-        self._stop = (
-            len(self._all_keys) if high >= 2**64 else int(np.searchsorted(self._all_keys, np.uint64(high)))
-        )
+        self._next = int(np.searchsorted(self._all_keys, np.uint64(low)))
+        self._stop = len(self._all_keys)
+        if high < 2**64:
+            self._stop = int(np.searchsorted(self._all_keys, np.uint64(high)))
         self._reader: Any = None
         self._keys: Keys = self._all_keys[:0]
         self._arrays: Arrays = {}
@@ -168,11 +170,10 @@ class _Cursor:
         if not len(self._keys) and self._next < self._stop:
             if self._reader is None:
                 self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
-            rows = block_rows(self._schema)
-            block = self._next // rows
-            first, last = self._next, min((block + 1) * rows, self._stop)
-            within = slice(first - block * rows, last - block * rows)
-            self._arrays = take(self._schema.decode(self._reader.get_batch(block)), within)
+            block = self._next // self._rows
+            start, first, last = block * self._rows, self._next, min((block + 1) * self._rows, self._stop)
+            events = self._schema.decode(self._reader.get_batch(block))
+            self._arrays = take(events, slice(first - start, last - start))
             self._keys = np.array(self._all_keys[first:last])
             self._next = last
         return len(self._keys) > 0
@@ -186,16 +187,16 @@ class _Cursor:
 
 
 def block_rows(schema: EventSchema) -> int:
-    """Events of a block: about `BLOCK_BYTES` of them."""
+    """Return the events of a block: about `BLOCK_BYTES` of them."""
     row_bytes = sum(column.nbytes for column in schema.columns)
     return max(1, min(MOST_BLOCK_ROWS, BLOCK_BYTES // row_bytes))
 
 
 def take(arrays: Mapping[str, Any], rows: Any) -> dict[str, Any]:
-    """Some rows of every column, by indices, mask or slice."""
+    """Take some rows of every column, by indices, mask or slice."""
     return {name: values[rows] for name, values in arrays.items()}
 
 
-def concatenate(pieces: Sequence[Arrays]) -> Arrays:
-    """Pieces with the same columns, one after the other."""
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+def concatenate(chunks: Sequence[Arrays]) -> Arrays:
+    """Join events with the same columns, one chunk after the other."""
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from hep_ray.config import Config
 from hep_ray.conversion.labels import settled
 from hep_ray.conversion.paths import Given, digest_of, distinct_digests, given_inputs, open_all, told_apart
 from hep_ray.conversion.readers import READERS, Opened, Part, Reader, parse_options
@@ -18,10 +17,12 @@ from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSchema, NoEvents, UnreadableInput
 
 SCHEMA_METADATA = b"hep_ray.event_schema"
+MOST_JOINED = 5
+"""Tables of a file that a note lists, at most."""
 
 
 @dataclass(frozen=True)
-class InputPart:
+class InputTable:
     """A table of an input.
 
     Attributes:
@@ -41,7 +42,7 @@ class InputPart:
 
     @property
     def shown(self) -> str:
-        """For messages."""
+        """Path and part as messages show them."""
         return f"{self.path}:{self.part.name}" if self.part.name else str(self.path)
 
 
@@ -51,9 +52,8 @@ class Inputs:
 
     Attributes:
         reader: of their format.
-        options: of the reader.
         rules: of the conversion, with the classes settled.
-        parts: in order; at least one.
+        tables: in order; at least one.
         digests: input → SHA-256 of its bytes.
         schema: of the events, where the input is a dataset of ours.
         companions: files read beside the inputs.
@@ -61,9 +61,8 @@ class Inputs:
     """
 
     reader: Reader
-    options: Config
     rules: SchemaFile
-    parts: tuple[InputPart, ...]
+    tables: tuple[InputTable, ...]
     digests: dict[Path, str]
     schema: EventSchema | None
     companions: tuple[Path, ...] = ()
@@ -72,35 +71,20 @@ class Inputs:
     @property
     def events(self) -> int | None:
         """How many rows there are; None when a format does not tell."""
-        rows = [one.part.rows for one in self.parts]
+        rows = [one.part.rows for one in self.tables]
         return None if None in rows else sum(count for count in rows if count is not None)
 
     def identities(self) -> list[JsonValue]:
-        """Name and SHA-256 of every input and of the files read beside it."""
-        digests = {one.path: self.digests[one.path] for one in self.parts}
+        """Return name and SHA-256 of every input and of the files read beside it."""
+        digests = {one.path: self.digests[one.path] for one in self.tables}
         digests.update((path, digest_of(path)) for path in self.companions if path not in digests)
         return [{"name": path.name, "sha256": digest} for path, digest in digests.items()]
-
-    def columns_of_dataset(self) -> tuple[ColumnRule, ...]:
-        """The columns of a dataset of ours, as they are."""
-        assert self.schema is not None
-        return tuple(
-            ColumnRule(
-                name=column.name,
-                dtype=column.dtype,
-                unit=column.unit,
-                elements=column.elements,
-                element_units=column.element_units,
-                axes=column.axes,
-            )
-            for column in self.schema.columns
-        )
 
 
 def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     """Open every input and settle which class its events belong to.
 
-    Inputs without events are left out and told of.
+    Inputs without events are left out and told of, and so are tables of a file that are joined.
 
     Args:
         words: `PATH` or `CLASS=PATH`; a path may be a glob, or a folder of files.
@@ -113,30 +97,45 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
         NoEvents: all inputs of a class are without events.
     """
     reader = READERS[rules.reader]
-    options = parse_options(reader, rules.options)
     given, notes = given_inputs(words, reader)
     typed = {path: place for place, one in enumerate(given) for path in one.paths}
     paths = [path for one in given for path in one.paths]
-    opened, empty = open_all(paths, reader, options)
+    opened, empty = open_all(paths, reader, parse_options(reader, rules.options))
     digests = distinct_digests([path for path, _ in opened])
     schema = _dataset_schema(opened)
     _refuse_class_of_file(given, rules, of_dataset=schema is not None)
     rules = _with_classes(rules, given, opened) if schema is None else _rules_of_dataset(rules, schema)
-    parts = tuple(
-        InputPart(path, number, part, label)
+    tables = [
+        InputTable(path, number, part, label)
         for path, found in opened
         for number, part, label in _labelled(found.parts, given, typed[path], rules)
-    )
-    if not parts:
+    ]
+    if not tables:
         named = ", ".join(f"'{part.name}'" for _, found in opened for part in found.parts)
         wanted = ", ".join(rules.label.parts or rules.classes)
-        raise UnreadableInput(f"an input has a part for each class, named {wanted}; the inputs have {named}")
-    full = tuple(one for one in parts if one.part.rows != 0)
+        raise UnreadableInput(f"the inputs have the parts {named}, and none of the classes' {wanted}")
+    full = [one for one in tables if one.part.rows != 0]
     if schema is None:
-        rules = rules.model_copy(update={"label": settled(rules.label, rules.classes, full)})
-    _refuse_empty_class(rules, parts, full, empty)
+        parts = {one.shown: one.part for one in full}
+        rules = rules.model_copy(update={"label": settled(rules.label, rules.classes, parts)})
+    _refuse_empty_class(rules, tables, full, empty)
     companions = tuple(dict.fromkeys(path for _, one in opened for path in one.companions))
-    return Inputs(reader, options, rules, _with_stems(full), digests, schema, companions, (*notes, *empty))
+    notes = [*notes, *empty, *_joined(full, rules)]
+    return Inputs(reader, rules, _with_stems(full), digests, schema, companions, tuple(notes))
+
+
+def _joined(tables: Sequence[InputTable], rules: SchemaFile) -> Iterator[str]:
+    """Say which tables of a file become one: a division into `train` and `test` is not that of the dataset."""
+    if rules.label.from_ == "part":
+        return
+    for path in dict.fromkeys(one.path for one in tables):
+        names = [one.part.name for one in tables if one.path == path]
+        if len(names) > 1:
+            more = f" and {len(names) - MOST_JOINED} more" * (len(names) > MOST_JOINED)
+            yield (
+                f"{path}: {len(names)} tables are joined, {', '.join(names[:MOST_JOINED])}{more}; their events are "
+                "divided into train, val and test anew"
+            )
 
 
 def _refuse_class_of_file(given: Sequence[Given], rules: SchemaFile, *, of_dataset: bool) -> None:
@@ -147,30 +146,28 @@ def _refuse_class_of_file(given: Sequence[Given], rules: SchemaFile, *, of_datas
     decides = {"field": f"the field '{rules.label.field}'", "where": "an expression", "part": "the part"}
     what = "the dataset's own label" if of_dataset else decides[rules.label.from_]
     raise InvalidConfig(
-        f"an event's class is stated once; {what} decides it, and '{named.name}={named.paths[0]}' does: leave out "
-        f"'{named.name}=', and name the classes by --classes"
+        f"'{named.name}={named.paths[0]}' states a class, and {what} decides it already: leave out '{named.name}=', "
+        "and name the classes by --classes"
     )
 
 
 def _refuse_empty_class(
-    rules: SchemaFile, parts: Sequence[InputPart], full: Sequence[InputPart], empty: Sequence[str]
+    rules: SchemaFile, tables: Sequence[InputTable], full: Sequence[InputTable], empty: Sequence[str]
 ) -> None:
     if rules.label.from_ in {"file", "part"}:
         held = {one.label for one in full}
         for label, name in enumerate(rules.classes):
-            if label not in held and (empty or any(one.label == label for one in parts)):
-                raise NoEvents(
-                    f"every class of a dataset has events; class '{name}' has none: {'; '.join(empty)}"
-                )
+            if label not in held and (empty or any(one.label == label for one in tables)):
+                raise NoEvents(f"class '{name}' has no events: {'; '.join(empty)}")
     elif not full:
         raise NoEvents("; ".join(empty))
 
 
-def _with_stems(parts: Sequence[InputPart]) -> tuple[InputPart, ...]:
-    """Parts that would give the same ids get as much of their path, and their own name, as tells them apart."""
+def _with_stems(tables: Sequence[InputTable]) -> tuple[InputTable, ...]:
+    """Give tables of which the ids would be equal as much of their path, and their own name, as tells them apart."""
     named = []
-    for one in parts:
-        rivals = [other for other in parts if other.label == one.label]
+    for one in tables:
+        rivals = [other for other in tables if other.label == one.label]
         stem = told_apart(other.path for other in rivals)[one.path]
         if one.part.name and sum(other.path == one.path for other in rivals) > 1:
             stem = f"{stem}/{one.part.name}"
@@ -181,20 +178,16 @@ def _with_stems(parts: Sequence[InputPart]) -> tuple[InputPart, ...]:
 def _with_classes(
     rules: SchemaFile, given: Sequence[Given], opened: Sequence[tuple[Path, Opened]]
 ) -> SchemaFile:
-    classes = rules.classes
     label = rules.label
-    found = [part.name for _, one in opened for part in one.parts]
-    named = [one.name for one in given if one.name]
-    if not classes and named:
-        classes = tuple(dict.fromkeys(named))
-    if label.from_ == "file" and not named and len(given) == 1 and len(found) > 1 and len(opened) == 1:
+    parts = [part.name for _, one in opened for part in one.parts]
+    named = tuple(dict.fromkeys(one.name for one in given if one.name))
+    if label.from_ == "file" and not named and len(given) == 1 and len(parts) > 1 and len(opened) == 1:
         label = LabelRule.model_validate({"from": "part"})
-    if label.from_ == "part" and not classes:
-        classes = tuple(dict.fromkeys(found))
+    classes = rules.classes or named or (tuple(dict.fromkeys(parts)) if label.from_ == "part" else ())
     if len(classes) < 2:  # noqa: PLR2004
         raise InvalidConfig(
-            "a dataset has two classes or more: give them by --classes, as CLASS=PATH, or by a schema file; "
-            f"got {list(classes) or 'none'}"
+            f"a dataset needs two classes or more, got {list(classes) or 'none'}: give them by --classes, as "
+            "CLASS=PATH, or by a schema file"
         )
     return rules.model_copy(update={"classes": classes, "label": label})
 
@@ -202,32 +195,27 @@ def _with_classes(
 def _labelled(
     parts: Sequence[Part], given: Sequence[Given], place: int, rules: SchemaFile
 ) -> Iterator[tuple[int, Part, int | None]]:
-    """The parts of an input, which is of the word at that place, with their numbers and labels."""
+    """Yield the parts of an input, which is of the word at that place, with their numbers and labels."""
     classes, rule = rules.classes, rules.label
     name = given[place].name
+    names = rule.parts or classes
+    if rule.from_ == "part" and len(names) != len(classes):
+        raise InvalidSchema(f"the parts {names} are not as many as the classes {classes}")
+    if rule.from_ == "file" and name is not None and name not in classes:
+        raise InvalidConfig(f"'{name}' is none of the classes {', '.join(classes)}")
+    if rule.from_ == "file" and name is None and len(given) != len(classes):
+        raise InvalidConfig(
+            f"{len(given)} files are given for the classes {list(classes)}, and not as CLASS=PATH: several "
+            f"files of a class are CLASS=FILE each, or a glob in quotes, "
+            f"'{classes[0]}={given[0].paths[0].parent}/*{given[0].paths[0].suffix}'"
+        )
     for number, part in enumerate(parts):
         if rule.from_ in {"field", "where"}:
             yield number, part, None
-        elif rule.from_ == "part":
-            names = rule.parts or classes
-            if len(names) != len(classes):
-                raise InvalidSchema(f"there is one part for each of the classes {classes}; got {names}")
-            if part.name in names:
-                yield number, part, names.index(part.name)
-        elif name is not None:
-            if name not in classes:
-                raise InvalidConfig(
-                    f"an input belongs to one of the classes {', '.join(classes)}; got '{name}'"
-                )
-            yield number, part, classes.index(name)
-        elif len(given) != len(classes):
-            raise InvalidConfig(
-                f"there is one input for each class, in order, or each is CLASS=PATH; got {len(given)} files "
-                f"and the classes {list(classes)}: several files of a class are CLASS=FILE each, or a glob in quotes, "
-                f"'{classes[0]}={given[0].paths[0].parent}/*{given[0].paths[0].suffix}'"
-            )
-        else:
-            yield number, part, place
+        elif rule.from_ == "file":
+            yield number, part, place if name is None else classes.index(name)
+        elif part.name in names:
+            yield number, part, names.index(part.name)
 
 
 def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None:
@@ -235,13 +223,13 @@ def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None
         (part.fields.metadata or {}).get(SCHEMA_METADATA, b"") for _, one in opened for part in one.parts
     }
     if len(texts) > 1:
-        raise InvalidSchema("datasets that are joined have the same schema; these differ")
+        raise InvalidSchema("the datasets have different schemas, so they cannot be joined")
     text = next(iter(texts), b"")
     return EventSchema.model_validate_json(text) if text else None
 
 
 def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
-    """The rules for a dataset of ours, whose labels and ids are known; of its classes some may be chosen."""
+    """Return the rules for a dataset of ours, whose labels and ids are known; of its classes some may be chosen."""
     columns = [rule.name for rule in rules.columns if rule != ColumnRule(name=rule.name, axes=rule.axes)]
     for what, stated in (
         ("a label (--label, or [label] of the schema file)", rules.label != LabelRule()),
@@ -250,16 +238,16 @@ def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
     ):
         if stated:
             raise InvalidConfig(
-                f"a dataset of hep_ray has its labels, ids and columns; {what} cannot be stated for it: leave it out"
+                f"{what} cannot be stated for a dataset of hep_ray, which has its labels, ids and columns: leave it out"
             )
     classes = rules.classes or schema.classes
     if unknown := [name for name in classes if name not in schema.classes]:
         raise InvalidConfig(
-            f"a dataset has its own classes, {', '.join(schema.classes)}; --classes names {', '.join(unknown)}: choose "
-            "two or more of its own"
+            f"--classes names {', '.join(unknown)}; the dataset's own are {', '.join(schema.classes)}: choose two or "
+            "more"
         )
     if len(classes) < 2:  # noqa: PLR2004
-        raise InvalidConfig(f"a dataset has two classes or more; --classes chooses {classes[0]} alone")
+        raise InvalidConfig(f"--classes chooses {classes[0]} alone; a dataset needs two classes or more")
     chosen = [schema.classes.index(name) for name in classes]
     label: dict[str, Any] = {"from": "field", "field": LABEL}
     update: dict[str, Any] = {"classes": classes}
@@ -267,10 +255,6 @@ def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
         label["values"] = chosen
         picked = " or ".join(f"{LABEL} == {place}" for place in chosen)
         update["selection"] = f"({rules.selection}) and ({picked})" if rules.selection else picked
-    return rules.model_copy(
-        update={
-            **update,
-            "label": LabelRule.model_validate(label),
-            "event_id": EventIdRule(fields=(EVENT_ID,), as_is=True),
-        }
-    )
+    update["label"] = LabelRule.model_validate(label)
+    update["event_id"] = EventIdRule(fields=(EVENT_ID,), as_is=True)
+    return rules.model_copy(update=update)

@@ -24,7 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
-from hep_ray.conversion.external_sort import BUFFER_BYTES, Keys, Run, RunWriter, concatenate, merged, take
+from hep_ray.conversion.external_sort import (
+    BUFFER_BYTES,
+    SortedRun,
+    SortedRunWriter,
+    concatenate,
+    merged,
+    take,
+)
 from hep_ray.dataset.folder import refuse_occupied, replacing
 from hep_ray.dataset.manifest import MANIFEST, ROW_GROUP, ContentHash, Manifest, Shard, sha256_of
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
@@ -41,7 +48,7 @@ SHARDS_AT_A_TIME = 8
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ShardRange:
     """Consecutive shards of a split.
 
     Attributes:
@@ -62,7 +69,7 @@ class Stretch:
     folder: Path
     schema: EventSchema
     split: Split
-    runs: tuple[Run, ...]
+    runs: tuple[SortedRun, ...]
     low: int
     high: int
     first: int
@@ -73,77 +80,72 @@ class Stretch:
     sparse: tuple[str, ...] = ()
 
 
-def write_stretch(stretch: Stretch) -> list[Shard]:
-    """Write the shards of a stretch.
+def write_shards(shards: ShardRange) -> list[Shard]:
+    """Write a range of shards.
 
     Raises:
         InvalidEvents: two different ids have the same hash.
         OSError: the storage cannot be written.
     """
-    rows = min(ROW_GROUP, stretch.rows_per_shard)
-    groups = enumerate(_regrouped(_kept(stretch), rows))
+    rows = min(ROW_GROUP, shards.rows_per_shard)
+    groups = enumerate(_regrouped(_kept(shards), rows))
     return [
-        _write_shard(stretch, stretch.first + number, (events for _, events in members))
-        for number, members in groupby(groups, key=lambda group: group[0] * rows // stretch.rows_per_shard)
+        _write_shard(shards, shards.first + number, (events for _, events in members))
+        for number, members in groupby(groups, key=lambda group: group[0] * rows // shards.rows_per_shard)
     ]
 
 
-def _kept(stretch: Stretch) -> Iterator[Arrays]:
-    last_keys = np.array(stretch.last_keys, dtype=np.uint64)
+def _kept(shards: ShardRange) -> Iterator[Arrays]:
+    last_keys = np.array(shards.last_keys, dtype=np.uint64)
+    special = np.array(sorted(shards.repeated | shards.refused), dtype=np.uint64)
     seen: dict[int, str] = {}  # key → id of the first event that has it
-    for events, keys in merged(stretch.runs, stretch.schema, stretch.low, stretch.high):
+    for events, keys in merged(shards.runs, shards.schema, shards.low, shards.high):
         keep = np.ones(len(keys), dtype=bool)
         if len(last_keys):
             keep &= keys <= last_keys[events[LABEL]]
-        for row in _special(keys, stretch.repeated | stretch.refused):
+        for row in np.flatnonzero(np.isin(keys, special)) if len(special) else ():
             key, event_id = int(keys[row]), events[EVENT_ID][row]
-            keep[row] &= key not in stretch.refused and key not in seen
+            keep[row] &= key not in shards.refused and key not in seen
             if seen.setdefault(key, event_id) != event_id:
                 raise InvalidEvents(
-                    f"different ids have different hashes; '{event_id}' and '{seen[key]}' have the same: "
-                    "choose another salt"
+                    f"the ids '{event_id}' and '{seen[key]}' have the same hash: choose another salt"
                 )
         yield events if keep.all() else take(events, keep)
 
 
-def _special(keys: Keys, wanted: frozenset[int]) -> list[int]:
-    if not wanted:
-        return []
-    return np.flatnonzero(np.isin(keys, np.fromiter(wanted, dtype=np.uint64, count=len(wanted)))).tolist()
-
-
-def _write_shard(stretch: Stretch, number: int, groups: Iterator[Arrays]) -> Shard:
-    path = stretch.folder / f"{stretch.split}-{number:05d}.parquet"
-    content = ContentHash(stretch.schema)
-    counts: npt.NDArray[np.int64] = np.zeros(len(stretch.schema.classes), dtype=np.int64)
+def _write_shard(shards: ShardRange, number: int, groups: Iterator[Arrays]) -> Shard:
+    path = shards.folder / f"{shards.split}-{number:05d}.parquet"
+    content = ContentHash(shards.schema)
+    counts: npt.NDArray[np.int64] = np.zeros(len(shards.schema.classes), dtype=np.int64)
     with pq.ParquetWriter(
         path,
-        stretch.schema.arrow(stretch.sparse),
+        shards.schema.arrow(shards.sparse),
         compression="zstd",
         use_dictionary=False,
         write_statistics=[EVENT_ID, LABEL],
     ) as parquet:
         for events in groups:
-            parquet.write_batch(stretch.schema.encode(events, stretch.sparse))
+            parquet.write_batch(shards.schema.encode(events, shards.sparse))
             content.update(events)
             counts += np.bincount(events[LABEL], minlength=len(counts))
     return Shard(
         file=path.name,
-        split=stretch.split,
+        split=shards.split,
         rows=int(counts.sum()),
         size=path.stat().st_size,
         sha256=sha256_of(path),
         content=content.hexdigest(),
-        classes=dict(zip(stretch.schema.classes, counts.tolist(), strict=True)),
+        classes=dict(zip(shards.schema.classes, counts.tolist(), strict=True)),
     )
 
 
-def _regrouped(pieces: Iterator[Arrays], rows: int) -> Iterator[Arrays]:
+def _regrouped(chunks: Iterator[Arrays], rows: int) -> Iterator[Arrays]:
+    """Yield the same events, so many rows at a time."""
     held: list[Arrays] = []
     count = 0
-    for piece in pieces:
-        held.append(piece)
-        count += len(piece[LABEL])
+    for chunk in chunks:
+        held.append(chunk)
+        count += len(chunk[LABEL])
         if count < rows:
             continue
         events = concatenate(held)
@@ -155,8 +157,8 @@ def _regrouped(pieces: Iterator[Arrays], rows: int) -> Iterator[Arrays]:
         yield concatenate(held)
 
 
-def sparse_columns(schema: EventSchema, runs: Sequence[Run]) -> dict[str, float]:
-    """The columns that have so many zeros that leaving them out pays.
+def sparse_columns(schema: EventSchema, runs: Sequence[SortedRun]) -> dict[str, float]:
+    """Return the columns that have so many zeros that leaving them out pays.
 
     It depends on the events alone, not on their order or on how they were cut into runs.
 
@@ -176,11 +178,11 @@ def sparse_columns(schema: EventSchema, runs: Sequence[Run]) -> dict[str, float]
     return chosen
 
 
-Mapper = Callable[[Callable[[Stretch], list[Shard]], Iterable[Stretch]], Iterable[list[Shard]]]
+Mapper = Callable[[Callable[[ShardRange], list[Shard]], Iterable[ShardRange]], Iterable[list[Shard]]]
 
 
 class ShardWriter:
-    """Writes one dataset folder, whole or not at all; use it as a context manager.
+    """Writer of one dataset folder, whole or not at all; use it as a context manager.
 
     Args:
         out_dir: the folder; absent or empty.
@@ -205,6 +207,8 @@ class ShardWriter:
     Attributes:
         manifest: of the dataset, once the block has ended.
         folder: the hidden folder that is being filled.
+        schema: of the events.
+        rule: which split an event belongs to.
         source: as given; what is added before the block ends goes into the manifest.
     """
 
@@ -230,12 +234,11 @@ class ShardWriter:
         check_name("encoding", encoding, get_args(Encoding))
         if rows_per_shard < 1 or (rows_per_shard > ROW_GROUP and rows_per_shard % ROW_GROUP):
             raise InvalidConfig(
-                f"rows_per_shard is a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; "
-                f"got {rows_per_shard}"
+                f"rows_per_shard must be a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; got {rows_per_shard}"
             )
         self._out_dir = Path(out_dir)
-        self._schema = schema
-        self._rule = rule
+        self.schema = schema
+        self.rule = rule
         self.source = dict(source or {})
         self._rows_per_shard = rows_per_shard
         self._overwrite = overwrite
@@ -244,20 +247,20 @@ class ShardWriter:
         self._drop_repeated = drop_repeated
         self._encoding = encoding
         self._mapper = mapper
-        self._adopted: list[Run] = []
+        self._adopted: list[SortedRun] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         refuse_occupied(self._out_dir, MANIFEST, overwrite=self._overwrite)
         self.folder = self._stack.enter_context(replacing(self._out_dir))
-        self._events = RunWriter(self.folder, "run", self._schema, self._rule, self._buffer_bytes)
+        self._events = SortedRunWriter(self.folder, "run", self.schema, self.rule, self._buffer_bytes)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if fault is not None:
-            self._stack.__exit__(kind, fault, trace)
+        if exc is not None:
+            self._stack.__exit__(kind, exc, trace)
             return
         with self._stack, storing(self._out_dir):
             self.manifest = self._finish()
@@ -273,28 +276,26 @@ class ShardWriter:
             InvalidEvents: as `EventSchema.checked` and `EventSchema.decode`.
         """
         with storing(self._out_dir):
-            self._events.write(self._schema.decode(events) if isinstance(events, pa.RecordBatch) else events)
+            self._events.write(self.schema.decode(events) if isinstance(events, pa.RecordBatch) else events)
 
-    def adopt(self, runs: Iterable[Run]) -> None:
-        """Add events that another `RunWriter` of the same schema and rule has spilled into `folder`."""
+    def adopt(self, runs: Iterable[SortedRun]) -> None:
+        """Add events that another `SortedRunWriter` of the same schema and rule has spilled into `folder`."""
         self._adopted += runs
 
     def _finish(self) -> Manifest:
         runs = [*self._events.finish(), *self._adopted]
         by_split = {split: tuple(run for run in runs if run.split == split) for split in SPLITS}
         self._refuse_absent_classes(runs)
-        sparse = sparse_columns(self._schema, runs) if self._encoding == "auto" else {}
-        stretches = [
-            stretch for split in SPLITS for stretch in self._stretches(split, by_split[split], tuple(sparse))
-        ]
-        shards = itertools.chain.from_iterable(self._mapper(write_stretch, stretches))
+        sparse = sparse_columns(self.schema, runs) if self._encoding == "auto" else {}
+        ranges = [one for split in SPLITS for one in self._ranges(split, by_split[split], tuple(sparse))]
+        shards = itertools.chain.from_iterable(self._mapper(write_shards, ranges))
         ordered = sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.file))
         for run in runs:
             run.remove()
         self._refuse_empty_splits(ordered)
         manifest = Manifest.create(
-            self._schema,
-            self._rule,
+            self.schema,
+            self.rule,
             self.source,
             ordered,
             created_by=f"hep_ray {importlib.metadata.version('hep-ray')}",
@@ -303,7 +304,9 @@ class ShardWriter:
         (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
 
-    def _stretches(self, split: Split, runs: tuple[Run, ...], sparse: tuple[str, ...]) -> Iterator[Stretch]:
+    def _ranges(
+        self, split: Split, runs: tuple[SortedRun, ...], sparse: tuple[str, ...]
+    ) -> Iterator[ShardRange]:
         if not runs:
             return
         keys = np.concatenate([run.keys() for run in runs])
@@ -320,9 +323,9 @@ class ShardWriter:
         starts = range(0, len(kept), SHARDS_AT_A_TIME * self._rows_per_shard)
         bounds = [0, *(int(kept[start]) for start in starts[1:]), 2**64]
         for number, (low, high) in enumerate(itertools.pairwise(bounds) if len(kept) else ()):
-            yield Stretch(
+            yield ShardRange(
                 folder=self.folder,
-                schema=self._schema,
+                schema=self.schema,
                 split=split,
                 runs=runs,
                 low=low,
@@ -340,38 +343,38 @@ class ShardWriter:
         keys: npt.NDArray[np.uint64],
         labels: npt.NDArray[np.int64],
         first: npt.NDArray[np.bool_],
-        runs: tuple[Run, ...],
+        runs: tuple[SortedRun, ...],
     ) -> tuple[list[int], list[int]]:
-        """Keys that come more than once, and among them those of events in different classes."""
+        """Return keys that come more than once, and among them those of events in different classes."""
         repeated = np.unique(keys[~first])
         if not len(repeated):
             return [], []
         if not self._drop_repeated:
             key = int(repeated[0])
-            event_id = next(merged(runs, self._schema, key))[0][EVENT_ID][0]
-            raise InvalidEvents(f"an event id is used once in a dataset; '{event_id}' is there twice")
+            event_id = next(merged(runs, self.schema, key))[0][EVENT_ID][0]
+            raise InvalidEvents(f"the event id '{event_id}' is there twice")
         change = ~first & (labels != np.concatenate([labels[:1], labels[:-1]]))
         return repeated.tolist(), np.unique(keys[change]).tolist()
 
     def _last_keys(
         self, keys: npt.NDArray[np.uint64], labels: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_]
     ) -> tuple[int, ...]:
-        of_class = [keys[keep & (labels == label)] for label in range(len(self._schema.classes))]
+        of_class = [keys[keep & (labels == label)] for label in range(len(self.schema.classes))]
         rarest = min(map(len, of_class))
         return tuple(int(class_keys[rarest - 1]) if rarest else 0 for class_keys in of_class)
 
-    def _refuse_absent_classes(self, runs: list[Run]) -> None:
-        counts = np.zeros(len(self._schema.classes), dtype=np.int64)
+    def _refuse_absent_classes(self, runs: list[SortedRun]) -> None:
+        counts = np.zeros(len(self.schema.classes), dtype=np.int64)
         for run in runs:
             counts += np.bincount(run.labels(), minlength=len(counts))
         if not counts.all():
-            named = dict(zip(self._schema.classes, counts.tolist(), strict=True))
-            raise InvalidEvents(f"every class of a dataset has events; got {named}")
+            named = dict(zip(self.schema.classes, counts.tolist(), strict=True))
+            raise InvalidEvents(f"a class has no events: {named}")
 
     def _refuse_empty_splits(self, shards: list[Shard]) -> None:
         for split in SPLITS:
-            if self._rule.fraction(split) > 0 and not any(shard.split == split for shard in shards):
+            if self.rule.fraction(split) > 0 and not any(shard.split == split for shard in shards):
                 raise InvalidEvents(
-                    f"every split with a fraction above 0 gets events; '{split}' "
-                    f"({self._rule.fraction(split)}) got none of {sum(shard.rows for shard in shards)}"
+                    f"the split '{split}' of the fraction {self.rule.fraction(split)} gets none of "
+                    f"{sum(shard.rows for shard in shards)} events"
                 )

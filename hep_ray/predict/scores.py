@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.conversion.assemble import assemble
-from hep_ray.conversion.labels import Origin
+from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.dataset.schema import EVENT_ID, Arrays
 from hep_ray.files import storing, whole
@@ -88,7 +88,7 @@ def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) ->
     part, row = opened.parts[piece.part], piece.start
     for batch in opened.read(part, piece.start, piece.stop, prediction.names):
         # Every event is given the first class: assembling asks for a label, and nothing here reads it.
-        origin = Origin(piece.prefix, str(piece.path), part.name, 0, row, opened.cell, piece.prefix, FILLS)
+        origin = BatchOrigin(piece.prefix, str(piece.path), 0, row, opened.cell, piece.prefix, FILLS)
         events = assemble(batch, origin, rules, prediction.columns, schema)
         row += batch.num_rows
         if piece.prefix:

@@ -167,7 +167,7 @@ def test_the_same_table_gives_the_same_dataset_in_every_format(tmp_path: Path) -
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_give_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hep_ray.conversion.convert.UNIT_BYTES", 200)
+    monkeypatch.setattr("hep_ray.conversion.convert.TASK_BYTES", 200)
     one = converted(tmp_path / "a", "root", table())
     two = converted(tmp_path / "b", "root", table(), workers=2)
     assert [shard.sha256 for shard in one.shards] == [shard.sha256 for shard in two.shards]

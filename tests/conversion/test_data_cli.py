@@ -101,11 +101,11 @@ def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> 
     assert {(row["label"], row["x"]) for row in made} == {(0, 20.0), (1, 0.0)}
     assert {row["event_id"] for row in made} == {row["event_id"] for row in before if row["x"] != 10}
     for words, what in (
-        (["--classes", "c,d"], "names d: choose"),
+        (["--classes", "c,d"], "names d"),
         (["--classes", "c"], "chooses c alone"),
         (["--label", "x"], "cannot be stated"),
-        (["--missing", "0"], "has every value"),
-        (["--columns", "y"], "chooses among x"),
+        (["--missing", "0"], "--missing"),
+        (["--columns", "y"], "names y"),
     ):
         fault = convert(whole, "--reader", "parquet", "--out", str(tmp_path / "no"), *words)
         assert isinstance(fault, InvalidConfig)

@@ -382,3 +382,26 @@ def test_a_missing_value_of_a_column_made_of_several_fields_is_named_by_its_plac
     with pytest.raises(InvalidEvents) as caught:
         convert([tmp_path / "in.csv"], None, None, tmp_path / "out", schema=str(tmp_path / "in.toml"))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cells", [["20000001", *["5"] * (EVENTS - 1)], ["20000001", "NA", *["5"] * (EVENTS - 2)]]
+)
+def test_whole_numbers_that_float32_cannot_hold_stay_exact(cells: list[str], tmp_path: Path) -> None:
+    """2 * 10^7 + 1 is odd and above 2^24, where float32 holds even numbers only."""
+    path = text(*cells)(tmp_path)
+    manifest = made(path, "text", tmp_path / "out", missing=0)
+    dtypes = {column.name: column.dtype for column in manifest.event_schema.columns}
+    assert dtypes == {"pt": "float32", "x": "float64"}
+    assert values(tmp_path / "out", "x").max() == 20000001
+
+
+def test_commas_that_may_divide_thousands_are_asked_about(tmp_path: Path) -> None:
+    path = text(*["1,234"] * EVENTS, delimiter=";")(tmp_path)
+    with raises(InputError, "f.csv:2", "'1,234'", "--set decimal=,", "thousands"):
+        made(path, "text", tmp_path / "out")
+    made(path, "text", tmp_path / "out", options={"decimal": ","})
+    np.testing.assert_allclose(values(tmp_path / "out", "x"), 1.234, rtol=1e-6)
+    path = text(*["1,234"] * (EVENTS - 1), "0,5", delimiter=";")(tmp_path)  # no thousands are written so
+    made(path, "text", tmp_path / "other")
+    np.testing.assert_allclose(values(tmp_path / "other", "x").max(), 1.234, rtol=1e-6)

@@ -137,7 +137,9 @@ def test_tables_of_one_file_are_told_apart_by_their_names(tmp_path: Path) -> Non
         for seed, group in enumerate(("train", "test")):
             file[f"{group}/x"], file[f"{group}/y"] = values(20, seed), np.arange(20) % 2
     rules = parse_schema('reader = "hdf5"\nclasses = ["b", "s"]\n[label]\nfrom = "field"\nfield = "y"\n', "t")
-    convert([tmp_path / "f.h5"], None, None, tmp_path / "d", schema=rules)
+    manifest = convert([tmp_path / "f.h5"], None, None, tmp_path / "d", schema=rules)
+    (note,) = manifest.source["notes"]
+    assert all(word in note for word in ("f.h5", "train", "test", "joined"))
     assert ids(tmp_path / "d") == {
         f"{'bs'[row % 2]}/f/{group}/{row}" for group in ("train", "test") for row in range(20)
     }
