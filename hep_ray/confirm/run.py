@@ -43,9 +43,9 @@ from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.searcher import JournalSearcher
 from hep_ray.search.state import SearchState
-from hep_ray.tracking.confirmed import log_confirmed
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
+from hep_ray.tracking.mlflow_writer import log_confirmed
 from hep_ray.tracking.records import Record, SearchFinished, SearchStarted, TrialStarted, TrialTested
 from hep_ray.training.testing import Outcome, evaluate_once
 

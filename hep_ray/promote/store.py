@@ -12,8 +12,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import PromotionRefused
 from hep_ray.promote.gate import TOLERANCE
 from hep_ray.promote.package import Package
-from hep_ray.tracking.registered_model import Candidate
-from hep_ray.tracking.registry import ModelRegistry, Version
+from hep_ray.tracking.registry import Candidate, ModelRegistry, Version
 
 EXAMPLES = 2
 """Events in the input example."""

@@ -15,7 +15,7 @@ from hep_ray.report.page import Shown, page
 from hep_ray.search.definition import Search
 from hep_ray.search.state import recorded_uri
 from hep_ray.search.stated import Stated
-from hep_ray.tracking.artifacts import attach_to_search
+from hep_ray.tracking.mlflow_writer import attach_to_search
 
 FILE_NAME = "report.html"
 SECTIONS: tuple[Section, ...] = ("confirmation", "classifier", "training", "search")

@@ -23,9 +23,9 @@ from hep_ray.search.state import SearchState
 from hep_ray.search.study import TOLD_AS
 from hep_ray.tracking.client import database_file, find_runs, open_client, sqlite_uri
 from hep_ray.tracking.journal import read_records
-from hep_ray.tracking.names import metric_key
+from hep_ray.tracking.mlflow_writer import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
-from hep_ray.tracking.runs import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.views import metric_key
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint
 
 Kind = Literal["lost", "twice", "differs", "left over"]

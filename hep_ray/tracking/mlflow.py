@@ -19,10 +19,9 @@ from pathlib import Path
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.flags import STORAGE, typed
 from hep_ray.masking import mask
-from hep_ray.tracking.client import client_class
-from hep_ray.tracking.faults import cause, refuses_client, refuses_record
+from hep_ray.tracking.client import cause, client_class, refuses_client, refuses_record
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, RunWriter
 from hep_ray.tracking.records import EpochFinished, Record
-from hep_ray.tracking.runs import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, RunWriter
 
 __all__ = ["SEARCH_TAG", "STATUS_TAG", "TRIAL_TAG", "MlflowTracker"]
 

@@ -44,8 +44,7 @@ def ui(
         StorageError: the folder holds no search yet.
         InvalidConfig: the port is taken.
     """
-    from hep_ray.tracking.client import database_file, default_uri
-    from hep_ray.tracking.relocate import correct_addresses
+    from hep_ray.tracking.client import correct_addresses, database_file, default_uri
 
     uri = tracking_uri or default_uri(storage)
     file = database_file(uri)

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from hep_ray.search.failures import last_attempt
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import open_client
-from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 from tests.tracking.servers import MlflowServer
 
 SCRIPT = Path(__file__).with_name("search.py")

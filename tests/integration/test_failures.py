@@ -12,7 +12,7 @@ import pytest
 
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
-from hep_ray.tracking.runs import CAUSE_TAG, LOG_ARTIFACT, LOST_TAG
+from hep_ray.tracking.mlflow_writer import CAUSE_TAG, LOG_ARTIFACT, LOST_TAG
 
 SCRIPT = Path(__file__).with_name("faulty_search.py")
 

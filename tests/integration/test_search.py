@@ -25,7 +25,7 @@ from hep_ray.search.space import Choice, LogUniform, Space
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
-from hep_ray.tracking.names import metric_key
+from hep_ray.tracking.views import metric_key
 from tests.facts import raises, tells
 
 pytestmark = pytest.mark.ray

@@ -9,7 +9,7 @@ import pytest
 
 from hep_ray.tracking.client import default_uri, find_runs, open_client
 from hep_ray.tracking.journal import read_records
-from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 
 pytestmark = pytest.mark.slow
 

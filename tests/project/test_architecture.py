@@ -84,9 +84,7 @@ RAY_MODULES = {
 }
 MLFLOW_MODULES = {
     "tracking/client.py",
-    "tracking/confirmed.py",
-    "tracking/runs.py",
-    "tracking/registered_model.py",
+    "tracking/mlflow_writer.py",
     "tracking/registry.py",
 }
 HEAVY = {"ray", "torch", "mlflow", "pythia8mc", "sklearn", "uproot", "awkward", "fastjet", "matplotlib"}

@@ -14,8 +14,8 @@ from hep_ray.search.audit import audit
 from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import default_uri, find_runs, open_client
 from hep_ray.tracking.journal import FILE_NAME, Journal
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
-from hep_ray.tracking.runs import SEARCH_TAG, TRIAL_TAG
 from hep_ray.training.checkpoint import BEST, LAST, save_checkpoint
 from tests.facts import raises
 

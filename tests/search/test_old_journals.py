@@ -10,8 +10,8 @@ import pytest
 from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME, Journal
-from hep_ray.tracking.names import choices, ranges, varied
 from hep_ray.tracking.records import SearchStarted
+from hep_ray.tracking.views import choices, ranges, varied
 
 JOURNALS = Path(__file__).parent / "journals"
 SPACE = Space(

@@ -4,9 +4,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from hep_ray.tracking.names import metric_key, run_name, varied
 from hep_ray.tracking.records import SearchStarted
-from hep_ray.tracking.views import LONGEST_TAG, experiment_tags, link, note
+from hep_ray.tracking.views import LONGEST_TAG, experiment_tags, link, metric_key, note, run_name, varied
 
 SPACE = {
     "model": "mlp",

@@ -1,4 +1,4 @@
-"""Records as MLflow's runs: one parent per search, one child per trial; writing a record twice changes nothing.
+"""Write records to MLflow: one parent run per search, one child per trial; a record written twice changes nothing.
 
 Runs are found again by the tags below, and a metric point is the same point when run, key, step and time are the same.
 """
@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.tracking.client import artifact_location, find_runs, open_client, store_file
-from hep_ray.tracking.names import best_key, metric_key, run_name
+from hep_ray.masking import mask
+from hep_ray.tracking.client import (
+    artifact_location,
+    cause,
+    database_file,
+    find_runs,
+    open_client,
+    store_file,
+)
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -23,7 +30,7 @@ from hep_ray.tracking.records import (
     TrialStarted,
     TrialTested,
 )
-from hep_ray.tracking.views import NOTE_TAG, experiment_tags, note
+from hep_ray.tracking.views import NOTE_TAG, best_key, experiment_tags, metric_key, note, run_name
 
 SEARCH_TAG = "hep_ray.search_id"
 TRIAL_TAG = "hep_ray.trial_id"
@@ -39,6 +46,8 @@ METRICS_PER_CALL = 1000
 """MLflow's limit for one log_batch."""
 CAUSE_LENGTH = 5000
 """Characters of a failed trial's cause that MLflow's tags take."""
+Values = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Contender → metric without its `test_` → mean and s.d. over seeds."""
 
 
 class RunWriter:
@@ -246,3 +255,114 @@ def _points(record: EpochFinished | TrialTested) -> list[Any]:
     stamp = int(1000 * record.time)
     values = record.metrics | (record.used if isinstance(record, EpochFinished) else {})
     return [Metric(metric_key(key), value, stamp, record.epoch) for key, value in values.items()]
+
+
+def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> str:
+    """Store a file with the parent run of a search; one of the same name is replaced.
+
+    Args:
+        uri: tracking URI of the search.
+        search: its name, which is that of its experiment.
+        search_id: as in its journal.
+        artifact: the file.
+
+    Returns:
+        Id of the parent run.
+
+    Raises:
+        TrackingUnavailable: nothing answers, or what answers does not know the search.
+    """
+    file = database_file(uri)
+    if file is not None and not file.exists():
+        raise TrackingUnavailable(f"the search's MLflow database must be there; {uri} is not")
+    try:
+        client = open_client(uri)
+        experiment = client.get_experiment_by_name(search)
+        runs = (
+            find_runs(client, experiment.experiment_id, f"tags.`{SEARCH_TAG}` = '{search_id}'")
+            if experiment
+            else []
+        )
+        parents = [run_id for run_id, tags in runs if TRIAL_TAG not in tags]
+        if parents:
+            store_file(client, parents[0], artifact)
+            return parents[0]
+    except Exception as fault:
+        raise TrackingUnavailable(
+            f"MLflow must answer for a file to be attached; {mask(uri)} does not: {cause(fault)}"
+        ) from fault
+    raise TrackingUnavailable(
+        f"MLflow must hold the parent run of search {search_id}; {mask(uri)} has none of {search}"
+    )
+
+
+def log_confirmed(
+    uri: str,
+    experiment: str,
+    search_id: str,
+    confirmation_run: str | None,
+    *,
+    main: str,
+    values: Values,
+    trials: Mapping[str, Sequence[str]],
+    stamp: float,
+) -> None:
+    """Write `confirmed/<metric>` and `confirmed/<metric>_sd`; written twice, nothing changes.
+
+    - Each trial of the search that a contender is gets its metrics, without counts and errors, and the tag `confirmed`
+      (`finalist` or `baseline`): the column `confirmed/accuracy` sorts the table of runs.
+    - The parent run of the search, and that of the confirmation, get the main metric of every contender as
+      `confirmed/<metric>_<contender>`.
+
+    Args:
+        uri: MLflow server or database.
+        experiment: name of the search.
+        search_id: of the search.
+        confirmation_run: parent run of the confirmation.
+        main: metric by which the finalists are compared, without its `test_`.
+        values: what was found.
+        trials: contender → its trials in the search; the baseline may have none.
+        stamp: time of the points, Unix, s.
+
+    Raises:
+        TrackingUnavailable: MLflow did not take them.
+    """
+    try:
+        client = open_client(uri)
+        found = client.get_experiment_by_name(experiment)
+        runs = find_runs(client, found.experiment_id, f"tags.`{SEARCH_TAG}` = '{search_id}'")
+        for run_id, tags in runs:
+            for contender, metrics in values.items():
+                if tags.get(TRIAL_TAG) in trials.get(contender, ()):
+                    client.set_tag(run_id, "confirmed", "baseline" if contender == "baseline" else "finalist")
+                    _log(client, run_id, _shown(metrics), stamp)
+        parents = [run_id for run_id, tags in runs if TRIAL_TAG not in tags]
+        of_all = {f"confirmed/{main}_{contender}": metrics[main] for contender, metrics in values.items()}
+        for run_id in [*parents, *([confirmation_run] if confirmation_run else [])]:
+            _log(client, run_id, of_all, stamp)
+    except Exception as fault:
+        raise TrackingUnavailable(
+            f"confirmed values are written to MLflow; {mask(uri)} did not take them: {cause(fault)}; all is in "
+            "confirmation.json: type the same command again to hand them over"
+        ) from fault
+
+
+def _shown(metrics: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """All but the counts of the confusion matrix and the errors that come with a metric."""
+    return {
+        metric_key(f"confirmed_{key}"): pair
+        for key, pair in metrics.items()
+        if not (key.startswith("confusion_") or key.endswith("_error"))
+    }
+
+
+def _log(client: Any, run_id: str, values: Mapping[str, tuple[float, float]], stamp: float) -> None:
+    from mlflow.entities import Metric
+
+    milliseconds = int(1000 * stamp)
+    points = [
+        Metric(key + suffix, value, milliseconds, 0)
+        for key, pair in values.items()
+        for suffix, value in zip(("", "_sd"), pair, strict=True)
+    ]
+    client.log_batch(run_id, metrics=points)
