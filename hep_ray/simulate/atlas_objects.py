@@ -7,22 +7,27 @@ true leptons and jets of Z → ee, Z → µµ, Z → ττ with two jets. Their w
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from hep_ray.config import Config
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import simulation
-from hep_ray.simulate.calorimeter import LAYERS, Incoming, Spots, shower
-from hep_ray.simulate.calorimeter_cells import CELLS, Centres, centres_at, layer_image
-from hep_ray.simulate.electron_candidates import NEUTRINOS
+from hep_ray.simulate.calorimeter import (
+    CELLS,
+    LAYERS,
+    Centres,
+    Incoming,
+    Spots,
+    centres_at,
+    layer_image,
+    shower,
+)
+from hep_ray.simulate.electron_id import NEUTRINOS
 from hep_ray.simulate.electron_tracker import BEND, kinds
-from hep_ray.simulate.generator import EventBatch, Generator, GeneratorConfig
+from hep_ray.simulate.pythia import CollisionConfig, EventBatch, draw_seed, generator, passing
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -68,20 +73,16 @@ SCHEMA = EventSchema(
 )
 
 
-class AtlasObjectsConfig(Config):
+class AtlasObjectsConfig(CollisionConfig):
     """Parameters of the task.
 
     Attributes:
-        energy: proton–proton collision energy √s, in GeV.
         pt_min: least visible transverse momentum of an object, in GeV.
         eta_max: largest |η| of an object.
-        multiparton_interactions: simulate further parton collisions of the same two protons.
     """
 
-    energy: float = Field(default=13_000.0, gt=0)
     pt_min: float = Field(default=20.0, ge=5, le=40)
     eta_max: float = Field(default=2.5, gt=0, le=2.5)
-    multiparton_interactions: bool = False
 
 
 @simulation("atlas_objects", AtlasObjectsConfig, SCHEMA, requires=("pythia8mc", "awkward"), chunk=200)
@@ -101,32 +102,10 @@ def generate(
         SimulationFailed: Pythia refuses the settings, or no collision gives an object.
     """
     rng = np.random.default_rng(seed)
-    batches = _generator(config, class_name).batches(BATCH, int(rng.integers(1, 900_000_001)))
-    images: list[npt.NDArray[np.float32]] = []
-    have = fruitless = 0
-    while have < events:
-        batch = next(batches)
-        seeds = _seeds(batch, class_name)
-        images.append(_images(batch, seeds, config, rng))
-        have += len(images[-1])
-        fruitless = 0 if len(images[-1]) else fruitless + 1
-        if fruitless == FRUITLESS_BATCHES:
-            raise SimulationFailed(
-                f"some of {fruitless * BATCH} collisions give an object {class_name}; none did with {config!r}"
-            )
-    return {"image": np.concatenate(images)[:events]}
-
-
-@functools.lru_cache(maxsize=4)
-def _generator(config: AtlasObjectsConfig, class_name: str) -> Generator:
-    """Built once per process; `generate` seeds it anew, so nothing passes from call to call."""
-    return Generator(
-        GeneratorConfig(
-            energy=config.energy,
-            multiparton_interactions=config.multiparton_interactions,
-            settings=PROCESSES[class_name],
-        )
-    )
+    batches = generator(config.with_settings(*PROCESSES[class_name])).batches(BATCH, draw_seed(rng))
+    attempts = (_images(batch, _seeds(batch, class_name), config, rng) for batch in batches)
+    wanted = f"object {class_name} of {config!r} among {BATCH} collisions"
+    return {"image": np.stack(passing(attempts, events, FRUITLESS_BATCHES, wanted))}
 
 
 def _seeds(batch: EventBatch, class_name: str) -> Indices:

@@ -22,20 +22,19 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.simulate.colour import random_flow
-from hep_ray.simulate.greybody import emission_spectra
-from hep_ray.simulate.hawking import horizon_radius
+from hep_ray.simulate.hawking import emission_spectra, horizon_radius
 from hep_ray.simulate.particles import (
     OUTGOING,
     SPECIES,
     Charges,
     HardEvent,
     HardParticle,
+    PartonPair,
     charges_of,
     incoming_pair,
     mass_of,
+    random_flow,
 )
-from hep_ray.simulate.partons import PartonPair
 from hep_ray.simulate.phase_space import boost, invariant_mass, isotropic_direction, rambo
 
 Array = NDArray[np.float64]

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.simulate.shower import FinalState
+from hep_ray.simulate.pythia import FinalState
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

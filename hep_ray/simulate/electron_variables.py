@@ -10,8 +10,15 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.simulate.calorimeter import LAYERS, Spots
-from hep_ray.simulate.calorimeter_cells import PIXEL_ETA, PIXEL_PHI, STRIPS_PER_PIXEL, Centres, layer_image
+from hep_ray.simulate.calorimeter import (
+    LAYERS,
+    PIXEL_ETA,
+    PIXEL_PHI,
+    STRIPS_PER_PIXEL,
+    Centres,
+    Spots,
+    layer_image,
+)
 from hep_ray.simulate.electron_tracker import Tracks
 
 Array = NDArray[np.float64]

@@ -2,26 +2,129 @@
 
 Higgs bosons come with a Z that decays to neutrinos, so that the leading jet is the Higgs boson's. Events
 pass the parametrised ATLAS-like detector of `detector.py`; jets are made of its energy flow.
+fastjet: arXiv:1111.6097; anti-kT: arXiv:0802.1189; soft drop: arXiv:1402.2657.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 from pydantic import Field
 
-from hep_ray.config import Config
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import SimulationFailed
+from hep_ray.errors import MissingPackage
 from hep_ray.simulate import simulation
-from hep_ray.simulate.detector import detect
-from hep_ray.simulate.generator import GeneratorConfig
-from hep_ray.simulate.jets import Jet, leading_jet, soft_drop_masses
-from hep_ray.simulate.processes import Process
+from hep_ray.simulate.detector import Array, Deposits, detect
+from hep_ray.simulate.pythia import (
+    STABLE_PIONS,
+    CollisionConfig,
+    draw_seed,
+    generator,
+    passing,
+    quiet_stdout,
+)
+
+WHOLE_JET = 10.0  # radius within which all constituents of one jet are clustered again
+
+
+@dataclasses.dataclass(frozen=True)
+class Jet:
+    """One jet.
+
+    Args:
+        pt: transverse momentum in GeV.
+        eta: pseudorapidity.
+        phi: azimuth in (−π, π].
+        mass: in GeV.
+        constituents: what it is made of.
+    """
+
+    pt: float
+    eta: float
+    phi: float
+    mass: float
+    constituents: Deposits
+
+
+def leading_jet(deposits: Deposits, radius: float) -> Jet | None:
+    """The anti-kT jet of largest transverse momentum, if there is anything to cluster.
+
+    Raises:
+        MissingPackage: fastjet is not installed.
+    """
+    fastjet = fastjet_module()
+    particles = []
+    for index, momentum in enumerate(_momenta(deposits).tolist()):
+        particle = fastjet.PseudoJet(*momentum)
+        particle.set_user_index(index)
+        particles.append(particle)
+    sequence = fastjet.ClusterSequence(particles, fastjet.JetDefinition(fastjet.antikt_algorithm, radius))
+    jets = sequence.inclusive_jets(0.0)
+    if not jets:
+        return None
+    jet = max(jets, key=lambda one: one.pt())
+    rows = np.array([particle.user_index() for particle in jet.constituents()])
+    return Jet(jet.pt(), jet.eta(), jet.phi_std(), jet.m(), _rows(deposits, rows))
+
+
+def soft_drop_masses(jets: Sequence[Jet], radius: float, cut: float = 0.1, beta: float = 0.0) -> Array:
+    """Masses in GeV of jets without their soft wide-angle parts, shape (N,).
+
+    The Cambridge/Aachen tree is undone until min(pT₁, pT₂)/(pT₁ + pT₂) > cut (ΔR₁₂/R)^β.
+
+    Raises:
+        MissingPackage: fastjet is not installed.
+    """
+    import awkward as ak
+
+    fastjet = fastjet_module()
+    momenta = np.concatenate([_momenta(jet.constituents) for jet in jets])
+    columns = {name: momenta[:, axis] for axis, name in enumerate(("px", "py", "pz", "E"))}
+    particles = ak.unflatten(
+        ak.zip(columns, with_name="Momentum4D"), [len(jet.constituents.pt) for jet in jets]
+    )
+    definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, WHOLE_JET)
+    groomed = fastjet.ClusterSequence(particles, definition).exclusive_jets_softdrop_grooming(
+        1, beta=beta, symmetry_cut=cut, R0=radius
+    )
+    return np.asarray(ak.to_numpy(ak.flatten(groomed.msoftdrop, axis=None)), dtype=np.float64)
+
+
+@functools.cache
+def fastjet_module() -> Any:
+    """The module `fastjet`, its banner printed to nowhere.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        import fastjet
+    except ImportError:
+        raise MissingPackage(
+            "clustering jets needs the package fastjet, which is absent: pip install 'hep-ray[sim]'"
+        ) from None
+    with quiet_stdout():
+        definition = fastjet.JetDefinition(fastjet.antikt_algorithm, 0.4)
+        fastjet.ClusterSequence([fastjet.PseudoJet(1.0, 0.0, 0.0, 1.0)], definition)
+    return fastjet
+
+
+def _momenta(deposits: Deposits) -> NDArray[np.float64]:
+    """(px, py, pz, E) in GeV, massless, shape (n, 4)."""
+    pt, phi = deposits.pt, deposits.phi
+    return np.column_stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(deposits.eta), deposits.energy])
+
+
+def _rows(deposits: Deposits, rows: NDArray[np.int64]) -> Deposits:
+    return Deposits(deposits.pt[rows], deposits.eta[rows], deposits.phi[rows], deposits.kind[rows])
+
 
 QCD, HBB = "qcd", "hbb"
 PIXELS = 30
@@ -66,24 +169,20 @@ PROCESSES = {
 }
 
 
-class JetImagesConfig(Config):
+class JetImagesConfig(CollisionConfig):
     """Parameters of the task.
 
     Attributes:
-        energy: proton–proton collision energy √s, in GeV.
         jet_radius: R of the anti-kT jets.
         jet_pt: least transverse momentum of the leading jet, in GeV.
         jet_eta: largest |η| of the leading jet.
         rotate: turn images so that the principal axis of the p_T lies along φ.
-        multiparton_interactions: simulate further parton collisions of the same two protons.
     """
 
-    energy: float = Field(default=13_000.0, gt=0)
     jet_radius: float = Field(default=0.8, gt=0, le=1.5)
     jet_pt: float = Field(default=300.0, ge=20.0)
     jet_eta: float = Field(default=2.0, gt=0, le=4.0)
     rotate: bool = False
-    multiparton_interactions: bool = False
 
 
 @simulation("jet_images", JetImagesConfig, SCHEMA, requires=("pythia8mc", "fastjet"), chunk=1000)
@@ -102,24 +201,18 @@ def generate(
         MissingPackage: Pythia or fastjet is not installed.
         SimulationFailed: Pythia refuses the settings, or no jet passes the requirements.
     """
-    process = _process(config, class_name)
+    hard = f"PhaseSpace:pTHatMin = {HARD_FRACTION * config.jet_pt}"
+    settings = config.with_settings(STABLE_PIONS, *PROCESSES[class_name], hard)
     rng = np.random.default_rng(seed)
-    jets: list[Jet] = []
-    rejected = 0
-    for state in process.events(int(rng.integers(1, 900_000_001))):
-        jet = leading_jet(detect(state, rng), config.jet_radius)
-        if jet is not None and jet.pt > config.jet_pt and abs(jet.eta) < config.jet_eta:
-            jets.append(jet)
-            rejected = 0
-        else:
-            rejected += 1
-        if len(jets) == events:
-            break
-        if rejected == PATIENCE:
-            raise SimulationFailed(
-                f"a leading jet passes within {PATIENCE} events; none has p_T > {config.jet_pt} GeV and "
-                f"|η| < {config.jet_eta}"
-            )
+
+    def attempts() -> Iterator[list[Jet]]:
+        for state in generator(settings).final_states(draw_seed(rng)):
+            jet = leading_jet(detect(state, rng), config.jet_radius)
+            passed = jet is not None and jet.pt > config.jet_pt and abs(jet.eta) < config.jet_eta
+            yield [jet] if jet is not None and passed else []
+
+    wanted = f"leading jet has p_T > {config.jet_pt} GeV and |η| < {config.jet_eta}"
+    jets = passing(attempts(), events, PATIENCE, wanted)
     scalars = {
         "jet_pt": [jet.pt for jet in jets],
         "jet_eta": [jet.eta for jet in jets],
@@ -154,15 +247,3 @@ def jet_image(jet: Jet, radius: float, rotate: bool = False) -> npt.NDArray[np.f
     half = HALF_WIDTH * radius
     image = np.histogram2d(phi, eta, bins=PIXELS, range=[(-half, half)] * 2, weights=parts.pt)[0]
     return image[:, :, None].astype(np.float32)
-
-
-@functools.lru_cache(maxsize=4)
-def _process(config: JetImagesConfig, class_name: str) -> Process:
-    """Built once per process; `generate` seeds it anew, so nothing passes from call to call."""
-    return Process(
-        GeneratorConfig(
-            energy=config.energy,
-            multiparton_interactions=config.multiparton_interactions,
-            settings=(*PROCESSES[class_name], f"PhaseSpace:pTHatMin = {HARD_FRACTION * config.jet_pt}"),
-        )
-    )

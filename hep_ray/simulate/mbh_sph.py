@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,13 +15,19 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
-from hep_ray.config import Config
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.simulate import black_hole, simulation, sphaleron
-from hep_ray.simulate.imaging import CHANNELS, PIXELS, event_image, event_variables
-from hep_ray.simulate.objects import Objects, Reconstruction, ReconstructionConfig
-from hep_ray.simulate.partons import PartonLuminosity
-from hep_ray.simulate.shower import Density, HardProcess, Shower, ShowerConfig
+from hep_ray.simulate.objects import (
+    CHANNELS,
+    PIXELS,
+    Objects,
+    Reconstruction,
+    ReconstructionConfig,
+    event_image,
+    event_variables,
+)
+from hep_ray.simulate.particles import PartonLuminosity
+from hep_ray.simulate.pythia import CollisionConfig, Density, HardProcess, Shower, draw_seed
 
 BLACK_HOLE, SPHALERON = "black_hole", "sphaleron"
 
@@ -53,29 +58,25 @@ SCHEMA = EventSchema(
 )
 
 
-class MbhSphConfig(Config):
+class MbhSphConfig(CollisionConfig):
     """Parameters of the task.
 
     Attributes:
-        energy: proton–proton collision energy √s, in GeV.
         extra_dimensions: number n of extra dimensions, 1 to 7.
         planck_mass: fundamental scale M∗ (Particle Data Group convention), in GeV.
         black_hole_mass_min: least mass of a hole, in GeV; above M∗.
         sphaleron_threshold: least energy of a transition, in GeV.
         sphaleron_plus: probability of ΔN_CS = +1; the reference has −1 alone.
-        multiparton_interactions: simulate further parton collisions of the same two protons.
         jet_radius: R of the anti-kT jets.
         jet_pt: least transverse momentum of a jet before calibration, in GeV.
         pythia: more settings of Pythia, `;` between them, such as `PDF:pSet = 14; PartonLevel:ISR = off`.
     """
 
-    energy: float = Field(default=13_000.0, gt=0)
     extra_dimensions: int = Field(default=4, ge=1, le=7)
     planck_mass: float = Field(default=4_000.0, gt=0)
     black_hole_mass_min: float = Field(default=10_000.0, gt=0)
     sphaleron_threshold: float = Field(default=9_000.0, gt=0)
     sphaleron_plus: float = Field(default=0.0, ge=0, le=1)
-    multiparton_interactions: bool = False
     jet_radius: float = Field(default=0.4, gt=0)
     jet_pt: float = Field(default=20.0, gt=0)
     pythia: tuple[str, ...] = ()
@@ -122,8 +123,7 @@ def reconstructed(config: MbhSphConfig, class_name: str, seed: np.random.SeedSeq
     """Reconstructed objects of one event after another, without end."""
     shower, reconstruction = _generators(config, class_name)
     rng = np.random.default_rng(seed)
-    pythia_seed = int(rng.integers(1, 900_000_001))
-    for state in shower.events(sys.maxsize, rng, pythia_seed):
+    for state in shower.events(rng, draw_seed(rng)):
         yield reconstruction.objects(state, rng)
 
 
@@ -142,13 +142,8 @@ def as_columns(events: Iterable[Objects]) -> dict[str, npt.NDArray[Any]]:
 @functools.lru_cache(maxsize=8)
 def _generators(config: MbhSphConfig, class_name: str) -> tuple[Shower, Reconstruction]:
     """Built once per process; `generate` seeds them anew, so nothing passes from call to call."""
-    settings = ShowerConfig(
-        energy=config.energy,
-        multiparton_interactions=config.multiparton_interactions,
-        settings=config.pythia,
-    )
     prepare = {BLACK_HOLE: _black_holes, SPHALERON: _sphalerons}[class_name]
-    shower = Shower(functools.partial(prepare, config), settings)
+    shower = Shower(functools.partial(prepare, config), config.with_settings(*config.pythia))
     return shower, Reconstruction(ReconstructionConfig(jet_radius=config.jet_radius, jet_pt=config.jet_pt))
 
 

@@ -1,13 +1,14 @@
-"""Standard Model particles as a hole or a sphaleron emits them, and the record of one hard event."""
+"""Standard Model particles and hard events: which partons meet, what comes of them, and how colour flows."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.simulate.greybody import Spin
+from hep_ray.simulate.hawking import Spin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,3 +148,138 @@ def incoming_pair(
         for index, (pdg, direction) in enumerate(zip(pdgs, (1.0, -1.0), strict=True))
     )
     return first, second
+
+
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class PartonPair:
+    """Two colliding partons: PDG numbers and momentum fractions."""
+
+    pdgs: tuple[int, int]
+    fractions: tuple[float, float]
+
+    def mass(self, energy: float) -> float:
+        """Invariant mass in GeV at a collision energy in GeV."""
+        return float(np.sqrt(self.fractions[0] * self.fractions[1])) * energy
+
+
+class PartonLuminosity:
+    """Draws pairs from dσ = d(ln τ) dy Σ x₁f(x₁) x₂f(x₂) σ̂(M), M² = τ s, above a threshold mass.
+
+    Densities are taken at the fixed scale Q = threshold and tabulated: above a threshold of most of
+    the collision energy M varies by a few per cent only.
+
+    Args:
+        density: x·f(x, Q²) of the proton as a function of (PDG number, x, Q²).
+        energy: collision energy √s in GeV.
+        threshold: least invariant mass in GeV.
+        growth: σ̂ grows like M to this power.
+        pairs: allowed (PDG, PDG).
+    """
+
+    _NODES = 512
+    _BLOCK = 64
+
+    def __init__(
+        self,
+        density: Callable[[int, float, float], float],
+        energy: float,
+        threshold: float,
+        growth: float,
+        pairs: Sequence[tuple[int, int]],
+    ) -> None:
+        self._log_tau_min = 2 * np.log(threshold / energy)
+        self._growth = growth
+        self._pairs = tuple(pairs)
+        self._nodes = np.linspace(self._log_tau_min, 0.0, self._NODES)
+        self._tables = {
+            pdg: np.array([max(0.0, density(pdg, x, threshold**2)) for x in np.exp(self._nodes)])
+            for pdg in sorted({pdg for pair in self._pairs for pdg in pair})
+        }
+        log_tau = np.linspace(self._log_tau_min, 0.0, 200)[:, None]
+        rapidity = log_tau / 2 * np.linspace(-1, 1, 81)
+        grid = np.broadcast_to(log_tau, rapidity.shape)
+        self._ceiling = 1.2 * float(self._weights(grid.ravel(), rapidity.ravel()).sum(axis=0).max())
+
+    def sample(self, rng: np.random.Generator) -> PartonPair:
+        """One pair."""
+        while True:
+            log_tau = rng.uniform(self._log_tau_min, 0.0, self._BLOCK)
+            # y is flat over the widest range; points outside that of their own τ get no weight.
+            rapidity = rng.uniform(self._log_tau_min / 2, -self._log_tau_min / 2, self._BLOCK)
+            weights = self._weights(log_tau, rapidity)
+            accepted = np.flatnonzero(rng.random(self._BLOCK) * self._ceiling < weights.sum(axis=0))
+            if len(accepted) == 0:
+                continue
+            point = accepted[0]
+            choice = rng.choice(len(self._pairs), p=weights[:, point] / weights[:, point].sum())
+            first = float(np.exp(log_tau[point] / 2 + rapidity[point]))
+            second = float(np.exp(log_tau[point] / 2 - rapidity[point]))
+            return PartonPair(self._pairs[choice], (first, second))
+
+    def _weights(self, log_tau: Array, rapidity: Array) -> Array:
+        """Luminosity × σ̂ of each pair, shape (pairs, points)."""
+        inside = np.abs(rapidity) <= -log_tau / 2
+        forward, backward = log_tau / 2 + rapidity, log_tau / 2 - rapidity
+        first = {pdg: np.interp(forward, self._nodes, table) for pdg, table in self._tables.items()}
+        second = {pdg: np.interp(backward, self._nodes, table) for pdg, table in self._tables.items()}
+        # σ̂ relative to its value at the threshold
+        factor = inside * np.exp(self._growth / 2 * (log_tau - self._log_tau_min))
+        return np.stack([first[a] * second[b] * factor for a, b in self._pairs])
+
+
+FIRST_TAG = 501
+GLUON = 21
+QUARKS = range(1, 7)
+
+
+def random_flow(
+    incoming: Sequence[int], outgoing: Sequence[int], rng: np.random.Generator
+) -> list[tuple[int, int]] | None:
+    """Colour and anticolour tags of incoming, then outgoing particles.
+
+    A flow starts where colour leaves the collision (an outgoing quark or gluon, an incoming antiquark
+    or gluon) and ends where anticolour does; each start is tied to a random end, never the two ends
+    of one gluon.
+
+    Args:
+        incoming: PDG numbers of the colliding partons.
+        outgoing: PDG numbers of what they make.
+        rng: source of randomness.
+
+    Returns:
+        One (colour, anticolour) per particle, 0 for none; None where no flow exists, which is when
+        quark number is not conserved, or a lone gluon has nothing to be tied to.
+    """
+    particles = [*incoming, *outgoing]
+    starts: list[int] = []
+    ends: list[int] = []
+    for index, pdg in enumerate(particles):
+        crossed = -pdg if index < len(incoming) else pdg
+        if pdg == GLUON or crossed in QUARKS:
+            starts.append(index)
+        if pdg == GLUON or -crossed in QUARKS:
+            ends.append(index)
+    if len(starts) != len(ends):
+        return None
+    order = _without_fixed_ties(starts, ends, rng)
+    if order is None:
+        return None
+    tags = [[0, 0] for _ in particles]
+    for number, (start, end) in enumerate(zip(starts, order, strict=True)):
+        # An incoming particle carries in the colour that an outgoing one would carry away.
+        tags[start][1 if start < len(incoming) else 0] = FIRST_TAG + number
+        tags[end][0 if end < len(incoming) else 1] = FIRST_TAG + number
+    return [(colour, anticolour) for colour, anticolour in tags]
+
+
+def _without_fixed_ties(
+    starts: list[int], ends: list[int], rng: np.random.Generator, tries: int = 64
+) -> list[int] | None:
+    for _ in range(tries):
+        order = [ends[index] for index in rng.permutation(len(ends))]
+        if all(start != end for start, end in zip(starts, order, strict=True)):
+            return order
+    return None

@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from hep_ray.config import Config
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import mbh_sph, simulation
-from hep_ray.simulate.imaging import event_variables
 from hep_ray.simulate.mbh_sph import BLACK_HOLE, SPHALERON, MbhSphConfig
-from hep_ray.simulate.objects import Objects
+from hep_ray.simulate.objects import Objects, event_variables
+from hep_ray.simulate.pythia import CollisionConfig, passing
 
 HOLES = {
     "bh_n2_m10": (2, 10),
@@ -46,14 +44,12 @@ SCHEMA = EventSchema(
 )
 
 
-class SixHypothesesConfig(Config):
+class SixHypothesesConfig(CollisionConfig):
     """Parameters of the task.
 
     Attributes:
-        energy: proton–proton collision energy √s, in GeV.
         planck_mass: fundamental scale M∗ (Particle Data Group convention), in GeV.
         sphaleron_threshold: least energy of a transition, in GeV.
-        multiparton_interactions: simulate further parton collisions of the same two protons.
         objects_min: least number of objects with p_T > 70 GeV.
         st_min: least S_T, the sum of their p_T and of missing p_T, in GeV.
     """
@@ -61,7 +57,6 @@ class SixHypothesesConfig(Config):
     energy: float = Field(default=13_000.0, gt=12_000)
     planck_mass: float = Field(default=4_000.0, gt=0, lt=8_000)
     sphaleron_threshold: float = Field(default=9_000.0, gt=0)
-    multiparton_interactions: bool = False
     objects_min: int = Field(default=5, ge=0)
     st_min: float = Field(default=7_000.0, ge=0)
 
@@ -102,25 +97,13 @@ def generate(
         MissingPackage: Pythia is not installed.
         SimulationFailed: no event passes the preselection.
     """
-    return mbh_sph.as_columns(_passing(config, class_name, events, seed))
-
-
-def _passing(
-    config: SixHypothesesConfig, class_name: str, events: int, seed: np.random.SeedSequence
-) -> Iterator[Objects]:
     kind = SPHALERON if class_name == SPHALERON else BLACK_HOLE
-    dropped = 0
-    for objects in mbh_sph.reconstructed(config.of_class(class_name), kind, seed):
-        variables = event_variables(objects)
-        if variables["n_objects_70"] >= config.objects_min and variables["st"] >= config.st_min:
-            yield objects
-            events, dropped = events - 1, 0
-        else:
-            dropped += 1
-        if events == 0:
-            return
-        if dropped == PATIENCE:
-            raise SimulationFailed(
-                f"some of {PATIENCE} events of {class_name} have {config.objects_min} objects and S_T of "
-                f"{config.st_min:g} GeV; none had"
-            )
+
+    def attempts() -> Iterator[list[Objects]]:
+        for objects in mbh_sph.reconstructed(config.of_class(class_name), kind, seed):
+            found = event_variables(objects)
+            passed = found["n_objects_70"] >= config.objects_min and found["st"] >= config.st_min
+            yield [objects] if passed else []
+
+    wanted = f"event of {class_name} has {config.objects_min} objects and S_T of {config.st_min:g} GeV"
+    return mbh_sph.as_columns(passing(attempts(), events, PATIENCE, wanted))

@@ -19,16 +19,16 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.simulate.colour import FIRST_TAG
 from hep_ray.simulate.particles import (
+    FIRST_TAG,
     INTERMEDIATE,
     OUTGOING,
     HardEvent,
     HardParticle,
+    PartonPair,
     incoming_pair,
     mass_of,
 )
-from hep_ray.simulate.partons import PartonPair
 from hep_ray.simulate.phase_space import boost, invariant_mass, rambo
 
 Array = NDArray[np.float64]

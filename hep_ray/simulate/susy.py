@@ -15,14 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from hep_ray.config import Config
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import simulation
 from hep_ray.simulate.detector import ELECTRON, MUON, Deposits, detect, isolated
-from hep_ray.simulate.generator import GeneratorConfig
-from hep_ray.simulate.processes import Process
-from hep_ray.simulate.shower import FinalState
+from hep_ray.simulate.pythia import STABLE_PIONS, CollisionConfig, FinalState, Generator, draw_seed, passing
 from hep_ray.simulate.super_razor import Dileptons, high_level_features
 
 WW, CHARGINO = "ww", "chargino"
@@ -68,20 +64,17 @@ SCHEMA = EventSchema(
 LEPTONIC_W = ("24:onMode = off", "24:onIfAny = 11 13 15")
 
 
-class SusyConfig(Config):
+class SusyConfig(CollisionConfig):
     """Parameters of the task.
 
     Attributes:
-        energy: proton–proton collision energy √s, in GeV.
         chargino_mass: in GeV; above the neutralino's by more than the mass of the W boson.
         neutralino_mass: in GeV.
-        multiparton_interactions: simulate further parton collisions of the same two protons.
     """
 
     energy: float = Field(default=8_000.0, gt=0)
     chargino_mass: float = Field(default=200.0, gt=0)
     neutralino_mass: float = Field(default=100.0, gt=0)
-    multiparton_interactions: bool = False
 
     @model_validator(mode="after")
     def _decays(self) -> SusyConfig:
@@ -109,22 +102,10 @@ def generate(
         MissingPackage: Pythia is not installed.
         SimulationFailed: Pythia refuses the settings, or no event has two leptons.
     """
-    process = _process(config, class_name)
     rng = np.random.default_rng(seed)
-    rows: list[npt.NDArray[np.float64]] = []
-    rejected = 0
-    for state in process.events(int(rng.integers(1, 900_000_001))):
-        row = _low_level(detect(state, rng), rng) if _may_pass(state) else None
-        if row is None:
-            rejected += 1
-        else:
-            rows.append(row)
-            rejected = 0
-        if len(rows) == events:
-            break
-        if rejected == PATIENCE:
-            raise SimulationFailed(f"two leptons are found within {PATIENCE} events; there was no such event")
-    low_level = np.stack(rows)
+    states = _generator(config, class_name).final_states(draw_seed(rng))
+    attempts = (_low_level(detect(state, rng), rng) if _may_pass(state) else [] for state in states)
+    low_level = np.stack(passing(attempts, events, PATIENCE, "event with two leptons"))
     features = high_level_features(dileptons(low_level))
     high_level = np.column_stack([features[name] for name in HIGH_LEVEL])
     return {"low_level": low_level.astype(np.float32), "high_level": high_level.astype(np.float32)}
@@ -149,29 +130,23 @@ def _momentum(lepton: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.column_stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)])
 
 
-def _low_level(deposits: Deposits, rng: np.random.Generator) -> npt.NDArray[np.float64] | None:
+def _low_level(deposits: Deposits, rng: np.random.Generator) -> list[npt.NDArray[np.float64]]:
     """Features of an event with exactly two isolated electrons or muons (p_T > 10 GeV), harder one first."""
     leptons = np.concatenate([isolated(deposits, kind, rng) for kind in (ELECTRON, MUON)])
     if len(leptons) != LEPTONS:
-        return None
+        return []
     leptons = leptons[np.argsort(-deposits.pt[leptons])]
     kinematics = np.column_stack([deposits.pt, deposits.eta, deposits.phi])[leptons]
     x, y = (-np.sum(deposits.pt * wave(deposits.phi)) for wave in (np.cos, np.sin))
-    return np.concatenate([kinematics.ravel(), [np.hypot(x, y), np.arctan2(y, x)]])
+    return [np.concatenate([kinematics.ravel(), [np.hypot(x, y), np.arctan2(y, x)]])]
 
 
 @functools.lru_cache(maxsize=4)
-def _process(config: SusyConfig, class_name: str) -> Process:
+def _generator(config: SusyConfig, class_name: str) -> Generator:
     """Built once per process; `generate` seeds it anew, so nothing passes from call to call."""
 
-    def build(*settings: str) -> Process:
-        return Process(
-            GeneratorConfig(
-                energy=config.energy,
-                multiparton_interactions=config.multiparton_interactions,
-                settings=(*settings, *LEPTONIC_W),
-            )
-        )
+    def build(*settings: str) -> Generator:
+        return Generator(config.with_settings(STABLE_PIONS, *settings, *LEPTONIC_W))
 
     if class_name == WW:
         return build("WeakDoubleBoson:ffbar2WW = on")

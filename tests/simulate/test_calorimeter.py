@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import gamma
 
 from hep_ray.simulate import calorimeter as calo
-from hep_ray.simulate.calorimeter_cells import CELLS, PIXEL_ETA, Centres, hottest_cells, layer_image
+from hep_ray.simulate.calorimeter import CELLS, PIXEL_ETA, Centres, hottest_cells, layer_image
 
 
 def showers(kind: int, energy: float, count: int = 1000, eta: float = 0.0) -> calo.Spots:

@@ -7,12 +7,12 @@ import pytest
 
 from hep_ray.config import parse
 from hep_ray.errors import InvalidConfig, SimulationFailed
-from hep_ray.simulate import SIMULATIONS, electron_candidates
+from hep_ray.simulate import SIMULATIONS, electron_id
 from hep_ray.simulate.calorimeter import ELECTRON, PHOTON
 from hep_ray.simulate.electron_id import ETA_EDGES, SCHEMA, SHARES, ElectronIdConfig, generate
 from hep_ray.simulate.electron_tracker import Flight, convert, flip, transport
 from hep_ray.simulate.electron_variables import VARIABLES
-from hep_ray.simulate.generator import Generator, GeneratorConfig
+from hep_ray.simulate.pythia import Generator, PythiaConfig
 from tests.facts import raises
 
 needs_pythia = pytest.mark.skipif(
@@ -92,12 +92,12 @@ def test_transport_conserves_energy_and_bends_by_charge() -> None:
     [(211, False), (321, False), (3122, False), (411, True), (-521, True), (5122, True), (11, False)],
 )
 def test_heavy_flavour_is_read_from_the_number(pdg: int, heavy: bool) -> None:
-    assert electron_candidates.heavy_flavoured(pdg) is heavy
+    assert electron_id.heavy_flavoured(pdg) is heavy
 
 
 @needs_pythia
 def test_z_mass_peak() -> None:
-    batch = next(Generator(GeneratorConfig(settings=electron_candidates.Z_TO_EE)).batches(400, 3))
+    batch = next(Generator(PythiaConfig(settings=electron_id.Z_TO_EE)).batches(400, 3))
     fits = batch.final & (np.abs(batch.pdg) == 11) & (batch.pt > 15)
     masses = []
     for event in range(batch.events):
@@ -166,5 +166,5 @@ def test_bad_settings_are_refused() -> None:
 @needs_pythia
 def test_a_process_pythia_does_not_know_is_refused(capfd) -> None:
     with raises(SimulationFailed, "'No:such = on'"):
-        Generator(GeneratorConfig(settings=("No:such = on",)))
+        Generator(PythiaConfig(settings=("No:such = on",)))
     capfd.readouterr()

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hep_ray.simulate.black_hole import black_hole_event
-from hep_ray.simulate.particles import INTERMEDIATE, Charges, HardEvent, charges_of, mass_of
-from hep_ray.simulate.partons import PartonPair
+from hep_ray.simulate.particles import INTERMEDIATE, Charges, HardEvent, PartonPair, charges_of, mass_of
 from hep_ray.simulate.phase_space import invariant_mass
 from hep_ray.simulate.sphaleron import doublet_members, sphaleron_event
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from hep_ray.simulate.greybody import Spin, emission_spectra, transmission
-from hep_ray.simulate.hawking import hawking_temperature, horizon_radius
+from hep_ray.simulate.hawking import Spin, emission_spectra, hawking_temperature, horizon_radius, transmission
 
 
 def test_radius_of_a_hole_at_the_planck_mass() -> None:

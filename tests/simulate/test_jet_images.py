@@ -10,8 +10,7 @@ pytest.importorskip("fastjet", reason="fastjet (extra 'sim') is not installed")
 
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.simulate.detector import Deposits
-from hep_ray.simulate.jet_images import HALF_WIDTH, PIXELS, jet_image
-from hep_ray.simulate.jets import leading_jet, soft_drop_masses
+from hep_ray.simulate.jet_images import HALF_WIDTH, PIXELS, jet_image, leading_jet, soft_drop_masses
 
 needs_pythia = pytest.mark.skipif(
     importlib.util.find_spec("pythia8mc") is None, reason="Pythia 8 (extra 'sim') is not installed"

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 
 from hep_ray.simulate.detector import NEUTRAL_HADRON, detect
-from hep_ray.simulate.imaging import event_image, event_variables
-from hep_ray.simulate.objects import Objects, Reconstruction, ReconstructionConfig
-from hep_ray.simulate.shower import FinalState
+from hep_ray.simulate.objects import (
+    Objects,
+    Reconstruction,
+    ReconstructionConfig,
+    event_image,
+    event_variables,
+)
+from hep_ray.simulate.pythia import FinalState
 
 
 def particles(*rows: tuple[int, int, float, float, float]) -> FinalState:

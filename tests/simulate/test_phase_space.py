@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hep_ray.simulate.colour import random_flow
-from hep_ray.simulate.partons import PartonLuminosity
+from hep_ray.simulate.particles import PartonLuminosity, random_flow
 from hep_ray.simulate.phase_space import boost, invariant_mass, rambo
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -13,8 +13,7 @@ from hep_ray.conversion.cli import parse_settings
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import InvalidConfig, MissingPackage, SimulationFailed, StorageError, UnknownName
 from hep_ray.simulate import SIMULATIONS, run
-from hep_ray.simulate.imaging import event_variables
-from hep_ray.simulate.objects import Objects
+from hep_ray.simulate.objects import Objects, event_variables
 from tests.facts import raises
 
 needs_pythia = pytest.mark.skipif(
