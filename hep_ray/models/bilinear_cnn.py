@@ -18,7 +18,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.image import ImageConfig, ImageModel, check_size, output_size
-from hep_ray.models.imagenet import RANDOM, as_colours, check_colours, load_weights
+from hep_ray.models.pretrained import RANDOM, as_colours, check_colours, load_weights
 
 FEATURES = 512
 POOLINGS = 4
@@ -41,12 +41,7 @@ class BilinearCnnConfig(ImageConfig):
 class BilinearCnn(ImageModel):
     """VGG16-BN features times themselves.
 
-    Args:
-        config: first weights, scale and transform of the pixels.
-        schema: events with one image of 1 or 3 channels and at least 16x16 pixels.
-
-    Raises:
-        InvalidConfig: there is not exactly one such image, or the weights are not there.
+    It takes one image of 1 or 3 channels and at least 16x16 pixels.
     """
 
     def __init__(self, config: BilinearCnnConfig, schema: SchemaLike) -> None:

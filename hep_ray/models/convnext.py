@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torchvision
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 
 from hep_ray.models import SchemaLike, model
@@ -44,12 +44,7 @@ class ConvNextConfig(ImageConfig):
 class ConvNext(ImageModel):
     """Depthwise 7x7 convolutions and inverted bottlenecks.
 
-    Args:
-        config: see there; scale and transform of the pixels.
-        schema: events with one image, of at least 16x16 pixels by default.
-
-    Raises:
-        InvalidConfig: there is not exactly one image, or it is too small.
+    It takes one image, of at least 16x16 pixels by default.
     """
 
     def __init__(self, config: ConvNextConfig, schema: SchemaLike) -> None:
@@ -68,8 +63,3 @@ class ConvNext(ImageModel):
         nn.init.trunc_normal_(stem.weight, std=INITIAL_SPREAD)
         nn.init.zeros_(stem.bias)  # type: ignore[arg-type]
         self.network.features[0][0] = stem
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, n_classes) of images (N, H, W, C)."""
-        logits: Tensor = self.network(self.image(images))
-        return logits

@@ -26,15 +26,7 @@ class CoordConvConfig(ImageConfig):
 
 @model("coordconv", CoordConvConfig)
 class CoordConv(ImageModel):
-    """Three convolutions on the image and its two coordinates.
-
-    Args:
-        config: scale and transform of the pixels.
-        schema: events with one image, of any size.
-
-    Raises:
-        InvalidConfig: there is not exactly one image.
-    """
+    """Three convolutions on the image and its two coordinates."""
 
     coordinates: Tensor
 

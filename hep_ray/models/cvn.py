@@ -73,15 +73,7 @@ def halving() -> nn.MaxPool2d:
 
 @model("cvn", CvnConfig)
 class Cvn(ImageModel):
-    """A branch of CVN with an average pooling and a linear classifier.
-
-    Args:
-        config: scale and transform of the pixels.
-        schema: events with one image, of any size.
-
-    Raises:
-        InvalidConfig: there is not exactly one image.
-    """
+    """A branch of CVN with an average pooling and a linear classifier."""
 
     def __init__(self, config: CvnConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema)
@@ -106,8 +98,3 @@ class Cvn(ImageModel):
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, len(schema.classes))
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, n_classes) of images (N, H, W, C)."""
-        logits: Tensor = self.head(self.inceptions(self.stem(self.image(images))))
-        return logits

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torchvision
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.image import ImageConfig, ImageModel, check_size
@@ -38,12 +38,7 @@ class DenseNetConfig(ImageConfig):
 class DenseNet(ImageModel):
     """Three dense blocks; every layer sees all earlier ones of its block.
 
-    Args:
-        config: see there; scale and transform of the pixels.
-        schema: events with one image, of at least 4x4 pixels.
-
-    Raises:
-        InvalidConfig: there is not exactly one image, or it is too small.
+    It takes one image, of at least 4x4 pixels.
     """
 
     def __init__(self, config: DenseNetConfig, schema: SchemaLike) -> None:
@@ -60,8 +55,3 @@ class DenseNet(ImageModel):
         nn.init.kaiming_normal_(stem.weight)
         self.network.features.conv0 = stem
         self.network.features.pool0 = nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, n_classes) of images (N, H, W, C)."""
-        logits: Tensor = self.network(self.image(images))
-        return logits

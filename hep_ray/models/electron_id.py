@@ -67,15 +67,7 @@ class ElectronIdConfig(Config):
 
 @model("electron_id", ElectronIdConfig)
 class ElectronId(Model):
-    """Streams for images, tracks and scalars, joined in a fully connected network.
-
-    Args:
-        config: streams and their sizes.
-        schema: events with the columns of the streams that are kept.
-
-    Raises:
-        InvalidConfig: a column is not there, or has another rank.
-    """
+    """Streams for images, tracks and scalars, joined in a fully connected network."""
 
     def __init__(self, config: ElectronIdConfig, schema: SchemaLike) -> None:
         super().__init__()

@@ -44,15 +44,7 @@ class GradientBoostingConfig(FittedConfig):
 
 @model("gradient_boosting", GradientBoostingConfig)
 class GradientBoosting(FittedModel):
-    """scikit-learn's histogram gradient boosting, without early stopping.
-
-    Args:
-        config: columns, trees.
-        schema: events with these columns.
-
-    Raises:
-        InvalidConfig: there is no such column.
-    """
+    """scikit-learn's histogram gradient boosting, without early stopping."""
 
     feature: Tensor
     threshold: Tensor

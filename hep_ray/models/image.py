@@ -1,4 +1,4 @@
-"""What every model of a single image shares: finding it, its memory layout, its transform, its size.
+"""Base of models of a single image: its place in the schema, memory layout, transform and size.
 
 Shapes: N events, H bins in φ (axis 0), W bins in η (axis 1), C channels.
 """
@@ -88,20 +88,30 @@ class ImageInput(nn.Module):
 
 
 class ImageModel(Model):
-    """A model of the schema's only image: `forward` takes it as stored and begins with `self.image`.
+    """A model of the schema's only image.
+
+    `self.image` takes it as stored to maps (N, C, H, W). A model whose layers follow one after another sets them as
+    submodules in that order and needs no `forward`: as in `nn.Sequential`, each takes what the one before gives.
 
     Args:
-        config: scale and transform of the pixels.
+        config: scale and transform of the pixels, and the model's own fields.
         schema: must hold exactly one column of three dimensions.
 
     Raises:
-        InvalidConfig: the schema holds no image, or several.
+        InvalidConfig: the schema holds no image, or several, or one that the model does not take.
     """
 
     def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
         super().__init__()
         self.image = ImageInput(config, schema)
         self.columns = (self.image.column,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, n_classes) of images (N, H, W, C)."""
+        values = images
+        for layer in self.children():
+            values = layer(values)
+        return values
 
 
 def output_size(size: tuple[int, int], kernel: int, stride: int = 1, padding: int = 0) -> tuple[int, int]:

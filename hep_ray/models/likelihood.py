@@ -49,15 +49,7 @@ class LikelihoodConfig(FittedConfig):
 
 @model("likelihood", LikelihoodConfig)
 class Likelihood(FittedModel):
-    """Features as if they were independent of each other within a class.
-
-    Args:
-        config: columns, bins, smoothing, prior.
-        schema: events with these columns.
-
-    Raises:
-        InvalidConfig: there is no such column.
-    """
+    """Features as if they were independent of each other within a class."""
 
     low: Tensor
     width: Tensor

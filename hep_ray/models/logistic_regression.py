@@ -31,15 +31,7 @@ class LogisticRegressionConfig(FittedConfig):
 
 @model("logistic_regression", LogisticRegressionConfig)
 class LogisticRegression(FittedModel):
-    """The best linear classifier.
-
-    Args:
-        config: columns, regularisation.
-        schema: events with these columns.
-
-    Raises:
-        InvalidConfig: there is no such column.
-    """
+    """The best linear classifier."""
 
     mean: Tensor
     spread: Tensor

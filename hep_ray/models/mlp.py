@@ -47,12 +47,7 @@ class MlpConfig(Config):
 class Mlp(Model):
     """A stack of linear layers of one width.
 
-    Args:
-        config: columns, depth, width, activation, dropout.
-        schema: events with at least one scalar or vector column.
-
-    Raises:
-        InvalidConfig: there is no such column.
+    It takes at least one scalar or vector column.
     """
 
     def __init__(self, config: MlpConfig, schema: SchemaLike) -> None:

@@ -16,7 +16,7 @@ The variant `wide` has 64 and 128 channels in the second and fourth convolution;
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.image import ImageConfig, ImageModel, flat_features, output_size
@@ -46,12 +46,7 @@ class ObjectCnnConfig(ImageConfig):
 class ObjectCnn(ImageModel):
     """Two stages of two convolutions each, one hidden layer.
 
-    Args:
-        config: variant and dropout, scale and transform of the pixels.
-        schema: events with one image of at least 10x10 pixels.
-
-    Raises:
-        InvalidConfig: there is not exactly one image, or it is too small.
+    It takes one image of at least 10x10 pixels.
     """
 
     def __init__(self, config: ObjectCnnConfig, schema: SchemaLike) -> None:
@@ -74,8 +69,3 @@ class ObjectCnn(ImageModel):
             nn.Dropout(config.dropout),
             nn.Linear(HIDDEN_FEATURES, len(schema.classes)),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, n_classes) of images (N, H, W, C)."""
-        logits: Tensor = self.head(self.convolutions(self.image(images)))
-        return logits

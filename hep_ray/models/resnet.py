@@ -1,6 +1,6 @@
 """Residual networks (He et al., arXiv:1512.03385) in the variants of the HVL thesis.
 
-Shapes at 50x50x3 (N events, channels x H x W):
+`resnet34`, `resnet50` and `resnet101`, shapes at 50x50x3 (N events, channels x H x W):
 
                  resnet34                          resnet50, resnet101
     image           3 x 50 x 50                       3 x 50 x 50
@@ -16,17 +16,39 @@ Departures from He et al. are the thesis' own: every convolution carries a bias 
 normalisation follows it, resnet34 flattens its last maps instead of averaging them, and the deeper ones
 have a second linear layer. Shortcuts that change shape are 1x1 convolutions with batch normalisation;
 a bottleneck's stride is in its 3x3 convolution.
+
+`resnet18`, of torchvision with a stem that suits the image, is the network of the follow-up on six classes of black
+holes and sphalerons (Grefsrud et al., arXiv:2310.15227):
+
+    image                       3 x 50 x 50
+    stem `large`: 7x7/2, pool  64 x 13 x 13      stem `small`: 3x3    64 x 50 x 50
+    stage 1                    64 x 13 x 13                           64 x 50 x 50
+    stages 2, 3, 4            128 x 7, 256 x 4, 512 x 2              128 x 25, 256 x 13, 512 x 7
+    average                   512
+    linear                    n_classes
+
+`wide_resnet` (Zagoruyko and Komodakis, arXiv:1605.07146) of torchvision's bottlenecks, 2 blocks per stage:
+
+    image                  3 x 50 x 50
+    stem 7x7/2, pool      64 x 13 x 13
+    stages 1 to 4        256 x 13, 512 x 7, 1024 x 4, 2048 x 2
+    average             2048
+    linear              n_classes
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
+import torchvision
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from hep_ray.models import SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageModel, flat_features, output_size
+from hep_ray.models.image import ImageConfig, ImageInput, ImageModel, flat_features, output_size
 
 STEM_CHANNELS = 64
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -109,12 +131,7 @@ def residual_stages(
 class ResNet34(ImageModel):
     """Basic blocks 3, 4, 6, 3; the last maps are flattened, not averaged.
 
-    Args:
-        config: scale and transform of the pixels.
-        schema: events with one image of at least 3x3 pixels.
-
-    Raises:
-        InvalidConfig: there is not exactly one image, or it is too small.
+    It takes one image of at least 3x3 pixels.
     """
 
     def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
@@ -132,23 +149,9 @@ class ResNet34(ImageModel):
         features = flat_features("resnet34", channels, size, self.image)
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(features, len(schema.classes)))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, n_classes) of images (N, H, W, C)."""
-        logits: Tensor = self.head(self.stages(self.stem(self.image(images))))
-        return logits
-
 
 class BottleneckResNet(ImageModel):
-    """Bottleneck blocks, average pooling and two linear layers.
-
-    Args:
-        config: scale and transform of the pixels.
-        schema: events with one image, of any size.
-        depths: number of blocks in each stage.
-
-    Raises:
-        InvalidConfig: there is not exactly one image.
-    """
+    """Bottleneck blocks, average pooling and two linear layers."""
 
     def __init__(self, config: ResNetConfig, schema: SchemaLike, depths: tuple[int, int, int, int]) -> None:
         super().__init__(config, schema)
@@ -165,11 +168,6 @@ class BottleneckResNet(ImageModel):
             nn.Linear(HIDDEN_FEATURES, len(schema.classes)),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, n_classes) of images (N, H, W, C)."""
-        logits: Tensor = self.head(self.stages(self.stem(self.image(images))))
-        return logits
-
 
 @model("resnet50", ResNetConfig)
 class ResNet50(BottleneckResNet):
@@ -185,3 +183,72 @@ class ResNet101(BottleneckResNet):
 
     def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema, depths=(3, 4, 23, 3))
+
+
+Stem = Literal["auto", "large", "small"]
+LARGE_IMAGE = 40
+"""Pixels of the shorter side from which an image bears the fourfold reduction of the large stem."""
+
+
+def fit_stem(network: torchvision.models.ResNet, image: ImageInput, stem: Stem) -> None:
+    """Replace the first convolution by one of the image's channels, and drop the reduction where it is small."""
+    small = stem == "small" or (stem == "auto" and min(image.size) < LARGE_IMAGE)
+    width = network.conv1.out_channels
+    kernel, stride = (3, 1) if small else (7, 2)
+    network.conv1 = nn.Conv2d(image.channels, width, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if small:
+        network.maxpool = nn.Identity()
+
+
+class ResNet18Config(ImageConfig):
+    """Configuration of `resnet18`.
+
+    Attributes:
+        stem: `large` reduces the image four times before the first stage; `small` leaves its size; `auto` is small
+            below 40 pixels.
+    """
+
+    stem: Stem = "auto"
+
+
+@model("resnet18", ResNet18Config)
+class ResNet18(ImageModel):
+    """Basic blocks 2, 2, 2, 2."""
+
+    def __init__(self, config: ResNet18Config, schema: SchemaLike) -> None:
+        super().__init__(config, schema)
+        self.network = torchvision.models.resnet18(weights=None, num_classes=len(schema.classes))
+        fit_stem(self.network, self.image, config.stem)
+
+
+BASE_WIDTH = 64
+
+
+class WideResNetConfig(ImageConfig):
+    """Configuration of `wide_resnet`.
+
+    Attributes:
+        stem: as of `resnet18`.
+        widening: factor of the channels within a bottleneck; 2 is torchvision's `wide_resnet50_2`.
+        blocks: bottlenecks in each of the four stages.
+    """
+
+    stem: Stem = "auto"
+    widening: int = Field(default=2, ge=1)
+    blocks: int = Field(default=2, ge=1)
+
+
+@model("wide_resnet", WideResNetConfig)
+class WideResNet(ImageModel):
+    """Four stages of bottlenecks that are `widening` times as wide within."""
+
+    def __init__(self, config: WideResNetConfig, schema: SchemaLike) -> None:
+        super().__init__(config, schema)
+        self.network = ResNet(
+            Bottleneck,
+            [config.blocks] * 4,
+            num_classes=len(schema.classes),
+            width_per_group=BASE_WIDTH * config.widening,
+        )
+        fit_stem(self.network, self.image, config.stem)

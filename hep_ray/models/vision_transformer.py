@@ -52,15 +52,7 @@ class VisionTransformerConfig(ImageConfig):
 
 @model("vision_transformer", VisionTransformerConfig)
 class SmallVisionTransformer(ImageModel):
-    """Patches of the image as tokens.
-
-    Args:
-        config: patches and encoder, scale and transform of the pixels.
-        schema: events with one image, of any size.
-
-    Raises:
-        InvalidConfig: there is not exactly one image.
-    """
+    """Patches of the image as tokens."""
 
     def __init__(self, config: VisionTransformerConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema)
