@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from rich.console import Console
 
+from hep_ray.conversion.shards import ShardWriter
 from hep_ray.errors import (
     CannotResume,
     Infeasible,
@@ -26,6 +28,7 @@ from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
 from hep_ray.tracking.views import metric_key
+from tests.conftest import toy_events, toy_schema
 from tests.facts import raises, tells
 
 pytestmark = pytest.mark.ray
@@ -49,6 +52,13 @@ SEARCH = Search(
     },
 )
 QUIET = Console(quiet=True)
+BASELINE = {"model": "logistic_regression", "inputs": "image"}
+WITH_BASELINE = dataclasses.replace(
+    SEARCH,
+    references=(BASELINE,),
+    presets={"smoke": Preset(trials=1, epochs=2, scheduler="none")},
+    cost="epoch_seconds",
+)
 
 
 @pytest.fixture
@@ -56,6 +66,31 @@ def options(ray_session, make_dataset, tmp_path):
     return SearchOptions(
         data=make_dataset(events=96, size=28), storage=tmp_path / "runs", preset="smoke", seed=3
     )
+
+
+def run_once(search, folder):
+    with ShardWriter(folder / "toy", toy_schema(28), source={"seed": 0}) as writer:
+        writer.write(toy_events(96, 28, 0))
+    options = SearchOptions(data=folder / "toy", storage=folder / "runs", preset="smoke", seed=3)
+    return options, run_search(prepare(search, options), console=QUIET)
+
+
+def copied(options, folder):
+    """The same search in a copy of its storage, to be gone on with."""
+    shutil.copytree(options.storage, folder)
+    return dataclasses.replace(options, storage=folder)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session, tmp_path_factory):
+    """Options and result of a search that has ended; read only."""
+    return run_once(SEARCH, tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="module")
+def with_baseline(ray_session, tmp_path_factory):
+    """Options and result of a search with a baseline and a cost; read only."""
+    return run_once(WITH_BASELINE, tmp_path_factory.mktemp("with_baseline"))
 
 
 @pytest.mark.parametrize(
@@ -77,15 +112,9 @@ def test_a_metric_that_no_trial_reports_is_refused_before_anything_starts(option
         prepare(dataclasses.replace(SEARCH, **change), options)
 
 
-def test_a_baseline_is_a_trial_like_any_other(options):
-    search = dataclasses.replace(
-        SEARCH,
-        references=({"model": "logistic_regression", "inputs": "image"},),
-        presets={"smoke": Preset(trials=2, epochs=2)},
-    )
-    plan = prepare(search, options)
-    assert plan.trials == 3
-    result = run_search(plan, console=QUIET)
+def test_a_baseline_is_a_trial_like_any_other(with_baseline):
+    options, result = with_baseline
+    assert len(result.state.trials) == 2
 
     board = json.loads(result.leaderboard.read_text())
     baseline = next(one for one in board["trials"] if one["params"]["model"] == "logistic_regression")
@@ -94,16 +123,16 @@ def test_a_baseline_is_a_trial_like_any_other(options):
     assert baseline["mlflow_run_id"]
     assert {one["params"]["model"] for one in board["trials"]} == {"logistic_regression", "cnn"}
     with raises(InvalidSpace, "'likelihood'", "image (28, 28, 3)"):
-        prepare(dataclasses.replace(search, references=({"model": "likelihood"},)), options)
+        prepare(dataclasses.replace(WITH_BASELINE, references=({"model": "likelihood"},)), options)
+    without = prepare(dataclasses.replace(WITH_BASELINE, references=()), options)
     with raises(CannotResume, "references"):
-        run_search(prepare(dataclasses.replace(search, references=()), options), resume=True, console=QUIET)
+        run_search(without, resume=True, console=QUIET)
 
 
-def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_with_them(options):
-    presets = {"smoke": Preset(trials=1, epochs=2, scheduler="none")}
-    reference = {"model": "logistic_regression", "inputs": "image"}
-    first = dataclasses.replace(SEARCH, presets=presets, references=(reference,), cost="epoch_seconds")
-    run_search(prepare(first, options), console=QUIET)
+def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_with_them(
+    with_baseline, tmp_path
+):
+    options = copied(with_baseline[0], tmp_path / "runs")
     journal = options.storage / "toy_search" / "journal.jsonl"
     lines = journal.read_text().splitlines()
     # As it was before anything but seconds was told.
@@ -118,9 +147,8 @@ def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_
             del record["cpu_seconds"], record["gpu_seconds"]
     journal.write_text("".join(json.dumps(record) + "\n" for record in old))
 
-    now = dataclasses.replace(
-        first, cost="flops", presets={"smoke": dataclasses.replace(presets["smoke"], trials=2)}
-    )
+    longer = dataclasses.replace(WITH_BASELINE.presets["smoke"], trials=2)
+    now = dataclasses.replace(WITH_BASELINE, cost="flops", presets={"smoke": longer})
     said = Console(record=True, width=200)
     result = run_search(prepare(now, options), resume=True, console=said)
 
@@ -139,8 +167,8 @@ def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_
     assert 0 < run.data.metrics["cpu_seconds"] <= last["cpu_seconds"]
 
 
-def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(options):
-    result = run_search(prepare(SEARCH, options), console=QUIET)
+def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(finished):
+    options, result = finished
 
     board = json.loads(result.leaderboard.read_text())
     assert result.leaderboard == options.storage / "toy_search" / "leaderboard.json"
@@ -175,8 +203,8 @@ def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(options):
             assert [point.value for point in points] == [metrics[key] for metrics in trial["history"]]
 
 
-def test_a_finished_search_is_not_overwritten_and_can_be_extended(options):
-    first = run_search(prepare(SEARCH, options), console=QUIET)
+def test_a_finished_search_is_not_overwritten_and_can_be_extended(finished, tmp_path):
+    first, options = finished[1], copied(finished[0], tmp_path / "runs")
     before = {name: trial.history for name, trial in first.state.trials.items()}
     with raises(StorageError, options.storage / "toy_search", "--resume"):
         run_search(prepare(SEARCH, options), console=QUIET)
@@ -278,12 +306,10 @@ def test_a_storage_that_cannot_be_written_is_refused(options, tmp_path):
         prepare(SEARCH, dataclasses.replace(options, storage=tmp_path / "file" / "runs"))
 
 
-def test_the_journal_holds_no_epoch_twice(options):
-    run_search(prepare(SEARCH, options), console=QUIET)
-
+def test_the_journal_holds_no_epoch_twice(finished):
     epochs = [
         (record.trial_id, record.epoch)
-        for record in read_records(options.storage / "toy_search")
+        for record in read_records(finished[0].storage / "toy_search")
         if record.kind == "epoch_finished"
     ]
     assert len(epochs) == len(set(epochs))
@@ -299,9 +325,7 @@ def test_a_search_that_streams_is_as_good_as_one_in_memory(options, make_dataset
         trials=1,
     )
     space = Space(model="cnn", loss="cross_entropy", optimizer="adam", learning_rate=1e-3, batch_size=16)
-    search = dataclasses.replace(
-        SEARCH, space=space, references=({"model": "logistic_regression", "inputs": "image"},)
-    )
+    search = dataclasses.replace(SEARCH, space=space, references=(BASELINE,))
     plan = prepare(search, options)
     assert tells(str(plan.resources), "1 CPU + Ray Data 1 CPU = 2 CPU", "cluster with 2 CPU")
     assert "streaming (asked for)" in str(plan.resources.ingest)

@@ -197,7 +197,7 @@ def test_the_readme_runs(tmp_path: Path, make_dataset: Callable[..., Path]) -> N
 
 
 def test_the_components_of_the_guide_work(tmp_path: Path) -> None:
-    model, loss, schedule, reader, simulation, search = blocks(COMPONENTS, "python")
+    model, loss, metric, schedule, reader, simulation, search = blocks(COMPONENTS, "python")
     use = """
 import numpy as np, torch
 from hep_ray.dataset.check import check
@@ -225,9 +225,14 @@ linear = build_loss("generalised_cross_entropy", {"robustness": 1.0})(toward, ta
 torch.testing.assert_close(linear, 1 - torch.exp(-plain))
 # Two equal logits: p = 1/2, so at q = 1/2 the loss is 2 (1 - sqrt(1/2)).
 assert abs(float(build_loss("generalised_cross_entropy", {"robustness": 0.5})(toward, target)[0]) - 0.5857864) < 1e-6
+
+# Of class 0 the weights 1 of 1 + 3 are right, of class 1 all: (1/4 + 1) / 2.
+likely = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+assert balanced_accuracy(likely, np.array([0, 0, 1]), np.array([1.0, 3.0, 2.0])) == 0.625
 """
     parts = [
-        block.replace("from __future__ import annotations\n", "") for block in (model, loss, schedule, reader)
+        block.replace("from __future__ import annotations\n", "")
+        for block in (model, loss, metric, schedule, reader)
     ]
     search_block = search.replace('if __name__ == "__main__":\n    main(search)', "search.space.check()")
     run_python(
@@ -236,6 +241,20 @@ assert abs(float(build_loss("generalised_cross_entropy", {"robustness": 0.5})(to
         ),
         tmp_path,
     )
+
+
+def test_the_files_to_start_with_exist() -> None:
+    rows = re.findall(
+        r"^\| (`(?:hep_ray|searches)/.*?) \|.*\| (.*?) \|$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert rows
+    for first, start in rows:
+        folders = [folder.strip("`/") for folder in first.split(", ")]
+        places = [REPOSITORY / folder for folder in folders] + [
+            REPOSITORY / "hep_ray" / folder for folder in folders
+        ]
+        for name in re.findall(r"`([^`]+)`", start):
+            assert any((place / name).exists() for place in places), f"{first} has no {name}"
 
 
 def test_every_test_that_the_pages_name_exists() -> None:
@@ -253,3 +272,13 @@ def test_every_test_that_the_pages_name_exists() -> None:
                 assert re.search(rf"^\s*(def|class) {name}\b", text, re.MULTILINE), f"{file} has no {name}"
                 named += 1
     assert named
+
+
+def test_the_readme_counts_the_tests(request: pytest.FixtureRequest) -> None:
+    """Exactly where all of `make test` runs; a part of it can only be too large."""
+    (told,) = re.findall(r"runs ([\d,]+) tests", README.read_text(encoding="utf-8"))
+    config, running = request.config, len(request.session.items)
+    everything = config.option.markexpr == "not slow and not cluster" and not config.option.keyword
+    if everything and config.args == config.getini("testpaths"):
+        assert round(running, -2) == int(told.replace(",", ""))
+    assert running < int(told.replace(",", "")) + 150
