@@ -97,21 +97,20 @@ def paired_t(left: Sequence[float], right: Sequence[float], level: float = LEVEL
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values adjusted so that, of all tests together, a false alarm is as rare as the level says.
+    """Return p-values corrected so that, of all tests together, a false alarm is as rare as the level says.
 
-    Source: Holm, Scand. J. Statist. 6 (1979) 65. The i-th smallest of m is multiplied by m - i + 1, none falls below
-    an earlier one, none exceeds 1.
+    Source: Holm, Scand. J. Statist. 6 (1979) 65 (`statsmodels.stats.multitest.multipletests`).
 
     Args:
-        p_values: one per test; None where a test could not be made, which counts among the m all the same.
+        p_values: one per test; None where a test could not be made, which counts among the tests all the same.
     """
-    adjusted: list[float | None] = [None] * len(p_values)
-    tested = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
-    largest = 0.0
-    for rank, (value, index) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * value))
-        adjusted[index] = largest
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    # 1 comes last in Holm's order, where it changes no other value.
+    _, adjusted, _, _ = multipletests([1.0 if value is None else value for value in p_values], method="holm")
+    return [None if value is None else float(one) for value, one in zip(p_values, adjusted, strict=True)]
 
 
 def bootstrap_interval(
