@@ -5,24 +5,33 @@ Labels are never read, so events without any can be predicted.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import JsonValue
 
-from hep_ray.conversion.columns import field_of
-from hep_ray.conversion.paths import digest_of, files, matched, open_all, reader_by_ending, refuse_absent
-from hep_ray.conversion.readers import READERS, parse_options
+from hep_ray.conversion.columns import columns_of, field_of
+from hep_ray.conversion.paths import (
+    digest_of,
+    files,
+    matched,
+    open_all,
+    reader_by_ending,
+    refuse_absent,
+    stem_of,
+    told_apart,
+)
+from hep_ray.conversion.readers import READERS, Part, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
 from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.expressions import Expression, unknown
 from hep_ray.dataset.manifest import MANIFEST
-from hep_ray.dataset.schema import EVENT_ID, EventSchema
-from hep_ray.errors import InvalidConfig, ModelMismatch
-from hep_ray.predict import matching
-from hep_ray.predict.pieces import Piece, cut
+from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema, legal_name
+from hep_ray.errors import InvalidConfig, InvalidSchema, ModelMismatch
 from hep_ray.promote.classifier import Classifier
 
 
@@ -100,7 +109,7 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
         )
     (folder,) = paths
     manifest = verify_shards(folder)
-    columns = matching.rules_of_dataset(classifier.columns, manifest.event_schema, str(folder))
+    columns = rules_of_dataset(classifier.columns, manifest.event_schema, str(folder))
     rules = SchemaFile(
         reader="parquet", event_id=EventIdRule(fields=(EVENT_ID,), as_is=True), selection=ways.selection
     )
@@ -135,9 +144,9 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
     for path, _, part in tables:
         shown = f"{path}:{part.name}" if part.name else str(path)
         if rules.columns:
-            found = matching.rules_of_schema_file(classifier.columns, part, rules, shown)
+            found = rules_of_schema_file(classifier.columns, part, rules, shown)
         else:
-            found = matching.rules_of_fields(classifier.columns, part, shown)
+            found = rules_of_fields(classifier.columns, part, shown)
             stated &= all(
                 (part.fields.field(name).metadata or {}).get(b"unit") for rule in found for name in rule.reads
             )
@@ -201,3 +210,184 @@ def schema_of_model(classifier: Classifier) -> EventSchema:
     return EventSchema(
         task=schema.task, columns=classifier.columns, classes=schema.classes, signal=schema.signal
     )
+
+
+PIECE_BYTES = 32 * 2**20
+"""About as much of an input, decoded, is one piece."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of an input.
+
+    Attributes:
+        number: from 0.
+        path: of the file that is read.
+        part: number of the table within it.
+        start: first row.
+        stop: row before which it ends; None for the end of the table.
+        prefix: stands before the events' ids; empty where they are ids already.
+        file: name of the file of scores.
+    """
+
+    number: int
+    path: Path
+    part: int
+    start: int
+    stop: int | None
+    prefix: str
+    file: str
+
+
+def cut(
+    tables: Sequence[tuple[Path, int, Part]], columns: Sequence[Column], *, seekable: bool, own_ids: bool
+) -> Iterator[Piece]:
+    """The pieces of some tables.
+
+    Args:
+        tables: file, number of the table within it, what the reader says of it.
+        columns: of the model.
+        seekable: whether a range of rows is reached without reading those before it.
+        own_ids: whether events bring their ids; otherwise these are made of the file's name and the row.
+
+    Raises:
+        InvalidConfig: an input is given twice.
+    """
+    counter = itertools.count()
+    stems = told_apart(path for path, _, _ in tables)
+    stride = max(1, PIECE_BYTES // max(1, sum(column.nbytes for column in columns)))
+    for path, number, part in tables:
+        several = sum(other == path for other, _, _ in tables) > 1
+        prefix = f"{stems[path]}/{part.name}/" if several else f"{stems[path]}/"
+        bounds: list[tuple[int, int | None]] = [(0, None)]
+        if part.rows is not None and seekable:
+            bounds = [(start, min(start + stride, part.rows)) for start in range(0, part.rows, stride)]
+        for start, stop in bounds:
+            piece = next(counter)
+            name = f"{stem_of(path)}-{piece:05d}.parquet"
+            yield Piece(piece, path, number, start, stop, "" if own_ids else prefix, name)
+
+
+ASPECTS = ("shape", "dtype", "unit", "elements", "element_units", "axes")
+"""What a column of the events must have in common with that of the model."""
+
+
+def rules_of_dataset(columns: Sequence[Column], schema: EventSchema, shown: str) -> tuple[ColumnRule, ...]:
+    """Rules that take a model's columns out of a dataset of ours as they are.
+
+    Args:
+        columns: of the model.
+        schema: of the dataset.
+        shown: name of the dataset, for messages.
+
+    Raises:
+        ModelMismatch: one is absent or differs.
+    """
+    known = {column.name: column for column in schema.columns}
+    for column in columns:
+        if column.name not in known:
+            raise ModelMismatch(f"the model reads the column '{column.name}'; {shown} has {', '.join(known)}")
+        _compare(column, known[column.name], shown)
+    return tuple(
+        ColumnRule(name=column.name, dtype=column.dtype, unit=column.unit, shape=column.shape or None)
+        for column in columns
+    )
+
+
+def rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple[ColumnRule, ...]:
+    """Rules that make a model's columns of fields with their names, or with the names of their elements.
+
+    Args:
+        columns: of the model.
+        part: of an input.
+        shown: name of the input, for messages.
+
+    Raises:
+        ModelMismatch: a field is absent, of another shape, or states another unit.
+    """
+    rules = []
+    fields = {legal_name(name): name for name in reversed(part.fields.names)} | {
+        name: name for name in part.fields.names
+    }
+    for column in columns:
+        wanted_fields = (column.name,) if column.name in fields else column.elements
+        sources = tuple(fields.get(name, name) for name in wanted_fields)
+        absent = [name for name in sources or (column.name,) if name not in part.fields.names]
+        if absent:
+            raise ModelMismatch(
+                f"the model reads the column '{column.name}' of shape {column.shape}"
+                f"{f', or its elements {column.elements}' if column.elements else ''}; {shown} lacks "
+                f"{', '.join(absent)}: it has {', '.join(part.fields.names)}"
+            )
+        for element, name in zip(wanted_fields, sources, strict=True):
+            wanted = column.unit if element == column.name else column.unit_of(element)
+            _check_unit(part.fields.field(name), wanted, shown)
+        rules.append(
+            ColumnRule(
+                name=column.name,
+                sources=tuple(sources),
+                dtype=column.dtype,
+                unit=column.unit,
+                elements=column.elements,
+                element_units=column.element_units,
+                axes=column.axes,
+            )
+        )
+    return _checked(columns, part, tuple(rules), shown)
+
+
+def rules_of_schema_file(
+    columns: Sequence[Column], part: Part, rules: SchemaFile, shown: str
+) -> tuple[ColumnRule, ...]:
+    """The rules of a schema file for a model's columns.
+
+    Args:
+        columns: of the model.
+        part: of an input.
+        rules: the schema file.
+        shown: name of the input, for messages.
+
+    Raises:
+        ModelMismatch: the file has no rule for one of them, or one that makes another column.
+    """
+    by_name = {name: rule for rule in rules.columns for name in (rule.name, rule.indicator) if name}
+    for column in columns:
+        if column.name not in by_name:
+            raise ModelMismatch(
+                f"the model reads the column '{column.name}'; the schema file makes {', '.join(by_name) or 'none'}"
+            )
+    wanted = {by_name[column.name].name: by_name[column.name] for column in columns}
+    return _checked(columns, part, tuple(wanted.values()), shown)
+
+
+def _checked(
+    columns: Sequence[Column], part: Part, rules: tuple[ColumnRule, ...], shown: str
+) -> tuple[ColumnRule, ...]:
+    try:
+        made = {column.name: column for column in columns_of(part, rules, shown)}
+    except InvalidSchema as fault:
+        raise ModelMismatch(str(fault)) from None
+    for column in columns:
+        _compare(column, made[column.name], shown)
+    return rules
+
+
+def _compare(column: Column, other: Column, shown: str) -> None:
+    for aspect in ASPECTS:
+        known_by = "grid" if aspect == "axes" else aspect
+        wanted, found = getattr(column, known_by), getattr(other, known_by)
+        if wanted != found:
+            raise ModelMismatch(
+                f"events have the columns that the model was trained on; {aspect} of '{column.name}' is {wanted!r}, "
+                f"of {shown} {found!r}"
+            )
+
+
+def _check_unit(field: pa.Field, wanted: str, shown: str) -> None:
+    """A field that states a unit states the model's; one that states none is taken to be in it."""
+    unit = (field.metadata or {}).get(b"unit", b"").decode()
+    if unit and unit != wanted:
+        raise ModelMismatch(
+            f"events have the units that the model was trained on; unit of '{field.name}' is '{wanted}', "
+            f"of {shown} '{unit}'"
+        )

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import importlib.metadata
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from hep_ray.config import FORMERLY
 from hep_ray.confirm.confirmation import (
@@ -20,22 +27,22 @@ from hep_ray.confirm.confirmation import (
     uses_of_others,
 )
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import CorruptCheckpoint, HepRayError, InvalidConfig, PromotionRefused
+from hep_ray.errors import CorruptCheckpoint, HepRayError, InvalidConfig, PromotionRefused, StorageError
+from hep_ray.files import storing
 from hep_ray.plugins import restore
 from hep_ray.promote import gate
-from hep_ray.promote.card import model_card
-from hep_ray.promote.gain import LEVEL, Gate, check_gain, comparison_of, without_seed
-from hep_ray.promote.package import Description, Evidence, Package
+from hep_ray.promote.gate import LEVEL, TOLERANCE, Gate, check_gain, comparison_of, without_seed
+from hep_ray.promote.package import Description, Evidence, Package, model_card
 from hep_ray.promote.scores import check_scores
-from hep_ray.promote.store import store
-from hep_ray.promote.turn import one_at_a_time
 from hep_ray.search.state import SearchState, recorded_uri
-from hep_ray.tracking.registry import CHAMPION, ModelRegistry, Version
+from hep_ray.tracking.registry import CHAMPION, Candidate, ModelRegistry, Version
 from hep_ray.training.checkpoint import load_checkpoint
 from hep_ray.training.config import TrialConfig
 
 Report = Callable[[gate.Check], None]
 LARGEST_LEVEL = 0.5
+PATIENCE = 600.0
+"""Seconds that a promotion waits for another one to end."""
 TURNS = 3
 """Times that a candidate is judged, where each time another model was made the champion meanwhile."""
 
@@ -277,3 +284,127 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+EXAMPLES = 2
+"""Events in the input example."""
+RUN_WITH = ("hep-ray", "torch", "numpy")
+"""Packages that the requirements of a registered model name."""
+LEFT_OUT = (
+    "test_confusion",
+    *(f"test_background_rejection_at_{percent}" for percent in (30, 70, 80, 88, 90, 93)),
+)
+"""Metrics that would crowd a version's tags; `model.json` has them all."""
+
+
+def store(
+    registry: ModelRegistry,
+    name: str,
+    package: Package,
+    dataset: Dataset,
+    card: str,
+    storage: Path,
+    scratch: Path,
+    run_id: str | None,
+) -> Version:
+    """Register a package as a new version, without an alias.
+
+    Args:
+        registry: where.
+        name: of the registered model.
+        package: that passed the gate.
+        dataset: of the input example.
+        card: of the model.
+        storage: of all searches.
+        scratch: an empty folder.
+        run_id: MLflow run that trained the model.
+
+    Raises:
+        StorageError: the registry did not take it.
+        PromotionRefused: what is stored is not what was judged.
+    """
+    package.write(scratch / "package", card)
+    classifier = package.build()
+    arrays = dataset.schema.decode(next(pq.ParquetFile(dataset.paths("val")[0]).iter_batches(EXAMPLES)))
+    example = {column.name: arrays[column.name] for column in classifier.columns}
+    description = package.description
+    candidate = Candidate(
+        folder=scratch / "package",
+        inputs={column.name: (column.dtype, (-1, *column.shape)) for column in classifier.columns},
+        outputs={
+            **dict.fromkeys(classifier.score_names, "float32"),
+            **dict.fromkeys(classifier.rank_names, "float64"),
+        },
+        example=example,
+        digest=package.digest,
+        run_id=run_id,
+        params={key: str(value) for key, value in description.params.items()},
+        metrics=description.metrics,
+        tags=_tags(package),
+        card=card,
+        requirements=tuple(f"{one}=={importlib.metadata.version(one).split('+')[0]}" for one in RUN_WITH),
+    )
+    experiment = description.origin["search"]
+    version = registry.register(name, experiment, candidate, scratch, storage / "mlartifacts")
+    (scratch / "stored").mkdir()
+    stored = Package.read(registry.download(version, scratch / "stored"))
+    same = stored.digest == package.digest and np.allclose(
+        stored.build().predict(example), classifier.predict(example), rtol=0, atol=TOLERANCE
+    )
+    if not same:
+        raise PromotionRefused(
+            f"what is stored is what was judged; {version.uri} is not, and got no alias: its digest is "
+            f"{stored.digest}, judged was {package.digest}"
+        )
+    return version
+
+
+def _tags(package: Package) -> dict[str, str]:
+    """Tags of a version: what it is of, where it comes from, and its confirmed metrics with errors."""
+    description = package.description
+    schema = description.event_schema
+    estimates = description.evidence.contender.estimates if description.evidence else {}
+    return {
+        "task": schema.task,
+        "classes": ",".join(schema.classes),
+        "signal": schema.signal,
+        "dataset_fingerprint": description.dataset_fingerprint,
+        **{f"hep_ray.{key}": value for key, value in description.origin.items()},
+        **{
+            key: f"{one.mean:.5g} ± {one.sd:.2g} [{one.low:.5g}, {one.high:.5g}]"
+            for key, one in estimates.items()
+            if key.startswith("test_") and not (key.startswith(LEFT_OUT) or key.endswith("_error"))
+        },
+    }
+
+
+@contextmanager
+def one_at_a_time(uri: str, name: str, storage: Path) -> Iterator[None]:
+    """Hold the lock of one model in one registry, so that a second promotion is judged against the first.
+
+    The lock lies beside a registry that is a SQLite file, else in the storage. Promotions that share neither see
+    each other by the alias alone, which is read again right before it is set.
+
+    Args:
+        uri: of the registry.
+        name: of the registered model.
+        storage: of all searches.
+
+    Raises:
+        StorageError: another promotion holds it for ten minutes, or the lock cannot be written.
+    """
+    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else storage
+    digest = hashlib.sha256(f"{uri}\n{name}".encode()).hexdigest()[:16]
+    path = (beside if beside.is_dir() else storage) / f".promote-{digest}.lock"
+    lock = FileLock(path, timeout=PATIENCE, mode=0o666)
+    try:
+        with storing(path):
+            lock.acquire(poll_interval=0.2)
+    except Timeout:
+        raise StorageError(
+            f"another promotion of '{name}' still holds {path} after {PATIENCE:.0f} s: wait for it to end"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

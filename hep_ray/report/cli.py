@@ -73,22 +73,21 @@ def report(
             )
         _print_tables(search, storage, markdown=markdown)
         return
-    from hep_ray.report.build import attach, write_report
-    from hep_ray.report.summary import result, still_running
+    from hep_ray.report.page import attach, result, still_running, write_report
     from hep_ray.search.stated import words_to_confirm
 
     report = write_report(search, storage, out=out, figures=figures, data=data)
     typer.echo(f"wrote {report.path} ({report.path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if figures is not None:
         typer.echo(f"wrote {len(report.figures)} files of figures into {figures}")
-    for sentence in (*result(report.material), still_running(report.material), *report.material.notes):
+    for sentence in (*result(report.data), still_running(report.data), *report.data.notes):
         if sentence:
             typer.echo(sentence)
     run_id = attach(report, storage, tracking_uri)
     typer.echo(f"attached to MLflow run {run_id}")
     words: list[str] | None = ["promote", found.name]
-    if report.material.confirmation is None:
-        words = words_to_confirm(report.material.state, search)
+    if report.data.confirmation is None:
+        words = words_to_confirm(report.data.state, search)
     if words:
         typer.echo(f"next: {typed('hep-ray', *words, '--dry-run', storage=storage, data=data)}")
 

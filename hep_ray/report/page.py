@@ -1,23 +1,33 @@
-"""The page of a report: sentences, tables and figures in the order in which they are read."""
+"""The page of a report: gather, draw, fill the template, write, attach."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-from hep_ray.drawing.page import document, picture
-from hep_ray.report import summary, tables
-from hep_ray.report.figures import Drawn, Section
-from hep_ray.report.material import Material
+from hep_ray.confirm.confirmation import Confirmation
+from hep_ray.confirm.table import verdict
+from hep_ray.drawing.page import render
+from hep_ray.drawing.style import house_style
+from hep_ray.errors import StorageError
+from hep_ray.files import storing, write_whole
+from hep_ray.flags import typed
+from hep_ray.report import tables
+from hep_ray.report.figures import Drawn, Section, of_section
+from hep_ray.report.formatting import count_words, decimals, interval, metric_words, plus_minus
+from hep_ray.report.report_data import ReportData, gather
+from hep_ray.search.definition import Search
+from hep_ray.search.state import recorded_uri
+from hep_ray.search.stated import Stated, words_to_confirm
+from hep_ray.tracking.mlflow_writer import attach_to_search
 
-TITLES: dict[Section, str] = {
-    "confirmation": "Confirmation",
-    "classifier": "The classifier",
-    "training": "Training",
-    "search": "The search",
-}
+FILE_NAME = "report.html"
+TEMPLATE = Path(__file__).with_name("report.html")
+SECTIONS: tuple[Section, ...] = ("confirmation", "classifier", "training", "search")
+DPI = 200
+"""Pixels per inch of a figure's own PNG."""
+HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -37,95 +47,217 @@ class Shown:
     drawn: Drawn | str
 
 
-def page(material: Material, figures: Sequence[Shown], storage: Path) -> str:
-    """The HTML of a report.
+@dataclass(frozen=True)
+class Report:
+    """A page that was written.
+
+    Attributes:
+        path: of the page.
+        figures: files of single figures.
+        data: what it was made of.
+    """
+
+    path: Path
+    figures: tuple[Path, ...]
+    data: ReportData
+
+
+def write_report(
+    search: Search | Stated,
+    storage: Path,
+    *,
+    out: Path | None = None,
+    figures: Path | None = None,
+    data: Path | None = None,
+) -> Report:
+    """Write the page of a search, and its figures as PNG and PDF where a folder for them is given.
 
     Args:
-        material: gathered.
+        search: as it was stated.
+        storage: folder of all searches.
+        out: the page; `report.html` in the folder of the search unless given.
+        figures: folder for single figures; made when absent.
+        data: dataset folder; that of the search unless given.
+
+    Raises:
+        StorageError: the search was never run there, or something cannot be written.
+        NothingCompleted: no trial has completed.
+        UnreadableInput: the dataset that is given is none, or another one than the search's.
+    """
+    path = out or storage / search.name / FILE_NAME
+    if out is not None and not path.absolute().parent.is_dir():
+        raise StorageError(f"cannot write the page {path}: the folder {path.parent} does not exist")
+    found = gather(search, storage, data)
+    files: list[Path] = []
+    with house_style():
+        drawn = draw(found)
+        text = page(found, drawn, storage)
+        if figures is not None:
+            with storing(figures):
+                figures.mkdir(parents=True, exist_ok=True)
+                files = [file for shown in drawn for file in save(shown, figures)]
+    with storing(path):
+        write_whole(path, text)
+    return Report(path, tuple(files), found)
+
+
+def page(data: ReportData, figures: Sequence[Shown], storage: Path) -> str:
+    """Return the HTML of a report.
+
+    Args:
+        data: gathered.
         figures: drawn, in their order.
         storage: folder of all searches, for the commands.
     """
-    return document(summary.heading(material), "\n".join(_body(material, figures, storage)))
-
-
-def _body(material: Material, figures: Sequence[Shown], storage: Path) -> Iterator[str]:
-    if running := summary.still_running(material):
-        yield f'<p class="mark"><b>{escape(running)}</b></p>'
-    yield f"<p>Report of the search <code>{escape(material.search.name)}</code></p>"
-    for sentence in summary.result(material):
-        yield f"<p>{escape(sentence)}</p>"
-    yield f"<p>{escape(summary.what_ran(material))}</p>"
-    for note in material.notes:
-        yield f'<p class="mark">{escape(note)}</p>'
-    yield "<h2>The dataset</h2>"
-    fingerprint = escape(material.started.dataset_fingerprint)
-    yield f"<p>{escape(material.started.task)}, fingerprint <code>{fingerprint}</code></p>"
-    yield tables.dataset(material)
-    yield from _results(material)
-    if material.confirmation is not None:
-        yield f"<h2>{TITLES['confirmation']}</h2>"
-        yield tables.confirmation(material.confirmation)
-        yield from _figures(figures, "confirmation")
-    if material.scores is not None:
-        yield f"<h2>{TITLES['classifier']}</h2>"
-        yield _whose(material)
-        for shown in _figures(figures, "classifier"):
-            yield shown
-            if 'id="rejection"' in shown:
-                yield tables.working_points(material.scores)
-        yield tables.per_class(material.scores)
-    for section in ("training", "search"):
-        yield f"<h2>{TITLES[section]}</h2>"
-        yield from _figures(figures, section)
-    yield tables.failures(material)
-    yield f"<h2>Provenance</h2>{tables.provenance(material)}"
-    yield f"<h2>The same again</h2><pre>{escape(summary.commands(material, storage))}</pre>"
-
-
-def _results(material: Material) -> Iterator[str]:
-    yield "<h2>Results of the search</h2>"
-    yield (
-        '<p class="note">Validation split; each trial at its best epoch; ± is statistical, from the number of events. '
-        "The best of many noisy values is too good on average.</p>"
+    return render(
+        TEMPLATE,
+        title=data.search.title.rstrip("."),
+        data=data,
+        figures=figures,
+        tables=tables,
+        running=still_running(data),
+        result=result(data),
+        what_ran=what_ran(data),
+        confirm=confirm_command(data),
+        commands=commands(data, storage),
     )
-    yield tables.leaderboard(material)
-    left_out = len(material.state.trials) - tables.BEST_TRIALS
-    if left_out > 0:
-        yield f'<p class="note">{left_out} more trials are in leaderboard.json.</p>'
-    studies = list(tables.studies(material))
-    if studies:
-        yield from studies
-        yield (
-            '<p class="note">Ours: validation split, mean ± s.d. over trials (their number). Published numbers are of '
-            "the data named in their column, not of ours.</p>"
-        )
 
 
-def _whose(material: Material) -> str:
-    scores = material.scores
-    assert scores is not None
-    if scores.confirmed:
-        return (
-            f"<p>Test split, {scores.events:,} events, each contender retrained with {scores.seeds} seeds by the "
-            "confirmation; no trial of the search was chosen by these events.</p>"
-        )
-    words = summary.confirm_command(material)
-    command = f"; type <code>{escape(words)}</code>" if words else ""
+def draw(data: ReportData) -> list[Shown]:
+    """Return every figure that there is for this search, in the order of the page; in the house style of the caller."""
+    made = []
+    for section in SECTIONS:
+        for entry in of_section(section):
+            drawn = entry.draw(data)
+            if drawn is not None:
+                made.append(Shown(entry.name, section, entry.title, drawn))
+    return made
+
+
+def attach(report: Report, storage: Path, uri: str | None = None) -> str:
+    """Store the page with the search's parent run in MLflow.
+
+    Args:
+        report: written.
+        storage: folder of all searches.
+        uri: tracking URI; that of the search unless given.
+
+    Returns:
+        Id of the parent run.
+
+    Raises:
+        TrackingUnavailable: MLflow does not answer, or does not know the search.
+    """
+    started = report.data.started
+    return attach_to_search(
+        uri or recorded_uri(storage / started.search, started), started.search, started.search_id, report.path
+    )
+
+
+def save(shown: Shown, folder: Path) -> list[Path]:
+    """Write a figure as PNG and PDF and return the files; none where there is a sentence in its place."""
+    if not isinstance(shown.drawn, Drawn):
+        return []
+    paths = [folder / f"{shown.name}.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        shown.drawn.figure.savefig(path, dpi=DPI)
+    return paths
+
+
+def what_ran(data: ReportData) -> str:
+    """Say how many trials ended how, after how many epochs and hours."""
+    trials = data.state.trials
+    ends = [
+        f"{count} {status}"
+        for status in ("completed", "stopped", "failed", "running")
+        if (count := data.count(status))
+    ]
+    epochs = sum(len(trial.history) for trial in trials.values())
+    seconds = sum(trial.seconds for trial in trials.values())
+    duration = f"{seconds / HOUR:.1f} hours" if seconds >= HOUR else f"{seconds / 60:.1f} minutes"
+    if seconds < 60:  # noqa: PLR2004 - of a minute
+        duration = f"{seconds:.1f} seconds"
     return (
-        f'<p class="mark">Validation split: a biased pick{command}. '
-        f"The model is that of {escape(material.name_of(material.best))}.</p>"
+        f"{count_words(len(trials), 'trial')} of up to {count_words(data.started.epochs, 'epoch')}: "
+        f"{', '.join(ends)}. {count_words(epochs, 'epoch')} were trained in {duration} of trial time "
+        "(trials that ran side by side counted each)."
     )
 
 
-def _figures(figures: Sequence[Shown], section: Section) -> Iterator[str]:
-    for shown in figures:
-        if shown.section != section:
-            continue
-        if isinstance(shown.drawn, str):
-            yield f'<p class="note">{escape(shown.drawn)}</p>'
-            continue
-        image = picture(shown.drawn.figure, shown.title)
-        yield (
-            f'<h3>{escape(shown.title)}</h3><figure id="{escape(shown.name)}">{image}'
-            f"<figcaption>{escape(shown.drawn.caption)}</figcaption></figure>"
-        )
+def still_running(data: ReportData) -> str:
+    """Say what has not ended yet; empty where all has."""
+    if not data.running:
+        return ""
+    open_trials = [trial.trial_id for trial in data.state.unfinished()]
+    words = f": {', '.join(open_trials[:10])} not ended" if open_trials else ""
+    return (
+        f"Still running, or interrupted{words}. This is what there is so far; type the command again later."
+    )
+
+
+def result(data: ReportData) -> list[str]:
+    """Say what was found, in two sentences."""
+    return [_picked(data), _confirmed(data)]
+
+
+def _picked(data: ReportData) -> str:
+    metric, best = data.started.metric, data.best
+    metrics = best.best(metric, data.started.mode) or {}
+    value = plus_minus(metrics[metric], metrics.get(f"{metric}_error"))
+    group = next((one for one in data.groups.members if best in one.trials), None)
+    beside = ""
+    if group is not None and group.kind == "seeds":
+        over = [found[metric] for trial in group.trials if (found := trial.best(metric, data.started.mode))]
+        mean = sum(over) / len(over)
+        spread = (sum((one - mean) ** 2 for one in over) / (len(over) - 1)) ** 0.5
+        beside = f"; its {len(over)} seeds give {plus_minus(mean, spread)}"
+    return (
+        f"Best by {metric_words(metric)}: {data.name_of(best)} with {value} after epoch {int(metrics['epoch'])}"
+        f"{beside}. It is the best of {count_words(data.count('completed'), 'completed trial')}, so a biased pick."
+    )
+
+
+def _confirmed(data: ReportData) -> str:
+    found = data.confirmation
+    if found is None:
+        words = confirm_command(data)
+        return f"It is not confirmed on the test split{f': type {words}' if words else ''}."
+    first = found.finalists[0] if found.finalists else found.baseline
+    estimate, base = first.estimates[found.metric], found.baseline.estimates[found.metric]
+    words = (
+        f"Tested on the test split with {count_words(len(found.seeds), 'seed')}: {metric_words(found.metric)} "
+        f"{plus_minus(estimate.mean, estimate.sd)} of {first.name} against {plus_minus(base.mean, base.sd)} of the "
+        "baseline"
+    )
+    return f"{words}{_difference(found, first.name)}. {verdict(found)}"
+
+
+def _difference(found: Confirmation, name: str) -> str:
+    own = next(
+        (one for one in found.comparisons if one.contender == name and one.metric == found.metric), None
+    )
+    if own is None:
+        return ""
+    p_value = "no p-value" if own.adjusted_p_value is None else f"corrected p = {own.adjusted_p_value:.2g}"
+    difference, digits = own.difference, decimals(own.difference.mean, own.difference.sd)
+    mean = plus_minus(difference.mean, difference.sd, "+")
+    return f"; paired difference {mean} {interval(difference.low, difference.high, digits, '+')}, {p_value}"
+
+
+def confirm_command(data: ReportData) -> str | None:
+    """Return the command that confirms the search; None where it has nothing to compare."""
+    words = words_to_confirm(data.state, data.search)
+    return None if words is None else typed("hep-ray", *words, storage=data.folder.parent)
+
+
+def commands(data: ReportData, storage: Path) -> str:
+    """Return the commands that make the same again."""
+    name = data.search.name
+    again = typed("hep-ray", "confirm", name, storage=storage)
+    commit = data.started.provenance.get("git_commit", "unknown")
+    lines = [] if commit.startswith("unknown") else [f"git checkout {commit}"]
+    lines.append(data.started.provenance.get("command", f"python searches/{name}.py"))
+    if data.confirmation is not None:
+        lines.append(data.confirmation.provenance.get("command", again))
+    lines.append(typed("hep-ray", "report", name, storage=storage))
+    return "\n".join(lines)

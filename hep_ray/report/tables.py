@@ -1,21 +1,19 @@
-"""Tables of a report, as HTML."""
+"""Tables of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from html import escape
 
 from hep_ray.confirm.confirmation import Confirmation, Estimate
 from hep_ray.confirm.table import of_difference, verdict
+from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.splits import SPLITS
-from hep_ray.drawing.page import table
+from hep_ray.drawing.page import PageTable
+from hep_ray.report.formatting import decimals, interval, metric_words, plus_minus
 from hep_ray.report.groups import varied_in
-from hep_ray.report.material import Material
-from hep_ray.report.performance import WorkingPoint, mean_and_sd
-from hep_ray.report.scores import Scored, Scores
+from hep_ray.report.report_data import ReportData
+from hep_ray.report.scores import Scored, Scores, WorkingPoint, mean_and_sd
 from hep_ray.report.study import left_out, shown, written
-from hep_ray.report.words import decimals, interval, metric_words, plus_minus
 from hep_ray.search.leaderboard import number
 from hep_ray.search.state import OF_MODEL, TIMES
 
@@ -27,11 +25,8 @@ FIGURES = (*OF_MODEL, *TIMES[1:])
 LEADERBOARD = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
 
 
-def dataset(material: Material) -> str:
-    """Classes with their meaning, and events of each in every split."""
-    manifest = material.manifest
-    if manifest is None:
-        return ""
+def dataset(manifest: Manifest) -> PageTable:
+    """Return classes with their meaning, and events of each in every split."""
     schema = manifest.event_schema
     by_split = {split: manifest.class_counts(split) for split in SPLITS}
     rows = [
@@ -43,16 +38,16 @@ def dataset(material: Material) -> str:
         for name in schema.classes
     ]
     rows.append(["all", *(f"{sum(by_split[split].values()):,}" for split in SPLITS), ""])
-    return table(["class", *SPLITS, "meaning"], rows, text=(0, len(SPLITS) + 1))
+    return PageTable(["class", *SPLITS, "meaning"], rows, text=(0, len(SPLITS) + 1))
 
 
-def leaderboard(material: Material) -> str:
-    """The best trials at their best epochs."""
-    metric, mode = material.started.metric, material.started.mode
-    trials = material.state.ranked(metric, mode)[:BEST_TRIALS]
+def leaderboard(data: ReportData) -> PageTable:
+    """Return the best trials at their best epochs."""
+    metric, mode = data.started.metric, data.started.mode
+    trials = data.state.ranked(metric, mode)[:BEST_TRIALS]
     known = {key for trial in trials for key in (trial.best(metric, mode) or {})}
     shown = [key for key in dict.fromkeys([metric, *LEADERBOARD]) if key in known]
-    cost = material.started.cost
+    cost = data.started.cost
     head = ["trial", *(metric_words(key).removeprefix("validation ") for key in shown)]
     figures = [name for name in FIGURES if any(name in trial.figures for trial in trials)]
     summed = [cost] if cost and cost not in figures else []
@@ -68,30 +63,30 @@ def leaderboard(material: Material) -> str:
                 *(plus_minus(best[key], best.get(f"{key}_error")) if key in best else "–" for key in shown),
                 *(f"{trial.total(name):.4g}" for name in summed),
                 *(f"{trial.figures[name]:.4g}" if name in trial.figures else "–" for name in figures),
-                f"{len(trial.history)}/{material.started.epochs}",
+                f"{len(trial.history)}/{data.started.epochs}",
                 trial.status,
                 str(trial.started.seed),
-                ", ".join(f"{name}={number(params[name])}" for name in material.varied if name in params)
-                or "–",
+                ", ".join(f"{name}={number(params[name])}" for name in data.varied if name in params) or "–",
             ]
         )
-    return table(head, rows, text=(0, len(head) - 3, len(head) - 1))
+    left_out = len(data.state.trials) - BEST_TRIALS
+    notes = [f"{left_out} more trials are in leaderboard.json."] if left_out > 0 else []
+    return PageTable(head, rows, text=(0, len(head) - 3, len(head) - 1), notes=notes)
 
 
-def studies(material: Material) -> Iterator[str]:
-    """The study's own tables."""
-    for one in material.search.tables:
-        head, rows = written(one, material.state)
-        text = (0, len(head) - 1) if shown(one, material.state).published else (0,)
-        notes = "".join(f'<p class="note">{escape(line)}</p>' for line in left_out(one, material.state))
-        yield f"<h3>{escape(one.title)}</h3>{table(head, rows, text)}{notes}"
+def studies(data: ReportData) -> list[PageTable]:
+    """Return the study's own tables."""
+    found = []
+    for one in data.search.tables:
+        head, rows = written(one, data.state)
+        text = (0, len(head) - 1) if shown(one, data.state).published else (0,)
+        found.append(PageTable(head, rows, text, title=one.title, notes=left_out(one, data.state)))
+    return found
 
 
-def failures(material: Material) -> str:
-    """Trials that failed, and why."""
-    failed = [
-        trial for trial in material.state.trials.values() if trial.finished and trial.status == "failed"
-    ]
+def failures(data: ReportData) -> PageTable:
+    """Return trials that failed, and why; without rows where none did."""
+    failed = [trial for trial in data.state.trials.values() if trial.finished and trial.status == "failed"]
     rows = [
         [
             trial.trial_id,
@@ -100,57 +95,47 @@ def failures(material: Material) -> str:
         ]
         for trial in failed
     ]
-    return f"<h3>Trials that failed</h3>{table(['trial', 'epochs', 'cause'], rows, (0, 2))}" if rows else ""
+    return PageTable(["trial", "epochs", "cause"], rows, (0, 2), title="Trials that failed")
 
 
-def confirmation(found: Confirmation) -> str:
-    """Every contender on the test split, and the finalists against the baseline."""
+def contenders(found: Confirmation) -> PageTable:
+    """Return every contender on the test split."""
     metrics = [key for key in dict.fromkeys([found.metric, *CONFIRMED]) if key in found.baseline.estimates]
-    differ = varied_in([one.params for one in (*found.finalists, found.baseline)])
-    level = f"{found.level:.0%}"
-    contenders = table(
+    everyone = (*found.finalists, found.baseline)
+    differ = varied_in([one.params for one in everyone])
+    names = [metric_words(metric).removeprefix("test ") for metric in metrics]
+    rows = [
         [
-            "contender",
-            *(metric_words(metric).removeprefix("test ") for metric in metrics),
-            "parameters that differ",
-        ],
+            one.name,
+            *(_estimate(one.estimates[metric]) for metric in metrics),
+            ", ".join(f"{name}={number(one.params[name])}" for name in differ if name in one.params),
+        ]
+        for one in everyone
+    ]
+    note = f"Test split; mean ± s.d. over {len(found.seeds)} seeds [{found.level:.0%} interval]."
+    head = ["contender", *names, "parameters that differ"]
+    return PageTable(head, rows, (0, len(metrics) + 1), notes=[note])
+
+
+def comparisons(found: Confirmation) -> PageTable:
+    """Return the finalists against the baseline on the test split."""
+    difference = f"difference from the baseline, {found.level:.0%} interval"
+    rows = [
         [
-            [
-                one.name,
-                *(_estimate(one.estimates[metric]) for metric in metrics),
-                ", ".join(f"{name}={number(one.params[name])}" for name in differ if name in one.params),
-            ]
-            for one in (*found.finalists, found.baseline)
-        ],
-        (0, len(metrics) + 1),
+            one.contender,
+            metric_words(one.metric),
+            _estimate(one.difference, sign="+"),
+            _p_value(one.p_value),
+            _p_value(one.adjusted_p_value),
+        ]
+        for one in found.comparisons
+    ]
+    note = (
+        f"{of_difference(found)}; two-sided p-value of no difference; corrected for the number of finalists: "
+        f"{found.correction.capitalize()}. {verdict(found)}"
     )
-    against = table(
-        [
-            "finalist",
-            "metric",
-            f"difference from the baseline, {level} interval",
-            "p-value",
-            "corrected p-value",
-        ],
-        [
-            [
-                one.contender,
-                metric_words(one.metric),
-                _estimate(one.difference, sign="+"),
-                _p_value(one.p_value),
-                _p_value(one.adjusted_p_value),
-            ]
-            for one in found.comparisons
-        ],
-        (0, 1),
-    )
-    return (
-        f'{contenders}<p class="note">Test split; mean ± s.d. over {len(found.seeds)} seeds [{level} interval].</p>'
-        f"{against}"
-        f'<p class="note">{of_difference(found)}; two-sided p-value of no difference; corrected for the number '
-        f"of finalists: {escape(found.correction.capitalize())}. {escape(verdict(found))}</p>"
-        + "".join(f"<p>{escape(f'{name} was dropped: {cause}')}</p>" for name, cause in found.dropped.items())
-    )
+    head = ["finalist", "metric", difference, "p-value", "corrected p-value"]
+    return PageTable(head, rows, (0, 1), notes=[note])
 
 
 def _estimate(value: Estimate, sign: str = "") -> str:
@@ -162,8 +147,8 @@ def _p_value(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g}"
 
 
-def working_points(scores: Scores) -> str:
-    """Cuts at the signal efficiencies of the metrics."""
+def working_points(scores: Scores) -> PageTable:
+    """Return cuts at the signal efficiencies of the metrics."""
     seeds = scores.seeds > 1
     head = ["contender", "ε_s", "log-odds ≥", "ε_b", "1/ε_b"]
     head += ["s.d. over seeds", "statistical error"] if seeds else ["statistical error"]
@@ -181,7 +166,7 @@ def working_points(scores: Scores) -> str:
             f" *: up to {max(ties):,} background events have exactly the score of the cut and are counted as passing, "
             "which decides the figure: a model or precision with fewer distinct scores cannot tell more."
         )
-    return f'{table(head, rows)}<p class="note">{escape(scores.split.capitalize())}. {note}</p>'
+    return PageTable(head, rows, notes=[f"{scores.split.capitalize()}. {note}"])
 
 
 def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
@@ -200,18 +185,16 @@ def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
     ]
 
 
-def per_class(scores: Scores) -> str:
-    """Each class against the rest."""
+def per_class(scores: Scores) -> PageTable:
+    """Return each class against the rest."""
     rows = []
     for one in scores.shown:
         for label, name in enumerate(scores.classes):
             rows.append([one.name, name, *_against_rest(one, label)])
     head = ["contender", "class", "recall", "AUC against the rest", "1/ε_b at ε_s = 0.5"]
     errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "statistical errors"
-    return (
-        f"<h3>Each class against the rest</h3>{table(head, rows, (0, 1))}"
-        f'<p class="note">By the log-odds of the class; {errors}; {escape(scores.split)}.</p>'
-    )
+    note = f"By the log-odds of the class; {errors}; {scores.split}."
+    return PageTable(head, rows, (0, 1), title="Each class against the rest", notes=[note])
 
 
 def _against_rest(one: Scored, label: int) -> list[str]:
@@ -229,9 +212,9 @@ def _against_rest(one: Scored, label: int) -> list[str]:
     ]
 
 
-def provenance(material: Material) -> str:
-    """What a result depends on."""
-    started = material.started
+def provenance(data: ReportData) -> PageTable:
+    """Return what a result depends on."""
+    started = data.started
     facts = {
         "search id": started.search_id,
         "started": datetime.fromtimestamp(started.time, UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -246,6 +229,6 @@ def provenance(material: Material) -> str:
             for key, value in started.provenance.items()
         },
     }
-    if material.manifest is not None:
-        facts["dataset written by"] = material.manifest.created_by
-    return table(["fact", "value"], [[key, value] for key, value in facts.items()], (0, 1))
+    if data.manifest is not None:
+        facts["dataset written by"] = data.manifest.created_by
+    return PageTable(["fact", "value"], [[key, value] for key, value in facts.items()], (0, 1))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hep_ray.cores import core_limits, usable_cores
-from hep_ray.predict.here import places
+from hep_ray.predict.run import places
 
 V2 = "0::/user.slice/job_7/step_0\n"
 V1 = "9:name=systemd:/x\n3:cpu,cpuacct:/slurm/job_7\n1:memory:/slurm/job_7\n0::/\n"

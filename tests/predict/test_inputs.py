@@ -17,9 +17,9 @@ from hep_ray.errors import (
     ShardMismatch,
     UnreadableInput,
 )
-from hep_ray.predict import pieces
+from hep_ray.predict import inputs as inputs_module
 from hep_ray.predict.inputs import Ways, open_inputs
-from hep_ray.predict.scores import read_events, score_piece
+from hep_ray.predict.output import read_events, score_piece
 from tests.facts import raises
 
 ELEMENTS = ("pt", "eta", "phi")
@@ -89,7 +89,7 @@ FORMATS = [as_dataset, as_parquet, as_tensors, as_hdf5, as_root, as_csv, as_rena
 
 @pytest.mark.parametrize("write", FORMATS)
 def test_the_same_scores_from_every_format(tmp_path, events, dataset, package, write, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 100 * 16)  # 100 events
+    monkeypatch.setattr(inputs_module, "PIECE_BYTES", 100 * 16)  # 100 events
     path, ways = write(tmp_path, events, dataset)
     classifier = package.build()
     prediction = open_inputs([path], classifier, Ways(**ways))

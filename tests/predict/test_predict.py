@@ -26,7 +26,7 @@ from hep_ray.errors import (
     UnknownName,
     UnreadableInput,
 )
-from hep_ray.predict import here, run
+from hep_ray.predict import run
 from hep_ray.predict.cli import find_model
 from hep_ray.predict.output import MANIFEST
 from hep_ray.predict.run import Crew, predict
@@ -38,10 +38,10 @@ import sys
 import time
 from pathlib import Path
 
-from hep_ray.predict import here, run
+from hep_ray.predict import run
 from hep_ray.promote.package import Package
 
-score_piece = here.score_piece
+score_piece = run.score_piece
 
 
 def slowly(*args):
@@ -56,7 +56,7 @@ class Slow(run.Scorer):
 
 
 if __name__ == "__main__":
-    run.Scorer, here.score_piece = Slow, slowly
+    run.Scorer, run.score_piece = Slow, slowly
     crew = run.Crew(workers=int(sys.argv[4]) or None)
     run.predict(Package.read(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]), crew=crew)
 """
@@ -154,7 +154,7 @@ def test_what_is_much_goes_to_workers_where_there_is_room_for_more_than_threads(
     ray_session, dataset, events, package, tmp_path, monkeypatch, threads
 ):
     monkeypatch.setattr(run, "PATIENCE", 0.0)
-    monkeypatch.setattr(here, "THREADS", threads)
+    monkeypatch.setattr(run, "THREADS", threads)
     by_workers = []
     score = run._score
 

@@ -21,7 +21,6 @@ from hep_ray.confirm.confirmation import SplitUse, load_confirmation, params_has
 from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module
-from hep_ray.promote import turn
 from hep_ray.promote.run import Wishes, promote
 from hep_ray.promote.scores import check_metric
 from hep_ray.search.state import SearchState, search_folder
@@ -152,16 +151,16 @@ def test_a_champion_that_is_made_meanwhile_is_the_one_to_beat(storage, wishes, m
 
 
 def test_promotions_of_one_model_take_turns(tmp_path, monkeypatch):
-    monkeypatch.setattr(turn, "PATIENCE", 0.1)
-    with turn.one_at_a_time("http://registry", "toy", tmp_path):
-        with turn.one_at_a_time("http://registry", "another", tmp_path):
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    with run_module.one_at_a_time("http://registry", "toy", tmp_path):
+        with run_module.one_at_a_time("http://registry", "another", tmp_path):
             pass
         with (
             raises(StorageError, "'toy'", tmp_path),
-            turn.one_at_a_time("http://registry", "toy", tmp_path),
+            run_module.one_at_a_time("http://registry", "toy", tmp_path),
         ):
             raise AssertionError("two hold one turn")
-    with turn.one_at_a_time("http://registry", "toy", tmp_path):
+    with run_module.one_at_a_time("http://registry", "toy", tmp_path):
         pass
 
 

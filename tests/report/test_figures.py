@@ -14,17 +14,15 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from hep_ray.errors import DuplicateName, UnknownName
-from hep_ray.report.coordinates import ABSENT, coordinate
 from hep_ray.report.figures import figure, of_section
 from hep_ray.report.figures.bars import Bar, bars, epochs_of
 from hep_ray.report.figures.classes import confusion_shares, reliability_points, score_densities
-from hep_ray.report.figures.parameters import round_places
+from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
 from hep_ray.report.figures.roc import roc_band
+from hep_ray.report.formatting import axis_label, interval, metric_words, plus_minus
 from hep_ray.report.groups import groups_of
-from hep_ray.report.material import gather
-from hep_ray.report.performance import EFFICIENCIES, SCORE_BINS, performance_of
-from hep_ray.report.scores import Scored
-from hep_ray.report.words import axis_label, interval, metric_words, plus_minus
+from hep_ray.report.report_data import gather
+from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Scored, performance_of
 from hep_ray.search.state import SearchState
 from tests.facts import raises
 
@@ -143,12 +141,12 @@ def test_rows_of_the_table_are_groups_unless_trials_were_stopped(workplace: Call
 def test_bars_are_of_the_epochs_of_the_table(workplace: Callable[..., Any]) -> None:
     place = workplace()
     place.write_journal()
-    material = gather(place.search, place.storage)
-    assert epochs_of(material) == [1, 3]
-    (first, last) = bars(material.groups.members[0], "val_accuracy", [1, 3])
+    data = gather(place.search, place.storage)
+    assert epochs_of(data) == [1, 3]
+    (first, last) = bars(data.groups.members[0], "val_accuracy", [1, 3])
     assert first == Bar(pytest.approx(0.55), pytest.approx(statistics.stdev([0.5, 0.6])), 2)
     assert last == Bar(pytest.approx(0.8), pytest.approx(statistics.stdev([0.7, 0.9])), 2)
-    assert bars(material.groups.members[0], "val_accuracy", [9]) == [None]
+    assert bars(data.groups.members[0], "val_accuracy", [9]) == [None]
 
 
 def test_coordinates_know_numbers_names_and_absence(workplace: Callable[..., Any]) -> None:
@@ -176,7 +174,7 @@ def test_figures_are_found_in_their_order_and_named_once() -> None:
         "roc", "rejection", "confusion", "scores", "calibration",
     ]  # fmt: skip
     with pytest.raises(DuplicateName):
-        figure("roc", "search", 1, "again")(lambda material: None)
+        figure("roc", "search", 1, "again")(lambda data: None)
     with raises(UnknownName, "'trainnig'", "'training'"):
         figure("mine", "trainnig", 1, "nowhere on the page")  # type: ignore[arg-type]
 

@@ -18,12 +18,11 @@ from typer.testing import CliRunner
 
 from hep_ray.confirm.confirmation import SplitUse, record_use
 from hep_ray.errors import NothingCompleted, StorageError, TrackingUnavailable, UnknownName, UnreadableInput
-from hep_ray.report.build import save, write_report
 from hep_ray.report.cli import report as command
 from hep_ray.report.figures import FIGURES, Drawn
 from hep_ray.report.figures.parameters import importances
-from hep_ray.report.material import gather
-from hep_ray.report.page import Shown, page
+from hep_ray.report.page import Shown, page, save, write_report
+from hep_ray.report.report_data import gather
 from tests.facts import raises, tells
 
 
@@ -148,13 +147,13 @@ def test_two_objectives_have_a_front_and_many_trials_an_importance(workplace: Ca
     }
     for params, accuracy in zip(drawn, accuracies, strict=True):
         study.add_trial(create_trial(params=params, distributions=ranges, values=[accuracy, 4.5]))
-    material = gather(place.search, place.storage)
-    shares = importances(material)
+    data = gather(place.search, place.storage)
+    shares = importances(data)
     assert sum(shares.values()) == pytest.approx(1)
     assert (
         shares["learning_rate"] > shares["root_index"]
     )  # accuracy rises with the one, and not with the other
-    importance, front = (FIGURES[name].draw(material) for name in ("importance", "pareto"))
+    importance, front = (FIGURES[name].draw(data) for name in ("importance", "pareto"))
     assert isinstance(importance, Drawn)
     assert isinstance(front, Drawn)
     assert "1 of 10 trials" in front.caption  # all cost the same, and one is the most accurate
@@ -174,8 +173,8 @@ def test_a_dataset_that_is_gone_is_noted(workplace: Callable[..., Any], tmp_path
     place.write_journal()
     place.write_model()
     place.data.rename(tmp_path / "moved")
-    material = gather(place.search, place.storage)
-    text = page(material, [], place.storage)
+    data = gather(place.search, place.storage)
+    text = page(data, [], place.storage)
     assert "for want of the dataset" in text
     assert "The classifier" not in text
     scores = gather(place.search, place.storage, tmp_path / "moved").scores

@@ -7,11 +7,11 @@ import optuna
 import pytest
 
 from hep_ray.errors import InvalidConfig, UnknownName
-from hep_ray.report.study import load_search
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.optuna_search import OptunaSearcher, total_trials, trials_at_random
 from hep_ray.search.plan import SearchPlan
+from hep_ray.search.script import load_search
 from hep_ray.search.space import Choice, LogUniform, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hep_ray.metrics.crossed import crossed
 from hep_ray.metrics.event_values import event_values
-from hep_ray.promote.gain import LEVEL
+from hep_ray.promote.gate import LEVEL
 
 SEEDS = (3, 5, 10)
 EVENTS = (500, 5_000, 50_000)

@@ -65,7 +65,7 @@ def storage(browser, ray_session, make_search_place, tmp_path_factory) -> Path:
     from hep_ray.confirm.plan import prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
     from hep_ray.promote.run import promote
-    from hep_ray.report.build import attach, write_report
+    from hep_ray.report.page import attach, write_report
     from hep_ray.search.options import ConfirmOptions, SearchOptions
     from hep_ray.search.plan import prepare
     from hep_ray.search.run import run_search

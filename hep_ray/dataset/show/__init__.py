@@ -7,7 +7,7 @@ from pathlib import Path
 from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import InvalidConfig, InvalidEvents
-from hep_ray.files import storing
+from hep_ray.files import storing, write_whole
 
 EVENTS = 20_000
 """Events that are drawn, at most."""
@@ -34,7 +34,6 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
     """
     from hep_ray.dataset.show.page import page
     from hep_ray.dataset.show.sample import draw_sample
-    from hep_ray.drawing.page import write_page
 
     if split not in {"train", "val"}:
         raise InvalidConfig(
@@ -48,5 +47,5 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
     if path.suffix not in {".html", ".htm"}:
         path = path.with_name(f"{path.name}.html")
     with storing(path):
-        write_page(path, page(draw_sample(folder, manifest, split, EVENTS)))
+        write_whole(path, page(draw_sample(folder, manifest, split, EVENTS)))
     return path

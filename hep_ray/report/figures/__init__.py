@@ -1,7 +1,7 @@
 """Figures of a report: one function each, found by themselves.
 
     @figure("accuracy", "training", 10, "Accuracy per epoch")
-    def accuracy(material: Material) -> Drawn | str | None: ...
+    def accuracy(data: ReportData) -> Drawn | str | None: ...
 
 A function returns the figure with its caption; a sentence that says why it cannot be drawn; or None where there is
 no such thing, as a Pareto front of one objective.
@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from matplotlib.figure import Figure
 
 from hep_ray.registry import Registry, check_name
-from hep_ray.report.material import Material
+from hep_ray.report.report_data import ReportData
 
 Section = Literal["confirmation", "classifier", "training", "search"]
 
@@ -34,7 +34,7 @@ class Drawn:
     caption: str
 
 
-Draw = Callable[[Material], "Drawn | str | None"]
+Draw = Callable[[ReportData], "Drawn | str | None"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ FIGURES: Registry[Entry] = Registry("figure", __name__)
 
 
 def figure(name: str, section: Section, place: int, title: str) -> Callable[[Draw], Draw]:
-    """Register a function from the material to a figure.
+    """Register a function from the data to a figure.
 
     Args:
         name: of its files.

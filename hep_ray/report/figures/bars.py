@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hep_ray.drawing.style import colour
-from hep_ray.report.canvas import legend_below, panels, spread, tag
 from hep_ray.report.figures import Drawn, figure
+from hep_ray.report.formatting import axis_label, capital, metric_words
 from hep_ray.report.groups import Group
-from hep_ray.report.material import Material
-from hep_ray.report.words import axis_label, capital, metric_words
+from hep_ray.report.plotting import legend_below, panels, spread, tag
+from hep_ray.report.report_data import ReportData
 
 MOST_GROUPS = 12
 HATCHES = ("", "///", "...", "xxx")
@@ -36,11 +36,11 @@ class Bar:
     trials: int
 
 
-def epochs_of(material: Material) -> list[int]:
+def epochs_of(data: ReportData) -> list[int]:
     """The epochs of the study's tables; without them a quarter, half and all of a full trial."""
-    stated = sorted({epoch for table in material.search.tables for epoch in table.epochs})
-    full = material.started.epochs
-    reached = max(len(trial.history) for trial in material.ranked)
+    stated = sorted({epoch for table in data.search.tables for epoch in table.epochs})
+    full = data.started.epochs
+    reached = max(len(trial.history) for trial in data.ranked)
     chosen = stated or sorted({max(1, full * part // QUARTERS) for part in (1, 2, QUARTERS)})
     return [epoch for epoch in chosen if epoch <= reached] or [reached]
 
@@ -61,10 +61,10 @@ def bars(group: Group, metric: str, epochs: Sequence[int]) -> list[Bar | None]:
 
 
 @figure("bars_at_epochs", "training", 50, "Groups at chosen epochs")
-def bars_at_epochs(material: Material) -> Drawn | str | None:
+def bars_at_epochs(data: ReportData) -> Drawn | str | None:
     """The ranking metric of every group, with errors."""
-    metric, epochs = material.started.metric, epochs_of(material)
-    groups = material.groups
+    metric, epochs = data.started.metric, epochs_of(data)
+    groups = data.groups
     reached = [group for group in groups.leading(MOST_GROUPS) if any(bars(group, metric, epochs))]
     shown = reached or groups.leading(MOST_GROUPS)
     heights = [bars(group, metric, epochs) for group in shown]
@@ -99,10 +99,10 @@ def bars_at_epochs(material: Material) -> Drawn | str | None:
     )
     axes.tick_params(axis="x", which="both", top=False, bottom=False)
     axes.set_ylabel(axis_label(metric))
-    tag(axes, f"{material.started.task}, validation split")
+    tag(axes, f"{data.started.task}, validation split")
     legend_below(drawing, axes)
     left_out = len(groups.members) - len(shown)
-    statistical = any(f"{metric}_error" in metrics for metrics in material.best.history)
+    statistical = any(f"{metric}_error" in metrics for metrics in data.best.history)
     alone = "statistical, from the number of events" if statistical else "none, the metric comes without"
     if any(group.kind != "trial" for group in shown):
         alone = f"s.d. over those, and where there is one trial: {alone}"

@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from hep_ray.drawing.style import COLOUR_MAP, colour, line
 from hep_ray.metrics.calibration import CALIBRATION_BINS
 from hep_ray.metrics.roc import Floats
-from hep_ray.report.canvas import MARKERS, legend_below, panels, tag
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.material import Material
-from hep_ray.report.performance import SCORE_BINS, Performance, mean_and_sd
-from hep_ray.report.scores import Scored, Scores
-from hep_ray.report.words import plus_minus
+from hep_ray.report.formatting import plus_minus
+from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
+from hep_ray.report.report_data import ReportData
+from hep_ray.report.scores import SCORE_BINS, Performance, Scored, Scores, mean_and_sd
 
 DARK = 0.5
 """Share of a row from which its cell is light, and its words are dark."""
@@ -47,9 +46,9 @@ def score_densities(runs: tuple[Performance, ...], label: int) -> tuple[Floats, 
 
 
 @figure("confusion", "classifier", 30, "Confusion matrix")
-def confusion(material: Material) -> Drawn | str | None:
+def confusion(data: ReportData) -> Drawn | str | None:
     """Of the best finalist and the baseline, or of the best trial."""
-    scores = material.scores
+    scores = data.scores
     if scores is None:
         return None
     count = len(scores.classes)
@@ -93,9 +92,9 @@ def _matrix(axes: Axes, scored: Scored, scores: Scores) -> None:
 
 
 @figure("scores", "classifier", 40, "Scores of every class")
-def distributions(material: Material) -> Drawn | str | None:
+def distributions(data: ReportData) -> Drawn | str | None:
     """Density of the probability of the signal class, for each true class."""
-    scores = material.scores
+    scores = data.scores
     if scores is None:
         return None
     drawing, axes = panels(1, len(scores.shown), 3.9, width=0.8 + 5 * len(scores.shown))
@@ -125,9 +124,9 @@ def distributions(material: Material) -> Drawn | str | None:
 
 
 @figure("calibration", "classifier", 50, "Calibration")
-def calibration(material: Material) -> Drawn | str | None:
+def calibration(data: ReportData) -> Drawn | str | None:
     """Reliability diagram of the best finalist and the baseline, or of the best trial."""
-    scores = material.scores
+    scores = data.scores
     if scores is None:
         return None
     drawing, (axes, below) = panels(2, 1, 5.6, width=5.6, share_x=True, heights=(3, 1))

@@ -6,16 +6,16 @@ import numpy as np
 
 from hep_ray.confirm.table import of_difference
 from hep_ray.drawing.style import colour
-from hep_ray.report.canvas import MARKERS, panels, tag
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.material import Material
-from hep_ray.report.words import axis_label, metric_words
+from hep_ray.report.formatting import axis_label, metric_words
+from hep_ray.report.plotting import MARKERS, panels, tag
+from hep_ray.report.report_data import ReportData
 
 
 @figure("confirmed", "confirmation", 10, "Results on the test split")
-def confirmed(material: Material) -> Drawn | str | None:
+def confirmed(data: ReportData) -> Drawn | str | None:
     """The metric of every contender, and its difference from the baseline, with intervals."""
-    found = material.confirmation
+    found = data.confirmation
     if found is None:
         return None
     contenders = (*found.finalists, found.baseline)

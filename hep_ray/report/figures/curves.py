@@ -5,11 +5,11 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from hep_ray.drawing.style import colour
-from hep_ray.report.canvas import GREY, curve, epoch_axis, legend_below, panels, spread, tag
 from hep_ray.report.figures import Drawn, figure
+from hep_ray.report.formatting import axis_label, capital, metric_words
 from hep_ray.report.groups import Group
-from hep_ray.report.material import Material
-from hep_ray.report.words import axis_label, capital, metric_words
+from hep_ray.report.plotting import GREY, curve, epoch_axis, legend_below, panels, spread, tag
+from hep_ray.report.report_data import ReportData
 
 COLOURED = 8
 """Groups in colour; the others are grey."""
@@ -18,17 +18,17 @@ SIDE_BY_SIDE = 3
 
 
 @figure("accuracy_by_epoch", "training", 10, "Accuracy per epoch")
-def accuracy(material: Material) -> Drawn | str | None:
+def accuracy(data: ReportData) -> Drawn | str | None:
     """Validation accuracy of every group."""
-    return by_epoch(material, "val_accuracy")
+    return by_epoch(data, "val_accuracy")
 
 
 @figure("loss_by_epoch", "training", 20, "Loss per epoch")
-def loss(material: Material) -> Drawn | str | None:
+def loss(data: ReportData) -> Drawn | str | None:
     """Validation loss of every group."""
-    drawn = by_epoch(material, "val_loss")
-    losses = {trial.started.params.get("loss") for trial in material.ranked}
-    indices = {trial.started.params.get("root_index") for trial in material.ranked}
+    drawn = by_epoch(data, "val_loss")
+    losses = {trial.started.params.get("loss") for trial in data.ranked}
+    indices = {trial.started.params.get("root_index") for trial in data.ranked}
     if isinstance(drawn, Drawn) and (len(losses) > 1 or len(indices) > 1):
         words = " The groups have different losses, whose values are not comparable with each other; their shapes are."
         return Drawn(drawn.figure, drawn.caption + words)
@@ -36,15 +36,15 @@ def loss(material: Material) -> Drawn | str | None:
 
 
 @figure("metric_by_epoch", "training", 30, "The metric that ranks, per epoch")
-def ranking_metric(material: Material) -> Drawn | str | None:
+def ranking_metric(data: ReportData) -> Drawn | str | None:
     """The search's metric, where it is neither accuracy nor loss."""
-    metric = material.started.metric
-    return None if metric in {"val_accuracy", "val_loss"} else by_epoch(material, metric)
+    metric = data.started.metric
+    return None if metric in {"val_accuracy", "val_loss"} else by_epoch(data, metric)
 
 
-def by_epoch(material: Material, metric: str) -> Drawn | str | None:
+def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
     """A metric of every group after each epoch."""
-    groups = material.groups
+    groups = data.groups
     reporting = [group for group in groups.members if len(group.band(metric).epochs)]
     if not reporting:
         return f"No trial reports {metric}."
@@ -64,9 +64,9 @@ def by_epoch(material: Material, metric: str) -> Drawn | str | None:
     axes.set_ylim(
         *spread([end for band in bands for end in (*(band.mean - band.sd), *(band.mean + band.sd))])
     )
-    axes.set_xlim(0.8, max(len(trial.history) for trial in material.ranked) + 0.2)
+    axes.set_xlim(0.8, max(len(trial.history) for trial in data.ranked) + 0.2)
     axes.set_ylabel(axis_label(metric))
-    tag(axes, f"{material.started.task}, validation split")
+    tag(axes, f"{data.started.task}, validation split")
     legend_below(drawing, axes)
     others = (
         f" The {len(leading)} best are coloured and set the range, {len(rest)} others grey." if rest else ""
@@ -79,9 +79,9 @@ def by_epoch(material: Material, metric: str) -> Drawn | str | None:
 
 
 @figure("overfitting", "training", 40, "Training against validation")
-def overfitting(material: Material) -> Drawn | str | None:
+def overfitting(data: ReportData) -> Drawn | str | None:
     """Accuracy and loss of both splits, for the best groups and the baseline."""
-    groups = material.groups
+    groups = data.groups
     chosen = groups.leading(SIDE_BY_SIDE)
     columns = len(chosen)
     drawing, axes = panels(2, columns, 5.2, width=2.4 + 2.3 * columns, share_x=True, share_y=True)
@@ -104,19 +104,19 @@ def overfitting(material: Material) -> Drawn | str | None:
         top.set_title(_wrapped(group, group is groups.to_beat), loc="left", fontsize=8, color="#444444")
         epoch_axis(axes[columns + column])
         axes[columns + column].margins(x=0.03)
-        _mark_best(axes[column], axes[columns + column], group, material)
+        _mark_best(axes[column], axes[columns + column], group, data)
     legend_below(drawing, axes[0])
     return Drawn(
         drawing,
         f"Training (solid) and validation (dashed); {groups.words(chosen)}. The dotted line is the epoch of the best "
-        f"{metric_words(material.started.metric)}, whose model is kept (mean over trials). Training values are taken "
+        f"{metric_words(data.started.metric)}, whose model is kept (mean over trials). Training values are taken "
         "while the weights move, with dropout and augmentation on, so that early on they may be worse than those of "
         "validation; a validation loss that rises while the training loss falls is overfitting.",
     )
 
 
-def _mark_best(top: Axes, bottom: Axes, group: Group, material: Material) -> None:
-    best = [trial.best(material.started.metric, material.started.mode) for trial in group.trials]
+def _mark_best(top: Axes, bottom: Axes, group: Group, data: ReportData) -> None:
+    best = [trial.best(data.started.metric, data.started.mode) for trial in group.trials]
     epochs = [metrics["epoch"] for metrics in best if metrics]
     for axes in (top, bottom):
         axes.axvline(sum(epochs) / len(epochs), color=colour(8), linestyle=":", linewidth=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,12 +17,13 @@ from optuna.trial import TrialState as OptunaState
 
 from hep_ray.drawing.style import COLOUR_MAP, colour
 from hep_ray.metrics.roc import Floats
-from hep_ray.report.canvas import STATUS, legend_below, panels, tag
-from hep_ray.report.coordinates import ABSENT, Coordinate, coordinates
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.material import Material
-from hep_ray.report.words import axis_label, count_words, metric_words
+from hep_ray.report.formatting import axis_label, count_words, metric_words
+from hep_ray.report.plotting import STATUS, legend_below, panels, tag
+from hep_ray.report.report_data import ReportData
+from hep_ray.search.leaderboard import number
 from hep_ray.search.state import TrialState
+from hep_ray.tracking.records import RecordedParameter
 
 MOST_AXES = 8
 MOST_SLICES = 9
@@ -32,26 +35,26 @@ BEST_TRIALS = 5
 NEEDS = "needs two trials with different parameters"
 
 
-def best_values(material: Material, trials: list[TrialState]) -> Floats:
+def best_values(data: ReportData, trials: list[TrialState]) -> Floats:
     """(N,) the metric of each trial's best epoch."""
-    metric, mode = material.started.metric, material.started.mode
+    metric, mode = data.started.metric, data.started.mode
     found = [trial.best(metric, mode) for trial in trials]
     return np.array([metrics[metric] for metrics in found if metrics])
 
 
 @figure("parallel_coordinates", "search", 20, "Parallel coordinates")
-def parallel(material: Material) -> Drawn | str | None:
+def parallel(data: ReportData) -> Drawn | str | None:
     """Every trial as a line through its parameters to its result."""
-    trials = material.ranked
-    found = coordinates(material, trials, MOST_AXES)
+    trials = data.ranked
+    found = coordinates(data, trials, MOST_AXES)
     if not found:
         return f"Parallel coordinates: {NEEDS}."
-    values = best_values(material, trials)
-    result = Coordinate(metric_words(material.started.metric), values, (), log=False)
+    values = best_values(data, trials)
+    result = Coordinate(metric_words(data.started.metric), values, (), log=False)
     drawing, (axes,) = panels(1, 1, 4.2, width=max(6.0, 1.9 + 1.25 * (len(found) + 1)))
     norm = Normalize(*result.limits)
     heights = np.array([*(one.places for one in found), result.places])
-    for trial in np.argsort(values if material.started.mode == "max" else -values):
+    for trial in np.argsort(values if data.started.mode == "max" else -values):
         shade = ScalarMappable(norm, COLOUR_MAP).to_rgba(values[trial])
         stopped = trials[trial].status != "completed"
         axes.plot(
@@ -66,12 +69,12 @@ def parallel(material: Material) -> Drawn | str | None:
     axes.set_ylim(ABSENT - 0.06, 1.06)
     axes.set_axis_off()
     bar = drawing.colorbar(ScalarMappable(norm, COLOUR_MAP), ax=axes, pad=0.02, aspect=30)
-    bar.set_label(axis_label(material.started.metric), loc="center")
-    left_out = len(material.varied) - len(found)
+    bar.set_label(axis_label(data.started.metric), loc="center")
+    left_out = len(data.varied) - len(found)
     return Drawn(
         drawing,
         f"{count_words(len(trials), 'trial')}, each a line through its parameters to its best "
-        f"{metric_words(material.started.metric)}"
+        f"{metric_words(data.started.metric)}"
         + ("; dashed: not trained in full" if any(trial.status != "completed" for trial in trials) else "")
         + ("; at –: trials without the parameter" if any(np.isnan(one.values).any() for one in found) else "")
         + "."
@@ -93,13 +96,13 @@ def _axis(axes: Axes, place: int, one: Coordinate) -> None:
 
 
 @figure("slices", "search", 40, "Slices")
-def slices(material: Material) -> Drawn | str | None:
+def slices(data: ReportData) -> Drawn | str | None:
     """The result against each parameter by itself."""
-    trials = material.ranked
-    found = coordinates(material, trials, MOST_SLICES)
+    trials = data.ranked
+    found = coordinates(data, trials, MOST_SLICES)
     if not found:
         return f"Slices: {NEEDS}."
-    values = best_values(material, trials)
+    values = best_values(data, trials)
     rows = -(-len(found) // ACROSS)
     across = min(len(found), ACROSS)
     drawing, axes = panels(rows, across, 0.7 + 2.5 * rows, width=1.2 + 2.6 * max(across, 2))
@@ -108,12 +111,12 @@ def slices(material: Material) -> Drawn | str | None:
     for place, (own, one) in enumerate(zip(axes, found, strict=False)):
         _slice(own, one, values, trials)
         if place % across == 0:
-            own.set_ylabel(axis_label(material.started.metric))
-    tag(axes[0], f"{material.started.task}, validation split")
+            own.set_ylabel(axis_label(data.started.metric))
+    tag(axes[0], f"{data.started.task}, validation split")
     legend_below(drawing, axes[0])
     return Drawn(
         drawing,
-        f"Best {metric_words(material.started.metric)} of {count_words(len(trials), 'trial')} against each parameter; "
+        f"Best {metric_words(data.started.metric)} of {count_words(len(trials), 'trial')} against each parameter; "
         "names are spread sideways to tell trials apart. Other parameters differ too: a slice shows no cause.",
     )
 
@@ -161,16 +164,16 @@ def round_places(low: float, high: float) -> list[float]:
     return sorted({float(f"{value:.1g}") for value in np.geomspace(low, high, 3)})
 
 
-def importances(material: Material) -> dict[str, float]:
+def importances(data: ReportData) -> dict[str, float]:
     """Importance of each parameter that differs, by Optuna's PED-ANOVA over the completed trials; they sum to 1.
 
     The metric alone counts, of a search with a cost too.
     """
-    study = material.study
+    study = data.study
     assert study is not None
     completed = study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
     quantile = float(np.clip(BEST_TRIALS / len(completed), 0.1, 0.5))
-    sign = -1 if material.started.mode == "max" else 1
+    sign = -1 if data.started.mode == "max" else 1
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="PedAnova", category=UserWarning
@@ -180,20 +183,20 @@ def importances(material: Material) -> dict[str, float]:
             evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile),
             target=lambda trial: sign * trial.values[0],
         )
-    kept = {name: share for name, share in found.items() if name in material.varied}
+    kept = {name: share for name, share in found.items() if name in data.varied}
     total = sum(kept.values()) or 1.0
     return {name: share / total for name, share in kept.items()}
 
 
 @figure("importance", "search", 30, "Importance of parameters")
-def importance(material: Material) -> Drawn | str | None:
+def importance(data: ReportData) -> Drawn | str | None:
     """Bars of `importances`."""
-    if material.study is None or len(material.varied) < 2:  # noqa: PLR2004 - one parameter is all there is
+    if data.study is None or len(data.varied) < 2:  # noqa: PLR2004 - one parameter is all there is
         return None
-    completed = material.count("completed")
+    completed = data.count("completed")
     if completed < FEWEST:
         return f"Importance of parameters: needs {FEWEST} completed trials; there are {completed}."
-    found = importances(material)
+    found = importances(data)
     names = list(reversed(found))
     drawing, (axes,) = panels(1, 1, 1.0 + 0.32 * len(names), width=6.4)
     axes.barh(np.arange(len(names)), [found[name] for name in names], 0.7, color=colour(0))
@@ -201,9 +204,84 @@ def importance(material: Material) -> Drawn | str | None:
     axes.tick_params(axis="y", which="both", left=False, right=False)
     axes.set_xlim(0, 1)
     axes.set_xlabel("Share of the importance")
-    tag(axes, f"{material.started.task}, {axis_label(material.started.metric)}")
+    tag(axes, f"{data.started.task}, {axis_label(data.started.metric)}")
     return Drawn(
         drawing,
         f"PED-ANOVA (Optuna; arXiv:2304.10255) over {completed} completed trials: how far the parameters of the best "
         f"of them differ from those of all. Trials that were stopped have no part. With few trials a rough guide.",
     )
+
+
+FEW_VALUES = 6
+"""Different numbers up to which an axis shows each by name."""
+ABSENT = -0.14
+"""Place of trials that do not have the parameter."""
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One parameter of all trials.
+
+    Attributes:
+        name: of the parameter.
+        values: (N,) as numbers: the parameter itself, or the rank of its name; NaN where a trial lacks it.
+        names: of the ranks; empty for numbers.
+        log: whether it is drawn uniformly in its logarithm.
+    """
+
+    name: str
+    values: Floats
+    names: tuple[str, ...]
+    log: bool
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the axis."""
+        if self.names:
+            return (-0.5, len(self.names) - 0.5)
+        low, high = float(np.nanmin(self.values)), float(np.nanmax(self.values))
+        return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+    @property
+    def places(self) -> Floats:
+        """(N,) from 0 to 1 along the axis; `ABSENT` where a trial lacks the parameter."""
+        low, high = self.limits
+        values = self.values
+        if self.log:
+            low, high, values = math.log(low), math.log(high), np.log(values)
+        return np.where(np.isnan(values), ABSENT, (values - low) / (high - low))
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places and words along the axis."""
+        if self.names:
+            return [((rank + 0.5) / len(self.names), name) for rank, name in enumerate(self.names)]
+        low, high = self.limits
+        middle = math.sqrt(low * high) if self.log else (low + high) / 2
+        return [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
+
+
+def coordinate(name: str, trials: Sequence[TrialState], space: Mapping[str, RecordedParameter]) -> Coordinate:
+    """One parameter of these trials.
+
+    Args:
+        name: of the parameter; at least one trial has it.
+        trials: (N,)
+        space: what was searched.
+    """
+    found = [trial.started.params.get(name) for trial in trials]
+    present = {value for value in found if value is not None}
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
+    log = numeric and name in space and space[name].is_log
+    if numeric and (log or len(present) > FEW_VALUES):
+        values = np.array([math.nan if value is None else float(value) for value in found])
+        return Coordinate(name, values, (), log)
+    ordered = sorted(present) if numeric else sorted(present, key=str)
+    ranks = {value: rank for rank, value in enumerate(ordered)}
+    values = np.array([math.nan if value is None else float(ranks[value]) for value in found])
+    return Coordinate(name, values, tuple(number(value) for value in ordered), log=False)
+
+
+def coordinates(data: ReportData, trials: Sequence[TrialState], most: int) -> list[Coordinate]:
+    """The parameters that differ between trials, at most so many."""
+    return [coordinate(name, trials, data.started.space) for name in data.varied[:most]]

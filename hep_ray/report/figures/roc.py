@@ -11,12 +11,11 @@ import numpy.typing as npt
 from hep_ray.drawing.style import colour, line
 from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Floats
-from hep_ray.report.canvas import MARKERS, legend_below, panels, tag
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.material import Material
-from hep_ray.report.performance import EFFICIENCIES, mean_and_sd
-from hep_ray.report.scores import Scored, Scores
-from hep_ray.report.words import plus_minus
+from hep_ray.report.formatting import plus_minus
+from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
+from hep_ray.report.report_data import ReportData
+from hep_ray.report.scores import EFFICIENCIES, Scored, Scores, mean_and_sd
 
 RANDOM: dict[str, Any] = {"color": "#717581", "linewidth": 0.8, "linestyle": (0, (1, 2))}
 
@@ -79,9 +78,9 @@ def _label(scored: Scored, words: str) -> str:
 
 
 @figure("roc", "classifier", 10, "ROC curve")
-def roc(material: Material) -> Drawn | str | None:
+def roc(data: ReportData) -> Drawn | str | None:
     """ε_s against ε_b."""
-    scores = material.scores
+    scores = data.scores
     if scores is None:
         return None
     drawing, (axes,) = panels(1, 1, 5.4, width=5.6)
@@ -117,9 +116,9 @@ def roc(material: Material) -> Drawn | str | None:
 
 
 @figure("rejection", "classifier", 20, "Background rejection against signal efficiency")
-def rejection(material: Material) -> Drawn | str | None:
+def rejection(data: ReportData) -> Drawn | str | None:
     """1/ε_b against ε_s, with the working points."""
-    scores = material.scores
+    scores = data.scores
     if scores is None:
         return None
     drawing, (axes,) = panels(1, 1, 4.8, width=7.0)

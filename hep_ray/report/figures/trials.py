@@ -7,19 +7,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hep_ray.drawing.style import colour
-from hep_ray.report.canvas import STATUS, epoch_axis, panels, tag
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.material import Material
-from hep_ray.report.words import axis_label, capital, count_words, metric_words
+from hep_ray.report.formatting import axis_label, capital, count_words, metric_words
+from hep_ray.report.plotting import STATUS, epoch_axis, panels, tag
+from hep_ray.report.report_data import ReportData
 from hep_ray.search.leaderboard import pareto_front
 from hep_ray.search.state import OF_MODEL
 
 
 @figure("stopping", "search", 50, "How trials ended")
-def stopping(material: Material) -> Drawn | str | None:
+def stopping(data: ReportData) -> Drawn | str | None:
     """Every trial's metric, where it ended and why; how many trials were still in training at each epoch."""
-    metric = material.started.metric
-    trials = [trial for trial in material.state.trials.values() if trial.history]
+    metric = data.started.metric
+    trials = [trial for trial in data.state.trials.values() if trial.history]
     drawing, (axes, beside) = panels(1, 2, 4.0)
     for trial in trials:
         place, marker = STATUS[trial.status]
@@ -27,7 +27,7 @@ def stopping(material: Material) -> Drawn | str | None:
         epochs = np.arange(1, len(values) + 1)
         axes.plot(epochs, values, color=colour(place), linewidth=0.7, alpha=0.6)
         axes.plot(epochs[-1], values[-1], color=colour(place), marker=marker, markersize=4, linestyle="none")
-    full = material.started.epochs
+    full = data.started.epochs
     epochs = np.arange(1, full + 1)
     bottom = np.zeros(full)
     for status, (place, _) in STATUS.items():
@@ -44,21 +44,21 @@ def stopping(material: Material) -> Drawn | str | None:
     beside.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(axis_label(metric))
     beside.set_ylabel("Trials that trained this epoch")
-    tag(axes, f"{material.started.task}, validation split")
-    present = [status for status in STATUS if material.count(status)]
+    tag(axes, f"{data.started.task}, validation split")
+    present = [status for status in STATUS if data.count(status)]
     marks = [
         Line2D([], [], color=colour(STATUS[status][0]), marker=STATUS[status][1], markersize=4)
         for status in present
     ]
-    words = [f"{status} ({material.count(status)})" for status in present]
+    words = [f"{status} ({data.count(status)})" for status in present]
     drawing.legend(marks, words, loc="outside lower left", ncols=4, fontsize=8)
-    started = material.started
+    started = data.started
     rule = (
         "no trial was stopped early" if started.scheduler == "none" else f"early stopping: {started.stopping}"
     )
     spent = sum(len(trial.history) for trial in trials)
-    allowed = full * len(material.state.trials)
-    lost = len(material.state.trials) - len(trials)
+    allowed = full * len(data.state.trials)
+    lost = len(data.state.trials) - len(trials)
     unseen = f" {count_words(lost, 'trial')} without an epoch not shown on the left." if lost else ""
     return Drawn(
         drawing,
@@ -69,16 +69,16 @@ def stopping(material: Material) -> Drawn | str | None:
 
 
 @figure("pareto", "search", 10, "Pareto front")
-def pareto(material: Material) -> Drawn | str | None:
+def pareto(data: ReportData) -> Drawn | str | None:
     """Metric against cost; of a search with one objective there is none."""
-    cost, metric = material.started.cost, material.started.metric
+    cost, metric = data.started.cost, data.started.metric
     if cost is None:
         return None
-    front = pareto_front(material.state)
+    front = pareto_front(data.state)
     points = [
         (trial.total(cost), best[metric], trial.trial_id)
-        for trial in material.state.trials.values()
-        if trial.status == "completed" and (best := trial.best(metric, material.started.mode))
+        for trial in data.state.trials.values()
+        if trial.status == "completed" and (best := trial.best(metric, data.started.mode))
     ]
     on = sorted(point for point in points if point[2] in front)
     off = [point for point in points if point[2] not in front]
@@ -96,7 +96,7 @@ def pareto(material: Material) -> Drawn | str | None:
     axes.set_xlabel(capital(words))
     axes.set_ylabel(axis_label(metric))
     axes.legend(loc="best", fontsize=8)
-    tag(axes, f"{material.started.task}, validation split")
+    tag(axes, f"{data.started.task}, validation split")
     return Drawn(
         drawing,
         f"Best {metric_words(metric)} of every completed trial against its {words}. No other trial "

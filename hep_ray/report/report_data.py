@@ -22,10 +22,10 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
 from hep_ray.plugins import restore
+from hep_ray.report.formatting import count_words
 from hep_ray.report.groups import Groups, groups_of, short_name, varied_in
 from hep_ray.report.scores import Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
-from hep_ray.report.words import count_words
 from hep_ray.search.definition import Search
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.search.stated import Stated
@@ -34,7 +34,7 @@ from hep_ray.tracking.records import SearchStarted
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """What a report is made of.
 
     Attributes:
@@ -95,7 +95,7 @@ class Material:
         return trial.trial_id + (f" ({words})" if words else "")
 
 
-def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> Material:
+def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> ReportData:
     """Read everything.
 
     What cannot be had (a dataset that has moved, a model that is gone) is left out and noted.
@@ -129,7 +129,7 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
         notes.append(str(exc))
     dataset = _dataset(started, data, notes)
     confirmation = _confirmation(folder, started, notes)
-    bare = Material(
+    bare = ReportData(
         search,
         folder,
         state,
@@ -199,12 +199,12 @@ def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=sqlite_uri(path))
 
 
-def _scores(material: Material, dataset: Dataset, notes: list[str]) -> Scores | None:
+def _scores(data: ReportData, dataset: Dataset, notes: list[str]) -> Scores | None:
     try:
-        if material.confirmation is not None:
-            return confirmed_scores(material.confirmation, material.folder, dataset.schema)
-        best = material.best
-        return validation_scores(best, material.folder, dataset)
+        if data.confirmation is not None:
+            return confirmed_scores(data.confirmation, data.folder, dataset.schema)
+        best = data.best
+        return validation_scores(best, data.folder, dataset)
     except HepRayError as fault:
         notes.append(f"Figures of scores are left out: {fault}.")
         return None
