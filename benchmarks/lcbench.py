@@ -28,7 +28,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from hep_ray import Integer, LogUniform, Preset, Search, Space, Uniform
 from hep_ray.errors import UnreadableInput
-from hep_ray.search.optuna_search import OptunaSearcher
+from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.scheduler import build_scheduler
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished

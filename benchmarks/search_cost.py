@@ -32,8 +32,8 @@ from rich.progress import track
 
 from hep_ray import Choice, Preset, Search, Space
 from hep_ray.search.definition import Sampler
-from hep_ray.search.optuna_search import OptunaSearcher
 from hep_ray.search.recorder import Recorder
+from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.scheduler import build_scheduler
 from hep_ray.search.space import Value
 from hep_ray.tracking.journal import Journal

@@ -13,13 +13,11 @@ from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, 
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotConfirm, HepRayError, StorageError
 from hep_ray.plugins import Plugin, restore
-from hep_ray.search.find import Found, find_search
+from hep_ray.search.find import CROSS_ENTROPY, Found, Stated, find_search, has_parameters, script_of
 from hep_ray.search.options import EPOCH_TIMEOUT, ConfirmOptions
 from hep_ray.search.preflight import check_batches_of, check_models, check_shares_of, check_storage, preflight
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.script import script_of
 from hep_ray.search.state import SearchState, recorded_uri
-from hep_ray.search.stated import CROSS_ENTROPY, Stated, has_parameters
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchStarted, TrialStarted

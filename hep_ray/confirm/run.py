@@ -41,7 +41,7 @@ from hep_ray.plugins import Plugin, differences, load
 from hep_ray.search.execute import aside, close, fit
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.searcher import JournalSearcher
+from hep_ray.search.sampler import JournalSearcher
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker

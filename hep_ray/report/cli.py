@@ -12,7 +12,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri, typed
 
 if TYPE_CHECKING:
-    from hep_ray.search.stated import Stated
+    from hep_ray.search.find import Stated
 
 
 def report(
@@ -74,7 +74,7 @@ def report(
         _print_tables(search, storage, markdown=markdown)
         return
     from hep_ray.report.page import attach, result, still_running, write_report
-    from hep_ray.search.stated import words_to_confirm
+    from hep_ray.search.find import words_to_confirm
 
     report = write_report(search, storage, out=out, figures=figures, data=data)
     typer.echo(f"wrote {report.path} ({report.path.stat().st_size / 1e6:.1f} MB): open it in a browser")

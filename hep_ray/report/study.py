@@ -14,12 +14,12 @@ from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.table import Table
 
 from hep_ray.errors import InvalidConfig, StorageError
-from hep_ray.search.script import load_search
+from hep_ray.search.find import load_search
 
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search, StudyTable
+    from hep_ray.search.find import Stated
     from hep_ray.search.state import SearchState, TrialState
-    from hep_ray.search.stated import Stated
 
 __all__ = ["Cell", "cells", "columns", "load_search", "read_state", "rendered", "written"]
 

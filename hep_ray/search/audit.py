@@ -1,6 +1,6 @@
-"""Is everything there? Journal, MLflow, leaderboard, study and files of a search compared with each other.
+"""Compare journal, MLflow, leaderboard, study and files of a search: `hep-ray audit NAME`.
 
-Reads only; needs neither Ray nor the process that ran the search.
+Reads only; needs neither a cluster nor the process that ran the search.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
-
-from hep_ray.errors import CorruptCheckpoint, StorageError, TrackingUnavailable
+from hep_ray.console import result_console
+from hep_ray.errors import AuditFailed, CorruptCheckpoint, StorageError, TrackingUnavailable
 from hep_ray.files import UNFINISHED
+from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
 from hep_ray.masking import mask
 from hep_ray.search.leaderboard import FILE_NAME, leaderboard
-from hep_ray.search.recorder import KEEP_BEST
-from hep_ray.search.state import SearchState
-from hep_ray.search.study import TOLD_AS
+from hep_ray.search.state import SearchState, recorded_uri
 from hep_ray.tracking.client import database_file, find_runs, open_client, sqlite_uri
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow_writer import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
 from hep_ray.tracking.views import metric_key
-from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint
 
 Kind = Literal["lost", "twice", "differs", "left over"]
 
@@ -63,7 +60,7 @@ class Audit:
     findings: tuple[Finding, ...]
 
 
-def audit(folder: Path, uri: str) -> Audit:
+def compare(folder: Path, uri: str) -> Audit:
     """Compare all that a search left.
 
     Args:
@@ -194,6 +191,10 @@ def _board(folder: Path, state: SearchState, run_ids: dict[str, str]) -> Iterato
 
 def _study(folder: Path, state: SearchState) -> Iterator[Finding]:
     assert state.started is not None
+    import optuna
+
+    from hep_ray.search.sampler import TOLD_AS
+
     database = folder / "optuna.db"
     if not database.exists():
         yield Finding("lost", "optuna.db is not there; --resume makes it anew")
@@ -218,6 +219,9 @@ def _study(folder: Path, state: SearchState) -> Iterator[Finding]:
 
 
 def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
+    from hep_ray.search.recorder import KEEP_BEST
+    from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint
+
     for path in sorted({*folder.rglob(UNFINISHED), *folder.glob(".tune"), *folder.parent.glob(".probe-*")}):
         yield Finding("left over", f"{path.relative_to(folder.parent)}")
     started = state.started
@@ -235,3 +239,40 @@ def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
                 yield Finding("differs", f"{trial.trial_id}: {BEST} is not of its best epoch")
         except CorruptCheckpoint as fault:
             yield Finding("lost", f"{trial.trial_id}: {fault}")
+
+
+def audit(
+    name: SearchName,
+    storage: Storage = STORAGE,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Compare a search's journal, MLflow runs, leaderboard, study and files with each other.
+
+    Read-only. Exit code 1 where something is missing, there twice, different, or left over.
+
+    Raises:
+        AuditFailed: something is.
+        UnknownSearch: there is no such search.
+        TrackingUnavailable: MLflow does not answer.
+    """
+    from hep_ray.search.find import find_search
+
+    folder = find_search(name, storage).folder
+    uri = tracking_uri or recorded_uri(folder, SearchState.read(folder).started)
+    found = compare(folder, uri)
+    console = result_console()
+    console.print(
+        f"{folder.name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
+        f"{found.losses} lost processes tried again; compared: journal, leaderboard, study, files and MLflow at "
+        f"{mask(uri)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for finding in found.findings:
+        console.print(f"  {finding.kind}: {finding.text}", markup=False, highlight=False, soft_wrap=True)
+    if found.findings:
+        raise AuditFailed(
+            f"everything of a search is there once and the same everywhere; {len(found.findings)} things are not: "
+            f"run the search's script with --resume, which mends what the journal can, then audit again"
+        )
+    console.print("All is there, once, and the same everywhere.")

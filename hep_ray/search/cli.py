@@ -133,7 +133,7 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
 
 def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     """Commands that go on from here, as a shell takes them."""
-    from hep_ray.search.stated import stated_in, words_to_confirm
+    from hep_ray.search.find import stated_in, words_to_confirm
     from hep_ray.tracking.client import look
 
     started, storage = result.state.started, plan.storage

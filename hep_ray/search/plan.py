@@ -12,7 +12,6 @@ from hep_ray.errors import UnknownName
 from hep_ray.plugins import Plugin, registered
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import Resume, SearchOptions
-from hep_ray.search.optuna_search import MIXED, stops, total_trials, trials_at_random
 from hep_ray.search.preflight import (
     check_augmentation,
     check_batches,
@@ -23,6 +22,7 @@ from hep_ray.search.preflight import (
     preflight,
 )
 from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.sampler import MIXED, n_startup_trials, stops, total_trials
 from hep_ray.search.space import Space
 from hep_ray.tracking.provenance import provenance
 
@@ -92,7 +92,7 @@ class SearchPlan:
     def budget(self) -> str:
         """In words: how much is trained, what draws it and what stops it."""
         preset, drawn = self.preset, self.trials - len(self.search.references)
-        at_random = min(trials_at_random(preset, self.space), drawn)
+        at_random = min(n_startup_trials(preset, self.space), drawn)
         third = f" and one in {MIXED}" if stops(preset) else ""
         sampler = (
             f"tpe after {at_random} trials at random{third}" if preset.sampler == "tpe" else preset.sampler

@@ -17,13 +17,13 @@ from hep_ray.files import storing
 from hep_ray.plugins import differences
 from hep_ray.search.execute import aside, attach, close, fit
 from hep_ray.search.failures import judge
+from hep_ray.search.find import stated_by
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
-from hep_ray.search.optuna_search import OptunaSearcher
 from hep_ray.search.plan import SearchPlan
 from hep_ray.search.recorder import Recorder
+from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.scheduler import build_scheduler
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState
-from hep_ray.search.stated import stated_by
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker

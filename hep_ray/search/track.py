@@ -1,4 +1,4 @@
-"""Hand a search's journal over to MLflow, after the search: to a server that was away, or to another one."""
+"""Hand a search's journal over to MLflow after the search, to a server that was away or another: `hep-ray track`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from hep_ray.errors import StorageError
+from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
+from hep_ray.masking import mask
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.state import SearchState, recorded_uri
+from hep_ray.tracking.client import look
 from hep_ray.tracking.journal import FILE_NAME, Journal
 from hep_ray.tracking.mlflow import MlflowTracker
 
@@ -56,3 +61,28 @@ def hand_over(folder: Path, uri: str | None = None, say: Callable[[str], None] |
             records += len(journal)
             trials += len(tracker.run_ids)
     return HandedOver(uri, records, trials)
+
+
+def track(
+    name: SearchName,
+    storage: Storage = STORAGE,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Hand a search over to MLflow, from its journal: what a server that was away has missed, or all of it to another.
+
+    What MLflow holds already stays as it is, so it can be typed as often as one likes. A search that is running does
+    it by itself.
+
+    Raises:
+        UnknownSearch: there is no such search.
+        StorageError: it is running.
+        TrackingUnavailable: MLflow did not take everything.
+    """
+    from hep_ray.search.find import find_search
+
+    folder = find_search(name, storage).folder
+    done = hand_over(folder, tracking_uri, lambda text: typer.echo(text, err=True))
+    typer.echo(
+        f"{done.records} records of {folder.name} are in MLflow at {mask(done.uri)}: {done.trials} trials"
+    )
+    typer.echo(f"next: {look(done.uri, folder.parent)}")

@@ -34,7 +34,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import LABEL
 from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import _packed
-from hep_ray.search.audit import Audit, audit
+from hep_ray.search.audit import Audit, compare
 from hep_ray.search.state import TrialState
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import start_trial
@@ -108,7 +108,7 @@ def disturb(seed: int, data: Path, trials: int, faults: int, kinds: tuple[str, .
         rig.until(lambda: rig.driver.poll() == 0, "the search ends")
         outcome.groups = rig.held()
         rig.until(lambda: not rig.busy_workers(), "actors are gone")
-        outcome.found = audit(rig.search, rig.server.uri)
+        outcome.found = compare(rig.search, rig.server.uri)
         after = rig.epochs()
         state = rig.state()
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hep_ray.search.script import load_search
+from hep_ray.search.find import load_search
 from hep_ray.tracking.client import open_client
 from hep_ray.tracking.journal import read_records
 

@@ -27,7 +27,7 @@ from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.promote.package import DESCRIPTION, WEIGHTS, Description, Package
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.script import load_search
+from hep_ray.search.find import load_search
 from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
 from hep_ray.search.state import SearchState, search_folder
 from hep_ray.tracking.journal import FILE_NAME as JOURNAL

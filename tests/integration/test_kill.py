@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hep_ray.search.audit import audit
+from hep_ray.search.audit import compare
 from hep_ray.search.state import SearchState
 from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import default_uri, open_client
@@ -127,7 +127,7 @@ def test_an_extended_search_that_is_killed_goes_on_to_its_new_number_of_trials(m
     kinds = [record.kind for record in read_records(folder)]
     assert kinds.count("options_changed") == 1
     uri = default_uri(tmp_path / "runs")
-    assert audit(folder, uri).findings == ()
+    assert compare(folder, uri).findings == ()
     assert hand_over(folder, uri).trials == 9
     refused = start(script, "--resume", "--trials", "4")
     assert refused.wait(timeout=240) == 2

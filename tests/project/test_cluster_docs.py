@@ -14,7 +14,7 @@ import typer
 
 from hep_ray.cli import app
 from hep_ray.search.cli import build_app
-from hep_ray.search.script import load_search
+from hep_ray.search.find import load_search
 from tests.project.test_readme import PRIVATE
 
 REPOSITORY = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from hep_ray.cli import app
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.errors import HepRayError
 from hep_ray.search.cli import build_app
-from hep_ray.search.stated import stated_by
+from hep_ray.search.find import stated_by
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, TrialFinished, TrialStarted
 from tests.facts import raises

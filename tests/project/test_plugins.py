@@ -13,7 +13,7 @@ from hep_ray.errors import DuplicateName, PluginFailed, UnknownName, UntrustedCo
 from hep_ray.losses import LOSSES
 from hep_ray.plugins import Plugin, differences, import_source, importing, load, restore, trust
 from hep_ray.registry import OWN_CODE
-from hep_ray.search.script import load_search
+from hep_ray.search.find import load_search
 from tests.facts import raises, tells
 
 LOSS = '''

@@ -17,7 +17,7 @@ from hep_ray.errors import InvalidConfig, StorageError, UnknownName
 from hep_ray.report.study import cells, in_order, left_out, load_search, read_state, rendered, written
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.leaderboard import leaderboard, pareto_front
-from hep_ray.search.optuna_search import OptunaSearcher
+from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.space import LogUniform, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, Status, TrialFinished, TrialStarted

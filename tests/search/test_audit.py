@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.errors import AuditFailed, StorageError, TrackingUnavailable
-from hep_ray.search.audit import audit
+from hep_ray.search.audit import compare
 from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import default_uri, find_runs, open_client
 from hep_ray.tracking.journal import FILE_NAME, Journal
@@ -64,7 +64,7 @@ def folder(tmp_path):
 
 
 def found(folder):
-    return [(one.kind, one.text) for one in audit(folder, default_uri(folder.parent)).findings]
+    return [(one.kind, one.text) for one in compare(folder, default_uri(folder.parent)).findings]
 
 
 def lines(folder, change):
@@ -73,7 +73,7 @@ def lines(folder, change):
 
 
 def test_all_is_well(folder):
-    done = audit(folder, default_uri(folder.parent))
+    done = compare(folder, default_uri(folder.parent))
 
     assert (done.trials, done.epochs, done.failed, done.losses, done.findings) == (3, 5, 1, 0, ())
     shown = CliRunner().invoke(app, ["audit", "toy", "--storage", str(folder.parent)])
@@ -153,7 +153,7 @@ def test_a_leaderboard_study_or_checkpoint_that_says_something_else_and_what_is_
 
 def test_what_cannot_be_audited_is_refused_and_nothing_is_made(tmp_path, folder):
     with raises(StorageError, tmp_path / "nowhere", "journal.jsonl"):
-        audit(tmp_path / "nowhere", default_uri(tmp_path))
+        compare(tmp_path / "nowhere", default_uri(tmp_path))
     with raises(TrackingUnavailable, default_uri(tmp_path / "elsewhere")):
-        audit(folder, default_uri(tmp_path / "elsewhere"))
+        compare(folder, default_uri(tmp_path / "elsewhere"))
     assert not (tmp_path / "elsewhere").exists()

@@ -8,10 +8,10 @@ import pytest
 
 from hep_ray.errors import InvalidConfig, UnknownName
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.optuna_search import OptunaSearcher, total_trials, trials_at_random
 from hep_ray.search.plan import SearchPlan
-from hep_ray.search.script import load_search
+from hep_ray.search.sampler import OptunaSearcher, n_startup_trials, total_trials
 from hep_ray.search.space import Choice, LogUniform, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished
@@ -338,7 +338,7 @@ def test_draws_keep_away_from_where_trials_fail(tmp_path):
 )
 def test_tpe_starts_by_the_size_of_the_space(tmp_path, space, trials, expected):
     preset = Preset(epochs=1, trials=trials)
-    assert trials_at_random(preset, space) == expected
+    assert n_startup_trials(preset, space) == expected
 
     driver = Driver(tmp_path, preset, space, database=None)
     names = []

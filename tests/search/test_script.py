@@ -1,5 +1,5 @@
 from hep_ray.errors import UnknownName
-from hep_ray.search.script import load_search
+from hep_ray.search.find import load_search
 from tests.facts import raises
 
 

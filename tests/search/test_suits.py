@@ -9,10 +9,10 @@ from hep_ray import Choice, Preset, Search, Space
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidSpace
+from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.search.preflight import check_augmentation
-from hep_ray.search.script import load_search
 from hep_ray.simulate import SIMULATIONS
 from tests.facts import raises
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import ray
 
 from hep_ray.cluster import connect
-from hep_ray.search.script import load_search
+from hep_ray.search.find import load_search
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((REPOSITORY / "searches").glob("*.py"))}

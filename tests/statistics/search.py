@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from hep_ray import LogUniform, Preset, Search, Space, Uniform
-from hep_ray.search.optuna_search import OptunaSearcher
+from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
 

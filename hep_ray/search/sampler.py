@@ -1,4 +1,4 @@
-"""Optuna as Tune's searcher, with a study in a database and draws that a restart does not change.
+"""Optuna as Tune's search algorithm, with a study in a database and draws that a restart does not change.
 
 Ray Tune's own OptunaSearch keeps its state in pickles that lag behind the trials, and tells a
 trial that ASHA stopped as if it had been trained in full. Here the journal is the state: the
@@ -27,20 +27,24 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FixedTrial, FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
+from ray.tune.search import Searcher
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.searcher import JournalSearcher
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.search.study import StoredStudy, directions, reopened, starting, tell
+from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import OF_PARAMETERS, Record, TrialFinished, TrialStarted
 
+TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
+"""How a trial ended, in Optuna's words."""
 REDRAWS = 20
 """Times that a configuration which was tried before is drawn anew."""
 INSISTING = 4
 """Of them, before it is drawn at random."""
-MOST_AT_RANDOM = 10
+MOST_STARTUP_TRIALS = 10
 """Trials that TPE waits for at most, in however many dimensions."""
 LEAST_TRAINED = 3
 """Of those it waits for, that must not have failed: of failures alone nothing good can be learnt."""
@@ -48,6 +52,28 @@ LEAST_TRAINED = 3
 MIXED = 3
 """Where trials are stopped, one draw in so many is random, as in BOHB: a rung needs the poor to compare with, they cost
 few epochs, and what TPE learns from stopped trials may mislead it."""
+
+
+class JournalSearcher(Searcher):
+    """Hands out trials; whoever derives from it writes `suggest`, and learns from records, not from Tune."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher to restore it, and here the journal restores."""
+        return {}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing to do: what a trial reports is recorded first."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing to do: how a trial ends is recorded first."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal holds everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
 
 
 class OptunaSearcher(JournalSearcher):
@@ -80,24 +106,24 @@ class OptunaSearcher(JournalSearcher):
         self._points = space.grid() if preset.sampler == "grid" else []
         self._references = search.references
         self.total = total_trials(search, preset, space)
-        self._at_random = trials_at_random(preset, space)
+        self._n_startup_trials = n_startup_trials(preset, space)
         self._pending = state.unfinished()
         self._stored = StoredStudy(search, space, database, state)
         self._drawing = optuna.create_study(directions=directions(search))
         self._drawn_as: dict[str, int] = {}
         """Trial → its number in the study that draws; references have none."""
         for trial in list(state.trials.values())[len(self._references) :]:
-            self._drawing.add_trial(starting(trial.started.params, space))
+            self._drawing.add_trial(frozen_trial(trial.started.params, space))
             self._drawn_as[trial.trial_id] = len(self._drawn_as)
             if trial.finished is not None:
-                self._learn(trial)
+                self._tell(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
         """The next trial's id, parameters and seed, or that there is none."""
         if self._pending:
             trial = self._pending.pop(0).started
         elif len(self._state.trials) < self.total:
-            trial = self._draw(len(self._state.trials))
+            trial = self._ask(len(self._state.trials))
         else:
             finished: str = self.FINISHED
             return finished
@@ -111,9 +137,9 @@ class OptunaSearcher(JournalSearcher):
     def tell(self, trial: TrialState) -> None:
         """Tell how a trial ended; a trial whose end is known is left as it is."""
         self._stored.tell(trial)
-        self._learn(trial)
+        self._tell(trial)
 
-    def _learn(self, trial: TrialState) -> None:
+    def _tell(self, trial: TrialState) -> None:
         """Tell the study that draws, if it has the trial; a failure of the parameters is worse than any value."""
         assert trial.finished is not None
         number = self._drawn_as.get(trial.trial_id)
@@ -122,21 +148,21 @@ class OptunaSearcher(JournalSearcher):
         if trial.finished.failure not in OF_PARAMETERS:
             tell(self._drawing, number, trial, self._search)
         elif not self._drawing.get_trials(deepcopy=False)[number].state.is_finished():
-            reopened(self._drawing, number).set_constraint("fails", 1.0)
+            running_trial(self._drawing, number).set_constraint("fails", 1.0)
             self._drawing.tell(number, state=OptunaState.PRUNED)
 
-    def _draw(self, count: int) -> TrialStarted:
+    def _ask(self, count: int) -> TrialStarted:
         repeat, name = 0, f"t{count:04d}"
         if count < len(self._references):
             params = dict(self._references[count])
-            number = self._stored.add(starting({}, self._space))
+            number = self._stored.add(frozen_trial({}, self._space))
         else:
             if self._points:
                 repeat, index = divmod(count - len(self._references), len(self._points))
                 params = self._points[index]
-                self._drawing.add_trial(starting(params, self._space))
+                self._drawing.add_trial(frozen_trial(params, self._space))
             else:
-                params, repeat = self._draw_anew(count)
+                params, repeat = self._ask_anew(count)
             drawn = self._drawing.get_trials(deepcopy=False)[-1]
             self._drawn_as[name] = drawn.number
             number = self._stored.add(drawn)
@@ -146,7 +172,7 @@ class OptunaSearcher(JournalSearcher):
         self._write(record)
         return record
 
-    def _draw_anew(self, count: int) -> tuple[dict[str, Any], int]:
+    def _ask_anew(self, count: int) -> tuple[dict[str, Any], int]:
         """A configuration that no trial has had: with the same seed it would only give the same numbers again.
 
         What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
@@ -191,7 +217,73 @@ class OptunaSearcher(JournalSearcher):
         ends = [trial.finished for name, trial in self._state.trials.items() if name in self._drawn_as]
         trained = sum(end is not None and end.status != "failed" for end in ends)
         failed = sum(end is not None and end.failure in OF_PARAMETERS for end in ends)
-        return trained + failed >= self._at_random and trained >= min(LEAST_TRAINED, self._at_random)
+        return trained + failed >= self._n_startup_trials and trained >= min(
+            LEAST_TRAINED, self._n_startup_trials
+        )
+
+
+class StoredStudy:
+    """Follows a search; nothing is drawn from it.
+
+    Args:
+        search: what is optimised.
+        space: what may vary.
+        database: SQLite file; None keeps the study in memory, for simulations.
+        state: the search so far, with which the study is brought in line: they part in a crash between the two, and
+            the file may be lost.
+    """
+
+    def __init__(self, search: Search, space: Space, database: Path | None, state: SearchState) -> None:
+        self._search, self._space = search, space
+        self._references = len(search.references)
+        self._study = optuna.create_study(
+            storage=sqlite_uri(database) if database else None,
+            study_name=search.name,
+            directions=directions(search),
+            sampler=RandomSampler(seed=0),
+            load_if_exists=True,
+        )
+        self._settle(state)
+        self._held = len(self._study.get_trials(deepcopy=False))
+
+    def add(self, trial: FrozenTrial) -> int:
+        """Enter a trial that starts; its number."""
+        self._study.add_trial(trial)
+        self._held += 1
+        return self._held - 1
+
+    def tell(self, trial: TrialState) -> None:
+        """Tell how a trial ended; a trial whose end is known is left as it is."""
+        tell(self._study, trial.started.number, trial, self._search)
+
+    def _settle(self, state: SearchState) -> None:
+        self._drop_enqueued()
+        known = {trial.started.number for trial in state.trials.values()}
+        self._rebuild(state, len(self._study.get_trials(deepcopy=False)))
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.number not in known and not frozen.state.is_finished():
+                self._study.tell(frozen.number, state=OptunaState.FAIL)
+        for trial in state.trials.values():
+            if trial.finished is not None:
+                self.tell(trial)
+
+    def _drop_enqueued(self) -> None:
+        """Fail points that were enqueued but not asked for: they would be handed out in place of others."""
+        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
+            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
+
+    def _rebuild(self, state: SearchState, held: int) -> None:
+        """Enter the trials of the journal that the study does not hold.
+
+        The first trials are the references, whatever their parameters: one that was drawn may have the same.
+        """
+        for place, trial in enumerate(state.trials.values()):
+            if trial.started.number < held:
+                continue
+            while len(self._study.get_trials(deepcopy=False)) < trial.started.number:
+                self._study.tell(self._study.ask(), state=OptunaState.FAIL)
+            reference = place < self._references
+            self._study.add_trial(frozen_trial({} if reference else trial.started.params, self._space))
 
 
 def stops(preset: Preset) -> bool:
@@ -199,14 +291,14 @@ def stops(preset: Preset) -> bool:
     return preset.grace < preset.epochs
 
 
-def trials_at_random(preset: Preset, space: Space) -> int:
+def n_startup_trials(preset: Preset, space: Space) -> int:
     """Trials that have to end before TPE draws: one more than there are parameters to draw.
 
     At least three and at most ten, but no more than half of what is drawn: eight trials leave four to TPE. It is d + 1
     in BOHB too (Falkner et al., arXiv:1807.01774), the least for a density in d dimensions.
     """
     assert preset.trials is not None or preset.sampler == "grid"
-    most = min(MOST_AT_RANDOM, max(1, (preset.trials or 0) // 2))
+    most = min(MOST_STARTUP_TRIALS, max(1, (preset.trials or 0) // 2))
     return min(most, max(LEAST_TRAINED, len(space.drawn()) + 1))
 
 
@@ -221,3 +313,40 @@ def total_trials(search: Search, preset: Preset, space: Space) -> int:
         return len(search.references) + preset.trials
     whole = len(space.grid()) * preset.seeds
     return len(search.references) + (whole if preset.trials is None else min(preset.trials, whole))
+
+
+def directions(search: Search) -> list[StudyDirection]:
+    """Of the metric, and of the cost where there is one."""
+    metric = StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE
+    return [metric, *([StudyDirection.MINIMIZE] if search.cost else [])]
+
+
+def frozen_trial(params: dict[str, Any], space: Space) -> FrozenTrial:
+    """A trial that starts with these parameters, as if they had been drawn; a reference has none."""
+    drawn: Any = FixedTrial(params)
+    if params:
+        space.suggest(drawn)
+    return create_trial(state=OptunaState.RUNNING, params=drawn.params, distributions=drawn.distributions)
+
+
+def tell(study: optuna.Study, number: int, trial: TrialState, search: Search) -> None:
+    """Tell a study how a trial ended, if it does not know: in full with its best value, stopped with all its values."""
+    assert trial.finished is not None
+    known = study.get_trials(deepcopy=False)[number]
+    if known.state.is_finished():
+        return
+    told = TOLD_AS[trial.finished.status]
+    if told == OptunaState.PRUNED:
+        for metrics in trial.history:
+            running_trial(study, number).report(metrics[search.metric], int(metrics["epoch"]))
+    best = trial.best(search.metric, search.mode)
+    values = None
+    if best and told == OptunaState.COMPLETE:
+        values = [best[search.metric], *([trial.total(search.cost)] if search.cost else [])]
+    study.tell(number, values, state=told)
+
+
+def running_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """A trial that runs, to report to."""
+    known = study.get_trials(deepcopy=False)[number]
+    return optuna.Trial(study, known._trial_id)  # noqa: SLF001 - there is no public way
