@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.loading.batches import Events
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.evaluation import BATCH
 from hep_ray.training.loop import TrialLoop
-from hep_ray.training.validation import BATCH
 
 VALIDATION = 4
 """Training events for each validation event."""

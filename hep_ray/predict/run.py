@@ -25,7 +25,7 @@ from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
 from hep_ray.predict.output import finish, identity, predicting, rows_of, score_piece
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Package
-from hep_ray.training.validation import BATCH
+from hep_ray.training.evaluation import BATCH
 
 Progress = Callable[[int, int], None]
 """Told the pieces that are done and how many there are."""

@@ -15,9 +15,8 @@ from hep_ray.loading.batches import Batch
 from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.models import MODELS, Model
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.step import evaluate
+from hep_ray.training.evaluation import BATCH, evaluate
 from hep_ray.training.testing import LOG_ODDS, SCORE
-from hep_ray.training.validation import BATCH
 
 
 class Classifier:

@@ -21,11 +21,9 @@ from hep_ray.metrics.calibration import Reliability, reliability
 from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Counts, Floats, RocCurve, log_odds_of, roc_curve
 from hep_ray.search.state import TrialState
-from hep_ray.training.checkpoint import BEST
-from hep_ray.training.restore import restore_model
-from hep_ray.training.step import evaluate
+from hep_ray.training.checkpoint import BEST, restore_model
+from hep_ray.training.evaluation import BATCH, evaluate
 from hep_ray.training.testing import read_scores
-from hep_ray.training.validation import BATCH
 
 MOST_EVENTS = 100_000
 """Events of the validation split that are evaluated, at most."""

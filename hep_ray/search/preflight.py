@@ -30,7 +30,7 @@ from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resource
 from hep_ray.search.space import Choice, Integer, Mapped, Space, Value
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.distributed import share
+from hep_ray.training.distributed import local_step
 
 if TYPE_CHECKING:
     from hep_ray.search.options import SearchOptions
@@ -142,7 +142,7 @@ def check_shares_of(configurations: Sequence[Mapping[str, Any]], min_workers: in
             )
         try:
             for number in range(min_workers, workers + 1):
-                share(config.training, number)
+                local_step(config.training, number)
         except InvalidConfig as fault:
             raise InvalidSpace(str(fault)) from None
 
@@ -209,7 +209,7 @@ def check_batches_of(
 def _leaves_one(config: TrialConfig, events: int, workers: int) -> bool:
     """Whether a pass over the training events has a batch of one event, on a worker."""
     trainer = config.training
-    mine = share(trainer, workers)
+    mine = local_step(trainer, workers)
     try:
         last = trainer.last_batch
         sizes = BatchRequest(mine.batch_size, world_size=workers, last_batch=last).sizes(events)
@@ -259,7 +259,7 @@ def _values(space: Space, sample: Mapping[str, Value], key: str) -> Sequence[Val
 
 def check_metrics(search: Search, dataset: Dataset) -> None:
     """What ranks trials is something that they report of these classes."""
-    from hep_ray.training.validation import validation_keys
+    from hep_ray.training.evaluation import validation_keys
 
     costs = (*OF_MODEL, *TIMES[:2])
     known = (*costs, *validation_keys(dataset.schema))

@@ -27,8 +27,7 @@ from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkp
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import Meter
 from hep_ray.training.distributed import ALONE, Communicator
-from hep_ray.training.fitted import start_trial
-from hep_ray.training.patience import Goal
+from hep_ray.training.loop import Goal, start_trial
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class TrialRun:
             epochs=job.epochs,
             seed=config["seed"],
             device=device,
-            device_share=job.gpu_share,
+            gpu_fraction=job.gpu_share,
             communicator=communicator,
             goal=Goal(job.metric, job.mode),
         )
@@ -150,7 +149,7 @@ class TrialRun:
         """Seconds of processors, and of GPUs where there are any, of all workers of the trial together."""
         used = {"cpu_seconds": meter.cpu_seconds, "gpu_seconds": meter.gpu_seconds}
         if not self._communicator.alone and not self._loop.config.fitted:
-            parts = self._communicator.everyone(used)
+            parts = self._communicator.all_gather(used)
             used = {name: sum(part[name] for part in parts) for name in used}
         return {name: seconds for name, seconds in used.items() if name == "cpu_seconds" or self._job.gpu}
 

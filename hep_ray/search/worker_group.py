@@ -219,7 +219,7 @@ def serve(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.cpus)
     first = communicator.rank == 0
     train.report({})
-    done: int = communicator.everyone(ray.get(mailbox.join.remote()) if first else None)[0]  # type: ignore[assignment]
+    done: int = communicator.all_gather(ray.get(mailbox.join.remote()) if first else None)[0]  # type: ignore[assignment]
     run: tuple[str, TrialRun] | None = None
     while True:
         order: Order = ray.get(mailbox.next_order.remote(communicator.rank, os.getpid(), done))

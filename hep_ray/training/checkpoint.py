@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hep_ray.config import FORMERLY
+from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.files import whole
+from hep_ray.losses import LOSSES, Loss, build_loss
+from hep_ray.models import Model
+from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import Communicator
 
 LAST = "last.pt"
@@ -33,10 +38,10 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     with whole(path) as filling, filling.open("wb") as file:
         try:
             torch.save(dict(state), file)
-        except RuntimeError as fault:
+        except RuntimeError as exc:
             # Closing the file that it could not write, torch hides why.
-            if isinstance(fault.__context__, OSError):
-                raise fault.__context__ from None
+            if isinstance(exc.__context__, OSError):
+                raise exc.__context__ from None
             raise
 
 
@@ -49,8 +54,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         _verify(path)
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as fault:  # broken bytes make the unpickler raise anything
-        raise CorruptCheckpoint(f"a checkpoint is read back whole; {path} is not: {fault}") from fault
+    except Exception as exc:  # broken bytes make the unpickler raise anything
+        raise CorruptCheckpoint(f"a checkpoint is read back whole; {path} is not: {exc}") from exc
     if not isinstance(state, dict):
         raise CorruptCheckpoint(f"a checkpoint holds a dict; {path} holds {type(state).__name__}")
     return state
@@ -84,12 +89,12 @@ def seen_by_all(path: Path, communicator: Communicator, patience: float = VISIBL
         CorruptCheckpoint: a rank still sees another file, or none; on every rank alike.
     """
     seen = _sums(path)
-    wanted = communicator.everyone(seen)[0]
+    wanted = communicator.all_gather(seen)[0]
     until = time.monotonic() + patience
     while seen != wanted and time.monotonic() < until:
         time.sleep(LOOK_SECONDS)
         seen = _sums(path)
-    others = [rank for rank, one in enumerate(communicator.everyone(seen)) if one != wanted]
+    others = [rank for rank, one in enumerate(communicator.all_gather(seen)) if one != wanted]
     if others:
         raise CorruptCheckpoint(
             f"all workers of a trial go on from one checkpoint; {path} is another file, or none, for rank "
@@ -105,8 +110,8 @@ def _sums(path: Path) -> str:
             return ";".join(f"{one.filename} {one.file_size} {one.CRC:08x}" for one in archive.infolist())
     except FileNotFoundError:
         return ""
-    except (OSError, zipfile.BadZipFile) as fault:
-        return f"cannot be read: {fault}"
+    except (OSError, zipfile.BadZipFile) as exc:
+        return f"cannot be read: {exc}"
 
 
 def check_own(state: Mapping[str, Any], params: Mapping[str, Any]) -> None:
@@ -120,3 +125,67 @@ def check_own(state: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         raise CorruptCheckpoint(
             f"a trial resumes its own checkpoint; this one holds {state['params']}, the trial is {params}"
         )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with all that turns events into class probabilities.
+
+    Attributes:
+        model: in evaluation mode, with its weights and the statistics of its scalers.
+        loss: gives the probabilities.
+        config: the parameters it was trained with.
+        metrics: of the epoch that it is of.
+    """
+
+    model: Model
+    loss: Loss
+    config: TrialConfig
+    metrics: dict[str, float]
+
+    @property
+    def half(self) -> bool:
+        """Whether it was validated in bfloat16."""
+        return not self.config.fitted and self.config.training.precision == "bfloat16"
+
+
+def restore_model(path: Path, schema: EventSchema, device: torch.device | str = "cpu") -> TrainedModel:
+    """Build the model that a `best.pt` describes, and give it its weights.
+
+    Args:
+        path: of the checkpoint.
+        schema: of the dataset that it was trained on.
+        device: where the model is to live.
+
+    Raises:
+        CorruptCheckpoint: the file is not a whole checkpoint, or its weights do not fit the schema.
+        InvalidConfig: its parameters are not those of this version's components.
+    """
+    state = load_checkpoint(path, device)
+    try:
+        params, weights, metrics = state["params"], state["model"], state["metrics"]
+    except KeyError as exc:
+        raise CorruptCheckpoint(
+            f"a best checkpoint holds params, model and metrics; {path} lacks {exc}"
+        ) from exc
+    if not (isinstance(params, dict) and isinstance(weights, dict) and isinstance(metrics, dict)):
+        raise CorruptCheckpoint(
+            f"params, model and metrics of a checkpoint are dicts; those of {path} are not"
+        )
+    config = TrialConfig.completed(params, FORMERLY)
+    model = config.build_model(schema)
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as exc:
+        raise CorruptCheckpoint(
+            f"weights fit the model of their parameters; those of {path} do not: {exc}"
+        ) from exc
+    return TrainedModel(model.to(device).eval(), _loss(config).to(device), config, metrics)
+
+
+def _loss(config: TrialConfig) -> Loss:
+    """The trial's own; a fitted model, which has none, is judged by its cross-entropy."""
+    if config.fitted:
+        return build_loss("cross_entropy", {})
+    loss: Loss = LOSSES[config.training.loss].build(config.components["loss"])
+    return loss

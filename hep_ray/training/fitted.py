@@ -1,4 +1,4 @@
-"""The life of a trial without a network: one fit, one validation, one report."""
+"""Fit a model that is no network: a trial of one fit, one validation, one report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
@@ -19,12 +18,8 @@ from hep_ray.models.fitted import FittedModel
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import model_cost
-from hep_ray.training.distributed import ALONE, Communicator
-from hep_ray.training.loop import TrialLoop
-from hep_ray.training.patience import VAL_LOSS, Goal
-from hep_ray.training.seeding import seed_everything
-from hep_ray.training.step import evaluate
-from hep_ray.training.validation import BATCH, validation_metrics
+from hep_ray.training.distributed import seed_everything
+from hep_ray.training.evaluation import BATCH, evaluate, validation_metrics
 
 
 class FittedLoop:
@@ -114,36 +109,3 @@ class FittedLoop:
         check_own(state, self.config.resolved())
         self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
-
-
-def start_trial(
-    config: TrialConfig,
-    schema: EventSchema,
-    train: EventSource,
-    val: EventSource,
-    *,
-    epochs: int,
-    seed: int,
-    device: torch.device | str = "cpu",
-    device_share: float = 1.0,
-    communicator: Communicator = ALONE,
-    goal: Goal = VAL_LOSS,
-) -> TrialLoop | FittedLoop:
-    """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
-
-    A fit is the work of one process, whatever the number of workers: only the first one asks for it.
-    """
-    if config.fitted:
-        return FittedLoop(config, schema, train, val, seed=seed)
-    return TrialLoop(
-        config,
-        schema,
-        train,
-        val,
-        epochs=epochs,
-        seed=seed,
-        device=device,
-        device_share=device_share,
-        communicator=communicator,
-        goal=goal,
-    )

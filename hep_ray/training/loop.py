@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,16 +20,69 @@ from hep_ray.models import Model
 from hep_ray.optim.penalties import norms_and_biases
 from hep_ray.training.averaging import KeptModel
 from hep_ray.training.checkpoint import check_own
-from hep_ray.training.config import REGISTRIES, TrialConfig
+from hep_ray.training.config import REGISTRIES, ScaledModel, TrialConfig
 from hep_ray.training.cost import model_cost
-from hep_ray.training.distributed import ALONE, Communicator, share
-from hep_ray.training.manifold import PROBED_EVENTS, mixing_points
-from hep_ray.training.patience import VAL_LOSS, Goal, Patience
-from hep_ray.training.scaled import ScaledModel
-from hep_ray.training.seeding import random_state, restore_random_state, seed_everything
-from hep_ray.training.step import train_step
-from hep_ray.training.sync_norm import synchronise
-from hep_ray.training.validation import validate
+from hep_ray.training.distributed import (
+    ALONE,
+    Communicator,
+    local_step,
+    random_state,
+    restore_random_state,
+    seed_everything,
+    synchronise,
+)
+from hep_ray.training.evaluation import validate
+from hep_ray.training.fitted import FittedLoop
+from hep_ray.training.step import PROBED_EVENTS, mixing_points, train_step
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What more or less is better of.
+
+    Attributes:
+        metric: key of the per-epoch report.
+        mode: which of the two.
+    """
+
+    metric: str
+    mode: Literal["max", "min"]
+
+
+VAL_LOSS = Goal("val_loss", "min")
+
+
+def start_trial(
+    config: TrialConfig,
+    schema: EventSchema,
+    train: EventSource,
+    val: EventSource,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    gpu_fraction: float = 1.0,
+    communicator: Communicator = ALONE,
+    goal: Goal = VAL_LOSS,
+) -> TrialLoop | FittedLoop:
+    """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
+
+    A fit is the work of one process, whatever the number of workers: only the first one asks for it.
+    """
+    if config.fitted:
+        return FittedLoop(config, schema, train, val, seed=seed)
+    return TrialLoop(
+        config,
+        schema,
+        train,
+        val,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        gpu_fraction=gpu_fraction,
+        communicator=communicator,
+        goal=goal,
+    )
 
 
 class TrialLoop:
@@ -45,7 +99,7 @@ class TrialLoop:
         epochs: full length of the trial (the schedule's horizon).
         seed: initial weights, dropout and order of events.
         device: where the model lives.
-        device_share: of a GPU's memory that is this trial's; events in memory are copied there where they fit.
+        gpu_fraction: of a GPU's memory that is this trial's; events in memory are copied there where they fit.
         communicator: of the workers that train this trial together, each with a loop of the same arguments.
         goal: of the search, which the patience waits for.
 
@@ -63,7 +117,7 @@ class TrialLoop:
         epochs: int,
         seed: int,
         device: torch.device | str = "cpu",
-        device_share: float = 1.0,
+        gpu_fraction: float = 1.0,
         communicator: Communicator = ALONE,
         goal: Goal = VAL_LOSS,
     ) -> None:
@@ -80,13 +134,13 @@ class TrialLoop:
         self._workers = communicator
         parts = config.components
         entries = {kind: registry[getattr(config.training, kind)] for kind, registry in REGISTRIES.items()}
-        self._share = share(config.training, communicator.world_size)
+        self._local = local_step(config.training, communicator.world_size)
         self.model = config.build_model(schema).to(self._device)
         if config.training.sync_batch_norm and not communicator.alone:
             synchronise(self.model, self._device)
         weights = training_weights(train, schema, balanced=config.training.class_weights == "balanced")
-        self._train = on_device(train.select(self.model.columns, weights), self._device, device_share)
-        self._val = on_device(val.select(self.model.columns), self._device, device_share)
+        self._train = on_device(train.select(self.model.columns, weights), self._device, gpu_fraction)
+        self._val = on_device(val.select(self.model.columns), self._device, gpu_fraction)
         if isinstance(self.model, ScaledModel):
             self.model.fit_to(self._train)
         self._cost = model_cost(self.model, schema, self._device)
@@ -94,7 +148,7 @@ class TrialLoop:
         self._optimizer = entries["optimizer"].build(
             parts["optimizer"],
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            self._share.learning_rate,
+            self._local.learning_rate,
             exempt=norms_and_biases(self.model),
         )
         self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
@@ -132,7 +186,7 @@ class TrialLoop:
         learning_rate = self._optimizer.param_groups[0]["lr"]
         train_metrics = self._train_epoch()
         self._schedule.step()
-        self._workers.share_buffers(self.model)
+        self._workers.broadcast_buffers(self.model)
         self._update_kept()
         val_metrics = validate(
             self.kept,
@@ -178,13 +232,15 @@ class TrialLoop:
             for number, batch in enumerate(batches_of_epoch)
         ]
         sizes = np.array([step.events for step in steps]) * self._workers.world_size
-        losses = self._workers.total(torch.stack([step.loss_sum for step in steps]).double()).cpu().numpy()
+        losses = (
+            self._workers.all_reduce(torch.stack([step.loss_sum for step in steps]).double()).cpu().numpy()
+        )
         finite = np.isfinite(losses)
         if not finite.all():
             raise NonFiniteLoss(
                 self._where(f"training loss is {losses[~finite][0]} at step {finite.argmin() + 1}")
             )
-        correct = int(self._workers.total(torch.stack([step.correct for step in steps]).sum()))
+        correct = int(self._workers.all_reduce(torch.stack([step.correct for step in steps]).sum()))
         return {
             "train_loss": float(losses.sum() / sizes.sum()),
             "train_accuracy": correct / int(sizes.sum()),
@@ -193,7 +249,7 @@ class TrialLoop:
     def _request(self, *, shuffle: bool = False) -> BatchRequest:
         """This worker's part of every batch of the training events."""
         return BatchRequest(
-            self._share.batch_size,
+            self._local.batch_size,
             seed=self._seed,
             epoch=self.epoch,
             shuffle=shuffle,
@@ -205,7 +261,7 @@ class TrialLoop:
 
     def _sharded(self) -> Iterable[Batch]:
         """Whole batches of the training events, handed to the workers in turn; perhaps none for this one."""
-        whole = self._share.batch_size * self._workers.world_size
+        whole = self._local.batch_size * self._workers.world_size
         request = dataclasses.replace(self._request(), batch_size=whole, sharded=True)
         return self._train.batches(request) if len(request.counted_rows(len(self._train))) else ()
 
@@ -217,7 +273,7 @@ class TrialLoop:
         else:
             self._kept.update(self.epoch + 1, self._sharded, self._workers)
         if self.kept is not self.model:
-            self._workers.share_buffers(self.kept)
+            self._workers.broadcast_buffers(self.kept)
 
     def _where(self, what: str) -> str:
         rate = self.config.training.learning_rate
@@ -232,7 +288,7 @@ class TrialLoop:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "kept": self._kept.state_dict(),
-            "random": self._workers.everyone(random_state()),
+            "random": self._workers.all_gather(random_state()),
             "patience": self._patience.state_dict(),
         }
 
@@ -255,3 +311,40 @@ class TrialLoop:
         else:
             self._workers.seed(self._seed, self.epoch)
         self._patience.load_state_dict(state["patience"])
+
+
+class Patience:
+    """Counts the epochs since the best one.
+
+    Args:
+        epochs: that may pass without a better one; 0 never ends.
+        goal: what is compared.
+    """
+
+    def __init__(self, epochs: int, goal: Goal) -> None:
+        self._epochs, self._goal = epochs, goal
+        self._best: float | None = None
+        self._stale = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is at its end."""
+        return 0 < self._epochs <= self._stale
+
+    def see(self, metrics: Mapping[str, float]) -> None:
+        """Take in an epoch."""
+        value = metrics[self._goal.metric]
+        sign = 1 if self._goal.mode == "min" else -1
+        if self._best is None or sign * value < sign * self._best:
+            self._best, self._stale = value, 0
+        else:
+            self._stale += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """To go on from."""
+        return {"best": self._best, "stale_epochs": self._stale}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, or from one of the time when it was always the validation loss."""
+        self._best = state["best"] if "best" in state else state["lowest_loss"]
+        self._stale = state["stale_epochs"]

@@ -1,20 +1,20 @@
-"""One optimizer step and one evaluation pass as pure functions: no files, no globals, no Ray."""
+"""One optimizer step as a pure function, and the mixing of events at a hidden layer: no files, no globals, no Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import Loss
 from hep_ray.models import Model
-from hep_ray.training.manifold import mixed
+from hep_ray.training.evaluation import logits_of
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,6 @@ class StepResult:
     loss_sum: torch.Tensor
     correct: torch.Tensor
     events: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's answer on a whole split.
-
-    Attributes:
-        loss: mean loss per event.
-        probabilities: (events, classes) float32; rows sum to one.
-        log_odds: (events, classes) float64, ln p − ln(1 − p) of each class, by which events are ranked.
-        losses: (events,) float32.
-        labels: (events,) int64.
-    """
-
-    loss: float
-    probabilities: np.ndarray
-    log_odds: np.ndarray
-    losses: np.ndarray
-    labels: np.ndarray
 
 
 def train_step(
@@ -86,14 +67,14 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     try:
         with mixed(model, mixing_points, batch):
-            logits = _logits(model if forward is None else forward, model.columns, batch, half=half)
-    except ValueError as fault:
-        if len(batch) > 1 or "per channel" not in str(fault):
+            logits = logits_of(model if forward is None else forward, model.columns, batch, half=half)
+    except ValueError as exc:
+        if len(batch) > 1 or "per channel" not in str(exc):
             raise
         raise InvalidConfig(
             "batch normalisation takes more than one event where it has one number of each; a batch holds 1: choose a "
             "batch_size that leaves no single event over, or last_batch 'share' or 'drop'"
-        ) from fault
+        ) from exc
     losses = _weighted(loss(logits, batch.labels), batch.weights)
     if batch.second_labels is not None:
         weights = batch.weights if batch.second_weights is None else batch.second_weights
@@ -108,50 +89,89 @@ def train_step(
         return StepResult(losses.detach().sum(), (logits.argmax(1) == batch.labels).sum(), len(batch.labels))
 
 
-def evaluate(
-    model: Model,
-    loss: Loss,
-    batches: Iterable[Batch],
-    *,
-    half: bool = False,
-    whole: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> Evaluation:
-    """Losses, class probabilities and log-odds of a model in evaluation mode; the model's mode is put back after.
-
-    Args:
-        model: on the device of the batches.
-        loss: gives them.
-        batches: of the split, or this worker's part of it.
-        half: run the model in bfloat16.
-        whole: makes the rows of the whole split out of those of the workers' parts.
-    """
-    was_training = model.training
-    model.eval()
-    losses, probabilities, log_odds, labels = [], [], [], []
-    with torch.inference_mode():
-        for batch in batches:
-            logits = _logits(model, model.columns, batch, half=half)
-            losses.append(loss(logits, batch.labels))
-            probabilities.append(loss.probabilities(logits))
-            log_odds.append(loss.log_odds(logits).double())
-            labels.append(batch.labels)
-    model.train(was_training)
-    rows = [torch.cat(values) for values in (losses, probabilities, log_odds, labels)]
-    all_losses, all_probabilities, all_log_odds, all_labels = map(whole, rows) if whole else rows
-    return Evaluation(
-        loss=float(all_losses.double().mean()),
-        probabilities=all_probabilities.float().cpu().numpy(),
-        log_odds=all_log_odds.cpu().numpy(),
-        losses=all_losses.float().cpu().numpy(),
-        labels=all_labels.cpu().numpy(),
-    )
-
-
 def _weighted(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     return losses if weights is None else losses * weights
 
 
-def _logits(model: nn.Module, columns: tuple[str, ...], batch: Batch, *, half: bool) -> torch.Tensor:
-    with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=half):
-        logits: torch.Tensor = model(*(batch.inputs[column] for column in columns))
-    return logits.float() if half else logits
+PROBED_EVENTS = 4
+
+
+def mixing_points(model: Model, batch: Batch) -> tuple[str, ...]:
+    """Names of the modules at whose input all that the model knows of an event has come together.
+
+    Found by trial: with the events in another order at the module's input, the logits come in that order too. So no
+    stream of a network with several, and no branch of a residual block, is mixed while another is not.
+
+    Args:
+        model: any.
+        batch: some events.
+
+    Raises:
+        InvalidConfig: there is no such module, or fewer than two events.
+    """
+    inputs = tuple(batch.inputs[column][:PROBED_EVENTS] for column in model.columns)
+    events = len(inputs[0])
+    was_training = model.training
+    model.eval()
+    order = torch.arange(events, device=inputs[0].device).roll(1)
+    with torch.no_grad():
+        calls = _calls(model, inputs)
+        turned = model(*inputs)[order]
+        found: dict[int, str] = {}
+        for name, given in calls.items():
+            if len(given) != 1 or given[0] is None or id(given[0]) in found:
+                continue
+            with _input_changed(model.get_submodule(name), lambda values: values[order]):
+                if torch.allclose(model(*inputs), turned, rtol=1e-4, atol=1e-5):
+                    found[id(given[0])] = name
+    model.train(was_training)
+    if events < 2 or not found:  # noqa: PLR2004 - one event has nothing to be mixed with
+        raise InvalidConfig(
+            "manifold_mixup needs at least two events, and a layer that all of an event passes; "
+            f"got {events} events and {len(found)} such layers of {type(model).__name__}"
+        )
+    return tuple(found.values())
+
+
+@contextmanager
+def mixed(model: Model, points: tuple[str, ...], batch: Batch) -> Iterator[None]:
+    """Within, the model mixes every event of the batch with that of the permutation at one of the points."""
+    if batch.permutation is None or not points:
+        yield
+        return
+    permutation, mix_ratio = batch.permutation, batch.mix_ratio
+    module = model.get_submodule(points[batch.mixing_draw % len(points)])
+    with _input_changed(module, lambda values: torch.lerp(values[permutation], values, mix_ratio)):
+        yield
+
+
+@contextmanager
+def _input_changed(module: nn.Module, change: Any) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _calls(model: Model, inputs: tuple[Tensor, ...]) -> dict[str, list[Tensor | None]]:
+    """Module name → its input at each call; None where that is not one tensor of real numbers per event."""
+    calls: dict[str, list[Tensor | None]] = {}
+
+    def noting(name: str) -> Any:
+        def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+            given = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
+            fits = given is not None and given.is_floating_point() and len(given) == len(inputs[0])
+            calls.setdefault(name, []).append(given if fits else None)
+
+        return note
+
+    handles = [
+        module.register_forward_pre_hook(noting(name)) for name, module in model.named_modules() if name
+    ]
+    try:
+        model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls

@@ -20,10 +20,8 @@ from hep_ray.files import whole
 from hep_ray.loading.batches import BatchRequest, EventSource
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.roc import log_odds_of
-from hep_ray.training.checkpoint import BEST
-from hep_ray.training.restore import restore_model
-from hep_ray.training.step import Evaluation, evaluate
-from hep_ray.training.validation import BATCH, UNRANKED
+from hep_ray.training.checkpoint import BEST, restore_model
+from hep_ray.training.evaluation import BATCH, UNRANKED, Evaluation, evaluate
 
 SCORES = "test_scores.parquet"
 """Beside a trial's `best.pt`: event_id, label, `score_<class>`, the float32 probability of each class,
@@ -135,10 +133,10 @@ def read_scores(path: Path, schema: EventSchema) -> KeptScores:
         losses = table.column(LOSS).to_numpy() if LOSS in table.column_names else None
         if not isinstance(facts, dict):
             raise TypeError(f"its facts are {facts!r}")
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as fault:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as exc:
         raise StorageError(
-            f"a file of scores has a label and {', '.join(names)}; {path} does not: {fault}"
-        ) from fault
+            f"a file of scores has a label and {', '.join(names)}; {path} does not: {exc}"
+        ) from exc
     return KeptScores(ids, labels, probabilities, log_odds, losses, facts, exact)
 
 

@@ -37,7 +37,7 @@ from hep_ray.loading.stream import _packed
 from hep_ray.search.audit import Audit, compare
 from hep_ray.search.state import TrialState
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.fitted import start_trial
+from hep_ray.training.loop import start_trial
 from tests.chaos.faults import KINDS, USUAL, Fault, inject
 from tests.chaos.rig import Rig, Stuck
 from tests.conftest import toy_events, toy_schema

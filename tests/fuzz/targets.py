@@ -33,9 +33,8 @@ from hep_ray.search.state import SearchState, search_folder
 from hep_ray.tracking.journal import FILE_NAME as JOURNAL
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted
-from hep_ray.training.checkpoint import save_checkpoint
+from hep_ray.training.checkpoint import restore_model, save_checkpoint
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.restore import restore_model
 from hep_ray.training.testing import METADATA, read_scores
 
 ROWS = 40

@@ -14,8 +14,8 @@ from hep_ray.loading.batches import Events
 from hep_ray.models import MODELS, build_model
 from hep_ray.models.likelihood import transformed_discriminant
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.fitted import FittedLoop, start_trial
-from hep_ray.training.loop import TrialLoop
+from hep_ray.training.fitted import FittedLoop
+from hep_ray.training.loop import TrialLoop, start_trial
 from tests.facts import raises
 
 CLASSES = ("background", "signal")

@@ -26,8 +26,8 @@ from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted
 from hep_ray.training.checkpoint import save_checkpoint
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.evaluation import evaluate
 from hep_ray.training.loop import TrialLoop
-from hep_ray.training.step import evaluate
 
 PROVENANCE = {
     "command": "hep-ray confirm toy",

@@ -9,8 +9,7 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptModel, InvalidEvents, ModelMismatch, UnreadableInput
 from hep_ray.models.fitted import FittedModel
 from hep_ray.promote.package import Description, Package, load_model
-from hep_ray.training.config import TrialConfig
-from hep_ray.training.scaled import ScaledModel
+from hep_ray.training.config import ScaledModel, TrialConfig
 from tests.facts import raises
 
 TRAINED = {"loss": "root_softmax", "root_index": 3, "optimizer": "adam", "learning_rate": 1e-3}

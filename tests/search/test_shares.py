@@ -75,7 +75,7 @@ def images(**parameters):
             2,
             ["batches of 32"],
         ),  # 80 events each; 161 in the pass of an average
-        ({"last_batch": "drop"}, 31, 1, "no batch for any rank: 31 events"),
+        ({"last_batch": "drop"}, 31, 1, ["31 events"]),
     ],
 )
 def test_a_batch_of_one_event_is_refused_where_it_cannot_be_normalised(parameters, events, workers, facts):

@@ -18,8 +18,7 @@ from hep_ray.losses import LOSSES
 from hep_ray.models import build_model
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
-from hep_ray.training.manifold import mixed, mixing_points
-from hep_ray.training.step import train_step
+from hep_ray.training.step import mixed, mixing_points, train_step
 from tests.facts import raises
 
 IMAGES = EventSchema(task="toy", columns=(Column(name="image", shape=(16, 16, 1)),), classes=("a", "b"))

@@ -17,10 +17,10 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import BatchRequest
 from hep_ray.models import MODELS
 from hep_ray.registry import OWN_CODE
+from hep_ray.training.averaging import take_anew
 from hep_ray.training.config import TrainerConfig
-from hep_ray.training.distributed import ALONE, backend, share
-from hep_ray.training.statistics import take_anew
-from hep_ray.training.validation import validate
+from hep_ray.training.distributed import ALONE, backend, local_step
+from hep_ray.training.evaluation import validate
 from tests.facts import raises
 
 SCRIPT = Path(__file__).with_name("rank.py")
@@ -170,14 +170,14 @@ def trainer(**values: Any) -> TrainerConfig:
     [("none", 4, 15, 0.01), ("linear", 4, 60, 0.04), ("sqrt", 4, 60, 0.02), ("sqrt", 1, 60, 0.01)],
 )
 def test_shares_of_a_step(scaling: str, workers: int, batch_size: int, learning_rate: float) -> None:
-    mine = share(trainer(learning_rate_scaling=scaling), workers)
+    mine = local_step(trainer(learning_rate_scaling=scaling), workers)
 
     assert (mine.batch_size, mine.learning_rate) == (batch_size, pytest.approx(learning_rate))
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
     with raises(InvalidConfig, "batch_size 60", "7 workers", 4):
-        share(trainer(), 7)
+        local_step(trainer(), 7)
 
 
 def test_gpus_talk_through_nccl_and_cpus_through_gloo() -> None:
@@ -187,5 +187,5 @@ def test_gpus_talk_through_nccl_and_cpus_through_gloo() -> None:
 def test_a_process_alone_sends_nothing() -> None:
     values = torch.arange(3.0)
 
-    assert ALONE.total(values) is values
-    assert ALONE.everyone("one") == ["one"]
+    assert ALONE.all_reduce(values) is values
+    assert ALONE.all_gather("one") == ["one"]

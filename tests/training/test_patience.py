@@ -6,7 +6,7 @@ from hep_ray.config import FORMERLY
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.patience import VAL_LOSS, Goal, Patience
+from hep_ray.training.loop import VAL_LOSS, Goal, Patience
 from tests.facts import raises
 
 EPOCHS = [

@@ -10,11 +10,10 @@ import pytest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint
 from hep_ray.loading.batches import BatchRequest, Events
-from hep_ray.training.checkpoint import save_checkpoint
+from hep_ray.training.checkpoint import restore_model, save_checkpoint
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.evaluation import evaluate
 from hep_ray.training.loop import TrialLoop
-from hep_ray.training.restore import restore_model
-from hep_ray.training.step import evaluate
 from tests.facts import raises
 
 SCHEMA = EventSchema(task="toy", columns=(Column(name="x", shape=(3,)),), classes=("a", "b"))

@@ -13,9 +13,8 @@ from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
 from hep_ray.loading.augment import Augmentation, AugmentConfig
 from hep_ray.loading.batches import Batch, BatchRequest, Events, training_weights
 from hep_ray.losses import LOSSES
-from hep_ray.training.config import TrialConfig
+from hep_ray.training.config import ScaledModel, TrialConfig
 from hep_ray.training.loop import TrialLoop
-from hep_ray.training.scaled import ScaledModel
 from hep_ray.training.step import train_step
 from tests.facts import raises
 

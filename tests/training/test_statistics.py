@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.models import Model
+from hep_ray.training.averaging import take_anew
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.evaluation import validate
 from hep_ray.training.loop import TrialLoop
-from hep_ray.training.statistics import take_anew
-from hep_ray.training.validation import validate
 
 IMAGES = EventSchema(task="toy", columns=(Column(name="image", shape=(16, 16, 1)),), classes=("a", "b"))
 

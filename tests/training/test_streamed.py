@@ -19,8 +19,7 @@ from hep_ray.loading.batches import BatchRequest, Events, EventSource
 from hep_ray.loading.on_device import DeviceEvents
 from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.fitted import start_trial
-from hep_ray.training.loop import TrialLoop
+from hep_ray.training.loop import TrialLoop, start_trial
 
 SCHEMA = EventSchema(
     task="toy",

@@ -1,21 +1,22 @@
-"""Metrics of a model on the validation split."""
+"""Evaluate a model on the events of a split, and report its metrics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import NonFiniteLoss
-from hep_ray.loading.batches import BatchRequest, EventSource
+from hep_ray.loading.batches import Batch, BatchRequest, EventSource
 from hep_ray.losses import Loss
 from hep_ray.metrics import classification_metrics
 from hep_ray.models import Model
 from hep_ray.training.distributed import ALONE, Communicator
-from hep_ray.training.step import Evaluation, evaluate
 
 BATCH = 512
 """Events per forward pass; changes speed and memory, never the result's meaning."""
@@ -23,6 +24,64 @@ UNRANKED = (
     "log-odds, which rank events, are not: logits too large for their precision, or log_weights of ln 0,"
 )
 """Of a loss that is bounded, such as `mse` and `hinge`, or of one's own."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answer on a whole split.
+
+    Attributes:
+        loss: mean loss per event.
+        probabilities: (events, classes) float32; rows sum to one.
+        log_odds: (events, classes) float64, ln p − ln(1 − p) of each class, by which events are ranked.
+        losses: (events,) float32.
+        labels: (events,) int64.
+    """
+
+    loss: float
+    probabilities: np.ndarray
+    log_odds: np.ndarray
+    losses: np.ndarray
+    labels: np.ndarray
+
+
+def evaluate(
+    model: Model,
+    loss: Loss,
+    batches: Iterable[Batch],
+    *,
+    half: bool = False,
+    whole: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Evaluation:
+    """Losses, class probabilities and log-odds of a model in evaluation mode; the model's mode is put back after.
+
+    Args:
+        model: on the device of the batches.
+        loss: gives them.
+        batches: of the split, or this worker's part of it.
+        half: run the model in bfloat16.
+        whole: makes the rows of the whole split out of those of the workers' parts.
+    """
+    was_training = model.training
+    model.eval()
+    losses, probabilities, log_odds, labels = [], [], [], []
+    with torch.inference_mode():
+        for batch in batches:
+            logits = logits_of(model, model.columns, batch, half=half)
+            losses.append(loss(logits, batch.labels))
+            probabilities.append(loss.probabilities(logits))
+            log_odds.append(loss.log_odds(logits).double())
+            labels.append(batch.labels)
+    model.train(was_training)
+    rows = [torch.cat(values) for values in (losses, probabilities, log_odds, labels)]
+    all_losses, all_probabilities, all_log_odds, all_labels = map(whole, rows) if whole else rows
+    return Evaluation(
+        loss=float(all_losses.double().mean()),
+        probabilities=all_probabilities.float().cpu().numpy(),
+        log_odds=all_log_odds.cpu().numpy(),
+        losses=all_losses.float().cpu().numpy(),
+        labels=all_labels.cpu().numpy(),
+    )
 
 
 def validate(
@@ -60,7 +119,7 @@ def validate(
         loss,
         events.batches(request),
         half=half,
-        whole=lambda values: communicator.in_order(values, rows, len(events)),
+        whole=lambda values: communicator.gather_rows(values, rows, len(events)),
     )
     return validation_metrics(result, schema, where)
 
@@ -90,3 +149,10 @@ def validation_keys(schema: EventSchema) -> tuple[str, ...]:
     labels = np.arange(2 * classes) % classes
     nothing = Evaluation(0.0, undecided, np.zeros(undecided.shape), np.zeros(len(labels)), labels)
     return tuple(validation_metrics(nothing, schema, str))
+
+
+def logits_of(model: nn.Module, columns: tuple[str, ...], batch: Batch, *, half: bool) -> torch.Tensor:
+    """Return the logits of a batch as float32, of a model that runs in bfloat16 where `half` asks for it."""
+    with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=half):
+        logits: torch.Tensor = model(*(batch.inputs[column] for column in columns))
+    return logits.float() if half else logits
