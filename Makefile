@@ -10,8 +10,8 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 20
 CHAOS_ARGS ?=
 STATISTICS_ARGS ?=
-LOWEST := tests/conversion tests/dataset tests/losses tests/metrics tests/models tests/optim tests/project tests/tracking \
-	tests/training
+LOWEST := tests/conversion tests/dataset tests/losses tests/metrics tests/models tests/optim tests/tracking tests/training \
+	tests/project/test_components.py tests/project/test_plugins.py tests/project/test_files.py
 
 export HEP_RAY_STORAGE
 # Every Ray worker imports torch: compile it once, also where the environment says otherwise.

@@ -80,15 +80,15 @@ def connect() -> None:
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": {LEVEL: os.environ[LEVEL]}} if LEVEL in os.environ else None,
             )
-    except Exception as fault:  # where a node takes too long to start, Ray raises no other class
-        cause = str(fault).strip() or type(fault).__name__
+    except Exception as exc:  # where a node takes too long to start, Ray raises no other class
+        cause = str(exc).strip() or type(exc).__name__
         if here:
-            raise ClusterUnavailable(_not_started(fault, cause)) from fault
+            raise ClusterUnavailable(_not_started(exc, cause)) from exc
         raise ClusterUnavailable(
             f"a search joins the Ray cluster that runs; {head or 'RAY_ADDRESS=auto'} did not take it ({cause}): the "
             "Ray and Python versions and RAY_AUTH_MODE must be those of the cluster; RAY_ADDRESS=local starts one on "
             "this machine"
-        ) from fault
+        ) from exc
     logger.info("Ray's logs are in %s", ray_temp_dir() / "session_latest" / "logs")
 
 
@@ -138,34 +138,34 @@ def result(task: Any) -> Any:
 
     try:
         return ray.get(task)
-    except RayTaskError as fault:
-        if isinstance(fault.cause, HepRayError):
-            raise fault.cause from None
+    except RayTaskError as exc:
+        if isinstance(exc.cause, HepRayError):
+            raise exc.cause from None
         raise
-    except RayError as fault:
-        told = str(fault).strip().replace("\n", " ")
+    except RayError as exc:
+        told = str(exc).strip().replace("\n", " ")
         raise WorkersLost(
             f"a task is tried again when its process or node is lost; one was lost too often: {told}"
-        ) from fault
+        ) from exc
 
 
-def _not_started(fault: Exception, cause: str) -> str:
+def _not_started(exc: Exception, cause: str) -> str:
     """What to type where Ray could not be started on this machine, by what was in its way."""
     temp, token = ray_temp_dir(), ray_token()
-    at = Path(str(getattr(fault, "filename", None) or ""))
-    why = getattr(fault, "strerror", None) or cause
+    at = Path(str(getattr(exc, "filename", None) or ""))
+    why = getattr(exc, "strerror", None) or cause
     if "AF_UNIX path length" in cause:
         name = next((key for key in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(key)), "TMPDIR")
         return (
             f"the path of a socket has at most {SOCKET_BYTES} bytes; those of Ray's below {name}={temp.parent} have "
             "more: type RAY_TMPDIR=/tmp, or another short folder of this machine"
         )
-    if isinstance(fault, OSError) and at.is_relative_to(temp):
+    if isinstance(exc, OSError) and at.is_relative_to(temp):
         return (
             f"Ray keeps its sockets and logs in {temp}; it cannot ({why}): type RAY_TMPDIR=FOLDER for a folder of "
             "this machine that you can write to, with a short path"
         )
-    if isinstance(fault, OSError) and at.is_relative_to(token.parent):
+    if isinstance(exc, OSError) and at.is_relative_to(token.parent):
         return (
             f"Ray keeps the token of its cluster in {token}; it cannot ({why}): type HOME=FOLDER for a folder that you "
             "can write to, or RAY_AUTH_TOKEN=SECRET, with which no file is needed"

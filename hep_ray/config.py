@@ -49,13 +49,13 @@ def parse(
         raise error(f"{what}: keys with values are expected; got {type(values).__name__}")
     try:
         return config.model_validate(dict(values))
-    except ValidationError as fault:
-        raise error(f"{what}: " + "; ".join(_sentences(config, fault))) from None
+    except ValidationError as exc:
+        raise error(f"{what}: " + "; ".join(_sentences(config, exc))) from None
 
 
-def _sentences(config: type[Config], fault: ValidationError) -> list[str]:
+def _sentences(config: type[Config], exc: ValidationError) -> list[str]:
     sentences = []
-    for detail in fault.errors():
+    for detail in exc.errors():
         where = ".".join(str(part) for part in detail["loc"]) or config.__name__
         if detail["type"] == "extra_forbidden":
             known = ", ".join(config.field_names())

@@ -85,6 +85,10 @@ class StorageError(InputError):
     """The storage cannot be written, or already holds something that would be overwritten."""
 
 
+class StorageHeld(StorageError):
+    """Another process is at work on the same file or folder; the message names it."""
+
+
 class CannotResume(InputError):
     """There is no search to resume, or it is not the search that this command describes."""
 

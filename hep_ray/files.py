@@ -1,38 +1,81 @@
-"""Writing one file whole or not at all, wherever the process, the disk or the machine stops.
+"""Write files whole or not at all, wherever the process, the disk or the machine stops; lock what one process uses.
 
 Who fills a file beside its place holds a lock on it. One that nobody holds was left by a process that was killed, and
 the next writer of the same file removes it.
+
+The locks are `flock`'s, on the file or folder itself: they end with their process. (filelock takes a file of its own,
+which it empties; it serves where there is one, in `simulate/run.py` and `promote/run.py`.)
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hep_ray.errors import StorageError
+from hep_ray.errors import StorageError, StorageHeld
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "UNFINISHED",
-    "make_folder",
-    "remove_abandoned",
-    "rename",
-    "storing",
-    "sync",
-    "whole",
-    "write_whole",
-]
 
 FILLING = ".tmp"
 """Ends the name of a file that is being filled."""
 UNFINISHED = f".*{FILLING}"
 """Pattern of such names."""
+NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What a file system answers that cannot lock, as some network file systems."""
+ONE_WRITER = "one process writes a file or folder at a time"
+LOOK_SECONDS = 0.05
+"""Between two attempts to take a lock."""
+
+
+def take_lock(descriptor: int, path: Path, rule: str, patience: float = 0.0) -> bool:
+    """Lock an open file or folder for this process, until the descriptor is closed or the process has ended.
+
+    Args:
+        descriptor: of the open file or folder.
+        path: of it, for the message.
+        rule: what the lock keeps, such as `one process runs a search at a time`.
+        patience: seconds to wait for another process.
+
+    Returns:
+        Whether it is locked: some network file systems cannot lock.
+
+    Raises:
+        StorageHeld: another process holds it all that time.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                waited = f" for {patience:.0f} s" if patience else ""
+                raise StorageHeld(f"another process holds {path}{waited}: {rule}") from None
+            time.sleep(LOOK_SECONDS)
+        except OSError as exc:
+            if exc.errno not in NO_LOCKS:
+                raise
+            logger.info("%s is not locked, its file system cannot (%s): %s", path, exc.strerror, rule)
+            return False
+        else:
+            return True
+
+
+@contextmanager
+def lock(path: Path, rule: str, patience: float = 0.0) -> Iterator[bool]:
+    """Hold an existing file or folder for the block; see `take_lock`."""
+    # A network file system locks a file exclusively only where it is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        yield take_lock(descriptor, path, rule, patience)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -44,8 +87,8 @@ def storing(target: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as fault:
-        raise StorageError(f"the storage must be writable; writing {target} failed: {fault}") from fault
+    except OSError as exc:
+        raise StorageError(f"cannot write {target}: {exc}") from exc
 
 
 @contextmanager
@@ -62,7 +105,7 @@ def whole(path: Path) -> Iterator[Path]:
     filling = path.with_name(f".{path.name}.{os.getpid()}{FILLING}")
     descriptor = os.open(filling, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        take_lock(descriptor, filling, ONE_WRITER, patience=float("inf"))
         yield filling
         sync(filling)
         filling.replace(path)
@@ -109,18 +152,10 @@ def rename(old: Path, new: Path) -> Path:
 def remove_abandoned(unfinished: Iterable[Path]) -> None:
     """Remove files that killed writers left half-filled; what a living one fills stays."""
     for left in unfinished:
-        try:
-            descriptor = os.open(left, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink(missing_ok=True)
-            logger.info("removed %s, which a killed process left half-written", left)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
+        with suppress(FileNotFoundError, StorageHeld), lock(left, ONE_WRITER) as locked:
+            if locked:
+                left.unlink()
+                logger.info("removed %s, which a killed process left half-written", left)
 
 
 def sync(path: Path) -> None:

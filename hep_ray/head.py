@@ -69,11 +69,11 @@ def meant() -> Head | None:
         host, _, port = note.read_text(encoding="utf-8").strip().rpartition(":")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as fault:
+    except OSError as exc:
         raise ClusterUnavailable(
-            f"`ray start` notes its cluster in {note}; it cannot be read: {fault.strerror}: type RAY_TMPDIR=FOLDER for "
+            f"`ray start` notes its cluster in {note}; it cannot be read: {exc.strerror}: type RAY_TMPDIR=FOLDER for "
             f"a folder of yours, or {ADDRESS}=local to start Ray on this machine"
-        ) from fault
+        ) from exc
     return Head(host.strip("[]"), int(port), note) if host and port.isdecimal() else None
 
 
@@ -117,10 +117,10 @@ def _silence(head: Head, seconds: float) -> str:
                 if not (more := line.recv(9)):
                     return "it is no Ray head: it hung up"
                 answer += more
-    except socket.gaierror as fault:
-        return f"no host of that name: {fault.strerror}"
+    except socket.gaierror as exc:
+        return f"no host of that name: {exc.strerror}"
     except TimeoutError:
         return "no answer"
-    except OSError as fault:
-        return fault.strerror or str(fault)
+    except OSError as exc:
+        return exc.strerror or str(exc)
     return "" if answer[3] == SETTINGS else "it is no Ray head: it does not speak gRPC"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import CannotConfirm, HepRayError, StorageError
+from hep_ray.errors import CannotConfirm, HepRayError, StorageHeld
 from hep_ray.plugins import Plugin, restore
 from hep_ray.search.find import CROSS_ENTROPY, Found, Stated, find_search, has_parameters, script_of
 from hep_ray.search.options import EPOCH_TIMEOUT, ConfirmOptions
@@ -113,12 +113,8 @@ def _ended(options: ConfirmOptions, name: str) -> SearchState:
     try:
         with Journal(options.storage / name) as journal:
             state = SearchState.fold(journal)
-    except StorageError as fault:
-        if "another one holds" in str(fault):
-            raise CannotConfirm(
-                f"a search is confirmed when it has ended; {name} still runs: {fault}"
-            ) from None
-        raise
+    except StorageHeld as exc:
+        raise CannotConfirm(f"{name} still runs ({exc}): a search is confirmed when it has ended") from None
     unfinished = [trial.trial_id for trial in state.unfinished()]
     if unfinished and not options.allow_unfinished:
         raise CannotConfirm(

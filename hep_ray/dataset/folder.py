@@ -6,17 +6,15 @@ the next writer of the same target removes it.
 
 from __future__ import annotations
 
-import fcntl
 import glob
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from hep_ray.errors import StorageError
-from hep_ray.files import make_folder, storing, sync
+from hep_ray.errors import StorageError, StorageHeld
+from hep_ray.files import ONE_WRITER, lock, make_folder, storing, sync
 
 
 def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
@@ -55,7 +53,7 @@ def replacing(target: Path) -> Iterator[Path]:
             make_folder(filling.parent)
             filling.mkdir()
             stack.callback(shutil.rmtree, filling, ignore_errors=True)
-            stack.callback(os.close, _locked(filling))
+            stack.enter_context(lock(filling, ONE_WRITER))
         yield filling
         with storing(target):
             for path in (*filling.iterdir(), filling):
@@ -65,23 +63,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
 def _remove_abandoned(target: Path) -> None:
     for path in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        try:
-            descriptor = _locked(path)
-        except OSError:  # somebody is filling it, or has just renamed it
-            continue
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _locked(folder: Path) -> int:
-    """An open descriptor that holds the lock on a folder; `OSError` when another process does."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+        # Somebody may be filling it, or have just renamed it.
+        with suppress(OSError, StorageHeld), lock(path, ONE_WRITER) as locked:
+            if locked:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _swap(filling: Path, target: Path) -> None:

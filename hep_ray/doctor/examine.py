@@ -77,11 +77,11 @@ def _storage(storage: Path, nodes: list[node_checks.Node]) -> Check:
     try:
         storage.mkdir(parents=True, exist_ok=True)
         faults = node_checks.unshared(storage, nodes)
-    except OSError as fault:
+    except OSError as exc:
         return Check(
             "storage",
             False,
-            f"{storage}: the driver cannot write there: {fault.strerror}",
+            f"{storage}: the driver cannot write there: {exc.strerror}",
             "name a folder that can be written with --storage or HEP_RAY_STORAGE",
         )
     return checks.shared("storage", str(storage.resolve()), nodes, faults)
@@ -94,11 +94,11 @@ def _mlflow(wanted: Wanted) -> Check:
         return Check("mlflow", True, f"{uri}, which the first search makes")
     try:
         ping(uri)
-    except TrackingUnavailable as fault:
+    except TrackingUnavailable as exc:
         return Check(
             "mlflow",
             False,
-            str(fault),
+            str(exc),
             "start it beside the head with clusters/bin/mlflow.sh, or name another one with --tracking-uri or "
             "MLFLOW_TRACKING_URI",
         )
@@ -114,11 +114,11 @@ def _resources(wanted: Wanted) -> Check:
             wanted.gpus_per_trial,
             workers_per_trial=wanted.workers_per_trial,
         )
-    except Infeasible as fault:
+    except Infeasible as exc:
         return Check(
             "resources",
             False,
-            str(fault),
+            str(exc),
             "ask for less with --workers-per-trial, --cpus-per-worker and --gpus-per-worker, or add nodes; on an "
             "autoscaling cluster HEP_RAY_AUTOSCALE tells which may still come"
             + ("" if os.environ.get("HEP_RAY_AUTOSCALE") else " (it is not set)"),

@@ -6,9 +6,7 @@ killed is typed again: it does what is not there, and only for the same model an
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,7 @@ from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.dataset.manifest import sha256_of
 from hep_ray.dataset.schema import EVENT_ID, Arrays
 from hep_ray.errors import StorageError
-from hep_ray.files import UNFINISHED, remove_abandoned, storing, whole, write_whole
+from hep_ray.files import UNFINISHED, lock, remove_abandoned, storing, whole, write_whole
 from hep_ray.predict.inputs import Piece, Prediction, schema_of_model
 from hep_ray.promote.classifier import Classifier
 
@@ -73,21 +71,12 @@ def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> 
     with storing(out):
         _refuse_another(out, what)
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"one process predicts into a folder at a time; another one is in {out}"
-            ) from None
+    with lock(out, "one process predicts into a folder at a time"):
         with storing(out):
             remove_abandoned(out.glob(UNFINISHED))
             if not (out / MANIFEST).exists():
                 _write(out, {**what, "model": dict(model), "complete": False})
         yield {name for name, *_ in what["pieces"] if _is_done(out / name, str(what["model_digest"]))}
-    finally:
-        os.close(descriptor)
 
 
 def finish(out: Path, what: Mapping[str, Any], model: Mapping[str, str], files: Mapping[str, int]) -> int:

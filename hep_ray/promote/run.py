@@ -27,7 +27,13 @@ from hep_ray.confirm.confirmation import (
     uses_of_others,
 )
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import CorruptCheckpoint, HepRayError, InvalidConfig, PromotionRefused, StorageError
+from hep_ray.errors import (
+    CorruptCheckpoint,
+    HepRayError,
+    InvalidConfig,
+    PromotionRefused,
+    StorageHeld,
+)
 from hep_ray.files import storing
 from hep_ray.plugins import restore
 from hep_ray.promote import gate
@@ -391,19 +397,20 @@ def one_at_a_time(uri: str, name: str, storage: Path) -> Iterator[None]:
         storage: of all searches.
 
     Raises:
-        StorageError: another promotion holds it for ten minutes, or the lock cannot be written.
+        StorageHeld: another promotion holds it for ten minutes.
+        StorageError: the lock cannot be written.
     """
     beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else storage
     digest = hashlib.sha256(f"{uri}\n{name}".encode()).hexdigest()[:16]
     path = (beside if beside.is_dir() else storage) / f".promote-{digest}.lock"
     lock = FileLock(path, timeout=PATIENCE, mode=0o666)
-    try:
-        with storing(path):
+    with storing(path):
+        try:
             lock.acquire(poll_interval=0.2)
-    except Timeout:
-        raise StorageError(
-            f"another promotion of '{name}' still holds {path} after {PATIENCE:.0f} s: wait for it to end"
-        ) from None
+        except Timeout:  # an OSError
+            raise StorageHeld(
+                f"another promotion of '{name}' still holds {path} after {PATIENCE:.0f} s: wait for it to end"
+            ) from None
     try:
         yield
     finally:

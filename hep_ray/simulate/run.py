@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
 from hep_ray.config import Config, parse
@@ -31,7 +31,13 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.folder import refuse_occupied
 from hep_ray.dataset.manifest import MANIFEST, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
-from hep_ray.errors import Interrupted, InvalidConfig, MissingPackage, SimulationFailed, StorageError
+from hep_ray.errors import (
+    Interrupted,
+    InvalidConfig,
+    MissingPackage,
+    SimulationFailed,
+    StorageHeld,
+)
 from hep_ray.files import storing, whole
 from hep_ray.parallel import in_tasks
 from hep_ray.simulate import SIMULATIONS, Simulation
@@ -91,18 +97,17 @@ class ChunkStore:
         self._schema = schema
         self._paths: dict[str, Path] = {}
         self.folder = self._target.parent / f".{target.name}.{key}.chunks"
+        self._lock = FileLock(self.folder / LOCK)
 
     def __enter__(self) -> Self:
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / LOCK).open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise StorageError(
-                f"a dataset is simulated by one process at a time; another is at {self._target}"
-            ) from None
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                raise StorageHeld(
+                    f"another process simulates {self._target}: one does at a time, so wait for it to end"
+                ) from None
         with storing(self.folder):
             self._paths = {path.name.split(".")[0]: path for path in self._sound_files()}
         return self
@@ -112,7 +117,7 @@ class ChunkStore:
     ) -> None:
         if isinstance(fault, SimulationFailed) or not self._paths:
             self.discard()
-        self._lock.close()
+        self._lock.release()
 
     def __contains__(self, chunk: Chunk) -> bool:
         return chunk.name in self._paths

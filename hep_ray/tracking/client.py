@@ -6,20 +6,18 @@ where it is now.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from hep_ray.errors import TrackingUnavailable
+from hep_ray.errors import StorageHeld, TrackingUnavailable
+from hep_ray.files import lock
 from hep_ray.flags import typed
 from hep_ray.masking import mask
 
@@ -44,8 +42,6 @@ QUIET = {
 }
 CREATION_SECONDS = 60.0
 """How long one process waits for another to make the tables of a database."""
-NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What a file system answers that cannot lock a folder, as some network file systems."""
 ARTIFACTS = "mlartifacts"
 """Folder of a storage that holds MLflow's files, one folder for each experiment."""
 ADDRESSES = {
@@ -70,12 +66,12 @@ WAIT_AND_SEE = {408, 409, 429}
 
 
 def default_uri(storage: Path) -> str:
-    """SQLite database in the storage folder."""
+    """Return the address of the SQLite database in a storage folder."""
     return sqlite_uri(storage / "mlflow.db")
 
 
 def sqlite_uri(file: Path) -> str:
-    """Address of an SQLite database, whatever the characters of its path: `?`, `%` and `#` mean something in a URI."""
+    """Return the address of an SQLite database, whatever its path: `?`, `%` and `#` mean something in a URI."""
     from sqlalchemy import URL, make_url
 
     path = str(file.resolve())
@@ -85,7 +81,7 @@ def sqlite_uri(file: Path) -> str:
 
 
 def database_file(uri: str) -> Path | None:
-    """File of an SQLite database; None for anything else."""
+    """Return the file of an SQLite database; None for anything else."""
     from sqlalchemy import make_url
 
     if not uri.startswith((SQLITE, f"{QUOTED}:///")):
@@ -94,7 +90,7 @@ def database_file(uri: str) -> Path | None:
 
 
 def artifact_location(uri: str, folder: Path | None, experiment: str) -> str | None:
-    """Where a new experiment keeps its files: beside a database; a server has a place of its own, which others reach.
+    """Return where a new experiment keeps its files: beside a database; a server has a place that others reach.
 
     Args:
         uri: of tracking.
@@ -107,26 +103,33 @@ def artifact_location(uri: str, folder: Path | None, experiment: str) -> str | N
 
 
 def open_client(uri: str, artifacts: Path | None = None) -> Any:
-    """An MLflow client with its telemetry and chatter off; makes the tables of a new database, one process at a time.
+    """Open an MLflow client, its telemetry and chatter off, and make the tables of a new database.
+
+    One process does so at a time.
 
     Args:
         uri: of tracking.
         artifacts: folder of the storage at work for MLflow's files; that beside a database unless given.
 
     Raises:
-        TrackingUnavailable: another process is making the tables of the database, for longer than a minute; or the
-            storage was moved, and its database cannot be written.
+        TrackingUnavailable: another process opens the database for longer than a minute; or the storage was moved,
+            and its database cannot be written.
     """
     make = client_class()
-    with _one_at_a_time(uri):
-        file = database_file(uri)
-        if file is not None:
-            correct_addresses(file, artifacts)
+    file = database_file(uri)
+    if file is None or not file.parent.is_dir():
         return make(tracking_uri=uri)
+    # Two searches that start at once must not both make the tables of a new database.
+    try:
+        with lock(file.parent, "one process opens a database at a time", CREATION_SECONDS):
+            correct_addresses(file, artifacts)
+            return make(tracking_uri=uri)
+    except StorageHeld as exc:
+        raise TrackingUnavailable(f"cannot open {uri}: {exc}") from None
 
 
 def client_class() -> Any:
-    """MLflow's client, imported with our settings; the first call takes seconds."""
+    """Import MLflow's client with our settings; the first call takes seconds."""
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
@@ -137,7 +140,7 @@ def client_class() -> Any:
 
 
 def all_pages(ask: Callable[..., Any]) -> list[Any]:
-    """What a paged query of MLflow finds, of every page; `ask` takes `page_token`."""
+    """Return what a paged query of MLflow finds, of every page; `ask` takes `page_token`."""
     found, token = [], None
     while True:
         page = ask(page_token=token)
@@ -148,13 +151,13 @@ def all_pages(ask: Callable[..., Any]) -> list[Any]:
 
 
 def find_runs(client: Any, experiment_id: str, condition: str) -> list[tuple[str, dict[str, str]]]:
-    """Run id and tags of every run that fulfils a condition, such as "tags.role = 'baseline'"."""
+    """Return run id and tags of every run that fulfils a condition, such as "tags.role = 'baseline'"."""
     runs = all_pages(partial(client.search_runs, [experiment_id], condition, max_results=1000))
     return [(run.info.run_id, run.data.tags) for run in runs]
 
 
 def look(uri: str, storage: Path) -> str:
-    """What to type to see what MLflow holds: our pages of the storage, or of another database; a server has its own."""
+    """Return what to type to see what MLflow holds: pages of a storage or another database, or a server's own."""
     if uri.startswith(("http://", "https://")):
         return f"open {mask(uri)}"
     return typed(
@@ -182,38 +185,8 @@ def ping(uri: str) -> None:
     """
     try:
         open_client(uri).search_experiments(max_results=1)
-    except Exception as fault:
-        raise TrackingUnavailable(f"MLflow does not answer at {mask(uri)}: {cause(fault)}") from fault
-
-
-@contextmanager
-def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Two searches that start at once must not both make the tables of a new database."""
-    file = database_file(uri)
-    if file is None or not file.parent.is_dir():
-        yield
-        return
-    lock = os.open(file.parent, os.O_RDONLY)
-    try:
-        deadline = time.monotonic() + CREATION_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TrackingUnavailable(
-                        f"one process at a time opens a database; another one has been at {uri} for "
-                        f"{CREATION_SECONDS:.0f} s"
-                    ) from None
-                time.sleep(0.05)
-            except OSError as fault:
-                if fault.errno not in NO_LOCKS:
-                    raise
-                break
-        yield
-    finally:
-        os.close(lock)
+    except Exception as exc:
+        raise TrackingUnavailable(f"MLflow does not answer at {mask(uri)}: {cause(exc)}") from exc
 
 
 def correct_addresses(file: Path, artifacts: Path | None = None) -> None:
@@ -246,11 +219,11 @@ def correct_addresses(file: Path, artifacts: Path | None = None) -> None:
                     here.parent,
                     root.parent,
                 )
-    except sqlite3.Error as fault:
+    except sqlite3.Error as exc:
         raise TrackingUnavailable(
-            f"a storage that was copied or moved has its MLflow addresses corrected; {file} does not take it "
-            f"({fault}): make it writable, or type the command where it was made"
-        ) from fault
+            f"cannot correct the addresses in {file} of a storage that was copied or moved ({exc}): make it writable, "
+            "or type the command where it was made"
+        ) from exc
 
 
 def _read_write(file: Path) -> str:
@@ -299,25 +272,25 @@ def _replace(database: sqlite3.Connection, former: str, present: str) -> None:
                 )
 
 
-def refuses_record(fault: Exception) -> bool:
-    """Whether trying again with the same record would be answered the same."""
-    return getattr(fault, "error_code", None) in REFUSED_RECORD
+def refuses_record(exc: Exception) -> bool:
+    """Tell whether trying again with the same record would be answered the same."""
+    return getattr(exc, "error_code", None) in REFUSED_RECORD
 
 
-def refuses_client(fault: Exception) -> bool:
-    """Whether waiting cannot help: wrong credentials, no such scheme, a driver that is not installed."""
+def refuses_client(exc: Exception) -> bool:
+    """Tell whether waiting cannot help: wrong credentials, no such scheme, a driver that is not installed."""
     from sqlalchemy.exc import ArgumentError
 
-    if isinstance(fault, ImportError | ArgumentError):
+    if isinstance(exc, ImportError | ArgumentError):
         return True
-    status: Any = getattr(fault, "get_http_status_code", int)()
+    status: Any = getattr(exc, "get_http_status_code", int)()
     return status in REFUSED_CLIENT and status not in WAIT_AND_SEE
 
 
-def cause(fault: Exception) -> str:
-    """The fault in one line, without passwords, and without the SQL that was tried."""
-    if isinstance(fault, ImportError) and "psycopg" in str(fault):
+def cause(exc: Exception) -> str:
+    """Return an error in one line, without passwords, and without the SQL that was tried."""
+    if isinstance(exc, ImportError) and "psycopg" in str(exc):
         return "PostgreSQL needs a driver: pip install 'hep-ray[postgres]'"
-    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("[SQL:", "[parameters:", "(Background on"))]
-    return mask(" ".join(kept) or type(fault).__name__)[:500]
+    return mask(" ".join(kept) or type(exc).__name__)[:500]

@@ -8,7 +8,6 @@ earlier versions, are read as well.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import zlib
@@ -21,7 +20,7 @@ from typing import BinaryIO, Self
 from pydantic import ValidationError
 
 from hep_ray.errors import StorageError
-from hep_ray.files import make_folder, sync
+from hep_ray.files import make_folder, sync, take_lock
 from hep_ray.tracking.records import Record, decode
 
 FILE_NAME = "journal.jsonl"
@@ -93,12 +92,11 @@ class Journal:
     def _open(self) -> BinaryIO:
         file = self.path.open("a+b")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not take_lock(file.fileno(), self.path, "one process runs a search at a time"):
+                raise StorageError(f"cannot lock {self.path}: the file system of a storage must be able to")
+        except StorageError:
             file.close()
-            raise StorageError(
-                f"one process runs a search at a time; another one holds {self.path}"
-            ) from None
+            raise
         return file
 
     def _read(self) -> list[Record]:

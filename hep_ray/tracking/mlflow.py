@@ -7,6 +7,7 @@ resumed search, or `hep-ray track`, hands over all of it: writing a record twice
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -24,6 +25,8 @@ from hep_ray.tracking.mlflow_writer import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, Ru
 from hep_ray.tracking.records import EpochFinished, Record
 
 __all__ = ["SEARCH_TAG", "STATUS_TAG", "TRIAL_TAG", "MlflowTracker"]
+
+logger = logging.getLogger(__name__)
 
 BATCH_SECONDS = 0.5
 """Records that arrive within this time travel together."""
@@ -106,11 +109,11 @@ class MlflowTracker:
         """
         try:
             self._writer.attach(artifact)
-        except Exception as fault:
+        except Exception as exc:
             raise TrackingUnavailable(
-                f"{artifact.name} goes to MLflow too; {self._shown} did not take it: {cause(fault)}; it is kept: "
+                f"MLflow at {self._shown} did not take {artifact.name}: {cause(exc)}; it is kept: "
                 f"{self._hand_over()}"
-            ) from fault
+            ) from exc
 
     def close(self) -> None:
         """Write what is left and end the thread.
@@ -156,7 +159,7 @@ class MlflowTracker:
             self._closing.set()
             self._wake.set()
             raise TrackingUnavailable(
-                f"MLflow takes the records of a search; {self._shown} will not: {cause(fault)}"
+                f"MLflow at {self._shown} will not take the records of a search: {cause(fault)}"
             ) from fault
         if fault is not None:
             self._tell_away(cause(fault))
@@ -201,11 +204,12 @@ class MlflowTracker:
             self._write_pending()
             if closing:
                 self._writer.settle()
-        except Exception as fault:  # noqa: BLE001 - any fault of a server is survived; close() tells it
-            self._fault = fault
+        except Exception as exc:  # noqa: BLE001 - any error of a server is survived; close() tells it
+            self._fault = exc
             self._answered.set()
+            logger.debug("MLflow did not take %d records: %s", len(self._pending), cause(exc))
             if not first and not closing:
-                self._tell_away(cause(fault))
+                self._tell_away(cause(exc))
             return False
         self._fault = None
         if self._told_away:
@@ -244,7 +248,8 @@ class MlflowTracker:
             return
         try:
             write()
-        except Exception as fault:
-            if not refuses_record(fault):
+        except Exception as exc:
+            if not refuses_record(exc):
                 raise
-            self.refused[trial_id] = cause(fault)
+            self.refused[trial_id] = cause(exc)
+            logger.info("MLflow refuses the records of %s: %s", trial_id, self.refused[trial_id])

@@ -5,6 +5,7 @@ Runs are found again by the tags below, and a metric point is the same point whe
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from hep_ray.tracking.records import (
     TrialTested,
 )
 from hep_ray.tracking.views import NOTE_TAG, best_key, experiment_tags, metric_key, note, run_name
+
+logger = logging.getLogger(__name__)
 
 SEARCH_TAG = "hep_ray.search_id"
 TRIAL_TAG = "hep_ray.trial_id"
@@ -164,13 +167,13 @@ class RunWriter:
             location = artifact_location(self.uri, self._artifacts, self._experiment)
             try:
                 return str(self._client.create_experiment(self._experiment, artifact_location=location))
-            except Exception as fault:
-                if getattr(fault, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+            except Exception as exc:
+                if getattr(exc, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                     raise
                 found = self._client.get_experiment_by_name(self._experiment)
         if found.lifecycle_stage == "deleted":
             raise TrackingUnavailable(
-                f"a search writes into the experiment of its name; '{self._experiment}' was deleted: bring it back "
+                f"MLflow's experiment '{self._experiment}', into which the search writes, was deleted: bring it back "
                 f"with `mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
         return str(found.experiment_id)
@@ -186,6 +189,9 @@ class RunWriter:
             kept = used if used in runs else runs[0]
             for run_id in runs:
                 if run_id != kept:
+                    logger.info(
+                        "deleting MLflow's run %s, made twice for %s", run_id, trial_id or "the search"
+                    )
                     self._client.delete_run(run_id)
             if trial_id is None:
                 self.parent_run_id = kept
@@ -274,7 +280,7 @@ def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> s
     """
     file = database_file(uri)
     if file is not None and not file.exists():
-        raise TrackingUnavailable(f"the search's MLflow database must be there; {uri} is not")
+        raise TrackingUnavailable(f"there is no MLflow database of the search at {uri}")
     try:
         client = open_client(uri)
         experiment = client.get_experiment_by_name(search)
@@ -287,13 +293,11 @@ def attach_to_search(uri: str, search: str, search_id: str, artifact: Path) -> s
         if parents:
             store_file(client, parents[0], artifact)
             return parents[0]
-    except Exception as fault:
+    except Exception as exc:
         raise TrackingUnavailable(
-            f"MLflow must answer for a file to be attached; {mask(uri)} does not: {cause(fault)}"
-        ) from fault
-    raise TrackingUnavailable(
-        f"MLflow must hold the parent run of search {search_id}; {mask(uri)} has none of {search}"
-    )
+            f"cannot attach {artifact.name}: MLflow at {mask(uri)} does not answer: {cause(exc)}"
+        ) from exc
+    raise TrackingUnavailable(f"MLflow at {mask(uri)} has no parent run of the search {search} ({search_id})")
 
 
 def log_confirmed(
@@ -340,11 +344,11 @@ def log_confirmed(
         of_all = {f"confirmed/{main}_{contender}": metrics[main] for contender, metrics in values.items()}
         for run_id in [*parents, *([confirmation_run] if confirmation_run else [])]:
             _log(client, run_id, of_all, stamp)
-    except Exception as fault:
+    except Exception as exc:
         raise TrackingUnavailable(
-            f"confirmed values are written to MLflow; {mask(uri)} did not take them: {cause(fault)}; all is in "
+            f"MLflow at {mask(uri)} did not take the confirmed values: {cause(exc)}; all is in "
             "confirmation.json: type the same command again to hand them over"
-        ) from fault
+        ) from exc
 
 
 def _shown(metrics: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:

@@ -142,17 +142,17 @@ class ModelRegistry:
         try:
             self._client = open_client(uri)
             self._client.search_registered_models(max_results=1)
-        except Exception as fault:
+        except Exception as exc:
             raise TrackingUnavailable(
-                f"MLflow's model registry must answer; {mask(uri)} does not: {cause(fault)}"
-            ) from fault
+                f"MLflow's model registry at {mask(uri)} does not answer: {cause(exc)}"
+            ) from exc
 
     def names(self) -> list[str]:
-        """Names of all registered models."""
+        """Return the names of all registered models."""
         return sorted(model.name for model in all_pages(self._client.search_registered_models))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Alias → number of the version, of one model; empty where there is no such model."""
+        """Return alias → number of the version, of one model; empty where there is no such model."""
         if name not in self.names():
             return {}
         return {
@@ -160,7 +160,7 @@ class ModelRegistry:
         }
 
     def find(self, uri: str) -> Version:
-        """The version that a URI means.
+        """Return the version that a URI means.
 
         Args:
             uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
@@ -196,7 +196,7 @@ class ModelRegistry:
         return Version(name, int(number), dict(found.tags), found.run_id)
 
     def by_alias(self, name: str, alias: str) -> Version | None:
-        """The version of an alias, if there is one."""
+        """Return the version of an alias, if there is one."""
         number = self.aliases(name).get(alias)
         return None if number is None else self.find(f"models:/{name}/{number}")
 
@@ -214,10 +214,8 @@ class ModelRegistry:
         try:
             source = self._client.get_model_version_download_uri(version.name, str(version.number))
             return Path(download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=self.uri))
-        except Exception as fault:
-            raise StorageError(
-                f"the files of {version.uri} can be fetched; they cannot: {cause(fault)}"
-            ) from fault
+        except Exception as exc:
+            raise StorageError(f"cannot fetch the files of {version.uri}: {cause(exc)}") from exc
 
     def register(
         self, name: str, experiment: str, candidate: Candidate, scratch: Path, artifacts: Path | None = None
@@ -236,11 +234,11 @@ class ModelRegistry:
         """
         try:
             return self._register(name, experiment, candidate, scratch, artifacts)
-        except Exception as fault:
+        except Exception as exc:
             raise StorageError(
-                f"the registry takes a model; {mask(self.uri)} did not ({cause(fault)}): no alias was changed, "
+                f"the registry at {mask(self.uri)} did not take the model ({cause(exc)}): no alias was changed, "
                 "promote again to go on"
-            ) from fault
+            ) from exc
 
     def crown(self, version: Version) -> int | None:
         """Make a version the champion, and the present one, if it is another, the previous.
@@ -308,8 +306,8 @@ class ModelRegistry:
         if candidate.run_id is not None:
             try:
                 return str(self._client.get_run(candidate.run_id).info.run_id)
-            except MlflowException as fault:
-                if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+            except MlflowException as exc:
+                if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
         run = self._client.create_run(experiment_id, run_name="promoted", tags=dict(candidate.tags))
         stamp = int(1000 * time.time())

@@ -50,16 +50,16 @@ def ui(
     file = database_file(uri)
     if file is not None and not file.is_file():
         raise StorageError(
-            f"the UI shows searches that ran in a storage folder; {file.parent} holds none: run a search first, or "
+            f"no search has been tracked in {file}: run a search first, or "
             "name the database that it was tracked in with --tracking-uri"
         )
     if uri.startswith(("http://", "https://")):
-        raise InvalidConfig(f"a server has pages of its own; {mask(uri)} is one: open it in a browser")
+        raise InvalidConfig(f"{mask(uri)} is a server, which has pages of its own: open it in a browser")
     try:
         socket.create_server(("127.0.0.1", port)).close()
-    except OSError as fault:
+    except OSError as exc:
         raise InvalidConfig(
-            f"the UI has a port of 127.0.0.1 to itself; {port}: {fault.strerror}: name another --port"
+            f"cannot listen on port {port} of 127.0.0.1: {exc.strerror}: name another --port"
         ) from None
     if file is not None:
         correct_addresses(file)

@@ -35,7 +35,7 @@ SECTION = "comparison"
 
 
 def metric_key(key: str) -> str:
-    """The name in MLflow of a metric: `val_accuracy` is `val/accuracy`, `val_confusion_a_b` is `val/confusion/a_b`."""
+    """Return a metric's name in MLflow: `val_auc` is `val/auc`, `val_confusion_a_b` is `val/confusion/a_b`."""
     split, _, name = key.partition("_")
     if split not in SPLITS or not name:
         return key
@@ -46,28 +46,28 @@ def metric_key(key: str) -> str:
 
 
 def best_key(metric: str) -> str:
-    """The name in MLflow of a metric's best value so far, by which trials are ranked: of `val_auc` it is `best/auc`."""
+    """Return the name in MLflow of a metric's best value so far, which ranks trials: of `val_auc` it is `best/auc`."""
     return "best/" + metric_key(metric).removeprefix("val/")
 
 
 def varied(space: Mapping[str, RecordedParameter]) -> tuple[str, ...]:
-    """Parameters of which a space allows more than one value."""
+    """Return the parameters of which a space allows more than one value."""
     several = {*choices(space), *ranges(space)}
     return tuple(name for name in space if name in several)
 
 
 def choices(space: Mapping[str, RecordedParameter]) -> tuple[str, ...]:
-    """Parameters that are one of several values."""
+    """Return the parameters that are one of several values."""
     return tuple(name for name, one in space.items() if len(one.values) > 1)
 
 
 def ranges(space: Mapping[str, RecordedParameter]) -> tuple[str, ...]:
-    """Parameters between two bounds."""
+    """Return the parameters between two bounds."""
     return tuple(name for name, one in space.items() if one.is_range)
 
 
 def run_name(trial_id: str, params: Mapping[str, Any], space: Mapping[str, RecordedParameter]) -> str:
-    """The trial, and what it tried: `t0003 root_index=3 learning_rate=0.0147`."""
+    """Name a run by its trial and what it tried: `t0003 root_index=3 learning_rate=0.0147`."""
     drawn = [
         f"{name}={params[name]:.3g}" if isinstance(params[name], float) else f"{name}={params[name]}"
         for name in varied(space)
@@ -77,7 +77,7 @@ def run_name(trial_id: str, params: Mapping[str, Any], space: Mapping[str, Recor
 
 
 def experiment_tags(started: SearchStarted, experiment_id: str) -> dict[str, str]:
-    """Tags of an experiment that make its page useful: a description with links, and views.
+    """Return the tags of an experiment that make its page useful: a description with links, and views.
 
     Args:
         started: first record of a search, or of a confirmation, which adds views to those of its search.
@@ -92,7 +92,7 @@ def experiment_tags(started: SearchStarted, experiment_id: str) -> dict[str, str
 
 
 def note(started: SearchStarted, experiment_id: str) -> str:
-    """Description of a search, or of its confirmation, in Markdown: what it is, where to look, what to type."""
+    """Describe a search, or its confirmation, in Markdown: what it is, where to look, what to type."""
     after = {CONFIRMED: CONFIRMED_NAME, CONTENDERS: CONTENDERS_NAME}
     confirmed = " · ".join(f"[{name}]({link(experiment_id, key)})" for key, name in after.items())
     next_step = f"Next: `hep-ray report {started.search}`, `hep-ray promote {started.search} --dry-run`"
@@ -114,7 +114,7 @@ def note(started: SearchStarted, experiment_id: str) -> str:
 
 
 def link(experiment_id: str, view: str, *, charts: bool = False) -> str:
-    """Address of a view, below that of the server."""
+    """Return the address of a view, below that of the server."""
     mode = "&compareRunsMode=CHART" if charts else ""
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={quote(view)}{mode}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hep_ray.errors import StorageError
-from hep_ray.files import storing, whole, write_whole
+from hep_ray.dataset.folder import replacing
+from hep_ray.errors import StorageError, StorageHeld
+from hep_ray.files import lock, storing, whole, write_whole
+from hep_ray.tracking.journal import FILE_NAME, Journal
 from tests.facts import raises
 
 FILL_AND_WAIT = """
@@ -20,6 +23,15 @@ with whole(pathlib.Path(sys.argv[1])) as filling:
     filling.write_text("half")
     print("filled", flush=True)
     time.sleep(60)
+"""
+
+
+HOLD = """
+import pathlib, sys
+from hep_ray.files import lock
+with lock(pathlib.Path(sys.argv[1]), "one at a time"):
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -62,6 +74,37 @@ def test_a_killed_writer_is_swept_up_by_the_next_and_a_living_one_is_left_alone(
     write_whole(path, "after it")
     assert names(tmp_path) == ["facts.json"]
     assert path.read_text() == "after it"
+
+
+def test_a_lock_keeps_other_processes_out_and_ends_with_its_own(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for patience in (0.0, 0.2):
+            with raises(StorageHeld, tmp_path, "one at a time"), lock(tmp_path, "one at a time", patience):
+                pass
+        holder.kill()
+        holder.wait()
+    with lock(tmp_path, "one at a time") as locked:
+        assert locked
+
+
+def test_nothing_is_removed_and_no_journal_is_opened_where_the_file_system_cannot_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / ".facts.json.1.tmp").write_text("of another process, it may be")
+    write_whole(tmp_path / "facts.json", "text")
+    with replacing(tmp_path / "data") as filling:
+        (filling / "shard").touch()
+    assert names(tmp_path) == [".facts.json.1.tmp", "data", "facts.json"]
+    with raises(StorageError, tmp_path / "search" / FILE_NAME, "lock"):
+        Journal(tmp_path / "search")
 
 
 def test_what_the_system_refuses_has_a_name(tmp_path: Path) -> None:

@@ -92,6 +92,6 @@ def test_each_allowed_skip_says_why() -> None:
 
 def test_continuous_integration_is_strict_and_needs_its_packages() -> None:
     script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
-    strict, tests = script.index("export HEP_RAY_STRICT_SKIPS=1"), script.index("make test\n")
+    strict, tests = script.index("export HEP_RAY_STRICT_SKIPS=1"), script.index("make coverage\n")
     assert script.index("cannot be had") < script.index("exit 1") < strict < tests
     assert "are skipped" not in script
