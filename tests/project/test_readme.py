@@ -243,6 +243,17 @@ assert balanced_accuracy(likely, np.array([0, 0, 1]), np.array([1.0, 3.0, 2.0]))
     )
 
 
+def test_modules_of_the_reference_exist() -> None:
+    pages = {page: page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs/reference").glob("*.md")}
+    named = [
+        (page.name, name)
+        for page, text in pages.items()
+        for name in re.findall(r"^::: (\S+)", text, re.MULTILINE)
+    ]
+    assert named
+    assert [one for one in named if importlib.util.find_spec(one[1]) is None] == []
+
+
 def test_the_files_to_start_with_exist() -> None:
     rows = re.findall(
         r"^\| (`(?:hep_ray|searches)/.*?) \|.*\| (.*?) \|$", README.read_text(encoding="utf-8"), re.MULTILINE
