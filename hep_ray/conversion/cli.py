@@ -110,12 +110,12 @@ def convert_command(
     rules: str | SchemaFile | None = schema
     if label is not None or label_values is not None:
         if schema is None and reader is None:
-            raise InvalidConfig("a conversion has a reader or a schema; got neither")
+            raise InvalidConfig("neither --reader nor --schema is given")
         base = load_schema(schema) if schema else SchemaFile(reader=str(reader))
         field, values = label or base.label.field, words(label_values)
         if field is None:
             raise InvalidConfig(
-                f"--label-values are those of the field that --label names; got '{label_values}' alone"
+                f"--label-values '{label_values}' is given without --label, the field that has them"
             )
         told = {"from": "field", "field": field, "values": values or (() if label else base.label.values)}
         rules = base.model_copy(update={"label": LabelRule.model_validate(told)})
@@ -162,13 +162,11 @@ def _refuse_empty(**given: str | None) -> None:
     """Refuse flags that were given without a word, as by a shell's variable that is not set."""
     for name, text in given.items():
         if text is not None and not text.strip(" ,"):
-            raise InvalidConfig(
-                f"a flag says something; --{name.replace('_', '-')} got '{text}': leave it out"
-            )
+            raise InvalidConfig(f"--{name.replace('_', '-')} got '{text}', which says nothing: leave it out")
 
 
 def words(text: str | None) -> tuple[str, ...]:
-    """Words that commas separate."""
+    """Return words that commas separate."""
     return tuple(word.strip() for word in text.split(",")) if text else ()
 
 
@@ -240,7 +238,7 @@ def _table(manifest: Manifest) -> Table:
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` words as a dict; the config that takes them decides what the values mean.
+    """Return `KEY=VALUE` words as a dict; the config that takes them decides what the values mean.
 
     Raises:
         InvalidConfig: a word has no `=`, or a key comes twice.
@@ -249,9 +247,9 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     for word in settings:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise InvalidConfig(f"a setting is KEY=VALUE; got '{word}'")
+            raise InvalidConfig(f"'{word}' is no KEY=VALUE")
         if key in values:
-            raise InvalidConfig(f"a setting is given once; '{key}' is given twice")
+            raise InvalidConfig(f"'{key}' is set twice")
         values[key] = value
     return values
 
@@ -265,7 +263,7 @@ FIRST = "cnn_loss"
 
 
 def suggested_search(schema: EventSchema) -> str | None:
-    """Script of a search meant for events of this task, else the one that takes any image, else None."""
+    """Return the script of a search meant for events of this task, else the one that takes any image, else None."""
     folder = next((one for one in SCRIPTS if one.is_dir()), None)
     if folder is None:
         return None

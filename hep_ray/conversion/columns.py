@@ -1,4 +1,4 @@
-"""What columns a dataset gets from the fields of an input, before any event is read.
+"""Columns that a dataset gets from the fields of an input, before any event is read.
 
 A schema file lists them, or every numeric field becomes one; what is set aside then is told with the reason.
 """

@@ -38,7 +38,7 @@ TASK_BYTES = 64 * 2**20
 
 
 class Choices(Config):
-    """What the user chooses about a conversion beside the files; it decides the dataset's content.
+    """Choices of the user about a conversion, beside the files; they decide the dataset's content.
 
     Attributes:
         classes: class names, in the order of the files or of the labels.
@@ -148,7 +148,7 @@ def _in_tasks(workers: int) -> Any:
 
 
 def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices) -> SchemaFile:
-    """The schema file with what the command line adds to it."""
+    """Return the schema file with what the command line adds to it."""
     if schema is None:
         if reader is None:
             raise InvalidConfig("neither a reader nor a schema is given")
@@ -202,7 +202,7 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
 
 
 def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> EventSchema:
-    """The schema of a dataset of ours, with what is stated anew: task, classes, signal, columns."""
+    """Return the schema of a dataset of ours, with what is stated anew: task, classes, signal, columns."""
     if chosen.missing is not None:
         raise InvalidConfig("--missing has nothing to fill in a dataset of hep_ray: leave it out")
     names = [column.name for column in schema.columns]

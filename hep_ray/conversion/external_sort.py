@@ -42,12 +42,12 @@ class SortedRun:
     filled: Mapping[str, int] = field(default_factory=dict)
 
     def keys(self) -> Keys:
-        """(N,) uint64, ascending, mapped from the disk."""
+        """Return the keys, (N,) uint64, ascending, mapped from the disk."""
         keys: Keys = np.load(self.path.with_suffix(".keys.npy"), mmap_mode="r")
         return keys
 
     def labels(self) -> npt.NDArray[np.int64]:
-        """(N,) int64 in the order of the keys."""
+        """Return the labels, (N,) int64 in the order of the keys."""
         labels: npt.NDArray[np.int64] = np.load(self.path.with_suffix(".labels.npy"))
         return labels
 

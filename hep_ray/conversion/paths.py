@@ -34,7 +34,7 @@ class Given:
 
 
 def given_inputs(words: Sequence[str], reader: Reader) -> tuple[list[Given], list[str]]:
-    """The files that some words stand for, and what is to be told of them.
+    """Return the files that some words stand for, and what is to be told of them.
 
     Args:
         words: `PATH` or `CLASS=PATH`; a path may be a glob, or, where the format has one file for an input, a folder.
@@ -45,10 +45,10 @@ def given_inputs(words: Sequence[str], reader: Reader) -> tuple[list[Given], lis
         UnreadableInput: paths are absent (all are named), or a glob or folder gives none.
     """
     if not words:
-        raise InvalidConfig("a conversion has one or more input files; got none")
+        raise InvalidConfig("no input file is given")
     split = [_named(word) for word in words]
     if any(name for name, _ in split) and not all(name for name, _ in split):
-        raise InvalidConfig("all inputs are given as CLASS=PATH or none is; got some of each")
+        raise InvalidConfig("some inputs are given as CLASS=PATH and some not: give all so or none")
     found = [(name, matched(text)) for name, text in split]
     refuse_absent(path for _, paths in found for path in paths)
     notes: list[str] = []
@@ -60,7 +60,7 @@ def _named(word: str) -> tuple[str | None, str]:
     if not equals or "/" in name or Path(word).exists() or (_is_glob(word) and _glob(word)):
         return None, word
     if not name or not rest:
-        raise InvalidConfig(f"an input is PATH or CLASS=PATH; got '{word}'")
+        raise InvalidConfig(f"input '{word}' is neither PATH nor CLASS=PATH")
     return name, rest
 
 
@@ -73,7 +73,7 @@ def _glob(text: str) -> list[Path]:
 
 
 def matched(text: str) -> list[Path]:
-    """The path, or all that a glob matches (`**` goes through folders), in natural order.
+    """Return the path, or all that a glob matches (`**` goes through folders), in natural order.
 
     Raises:
         UnreadableInput: a glob matches nothing.
@@ -83,32 +83,30 @@ def matched(text: str) -> list[Path]:
         return [Path(text)]
     found = _glob(text)
     if not found:
-        raise UnreadableInput(f"a glob matches one or more files; '{text}' matches none")
+        raise UnreadableInput(f"'{text}' matches no file")
     kinds = Counter(_ending(path) for path in found if path.is_file())
     if len(kinds) > 1:
         listed = " and ".join(f"{count} {ending or 'without ending'}" for ending, count in kinds.items())
         narrower = f"{text.rstrip('*')}*{next(iter(kinds))}"
         raise InvalidConfig(
-            f"a glob matches files of one format; '{text}' matches {listed}: say which, as in '{narrower}'"
+            f"'{text}' matches files of several formats, {listed}: say which, as in '{narrower}'"
         )
     return found
 
 
 def refuse_absent(paths: Iterable[Path]) -> None:
-    """Name all paths that are not there.
+    """Return name all paths that are not there.
 
     Raises:
         UnreadableInput: there are some.
     """
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
-        raise UnreadableInput(
-            f"an input is a readable file or folder; {_some(absent)}: No such file or directory"
-        )
+        raise UnreadableInput(f"cannot read {_some(absent)}: No such file or directory")
 
 
 def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None) -> list[Path]:
-    """The paths, and the files in those that are folders, where the format has one file for an input.
+    """Return the paths, and the files in those that are folders, where the format has one file for an input.
 
     Args:
         paths: that exist.
@@ -134,13 +132,16 @@ def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None)
         others = Counter(_ending(file) or file.name for file in below if file not in own)
         listed = ", ".join(f"{count} {ending}" for ending, count in (kinds or others).items())
         if len(kinds) != 1:
-            rule = f"a folder of inputs holds files that end in one of {', '.join(reader.suffixes)}"
             remedy = f": give a glob of those that are meant, '{path}/*{next(iter(kinds or others), '')}'"
             fits = sorted(name for name in READERS if set(others) & set(READERS[name].suffixes))
-            if fits and not kinds:
+            if kinds:
+                raise InvalidConfig(f"{path} has files of several kinds, {listed}{remedy}")
+            if fits:
                 remedy = f": --reader {fits[0]} reads them"
-            fault = InvalidConfig if kinds else UnreadableInput
-            raise fault(f"{rule}; {path} has {listed or 'none'}{remedy if listed else ''}")
+            raise UnreadableInput(
+                f"{path} has {listed or 'none'} and no files that end in one of {', '.join(reader.suffixes)}"
+                + remedy * bool(listed)
+            )
         if others and notes is not None:
             left = ", ".join(f"{count} {ending}" for ending, count in others.items())
             notes.append(f"{path}: {listed} files are read, others are not: {left}")
@@ -149,13 +150,13 @@ def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None)
 
 
 def _ending(path: Path) -> str:
-    """Of a file's name, without that of a compression, in small letters."""
+    """Return the ending of a file's name, without that of a compression, in small letters."""
     suffix = "".join(path.suffixes[-2:-1]) if path.suffix in COMPRESSIONS else path.suffix
     return suffix.lower()
 
 
 def reader_by_ending(paths: Sequence[Path]) -> str:
-    """Name of the format that the endings of files tell; of folders, those of the files in them.
+    """Return name of the format that the endings of files tell; of folders, those of the files in them.
 
     Raises:
         InvalidConfig: there is none, or several.
@@ -168,11 +169,11 @@ def reader_by_ending(paths: Sequence[Path]) -> str:
             endings = {_ending(file) for file in path.rglob("*") if file.is_file()} & set(suffixes)
         if not endings or not endings <= set(suffixes):
             raise InvalidConfig(
-                f"a format is told by the ending of a file ({', '.join(sorted(suffixes))}) or by --reader; got {path}"
+                f"cannot tell the format of {path} by its ending ({', '.join(sorted(suffixes))}): give --reader"
             )
         found |= {suffixes[ending] for ending in endings}
     if len(found) > 1:
-        raise InvalidConfig(f"the inputs of a prediction have one format; got {', '.join(sorted(found))}")
+        raise InvalidConfig(f"the inputs are of several formats, {', '.join(sorted(found))}")
     return found.pop()
 
 
@@ -196,24 +197,24 @@ def open_all(
             found = reader.open(path, options)
         except NoEvents:
             empty.append(str(path))
-        except InputError as fault:
-            faults.append(fault)
+        except InputError as exc:
+            faults.append(exc)
         else:
             opened.append((path, found))
             empty += [f"{path}:{part.name}" for part in found.parts if part.rows == 0]
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        said = "".join(f"\n- {fault}" for fault in faults[:MOST_NAMED])
+        said = "".join(f"\n- {exc}" for exc in faults[:MOST_NAMED])
         more = f"\n- and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
-        raise type(faults[0])(f"every input can be read; {len(faults)} of {len(paths)} cannot:{said}{more}")
+        raise type(faults[0])(f"{len(faults)} of {len(paths)} inputs cannot be read:{said}{more}")
     if not opened:
-        raise NoEvents(f"an input holds events; none of these does: {_some(empty)}")
+        raise NoEvents(f"no input holds events: {_some(empty)}")
     return opened, [nothing_in(empty, len(paths))] if empty else []
 
 
 def nothing_in(empty: Sequence[str], inputs: int) -> str:
-    """Says which inputs hold no events."""
+    """Say which inputs hold no events."""
     verb = "holds" if len(empty) == 1 else "hold"
     return f"{len(empty)} of {inputs} inputs {verb} no events: {_some(empty)}"
 
@@ -228,7 +229,7 @@ _DIGITS = re.compile("([0-9]+)")
 
 
 def natural(path: Path) -> list[tuple[str | int, ...]]:
-    """Sorts numbers in names by their value."""
+    """Return what sorts numbers in names by their value."""
     return [
         tuple(int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part)))
         for part in path.parts
@@ -236,12 +237,12 @@ def natural(path: Path) -> list[tuple[str | int, ...]]:
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without its ending and that of a compression, such as `events` of `events.csv.gz`."""
+    """Return a file's name without its ending and that of a compression, such as `events` of `events.csv.gz`."""
     return path.with_suffix("").stem if path.suffix in COMPRESSIONS else path.stem
 
 
 def told_apart(paths: Iterable[Path]) -> dict[Path, str]:
-    """A name for every file: its stem; where several have one stem, with as much of the path as tells them apart.
+    """Return a name for every file: its stem, and where several have it as much of the path as tells them apart.
 
     `sig/job_1/output.root` and `sig/job_2/output.root` become `job_1/output` and `job_2/output`.
     """
@@ -261,11 +262,11 @@ def _distinct(paths: Sequence[Path]) -> dict[Path, str]:
             ]
             if len(set(found)) == len(found):
                 return dict(zip(paths, found, strict=True))
-    raise InvalidConfig(f"every input is given once; {paths[0]} and {paths[1]} are the same")
+    raise InvalidConfig(f"{paths[0]} and {paths[1]} are the same input")
 
 
 def distinct_digests(paths: Sequence[Path]) -> dict[Path, str]:
-    """SHA-256 of every input.
+    """Return SHA-256 of every input.
 
     Raises:
         InvalidConfig: two hold the same bytes.
@@ -275,13 +276,13 @@ def distinct_digests(paths: Sequence[Path]) -> dict[Path, str]:
     for path in paths:
         digest = digest_of(path)
         if digest in seen:
-            raise InvalidConfig(f"every input is given once; {path} and {seen[digest]} hold the same bytes")
+            raise InvalidConfig(f"{path} and {seen[digest]} hold the same bytes: give every input once")
         seen[digest] = path
     return {path: digest for digest, path in seen.items()}
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of a folder's files.
+    """Return SHA-256 of a file, or of the names and digests of a folder's files.
 
     Raises:
         UnreadableInput: it cannot be read.
@@ -292,5 +293,5 @@ def digest_of(path: Path) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files)
         return hashlib.sha256(lines.encode()).hexdigest()
-    except OSError as fault:
-        raise UnreadableInput(f"an input is a readable file; {path}: {fault.strerror}") from None
+    except OSError as exc:
+        raise UnreadableInput(f"cannot read {path}: {exc.strerror}") from None

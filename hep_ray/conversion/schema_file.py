@@ -46,19 +46,19 @@ class LabelRule(Config):
         for name, rule in (("parts", "part"), ("field", "field"), ("values", "field"), ("where", "where")):
             if getattr(self, name) and self.from_ != rule:
                 raise ValueError(
-                    f"'{name}' belongs to a label from '{rule}'; the label is from '{self.from_}'"
+                    f"'{name}' is given, and the label is from '{self.from_}', not from '{rule}'"
                 )
         if self.from_ == "field" and not self.field:
-            raise ValueError("a label from 'field' names the field")
+            raise ValueError("a label from 'field' must name the field")
         if self.from_ == "where" and not self.where:
-            raise ValueError("a label from 'where' has an expression for each class")
+            raise ValueError("a label from 'where' must have an expression for each class")
         for text in self.where:
             Expression(text)
         return self
 
 
 class EventIdRule(Config):
-    """What makes an event's id.
+    """Rule that makes an event's id.
 
     Attributes:
         fields: whose values are joined after the name of the class; by default the file's name and the format's
@@ -111,11 +111,11 @@ class ColumnRule(Config):
         if self.expression is not None:
             Expression(self.expression)
             if self.sources:
-                raise ValueError(f"a column has sources or an expression; '{self.name}' has both")
+                raise ValueError(f"column '{self.name}' has both sources and an expression")
         if self.missing is None and (self.sentinels or self.missing_indicator):
             raise ValueError(
-                f"'sentinels' and 'missing_indicator' go with 'missing', the value that takes the place of a missing "
-                f"one; '{self.name}' has no 'missing'"
+                f"column '{self.name}' has 'sentinels' or 'missing_indicator' and no 'missing', the value that takes "
+                "the place of a missing one"
             )
         Column(name=self.name, dtype=self.dtype)
         return self
@@ -132,7 +132,7 @@ class ColumnRule(Config):
 
 
 class SchemaFile(Config):
-    """What a schema file says.
+    """Contents of a schema file.
 
     Attributes:
         task: name of the classification task.
@@ -170,13 +170,13 @@ class SchemaFile(Config):
 
 
 def known_schemas() -> list[str]:
-    """Names of the ready-made schema files."""
+    """Return names of the ready-made schema files."""
     folder = importlib.resources.files("hep_ray.conversion") / "schemas"
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
 def load_schema(name: str) -> SchemaFile:
-    """A ready-made schema by its name, or one's own by its path (ending in `.toml`).
+    """Return a ready-made schema by its name, or one's own by its path (ending in `.toml`).
 
     Raises:
         UnknownName: there is no ready-made schema of this name.
@@ -185,25 +185,25 @@ def load_schema(name: str) -> SchemaFile:
     """
     if not name.endswith(".toml"):
         if name not in known_schemas():
-            raise UnknownName(f"a schema is FILE.toml or one of {', '.join(known_schemas())}; got '{name}'")
+            raise UnknownName(f"schema '{name}' is neither FILE.toml nor one of {', '.join(known_schemas())}")
         text = (importlib.resources.files("hep_ray.conversion") / "schemas" / f"{name}.toml").read_text(
             "utf-8"
         )
         return parse_schema(text, name)
     try:
         content = Path(name).read_bytes()
-    except (OSError, ValueError) as fault:
-        raise UnreadableInput(f"a schema file can be read; {name}: {fault}") from None
+    except (OSError, ValueError) as exc:
+        raise UnreadableInput(f"cannot read the schema file {name}: {exc}") from None
     if len(content) > LARGEST:
-        raise UnreadableInput(f"a schema file has at most {LARGEST} bytes; {name} has {len(content)}")
+        raise UnreadableInput(f"the schema file {name} has {len(content)} bytes, more than {LARGEST}")
     try:
         return parse_schema(content.decode("utf-8"), name)
-    except UnicodeDecodeError as fault:
-        raise UnreadableInput(f"a schema file is UTF-8 text; {name} is not: {fault}") from None
+    except UnicodeDecodeError as exc:
+        raise UnreadableInput(f"the schema file {name} is no UTF-8 text: {exc}") from None
 
 
 def parse_schema(text: str, where: str) -> SchemaFile:
-    """What the text of a schema file says.
+    """Return what the text of a schema file says.
 
     Raises:
         UnreadableInput: it is not TOML.
@@ -211,11 +211,11 @@ def parse_schema(text: str, where: str) -> SchemaFile:
     """
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as fault:
-        raise UnreadableInput(f"a schema file is TOML; {where} is not: {fault}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        raise UnreadableInput(f"the schema file {where} is no TOML: {exc}") from None
     shown = f"schema file {where}"
     try:
         return parse(SchemaFile, values, shown, InvalidSchema)
-    except (InvalidConfig, InvalidSchema) as fault:
-        said = str(fault)
+    except (InvalidConfig, InvalidSchema) as exc:
+        said = str(exc)
         raise InvalidSchema(said if said.startswith(shown) else f"{shown}: {said}") from None

@@ -1,1 +1,1 @@
-"""What a dataset is: schema, columns, splits, manifest and shards, and what can be seen and checked of one."""
+"""Datasets: schema, columns, splits, manifest and shards, and what can be seen and checked of one."""

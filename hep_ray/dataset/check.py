@@ -19,8 +19,8 @@ from hep_ray.dataset.dataset import shard_problems
 from hep_ray.dataset.expressions import unknown
 from hep_ray.dataset.leakage import Leakage, split_findings
 from hep_ray.dataset.manifest import ContentHash, Manifest, Shard
-from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column, EventSchema
-from hep_ray.dataset.splits import SPLITS, SplitRule, event_hashes, split_codes
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column
+from hep_ray.dataset.splits import SPLITS, event_hashes, split_codes
 from hep_ray.errors import InvalidConfig, InvalidEvents
 
 BATCH_BYTES = 32 * 2**20
@@ -28,7 +28,7 @@ BATCH_BYTES = 32 * 2**20
 
 
 class CheckReport(Config):
-    """What a dataset holds and what is wrong with it.
+    """Contents of a dataset, and the faults found in it.
 
     Attributes:
         events: in all splits.
@@ -47,7 +47,7 @@ class CheckReport(Config):
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """One JSON object with the keys events, classes, splits, fingerprint and problems."""
+        """Return one JSON object with the keys events, classes, splits, fingerprint and problems."""
         return json.dumps(self.model_dump(mode="json", exclude={"notes"}), indent=2)
 
 
@@ -77,11 +77,11 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     known = [column.name for column in manifest.event_schema.columns]
     for name in accept:
         if name not in known:
-            raise InvalidConfig(f"an accepted column is one of the dataset's; {unknown(name, known)}")
+            raise InvalidConfig(f"--accept names no column: {unknown(name, known)}")
     problems = [problem] if (problem := manifest.fingerprint_problem()) else []
     problems += shard_problems(folder, manifest)
     problems += balance_problems(manifest)
-    scan = _Scan(manifest)
+    scan = _EventScan(manifest)
     for shard in manifest.shards:
         problems += scan.read(folder, shard)
     problems += scan.problems()
@@ -97,8 +97,8 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     )
 
 
-class _Scan:
-    """What one pass over the events leaves behind: 18 bytes per event, and a sample of them.
+class _EventScan:
+    """Findings of one pass over the events: 18 bytes per event, and a sample of them.
 
     Attributes:
         leakage: the sample.
@@ -107,14 +107,11 @@ class _Scan:
     def __init__(self, manifest: Manifest) -> None:
         self._schema = manifest.event_schema
         self._rule = manifest.split_rule
-        self._ranges = [_Range(column) for column in self._schema.inputs]
+        self._ranges = [_ValueRange(column) for column in self._schema.inputs]
         self.leakage = Leakage(manifest)
         self._contents = Repetitions()
         self._ids = Repetitions()
-        event_bytes = sum(
-            np.dtype(column.dtype).itemsize * int(np.prod(column.shape)) for column in self._schema.columns
-        )
-        self._batch_rows = max(1, BATCH_BYTES // event_bytes)
+        self._batch_rows = max(1, BATCH_BYTES // sum(column.nbytes for column in self._schema.columns))
 
     def read(self, folder: Path, shard: Shard) -> Iterator[str]:
         """Look through one shard; a file that cannot be read is left to `shard_problems`."""
@@ -128,8 +125,8 @@ class _Scan:
                     rows += len(events[LABEL])
         except (OSError, pa.ArrowException):
             return
-        except InvalidEvents as fault:
-            yield f"{shard.file}: {fault}"
+        except InvalidEvents as exc:
+            yield f"{shard.file}: {exc}"
             return
         if rows == shard.rows and content.hexdigest() != shard.content:
             yield f"{shard.file} holds other events than those its manifest describes"
@@ -138,11 +135,11 @@ class _Scan:
         labels, event_ids = events[LABEL], events[EVENT_ID]
         try:
             self._schema.checked(events)
-        except InvalidEvents as fault:
-            yield f"{shard.file}: {fault}"
+        except InvalidEvents as exc:
+            yield f"{shard.file}: {exc}"
         hashes = event_hashes(event_ids, self._rule.salt)
         split = SPLITS.index(shard.split)
-        strays = _expected_splits(events, hashes, self._rule, self._schema) != split
+        strays = split_codes(hashes, self._rule, self._schema.quantities(events)) != split
         if strays.any():
             yield (
                 f"{shard.file}: {int(strays.sum())} events belong to another split than '{shard.split}', "
@@ -156,7 +153,7 @@ class _Scan:
         self.leakage.add(events, hashes[:, 1], split)
 
     def problems(self) -> Iterator[str]:
-        """What only the whole dataset shows."""
+        """Yield what only the whole dataset shows."""
         for column in self._ranges:
             yield from column.problems()
         if repeats := self._ids.count().repeated:
@@ -171,7 +168,7 @@ class _Scan:
                 yield f"{shared} events are in '{SPLITS[left]}' and, with the same content, in '{SPLITS[right]}'"
 
 
-class _Range:
+class _ValueRange:
     """Lowest and highest value of a column, and of each of its named elements."""
 
     def __init__(self, column: Column) -> None:
@@ -194,12 +191,6 @@ class _Range:
                 yield f"element '{element}' of column '{name}' is {lowest:g} in every event"
 
 
-def _expected_splits(
-    events: Arrays, hashes: npt.NDArray[np.uint64], rule: SplitRule, schema: EventSchema
-) -> npt.NDArray[np.intp]:
-    return split_codes(hashes, rule, schema.quantities(events))
-
-
 LARGEST_RATIO = 1.5
 """Events of the largest class over those of the smallest that are worth no note."""
 LARGEST_PULL = 3.0
@@ -207,7 +198,7 @@ LARGEST_PULL = 3.0
 
 
 def balance_problems(manifest: Manifest) -> Iterator[str]:
-    """Splits without events, or without events of a class."""
+    """Yield splits without events, or without events of a class."""
     for split in SPLITS:
         counts = manifest.class_counts(split)
         absent = [name for name, count in counts.items() if not count]
@@ -218,7 +209,7 @@ def balance_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def balance_notes(manifest: Manifest) -> Iterator[str]:
-    """Classes of unequal size, and splits whose shares differ from the overall ones by more than chance.
+    """Yield classes of unequal size, and splits whose shares differ from the overall ones by more than chance.
 
     A class of share p has n p ± √(n p (1 − p)) events in a split of n.
     """
@@ -254,7 +245,7 @@ SLICES = 16
 
 
 def row_hashes(columns: Sequence[npt.NDArray[Any]]) -> Hashes:
-    """A hash of every event's values, bit by bit.
+    """Return a hash of every event's values, bit by bit.
 
     Words of 8 bytes are mixed, each with a key of its place, and added up; the mixing is the output function
     of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -276,7 +267,7 @@ def row_hashes(columns: Sequence[npt.NDArray[Any]]) -> Hashes:
 
 
 def _words(column: npt.NDArray[Any]) -> Hashes:
-    """The bytes of each row as 64-bit words, filled up with zeros; (N, W)."""
+    """Return the bytes of each row as 64-bit words, filled up with zeros; (N, W)."""
     rows = np.ascontiguousarray(column).reshape(len(column), -1).view(np.uint8)
     words: Hashes = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
     return words
@@ -332,7 +323,7 @@ class Repetitions:
         return Counts(repeated, contradictory, shared)
 
     def _slices(self) -> Iterator[tuple[Hashes, npt.NDArray[np.int16]]]:
-        """All events in the order of their hashes, a part of the range at a time."""
+        """Yield all events in the order of their hashes, a part of the range at a time."""
         for part in range(SLICES):
             within = [hashes >> np.uint64(60) == part for hashes in self._hashes]
             if not sum(int(mask.sum()) for mask in within):

@@ -50,7 +50,7 @@ class Dataset:
         for split in splits:
             counts = manifest.class_counts(split)
             if not all(counts.values()):
-                raise InvalidEvents(f"the split '{split}' has events of every class; {folder} has {counts}")
+                raise InvalidEvents(f"the split '{split}' of {folder} lacks a class: {counts}")
         return cls(folder, manifest)
 
     @property
@@ -64,7 +64,7 @@ class Dataset:
         return self.manifest.fingerprint
 
     def rows(self, split: Split) -> int:
-        """Events in a split.
+        """Return events in a split.
 
         Raises:
             UnknownName: there is no such split.
@@ -73,7 +73,7 @@ class Dataset:
         return self.manifest.rows(split)
 
     def paths(self, split: Split, *, purpose: TestPurpose | None = None) -> list[Path]:
-        """The shards of a split, in order.
+        """Return the shards of a split, in order.
 
         Args:
             split: which one.
@@ -88,7 +88,7 @@ class Dataset:
             check_name("purpose", purpose, get_args(TestPurpose))
         if split == "test" and purpose is None:
             raise InvalidConfig(
-                f"the test split is read for a purpose ({', '.join(get_args(TestPurpose))}); none is given"
+                f"no purpose is given for reading the test split: {', '.join(get_args(TestPurpose))}"
             )
         return [self.folder / shard.file for shard in self.manifest.shards if shard.split == split]
 
@@ -106,12 +106,12 @@ def verify_shards(folder: Path | str) -> Manifest:
     manifest = Manifest.load(Path(folder))
     problems = list(shard_problems(Path(folder), manifest))
     if problems:
-        raise ShardMismatch(f"the shards in {folder} are those of its manifest; " + "; ".join(problems))
+        raise ShardMismatch(f"{folder} is not as its manifest says: " + "; ".join(problems))
     return manifest
 
 
 def shard_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence for every file that is not as the manifest says."""
+    """Yield one sentence for every file that is not as the manifest says."""
     listed = {shard.file for shard in manifest.shards}
     for path in sorted(folder.glob("*.parquet")):
         if path.name not in listed:
@@ -139,8 +139,8 @@ def _content_problem(path: Path, shard: Shard, manifest: Manifest) -> str | None
     try:
         with pq.ParquetFile(path) as parquet:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
-    except pa.ArrowException as fault:
-        return f"is not Parquet: {fault}"
+    except pa.ArrowException as exc:
+        return f"is not Parquet: {exc}"
     if rows != shard.rows or rows != sum(shard.classes.values()):
         return f"has {rows} rows, its manifest says {shard.rows} in classes {shard.classes}"
     if not schema.equals(manifest.event_schema.arrow(manifest.sparse)):

@@ -79,22 +79,23 @@ class Expression:
     def __init__(self, text: str) -> None:
         self.text = text
         if len(text) > LONGEST:
-            raise InvalidConfig(f"an expression has at most {LONGEST} characters; got {len(text)}")
+            raise InvalidConfig(f"an expression has {len(text)} characters, more than {LONGEST}")
         try:
             plain, quoted = without_backticks(text.strip())
             self._tree = Names(quoted).visit(ast.parse(plain, mode="eval").body)
             self.names = self._check()
             calls = [node.func for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
             self.functions = frozenset(node.id for node in calls if isinstance(node, ast.Name))
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
-            said = f"an expression is Python arithmetic with odd names in backticks, `jet pt`; '{text}' is not: {fault}"
-            raise InvalidConfig(said) from None
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
+            raise InvalidConfig(
+                f"'{text}' is no expression: {exc}: write Python arithmetic, with odd names in backticks, `jet pt`"
+            ) from None
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
 
     def evaluate(self, columns: Mapping[str, Any]) -> Any:
-        """The value of every event.
+        """Return the value of every event.
 
         Args:
             columns: name → values, numpy (N, ...) or awkward of N lists.
@@ -105,18 +106,16 @@ class Expression:
         for name in self.names:
             if name not in columns:
                 raise InvalidConfig(
-                    f"the expression '{self.text}' reads columns that exist; {unknown(name, columns)}"
+                    f"the expression '{self.text}' reads an absent column: {unknown(name, columns)}"
                 )
         try:
             with np.errstate(all="ignore"):
                 return self._value(self._tree, columns)
-        except (TypeError, ValueError, ArithmeticError, RecursionError) as fault:
-            raise InvalidConfig(
-                f"the expression '{self.text}' suits its columns; it fails: {fault}"
-            ) from None
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as exc:
+            raise InvalidConfig(f"the expression '{self.text}' does not suit its columns: {exc}") from None
 
     def mask(self, columns: Mapping[str, Any], events: int) -> npt.NDArray[np.bool_]:
-        """Which of N events fulfil the expression.
+        """Return which of N events fulfil the expression.
 
         Raises:
             InvalidConfig: as `evaluate`, or the value is not one yes or no for each event.
@@ -125,15 +124,15 @@ class Expression:
             value: npt.NDArray[Any] = np.asarray(self.evaluate(columns))
         except ValueError:
             raise InvalidConfig(
-                f"a condition is yes or no for each of {events} events; '{self.text}' gives lists: all(…) or "
-                f"any(…) makes one yes or no of each"
+                f"the condition '{self.text}' gives lists, and not one yes or no for each of {events} events: all(…) "
+                "or any(…) makes one of each"
             ) from None
         if value.ndim == 0:
             value = np.full(events, value)
         if value.dtype != np.bool_ or value.shape != (events,):
             raise InvalidConfig(
-                f"a condition is yes or no for each of {events} events; '{self.text}' gives {value.dtype} "
-                f"of shape {value.shape}"
+                f"the condition '{self.text}' gives {value.dtype} of shape {value.shape}, and not one yes or no for "
+                f"each of {events} events"
                 + ": all(…) or any(…) makes one yes or no of the several in an event"
                 * (value.ndim > 1)
             )
@@ -180,7 +179,7 @@ class Expression:
 
     def _refuse(self, node: ast.AST, rule: str) -> NoReturn:
         shown = ast.unparse(node) or type(node).__name__
-        raise InvalidConfig(f"in an expression, {rule}; got '{shown}' in '{self.text}'")
+        raise InvalidConfig(f"'{shown}' in the expression '{self.text}' is not understood: {rule}")
 
     def _value(self, node: ast.AST, columns: Mapping[str, Any]) -> Any:
         match node:
@@ -240,7 +239,7 @@ def _where(condition: Any, chosen: Any, otherwise: Any) -> Any:
 
 
 def unknown(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """Such as `there is no 'etaa' (did you mean 'eta'?); there are: eta, phi`."""
+    """Return such as `there is no 'etaa' (did you mean 'eta'?); there are: eta, phi`."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     odd = next((other for other in known if quoted(other) != other), None)
@@ -253,12 +252,12 @@ _STAND_IN = "quoted_{}_name"
 
 
 def quoted(name: str) -> str:
-    """A column's name as an expression has it: in backticks where it is not letters, digits and underscores."""
+    """Return a column's name as an expression has it: in backticks where it is not letters, digits and underscores."""
     return name if name.isidentifier() and not keyword.iskeyword(name) else f"`{name}`"
 
 
 def without_backticks(text: str) -> tuple[str, dict[str, str]]:
-    """The text with stand-ins for the names in backticks, and those names."""
+    """Return the text with stand-ins for the names in backticks, and those names."""
     names: dict[str, str] = {}
 
     def stand_in(found: re.Match[str]) -> str:
@@ -277,11 +276,11 @@ class Names(ast.NodeTransformer):
         self._quoted = quoted
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        """A stand-in, or a name as it is."""
+        """Return a stand-in, or a name as it is."""
         return ast.Name(self._quoted.get(node.id, node.id))
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        """A dotted name; what else has attributes stays as it is, to be refused."""
+        """Return a dotted name; what else has attributes stays as it is, to be refused."""
         inner = self.visit(node.value)
         if isinstance(inner, ast.Name) and not node.attr.startswith("_"):
             return ast.Name(f"{inner.id}.{node.attr}")

@@ -32,10 +32,10 @@ def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
         return
     if not target.is_dir() or not (target / marker).is_file():
         raise StorageError(
-            f"only an absent or empty folder, or an earlier dataset, may be written; {target} is neither"
+            f"cannot write {target}: it is neither absent nor an empty folder nor an earlier dataset"
         )
     if not overwrite:
-        raise StorageError(f"an existing dataset is replaced only when told to overwrite; {target} holds one")
+        raise StorageError(f"{target} holds a dataset, which is replaced only when told to overwrite")
 
 
 @contextmanager

@@ -54,20 +54,25 @@ def row_like(name: str) -> bool:
 
 
 def identifier_like(name: str, *, whole: bool) -> bool:
-    """Whether a field's name is that of a row number, or of run, event and such; `whole`: its values are whole."""
+    """Return whether a field's name is that of a row number, or of run, event and such.
+
+    Args:
+        name: of the field.
+        whole: whether its values are whole numbers.
+    """
     return bool(_ROW.fullmatch(name) and whole) or bool(
         _IDENTIFIER.fullmatch(name) and (whole or _CLEAR.fullmatch(name))
     )
 
 
 def weight_like(name: str) -> bool:
-    """Whether a field's name is that of weights, such as `Weight`, `genWeight` or `mc_weight`."""
+    """Return whether a field's name is that of weights, such as `Weight`, `genWeight` or `mc_weight`."""
     return bool(_WEIGHT.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)))
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is found of a column.
+class ColumnFinding:
+    """A finding about a column.
 
     Attributes:
         column: its name.
@@ -107,8 +112,8 @@ class Leakage:
         sample = {name: events[name][taken] for name in (LABEL, EVENT_ID, *(c.name for c in self._columns))}
         self._rows.append({**sample, "split": np.full(int(taken.sum()), split)})
 
-    def findings(self) -> Iterator[Finding]:
-        """What is found, column by column."""
+    def findings(self) -> Iterator[ColumnFinding]:
+        """Yield what is found, column by column."""
         if not self._rows:
             return
         joined = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
@@ -126,14 +131,14 @@ class Leakage:
 
     def _of(
         self, column: Column, place: int, values: Floats, joined: Arrays, order: _Order
-    ) -> Iterator[Finding]:
+    ) -> Iterator[ColumnFinding]:
         shown, name = _shown(column, place)
         kind = _kind(name, values, order)
         aucs = self._separated(values, joined)
         if aucs is not None:
             label, listed = aucs
             what = kind or _one_each(values, joined[LABEL])
-            yield Finding(
+            yield ColumnFinding(
                 column.name,
                 f"{shown} alone separates '{self._schema.classes[label]}' from the rest (AUC {listed})"
                 + (f" and {what}" if what else "")
@@ -141,10 +146,10 @@ class Leakage:
                 grave=bool(what),
             )
         elif kind is not None:
-            yield Finding(column.name, f"{shown} {kind}. {self._remedy(column)}")
+            yield ColumnFinding(column.name, f"{shown} {kind}. {self._remedy(column)}")
         if (sentinel := _sentinel(values)) is not None:
             value, count, low, high = sentinel
-            yield Finding(
+            yield ColumnFinding(
                 column.name,
                 f"{shown} is {value:g} in {count / len(values):.2%} of the events and {low:g} to {high:g} in the "
                 f"others: if {value:g} stands for a missing value, a schema file says so: "
@@ -152,7 +157,7 @@ class Leakage:
             )
 
     def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str] | None:
-        """The class that the values tell from all others in every split, and the AUCs."""
+        """Return the class that the values tell from all others in every split, and the AUCs."""
         labels, classes = joined[LABEL], len(self._schema.classes)
         present = [number for number in range(len(SPLITS)) if (joined["split"] == number).any()]
         areas = np.array(
@@ -199,7 +204,7 @@ class _Order:
         ]
 
     def counts(self, values: Floats) -> bool:
-        """Whether the values rise, or fall, with the row in every file."""
+        """Return whether the values rise, or fall, with the row in every file."""
         steps = [np.diff(values[places]) for places in self._places]
         if sum(map(len, steps)) < FEWEST_EVENTS:
             return False
@@ -207,7 +212,7 @@ class _Order:
 
 
 def one_vs_rest(values: Floats, labels: npt.NDArray[np.int64], classes: int) -> Floats:
-    """The area under the ROC curve of each class against all others, with the values (N) as scores.
+    """Return the area under the ROC curve of each class against all others, with the values (N) as scores.
 
     Equal values count half (Mann and Whitney, 1947). NaN where a class, or the rest, has no event.
     """
@@ -238,7 +243,7 @@ def _one_each(values: Floats, labels: npt.NDArray[np.int64]) -> str | None:
 
 
 def _sentinel(values: Floats) -> tuple[float, int, float, float] | None:
-    """A repeated extreme value far outside the rest: it, how often it is there, and the range of the rest."""
+    """Return a repeated extreme value far outside the rest: it, how often it is there, and the range of the rest."""
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) <= FEWEST_VALUES:
         return None
@@ -253,7 +258,7 @@ def _sentinel(values: Floats) -> tuple[float, int, float, float] | None:
 
 
 def _shown(column: Column, place: int) -> tuple[str, str]:
-    """An element for messages, and its own name."""
+    """Return an element for messages, and its own name."""
     if not column.shape:
         return f"column '{column.name}'", column.name
     if len(column.shape) == 1 and column.elements:
@@ -264,8 +269,10 @@ def _shown(column: Column, place: int) -> tuple[str, str]:
     ] if column.elements else ""
 
 
-def split_findings(findings: Iterator[Finding], accepted: Collection[str]) -> tuple[list[str], list[str]]:
-    """Problems, and notes; of accepted columns all are notes."""
+def split_findings(
+    findings: Iterator[ColumnFinding], accepted: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """Return problems, and notes; of accepted columns all are notes."""
     problems: list[str] = []
     notes: list[str] = []
     for finding in findings:

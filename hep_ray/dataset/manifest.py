@@ -79,7 +79,7 @@ class Manifest(Config):
         created_by: str,
         sparse: Mapping[str, float] | None = None,
     ) -> Manifest:
-        """A manifest with its fingerprint worked out."""
+        """Return a manifest with its fingerprint worked out."""
         shards = tuple(shards)
         return cls(
             event_schema=event_schema,
@@ -93,7 +93,7 @@ class Manifest(Config):
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
-        """The manifest of a dataset folder, as it stands.
+        """Return the manifest of a dataset folder, as it stands.
 
         Raises:
             UnreadableInput: there is no manifest, or it is not one of this format.
@@ -102,20 +102,18 @@ class Manifest(Config):
         path = Path(folder) / MANIFEST
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as fault:
-            raise UnreadableInput(
-                f"a dataset is a folder with a {MANIFEST}; cannot read {path}: {fault.strerror}"
-            ) from None
-        except (ValueError, RecursionError) as fault:
-            raise UnreadableInput(f"a {MANIFEST} is JSON; {path} is not: {fault}") from None
+        except OSError as exc:
+            raise UnreadableInput(f"cannot read the dataset's {path}: {exc.strerror}") from None
+        except (ValueError, RecursionError) as exc:
+            raise UnreadableInput(f"{path} is no JSON: {exc}") from None
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else type(values).__name__
-            raise UnreadableInput(f"this hep_ray reads manifests of format {FORMAT}; {path} has {found!r}")
+            raise UnreadableInput(f"{path} has the format {found!r}; this hep_ray reads format {FORMAT}")
         return parse(cls, values, str(path), UnreadableInput)
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:
-        """The manifest of a dataset folder, once its fingerprint is known to be right.
+        """Return the manifest of a dataset folder, once its fingerprint is known to be right.
 
         Raises:
             UnreadableInput: there is no manifest, or it is not one of this format.
@@ -128,25 +126,22 @@ class Manifest(Config):
         return manifest
 
     def dumps(self) -> str:
-        """The text of `manifest.json`."""
+        """Return the text of `manifest.json`."""
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
     def fingerprint_problem(self) -> str | None:
-        """What is wrong with the fingerprint, if anything."""
+        """Return what is wrong with the fingerprint, if anything."""
         expected = fingerprint_of(self.event_schema, self.split_rule, self.shards)
         if self.fingerprint == expected:
             return None
-        return (
-            f"a manifest's fingerprint is that of what it lists; it says {self.fingerprint}, "
-            f"its entries give {expected}"
-        )
+        return f"the fingerprint {self.fingerprint} is not that of the entries, {expected}"
 
     def rows(self, split: Split) -> int:
-        """Events in one split."""
+        """Return events in one split."""
         return sum(shard.rows for shard in self.shards if shard.split == split)
 
     def class_counts(self, split: Split | None = None) -> dict[str, int]:
-        """Class name → events, of one split or of all, in the order of the schema's classes."""
+        """Return class name → events, of one split or of all, in the order of the schema's classes."""
         counts: Counter[str] = Counter()
         for shard in self.shards:
             if split in (None, shard.split):
@@ -154,12 +149,12 @@ class Manifest(Config):
         return {name: counts[name] for name in self.event_schema.classes}
 
     def split_counts(self) -> dict[str, int]:
-        """Split name → events."""
+        """Return split name → events."""
         return {split: self.rows(split) for split in SPLITS}
 
 
 def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Iterable[Shard]) -> str:
-    """SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
+    """Return SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
 
     Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so.
     """
@@ -192,12 +187,12 @@ class ContentHash:
                 hasher.update(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
 
     def hexdigest(self) -> str:
-        """The hash of all events so far."""
+        """Return the hash of all events so far."""
         digests = "".join(f"{name}:{hasher.hexdigest()}\n" for name, hasher in self._columns.items())
         return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

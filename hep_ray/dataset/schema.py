@@ -39,7 +39,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def legal_name(field: str) -> str:
-    """The name of a column for a field of any name, such as `MissingET_MET` for `MissingET.MET`.
+    """Return the name of a column for a field of any name, such as `MissingET_MET` for `MissingET.MET`.
 
     Other marks than letters, digits and underscores become underscores, none of them at an end; empty where nothing is
     left.
@@ -81,26 +81,26 @@ class Column(Config):
     def _sound(self) -> Column:
         if not _COLUMN_NAME.fullmatch(self.name):
             raise InvalidSchema(
-                f"a column name is letters, digits and underscores; got '{self.name}': give the column another name, "
-                f"such as '{legal_name(self.name) or 'x'}', with `sources = [\"{self.name}\"]`"
+                f"column name '{self.name}' is not letters, digits and underscores: give the column another name, such "
+                f"as '{legal_name(self.name) or 'x'}', with `sources = [\"{self.name}\"]`"
             )
         if self.name in RESERVED:
-            raise InvalidSchema(
-                f"the names {', '.join(RESERVED)} are reserved; a column is named '{self.name}'"
-            )
+            raise InvalidSchema(f"column name '{self.name}' is reserved, as are {', '.join(RESERVED)}")
         if any(size < 1 for size in self.shape):
-            raise InvalidSchema(f"every axis of a column is at least 1 long; '{self.name}' has {self.shape}")
+            raise InvalidSchema(
+                f"column '{self.name}' has the shape {self.shape}; every axis must be at least 1"
+            )
         if self.dtype not in DTYPES:
             raise InvalidSchema(
-                f"a column's dtype is one of {', '.join(DTYPES)}; '{self.name}' has '{self.dtype}'"
+                f"column '{self.name}' has the dtype '{self.dtype}', none of {', '.join(DTYPES)}"
             )
         if self.axes and (len(self.axes) != IMAGE_AXES or len(self.shape) < IMAGE_AXES):
             raise InvalidSchema(
-                f"axes are the names of the first {IMAGE_AXES} axes of an image; '{self.name}' of shape "
-                f"{self.shape} has {list(self.axes)}"
+                f"column '{self.name}' of shape {self.shape} has the axes {list(self.axes)}; they must name the first "
+                f"{IMAGE_AXES} of an image"
             )
         if len(set(self.axes)) < len(self.axes):
-            raise InvalidSchema(f"axes have distinct names; '{self.name}' has {list(self.axes)}")
+            raise InvalidSchema(f"column '{self.name}' has two axes of one name: {list(self.axes)}")
         self._check_elements()
         return self
 
@@ -108,18 +108,17 @@ class Column(Config):
         length = self.shape[-1] if self.shape else 0
         if self.elements and (len(self.elements) != length or len(set(self.elements)) < length):
             raise InvalidSchema(
-                f"elements are distinct names, one for each of the {length} places of a column's last axis; "
-                f"'{self.name}' has {list(self.elements)}"
+                f"column '{self.name}' has the elements {list(self.elements)}; they must be distinct names, one for "
+                f"each of the {length} places of its last axis"
             )
         for element in self.elements:
             if not _COLUMN_NAME.fullmatch(element):
                 raise InvalidSchema(
-                    f"an element name is letters, digits and underscores; got '{element}': name them by `elements`"
+                    f"element name '{element}' is not letters, digits and underscores: name them by `elements`"
                 )
         if self.element_units and len(self.element_units) != len(self.elements):
             raise InvalidSchema(
-                f"there is one unit for each of the {len(self.elements)} elements of '{self.name}'; "
-                f"got {list(self.element_units)}"
+                f"column '{self.name}' has {len(self.elements)} elements and the units {list(self.element_units)}"
             )
 
     @property
@@ -132,12 +131,12 @@ class Column(Config):
         return () if grid == ("phi", "eta") else grid
 
     def unit_of(self, element: str) -> str:
-        """The unit of one element: its own where the elements' units differ, else the column's."""
+        """Return the unit of one element: its own where the elements' units differ, else the column's."""
         return self.element_units[self.elements.index(element)] if self.element_units else self.unit
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a shard says about the column beside its type."""
+        """Metadata of the column in a shard, beside its type."""
         return {
             "unit": self.unit,
             **({"elements": ",".join(self.elements)} if self.elements else {}),
@@ -167,7 +166,7 @@ class Column(Config):
         return size >= LEAST_SIZE and filled * (item + index_dtype(size).itemsize) <= MOST_SHARE * size * item
 
     def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
-        """Values of shape (N, *shape) as an Arrow array of N rows."""
+        """Return values of shape (N, *shape) as an Arrow array of N rows."""
         if not self.shape:
             return pa.array(values)
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
@@ -175,7 +174,7 @@ class Column(Config):
         return pa.ExtensionArray.from_storage(self.arrow_type, storage)
 
     def compact(self, values: pa.Array) -> Values:
-        """Values of N rows (N, *shape), without their zeros where they are stored so."""
+        """Return values of N rows (N, *shape), without their zeros where they are stored so."""
         if isinstance(values.type, SparseType):
             return values.type.decode(values)
         flat = values.storage.flatten() if self.shape else values
@@ -183,26 +182,26 @@ class Column(Config):
         return array.reshape(len(values), *self.shape)
 
     def to_numpy(self, values: pa.Array) -> npt.NDArray[Any]:
-        """Values of N rows as an array (N, *shape), however they are stored."""
+        """Return values of N rows as an array (N, *shape), however they are stored."""
         return np.asarray(self.compact(values))
 
     def checked(self, values: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The same values, once they are known to have this column's dtype and shape and to be finite.
+        """Return the same values, once they are known to have this column's dtype and shape and to be finite.
 
         Raises:
             InvalidEvents: they are not; the message names the column and the first event.
         """
         if values.dtype != np.dtype(self.dtype) or values.shape != (len(event_ids), *self.shape):
             raise InvalidEvents(
-                f"column '{self.name}' is {self.dtype} of shape {(len(event_ids), *self.shape)}; "
-                f"got {values.dtype} of shape {values.shape}"
+                f"column '{self.name}' got {values.dtype} of shape {values.shape}; it must be {self.dtype} of shape "
+                f"{(len(event_ids), *self.shape)}"
             )
         finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if not finite.all():
             row = int(finite.argmin())
             raise InvalidEvents(
-                f"values are finite numbers; column '{self.name}' of event '{event_ids[row]}' "
-                f"(and {int((~finite).sum()) - 1} more) holds NaN or infinity"
+                f"column '{self.name}' of event '{event_ids[row]}' (and {int((~finite).sum()) - 1} more) holds NaN or "
+                "infinity"
             )
         return values
 
@@ -240,24 +239,24 @@ class EventSchema(Config):
     def _distinct_columns(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         names = [column.name for column in columns]
         if not names or len(set(names)) < len(names):
-            raise InvalidSchema(f"a schema has one or more columns with distinct names; got {names}")
+            raise InvalidSchema(f"a schema needs columns of distinct names; got {names}")
         return columns
 
     @field_validator("classes")
     @classmethod
     def _distinct_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(classes) < 2 or len(set(classes)) < len(classes):  # noqa: PLR2004
-            raise InvalidSchema(f"a schema has two or more distinct classes; got {list(classes)}")
+            raise InvalidSchema(f"a schema needs two or more distinct classes; got {list(classes)}")
         for name in classes:
             if not _CLASS_NAME.fullmatch(name):
-                raise InvalidSchema(f"a class name is letters, digits, '_', '+' and '-'; got '{name}'")
+                raise InvalidSchema(f"class name '{name}' is not letters, digits, '_', '+' and '-'")
         return classes
 
     @model_validator(mode="after")
     def _known_classes(self) -> EventSchema:
         for name in (self.signal, *self.class_meaning):
             if name not in self.classes:
-                raise InvalidSchema(f"signal and class_meaning name classes {self.classes}; got '{name}'")
+                raise InvalidSchema(f"'{name}' of signal or class_meaning is no class: {self.classes}")
         return self
 
     @model_validator(mode="after")
@@ -270,10 +269,12 @@ class EventSchema(Config):
             if column.shape or np.dtype(column.dtype).kind not in kinds:
                 kind = {"f": "floating-point", "iu": "integer"}[kinds]
                 raise InvalidSchema(
-                    f"the {role} is a scalar {kind} column; '{name}' is {column.dtype} of shape {column.shape}"
+                    f"the {role} '{name}' is {column.dtype} of shape {column.shape}; it must be a scalar {kind} column"
                 )
         if not self.inputs:
-            raise InvalidSchema("a schema has a column that models may read, beside the weight and the group")
+            raise InvalidSchema(
+                "the schema has no column that models may read, beside the weight and the group"
+            )
         return self
 
     @property
@@ -287,7 +288,7 @@ class EventSchema(Config):
         return self.classes.index(self.signal)
 
     def column(self, name: str) -> Column:
-        """The column of that name.
+        """Return the column of that name.
 
         Raises:
             InvalidSchema: there is none.
@@ -296,10 +297,10 @@ class EventSchema(Config):
             if column.name == name:
                 return column
         known = ", ".join(column.name for column in self.columns)
-        raise InvalidSchema(f"a column must be in the schema ({known}); got '{name}'")
+        raise InvalidSchema(f"the schema has no column '{name}', only {known}")
 
     def quantities(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-        """What an expression over events may name: the columns, and the named elements of columns.
+        """Return what an expression over events may name: the columns, and the named elements of columns.
 
         An element whose name is that of a column, or of an earlier element, is hidden by it.
         """
@@ -311,7 +312,7 @@ class EventSchema(Config):
         return elements | {column.name: arrays[column.name] for column in self.columns}
 
     def arrow(self, sparse: Collection[str] = ()) -> pa.Schema:
-        """The schema of every shard: `event_id`, `label`, then the columns, units as field metadata.
+        """Return the schema of every shard: `event_id`, `label`, then the columns, units as field metadata.
 
         Args:
             sparse: columns that are stored without their zeros.
@@ -333,7 +334,7 @@ class EventSchema(Config):
         )
 
     def encode(self, arrays: Mapping[str, npt.NDArray[Any]], sparse: Collection[str] = ()) -> pa.RecordBatch:
-        """Numpy events, already `checked`, as an Arrow record batch."""
+        """Return numpy events, already `checked`, as an Arrow record batch."""
         return pa.record_batch(
             [
                 pa.array(arrays[EVENT_ID], pa.string()),
@@ -349,7 +350,7 @@ class EventSchema(Config):
         )
 
     def decode(self, batch: pa.RecordBatch) -> Arrays:
-        """An Arrow record batch as numpy: `event_id` (N,) objects, `label` (N,) int64, columns (N, *shape).
+        """Return an Arrow record batch as numpy: `event_id` (N,) objects, `label` (N,) int64, columns (N, *shape).
 
         Raises:
             InvalidEvents: a column is absent, of another type, or holds nulls.
@@ -357,7 +358,7 @@ class EventSchema(Config):
         arrays: Arrays = {}
         for field in self.arrow():
             if field.name not in batch.schema.names:
-                raise InvalidEvents(f"every event has the column '{field.name}'; got {batch.schema.names}")
+                raise InvalidEvents(f"column '{field.name}' is absent from {batch.schema.names}")
             values = batch.column(field.name)
             known = (
                 field.type,
@@ -365,8 +366,8 @@ class EventSchema(Config):
             )
             if values.type not in known or values.null_count:
                 raise InvalidEvents(
-                    f"column '{field.name}' is {field.type} without nulls; "
-                    f"got {values.type} with {values.null_count} nulls"
+                    f"column '{field.name}' got {values.type} with {values.null_count} nulls; it must be {field.type} "
+                    "without any"
                 )
             if field.name == EVENT_ID:
                 arrays[EVENT_ID] = np.array(values.to_pylist(), dtype=object)
@@ -377,7 +378,7 @@ class EventSchema(Config):
         return arrays
 
     def checked(self, arrays: Mapping[str, Any]) -> Arrays:
-        """The same events, once they are known to obey the schema.
+        """Return the same events, once they are known to obey the schema.
 
         Args:
             arrays: `event_id` (N,) strings, `label` (N,) integers, and every column (N, *shape) in its dtype.
@@ -388,18 +389,18 @@ class EventSchema(Config):
         """
         expected = [EVENT_ID, LABEL, *(column.name for column in self.columns)]
         if set(arrays) != set(expected):
-            raise InvalidEvents(f"events have exactly the columns {expected}; got {sorted(arrays)}")
+            raise InvalidEvents(f"events got the columns {sorted(arrays)}; they must have {expected}")
         event_ids = np.asarray(arrays[EVENT_ID], dtype=object)
         for row, event_id in enumerate(event_ids):
             if not isinstance(event_id, str) or not event_id:
-                raise InvalidEvents(f"an event id is a string that is not empty; row {row} has {event_id!r}")
+                raise InvalidEvents(f"the event id of row {row} is {event_id!r}, and no string or empty")
         columns = {
             column.name: column.checked(np.asarray(arrays[column.name]), event_ids) for column in self.columns
         }
         if self.weight is not None and (negative := columns[self.weight] < 0).any():
             row = int(negative.argmax())
             raise InvalidEvents(
-                f"a sample weight is at least 0; '{self.weight}' of event '{event_ids[row]}' is "
+                f"the sample weight '{self.weight}' of event '{event_ids[row]}' is below 0, "
                 f'{columns[self.weight][row]}: train on its size by `expression = "abs({self.weight})"` for a '
                 f"column of another name in a schema file, or leave such events out by --select "
                 f'"{self.weight} > 0"'
@@ -413,14 +414,13 @@ class EventSchema(Config):
     def _checked_labels(self, labels: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         if labels.shape != event_ids.shape or labels.dtype.kind not in "iu":
             raise InvalidEvents(
-                f"labels are one integer for each of {len(event_ids)} events; "
-                f"got {labels.dtype} {labels.shape}"
+                f"labels got {labels.dtype} {labels.shape}; each of {len(event_ids)} events needs one integer"
             )
         outside = (labels < 0) | (labels >= len(self.classes))
         if outside.any():
             row = int(outside.argmax())
             raise InvalidEvents(
-                f"a label is an index into the {len(self.classes)} classes ({', '.join(self.classes)}); "
-                f"event '{event_ids[row]}' has {labels[row]}"
+                f"event '{event_ids[row]}' has the label {labels[row]}; it must be an index into the "
+                f"{len(self.classes)} classes ({', '.join(self.classes)})"
             )
         return labels.astype(np.int64, copy=False)

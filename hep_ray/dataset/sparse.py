@@ -42,7 +42,7 @@ class SparseColumn:
 
     @classmethod
     def from_dense(cls, values: npt.NDArray[Any]) -> SparseColumn:
-        """The same values (N, *shape), of at least one dimension beside the events."""
+        """Return the same values (N, *shape), of at least one dimension beside the events."""
         row_shape = values.shape[1:]
         size = int(np.prod(row_shape))
         flat = np.ascontiguousarray(values).reshape(-1)
@@ -61,7 +61,7 @@ class SparseColumn:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """Numpy dtype of the values."""
         return self.value.dtype
 
     @property
@@ -78,36 +78,36 @@ class SparseColumn:
         return len(self.offsets) - 1
 
     def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
-        """Whole values of consecutive events, (…, *row_shape)."""
+        """Return whole values of consecutive events, (…, *row_shape)."""
         return self.take(np.arange(len(self))[rows])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """All values, whole; numpy asks for this."""
+        """Return all values, whole; numpy asks for this."""
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def take(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Whole values of some events, (len(rows), *row_shape)."""
+        """Return whole values of some events, (len(rows), *row_shape)."""
         places, values = self.placed(rows)
         dense = np.zeros(len(rows) * self.size, self.dtype)
         dense[places] = values
         return dense.reshape(len(rows), *self.row_shape)
 
     def placed(self, rows: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """Places in the flattened whole values of some events, and what stands there."""
+        """Return places in the flattened whole values of some events, and what stands there."""
         source, counts = self._source(rows)
         places = np.repeat(np.arange(0, len(rows) * self.size, self.size), counts)
         places += self.index.take(source)
         return places, self.value.take(source)
 
     def select(self, rows: npt.NDArray[np.intp]) -> SparseColumn:
-        """Some events, still without their zeros."""
+        """Return some events, still without their zeros."""
         source, counts = self._source(rows)
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(counts, out=offsets[1:])
         return SparseColumn(self.row_shape, offsets, self.index.take(source), self.value.take(source))
 
     def _source(self, rows: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Where the values of some events lie, and how many each has."""
+        """Return where the values of some events lie, and how many each has."""
         starts = self.offsets[rows]
         counts = self.offsets[rows + 1] - starts
         shifts = starts - (np.cumsum(counts) - counts)
@@ -119,12 +119,12 @@ Values: TypeAlias = npt.NDArray[Any] | SparseColumn
 
 
 def select(values: Values, rows: npt.NDArray[np.intp]) -> Values:
-    """Some events of a column, in the form that it has."""
+    """Return some events of a column, in the form that it has."""
     return values.select(rows) if isinstance(values, SparseColumn) else values.take(rows, axis=0)
 
 
 def join(pieces: Sequence[Values]) -> Values:
-    """One column after the other, all of one kind; the result owns its memory."""
+    """Return one column after the other, all of one kind; the result owns its memory."""
     first = pieces[0]
     if not isinstance(first, SparseColumn):
         return np.concatenate([np.asarray(piece) for piece in pieces])
@@ -144,7 +144,7 @@ def join(pieces: Sequence[Values]) -> Values:
 
 
 def index_dtype(size: int) -> np.dtype[Any]:
-    """Of the indices into a value of that size, little-endian."""
+    """Return the dtype of the indices into a value of that size, little-endian."""
     return np.dtype("<u2" if size <= SHORT_INDEX else "<u4")
 
 
@@ -178,7 +178,7 @@ class SparseType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
         return dtype
 
     def encode(self, values: Values) -> pa.ExtensionArray:
-        """Values (N, *shape) as Arrow."""
+        """Return values (N, *shape) as Arrow."""
         column = values if isinstance(values, SparseColumn) else SparseColumn.from_dense(values)
         low, high = column.offsets[[0, -1]]
         offsets = column.offsets - low
@@ -193,7 +193,7 @@ class SparseType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
         return pa.ExtensionArray.from_storage(self, storage)
 
     def decode(self, values: pa.ExtensionArray) -> SparseColumn:
-        """Arrow as values (N, *shape), without a copy where it is aligned.
+        """Return Arrow as values (N, *shape), without a copy where it is aligned.
 
         Raises:
             InvalidEvents: the indices are not those of values of this shape.
@@ -203,8 +203,8 @@ class SparseType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
         value, offsets = _unpacked(values.storage.field(1), self._dtype.newbyteorder("<"))
         if not np.array_equal(index_offsets, offsets) or (len(index) and int(index.max()) >= size):
             raise InvalidEvents(
-                f"a sparse column has one index below {size} for each value; got {len(index)} indices up to "
-                f"{int(index.max()) if len(index) else 'none'} for {len(value)} values"
+                f"a sparse column has {len(index)} indices up to {int(index.max()) if len(index) else 'none'} for "
+                f"{len(value)} values; it must have one below {size} for each"
             )
         return SparseColumn(self.shape, offsets, index, value)
 
@@ -218,14 +218,12 @@ def _blobs(part: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> pa.Array:
 
 
 def _unpacked(blobs: pa.Array, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """All values of the blobs, and where each blob begins among them."""
+    """Return all values of the blobs, and where each blob begins among them."""
     _, bounds, content = blobs.buffers()
     ends = np.frombuffer(bounds, np.int32)[blobs.offset : blobs.offset + len(blobs) + 1].astype(np.int64)
     low, high = (int(ends[0]), int(ends[-1])) if len(ends) else (0, 0)
     if ((ends - low) % dtype.itemsize).any():
-        raise InvalidEvents(
-            f"the values of a sparse column are whole; those of {dtype} have {high - low} bytes"
-        )
+        raise InvalidEvents(f"a sparse column has {high - low} bytes, which are no whole values of {dtype}")
     values = (
         np.frombuffer(content, dtype, (high - low) // dtype.itemsize, low)
         if content is not None and high > low

@@ -50,20 +50,20 @@ class SplitRule(Config):
         fractions = (self.train, self.val, self.test)
         if min(fractions) < 0 or self.train <= 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-9):
             raise InvalidConfig(
-                "split fractions are at least 0, train is above 0, and they add up to 1; "
-                f"got train {self.train}, val {self.val}, test {self.test}"
+                f"split fractions train {self.train}, val {self.val}, test {self.test} must be at least 0, train above "
+                "0, and add up to 1"
             )
         if self.train_where is not None:
             Expression(self.train_where)
         return self
 
     def fraction(self, split: Split) -> float:
-        """The fraction of one split."""
+        """Return the fraction of one split."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
 def split_of(event_ids: Iterable[str], rule: SplitRule) -> npt.NDArray[Any]:
-    """Split of every event.
+    """Return split of every event.
 
     Args:
         event_ids: N ids.
@@ -76,7 +76,7 @@ def split_of(event_ids: Iterable[str], rule: SplitRule) -> npt.NDArray[Any]:
 
 
 def event_hashes(event_ids: Iterable[str], salt: str) -> npt.NDArray[np.uint64]:
-    """Two independent 64-bit hashes of every event id, by BLAKE2b.
+    """Return two independent 64-bit hashes of every event id, by BLAKE2b.
 
     Returns:
         (N, 2): the first decides the split, the second the order of rows within it.
@@ -93,7 +93,7 @@ def event_hashes(event_ids: Iterable[str], salt: str) -> npt.NDArray[np.uint64]:
 def split_codes(
     hashes: npt.NDArray[np.uint64], rule: SplitRule, quantities: Mapping[str, npt.NDArray[Any]] | None = None
 ) -> npt.NDArray[np.intp]:
-    """Split of every event, as indices into `SPLITS`.
+    """Return split of every event, as indices into `SPLITS`.
 
     Args:
         hashes: of `event_hashes`, (N, 2).

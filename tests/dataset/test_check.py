@@ -180,7 +180,7 @@ def test_values_spoilt_after_writing_are_found(make_dataset: Callable[..., Path]
     events = schema.decode(pq.read_table(path).combine_chunks().to_batches()[0])
     images, labels = events["image"].copy(), events["label"].copy()
     images[0, 0, 0, 0], labels[1] = np.nan, 7
-    for spoilt, message in (({"image": images}, "holds NaN"), ({"label": labels}, "has 7")):
+    for spoilt, message in (({"image": images}, "holds NaN"), ({"label": labels}, "label 7")):
         with pq.ParquetWriter(path, schema.arrow()) as parquet:
             parquet.write_batch(schema.encode({**events, **spoilt}))
         problems = "\n".join(check(folder).problems)

@@ -131,7 +131,7 @@ def reader(
     suffixes: tuple[str, ...] = (),
     takes_folders: bool = False,
 ) -> Callable[[F], F]:
-    """Registers an opening function as a format."""
+    """Register an opening function as a format."""
 
     def register(function: F) -> F:
         READERS.add(name, Reader(name, options, function, seekable, suffixes, takes_folders))
@@ -141,7 +141,7 @@ def reader(
 
 
 def parse_options(reader: Reader, options: Mapping[str, Any]) -> Config:
-    """The options of a reader; a list may be a text with commas between its members, as `--set` gives it.
+    """Return the options of a reader; a list may be a text with commas between its members, as `--set` gives it.
 
     Raises:
         InvalidConfig: an option is unknown or its value refused.

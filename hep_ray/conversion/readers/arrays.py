@@ -77,7 +77,7 @@ class StoredArray:
 
     @property
     def members(self) -> list[Member]:
-        """What can be read of it: itself or members of its compound dtype, of numbers or of one text per event."""
+        """Readable parts: itself or members of its compound dtype, of numbers or of one text per event."""
         if self.dtype.names is None:
             return [(None, self.dtype, ())] if is_number(self.dtype) or self.is_text else []
         found = [(name, *_subarray(self.dtype[name])) for name in self.dtype.names]

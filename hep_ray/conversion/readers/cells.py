@@ -37,7 +37,7 @@ _NUMBERS = ("bit", "long", "whole", "nan", "fortran")
 
 
 class CellKinds:
-    """What the cells of a column look like, counted; the first of each kind is kept."""
+    """Counts of the kinds of cells in a column; the first of each kind is kept."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys((*_KINDS, "other"), 0)
@@ -45,7 +45,7 @@ class CellKinds:
 
     @classmethod
     def of(cls, texts: Iterable[Any]) -> CellKinds:
-        """The kinds of these texts; those that are None are missing."""
+        """Return the kinds of these texts; those that are None are missing."""
         cells = cls()
         encoded = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts]
         cells.add(pa.array([text or b"" for text in encoded], pa.binary()), 0)
@@ -70,7 +70,7 @@ class CellKinds:
             self._first[kind] = (row + int(places[0]), text)
 
     def has(self, kind: str) -> bool:
-        """Whether a cell is of that kind."""
+        """Return whether a cell is of that kind."""
         return self._counts[kind] > 0
 
     @property
@@ -84,7 +84,7 @@ class CellKinds:
         return not self.has("long")
 
     def are_numbers(self, decimal: str) -> bool:
-        """Whether all values are numbers with this decimal mark."""
+        """Return whether all values are numbers with this decimal mark."""
         return self._sum(*self._numeric(decimal)) == self._values
 
     @property
@@ -98,11 +98,11 @@ class CellKinds:
         return not self.has("other")
 
     def are_mostly_numbers(self, decimal: str) -> bool:
-        """Whether half of the values or more are numbers with this decimal mark."""
+        """Return whether half of the values or more are numbers with this decimal mark."""
         return 2 * self._sum(*self._numeric(decimal)) >= self._values > 0
 
     def left_out(self, decimal: str, place: Callable[[int], str]) -> LeftOut | None:
-        """Why no column is made of the cells; None if they are numbers or truths.
+        """Return why no column is made of the cells; None if they are numbers or truths.
 
         Args:
             decimal: the mark of decimals.
@@ -140,7 +140,7 @@ class CellKinds:
 
 
 def text_left_out(texts: Iterable[Any], what: str = "text") -> LeftOut:
-    """Why no column is made of a text field, of which these are the first values.
+    """Return why no column is made of a text field, of which these are the first values.
 
     Numbers that were stored as text are refused rather than left out.
     """
@@ -152,7 +152,9 @@ def text_left_out(texts: Iterable[Any], what: str = "text") -> LeftOut:
 
 
 def numbers(cells: pa.Array, decimal: str) -> pa.Array:
-    """Cells (N) of type string as float64, missing ones as null; Fortran's exponents and decimal commas are read.
+    """Return cells (N) of type string as float64, missing ones as null.
+
+    Fortran's exponents and decimal commas are read.
 
     Raises:
         pa.ArrowInvalid: a cell is no number.
@@ -165,7 +167,7 @@ def numbers(cells: pa.Array, decimal: str) -> pa.Array:
 
 
 def truths(cells: pa.Array) -> pa.Array:
-    """Cells (N) of type string, such as `true`, `False` or `1`, as booleans, missing ones as null.
+    """Return cells (N) of type string, such as `true`, `False` or `1`, as booleans, missing ones as null.
 
     Raises:
         pa.ArrowInvalid: a cell is none of these.
@@ -179,7 +181,7 @@ def _without_missing(cells: pa.Array) -> pa.Array:
 
 
 def is_number_text(cell: str) -> bool:
-    """Whether a cell is written as a number, NaN and infinity among them."""
+    """Return whether a cell is written as a number, NaN and infinity among them."""
     try:
         float(cell)
     except ValueError:
@@ -188,5 +190,5 @@ def is_number_text(cell: str) -> bool:
 
 
 def is_fraction(cell: str) -> bool:
-    """Whether a cell is written as a number that is not whole, as no column is called."""
+    """Return whether a cell is written as a number that is not whole, as no column is called."""
     return is_number_text(cell) and not cell.strip().lstrip("+-").isdigit() and cell.strip().lower() != "nan"

@@ -1,4 +1,4 @@
-"""What the readers have in common: numpy in Arrow, ranges of rows, the names that were asked for, broken files."""
+"""Common parts of the readers: numpy in Arrow, ranges of rows, the names that were asked for, broken files."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _opened(path: Path) -> h5py.File:
 
 
 def _survey(file: h5py.File, path: Path) -> tuple[dict[str, StoredArray], dict[str, LeftOut]]:
-    """The datasets of a file by their paths, and the links in it, which are not followed."""
+    """Return the datasets of a file by their paths, and the links in it, which are not followed."""
     found: dict[str, StoredArray] = {}
     links: dict[str, LeftOut] = {}
 
@@ -146,7 +146,7 @@ def _check_sources(dataset: h5py.Dataset, path: Path) -> None:
 
 
 def _left_out(file: h5py.File, found: dict[str, StoredArray]) -> dict[str, LeftOut]:
-    """Datasets, and members of them, that hold no numbers; by their paths."""
+    """Return datasets, and members of them, that hold no numbers; by their paths."""
 
     def sample(array: StoredArray, member: str | None) -> Any:
         dataset = file[array.name]
@@ -184,7 +184,7 @@ def _tables(
 
 
 def _within(group: str, left_out: dict[str, LeftOut], groups: Collection[str]) -> dict[str, LeftOut]:
-    """What is left out of a group, by its own name; the first group has what lies in none, by its path."""
+    """Return what is left out of a group, by its own name; the first group has what lies in none, by its path."""
     first = group == next(iter(groups))
     within = {}
     for name, why in left_out.items():

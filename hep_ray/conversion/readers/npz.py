@@ -103,7 +103,7 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
 
 
 def _left_out(path: Path, arrays: dict[str, _Array]) -> dict[str, LeftOut]:
-    """What the archive holds beside numbers."""
+    """Return what the archive holds beside numbers."""
 
     def sample(array: StoredArray, member: str | None) -> Any:
         with ExitStack() as stack:
@@ -126,7 +126,7 @@ def _tables(
 
 
 def _survey(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
-    """The arrays of a file, and its members that are none."""
+    """Return the arrays of a file, and its members that are none."""
     with reading(path, *NPZ_ERRORS), path.open("rb") as file:
         if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             file.seek(0)
@@ -155,7 +155,7 @@ def _members(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
 
 
 def _start_of(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of an uncompressed member begin: after its local header of 30 bytes, name and extra."""
+    """Return where the bytes of an uncompressed member begin: after its local header of 30 bytes, name and extra."""
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
@@ -182,7 +182,7 @@ class _Rows:
         self._file: IO[bytes] | None = None
 
     def read(self, first: int, last: int) -> npt.NDArray[Any]:
-        """Rows from `first` up to `last`.
+        """Return rows from `first` up to `last`.
 
         Raises:
             InvalidConfig: the array is compressed, in Fortran order, and too large to be decoded whole.

@@ -97,7 +97,7 @@ def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 @lru_cache(maxsize=8)
 def _verified(folder: Path, _stamps: tuple[tuple[str, int, int], ...]) -> Manifest:
-    """The manifest, its shards verified once in a process as long as the files stay as they are."""
+    """Return the manifest, its shards verified once in a process as long as the files stay as they are."""
     try:
         return verify_shards(folder)
     except InvalidSchema as exc:
@@ -109,7 +109,7 @@ def _columns(schema: pa.Schema) -> str:
 
 
 def _described(file: Path) -> tuple[pa.Schema, int, frozenset[str]]:
-    """Columns, rows, and the columns that pandas says are its index."""
+    """Return columns, rows, and the columns that pandas says are its index."""
     with reading(f"{file} as Parquet", *PARQUET_ERRORS), pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         indices = _indices((schema.metadata or {}).get(b"pandas"))
@@ -127,7 +127,7 @@ def _indices(text: bytes | None) -> frozenset[str]:
 def _left_out(
     files: Sequence[Path], rows: Sequence[int], schema: pa.Schema, indices: frozenset[str]
 ) -> dict[str, LeftOut]:
-    """Columns that become no column of a dataset: other types, texts, and pandas' index."""
+    """Return columns that become no column of a dataset: other types, texts, and pandas' index."""
     found = {}
     for column in schema:
         kind = _type(column.type)
@@ -166,7 +166,7 @@ def _field(column: pa.Field) -> pa.Field | None:
 
 
 def _type(arrow_type: pa.DataType) -> pa.DataType | None:
-    """The type that a column is read as; None if it is not."""
+    """Return the type that a column is read as; None if it is not."""
     types = pa.types
     if types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
@@ -201,7 +201,7 @@ def _fixed_shape(arrow_type: pa.DataType) -> tuple[tuple[int, ...], pa.DataType]
 
 
 def _batches(file: Path, first: int, last: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Rows of one file."""
+    """Yield rows of one file."""
     with reading(f"the rows of {file}", *PARQUET_ERRORS), pq.ParquetFile(file) as parquet:
         groups = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
         begins = np.cumsum([0, *groups])
@@ -236,7 +236,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 def files_of(path: Path) -> list[Path]:
-    """The Parquet files of a folder; where it has none, those of the folders below, in natural order.
+    """Return the Parquet files of a folder; where it has none, those of the folders below, in natural order.
 
     Raises:
         UnreadableInput: there is none.
@@ -254,7 +254,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def partitions(path: Path, files: Sequence[Path]) -> dict[str, pa.Array]:
-    """The fields that the names of folders state, each with its value in every file.
+    """Return the fields that the names of folders state, each with its value in every file.
 
     Whole numbers are int64, other numbers float64, and what is neither is text.
 
@@ -288,7 +288,7 @@ def _typed(values: Sequence[str]) -> pa.Array:
 
 
 def with_constants(batch: pa.RecordBatch, schema: pa.Schema, constants: dict[str, Any]) -> pa.RecordBatch:
-    """The batch with the fields of the schema, of which some have one value in all its rows."""
+    """Return the batch with the fields of the schema, of which some have one value in all its rows."""
     columns = [
         pa.repeat(constants[item.name], batch.num_rows) if item.name in constants else batch.column(item.name)
         for item in schema

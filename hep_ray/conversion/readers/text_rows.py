@@ -34,7 +34,7 @@ _BAD_COLUMN = re.compile(r"In CSV column #(\d+):")
 
 @dataclass(frozen=True)
 class TextHead:
-    """What the first lines tell: where the events start, and how the columns are called.
+    """Layout that the first lines tell: where the events start, and how the columns are called.
 
     Attributes:
         path: of the file.
