@@ -46,8 +46,7 @@ def write_dataset(folder: Path, events: int) -> Path:
 
 def alone(job: Any, trial: dict[str, Any]) -> list[dict[str, float]]:
     """Metrics of every epoch in this process."""
-    from hep_ray.search.recorder import METRICS
-    from hep_ray.search.trial import TrialRun
+    from hep_ray.search.trial import METRICS, TrialRun
 
     torch.set_num_threads(1)
     run = TrialRun(job, {**trial, "trial_id": "alone"}, "cpu")
@@ -59,12 +58,12 @@ def together(job: Any, trial: dict[str, Any], scratch: Path) -> list[dict[str, f
     import ray
     from ray import tune
 
-    from hep_ray.search.recorder import METRICS
-    from hep_ray.search.worker_group import GroupActor, Ledger, WorkerGroup
+    from hep_ray.search.trial import METRICS
+    from hep_ray.search.worker_group import GroupResources, PlacementGroups, WorkerGroup
 
-    ledger = Ledger(str(scratch / "held"))
-    group = WorkerGroup(workers=2, least=2, cpus=1, gpus=0, scratch=str(scratch))
-    build: Any = tune.with_parameters(GroupActor, job=job, group=group, ledger=ledger)
+    placements = PlacementGroups(str(scratch / "held"))
+    group = GroupResources(workers=2, least=2, cpus=1, gpus=0, scratch=str(scratch))
+    build: Any = tune.with_parameters(WorkerGroup, job=job, group=group, placements=placements)
     actor: Any = ray.remote(num_cpus=0)(build).remote(config={**trial, "trial_id": "together"})
     metrics = [dict(ray.get(actor.train.remote())[METRICS]) for _ in range(job.epochs)]
     ray.get(actor.stop.remote())

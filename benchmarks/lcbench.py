@@ -29,7 +29,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from hep_ray import Integer, LogUniform, Preset, Search, Space, Uniform
 from hep_ray.errors import UnreadableInput
 from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.scheduler import build_scheduler
+from hep_ray.search.scheduler import ResumableASHA
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
 
@@ -135,7 +135,9 @@ class Ours:
     def __init__(self, seed: int, **preset: Any) -> None:
         search = Search(name="lcbench", task="lcbench", title="", space=SPACE, presets={}, metric=METRIC)
         chosen = Preset(**{"epochs": EPOCHS, "trials": BUDGETS[-1], **preset})
-        self._scheduler = build_scheduler(search, chosen)
+        self._scheduler = ResumableASHA(
+            search.metric, search.mode, chosen.epochs, chosen.grace, chosen.reduction_factor
+        )
         self._state = SearchState()
         self._searcher = OptunaSearcher(search, chosen, SPACE, seed, None, self._state, self._write)
 

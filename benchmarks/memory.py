@@ -94,7 +94,7 @@ class Trial:
 
     def epoch(self) -> dict[str, float]:
         """Train and validate."""
-        from hep_ray.search.recorder import METRICS
+        from hep_ray.search.trial import METRICS
 
         metrics: dict[str, float] = dict(self._run.report()[METRICS])
         return metrics

@@ -34,7 +34,7 @@ from hep_ray import Choice, Preset, Search, Space
 from hep_ray.search.definition import Sampler
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.scheduler import build_scheduler
+from hep_ray.search.scheduler import ResumableASHA
 from hep_ray.search.space import Value
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
@@ -132,11 +132,11 @@ def replay(grid: Grid, sampler: Sampler, seed: int, grace: int, folder: Path) ->
         metric=METRIC,
     )
     preset = Preset(epochs=grid.length, trials=grid.epochs, sampler=sampler, grace_epochs=grace)
-    asha = build_scheduler(search, preset)
+    asha = ResumableASHA(search.metric, search.mode, preset.epochs, preset.grace, preset.reduction_factor)
     goals = {grid.best: grid.epochs, grid.best - grid.error: grid.epochs}
     spent = 0
     with Journal(folder) as journal:
-        recorder = Recorder(journal, search, grid.length, folder / "trials")
+        recorder = Recorder(journal, search.metric, search.mode, grid.length, folder / "trials")
         searcher = OptunaSearcher(
             search, preset, search.space, seed, folder / "optuna.db", recorder.state, recorder.write
         )

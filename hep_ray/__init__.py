@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from hep_ray.promote.package import load_model
     from hep_ray.search.cli import main
     from hep_ray.search.definition import Preset, Search, StudyTable
+    from hep_ray.search.execute import run_search
     from hep_ray.search.options import SearchOptions
     from hep_ray.search.plan import prepare
-    from hep_ray.search.run import run_search
     from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
 
 __all__ = [
@@ -54,7 +54,7 @@ _HOME = {
     "Uniform": "hep_ray.search.space",
     "SearchOptions": "hep_ray.search.options",
     "prepare": "hep_ray.search.plan",
-    "run_search": "hep_ray.search.run",
+    "run_search": "hep_ray.search.execute",
     "Space": "hep_ray.search.space",
     "StudyTable": "hep_ray.search.definition",
 }

@@ -56,7 +56,10 @@ def confirm(
     if dry_run:
         console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
         return
-    _print_result(run_confirmation(plan, again=again, console=console), plan)
+    result = run_confirmation(plan, again=again, console=console)
+    _print_result(result, plan)
+    if result.untracked is not None:
+        raise result.untracked
 
 
 def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:

@@ -56,7 +56,7 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
         search_id=plan.started.search_id,
         task=plan.started.task,
         dataset_fingerprint=plan.dataset.fingerprint,
-        metric=plan.metric,
+        metric=plan.test_metric,
         mode=plan.started.mode,
         level=plan.given.level,
         correction=CORRECTION,
@@ -131,7 +131,7 @@ def _run(plan: ConfirmPlan, trial: TrialState, run_id: str | None) -> ConfirmedR
 
 def _comparisons(plan: ConfirmPlan, contenders: Sequence[Contender]) -> tuple[Comparison, ...]:
     """Every finalist against the baseline; a finalist that failed counts in the correction all the same."""
-    metric, level = plan.metric, plan.given.level
+    metric, level = plan.test_metric, plan.given.level
     values = {one.name: [run.metrics[metric] for run in one.runs] for one in contenders}
     finalists = [one for one in contenders if one.role == "finalist"]
     (baseline,) = (one for one in contenders if one.role == "baseline")

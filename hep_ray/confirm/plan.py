@@ -11,11 +11,12 @@ from typing import Any, Literal
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import CannotConfirm, HepRayError, StorageHeld
+from hep_ray.errors import CannotConfirm, InvalidSpace, StorageHeld
 from hep_ray.plugins import Plugin, restore
 from hep_ray.search.find import CROSS_ENTROPY, Found, Stated, find_search, has_parameters, script_of
 from hep_ray.search.options import EPOCH_TIMEOUT, ConfirmOptions
-from hep_ray.search.preflight import check_batches_of, check_models, check_shares_of, check_storage, preflight
+from hep_ray.search.plan import TrainingPlan
+from hep_ray.search.preflight import preflight
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, recorded_uri
 from hep_ray.tracking.journal import Journal
@@ -33,7 +34,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
             baseline.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         PluginFailed: a file that registers its components has gone or changed.
-        Infeasible: a training fits on no node.
+        StorageError, ClusterUnavailable, Infeasible: see `preflight`.
     """
     found = find_search(options.search, options.storage, options.scripts)
     name, options = found.name, dataclasses.replace(options, storage=found.storage)
@@ -50,21 +51,12 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         )
     dataset = _dataset(options, state.started)
     contenders = [baseline.params, *(one.params for one in finalists)]
-    model_bytes = _check_models(contenders, dataset)
-    check_storage(options.storage)
     given = dataclasses.replace(options.as_in_search(state.started), data=dataset.folder)
-    runs = len(contenders) * options.seeds
-    resources = preflight(
-        dataset, given, contenders, plugins, trials=runs, model_bytes=model_bytes, keep=runs
-    )
-    check_shares_of(contenders, resources.min_workers_per_trial, resources.workers_per_trial)
-    check_batches_of(
-        contenders,
-        dataset.schema,
-        dataset.rows("train"),
-        min_workers=resources.min_workers_per_trial,
-        workers=resources.workers_per_trial,
-    )
+    trainings = len(contenders) * options.seeds
+    try:
+        resources = preflight(dataset, given, contenders, plugins, trials=trainings, keep=trainings)
+    except InvalidSpace as exc:
+        raise CannotConfirm(f"a contender cannot be trained: {exc}") from exc
     first = 1 + max(trial.started.seed for trial in state.trials.values())
     return ConfirmPlan(
         started=state.started,
@@ -149,19 +141,6 @@ def _dataset(options: ConfirmOptions, started: SearchStarted) -> Dataset:
     return dataset
 
 
-def _check_models(contenders: Sequence[dict[str, Any]], dataset: Dataset) -> int:
-    """Build each contender's model, without memory for its weights; bytes of the largest."""
-    largest = 0
-    for params in contenders:
-        try:
-            largest = max(largest, check_models([params], dataset))
-        except HepRayError as fault:
-            raise CannotConfirm(
-                f"every contender can be trained on the dataset; {params} cannot: {fault}"
-            ) from fault
-    return largest
-
-
 BASELINE = "baseline"
 """Name of the contender that the others are compared with."""
 
@@ -212,14 +191,34 @@ class ConfirmPlan:
         return self.search_folder / FOLDER
 
     @property
-    def metric(self) -> str:
-        """Of the test split, by which the finalists are compared: the search's own."""
+    def test_metric(self) -> str:
+        """Metric of the test split by which the finalists are compared: the search's own."""
         return of_test(self.started.metric)
 
     @property
     def tracking_uri(self) -> str:
         """MLflow server or database: as asked for, else that of the search."""
         return self.given.tracking_uri or recorded_uri(self.search_folder, self.started)
+
+    @property
+    def training(self) -> TrainingPlan:
+        """What is trained, for `execute`: every contender at full length."""
+        return TrainingPlan(
+            experiment=self.started.search,
+            storage=self.given.storage,
+            folder=self.folder,
+            tracking_uri=self.tracking_uri,
+            dataset=self.dataset,
+            resources=self.resources,
+            epochs=self.started.epochs,
+            metric=self.started.metric,
+            mode=self.started.mode,
+            grace=self.started.epochs,
+            keep=len(self.runs),
+            epoch_timeout=self.epoch_timeout,
+            plugins=self.plugins,
+            to_go_on="type the same command again, without --again",
+        )
 
     @property
     def contenders(self) -> list[tuple[str, Literal["finalist", "baseline"], dict[str, Any]]]:

@@ -1,17 +1,17 @@
 """Confirm a search: train finalists and baseline anew with the same seeds, then open the test split, once.
 
 The test split stays closed until every training has ended, so no result of it can decide what else is trained. That
-it is opened, and for whom, is recorded before (`test_uses`).
+it is opened, and for whom, is recorded before (`record_use`).
 """
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hep_ray.confirm.confirmation import (
     Confirmation,
     SplitUse,
     earlier_uses,
+    load_confirmation,
     params_hash,
     record_use,
     save_confirmation,
@@ -35,18 +36,16 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, EventSchema
-from hep_ray.errors import CannotResume, Interrupted, SearchFailed
+from hep_ray.errors import CannotResume, Interrupted, SearchFailed, TrackingUnavailable
 from hep_ray.loading.stream import EventData, open_events
 from hep_ray.plugins import Plugin, differences, load
-from hep_ray.search.execute import aside, close, fit
+from hep_ray.search.execute import execute, head_watchdog
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import JournalSearcher
 from hep_ray.search.state import SearchState
-from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.mlflow import MlflowTracker
 from hep_ray.tracking.mlflow_writer import log_confirmed
-from hep_ray.tracking.records import Record, SearchFinished, SearchStarted, TrialStarted, TrialTested
+from hep_ray.tracking.records import Record, SearchStarted, TrialStarted, TrialTested
 from hep_ray.training.testing import Outcome, evaluate_once
 
 
@@ -59,12 +58,14 @@ class ConfirmResult:
         path: of `confirmation.json`.
         tracking_uri: where MLflow holds the same.
         earlier_uses: times that the test split was read for this search before.
+        untracked: why MLflow does not hold all of it yet; None where it does.
     """
 
     confirmation: Confirmation
     path: Path
     tracking_uri: str
     earlier_uses: int
+    untracked: TrackingUnavailable | None = None
 
 
 def run_confirmation(
@@ -90,63 +91,62 @@ def run_confirmation(
     console = console or Console(stderr=True)
     if again:
         set_aside(plan.folder)
-    uri = plan.tracking_uri
-    with Journal(plan.folder) as journal:
-        header = _header(plan, journal)
-        tracker = MlflowTracker(uri, plan.started.search, plan.given.storage / "mlartifacts", aside(console))
-        tracker.replay(journal)
-        recorder = Recorder(
-            journal,
-            plan.started,
-            plan.started.epochs,
-            plan.folder / "trials",
-            [tracker.record],
-            keep=len(plan.runs),
-        )
-        if header is not None:
-            recorder.write(header)
+    done = execute(
+        plan.training,
+        console,
+        opening=partial(_opening, plan),
+        sampler=partial(FixedList, plan.runs),
+        publish=partial(_publish, plan),
+        when_trained=partial(_open_test_split, plan, console=console),
+    )
+    confirmation = load_confirmation(plan.search_folder)
+    untracked = done.untracked
+    if untracked is None:
         try:
-            _train(plan, recorder, console)
-            _test(plan, recorder, console)
-        finally:
-            fault = close(tracker)
-            if fault is not None and sys.exception() is not None:  # which is what the command ends with
-                aside(console)(str(fault))
-        confirmation = summarise(plan, recorder.state, tracker.run_ids)
-        path = save_confirmation(plan.search_folder, confirmation)
-        if fault is not None:
-            raise fault
-        tracker.attach(path)
-        _publish(plan, recorder.state, confirmation, uri, tracker.parent_run_id)
+            log_confirmed(
+                plan.tracking_uri,
+                plan.started.search,
+                plan.started.search_id,
+                done.parent_run_id,
+                main=plan.test_metric.removeprefix("test_"),
+                values=confirmed_values(confirmation),
+                trials=plan.trials_of_search,
+                stamp=max(
+                    trial.tested.time for trial in done.state.trials.values() if trial.tested is not None
+                ),
+            )
+        except TrackingUnavailable as exc:
+            untracked = exc
     looks = earlier_uses(plan.search_folder, plan.dataset.fingerprint, confirmation.confirmation_id)
-    return ConfirmResult(confirmation, path, uri, len(looks))
+    return ConfirmResult(confirmation, done.published, plan.tracking_uri, len(looks), untracked)
 
 
-def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
-    """The first record of a new confirmation; None for one that goes on."""
-    started = SearchState.fold(journal).started
+def _opening(plan: ConfirmPlan, state: SearchState) -> list[Record]:
+    """The first record of a new confirmation; none of one that goes on."""
+    started = state.started
     if started is None:
-        facts = plan.provenance
-        return SearchStarted(
-            time=time.time(),
-            search_id=uuid.uuid4().hex,
-            provenance={**facts, "confirms": plan.started.search_id},
-            options={
-                "top": plan.given.top,
-                "seeds": plan.given.seeds,
-                "baseline": plan.given.baseline,
-                "level": plan.given.level,
-                "data": str(plan.dataset.folder.resolve()),
-            },
-            title=f"{plan.started.search} (confirmation)",
-            tags={"hep_ray.kind": "confirmation"},
-            plugins=tuple(plugin.recorded for plugin in plan.plugins),
-            unstated=plan.started.unstated,
-            **plan.identity,
-        )
+        return [
+            SearchStarted(
+                time=time.time(),
+                search_id=uuid.uuid4().hex,
+                provenance={**plan.provenance, "confirms": plan.started.search_id},
+                options={
+                    "top": plan.given.top,
+                    "seeds": plan.given.seeds,
+                    "baseline": plan.given.baseline,
+                    "level": plan.given.level,
+                    "data": str(plan.dataset.folder.resolve()),
+                },
+                title=f"{plan.started.search} (confirmation)",
+                tags={"hep_ray.kind": "confirmation"},
+                plugins=tuple(plugin.recorded for plugin in plan.plugins),
+                unstated=plan.started.unstated,
+                **plan.identity,
+            )
+        ]
     if changes := differences(started.plugins, plan.plugins):
         raise CannotResume(
-            f"a confirmation goes on as it began; {'; '.join(changes)}: put it back, or type --again"
+            f"the code of this confirmation has changed: {'; '.join(changes)}: put it back, or type --again"
         )
     now = {**plan.identity, "confirms": plan.started.search_id}
     recorded = {key: getattr(started, key) for key in plan.identity}
@@ -160,54 +160,34 @@ def _header(plan: ConfirmPlan, journal: Journal) -> SearchStarted | None:
     for key, value in now.items():
         if recorded[key] != value:
             raise CannotResume(
-                f"a confirmation goes on as it began; {names.get(key, key)} were {recorded[key]!r} and are "
-                f"now {value!r}: type it as before, or --again to set {plan.folder} aside and start anew"
+                f"cannot go on with another confirmation; {names.get(key, key)} were {recorded[key]!r} and are now "
+                f"{value!r}: type it as before, or --again to set {plan.folder} aside and start anew"
             )
-    return None
+    return []
 
 
-def _train(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
+def _publish(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path | None:
+    """Write what was found, once all trainings have been tested."""
+    if not state.finished:
+        return None
+    return save_confirmation(plan.search_folder, summarise(plan, state, run_ids))
+
+
+def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console) -> None:
+    """Open the test split for the trainings that it has not judged yet.
+
+    Raises:
+        SearchFailed: a training of the baseline failed, or one of every finalist.
+        Interrupted: Ctrl-C; what was tested is recorded.
+    """
     state = recorder.state
-    again = True
-    while again and len(runs := FixedList(plan.runs, state, recorder.write)):
-        fit(
-            plan.dataset,
-            plan.resources,
-            plan.folder,
-            epochs=plan.started.epochs,
-            metric=plan.started.metric,
-            mode=plan.started.mode,
-            searcher=runs,
-            scheduler=None,
-            recorder=recorder,
-            to_run=len(runs),
-            total=len(plan.runs),
-            console=console,
-            epoch_timeout=plan.epoch_timeout,
-            plugins=plan.plugins,
-            unstated=plan.started.unstated,
-        )
-        again = recorder.given_back()
-    left = [run.trial_id for run in plan.runs if run.trial_id not in state.trials]
-    left += [trial.trial_id for trial in state.unfinished()]
-    if left:
-        raise Interrupted(
-            f"{len(left)} trainings have not ended ({', '.join(left)}), and the test split is still closed; every "
-            "finished epoch is kept: type the same command again, without --again, to go on"
-        )
+    assert state.started is not None
     failed = failures(plan, state)
     if BASELINE in failed or len(failed) == len(plan.finalists):
         name = BASELINE if BASELINE in failed else next(iter(failed))
         raise SearchFailed(
-            f"a confirmation needs every training of the baseline and of a finalist; {name} failed: {failed[name]}"
+            f"{name} failed: {failed[name]}; a confirmation needs every training of the baseline and of a finalist"
         )
-
-
-def _test(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
-    """Open the test split for the trainings that it has not judged yet."""
-    state = recorder.state
-    assert state.started is not None
-    failed = failures(plan, state)
     judged = [(name, params) for name, _, params in plan.contenders if name not in failed]
     names = {name for name, _ in judged}
     closed = [
@@ -237,29 +217,15 @@ def _test(plan: ConfirmPlan, recorder: Recorder, console: Console) -> None:
             console.print(f"tested {told} of {len(plan.seeds) * len(judged)}", highlight=False)
 
         try:
-            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", closed, write, plan.plugins)
+            with head_watchdog(console, plan.training.to_go_on):
+                evaluate_all(
+                    plan.dataset, plan.resources, plan.folder / "trials", closed, write, plan.plugins
+                )
         except KeyboardInterrupt:
             raise Interrupted(
-                "every evaluation that ended is kept; some have not: type the same command again, without --again"
+                f"some models are not tested yet; every evaluation that ended is kept: {plan.training.to_go_on} to go "
+                "on"
             ) from None
-    if not state.finished:
-        recorder.write(SearchFinished(time=time.time()))
-
-
-def _publish(
-    plan: ConfirmPlan, state: SearchState, confirmation: Confirmation, uri: str, parent: str | None
-) -> None:
-    """Put the confirmed values where a person sorts by them: at the search's run and trials, and at our own."""
-    log_confirmed(
-        uri,
-        plan.started.search,
-        plan.started.search_id,
-        parent,
-        main=plan.metric.removeprefix("test_"),
-        values=confirmed_values(confirmation),
-        trials=plan.trials_of_search,
-        stamp=max(trial.tested.time for trial in state.trials.values() if trial.tested is not None),
-    )
 
 
 class FixedList(JournalSearcher):

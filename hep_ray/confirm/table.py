@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hep_ray.confirm.confirmation import Comparison, Confirmation, Estimate
+from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
 
 
 def confirmation_table(confirmation: Confirmation) -> Table:
@@ -82,7 +83,8 @@ def verdict(confirmation: Confirmation) -> str:
         )
     if of_seeds:
         sentence += (
-            " Only the noise of the seeds is counted, not that of the test split; --again counts both."
+            " Only the noise of the seeds is counted, not that of the test split; --again counts both where each class "
+            f"has {FEWEST_OF_A_CLASS} test events or more."
         )
     return sentence
 

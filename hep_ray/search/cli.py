@@ -20,8 +20,8 @@ from hep_ray.search.definition import Search
 from hep_ray.search.options import SearchOptions, recorded_options, with_flags
 
 if TYPE_CHECKING:
+    from hep_ray.search.execute import SearchResult
     from hep_ray.search.plan import SearchPlan
-    from hep_ray.search.run import SearchResult
 
 SHOWN = 5
 """Trials named beside a cause of failure."""
@@ -58,8 +58,8 @@ def build_app(search: Search) -> typer.Typer:
         dry_run: DryRun = False,
         **given: Any,
     ) -> None:
+        from hep_ray.search.execute import run_search
         from hep_ray.search.plan import prepare
-        from hep_ray.search.run import run_search
         from hep_ray.search.state import SearchState
 
         console = Console(stderr=True)

@@ -1,7 +1,8 @@
-"""Let Tune train trials, with everything told to the recorder; what draws them and what ends them is given."""
+"""Execute a plan: let Tune train its trials, with everything told to the recorder, and rank them."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -9,142 +10,288 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import tune
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
 from rich.console import Console
 
-from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import StorageError, TrackingUnavailable
+from hep_ray.files import storing
 from hep_ray.loading.stream import open_events
-from hep_ray.plugins import Plugin
-from hep_ray.search.options import EPOCH_TIMEOUT
+from hep_ray.search.failures import judge
+from hep_ray.search.leaderboard import leaderboard, write_leaderboard
+from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
-from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.sampler import JournalSearcher, OptunaSearcher
+from hep_ray.search.scheduler import ResumableASHA
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
+from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
+from hep_ray.tracking.records import Record, SearchFinished
+
+Opening = Callable[[SearchState], Iterable[Record]]
+"""From what the journal holds to the first records of this attempt."""
+Sampler = Callable[[SearchState, Callable[[Record], None]], JournalSearcher]
+"""From what the journal holds, and what records a new trial, to what hands out trials."""
+Publish = Callable[[SearchState, Mapping[str, str]], Path | None]
+"""From what was trained, and trial id → MLflow run id, to the file that tells it; None where it is too early."""
 
 
-def fit(
-    dataset: Dataset,
-    resources: ResourcePlan,
-    folder: Path,
-    *,
-    epochs: int,
-    metric: str,
-    mode: Literal["max", "min"],
-    searcher: Searcher,
-    scheduler: TrialScheduler | None,
-    recorder: Recorder,
-    to_run: int,
-    total: int,
-    console: Console,
-    epoch_timeout: float = EPOCH_TIMEOUT,
-    plugins: tuple[Plugin, ...] = (),
-    unstated: Mapping[str, Any],
-) -> None:
-    """Let Tune train trials on the training split until the searcher has none left.
+@dataclass(frozen=True)
+class SearchResult:
+    """What a finished search leaves.
+
+    Attributes:
+        state: every trial with its history.
+        leaderboard: path of `leaderboard.json`.
+        tracking_uri: where MLflow holds the same.
+        untracked: why MLflow does not hold all of it yet; None where it does.
+    """
+
+    state: SearchState
+    leaderboard: Path
+    tracking_uri: str
+    untracked: TrackingUnavailable | None = None
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What an executed plan leaves.
+
+    Attributes:
+        state: every trial with its history.
+        published: the file that tells it.
+        parent_run_id: MLflow's parent run; None while MLflow has none.
+        untracked: why MLflow does not hold all of it yet; None where it does.
+    """
+
+    state: SearchState
+    published: Path
+    parent_run_id: str | None
+    untracked: TrackingUnavailable | None
+
+
+def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | None = None) -> SearchResult:
+    """Train every trial of a plan that has not ended yet, and rank them.
 
     Args:
-        dataset: training and validation split are loaded, or streamed, as the resources say.
-        resources: of one trial, and how many run side by side.
-        folder: of the journal; the trials' folders lie in it.
-        epochs: full length of a trial.
-        metric: key of the per-epoch report that decides which epoch's model is kept.
-        mode: whether more or less of it is better.
-        searcher: hands out each trial's id, parameters and seed.
-        scheduler: ends trials early; None trains each in full.
-        recorder: is told everything.
-        to_run: number of trials.
-        total: trials in all, with those that ended before.
+        plan: checked by `prepare`.
+        resume: go on with the search that the storage holds.
         console: where progress is shown.
-        epoch_timeout: seconds that an epoch may take.
-        plugins: files of the user's own whose components the trials need.
-        unstated: what a parameter is that a trial leaves out, where it is not today's default.
+
+    Raises:
+        StorageError: the storage holds a search already and `resume` is off, or takes no more while it runs.
+        CannotResume: there is none, or it is another search than this one.
+        TrackingUnavailable, Interrupted, SearchFailed: see `execute`.
+    """
+    console = console or Console(stderr=True)
+    plan = _with_recorded_cost(plan, console)
+
+    def sampler(state: SearchState, write: Callable[[Record], None]) -> OptunaSearcher:
+        return OptunaSearcher(
+            plan.search, plan.preset, plan.space, plan.given.seed, plan.folder / "optuna.db", state, write
+        )
+
+    done = execute(
+        plan.training,
+        console,
+        opening=partial(plan.opening, resume=resume),
+        sampler=sampler,
+        publish=lambda state, run_ids: write_leaderboard(plan.folder, leaderboard(state, run_ids)),
+    )
+    return SearchResult(done.state, done.published, plan.tracking_uri, done.untracked)
+
+
+def _with_recorded_cost(plan: SearchPlan, console: Console) -> SearchPlan:
+    """The plan; of a search that began when its script still counted time, with that for its cost."""
+    started = SearchState.read(plan.folder).started
+    if started is None or started.cost not in TIMES or plan.search.cost not in OF_MODEL:
+        return plan
+    beside(console)(
+        f"this search began with the cost {started.cost} and goes on with it; one started anew counts "
+        f"{plan.search.cost}, which does not depend on what else the machine does"
+    )
+    return dataclasses.replace(plan, search=dataclasses.replace(plan.search, cost=started.cost))
+
+
+def execute(
+    plan: TrainingPlan,
+    console: Console,
+    *,
+    opening: Opening,
+    sampler: Sampler,
+    publish: Publish,
+    when_trained: Callable[[Recorder], None] | None = None,
+) -> Executed:
+    """Train every trial of a plan that has not ended yet.
+
+    An MLflow server that is away, at the start, in the middle or at the end, stops nothing: the result says so.
+
+    Args:
+        plan: what is trained.
+        console: where progress is shown.
+        opening: of the journal.
+        sampler: hands out each trial's id, parameters and seed.
+        publish: writes what was found, also when the trials were interrupted.
+        when_trained: called once all trials have ended, before it is recorded that they have.
+
+    Raises:
+        StorageError: another process holds the journal, or the storage takes no more.
+        TrackingUnavailable: MLflow refuses the trials before they start, and always will.
+        Interrupted: Ctrl-C; the trials can go on.
+        SearchFailed: every trial failed.
+    """
+    untracked: TrackingUnavailable | None = None
+    with Journal(plan.folder) as journal:
+        records = opening(SearchState.fold(journal))
+        tracker = MlflowTracker(
+            plan.tracking_uri, plan.experiment, plan.storage / "mlartifacts", beside(console)
+        )
+        tracker.replay(journal)
+        recorder = Recorder(
+            journal,
+            plan.metric,
+            plan.mode,
+            plan.epochs,
+            plan.folder / "trials",
+            [tracker.record],
+            keep=plan.keep,
+            epoch_timeout=plan.epoch_timeout,
+        )
+        state = recorder.state
+        recorder.sweep()
+        for record in records:
+            recorder.write(record)
+        try:
+            try:
+                _train(plan, journal, recorder, sampler, console)
+                if not state.to_run(plan.trials):
+                    if when_trained is not None:
+                        when_trained(recorder)
+                    if not state.finished:
+                        recorder.write(SearchFinished(time=time.time()))
+            except KeyboardInterrupt:  # a second one, while Tune was ending the first way
+                judge(state, plan.trials, plan.to_go_on)
+                raise
+            finally:
+                untracked = _untracked(tracker.close)
+                with storing(plan.folder):
+                    published = publish(state, tracker.run_ids)
+            if published is not None:
+                untracked = untracked or _untracked(partial(tracker.attach, published))
+            judge(state, plan.trials, plan.to_go_on)
+            assert published is not None
+        except BaseException:
+            if untracked is not None:
+                beside(console)(str(untracked))
+            raise
+    return Executed(state, published, tracker.parent_run_id, untracked)
+
+
+def _train(
+    plan: TrainingPlan, journal: Journal, recorder: Recorder, sampler: Sampler, console: Console
+) -> None:
+    """Let Tune train what is left, as often as it gives trials up that it has to train again."""
+    again = True
+    while again:
+        scheduler = ResumableASHA(plan.metric, plan.mode, plan.epochs, plan.grace, plan.reduction_factor)
+        for trial_id in sorted(scheduler.replay(journal)):
+            recorder.finish(trial_id)
+        searcher = sampler(recorder.state, recorder.write)
+        if not recorder.state.to_run(plan.trials):
+            return
+        with recorder.listening(searcher.record):
+            _tune(plan, recorder, searcher, scheduler, console)
+        for doubt in scheduler.doubts():
+            beside(console)(doubt)
+        again = recorder.given_back()
+
+
+def _tune(
+    plan: TrainingPlan,
+    recorder: Recorder,
+    searcher: JournalSearcher,
+    scheduler: ResumableASHA,
+    console: Console,
+) -> None:
+    """Let Tune train trials on the training split until the searcher has none left.
 
     Raises:
         StorageError: the storage is full, or cannot be written any more.
     """
-    recorder.epoch_timeout = epoch_timeout
+    state, resources = recorder.state, plan.resources
+    assert state.started is not None
     job = TrialJob(
-        trials_folder=str(folder.resolve() / "trials"),
-        schema=dataset.schema,
-        data=open_events(dataset, resources.ingest),
-        epochs=epochs,
-        metric=metric,
-        mode=mode,
+        trials_folder=str(plan.folder.resolve() / "trials"),
+        schema=plan.dataset.schema,
+        data=open_events(plan.dataset, resources.ingest),
+        epochs=plan.epochs,
+        metric=plan.metric,
+        mode=plan.mode,
         cpus=resources.cpus_per_trial,
         gpu=resources.gpus_per_trial > 0,
-        epoch_timeout=epoch_timeout,
-        plugins=plugins,
+        epoch_timeout=plan.epoch_timeout,
+        plugins=plan.plugins,
         gpu_share=min(resources.gpus_per_trial, 1.0) or 1.0,
-        unstated=unstated,
+        unstated=state.started.unstated,
     )
-    scratch = folder.resolve() / ".tune"
+    scratch = plan.folder.resolve() / ".tune"
     tune_config = tune.TuneConfig(
         search_alg=searcher,
         scheduler=scheduler,
-        num_samples=to_run,
+        num_samples=state.to_run(plan.trials),
         max_concurrent_trials=resources.concurrent,
         reuse_actors=True,
     )
     run_config = tune.RunConfig(
-        name=folder.name,
+        name=plan.folder.name,
         storage_path=str(scratch),
         callbacks=[recorder],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         failure_config=tune.FailureConfig(max_failures=TRIES_AGAIN),
         verbose=0,
     )
+    total = max(plan.trials, len(state.trials))
     try:
         with (
-            stopped_by_storage(folder),
-            Progress(recorder.state, total, epochs, metric, mode, console) as progress,
+            named_when_full(plan.folder),
+            Progress(state, total, plan.epochs, plan.metric, plan.mode, console) as progress,
             recorder.listening(progress.record),
-            lifeline(console),
+            head_watchdog(console, plan.to_go_on),
             memory_kills_are_losses(),
             trainable(job, resources, scratch) as actor,
         ):
             tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()
     except Exception:
-        if recorder.fault is not None:
-            raise recorder.fault from None
+        if recorder.storage_error is not None:
+            raise recorder.storage_error from None
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def aside(console: Console) -> Callable[[str], None]:
-    """A way to tell something beside the progress display."""
+def beside(console: Console) -> Callable[[str], None]:
+    """Tell something beside the progress display."""
     return partial(console.print, highlight=False, soft_wrap=True, markup=False)
 
 
-def close(tracker: MlflowTracker) -> TrackingUnavailable | None:
-    """Flush the tracker; its fault is told only after the leaderboard is written."""
+def _untracked(work: Callable[[], None]) -> TrackingUnavailable | None:
+    """Do a tracker's last work; what MLflow does not take is told when everything else is done."""
     try:
-        tracker.close()
-    except TrackingUnavailable as fault:
-        return fault
-    return None
-
-
-def attach(tracker: MlflowTracker, artifact: Path) -> TrackingUnavailable | None:
-    """Store a file with the tracker's parent run; its fault is told later."""
-    try:
-        tracker.attach(artifact)
-    except TrackingUnavailable as fault:
-        return fault
+        work()
+    except TrackingUnavailable as exc:
+        return exc
     return None
 
 
@@ -158,20 +305,22 @@ SHARE = 0.75
 
 
 @contextmanager
-def lifeline(console: Console) -> Iterator[None]:
-    """End this process, with exit code 1, where the head of its cluster does not answer for most of a minute.
+def head_watchdog(console: Console, to_go_on: str) -> Iterator[None]:
+    """Abort with exit code 1 when the Ray head stops responding for most of a minute.
 
-    A head that comes back in time, as one with a Redis behind it does, is found again. The time follows Ray's own,
-    `RAY_gcs_rpc_server_reconnect_timeout_s`.
+    Ray itself aborts after a minute, with a line about its own logs. Everything that was finished is in the journal, so
+    nothing is to be saved first. A head that comes back in time, as one with a Redis behind it does, is found again.
+    The time follows Ray's own, `RAY_gcs_rpc_server_reconnect_timeout_s`.
 
     Args:
         console: told why.
+        to_go_on: what to type then.
     """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     over = threading.Event()
     patience = SHARE * float(os.environ.get(RECONNECT) or RECONNECT_SECONDS)
-    words = (host.strip("[]"), int(port), patience, over, console)
-    watcher = threading.Thread(target=_watch, args=words, name="lifeline", daemon=True)
+    told = (host.strip("[]"), int(port), patience, over, console, to_go_on)
+    watcher = threading.Thread(target=_watch, args=told, name="head-watchdog", daemon=True)
     watcher.start()
     try:
         yield
@@ -180,16 +329,17 @@ def lifeline(console: Console) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(host: str, port: int, patience: float, over: threading.Event, console: Console) -> None:
+def _watch(
+    host: str, port: int, patience: float, over: threading.Event, console: Console, to_go_on: str
+) -> None:
     answered = time.monotonic()
     while not over.wait(LOOK_SECONDS):
         if _answers(host, port):
             answered = time.monotonic()
         elif time.monotonic() - answered > patience:
             text = (
-                f"error: a search needs its Ray cluster; the head at {host}:{port} has not answered for "
-                f"{patience:.0f} s; every finished epoch is kept: start the cluster again, then run the same "
-                "command again, a search with --resume"
+                f"error: the Ray head at {host}:{port} has not answered for {patience:.0f} s; every finished epoch is "
+                f"kept: start the cluster again, then {to_go_on}"
             )
             console.show_cursor()
             console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -232,7 +382,7 @@ def memory_kills_are_losses() -> Iterator[None]:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_WORDS = (
+_FULL_IN_WORDS = (
     "No space left on device",
     "database or disk is full",
     "Disk quota exceeded",
@@ -242,8 +392,8 @@ _WORDS = (
 
 
 @contextmanager
-def stopped_by_storage(folder: Path) -> Iterator[None]:
-    """Name a full or read-only disk, however deep in Ray or SQLite it was met.
+def named_when_full(folder: Path) -> Iterator[None]:
+    """Name a full or read-only storage, however deep in Ray or SQLite it was met.
 
     Raises:
         StorageError: the block failed for want of room.
@@ -252,25 +402,26 @@ def stopped_by_storage(folder: Path) -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except Exception as fault:
-        if not _is_full(fault):
+    except Exception as exc:
+        if not _is_full(exc):
             raise
         raise StorageError(
-            f"the storage must be writable; {folder} is not any more: {_line(fault)}; every finished epoch is kept: "
-            "make room, then resume"
-        ) from fault
+            f"cannot write to {folder} any more: {_line(exc)}; every finished epoch is kept: make room, then resume"
+        ) from exc
 
 
-def _is_full(fault: BaseException | None) -> bool:
-    while fault is not None:
-        if isinstance(fault, OSError) and fault.errno in _FULL:
+def _is_full(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in _FULL:
             return True
-        if any(words in str(fault) for words in _WORDS):
+        if any(words in str(exc) for words in _FULL_IN_WORDS):
             return True
-        fault = fault.__cause__ or fault.__context__
+        exc = exc.__cause__ or exc.__context__
     return False
 
 
-def _line(fault: BaseException) -> str:
-    lines = str(fault).splitlines()
-    return next((line.strip() for line in lines if any(words in line for words in _WORDS)), str(fault)[:200])
+def _line(exc: BaseException) -> str:
+    lines = str(exc).splitlines()
+    return next(
+        (line.strip() for line in lines if any(words in line for words in _FULL_IN_WORDS)), str(exc)[:200]
+    )

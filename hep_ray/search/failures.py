@@ -111,25 +111,30 @@ def causes(trials: Iterable[TrialState]) -> list[tuple[str, list[TrialState]]]:
     return [(headline(group[0]), group) for group in ordered]
 
 
-def judge(state: SearchState) -> None:
-    """Whether a search may be called a success.
+def judge(state: SearchState, trials: int, to_go_on: str) -> None:
+    """Raise unless all trials have ended and one of them succeeded.
+
+    Args:
+        state: what was trained.
+        trials: that were to be.
+        to_go_on: what to type after an interruption.
 
     Raises:
-        Interrupted: trials have not ended.
+        Interrupted: trials have not ended, or not begun.
         SearchFailed: every trial failed; the commonest cause is named first.
     """
-    if unfinished := state.unfinished():
+    if left := state.to_run(trials):
+        begun = ", ".join(trial.trial_id for trial in state.unfinished()) or "none of them begun"
         raise Interrupted(
-            f"{len(unfinished)} trials have not ended ({', '.join(trial.trial_id for trial in unfinished)}); "
-            "every finished epoch is kept: run the same script with --resume to go on"
+            f"{left} trials have not ended ({begun}); every finished epoch is kept: {to_go_on} to go on"
         )
-    trials = list(state.trials.values())
-    if trials and len(failed(trials)) == len(trials):
-        (cause, like_it), *others = causes(trials)
+    ended = state.trials.values()
+    if ended and len(failed(ended)) == len(ended):
+        (cause, like_it), *others = causes(ended)
         more = f"; {len(others)} other cause{'s' if len(others) > 1 else ''}" if others else ""
         raise SearchFailed(
-            f"at least one trial must succeed; all {len(trials)} failed, {len(like_it)} of them so: {cause}{more}; "
-            f"what trial {like_it[0].trial_id} wrote is in its {LOG}, and in MLflow"
+            f"all {len(ended)} trials failed, {len(like_it)} of them with: {cause}{more}; what trial "
+            f"{like_it[0].trial_id} wrote is in its {LOG}, and in MLflow"
         )
 
 

@@ -1,30 +1,74 @@
-"""Everything that can be known to be wrong before a trial starts is found here."""
+"""Plan a search: check it against its dataset, the storage and the cluster, and state what it will do."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import UnknownName
-from hep_ray.plugins import Plugin, registered
-from hep_ray.search.definition import Preset, Search
-from hep_ray.search.options import Resume, SearchOptions
-from hep_ray.search.preflight import (
-    check_augmentation,
-    check_batches,
-    check_metrics,
-    check_models,
-    check_shares,
-    check_storage,
-    preflight,
-)
+from hep_ray.errors import CannotResume, StorageError, UnknownName
+from hep_ray.plugins import Plugin, differences, registered
+from hep_ray.search.definition import Mode, Preset, Search
+from hep_ray.search.find import stated_by
+from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions
+from hep_ray.search.preflight import check_metrics, configurations_of, preflight
+from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import MIXED, n_startup_trials, stops, total_trials
 from hep_ray.search.space import Space
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.provenance import provenance
+from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What is trained, on what data, with which resources and until when: of a search, or of a confirmation.
+
+    Attributes:
+        experiment: name of the search, which is that of its experiment in MLflow.
+        storage: folder of all searches.
+        folder: of the journal; the trials' folders lie in it.
+        tracking_uri: MLflow server or database.
+        dataset: training and validation split are loaded, or streamed, as the resources say.
+        resources: of one trial, how many run side by side, and how many there are in all.
+        epochs: full length of a trial.
+        metric: key of the per-epoch report that ranks trials and decides which epoch's model is kept.
+        mode: whether more (`max`) or less (`min`) of it is better.
+        grace: epochs before ASHA stops any trial; all of them where none is stopped.
+        reduction_factor: at each rung of ASHA one trial in this many goes on.
+        keep: trials, best first, whose model stays on disk.
+        epoch_timeout: seconds that an epoch may take.
+        plugins: files of the user's own whose components the trials need.
+        to_go_on: what to type after an interruption.
+    """
+
+    experiment: str
+    storage: Path
+    folder: Path
+    tracking_uri: str
+    dataset: Dataset
+    resources: ResourcePlan
+    epochs: int
+    metric: str
+    mode: Mode
+    grace: int
+    reduction_factor: int = 3
+    keep: int = KEEP_BEST
+    epoch_timeout: float = EPOCH_TIMEOUT
+    plugins: tuple[Plugin, ...] = ()
+    to_go_on: str = "run the same script with --resume"
+
+    @property
+    def trials(self) -> int:
+        """Trials to run."""
+        return self.resources.trials
 
 
 @dataclass(frozen=True)
@@ -63,6 +107,30 @@ class SearchPlan:
     def trials(self) -> int:
         """Trials to run."""
         return self.resources.trials
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow server or database."""
+        return self.given.tracking_uri or default_uri(self.storage)
+
+    @property
+    def training(self) -> TrainingPlan:
+        """What is trained, for `execute`."""
+        return TrainingPlan(
+            experiment=self.search.name,
+            storage=self.storage,
+            folder=self.folder,
+            tracking_uri=self.tracking_uri,
+            dataset=self.dataset,
+            resources=self.resources,
+            epochs=self.preset.epochs,
+            metric=self.search.metric,
+            mode=self.search.mode,
+            grace=self.preset.grace,
+            reduction_factor=self.preset.reduction_factor,
+            epoch_timeout=self.given.epoch_timeout,
+            plugins=self.plugins,
+        )
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -109,44 +177,96 @@ class SearchPlan:
         """What the journal records of the options, for a later --resume without flags."""
         return {**self.given.record(), "cache": self.resources.ingest.cache}
 
+    def opening(self, state: SearchState, *, resume: bool) -> list[Record]:
+        """The first records of this attempt: a new search, or flags that are other ones and code that is accepted.
+
+        Args:
+            state: what the journal holds.
+            resume: go on with the search that it holds.
+
+        Raises:
+            StorageError: it holds a search, and `resume` is off.
+            CannotResume: it holds none, or another one than this.
+        """
+        if state.started is None:
+            if resume:
+                raise CannotResume(
+                    f"no search to resume: {self.folder} holds none; start it without --resume"
+                )
+            return [
+                SearchStarted(
+                    time=time.time(),
+                    search_id=uuid.uuid4().hex,
+                    provenance=self.provenance,
+                    options=self.options,
+                    plugins=tuple(plugin.recorded for plugin in self.plugins),
+                    stated=stated_by(self.search),
+                    unstated={},
+                    **self.identity,
+                )
+            ]
+        if not resume:
+            ended = sum(trial.finished is not None for trial in state.trials.values())
+            raise StorageError(
+                f"{self.folder} holds a search already, of {len(state.trials)} trials, {ended} ended: type --resume to "
+                "go on with it, or choose another --storage"
+            )
+        before, now = {key: getattr(state.started, key) for key in self.identity}, self.identity
+        if state.started.stated is not None:
+            before["baseline"], now["baseline"] = state.started.stated["baseline"], dict(self.search.baseline)
+        if changes := self.space.changes_since(before.pop("space")):
+            raise CannotResume(
+                f"the search space has changed: {'; '.join(changes)}. A resumed search is the same search: state the "
+                "space as it was, or choose another --storage"
+            )
+        for key, recorded in before.items():
+            if recorded != now[key]:
+                raise CannotResume(
+                    f"cannot resume another search; {key} was {recorded!r} and is now {now[key]!r}: resume with the "
+                    "flags it was started with, or choose another --storage"
+                )
+        return [*self._changed_options(state, state.started.options), *self._changed_code(state)]
+
+    def _changed_options(self, state: SearchState, before: Mapping[str, Any]) -> list[Record]:
+        if self.trials < len(state.trials) and self.given.trials not in (None, before.get("trials")):
+            drawn = len(state.trials) - len(self.search.references)
+            raise CannotResume(
+                f"--trials {self.given.trials} is fewer than the {drawn} drawn already, beside the references, in "
+                f"{self.folder}: type --trials {drawn} to draw no more, or leave it out"
+            )
+        changed = any(value != before.get(key) for key, value in self.options.items())
+        return [OptionsChanged(time=time.time(), options={**before, **self.options})] if changed else []
+
+    def _changed_code(self, state: SearchState) -> list[Record]:
+        changes = differences(state.plugins, self.plugins)
+        if changes and not self.given.accept_changed_code:
+            raise CannotResume(
+                f"the code of this search has changed: {'; '.join(changes)}. Its trials would not be comparable: put "
+                "the file back as it was, or type --accept-changed-code to go on, which is recorded"
+            )
+        now = tuple(plugin.recorded for plugin in self.plugins)
+        return [CodeAccepted(time=time.time(), plugins=now, changes=tuple(changes))] if changes else []
+
 
 def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     """Check a search against its dataset, the storage and the cluster.
 
     Raises:
         UnknownName: no such preset.
-        InvalidSpace: the trainer would not read, or would refuse, a parameter, workers cannot share a batch, an
-            augmentation would break the dataset's events, or a model would meet a batch of one event that it cannot
-            normalise over.
+        InvalidSpace: the trainer would not read, or would refuse, a parameter.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
-        InvalidConfig: a model cannot take the dataset's columns.
-        StorageError: the storage cannot be written or has no room, or a node of the cluster does not share it or the
-            data.
-        PluginFailed: a component of the user's own cannot be brought to a node, or builds differently there.
-        ClusterUnavailable: the cluster does not take this driver.
-        Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
+        InvalidConfig: trials on this dataset do not report the metric.
+        InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
     """
     preset = _preset(search, options)
     plugins = registered()
     space = preset.space or search.space
     space.check()
     trials = total_trials(search, preset, space)
-    check_storage(options.storage)
     dataset = Dataset.open(options.data)
-    check_metrics(search, dataset)
-    model_bytes = check_models([*space.samples(), *search.references], dataset)
-    check_augmentation([*space.augmented(), *search.references], dataset.schema)
-    samples = [*space.samples(), *search.references]
-    resources = preflight(dataset, options, samples, plugins, trials=trials, model_bytes=model_bytes)
-    check_shares(space, search.references, resources.min_workers_per_trial, resources.workers_per_trial)
-    check_batches(
-        space,
-        search.references,
-        dataset.schema,
-        dataset.rows("train"),
-        min_workers=resources.min_workers_per_trial,
-        workers=resources.workers_per_trial,
-    )
+    check_metrics(search.metric, search.cost, dataset.schema)
+    configurations = configurations_of(space, search.references, options.workers_per_trial)
+    resources = preflight(dataset, options, configurations, plugins, trials=trials)
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
 
 

@@ -1,4 +1,4 @@
-"""Everything about trials that can be known to be wrong before one starts."""
+"""Find everything about trials that can be known to be wrong before one starts."""
 
 from __future__ import annotations
 
@@ -8,78 +8,94 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hep_ray.cluster import connect, nodes
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError
+from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
 from hep_ray.files import make_folder
 from hep_ray.loading.batches import BatchRequest, torch_dtype
 from hep_ray.loading.cache import plan_ingest
+from hep_ray.loading.event_images import check_augmentation
+from hep_ray.models import Model
+from hep_ray.optim import OPTIMIZERS
+from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.plugins import Plugin
-from hep_ray.search.definition import Search
 from hep_ray.search.node_checks import check_every_node, check_plugins
+from hep_ray.search.options import SearchOptions
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
 from hep_ray.search.space import Choice, Integer, Mapped, Space, Value
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import local_step
+from hep_ray.training.evaluation import validation_keys
 
-if TYPE_CHECKING:
-    from hep_ray.search.options import SearchOptions
+DECIDE_BATCHES = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm", "swa_start")
+"""Parameters that decide how the events of an epoch are cut into batches, and which batches a model meets."""
+STATES = 5
+"""Models' worth of a running trial's two checkpoints: the best model, and weights, two moments and an average."""
 
 
 def preflight(
     dataset: Dataset,
-    given: SearchOptions,
-    samples: Sequence[Mapping[str, Any]],
+    options: SearchOptions,
+    configurations: Iterable[Mapping[str, Any]],
     plugins: Sequence[Plugin],
     *,
     trials: int,
-    model_bytes: int,
     keep: int = KEEP_BEST,
 ) -> ResourcePlan:
-    """Join the cluster and see that trials can run there: data, storage, code, memory, cores and disk.
+    """Check that trials can be trained, then join the cluster and check that they can run there.
 
     Args:
         dataset: opened.
-        given: what the command line chose.
-        samples: parameters of trials that name every component once.
+        options: what the command line chose.
+        configurations: parameters of trials, between them every model and every kind of batch.
         plugins: files of the user's own that register components.
         trials: to run.
-        model_bytes: of the largest model's weights.
         keep: models that are kept.
 
     Raises:
-        ClusterUnavailable, StorageError, PluginFailed, Infeasible: see `prepare`.
+        InvalidSpace: a trial could not be trained, see `check_configurations`.
+        StorageError: the storage cannot be written or has no room, or a node does not share it or the data.
+        PluginFailed: a component of the user's own cannot be brought to a node, or builds differently there.
+        ClusterUnavailable: the cluster does not take this driver.
+        Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
     """
+    check_storage(options.storage)
+    least, most = options.min_workers_per_trial, options.workers_per_trial
+    workers = range(most if least is None else max(least, 1), most + 1)
+    samples, model_bytes = check_configurations(
+        configurations, dataset.schema, dataset.rows("train"), workers
+    )
     connect()
-    check_every_node(given.storage, dataset.folder / MANIFEST)
+    check_every_node(options.storage, dataset.folder / MANIFEST)
     check_plugins(plugins, samples, dataset.schema)
     expected = expected_nodes()
-    ingest = plan_ingest(dataset.manifest, nodes(), given.cache, given.memory_budget)
+    ingest = plan_ingest(dataset.manifest, nodes(), options.cache, options.memory_budget)
     resources = plan_resources(
         expected,
         trials,
-        given.cpus_per_trial,
-        given.gpus_per_trial,
-        workers_per_trial=given.workers_per_trial,
-        min_workers_per_trial=given.min_workers_per_trial,
+        options.cpus_per_trial,
+        options.gpus_per_trial,
+        workers_per_trial=most,
+        min_workers_per_trial=least,
         ingest=dataclasses.replace(ingest, readers=len(expected)),
     )
-    check_room(given.storage, model_bytes, resources.concurrent, keep)
+    check_room(options.storage, model_bytes, resources.concurrent, keep)
     return resources
 
 
 def check_storage(storage: Path) -> None:
-    """Make the folder of all searches, and see that it can be written.
+    """Make the folder of all searches, and check that it can be written.
 
     Raises:
         StorageError: it cannot.
@@ -89,223 +105,12 @@ def check_storage(storage: Path) -> None:
         make_folder(storage)
         probe.touch()
         probe.unlink()
-    except OSError as fault:
-        raise StorageError(f"the storage can be written; {storage} cannot: {fault.strerror}") from fault
-
-
-DECIDE = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm")
-
-
-def check_shares(
-    space: Space, references: Sequence[Mapping[str, Any]], min_workers: int, workers: int
-) -> None:
-    """Prove that every trial can be trained by each number of workers that it may get.
-
-    A model that is fitted in one go is fitted by the first worker alone.
-
-    Args:
-        space: of the trials.
-        references: configurations beside it.
-        min_workers: the fewest.
-        workers: the most.
-
-    Raises:
-        InvalidSpace: a batch cannot be shared equally, or the learning rate would change with the number of workers
-            in mid-trial.
-    """
-    if workers == 1:
-        return
-    drawn = space.parameters.get("batch_size")
-    if drawn is not None and not isinstance(drawn, Choice | Mapped):
-        raise InvalidSpace(
-            f"workers share batches of stated sizes; batch_size is {drawn}: make it a Choice of multiples of "
-            "their number"
-        )
-    check_shares_of([*_varied(space), *references], min_workers, workers)
-
-
-def check_shares_of(configurations: Sequence[Mapping[str, Any]], min_workers: int, workers: int) -> None:
-    """The same for configurations that are known.
-
-    Raises:
-        InvalidSpace: as above.
-    """
-    for params in configurations if workers > 1 else ():
-        config = TrialConfig.from_params(params)
-        if config.fitted:
-            continue
-        scaling = config.training.learning_rate_scaling
-        if min_workers < workers and scaling != "none":
-            raise InvalidSpace(
-                "a learning rate that grows with the workers needs a fixed number of them; learning_rate_scaling is "
-                f"'{scaling}', the workers {min_workers} to {workers}: leave out --min-workers-per-trial"
-            )
-        try:
-            for number in range(min_workers, workers + 1):
-                local_step(config.training, number)
-        except InvalidConfig as fault:
-            raise InvalidSpace(str(fault)) from None
-
-
-def check_batches(
-    space: Space,
-    references: Sequence[Mapping[str, Any]],
-    schema: EventSchema,
-    events: int,
-    *,
-    min_workers: int = 1,
-    workers: int = 1,
-) -> None:
-    """Prove that every epoch has a batch, and none of one event for a model that cannot normalise over it.
-
-    Args:
-        space: of the trials.
-        references: configurations beside it.
-        schema: of the events.
-        events: of the training split.
-        min_workers: the fewest that train a trial.
-        workers: the most.
-
-    Raises:
-        InvalidSpace: one would.
-    """
-    check_batches_of([*_varied(space), *references], schema, events, min_workers=min_workers, workers=workers)
-
-
-def check_batches_of(
-    configurations: Sequence[Mapping[str, Any]],
-    schema: EventSchema,
-    events: int,
-    *,
-    min_workers: int = 1,
-    workers: int = 1,
-) -> None:
-    """The same for configurations that are known.
-
-    Raises:
-        InvalidSpace: as above.
-    """
-    refuses: dict[str, bool] = {}
-    for params in configurations:
-        config = TrialConfig.from_params(params)
-        if config.fitted:
-            continue
-        for number in range(min_workers, workers + 1):
-            if not _leaves_one(config, events, number):
-                continue
-            model = config.trainer.model
-            if model not in refuses:
-                refuses[model] = not _takes_one(config, schema)
-            if refuses[model]:
-                trainer = config.training
-                of = f" shared among {number} workers" if number > 1 else ""
-                raise InvalidSpace(
-                    f"batch normalisation takes more than one event; {model} would meet a batch of 1, of {events} "
-                    f"training events in batches of {trainer.batch_size}{of} with last_batch '{trainer.last_batch}': "
-                    "choose a larger batch_size, or last_batch 'share' or 'drop'"
-                )
-
-
-def _leaves_one(config: TrialConfig, events: int, workers: int) -> bool:
-    """Whether a pass over the training events has a batch of one event, on a worker."""
-    trainer = config.training
-    mine = local_step(trainer, workers)
-    try:
-        last = trainer.last_batch
-        sizes = BatchRequest(mine.batch_size, world_size=workers, last_batch=last).sizes(events)
-        # What is averaged takes its statistics from the whole batches of all events.
-        whole = BatchRequest(mine.batch_size * workers, last_batch=last).sizes(events)
-    except InvalidConfig as fault:
-        raise InvalidSpace(f"an epoch has a batch: {fault}") from None
-    together = trainer.sync_batch_norm and workers > 1
-    return not together and 1 in {sizes[0], sizes[-1], whole[-1]}
-
-
-def _takes_one(config: TrialConfig, schema: EventSchema) -> bool:
-    """Whether the model, while it trains, takes a batch of one event; tried on shapes alone."""
-    with torch.device("meta"):
-        model = config.build_model(schema).train()
-        columns = {column.name: column for column in schema.columns}
-        inputs = [
-            torch.empty((1, *columns[name].shape), dtype=torch_dtype(np.dtype(columns[name].dtype)))
-            for name in model.columns
-        ]
-        try:
-            with torch.no_grad():
-                model(*inputs)
-        except ValueError as fault:
-            return "per channel" not in str(fault)
-        except (NotImplementedError, RuntimeError):  # it looks at values, of which there are none
-            return not any(isinstance(one, _BatchNorm) and one.training for one in model.modules())
-    return True
-
-
-def _varied(space: Space) -> Iterator[dict[str, Any]]:
-    """Configurations that between them hold all that decides a share, and the batches of an epoch."""
-    for sample in space.samples():
-        values = [_values(space, sample, key) for key in DECIDE if key in sample]
-        for combination in itertools.product(*values):
-            yield {**sample, **dict(zip((key for key in DECIDE if key in sample), combination, strict=True))}
-
-
-def _values(space: Space, sample: Mapping[str, Value], key: str) -> Sequence[Value]:
-    parameter = space.parameters[key]
-    if isinstance(parameter, Mapped):
-        return (sample[key],)
-    if isinstance(parameter, Integer):
-        return range(parameter.low, parameter.high + 1)
-    return parameter.corners()
-
-
-def check_metrics(search: Search, dataset: Dataset) -> None:
-    """What ranks trials is something that they report of these classes."""
-    from hep_ray.training.evaluation import validation_keys
-
-    costs = (*OF_MODEL, *TIMES[:2])
-    known = (*costs, *validation_keys(dataset.schema))
-    for role, name in (("metric", search.metric), ("cost", search.cost or costs[0])):
-        if name not in known:
-            raise InvalidConfig(
-                f"the {role} of a search is reported by its trials; '{name}' is not, of events of "
-                f"{len(dataset.schema.classes)} classes ({', '.join(dataset.schema.classes)}); reported are: "
-                f"{', '.join(known)}"
-            )
-
-
-def check_models(samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> int:
-    """Build each model that the trials may have, without memory for its weights; bytes of the largest."""
-    import torch
-
-    largest = 0
-    for name, params in {params["model"]: params for params in samples}.items():
-        try:
-            with torch.device("meta"):
-                weights = TrialConfig.from_params(params).build_model(dataset.schema).state_dict()
-            largest = max(largest, sum(one.nbytes for one in weights.values() if hasattr(one, "nbytes")))
-        except InvalidConfig as fault:
-            raise InvalidSpace(
-                f"every model of a search takes the dataset; model '{name}' does not: {fault}"
-            ) from fault
-    return largest
-
-
-def check_augmentation(samples: Iterable[Mapping[str, Any]], schema: EventSchema) -> None:
-    """Whether every augmentation suits what the model beside it reads."""
-    for params in samples:
-        try:
-            TrialConfig.from_params(params).check_augmentation(schema)
-        except InvalidConfig as fault:
-            raise InvalidSpace(
-                f"the augmentations of a search suit the dataset; with model '{params['model']}': {fault}"
-            ) from fault
-
-
-STATES = 5
-"""Models' worth of a running trial's two checkpoints: the best model, and weights, two moments and an average."""
+    except OSError as exc:
+        raise StorageError(f"cannot write to storage {storage}: {exc.strerror}") from exc
 
 
 def check_room(storage: Path, model_bytes: int, concurrent: int, keep: int = KEEP_BEST) -> None:
-    """Refuse a search whose checkpoints do not fit on the storage as it is now.
+    """Refuse trials whose checkpoints do not fit on the storage as it is now.
 
     Args:
         storage: a folder that exists.
@@ -320,10 +125,183 @@ def check_room(storage: Path, model_bytes: int, concurrent: int, keep: int = KEE
     free = shutil.disk_usage(storage).free
     if free < needed:
         raise StorageError(
-            f"the storage has room for {keep} kept models and the state of {concurrent} running trials, "
-            f"{_words(needed)}; {storage} has {_words(free)} free"
+            f"not enough room on storage {storage}: {keep} kept models and the state of {concurrent} running trials "
+            f"take {_size(needed)}, {_size(free)} are free"
         )
 
 
-def _words(size: int) -> str:
+def check_metrics(metric: str, cost: str | None, schema: EventSchema) -> None:
+    """Check that trials on these classes report what ranks them.
+
+    Raises:
+        InvalidConfig: they do not report the metric, or the cost; what they report is listed.
+    """
+    costs = (*OF_MODEL, *TIMES[:2])
+    known = (*costs, *validation_keys(schema))
+    for role, name in (("metric", metric), ("cost", cost or costs[0])):
+        if name not in known:
+            raise InvalidConfig(
+                f"{role} '{name}' is not reported by trials on events of {len(schema.classes)} classes "
+                f"({', '.join(schema.classes)}); reported are: {', '.join(known)}"
+            )
+
+
+def configurations_of(
+    space: Space, references: Sequence[Mapping[str, Any]], workers: int = 1
+) -> Iterator[Mapping[str, Any]]:
+    """Configurations that between them have every model, augmentation and kind of batch that a search may draw.
+
+    Args:
+        space: of the trials.
+        references: configurations beside it.
+        workers: that train a trial together.
+
+    Raises:
+        InvalidSpace: workers would share batches of sizes that are not stated.
+    """
+    drawn = space.parameters.get("batch_size")
+    if workers > 1 and drawn is not None and not isinstance(drawn, Choice | Mapped):
+        raise InvalidSpace(
+            f"batch_size is {drawn}, and the {workers} workers of a trial share batches of stated sizes: make it a "
+            "Choice of multiples of their number"
+        )
+    for sample in space.samples():
+        keys = [key for key in DECIDE_BATCHES if key in sample]
+        for values in itertools.product(*(_values(space, sample, key) for key in keys)):
+            yield {**sample, **dict(zip(keys, values, strict=True))}
+    yield from space.augmented()
+    yield from references
+
+
+def check_configurations(
+    configurations: Iterable[Mapping[str, Any]],
+    schema: EventSchema,
+    events: int,
+    workers: range = range(1, 2),
+) -> tuple[list[Mapping[str, Any]], int]:
+    """Check that each configuration can be trained: its model built, its augmentation applied, its batches shared.
+
+    Models are built without memory for their weights.
+
+    Args:
+        configurations: parameters of trials.
+        schema: of the events.
+        events: of the training split.
+        workers: numbers of workers that a trial may be trained by.
+
+    Returns:
+        A configuration for each different model and loss, and the bytes of the largest model's weights.
+
+    Raises:
+        InvalidSpace: a model does not take the dataset; an augmentation would break its events; a batch cannot be
+            shared equally, or has one event that the model cannot normalise over; or the learning rate would change
+            with the number of workers in mid-trial.
+    """
+    samples: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    models: dict[str, Model] = {}
+    for params in configurations:
+        try:
+            config = TrialConfig.from_params(params)
+            scaling = "" if config.fitted else repr(config.training.scaling_by_rank)
+            built = f"{config.trainer.model} {config.components['model']!r} {scaling}"
+            if built not in models:
+                with torch.device("meta"):
+                    models[built] = config.build_model(schema)
+        except (InvalidConfig, UnknownName) as exc:
+            raise InvalidSpace(f"model '{params['model']}' cannot be trained on this dataset: {exc}") from exc
+        samples.setdefault((built, str(config.components.get("loss"))), params)
+        if config.augmentation.on_images:
+            try:
+                read = [schema.column(name) for name in models[built].columns]
+                check_augmentation(config.augmentation.on_images, read)
+            except InvalidConfig as exc:
+                raise InvalidSpace(
+                    f"augmentation does not suit the dataset with model '{params['model']}': {exc}"
+                ) from exc
+        if not config.fitted:
+            _check_batches(config, models[built], schema, events, workers)
+    weights = [model.state_dict().values() for model in models.values()]
+    return list(samples.values()), max(
+        (sum(one.nbytes for one in state if hasattr(one, "nbytes")) for state in weights), default=0
+    )
+
+
+def _check_batches(
+    config: TrialConfig, model: Model, schema: EventSchema, events: int, workers: range
+) -> None:
+    """Check that each number of workers can share the batches, and that the model takes the smallest."""
+    training = config.training
+    if len(workers) > 1 and training.learning_rate_scaling != "none":
+        raise InvalidSpace(
+            f"learning_rate_scaling '{training.learning_rate_scaling}' needs a fixed number of workers, got "
+            f"{workers[0]} to {workers[-1]}: leave out --min-workers-per-trial"
+        )
+    for number in workers:
+        try:
+            own = local_step(training, number).batch_size
+            last = training.last_batch
+            sizes = BatchRequest(own, world_size=number, last_batch=last).sizes(events)
+            smallest = min(sizes[0], sizes[-1])
+            if number > 1 and _averages(config):  # takes its statistics from the whole batches of all events
+                smallest = min(smallest, BatchRequest(own * number, last_batch=last).sizes(events)[-1])
+        except InvalidConfig as exc:
+            raise InvalidSpace(str(exc)) from None
+        together = training.sync_batch_norm and number > 1
+        if smallest == 1 and not together and not _takes_one_event(model, schema):
+            of = f" shared among {number} workers" if number > 1 else ""
+            raise InvalidSpace(
+                f"batch normalisation needs more than one event; {training.model} would meet a batch of 1, of {events} "
+                f"training events in batches of {training.batch_size}{of} with last_batch '{training.last_batch}': "
+                "choose a larger batch_size, or last_batch 'share' or 'drop'"
+            )
+
+
+def _averages(config: TrialConfig) -> bool:
+    """Whether the model that is validated has averaged weights."""
+    entry = OPTIMIZERS[config.training.optimizer]
+    optimizer = entry.build(config.components["optimizer"], [nn.Parameter(torch.zeros(1))], 1.0)
+    return config.training.swa_start < 1 or isinstance(optimizer, CentredOptimizer)
+
+
+def _takes_one_event(model: Model, schema: EventSchema) -> bool:
+    """Whether a model without weights in memory, while it trains, takes a batch of one event."""
+    columns = {column.name: column for column in schema.columns}
+    single: list[nn.Module] = []
+    was_training = model.training
+    normalisations = [one for one in model.train().modules() if isinstance(one, _BatchNorm) and one.training]
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:  # one value per channel
+            single.append(module)
+
+    hooks = [one.register_forward_pre_hook(note) for one in normalisations]
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model(
+                *(
+                    torch.empty((1, *columns[name].shape), dtype=torch_dtype(np.dtype(columns[name].dtype)))
+                    for name in model.columns
+                )
+            )
+    except (NotImplementedError, RuntimeError):  # it looks at values, of which there are none
+        return not normalisations
+    except ValueError:
+        return not single
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    return not single
+
+
+def _values(space: Space, sample: Mapping[str, Value], key: str) -> Sequence[Value]:
+    parameter = space.parameters[key]
+    if isinstance(parameter, Mapped):
+        return (sample[key],)
+    if isinstance(parameter, Integer):
+        return range(parameter.low, parameter.high + 1)
+    return parameter.corners()
+
+
+def _size(size: int) -> str:
     return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"  # noqa: PLR2004 - the unit's own bound

@@ -14,15 +14,14 @@ from ray.tune import Callback
 
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned
-from hep_ray.search.definition import Search
 from hep_ray.search.failures import hung, last_attempt, loss, loss_kind, tail
 from hep_ray.search.state import SearchState
+from hep_ray.search.trial import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (
     EpochFinished,
     Failure,
     Record,
-    SearchStarted,
     Status,
     TrialFinished,
     TrialLost,
@@ -35,18 +34,6 @@ TRIES_AGAIN_HUNG = 1
 """The same after an epoch that took too long: what hangs twice at the same place costs no third wait."""
 KEEP_BEST = 10
 """Trials whose best model stays on disk."""
-FAILURE = "failure"
-"""Key of a trial's last result that tells why it failed."""
-FAILURE_KIND = "failure_kind"
-"""Key beside it: of what kind."""
-METRICS = "metrics"
-"""Key of a trial's result that holds the epoch's metrics, as pairs."""
-USED = "used"
-"""Key of a trial's result that holds the seconds of processors and GPUs that the epoch used, as pairs."""
-UNSTORED = "unstored"
-"""Key of a result: what the storage did not take, which is no fault of the trial and ends the search."""
-ENDED = "ended"
-"""Key of a result: the trial has done all that it had to."""
 
 
 class Recorder(Callback):
@@ -54,35 +41,38 @@ class Recorder(Callback):
 
     Args:
         journal: open journal; its records are folded into `state` first.
-        goal: metric and mode of the ranking that decides which models are kept.
+        metric: of the ranking that decides which models are kept.
+        mode: whether more or less of it is better.
         epochs: full length of a trial.
         trials_folder: one folder per trial, with its checkpoints.
         listeners: called with every new record, after it is on disk.
         keep: trials, best first, whose best model stays on disk.
+        epoch_timeout: of the trials, s, for the words in which one is recorded that took longer.
 
     Attributes:
-        epoch_timeout: of the trials, s, for the words in which one is recorded that took longer.
-        fault: why the storage takes no more records; Tune tells only its text.
+        storage_error: why the storage takes no more records; Tune tells only its text.
     """
 
     def __init__(
         self,
         journal: Journal,
-        goal: Search | SearchStarted,
+        metric: str,
+        mode: str,
         epochs: int,
         trials_folder: Path,
         listeners: Sequence[Callable[[Record], None]] = (),
         keep: int = KEEP_BEST,
+        epoch_timeout: float = math.inf,
     ) -> None:
         self.state = SearchState.fold(journal)
-        self.epoch_timeout = math.inf
-        self.fault: StorageError | None = None
+        self._epoch_timeout = epoch_timeout
+        self.storage_error: StorageError | None = None
         self._given_back: Counter[str] = Counter()
         self._to_run_again: set[str] = set()
         self._told: set[str] = set()
         """Trials whose last loss, since which no epoch ended, is recorded."""
         self._journal = journal
-        self._goal = goal
+        self._metric, self._mode = metric, mode
         self._keep = keep
         self._forgotten: set[str] = set()
         self._epochs = epochs
@@ -101,8 +91,8 @@ class Recorder(Callback):
         """
         try:
             self._journal.append(record)
-        except StorageError as fault:
-            self.fault = fault
+        except StorageError as exc:
+            self.storage_error = exc
             raise
         self.state.apply(record)
         for listener in self.listeners:
@@ -169,8 +159,10 @@ class Recorder(Callback):
         """
         result = trial.last_result
         if unstored := result.get(UNSTORED):
-            self.fault = StorageError(f"{unstored}; every finished epoch is kept: make room, then resume")
-            raise self.fault
+            self.storage_error = StorageError(
+                f"{unstored}; every finished epoch is kept: make room, then resume"
+            )
+            raise self.storage_error
         self.finish(
             trial.config["trial_id"],
             result.get(FAILURE, ""),
@@ -227,7 +219,7 @@ class Recorder(Callback):
         return last_attempt(self._trials_folder / trial_id)
 
     def _cause(self, trial: Any, log: str) -> str:
-        return loss(_told(trial), log, self.epoch_timeout)
+        return loss(_told(trial), log, self._epoch_timeout)
 
     def _tidy(self, ended: str) -> None:
         folder = self._trials_folder / ended
@@ -237,7 +229,7 @@ class Recorder(Callback):
 
     def _forget_weaker(self) -> None:
         """Remove the models of trials that are no longer among the best."""
-        ranked = self.state.ranked(self._goal.metric, self._goal.mode)
+        ranked = self.state.ranked(self._metric, self._mode)
         for trial in [trial for trial in ranked if trial.finished][self._keep :]:
             if trial.trial_id not in self._forgotten:
                 (self._trials_folder / trial.trial_id / BEST).unlink(missing_ok=True)

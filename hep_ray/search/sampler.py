@@ -61,6 +61,9 @@ class JournalSearcher(Searcher):
         """Nothing: Tune pickles its searcher to restore it, and here the journal restores."""
         return {}
 
+    def record(self, record: Record) -> None:
+        """Listen to the recorder: nothing to learn, unless whoever derives from it does."""
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing to do: what a trial reports is recorded first."""
 

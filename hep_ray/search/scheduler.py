@@ -13,7 +13,6 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from scipy.stats import rankdata
 
 from hep_ray.models import MODELS
-from hep_ray.search.definition import Preset, Search
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
 
 LEAST_PAIRS = 8
@@ -139,11 +138,6 @@ class ResumableASHA(ASHAScheduler):
         """Forget a trial that ended without a result."""
         if trial.config["trial_id"] not in self._outside:
             super().on_trial_remove(tune_controller, _ours(trial))
-
-
-def build_scheduler(search: Search, preset: Preset) -> ResumableASHA:
-    """The scheduler of a preset; `none` is ASHA whose first rung is the last epoch, so it stops nothing early."""
-    return ResumableASHA(search.metric, search.mode, preset.epochs, preset.grace, preset.reduction_factor)
 
 
 def _tune_trial(trial_id: str, params: Mapping[str, Any] | None = None) -> SimpleNamespace:

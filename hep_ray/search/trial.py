@@ -21,13 +21,25 @@ from hep_ray.masking import mask
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.failures import begin_log, kind_of, time_limit, write_log
 from hep_ray.search.options import EPOCH_TIMEOUT
-from hep_ray.search.recorder import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.records import Failure
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import Meter
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.loop import Goal, start_trial
+
+FAILURE = "failure"
+"""Key of a trial's last result that tells why it failed."""
+FAILURE_KIND = "failure_kind"
+"""Key beside it: of what kind."""
+METRICS = "metrics"
+"""Key of a trial's result that holds the epoch's metrics, as pairs."""
+USED = "used"
+"""Key of a trial's result that holds the seconds of processors and GPUs that the epoch used, as pairs."""
+UNSTORED = "unstored"
+"""Key of a result: what the storage did not take, which is no exc of the trial and ends the search."""
+ENDED = "ended"
+"""Key of a result: the trial has done all that it had to."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class TrialRun:
         config: `trial_id`, `params` and `seed`.
         device: where the model lives.
         communicator: of the trial's workers.
-        told: last epoch whose result is known to have been heard.
+        heard: last epoch whose result is known to have been heard.
 
     Raises:
         InvalidConfig: the parameters cannot be trained.
@@ -90,7 +102,7 @@ class TrialRun:
         config: dict[str, Any],
         device: torch.device | str,
         communicator: Communicator = ALONE,
-        told: int = 0,
+        heard: int = 0,
     ) -> None:
         load(job.plugins)
         self._job = job
@@ -119,7 +131,7 @@ class TrialRun:
             self._loop.load_state_dict(state["loop"])
             self._best = state["best"]
             self._used = state.get("used", {})
-            self._unreported = state["metrics"] if state["metrics"]["epoch"] > told else None
+            self._unreported = state["metrics"] if state["metrics"]["epoch"] > heard else None
 
     def report(self) -> dict[str, Any]:
         """An epoch's result; after a resume first that of the checkpoint, which may not have been heard.
@@ -182,16 +194,16 @@ def failure(cause: str, kind: Failure) -> dict[str, Any]:
     return {FAILURE: cause, FAILURE_KIND: kind, "epoch": 0, "done": True}
 
 
-def failure_of(fault: Exception) -> dict[str, Any]:
-    """The result of a trial that met a fault; a full storage is the search's, not the trial's."""
-    unstored = {UNSTORED: str(fault)} if isinstance(fault, StorageError) else {}
-    return failure(cause_of(fault), kind_of(fault)) | unstored
+def failure_of(exc: Exception) -> dict[str, Any]:
+    """The result of a trial that met a exc; a full storage is the search's, not the trial's."""
+    unstored = {UNSTORED: str(exc)} if isinstance(exc, StorageError) else {}
+    return failure(cause_of(exc), kind_of(exc)) | unstored
 
 
-def cause_of(fault: Exception) -> str:
+def cause_of(exc: Exception) -> str:
     """A named error speaks for itself; anything else brings its traceback."""
-    text = f"{type(fault).__name__}: {fault}"
-    return mask(text if isinstance(fault, HepRayError) else text + "\n" + traceback.format_exc())
+    text = f"{type(exc).__name__}: {exc}"
+    return mask(text if isinstance(exc, HepRayError) else text + "\n" + traceback.format_exc())
 
 
 class TrialActor(tune.Trainable):
@@ -221,8 +233,8 @@ class TrialActor(tune.Trainable):
             try:
                 with time_limit(self._job.epoch_timeout):
                     return self._run.report()
-            except Exception as fault:  # noqa: BLE001 - recorded as the trial's cause of failure
-                self._fail(fault)
+            except Exception as exc:  # noqa: BLE001 - recorded as the trial's cause of failure
+                self._fail(exc)
         return self._failure
 
     def _start(self, config: dict[str, Any]) -> None:
@@ -232,11 +244,11 @@ class TrialActor(tune.Trainable):
                 begin_log(self._job.folder(config["trial_id"]), config["trial_id"])
             with time_limit(self._job.epoch_timeout):
                 self._run = TrialRun(self._job, config, "cuda" if self._job.gpu else "cpu")
-        except Exception as fault:  # noqa: BLE001 - reported by the first step
-            self._fail(fault)
+        except Exception as exc:  # noqa: BLE001 - reported by the first step
+            self._fail(exc)
 
-    def _fail(self, fault: Exception) -> None:
+    def _fail(self, exc: Exception) -> None:
         """Keep the cause, and let go of everything that the trial held: its memory may be what it failed of."""
-        self._run, self._failure = None, failure_of(fault)
+        self._run, self._failure = None, failure_of(exc)
         with suppress(OSError):  # of a full storage, which the result tells
-            write_log(cause_of(fault))
+            write_log(cause_of(exc))

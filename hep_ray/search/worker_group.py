@@ -1,9 +1,9 @@
-"""A trial of several workers: one Ray Train run per trial actor, kept warm from trial to trial.
+"""Train a trial with several workers: one Ray Train run per trial actor, kept warm from trial to trial.
 
 The actor that Tune knows holds no core and no GPU. It starts a `TorchTrainer` whose workers live in a placement group
-of their own and take orders: the next epoch of this trial, the first of another, or to go. So Tune and Train never
-reserve the same thing twice, a trial that ASHA stops costs no start of processes, and what was held is given back by
-the run itself when it ends in good order, else by the ledger.
+of their own and follow commands: the next epoch of this trial, the first of another, or the end. So Tune and Train
+never reserve the same thing twice, a trial that ASHA stops costs no start of processes, and what was held is released
+by the run itself when it ends well, else by `PlacementGroups`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GROUP_RESTARTS = 2 * RESTARTS
 WAIT_SECONDS = 10
 """Between two looks for placement groups that a lost trial actor left behind, while workers cannot start."""
 GOODBYE_SECONDS = 20
-"""For workers to end in good order before they are made to."""
+"""For workers to end by themselves before they are made to."""
 DRIVER: dict[str, int | float] = {"memory": 1}
 """What the trial's actor asks of Tune, which refuses requests of nothing: one byte, and no part of a core."""
 POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
@@ -52,8 +52,8 @@ POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
 
 @dataclass(frozen=True)
-class WorkerGroup:
-    """What the workers of one trial hold.
+class GroupResources:
+    """Resources of the workers of one trial.
 
     Attributes:
         workers: how many.
@@ -72,48 +72,48 @@ class WorkerGroup:
 
 @contextmanager
 def trainable(job: TrialJob, plan: ResourcePlan, scratch: Path) -> Iterator[Any]:
-    """What Tune is to run, with its resources; on leaving, everything that trials still held is freed."""
+    """Make what Tune is to run, with its resources; on leaving, release everything that trials still hold."""
     if plan.workers_per_trial == 1:
         alone = {"cpu": plan.cpus_per_trial, "gpu": plan.gpus_per_trial}
         yield tune.with_resources(tune.with_parameters(TrialActor, job=job), alone)
         return
-    group = WorkerGroup(
+    group = GroupResources(
         plan.workers_per_trial,
         plan.min_workers_per_trial,
         plan.cpus_per_trial,
         int(plan.gpus_per_trial),
         str(scratch / "train"),
     )
-    ledger = Ledger(str(scratch / "held"))
-    ledger.free_all()  # of a driver that was killed; Ray has freed it with that driver's job
+    placements = PlacementGroups(str(scratch / "held"))
+    placements.release_all()  # of a driver that was killed; Ray has freed it with that driver's job
     try:
         yield tune.with_resources(
-            tune.with_parameters(GroupActor, job=job, group=group, ledger=ledger),
+            tune.with_parameters(WorkerGroup, job=job, group=group, placements=placements),
             tune.PlacementGroupFactory([DRIVER]),
         )
     finally:
-        ledger.free_all()
+        placements.release_all()
 
 
-class GroupActor(tune.Trainable):
-    """Tune's end of a worker group; trains trial after trial with it, as `TrialActor` does alone."""
+class WorkerGroup(tune.Trainable):
+    """Actor that trains trial after trial with several workers, as `TrialActor` does alone."""
 
     _driver: threading.Thread
-    _told: int
+    _heard: int
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], job: TrialJob, group: WorkerGroup, ledger: Ledger
+        self, config: dict[str, Any], job: TrialJob, group: GroupResources, placements: PlacementGroups
     ) -> None:
         """Start the workers and give them their first trial."""
-        self._job, self._group, self._ledger = job, group, ledger
+        self._job, self._group, self._placements = job, group, placements
         self._name = uuid.uuid4().hex
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        mailbox = ray.remote(num_cpus=0)(Mailbox).options(name=self._name, scheduling_strategy=beside)
-        self._mailbox: Any = mailbox.remote(RESTARTS)
+        coordinator = ray.remote(num_cpus=0)(Coordinator).options(name=self._name, scheduling_strategy=beside)
+        self._coordinator: Any = coordinator.remote(RESTARTS)
         self._serial = 0
         self._take(config)
-        self._mark = ledger.enter(self._name)
-        ledger.sweep()
+        self._mark = placements.register(self._name)
+        placements.release_orphans()
         self._driver = threading.Thread(target=self._drive, daemon=True)
         self._driver.start()
 
@@ -126,43 +126,41 @@ class GroupActor(tune.Trainable):
         """Train one epoch; a failure ends this trial, not the workers and not the search.
 
         Raises:
-            WorkersLost: Ray Train gave up, or the mailbox died.
+            WorkersLost: Ray Train gave up, or the coordinator died.
         """
         self._serial += 1
-        answer = self._mailbox.ask.remote(Order(self._serial, self._config, self._told))
+        answer = self._coordinator.ask.remote(Command(self._serial, self._config, self._heard))
         while not ray.wait([answer], timeout=WAIT_SECONDS)[0]:
-            self._ledger.sweep()
+            self._placements.release_orphans()
         try:
             result: dict[str, Any] = ray.get(answer)
-        except RayActorError as fault:
-            told = str(fault).replace("\n", " ")
-            raise WorkersLost(
-                f"a trial talks to its workers through a mailbox beside it; it died: {told}"
-            ) from None
+        except RayActorError as exc:
+            told = str(exc).replace("\n", " ")
+            raise WorkersLost(f"the coordinator of a trial's workers died: {told}") from None
         if "gone" in result:
-            raise WorkersLost(f"a trial needs its workers; Ray Train ended them: {result['gone']}")
-        self._told = result["epoch"]
+            raise WorkersLost(f"Ray Train ended the workers of a trial: {result['gone']}")
+        self._heard = result["epoch"]
         return result
 
     def cleanup(self) -> None:
-        """Let the workers go and give back what they held."""
-        self._mailbox.ask.remote(Order(self._serial + 1, None))
-        # Without a mailbox nobody tells them: they end with this process.
+        """Let the workers go and release what they held."""
+        self._coordinator.ask.remote(Command(self._serial + 1, None))
+        # Without a coordinator nobody tells them: they end with this process.
         self._driver.join(GOODBYE_SECONDS if alive(self._name) else 0)
         if self._driver.is_alive():
             with suppress(RayActorError):
-                controller = ray.get(self._mailbox.controller.remote())
+                controller = ray.get(self._coordinator.controller.remote())
                 if controller is not None:
                     ray.kill(controller)
-        self._ledger.free(self._name)
+        self._placements.release(self._name)
 
     def pids(self) -> dict[int, int]:
-        """Process of each worker, by rank."""
-        pids: dict[int, int] = ray.get(self._mailbox.pids.remote())
+        """Return the process of each worker, by rank."""
+        pids: dict[int, int] = ray.get(self._coordinator.pids.remote())
         return pids
 
     def _take(self, config: dict[str, Any]) -> None:
-        self._config, self._told = config, 0
+        self._config, self._heard = config, 0
 
     def _drive(self) -> None:
         for key, value in POLL.items():
@@ -171,11 +169,8 @@ class GroupActor(tune.Trainable):
         workers: Any = group.workers if group.least == group.workers else (group.least, group.workers)
         resources = {"CPU": group.cpus, "memory": self._mark} | ({"GPU": group.gpus} if group.gpus else {})
         trainer = TorchTrainer(
-            serve,
-            train_loop_config={
-                "job": self._job,
-                "mailbox": self._mailbox,
-            },
+            follow_commands,
+            train_loop_config={"job": self._job, "coordinator": self._coordinator},
             scaling_config=train.ScalingConfig(
                 num_workers=workers, use_gpu=group.gpus > 0, resources_per_worker=resources
             ),
@@ -184,101 +179,102 @@ class GroupActor(tune.Trainable):
                 name=self._name,
                 storage_path=group.scratch,
                 failure_config=train.FailureConfig(max_failures=GROUP_RESTARTS),
-                callbacks=[Introduce(self._mailbox)],  # type: ignore[list-item]  # typed as in Train V1
+                callbacks=[TellController(self._coordinator)],  # type: ignore[list-item]  # typed as in Train V1
             ),
         )
         cause = "they were let go"
         try:
             trainer.fit()
-        except Exception as fault:  # noqa: BLE001 - told to whoever waits for an answer
-            cause = cause_of(fault)
-        with suppress(RayActorError):  # without a mailbox nobody waits
-            ray.get(self._mailbox.close.remote(cause))
+        except Exception as exc:  # noqa: BLE001 - told to whoever waits for an answer
+            cause = cause_of(exc)
+        with suppress(RayActorError):  # without a coordinator nobody waits
+            ray.get(self._coordinator.close.remote(cause))
 
 
-class Introduce(train.UserCallback):
-    """Tells the mailbox, from within it, which actor controls the Train run."""
+class TellController(train.UserCallback):
+    """Callback of Ray Train that tells the coordinator which actor controls the run."""
 
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
 
     def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:  # noqa: ARG002
-        """Called once per group, for the report with which its workers begin."""
-        self._mailbox.introduce.remote(ray.get_runtime_context().current_actor)
+        """Tell it, once per group: its workers begin with a report."""
+        self._coordinator.introduce.remote(ray.get_runtime_context().current_actor)
 
 
-def serve(config: dict[str, Any]) -> None:
-    """A worker's life: do as the orders say, until the one to go.
+def follow_commands(config: dict[str, Any]) -> None:
+    """Run a worker until it is told to end.
 
     An error that every rank meets alike (a loss that is not finite, parameters that cannot be trained) is the trial's
     answer. Any other leaves the ranks out of step, so this one leaves too, and Ray Train starts the group anew.
     """
-    job, mailbox = config["job"], config["mailbox"]
+    job, coordinator = config["job"], config["coordinator"]
     load(job.plugins)
     communicator = Communicator.of_process_group()
     torch.set_num_threads(job.cpus)
     first = communicator.rank == 0
     train.report({})
-    done: int = communicator.all_gather(ray.get(mailbox.join.remote()) if first else None)[0]  # type: ignore[assignment]
+    done: int = communicator.all_gather(ray.get(coordinator.join.remote()) if first else None)[0]  # type: ignore[assignment]
     run: tuple[str, TrialRun] | None = None
     while True:
-        order: Order = ray.get(mailbox.next_order.remote(communicator.rank, os.getpid(), done))
-        done = order.serial
-        if order.trial is None:
+        command: Command = ray.get(coordinator.next_command.remote(communicator.rank, os.getpid(), done))
+        done = command.serial
+        if command.trial is None:
             return
         try:
-            if not first and MODELS[order.trial["params"]["model"]].fitted:
+            if not first and MODELS[command.trial["params"]["model"]].fitted:
                 continue
-            name = order.trial["trial_id"]
+            name = command.trial["trial_id"]
             with time_limit(job.epoch_timeout):
                 if run is None or run[0] != name:
                     run = None
                     begin_log(job.folder(name), name)
-                    run = (name, TrialRun(job, order.trial, get_device(), communicator, order.told))
+                    run = (name, TrialRun(job, command.trial, get_device(), communicator, command.heard))
                 result = run[1].report()
-        except (NonFiniteLoss, InputError) as fault:
-            run, result = None, failure_of(fault)
-        except Exception as fault:
-            ray.get(mailbox.broke.remote(cause_of(fault), kind_of(fault)))
+        except (NonFiniteLoss, InputError) as exc:
+            run, result = None, failure_of(exc)
+        except Exception as exc:
+            ray.get(coordinator.broke.remote(cause_of(exc), kind_of(exc)))
             raise
         if first:
-            ray.get(mailbox.answer.remote(done, result))
+            ray.get(coordinator.answer.remote(done, result))
 
 
 HELD = ".held"
-"""Ends the name of a file of the ledger."""
+"""Ends the name of a file of `PlacementGroups`."""
 MARKS = 2**20
 """Bytes of memory, at most, that mark what a group holds: 1 MiB."""
 
 
 @dataclass(frozen=True)
-class Order:
+class Command:
     """What the workers are to do next.
 
     Attributes:
-        serial: counts the orders of a group's life.
+        serial: counts the commands of a group's life.
         trial: `trial_id`, `params` and `seed` of the trial whose next epoch is wanted; None lets the workers go.
-        told: last epoch of it whose result was heard.
+        heard: last epoch of it whose result was heard.
     """
 
     serial: int
     trial: dict[str, Any] | None
-    told: int = 0
+    heard: int = 0
 
 
-class Mailbox:
-    """Orders one way, answers the other; outlives the workers, so that new ones take up what the lost ones left.
+class Coordinator:
+    """Hold the current command of a worker group, so that restarted workers can resume it.
 
-    An actor of the trial's actor, on its node: it goes when that goes, and bears the name of the group in the ledger.
+    An actor beside the trial's actor, on its node: it ends when that ends, and bears the name of the group in
+    `PlacementGroups`.
 
     Args:
-        restarts: times that workers may be lost over one order before it is answered as failed.
+        restarts: times that workers may be lost over one command before it is answered as failed.
     """
 
     def __init__(self, restarts: int) -> None:
         self._restarts = restarts
         self._news = asyncio.Condition()
-        self._order: Order | None = None
+        self._command: Command | None = None
         self._answers: dict[int, dict[str, Any]] = {}
         self._answered = -1
         self._taken = False
@@ -289,77 +285,77 @@ class Mailbox:
         self._pids: dict[int, int] = {}
         self._controller: Any = None
 
-    async def ask(self, order: Order) -> dict[str, Any]:
-        """Give an order and wait for its answer.
+    async def ask(self, command: Command) -> dict[str, Any]:
+        """Give a command and wait for its answer.
 
         Returns:
-            Of rank 0; a failure when it was too much for too many groups; `{"gone": cause}` without a group.
+            Rank 0's; a failure when too many groups were lost over it; `{"gone": cause}` without a group.
         """
         async with self._news:
-            self._order, self._taken, self._losses = order, False, 0
+            self._command, self._taken, self._losses = command, False, 0
             self._cause, self._kind = "", "lost"
             self._news.notify_all()
-            await self._news.wait_for(lambda: order.serial in self._answers or self._gone is not None)
-            return self._answers.pop(order.serial, {"gone": self._gone})
+            await self._news.wait_for(lambda: command.serial in self._answers or self._gone is not None)
+            return self._answers.pop(command.serial, {"gone": self._gone})
 
     async def join(self) -> int:
-        """Rank 0 of a new group comes in; an order that the former group was lost over is counted against it.
+        """Register rank 0 of a new group; a command over which the former group was lost is counted against.
 
         Returns:
-            The last order that is answered, from which all ranks of the group go on.
+            The last command that is answered, from which all ranks of the group go on.
         """
         async with self._news:
-            if self._taken and self._order is not None and self._answered < self._order.serial:
+            if self._taken and self._command is not None and self._answered < self._command.serial:
                 self._losses += 1
                 if self._losses > self._restarts:
                     cause = self._cause or "no cause given: killed, or out of memory"
                     self._settle(
-                        self._order.serial,
+                        self._command.serial,
                         failure(f"workers lost {self._losses} times, the last by: {cause}", self._kind),
                     )
             self._pids.clear()
             self._cause, self._kind = "", "lost"
             return self._answered
 
-    async def next_order(self, rank: int, pid: int, after: int) -> Order:
-        """Wait for the order that follows one."""
+    async def next_command(self, rank: int, pid: int, after: int) -> Command:
+        """Wait for the command that follows one."""
         self._pids[rank] = pid
 
         def waiting() -> bool:
-            return self._order is not None and self._order.serial > max(after, self._answered)
+            return self._command is not None and self._command.serial > max(after, self._answered)
 
         async with self._news:
             await self._news.wait_for(waiting)
-            assert self._order is not None
+            assert self._command is not None
             self._taken = True
-            return self._order
+            return self._command
 
     async def answer(self, serial: int, result: dict[str, Any]) -> None:
-        """Rank 0 has done what an order asked."""
+        """Take rank 0's result of a command."""
         async with self._news:
             self._settle(serial, result)
 
     async def broke(self, cause: str, kind: Failure) -> None:
-        """A rank leaves with an error; the first of a group tells why, those of its peers only that it left."""
+        """Note why a rank leaves; the first of a group tells why, its peers only that it left."""
         if not self._cause:
             self._cause, self._kind = cause, kind
 
     async def close(self, cause: str) -> None:
-        """There will be no group any more."""
+        """End: there will be no group any more."""
         async with self._news:
             self._gone = cause
             self._news.notify_all()
 
     async def introduce(self, controller: Any) -> None:
-        """The actor that controls the workers tells its handle."""
+        """Keep the handle of the actor that controls the workers."""
         self._controller = controller
 
     async def controller(self) -> Any:
-        """Its handle; None where no group has come in yet."""
+        """Return that handle; None where no group has come in yet."""
         return self._controller
 
     async def pids(self) -> dict[int, int]:
-        """Process of each rank that has come in."""
+        """Return the process of each rank that has come in."""
         return dict(self._pids)
 
     def _settle(self, serial: int, result: dict[str, Any]) -> None:
@@ -370,16 +366,16 @@ class Mailbox:
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """Which worker group holds which placement groups, so that none outlives the actor of its trial.
+class PlacementGroups:
+    """Know which worker group holds which placement groups, so that none outlives the actor of its trial.
 
     Ray frees the placement group of a Train run with the whole job, not with the actor that started the run, and its
     own cleaner asks the dashboard, which need not run (ray issues 54305, 58515, 64705). What is left would keep its
     cores until the search ends.
 
-    No actor keeps the ledger. It is a file for each group, written before the group starts and named as its mailbox,
-    of which Ray knows whether it lives. The file tells the group's mark, some bytes of memory that each of its workers
-    asks for, by which Ray's own table shows what the group holds. So whoever lives can sweep, whatever process or node
+    No actor keeps this. It is a file for each group, written before the group starts and named as its coordinator, of
+    which Ray knows whether it lives. The file tells the mark of the group, some bytes of memory that each worker asks
+    for, by which Ray's own table shows what the group holds. So whoever lives can release it, whatever process or node
     is lost, and at any moment of a group's start.
 
     Attributes:
@@ -388,11 +384,11 @@ class Ledger:
 
     folder: str
 
-    def enter(self, name: str) -> int:
-        """Make a mark for the workers of a group that is about to start.
+    def register(self, name: str) -> int:
+        """Return a mark for the workers of a group that is about to start.
 
         Args:
-            name: of the group's mailbox, which lives.
+            name: of the group's coordinator, which lives.
 
         Raises:
             StorageError: the storage does not take it.
@@ -402,11 +398,11 @@ class Ledger:
             write_whole(self._place(name), str(mark))
         return mark
 
-    def free(self, *names: str) -> None:
+    def release(self, *names: str) -> None:
         """Remove what the workers of these names hold.
 
-        They stay in the ledger until the search is over: a controller may outlive its trial's actor for a while, and
-        start their group anew.
+        Their files stay until the search is over: a controller may outlive its trial's actor for a while, and start
+        their group anew.
         """
         marks = {
             int(place.read_text(encoding="utf-8")) for name in names if (place := self._place(name)).exists()
@@ -414,14 +410,14 @@ class Ledger:
         for group in _marked(marks) if marks else ():
             remove_placement_group(group)
 
-    def sweep(self) -> None:
+    def release_orphans(self) -> None:
         """Remove what is held by workers whose trial actor is gone."""
-        self.free(*(name for name in self._names() if not alive(name)))
+        self.release(*(name for name in self._names() if not alive(name)))
 
-    def free_all(self) -> None:
+    def release_all(self) -> None:
         """Remove everything, and forget it: the search is over."""
         names = self._names()
-        self.free(*names)
+        self.release(*names)
         for name in names:
             self._place(name).unlink(missing_ok=True)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -16,7 +15,6 @@ from hep_ray.dataset.sparse import Values
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.loading.batches import EventSource, LastBatch
-from hep_ray.loading.event_images import check_augmentation
 from hep_ray.loading.scalers import SCALERS, Scaler
 from hep_ray.losses import LOSSES
 from hep_ray.models import MODELS, Model, SchemaLike
@@ -169,17 +167,6 @@ class TrialConfig:
         """
         model: Model = MODELS[self.trainer.model].build(self.components["model"], schema)
         return model if self.fitted else with_scalers(model, schema, self.training.scaling_by_rank)
-
-    def check_augmentation(self, schema: EventSchema) -> None:
-        """Refuse an augmentation that would break events of this schema, or do nothing to them.
-
-        Raises:
-            InvalidConfig: see `hep_ray.loading.event_images.check_augmentation`.
-        """
-        if self.augmentation.active:
-            with torch.device("meta"):
-                read = self.build_model(schema).columns
-            check_augmentation(self.augmentation.on_images, [schema.column(name) for name in read])
 
     def resolved(self) -> dict[str, Any]:
         """Every value that the trial uses, defaults included, as one flat dict."""

@@ -29,10 +29,10 @@ from hep_ray.errors import (
     ShardMismatch,
     UnknownName,
 )
+from hep_ray.search.execute import run_search
 from hep_ray.search.find import load_search
 from hep_ray.search.options import ConfirmOptions, SearchOptions
 from hep_ray.search.plan import prepare
-from hep_ray.search.run import run_search
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import Journal, encode, read_records
 from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG

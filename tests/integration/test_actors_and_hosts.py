@@ -51,7 +51,7 @@ def others():
     return {
         one["ActorClassName"].rpartition(".")[2]: (one["Pid"], one["Address"]["NodeID"])
         for one in actors().values()
-        if one["State"] == "ALIVE" and one["ActorClassName"].rpartition(".")[2] not in {"GroupActor", "RayTrainWorker"}
+        if one["State"] == "ALIVE" and one["ActorClassName"].rpartition(".")[2] not in {"WorkerGroup", "RayTrainWorker"}
     }
 
 def wait(count, what):
@@ -109,8 +109,8 @@ def test_whatever_actor_is_killed_and_its_host_too_the_trial_goes_on(make_datase
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     lives = told[0]["lives"]
     # Placed there on purpose: what the trial's actor starts is on its node; what the driver starts is on the driver's.
-    assert lives["Mailbox"] == lives["TrainController"] == lives["SynchronizationActor"] == "host"
-    assert "Ledger" not in lives
+    assert lives["Coordinator"] == lives["TrainController"] == lives["SynchronizationActor"] == "host"
+    assert "PlacementGroups" not in lives
     assert lives["_StatsActor"] == lives["_AutoscalingCoordinatorActor"] == "driver"
     killed = [one["killed"] for one in told if "killed" in one]
     assert set(lives) | {"host"} == set(killed)

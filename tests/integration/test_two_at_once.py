@@ -77,6 +77,6 @@ def test_of_one_name_one_runs_and_the_other_is_told_why_not(make_dataset, tmp_pa
     data = make_dataset(events=96, size=28)
     (first, refused), (second, other) = sorted(both(tmp_path, data, "same", "same"), reverse=True)
     assert (first, second) == (2, 0), refused + other
-    assert "one process runs a search at a time" in refused or "a new search needs a folder" in refused
+    assert "one process runs a search at a time" in refused or "holds a search already" in refused
     assert "Traceback" not in refused
     is_whole(tmp_path / "runs", "same")

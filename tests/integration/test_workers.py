@@ -11,12 +11,12 @@ from rich.console import Console
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, Infeasible, InvalidSpace
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.execute import run_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
-from hep_ray.search.run import run_search
 from hep_ray.search.space import Choice, Space
 from hep_ray.search.trial import TrialJob, TrialRun
-from hep_ray.search.worker_group import GroupActor, Ledger, Mailbox, WorkerGroup
+from hep_ray.search.worker_group import Coordinator, GroupResources, PlacementGroups, WorkerGroup
 from hep_ray.tracking.journal import read_records
 from tests.facts import raises
 
@@ -69,19 +69,19 @@ def start(job, tmp_path):
     import ray
     from ray import tune
 
-    ledger = Ledger(str(tmp_path / "held"))
-    group = WorkerGroup(workers=2, least=2, cpus=1, gpus=0, scratch=str(tmp_path / "train"))
+    placements = PlacementGroups(str(tmp_path / "held"))
+    group = GroupResources(workers=2, least=2, cpus=1, gpus=0, scratch=str(tmp_path / "train"))
     actors = []
 
     def make(first):
-        build = tune.with_parameters(GroupActor, job=job, group=group, ledger=ledger)
+        build = tune.with_parameters(WorkerGroup, job=job, group=group, placements=placements)
         actors.append(ray.remote(num_cpus=0)(build).remote(config=first))
         return actors[-1]
 
     yield make
     for actor in actors:
         ray.kill(actor)
-    ledger.free_all()
+    placements.release_all()
 
 
 def numbers(results):
@@ -111,32 +111,32 @@ def test_what_a_group_held_is_given_back_when_its_mailbox_is_gone_and_not_before
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    ledger, other = (
-        Ledger(str(tmp_path)),
-        Ledger(str(tmp_path)),
+    placements, other = (
+        PlacementGroups(str(tmp_path)),
+        PlacementGroups(str(tmp_path)),
     )  # of another process: both read the same files
-    boxes = {name: ray.remote(num_cpus=0)(Mailbox).options(name=name).remote(3) for name in ("a", "b")}
-    marks = {name: ledger.enter(name) for name in boxes}
+    boxes = {name: ray.remote(num_cpus=0)(Coordinator).options(name=name).remote(3) for name in ("a", "b")}
+    marks = {name: placements.register(name) for name in boxes}
     held, kept = (placement_group([{"CPU": 0.1, "memory": marks[name]}] * 2) for name in boxes)
     foreign = placement_group([{"CPU": 0.1}])
     living = [group.id.hex() for group in (held, kept, foreign)]
     assert ray.get([group.ready() for group in (held, kept, foreign)])
-    other.sweep()
+    other.release_orphans()
     assert sorted(placement_groups()) == sorted(living)
 
     ray.kill(boxes["a"])
     deadline = time.monotonic() + 30
     while sorted(placement_groups()) != sorted(living[1:]):
-        other.sweep()
+        other.release_orphans()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    # Of the same group, however much later: its controller may outlive the mailbox, and start the group anew.
-    other.sweep()
+    # Of the same group, however much later: its controller may outlive the coordinator, and start the group anew.
+    other.release_orphans()
     late = placement_group([{"CPU": 0.1, "memory": marks["a"]}])
-    other.sweep()
+    other.release_orphans()
     assert late.id.hex() not in placement_groups()
     ray.kill(boxes["b"])
-    ledger.free_all()
+    placements.release_all()
     assert placement_groups() == living[2:]
     assert not list(tmp_path.iterdir())
     remove_placement_group(foreign)

@@ -75,15 +75,15 @@ def test_causes_that_differ_in_numbers_alone_are_one_and_the_commonest_comes_fir
         ("NonFiniteLoss: loss is nan at step 3 of epoch 2 (learning_rate 1e+30)", ["t0001", "t0002"]),
         ("KeyError: 'weights'", ["t0000"]),
     ]
-    with raises(SearchFailed, "all 3", "2", "NonFiniteLoss", "1 other", "t0001"):
-        judge(state)
+    with raises(SearchFailed, "all 3", "2 of them", "NonFiniteLoss", "1 other", "t0001"):
+        judge(state, len(state.trials), "type it again")
 
 
 def test_a_search_with_a_success_is_one_and_one_that_was_cut_off_is_not():
-    judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5, status="completed")))
-    judge(SearchState())
+    judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5, status="completed")), 2, "")
+    judge(SearchState(), 0, "")
     with raises(Interrupted, "t0001", "--resume"):
-        judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5)))
+        judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5)), 2, "run it with --resume")
 
 
 def test_a_failed_trial_ranks_below_all_that_did_not_fail():

@@ -9,9 +9,9 @@ import torch
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, StorageError
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.failures import LOG
-from hep_ray.search.recorder import FAILURE_KIND, TRIES_AGAIN, Recorder
+from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.space import Space
-from hep_ray.search.trial import failure_of
+from hep_ray.search.trial import FAILURE_KIND, failure_of
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import OF_PARAMETERS, TrialFinished, TrialStarted, decode
 
@@ -26,7 +26,7 @@ def recorder(tmp_path):
         presets={"smoke": Preset(epochs=3, trials=1)},
     )
     with Journal(tmp_path) as journal:
-        recorder = Recorder(journal, search, 3, tmp_path / "trials")
+        recorder = Recorder(journal, search.metric, search.mode, 3, tmp_path / "trials")
         recorder.write(TrialStarted(time=0, trial_id="t0000", number=0, params={}, seed=0))
         yield recorder
 

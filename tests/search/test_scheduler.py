@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.scheduler import build_scheduler
+from hep_ray.search.scheduler import ResumableASHA
 from hep_ray.search.space import Space
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
 
@@ -16,8 +16,12 @@ SEARCH = Search(
 )
 
 
+def of_preset(preset):
+    return ResumableASHA(SEARCH.metric, SEARCH.mode, preset.epochs, preset.grace, preset.reduction_factor)
+
+
 def scheduler(**preset):
-    return build_scheduler(SEARCH, Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset}))
+    return of_preset(Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset}))
 
 
 def trial(trial_id):
@@ -124,7 +128,7 @@ def test_the_grace_follows_the_length_of_the_training_and_is_stated_as_it_runs(p
     stops = grace < preset["epochs"]
     words = f"asha, grace {preset.get('grace_epochs', grace)}, factor 3"
     assert made.stopping == ("none" if preset.get("scheduler") == "none" else words)
-    asha = build_scheduler(SEARCH, made)
+    asha = of_preset(made)
     for name, value in (("t0", 0.9), ("t1", 0.1)):
         asha.on_trial_add(None, trial(name))
         decisions = [report(asha, name, epoch, value) for epoch in range(1, preset["epochs"])]

@@ -11,11 +11,10 @@ from rich.console import Console
 
 from hep_ray.errors import StorageError
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.execute import stopped_by_storage
+from hep_ray.search.execute import named_when_full, run_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.search.preflight import check_room
-from hep_ray.search.run import run_search
 from hep_ray.search.space import LogUniform, Space
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import PATIENCE
@@ -154,7 +153,7 @@ def test_no_room_or_no_leave_to_write_is_told_before_a_trial_starts(
 
 
 def test_room_is_named_however_deep_the_fault(tmp_path):
-    with raises(StorageError, tmp_path, "disk is full"), stopped_by_storage(tmp_path):
+    with raises(StorageError, tmp_path, "disk is full"), named_when_full(tmp_path):
         raise RuntimeError("a long traceback\nsqlite3.OperationalError: database or disk is full\nmore")
-    with raises(RuntimeError, "anything else"), stopped_by_storage(tmp_path):
+    with raises(RuntimeError, "anything else"), named_when_full(tmp_path):
         raise RuntimeError("anything else")

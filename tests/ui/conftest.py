@@ -66,10 +66,10 @@ def storage(browser, ray_session, make_search_place, tmp_path_factory) -> Path:
     from hep_ray.confirm.run import run_confirmation
     from hep_ray.promote.run import promote
     from hep_ray.report.page import attach, write_report
+    from hep_ray.search.execute import run_search
     from hep_ray.search.find import load_search
     from hep_ray.search.options import ConfirmOptions, SearchOptions
     from hep_ray.search.plan import prepare
-    from hep_ray.search.run import run_search
 
     folder = make_search_place(tmp_path_factory.mktemp("ui"), quadrants=SCRIPT)
     script, data, runs = folder / "searches/quadrants.py", folder / "data", folder / "runs"

@@ -10,7 +10,7 @@ from rich.console import Console
 from hep_ray.search import execute
 
 execute.LOOK_SECONDS = 0.05
-execute._watch("127.0.0.1", int(sys.argv[1]), 0.3, threading.Event(), Console(stderr=True))
+execute._watch("127.0.0.1", int(sys.argv[1]), 0.3, threading.Event(), Console(stderr=True), "type --resume")
 """
 
 

@@ -1,0 +1,185 @@
+"""Trials that could not be trained are refused before anything starts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hep_ray import Preset, Search
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.errors import InvalidSpace
+from hep_ray.search.find import load_search
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.plan import prepare
+from hep_ray.search.preflight import check_configurations, configurations_of
+from hep_ray.search.space import Choice, Integer, Space
+from hep_ray.simulate import SIMULATIONS
+from tests.facts import raises, tells
+
+COMMON = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+
+
+VECTORS = EventSchema(task="toy", columns=(Column(name="x", shape=(3,)),), classes=("a", "b"))
+
+
+def space(**parameters):
+    return Space(**{**COMMON, **parameters})
+
+
+def check(space, references=(), schema=VECTORS, events=4800, *, least=1, most=1):
+    workers = range(least, most + 1)
+    return check_configurations(configurations_of(space, references, most), schema, events, workers)
+
+
+def test_equal_shares_and_whole_batches_are_taken():
+    check(space(batch_size=Choice(8, 12)), [], least=4, most=4)
+    check(space(batch_size=7), [], least=1, most=1)
+    check(space(batch_size=7, learning_rate_scaling="linear"), [], least=2, most=2)
+    check(space(batch_size=12), [], least=2, most=4)
+    check(space(batch_size=8), [{"model": "logistic_regression"}], least=4, most=4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "counts", "facts"),
+    [
+        ({"batch_size": Choice(8, 10)}, (4, 4), ["batch_size 10", "4 workers", "2"]),
+        ({"batch_size": Integer(8, 16)}, (2, 2), ["batch_size", "Choice"]),
+        ({"batch_size": 8}, (2, 4), ["3 workers"]),
+        ({"batch_size": 7, "learning_rate_scaling": Choice("linear", "none")}, (2, 2), ["batch_size 7"]),
+        (
+            {"batch_size": 12, "learning_rate_scaling": "sqrt"},
+            (2, 4),
+            ["--min-workers-per-trial"],
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(parameters, counts, facts):
+    with raises(InvalidSpace, *facts):
+        check(space(**parameters), least=counts[0], most=counts[1])
+
+
+def test_a_reference_is_checked_too():
+    with raises(InvalidSpace, "batch_size 9", "2 workers"):
+        check(space(batch_size=8), [{**COMMON, "batch_size": 9}], least=2, most=2)
+
+
+IMAGES = EventSchema(task="toy", columns=(Column(name="image", shape=(28, 28, 1)),), classes=("a", "b"))
+BCNN = {"model": "bilinear_cnn", "batch_size": 32}  # whose last maps are of one pixel
+
+
+def images(**parameters):
+    return space(**{**BCNN, **parameters})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "events", "workers", "facts"),
+    [
+        ({"last_batch": "keep"}, 3009, 1, ["bilinear_cnn", "batch of 1", "3009"]),
+        ({"last_batch": Choice("share", "keep")}, 3009, 1, ["last_batch 'keep'", "batch_size"]),
+        ({"batch_size": Choice(32, 1)}, 3000, 1, ["batches of 1"]),
+        ({"batch_size": Integer(30, 40), "last_batch": "keep"}, 36 * 37 + 1, 1, ["batches of 36"]),
+        (
+            {"last_batch": "keep"},
+            2 * (16 * 5 + 1),
+            2,
+            ["batches of 32", "2 workers", "last_batch 'keep'"],
+        ),
+        ({"last_batch": "keep", "learning_rate_scaling": "linear"}, 2 * (32 * 5 + 1), 2, ["2 workers"]),
+        # 80 events each; 161 in the pass of an average
+        ({"last_batch": "keep", "swa_start": Choice(1.0, 0.5)}, 32 * 5 + 1, 2, ["batches of 32"]),
+        ({"last_batch": "keep", "optimizer": "entropy_sgd"}, 32 * 5 + 1, 2, ["batches of 32"]),
+        ({"last_batch": "drop"}, 31, 1, ["31 events"]),
+    ],
+)
+def test_a_batch_of_one_event_is_refused_where_it_cannot_be_normalised(parameters, events, workers, facts):
+    with raises(InvalidSpace, *facts):
+        check(images(**parameters), [], IMAGES, events, least=workers, most=workers)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "events", "workers"),
+    [
+        ({}, 3009, 1),
+        ({"last_batch": "drop"}, 3009, 1),
+        ({"last_batch": "keep"}, 3010, 1),
+        ({"last_batch": "keep", "model": "cnn"}, 3009, 1),  # without normalisation
+        ({"last_batch": "keep", "model": "deep_cnn"}, 3009, 1),  # over maps of many pixels
+        ({"last_batch": "keep"}, 32 * 5 + 1, 2),  # 80 events each, and nothing is averaged
+        ({"last_batch": "keep", "sync_batch_norm": True}, 2 * (16 * 5 + 1), 2),
+        ({"batch_size": Integer(30, 40)}, 3009, 1),
+    ],
+)
+def test_other_batches_are_taken(parameters, events, workers):
+    check(images(**parameters), [], IMAGES, events, least=workers, most=workers)
+
+
+def test_a_reference_with_a_batch_of_one_event_is_refused():
+    reference = {**COMMON, **BCNN, "last_batch": "keep"}
+    with raises(InvalidSpace, "batch of 1", "batches of 32", "3009"):
+        check(space(batch_size=8, model="cnn"), [reference], IMAGES, 3009)
+
+
+def test_a_configuration_that_is_known_is_refused_as_one_of_a_space():
+    known = dict(images(last_batch="keep", batch_size=32).samples()[0])
+    check_configurations([known], IMAGES, 3008)
+    with pytest.raises(InvalidSpace) as caught:
+        check_configurations([known], IMAGES, 3009)
+    assert tells(str(caught.value), "batch of 1", 3009, "batches of 32")
+
+
+SEARCHES = Path(__file__).parents[2] / "searches"
+BASE = {"loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+IMAGE_COLUMN = Column(name="image", shape=(28, 30, 1), axes=("eta", "phi"))
+ANGLES = Column(name="angles", shape=(2,), elements=("met", "met_phi"))
+
+
+def schema(*columns: Column) -> EventSchema:
+    return EventSchema(task="toy", columns=columns, classes=("a", "b"))
+
+
+def check_events(space: Space, *columns: Column) -> None:
+    space.check()
+    check(space, schema=schema(*columns))
+
+
+def test_a_search_whose_augmentation_would_break_events_is_refused_before_it_starts(tmp_path: Path) -> None:
+    unsaid = Column(name="image", shape=(28, 30, 1))
+    with ShardWriter(tmp_path / "data", schema(unsaid)) as writer:
+        writer.write(
+            {
+                "event_id": [f"event-{row}" for row in range(60)],
+                "label": np.arange(60) % 2,
+                "image": np.ones((60, 28, 30, 1), np.float32),
+            }
+        )
+    space = Space(model="mlp", inputs="image", **BASE, phi_rotation=Choice(False, True))
+    search = Search("toy", "toy", "toy", space, {"smoke": Preset(trials=1, epochs=1)})
+    with raises(InvalidSpace, "'mlp'", "'image'", "axes = ['phi', 'eta']"):
+        prepare(search, SearchOptions(data=tmp_path / "data", storage=tmp_path / "runs", preset="smoke"))
+    assert not (tmp_path / "runs" / "toy").exists()
+
+
+def test_it_is_asked_of_what_each_model_reads() -> None:
+    space = Space(model=Choice("cnn", "mlp"), **BASE, inputs=Choice("angles").when(model="mlp"))
+    with raises(InvalidSpace, "'mlp'", "angles"):
+        check_events(space.replace(phi_rotation=Choice(False, True)), IMAGE_COLUMN, ANGLES)
+    check_events(space.replace(phi_rotation=Choice(False, True).when(model="cnn")), IMAGE_COLUMN, ANGLES)
+
+
+def test_it_is_asked_of_each_choice_of_inputs() -> None:
+    space = Space(model="mlp", inputs=Choice("image", "image+angles"), **BASE)
+    with raises(InvalidSpace, "'met_phi'", "angles"):
+        check_events(space.replace(phi_flip=Choice(False, True)), IMAGE_COLUMN, ANGLES)
+    check_events(space.replace(phi_flip=Choice(False, True).when(inputs="image")), IMAGE_COLUMN, ANGLES)
+    check_events(space.replace(mixup=Choice(0.0, 0.5)), IMAGE_COLUMN, ANGLES)
+
+
+@pytest.mark.parametrize("script", sorted(SEARCHES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_search_of_ours_keeps_the_events_of_its_simulation_whole(script: Path) -> None:
+    search = load_search(script.stem, SEARCHES)
+    if search.task in SIMULATIONS:
+        for preset in search.presets.values():
+            check_configurations(
+                (preset.space or search.space).augmented(), SIMULATIONS[search.task].schema, 4800
+            )
