@@ -1,4 +1,4 @@
-"""From the journal of a confirmation to what it says: estimates, paired differences, corrected p-values."""
+"""Compute what a confirmation says from its journal: estimates, paired differences, corrected p-values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def failures(plan: ConfirmPlan, state: SearchState) -> dict[str, str]:
 
 
 def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str]) -> Confirmation:
-    """The record of a confirmation whose trainings have all been tested.
+    """Summarise a confirmation whose trainings have all been tested.
 
     Args:
         plan: what was to be done.
@@ -84,7 +84,7 @@ def confirmed_values(confirmation: Confirmation) -> dict[str, dict[str, tuple[fl
 
 
 def _metrics(plan: ConfirmPlan, trial: TrialState) -> dict[str, float]:
-    """What the test split said; anew from scores that were ranked by probabilities, which saturate."""
+    """Return the metrics of the test split; anew from scores that were ranked by probabilities, which saturate."""
     assert trial.tested is not None
     path = plan.folder / "trials" / trial.trial_id / SCORES
     if path.is_file() and not (kept := read_scores(path, plan.dataset.schema)).exact:
@@ -172,7 +172,7 @@ def _estimate(interval: Interval) -> Estimate:
 
 
 def values_of(folder: Path, schema: EventSchema, contender: Contender, metric: str) -> Floats | None:
-    """Values (seeds, events) of a metric, see `event_values`.
+    """Compute the values (seeds, events) of a metric, see `event_values`.
 
     Args:
         folder: of the confirmation.
@@ -212,7 +212,7 @@ def values_of(folder: Path, schema: EventSchema, contender: Contender, metric: s
 
 
 def same_events(left: KeptScores, right: KeptScores) -> bool:
-    """Whether two files are of the same events in the same order."""
+    """Return whether two files are of the same events in the same order."""
     if not np.array_equal(left.labels, right.labels):
         return False
     return left.event_ids is None or right.event_ids is None or left.event_ids.equals(right.event_ids)
@@ -221,7 +221,7 @@ def same_events(left: KeptScores, right: KeptScores) -> bool:
 def compared(
     left: tuple[Contender, Floats | None], right: tuple[Contender, Floats | None], *, paired: bool = True
 ) -> Crossed | None:
-    """Left minus right with both noises; None where the values are not to be had or one seed tells nothing."""
+    """Compare left with right, both noises counted; None where values are missing or one seed tells nothing."""
     (one, values), (other, against) = left, right
     if values is None or against is None:
         return None
@@ -229,7 +229,7 @@ def compared(
 
 
 def fitted(contender: Contender) -> bool:
-    """Whether its model is fitted, so that no seed changes it but as it draws."""
+    """Return whether its model is fitted, so that no seed changes it but as it draws."""
     return TrialConfig.from_params(
         {key: value for key, value in contender.params.items() if key != "seed"}
     ).fitted

@@ -105,13 +105,13 @@ class Comparison(Config):
     judged_by: Literal["crossed", "seeds"] = "seeds"
 
     def better(self, mode: str, level: float) -> bool:
-        """Whether the finalist beats the baseline by more than the noise that was counted, at 1 - `level`."""
+        """Return whether the finalist beats the baseline by more than the noise that was counted, at 1 - `level`."""
         gain = self.difference.mean if mode == "max" else -self.difference.mean
         return self.adjusted_p_value is not None and self.adjusted_p_value < 1 - level and gain > 0
 
 
 class Confirmation(Config):
-    """All of it.
+    """Everything that a confirmation found.
 
     Attributes:
         search: name.
@@ -158,12 +158,12 @@ class Confirmation(Config):
 
     @property
     def baseline(self) -> Contender:
-        """The contender that the others are compared with."""
+        """Return the contender that the others are compared with."""
         return next(one for one in self.contenders if one.role == "baseline")
 
     @property
     def finalists(self) -> tuple[Contender, ...]:
-        """The others."""
+        """Return the contenders that are compared with the baseline."""
         return tuple(one for one in self.contenders if one.role == "finalist")
 
 
@@ -175,7 +175,7 @@ def save_confirmation(search_folder: Path, confirmation: Confirmation) -> Path:
 
 
 def load_confirmation(search_folder: Path) -> Confirmation:
-    """What the last confirmation of a search found.
+    """Load what the last confirmation of a search found.
 
     Raises:
         StorageError: there is none, or the file is not one.
@@ -183,13 +183,13 @@ def load_confirmation(search_folder: Path) -> Confirmation:
     path = search_folder / FOLDER / FILE_NAME
     if not path.is_file():
         raise StorageError(
-            f"a search is confirmed first; {path} is not there: type "
+            f"there is no confirmation, {path} is not there: type "
             f"`{typed('hep-ray', 'confirm', search_folder.name, storage=search_folder.parent)}`"
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as fault:
-        raise StorageError(f"a confirmation is JSON; {path} is not: {fault}") from fault
+    except (ValueError, RecursionError) as exc:
+        raise StorageError(f"{path} is not JSON: {exc}") from exc
     return parse(Confirmation, values, str(path), StorageError)
 
 
@@ -250,10 +250,10 @@ def record_use(folder: Path, use: SplitUse) -> None:
         return
     try:
         write_whole(folder / TEST_USES, "".join(one.model_dump_json() + "\n" for one in (*known, use)))
-    except OSError as fault:
+    except OSError as exc:
         raise StorageError(
-            f"a look at the test split is recorded; {folder / TEST_USES} cannot be: {fault.strerror}"
-        ) from fault
+            f"cannot record a look at the test split in {folder / TEST_USES}: {exc.strerror}"
+        ) from exc
 
 
 def uses(folder: Path) -> list[SplitUse]:
@@ -269,10 +269,8 @@ def uses(folder: Path) -> list[SplitUse]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             values = json.loads(line)
-        except (ValueError, RecursionError) as fault:
-            raise StorageError(
-                f"every line of {TEST_USES} is JSON; line {number} of {path} is not: {fault}"
-            ) from fault
+        except (ValueError, RecursionError) as exc:
+            raise StorageError(f"line {number} of {path} is not JSON: {exc}") from exc
         found.append(parse(SplitUse, values, f"{path}, line {number}", StorageError))
     return found
 

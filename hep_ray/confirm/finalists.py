@@ -1,4 +1,4 @@
-"""Which configurations of a search are worth confirming, and which one they are to beat."""
+"""Choose the configurations of a search that are worth confirming, and the one that they are to beat."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the finalists are to beat.
+    """Configuration that the finalists are to beat.
 
     Attributes:
         params: without the seed.
@@ -53,7 +53,7 @@ class Baseline:
 
 
 def configurations(state: SearchState) -> list[Configuration]:
-    """Distinct configurations, best first by the mean of their validation metric; failed and running trials apart."""
+    """Return the distinct configurations, best first by mean validation metric; failed and running trials apart."""
     started = state.started
     assert started is not None
     groups: dict[str, list[TrialState]] = {}
@@ -70,7 +70,7 @@ def configurations(state: SearchState) -> list[Configuration]:
 
 
 def parse_baseline(expression: str) -> dict[str, Any]:
-    """`loss=root_softmax,root_index=1` as a dict of typed values.
+    """Parse `loss=root_softmax,root_index=1` to a dict of typed values.
 
     Raises:
         CannotConfirm: a part is not KEY=VALUE.
@@ -87,7 +87,7 @@ def parse_baseline(expression: str) -> dict[str, Any]:
 
 
 def choose_baseline(ranked: Sequence[Configuration], wanted: Mapping[str, Any]) -> Baseline:
-    """The best configuration of the search that has these parameters, else its best one with them put in.
+    """Choose the best configuration of the search that has these parameters, else its best one with them put in.
 
     Args:
         ranked: `configurations`, at least one.
@@ -109,11 +109,11 @@ def choose_baseline(ranked: Sequence[Configuration], wanted: Mapping[str, Any]) 
         readers = keys_read(_components(merged))
         params = {key: value for key, value in merged.items() if key in readers or key in wanted}
         TrialConfig.from_params(params)
-    except HepRayError as fault:
+    except HepRayError as exc:
         raise CannotConfirm(
             f"a baseline is a configuration that the search drew or the trainer takes; none drawn has {text}, and "
-            f"{best.name} with it is refused: {fault}"
-        ) from fault
+            f"{best.name} with it is refused: {exc}"
+        ) from exc
     return Baseline(
         params, f"{best.name}, the best by validation, with {text} put in: none drawn has it", None
     )

@@ -1,4 +1,4 @@
-"""What a confirmation will do, checked before it starts: finalists, baseline, seeds, dataset, resources."""
+"""Plan a confirmation and check it before it starts: finalists, baseline, seeds, dataset, resources."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
 
 
 def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configuration]) -> dict[str, Any]:
-    """What the finalists are to beat; empty for cross-entropy, the default of a search that states none."""
+    """Return what the finalists are to beat; empty for cross-entropy, the default of a search that states none."""
     if options.baseline is not None:
         return parse_baseline(options.baseline)
     if stated.known and stated.baseline:
@@ -96,7 +96,7 @@ def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configurat
 
 
 def _source(found: Found, started: SearchStarted) -> Path:
-    """The search's script where it still is, else the folder that the command is typed in."""
+    """Return the search's script where it still is, else the folder that the command is typed in."""
     places = (found.script, Path(started.provenance.get("script", "")), script_of(found.name, found.scripts))
     return next((place.resolve() for place in places if place is not None and place.is_file()), Path.cwd())
 
@@ -202,7 +202,7 @@ class ConfirmPlan:
 
     @property
     def training(self) -> TrainingPlan:
-        """What is trained, for `execute`: every contender at full length."""
+        """Return what `execute` trains: every contender at full length."""
         return TrainingPlan(
             experiment=self.started.search,
             storage=self.given.storage,
@@ -256,7 +256,7 @@ class ConfirmPlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a confirmation to be the same after a restart."""
+        """Return what must be equal for a confirmation to be the same after a restart."""
         return {
             "search": self.started.search,
             "task": self.started.task,
@@ -278,5 +278,5 @@ def trial_id(contender: str, seed: int) -> str:
 
 
 def of_test(metric: str) -> str:
-    """The metric of the test split that is one of the validation split's."""
+    """Return the metric of the test split for one of the validation split."""
     return "test_" + metric.removeprefix("val_")

@@ -51,7 +51,7 @@ from hep_ray.training.testing import Outcome, evaluate_once
 
 @dataclass(frozen=True)
 class ConfirmResult:
-    """What a confirmation leaves.
+    """Result of a confirmation.
 
     Attributes:
         confirmation: all of it.
@@ -122,7 +122,7 @@ def run_confirmation(
 
 
 def _opening(plan: ConfirmPlan, state: SearchState) -> list[Record]:
-    """The first record of a new confirmation; none of one that goes on."""
+    """Return the first record of a new confirmation; none of one that goes on."""
     started = state.started
     if started is None:
         return [
@@ -250,7 +250,7 @@ class FixedList(JournalSearcher):
         return len(self._pending)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
-        """The next training, or that there is none."""
+        """Return the next training, or that there is none."""
         if not self._pending:
             finished: str = self.FINISHED
             return finished
@@ -266,7 +266,7 @@ RESTARTS = 3
 
 @dataclass(frozen=True)
 class Opened:
-    """What all evaluations share.
+    """Settings that all evaluations share.
 
     Attributes:
         trials_folder: one folder per trial, on storage that every node sees.

@@ -13,7 +13,7 @@ from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
 
 
 def confirmation_table(confirmation: Confirmation) -> Table:
-    """Finalists in the order of the search, then the baseline: value on the test split, and what it differs by."""
+    """Tabulate finalists and baseline: value on the test split, and the difference to the baseline."""
     level = f"{100 * confirmation.level:g} % interval"
     made = Table(
         title=f"{confirmation.search}: {len(confirmation.seeds)} trainings each at full length, on the test split",
@@ -44,7 +44,7 @@ def confirmation_table(confirmation: Confirmation) -> Table:
 
 
 def contender_lines(confirmation: Confirmation) -> list[str]:
-    """What each contender is, by the parameters that not all have alike, and why one failed."""
+    """List each contender by the parameters that not all have alike, and why one failed."""
     everyone: list[Mapping[str, Any]] = [one.params for one in confirmation.contenders]
     names = dict.fromkeys(name for params in everyone for name in params)
     differ = [name for name in names if len({params.get(name) for params in everyone}) > 1]
@@ -56,14 +56,14 @@ def contender_lines(confirmation: Confirmation) -> list[str]:
 
 
 def of_difference(confirmation: Confirmation) -> str:
-    """What the interval and the p-value of a difference cover."""
+    """Say what the interval and the p-value of a difference cover."""
     if all(one.judged_by == "crossed" for one in confirmation.comparisons):
         return "Paired by seed and event; interval and p-value count the noise of both"
     return "Paired by seed; interval and p-value count the noise of the seeds alone"
 
 
 def verdict(confirmation: Confirmation) -> str:
-    """One sentence: who beats the baseline, if anyone."""
+    """Say in a sentence who beats the baseline, if anyone."""
     if len(confirmation.seeds) == 1 and all(one.p_value is None for one in confirmation.comparisons):
         return "With one seed there is no interval and no p-value: nothing can be said. Type --seeds 5."
     better = [
@@ -90,7 +90,7 @@ def verdict(confirmation: Confirmation) -> str:
 
 
 def _small(comparison: Comparison) -> bool:
-    """Whether the difference is within two standard errors of the test sample."""
+    """Return whether the difference is within two standard errors of the test sample."""
     error = comparison.sample_error
     return error is not None and abs(comparison.difference.mean) < 2 * error
 

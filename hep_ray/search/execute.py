@@ -41,16 +41,16 @@ from hep_ray.tracking.mlflow import MlflowTracker
 from hep_ray.tracking.records import Record, SearchFinished
 
 Opening = Callable[[SearchState], Iterable[Record]]
-"""From what the journal holds to the first records of this attempt."""
+"""Returns the first records of this attempt, given what the journal holds."""
 Sampler = Callable[[SearchState, Callable[[Record], None]], JournalSearcher]
-"""From what the journal holds, and what records a new trial, to what hands out trials."""
+"""Returns what hands out trials, given what the journal holds and what records a new trial."""
 Publish = Callable[[SearchState, Mapping[str, str]], Path | None]
-"""From what was trained, and trial id → MLflow run id, to the file that tells it; None where it is too early."""
+"""Writes what was found, given that and trial id → MLflow run id; returns the file, None where it is too early."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a finished search leaves.
+    """Result of a finished search.
 
     Attributes:
         state: every trial with its history.
@@ -67,7 +67,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Executed:
-    """What an executed plan leaves.
+    """Result of an executed plan.
 
     Attributes:
         state: every trial with its history.
@@ -114,7 +114,7 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
 
 
 def _with_recorded_cost(plan: SearchPlan, console: Console) -> SearchPlan:
-    """The plan; of a search that began when its script still counted time, with that for its cost."""
+    """Return the plan; of a search that began when its script still counted time, with that for its cost."""
     started = SearchState.read(plan.folder).started
     if started is None or started.cost not in TIMES or plan.search.cost not in OF_MODEL:
         return plan

@@ -1,4 +1,4 @@
-"""Why trials fail: what their processes wrote, the words for a lost one, and the causes of a search by frequency."""
+"""Tell why trials fail: keep what their processes write, name lost workers, count the causes of a search."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SURROUNDINGS = (
 
 
 def loss(told: str, log: str, epoch_timeout: float) -> str:
-    """In words, why the process of a trial is gone.
+    """Return in words why the process of a trial is gone.
 
     Args:
         told: what Ray says of it.
@@ -70,7 +70,7 @@ def loss(told: str, log: str, epoch_timeout: float) -> str:
 
 
 def loss_kind(told: str, log: str) -> Failure:
-    """Of what kind the loss of a process is: an epoch too long, a node out of memory, else none of the trial's doing.
+    """Return of what kind a lost worker is: an epoch too long, a node out of memory, else none of the trial's doing.
 
     Args:
         told: what Ray says of it, which is all that it tells.
@@ -82,22 +82,22 @@ def loss_kind(told: str, log: str) -> Failure:
     return "out_of_memory" if kind == "OutOfMemory" else "lost"
 
 
-def kind_of(fault: BaseException) -> Failure:
-    """Of what kind an exception within a trial is."""
-    if isinstance(fault, NonFiniteLoss):
+def kind_of(exc: BaseException) -> Failure:
+    """Return of what kind an exception within a trial is."""
+    if isinstance(exc, NonFiniteLoss):
         return "diverged"
-    if isinstance(fault, MemoryError | torch.OutOfMemoryError) or _CPU_MEMORY in str(fault):
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or _CPU_MEMORY in str(exc):
         return "out_of_memory"
-    return "lost" if isinstance(fault, SURROUNDINGS) or _PEER_GONE.search(str(fault)) else "error"
+    return "lost" if isinstance(exc, SURROUNDINGS) or _PEER_GONE.search(str(exc)) else "error"
 
 
 def failed(trials: Iterable[TrialState]) -> list[TrialState]:
-    """Those of some trials that failed."""
+    """Return the trials that failed."""
     return [trial for trial in trials if trial.status == "failed"]
 
 
 def causes(trials: Iterable[TrialState]) -> list[tuple[str, list[TrialState]]]:
-    """Failed trials by their cause, the commonest first.
+    """Group failed trials by their cause, the commonest first.
 
     Causes that differ in numbers alone (an epoch, a learning rate, a process) are one; the first one speaks for all.
 
@@ -139,7 +139,7 @@ def judge(state: SearchState, trials: int, to_go_on: str) -> None:
 
 
 def headline(trial: TrialState) -> str:
-    """First line of the cause of a trial's failure."""
+    """Return the first line of the cause of a trial's failure."""
     assert trial.finished is not None
     return _first(trial.finished.cause)
 
@@ -160,7 +160,7 @@ _STDOUT, _STDERR = 1, 2
 
 
 def begin_log(folder: Path, trial_id: str) -> None:
-    """From now on all that this process writes, that of C code and of a crash too, goes to the trial's log.
+    """Send all that this process writes from now on, C code and crashes included, to the trial's log.
 
     Args:
         folder: of the trial.
@@ -199,7 +199,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def last_attempt(folder: Path) -> str:
-    """What the last process of a trial wrote; empty where there was none."""
+    """Return what the last process of a trial wrote; empty where there was none."""
     path = folder / LOG
     if not path.exists():
         return ""
@@ -211,7 +211,7 @@ def last_attempt(folder: Path) -> str:
 
 
 def tail(text: str) -> str:
-    """The end of a log, in whole lines; its first line stays, which tells process and machine."""
+    """Return the end of a log, in whole lines; its first line stays, which tells process and machine."""
     text = "".join(mask(line) for line in text.splitlines(keepends=True) if not line.startswith(_NOISE))
     if len(text) <= TAIL:
         return text
@@ -220,5 +220,5 @@ def tail(text: str) -> str:
 
 
 def hung(text: str) -> bool:
-    """Whether the process that wrote this was ended by `time_limit`."""
+    """Return whether the process that wrote this was ended by `time_limit`."""
     return _HUNG.search(text) is not None

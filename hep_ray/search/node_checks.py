@@ -55,7 +55,7 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a node says about itself.
+    """Facts that a node reports.
 
     Attributes:
         host: its name.
@@ -78,7 +78,7 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Clock:
-    """How far a node's clock is from the driver's.
+    """Offset of a node's clock from the driver's.
 
     Attributes:
         offset: node minus driver, s.
@@ -90,7 +90,7 @@ class Clock:
 
 
 def living_nodes() -> list[Node]:
-    """The nodes of the cluster, the head first."""
+    """Return the living nodes of the cluster, the head first."""
     found = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     found.sort(
         key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeManagerAddress"])
@@ -107,7 +107,7 @@ def living_nodes() -> list[Node]:
 
 
 def ask(nodes: Sequence[Node], work: Callable[..., Any], *args: Any) -> dict[str, Any]:
-    """Do the same work on each of the nodes, beside whatever runs there.
+    """Run the same function on each of the nodes, beside whatever runs there.
 
     Returns:
         Node id → what the work returned, or the exception that came instead of it.
@@ -123,13 +123,13 @@ def ask(nodes: Sequence[Node], work: Callable[..., Any], *args: Any) -> dict[str
     for one in done:
         try:
             answers[running[one]] = ray.get(one)
-        except Exception as fault:  # noqa: BLE001 - a node's answer, which the caller judges
-            answers[running[one]] = fault
+        except Exception as exc:  # noqa: BLE001 - a node's answer, which the caller judges
+            answers[running[one]] = exc
     return answers
 
 
 def facts() -> NodeFacts:
-    """What this node says about itself."""
+    """Report the versions, code, GPUs and cores of this node."""
     versions = {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}}
     mode = os.environ.get("RAY_AUTH_MODE", "")
     token, cores = open_token(ray_token()), usable_cores()
@@ -137,7 +137,7 @@ def facts() -> NodeFacts:
 
 
 def clocks(nodes: Sequence[Node]) -> dict[str, Clock]:
-    """Node id → its clock against the driver's, from the quickest of a few questions; without nodes that went away."""
+    """Return node id → its clock against the driver's, from the quickest of a few questions; without lost nodes."""
     found: dict[str, Clock] = {}
     task = ray.remote(num_cpus=0)(_now)
     for node in nodes:
@@ -155,7 +155,7 @@ def clocks(nodes: Sequence[Node]) -> dict[str, Clock]:
 
 
 def unshared(folder: Path, nodes: Sequence[Node]) -> dict[str, str]:
-    """Nodes that do not share a folder with the driver, or cannot write there.
+    """Return the nodes that do not share a folder with the driver, or cannot write there.
 
     Args:
         folder: exists, and the driver can write there.
@@ -184,15 +184,15 @@ def unshared(folder: Path, nodes: Sequence[Node]) -> dict[str, str]:
 
 
 def unreadable(path: Path, nodes: Sequence[Node]) -> dict[str, str]:
-    """Nodes that cannot read a file: node id → what is wrong."""
+    """Return the nodes that cannot read a file: node id → what is wrong."""
     answers = ask(nodes, _first_byte, str(path.resolve()))
     return {node_id: one_line(answer) for node_id, answer in answers.items() if isinstance(answer, Exception)}
 
 
-def one_line(fault: Exception) -> str:
-    """An exception in a line: the last one of a traceback says what happened."""
-    lines = str(fault).strip().splitlines()
-    return lines[-1] if lines else type(fault).__name__
+def one_line(exc: Exception) -> str:
+    """Return an exception in a line: the last one of a traceback says what happened."""
+    lines = str(exc).strip().splitlines()
+    return lines[-1] if lines else type(exc).__name__
 
 
 def _on(node: Node) -> NodeAffinitySchedulingStrategy:
@@ -209,8 +209,8 @@ def _share(place: str) -> str:
     name = uuid.uuid4().hex
     try:
         (Path(place) / name).write_text("node", encoding="utf-8")
-    except OSError as fault:
-        return f"it cannot write to {Path(place).parent}: {fault.strerror}"
+    except OSError as exc:
+        return f"it cannot write to {Path(place).parent}: {exc.strerror}"
     return f"wrote {name}"
 
 
@@ -246,7 +246,7 @@ def _torch_gpus() -> int:
 
 
 def check_every_node(storage: Path, manifest: Path) -> None:
-    """Trials read the data and write their models wherever they run; nothing is asked of a single node.
+    """Check that every node shares the storage and reads the data; nothing is asked of a single node.
 
     Args:
         storage: folder of all searches, which the driver can write.
@@ -260,12 +260,12 @@ def check_every_node(storage: Path, manifest: Path) -> None:
         return
     if faults := unshared(storage, nodes):
         raise StorageError(
-            f"every node writes to the storage; {storage.resolve()} is not shared by all: {_listing(nodes, faults)}: "
+            f"storage {storage.resolve()} is not shared by all nodes: {_listing(nodes, faults)}: "
             "give a folder of a shared file system with --storage or HEP_RAY_STORAGE; `hep-ray doctor` checks the rest"
         )
     if faults := unreadable(manifest, nodes):
         raise StorageError(
-            f"every node reads the data; {manifest.resolve()} is not there for all: {_listing(nodes, faults)}: put "
+            f"not every node can read {manifest.resolve()}: {_listing(nodes, faults)}: put "
             "the dataset on a shared file system and name it with --data or HEP_RAY_DATA"
         )
 

@@ -29,7 +29,7 @@ from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, Searc
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """What is trained, on what data, with which resources and until when: of a search, or of a confirmation.
+    """Plan of trials to train: which, on what data, with which resources and until when; a search or a confirmation.
 
     Attributes:
         experiment: name of the search, which is that of its experiment in MLflow.
@@ -67,7 +67,7 @@ class TrainingPlan:
 
     @property
     def trials(self) -> int:
-        """Trials to run."""
+        """Return the number of trials to run."""
         return self.resources.trials
 
 
@@ -105,7 +105,7 @@ class SearchPlan:
 
     @property
     def trials(self) -> int:
-        """Trials to run."""
+        """Return the number of trials to run."""
         return self.resources.trials
 
     @property
@@ -115,7 +115,7 @@ class SearchPlan:
 
     @property
     def training(self) -> TrainingPlan:
-        """What is trained, for `execute`."""
+        """Return what `execute` trains."""
         return TrainingPlan(
             experiment=self.search.name,
             storage=self.storage,
@@ -139,7 +139,7 @@ class SearchPlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a search to be the same search after a restart."""
+        """Return what must be equal for a search to be the same search after a restart."""
         preset = self.preset
         return {
             "search": self.search.name,
@@ -174,11 +174,11 @@ class SearchPlan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the journal records of the options, for a later --resume without flags."""
+        """Return what the journal records of the options, for a later --resume without flags."""
         return {**self.given.record(), "cache": self.resources.ingest.cache}
 
     def opening(self, state: SearchState, *, resume: bool) -> list[Record]:
-        """The first records of this attempt: a new search, or flags that are other ones and code that is accepted.
+        """Return the first records of this attempt: a new search, or changed flags and accepted code.
 
         Args:
             state: what the journal holds.

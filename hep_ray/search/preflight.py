@@ -257,14 +257,14 @@ def _check_batches(
 
 
 def _averages(config: TrialConfig) -> bool:
-    """Whether the model that is validated has averaged weights."""
+    """Return whether the model that is validated has averaged weights."""
     entry = OPTIMIZERS[config.training.optimizer]
     optimizer = entry.build(config.components["optimizer"], [nn.Parameter(torch.zeros(1))], 1.0)
     return config.training.swa_start < 1 or isinstance(optimizer, CentredOptimizer)
 
 
 def _takes_one_event(model: Model, schema: EventSchema) -> bool:
-    """Whether a model without weights in memory, while it trains, takes a batch of one event."""
+    """Return whether a model on the meta device, in training mode, takes a batch of one event."""
     columns = {column.name: column for column in schema.columns}
     single: list[nn.Module] = []
     was_training = model.training

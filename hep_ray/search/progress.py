@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: bars on a terminal, a line per event in a log file."""
+"""Show how a search gets on: bars on a terminal, a line per event in a log file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hep_ray.tracking.records import (
 
 
 class Progress:
-    """Follows the records of a search; use as a context manager around it.
+    """Display that follows the records of a search; a context manager.
 
     Args:
         state: kept up to date by the recorder.
@@ -57,7 +57,7 @@ class Progress:
             self._live.stop()
 
     def record(self, record: Record) -> None:
-        """Tell about a new record, on a log file; the live view redraws by itself."""
+        """Print a line about a new record to a log file; the live view redraws by itself."""
         if self._console.is_terminal and not isinstance(record, TrialFinished | TrialLost):
             return
         line = self._line(record)
@@ -116,7 +116,7 @@ class Progress:
         return _duration(time.monotonic() - self._start)
 
     def _left(self) -> str:
-        """Time left, if trials go on taking as long as those that ended in this run."""
+        """Estimate the time left, if trials go on taking as long as those that ended in this run."""
         ended = [trial for trial in self._state.drawn() if trial.finished]
         elapsed = time.monotonic() - self._start
         epochs = sum(len(trial.history) for trial in self._state.drawn()) - self._done_before

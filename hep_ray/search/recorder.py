@@ -1,4 +1,4 @@
-"""The driver's one hand that writes: journal first, then whoever listens (MLflow, the progress display)."""
+"""Single writer of a search: the journal first, then its listeners (MLflow, the progress display)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEEP_BEST = 10
 
 
 class Recorder(Callback):
-    """Turns what Tune reports into records.
+    """Callback of Tune that turns what it reports into records.
 
     Args:
         journal: open journal; its records are folded into `state` first.
@@ -80,7 +80,7 @@ class Recorder(Callback):
         self.listeners = list(listeners)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks to restore them, and here the journal restores."""
+        """Return nothing: Tune pickles its callbacks to restore them, and here the journal restores."""
         return {}
 
     def write(self, record: Record) -> None:
@@ -100,7 +100,7 @@ class Recorder(Callback):
 
     @contextmanager
     def listening(self, listener: Callable[[Record], None]) -> Iterator[None]:
-        """Within, a listener more."""
+        """Add a listener for as long as the block runs."""
         self.listeners.append(listener)
         try:
             yield
@@ -200,7 +200,7 @@ class Recorder(Callback):
         )
 
     def given_back(self) -> bool:
-        """Whether trials are left that Tune gave up and that another Tune run is to train; asked once per run."""
+        """Return whether Tune gave up trials that another Tune run is to train; asked once per run."""
         again = {trial.trial_id for trial in self.state.unfinished()} & self._to_run_again
         self._to_run_again.clear()
         return bool(again)
@@ -237,7 +237,7 @@ class Recorder(Callback):
 
 
 def _told(trial: Any) -> str:
-    """What Ray said when it lost a trial the last time."""
+    """Return what Ray said when it lost a trial the last time."""
     told = Path(trial.error_file) if trial.error_file else None
     text = told.read_text(encoding="utf-8") if told and told.exists() else ""
     return text.rpartition("Failure # ")[2]

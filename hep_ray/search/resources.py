@@ -1,4 +1,9 @@
-"""The arithmetic of a search against a cluster, done before anything starts instead of hanging later."""
+"""Compute how many trials fit on a cluster before anything starts, instead of hanging later.
+
+Nodes that do not run yet, but that the cluster's autoscaler starts when trials wait for them, count too. Ray does not
+tell a driver what may come, so the cluster files do, in HEP_RAY_AUTOSCALE: the path of the file that the head was
+started with, or the nodes in words, such as `8 x CPU=8 GPU=1`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from hep_ray.loading.cache import RESIDENT, Ingest, with_streams
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """What a search will use.
+    """Resources that trials will use.
 
     Attributes:
         trials: trials to run.
@@ -77,7 +82,7 @@ def plan_resources(
     min_workers_per_trial: int | None = None,
     ingest: Ingest = RESIDENT,
 ) -> ResourcePlan:
-    """How many trials fit on a cluster at once: trials × (driver + workers) + Ray Data ≤ cluster.
+    """Compute how many trials fit on a cluster at once: trials × (driver + workers) + Ray Data ≤ cluster.
 
     The driver of a trial holds nothing. A worker must fit on one node; the workers of a trial may be on several. As
     all workers are alike, as many trials fit as the places for workers make groups. Where events are streamed, no more
@@ -126,19 +131,19 @@ def plan_resources(
 def _check(cpus: int, gpus: float, workers: int, least: int) -> None:
     if workers < 1 or not 1 <= least <= workers:
         raise Infeasible(
-            f"a trial has at least 1 worker, and at least as many as the least; got --workers-per-trial {workers} "
-            f"and --min-workers-per-trial {least}"
+            f"1 <= min-workers-per-trial <= workers-per-trial must hold, got --workers-per-trial {workers} and "
+            f"--min-workers-per-trial {least}"
         )
     if cpus < 1:
-        raise Infeasible(f"a trial holds at least 1 CPU; got --cpus-per-trial {cpus}")
+        raise Infeasible(f"--cpus-per-trial must be at least 1, got {cpus}")
     if not 0 <= gpus < math.inf:
-        raise Infeasible(f"a trial holds 0 GPUs or more, a finite number; got --gpus-per-trial {gpus:g}")
+        raise Infeasible(f"--gpus-per-trial must be 0 or more and finite, got --gpus-per-trial {gpus:g}")
     if gpus > 1 and gpus != int(gpus):
-        raise Infeasible(f"above one GPU only whole ones are given; got --gpus-per-trial {gpus:g}")
+        raise Infeasible(f"above one GPU only whole ones can be asked for, got --gpus-per-trial {gpus:g}")
     if workers > 1 and gpus != int(gpus):
         raise Infeasible(
-            "workers that train together have whole GPUs, since NCCL takes one process per GPU; got "
-            f"--gpus-per-trial {gpus:g} for each of --workers-per-trial {workers}"
+            f"workers that train together need whole GPUs, since NCCL takes one process per GPU, got --gpus-per-trial "
+            f"{gpus:g} for each of --workers-per-trial {workers}"
         )
 
 
@@ -150,10 +155,11 @@ def _refusal(
         f", of which Ray Data takes {data_cpus} CPU" if data_cpus else ""
     )
     if workers == 1:
-        return f"one trial must fit on one node; a trial needs {cpus} CPU + {gpus:g} GPU, {has}"
+        return f"a trial fits on no node: it needs {cpus} CPU + {gpus:g} GPU, {has}"
     return (
-        f"the workers of one trial run at once, each on one node; a trial needs {workers} × ({cpus} CPU + {gpus:g} "
-        f"GPU) = {workers * cpus} CPU + {workers * gpus:g} GPU, there is room for {places} of them: {has}"
+        f"the workers of a trial do not fit on the cluster: they run at once, each on one node, and need {workers} × "
+        f"({cpus} CPU + {gpus:g} GPU) = {workers * cpus} CPU + {workers * gpus:g} GPU; there is room for {places} of "
+        f"them: {has}"
     )
 
 
@@ -162,7 +168,7 @@ def _worker(cpus: int, gpus: float) -> str:
 
 
 def _without_data(nodes: Sequence[Mapping[str, float]], data_cpus: int) -> list[dict[str, float]]:
-    """What is left when Ray Data's tasks, of one core each, take the cores of the nodes that have most."""
+    """Return what Ray Data's tasks leave, which take a core each of the nodes that have most."""
     free = [dict(node) for node in nodes]
     for _ in range(data_cpus):
         most = max(free, key=lambda node: node.get("CPU", 0), default={})
@@ -184,7 +190,7 @@ _GROUP = re.compile(r"(\d+) x((?: (?:CPU|GPU)=\d+)+)")
 
 
 def expected_nodes() -> list[dict[str, float]]:
-    """Resources of every living node, and of those that may still start.
+    """Return the resources of every living node, and of those that may still start.
 
     Raises:
         InvalidConfig: HEP_RAY_AUTOSCALE is not understood.
@@ -194,7 +200,7 @@ def expected_nodes() -> list[dict[str, float]]:
 
 
 def to_come(alive: Sequence[Mapping[str, float]], stated: str) -> list[dict[str, float]]:
-    """Nodes that may still start.
+    """Return the nodes that may still start.
 
     Args:
         alive: resources of the living nodes; those that look like nodes of a group count against its number.
@@ -245,8 +251,8 @@ def _of_file(path: Path) -> list[tuple[int, dict[str, float]]]:
             count = min(int(kind.get("max_workers", left)), left)
             left -= count
             groups.append((count, {key: float(kind["resources"].get(key, 0)) for key in ("CPU", "GPU")}))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as exc:
         raise InvalidConfig(
-            f"{VARIABLE} names a cluster file as Ray's launcher leaves it on the head; {path} is none: {fault!r}"
-        ) from fault
+            f"{VARIABLE} names a cluster file as Ray's launcher leaves it on the head; {path} is none: {exc!r}"
+        ) from exc
     return groups

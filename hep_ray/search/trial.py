@@ -44,7 +44,7 @@ ENDED = "ended"
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What all trials of a search share.
+    """Settings that all trials of a search share.
 
     Attributes:
         trials_folder: one folder per trial, on storage that every node sees.
@@ -75,7 +75,7 @@ class TrialJob:
     unstated: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, trial_id: str) -> Path:
-        """Of a trial: its checkpoints and its log."""
+        """Return the folder of a trial, with its checkpoints and its log."""
         return Path(self.trials_folder) / trial_id
 
 
@@ -134,7 +134,7 @@ class TrialRun:
             self._unreported = state["metrics"] if state["metrics"]["epoch"] > heard else None
 
     def report(self) -> dict[str, Any]:
-        """An epoch's result; after a resume first that of the checkpoint, which may not have been heard.
+        """Train an epoch and return its result; after a resume first that of the checkpoint, which may be unheard.
 
         Raises:
             NonFiniteLoss: the loss, or another metric, is NaN or infinite.
@@ -190,18 +190,18 @@ def _check_finite(metrics: dict[str, float]) -> None:
 
 
 def failure(cause: str, kind: Failure) -> dict[str, Any]:
-    """The result of a trial that failed."""
+    """Return the result of a trial that failed."""
     return {FAILURE: cause, FAILURE_KIND: kind, "epoch": 0, "done": True}
 
 
 def failure_of(exc: Exception) -> dict[str, Any]:
-    """The result of a trial that met a exc; a full storage is the search's, not the trial's."""
+    """Return the result of a trial that raised; a full storage is the search's fault, not the trial's."""
     unstored = {UNSTORED: str(exc)} if isinstance(exc, StorageError) else {}
     return failure(cause_of(exc), kind_of(exc)) | unstored
 
 
 def cause_of(exc: Exception) -> str:
-    """A named error speaks for itself; anything else brings its traceback."""
+    """Return the text of an exception; of one that is no named error, its traceback too."""
     text = f"{type(exc).__name__}: {exc}"
     return mask(text if isinstance(exc, HepRayError) else text + "\n" + traceback.format_exc())
 

@@ -429,7 +429,7 @@ class PlacementGroups:
 
 
 def _marked(marks: set[int]) -> list[PlacementGroup]:
-    """The placement groups whose bundles ask for one of these numbers of bytes of memory."""
+    """Return the placement groups whose bundles ask for one of these numbers of bytes of memory."""
     identity = type(PlacementGroup.empty().id)
     return [
         PlacementGroup(identity(bytes.fromhex(number)))
@@ -440,7 +440,7 @@ def _marked(marks: set[int]) -> list[PlacementGroup]:
 
 
 def alive(name: str) -> bool:
-    """Whether an actor of this name lives."""
+    """Return whether an actor of this name lives."""
     try:
         ray.get_actor(name)
     except ValueError:  # Ray's word for an actor that is dead, or never was
