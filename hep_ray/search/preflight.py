@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from hep_ray.search.node_checks import check_every_node, check_plugins
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
-from hep_ray.search.space import Choice, Integer, Mapped, Space, Value
+from hep_ray.search.space import Choice, Mapped, Space
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import local_step
@@ -165,10 +164,7 @@ def configurations_of(
             f"batch_size is {drawn}, and the {workers} workers of a trial share batches of stated sizes: make it a "
             "Choice of multiples of their number"
         )
-    for sample in space.samples():
-        keys = [key for key in DECIDE_BATCHES if key in sample]
-        for values in itertools.product(*(_values(space, sample, key) for key in keys)):
-            yield {**sample, **dict(zip(keys, values, strict=True))}
+    yield from space.varied(DECIDE_BATCHES)
     yield from space.augmented()
     yield from references
 
@@ -292,15 +288,6 @@ def _takes_one_event(model: Model, schema: EventSchema) -> bool:
             hook.remove()
         model.train(was_training)
     return not single
-
-
-def _values(space: Space, sample: Mapping[str, Value], key: str) -> Sequence[Value]:
-    parameter = space.parameters[key]
-    if isinstance(parameter, Mapped):
-        return (sample[key],)
-    if isinstance(parameter, Integer):
-        return range(parameter.low, parameter.high + 1)
-    return parameter.corners()
 
 
 def _size(size: int) -> str:

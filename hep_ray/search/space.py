@@ -21,7 +21,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -344,6 +344,20 @@ class Space:
     def samples(self) -> list[dict[str, Value]]:
         """One configuration for each way in which components can be combined."""
         return [self._sample(chosen) for chosen in self._combinations()]
+
+    def varied(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
+        """Configurations with every combination of the values of some parameters, beside each choice of components."""
+        for sample in self.samples():
+            keys = [name for name in names if name in sample]
+            values = [self._every_value(name, sample) for name in keys]
+            for combination in itertools.product(*values):
+                yield {**sample, **dict(zip(keys, combination, strict=True))}
+
+    def _every_value(self, name: str, sample: Mapping[str, Value]) -> Sequence[Value]:
+        parameter = self.parameters[name]
+        if isinstance(parameter, Integer):
+            return range(parameter.low, parameter.high + 1)
+        return _values(parameter, sample)
 
     def augmented(self) -> Iterator[dict[str, Value]]:
         """Configurations that augment: every model with each value of each augmentation and of each word.

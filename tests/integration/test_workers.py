@@ -216,7 +216,7 @@ def test_a_search_whose_trials_asha_stops_holds_nothing_afterwards(options):
 @pytest.mark.parametrize(
     ("change", "error", "facts"),
     [
-        ({"workers_per_trial": 3}, Infeasible, ["3 CPU", "2 CPU"]),
+        ({"workers_per_trial": 2, "cpus_per_trial": 2}, Infeasible, ["4 CPU", "2 CPU"]),
         ({"workers_per_trial": 2, "gpus_per_trial": 0.5}, Infeasible, ["--gpus-per-trial 0.5"]),
         ({"workers_per_trial": 4, "min_workers_per_trial": 1}, InvalidSpace, ["batch_size 2", "3 workers"]),
     ],

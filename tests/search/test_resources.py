@@ -81,7 +81,7 @@ def test_as_many_trials_run_side_by_side_as_fit(nodes, trials, cpus, gpus, concu
     [
         (4, 0, ["4 CPU", "2 CPU + 0 GPU"]),
         (1, 1, ["1 GPU", "2 CPU + 0 GPU"]),
-        (0, 0, ["at least 1 CPU"]),
+        (0, 0, ["--cpus-per-trial", "0"]),
         (1, -1, ["-1"]),
         (1, 1.5, ["1.5"]),
     ],
@@ -126,7 +126,7 @@ def test_four_trials_of_two_workers_on_two_cores_run_one_after_another():
         (1, 0, {"workers_per_trial": 3}, ["3 × (1 CPU + 0 GPU) = 3 CPU", "room for 2", "2 CPU + 1 GPU"]),
         (1, 1, {"workers_per_trial": 2}, ["2 × (1 CPU + 1 GPU) = 2 CPU + 2 GPU", "room for 1"]),
         (1, 0.5, {"workers_per_trial": 2}, ["whole GPUs", "0.5"]),
-        (1, 0, {"workers_per_trial": 0}, ["at least 1 worker"]),
+        (1, 0, {"workers_per_trial": 0}, ["--workers-per-trial 0"]),
         (1, 0, {"workers_per_trial": 2, "min_workers_per_trial": 3}, ["--min-workers-per-trial 3"]),
         (1, 0, {"workers_per_trial": 2, "ingest": streaming(1)}, ["Ray Data takes 1 CPU", "room for 1"]),
         (1, 0, {"ingest": streaming(2)}, ["Ray Data takes 2 CPU"]),
