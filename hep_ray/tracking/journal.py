@@ -46,7 +46,7 @@ class Journal:
             self._file = self._open()
             sync(folder)  # a journal whose name is lost is lost, however often its lines were put on the disk
         except OSError as fault:
-            raise StorageError(f"storage must be writable; {folder} is not: {fault.strerror}") from fault
+            raise StorageError(f"cannot write to storage {folder}: {fault.strerror}") from fault
         self._records = self._read()
 
     def append(self, record: Record) -> None:

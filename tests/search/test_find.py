@@ -125,6 +125,11 @@ def refused(**options):
     return str(caught.value)
 
 
+def test_a_search_that_another_process_holds_is_not_confirmed(here):
+    with Journal(ran(here / "runs")) as journal:
+        assert str(journal.path.relative_to(here)) in refused(search=SEARCH.name)
+
+
 def test_what_wins_is_never_what_is_to_be_beaten_by_default(here):
     """As it was where the script lay outside `searches/`, or the search ran in a notebook."""
     nothing = Search(name="plain", task="toy", title="Plain.", space=SPACE, presets={"laptop": Preset(1, 1)})

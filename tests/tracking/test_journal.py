@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hep_ray.errors import StorageError
+from hep_ray.errors import StorageError, StorageHeld
 from hep_ray.tracking.journal import FILE_NAME, Journal, read_records
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted, TrialTested
 from tests.facts import raises
@@ -47,7 +47,7 @@ def test_killed_at_any_byte_the_journal_keeps_every_whole_record(tmp_path_factor
 
 
 def test_one_process_at_a_time(tmp_path):
-    with Journal(tmp_path), raises(StorageError, tmp_path / FILE_NAME):
+    with Journal(tmp_path), raises(StorageHeld, tmp_path / FILE_NAME):
         Journal(tmp_path)
     Journal(tmp_path).close()
 
