@@ -10,14 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hep_ray.console import result_console
-from hep_ray.errors import StorageError
+from hep_ray.errors import InvalidConfig, StorageError
 from hep_ray.flags import STORAGE, Storage, python, typed
 
 if TYPE_CHECKING:
     from hep_ray.promote.package import Package
 
 
+SCORING = {
+    "schema": "--schema",
+    "reader": "--reader",
+    "select": "--select",
+    "settings": "--set",
+    "batch": "--batch",
+    "workers": "--workers",
+    "gpus_per_worker": "--gpus-per-worker",
+}
+"""Parameters that only say how events are scored."""
+
+
 def predict(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or the folder of a model.")
     ],
@@ -106,16 +119,19 @@ def predict(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
-    from hep_ray.errors import InvalidConfig
     from hep_ray.predict.inputs import Ways
     from hep_ray.predict.run import Crew
     from hep_ray.predict.run import predict as score
 
     if bool(inputs) != (out is not None) or not (inputs or onnx):
         raise InvalidConfig(
-            "a prediction has one INPUT or more and a folder for the scores, --out, or it only writes --onnx; "
-            f"got {len(inputs or ())} inputs, --out {out} and --onnx {onnx}"
+            f"cannot predict {len(inputs or ())} inputs into --out {out} with --onnx {onnx}: name one INPUT or more "
+            "and --out, or --onnx alone"
         )
+    sources = {flag: context.get_parameter_source(name) for name, flag in SCORING.items()}
+    typed_flags = [flag for flag, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if typed_flags and not inputs:
+        raise InvalidConfig(f"--onnx without INPUT scores no events: leave out {', '.join(typed_flags)}")
     crew = Crew(workers, gpus_per_worker, batch)
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
     package, origin = find_model(model, storage, tracking_uri)

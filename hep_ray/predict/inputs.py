@@ -365,8 +365,8 @@ def _checked(
 ) -> tuple[ColumnRule, ...]:
     try:
         made = {column.name: column for column in columns_of(part, rules, shown)}
-    except InvalidSchema as fault:
-        raise ModelMismatch(str(fault)) from None
+    except InvalidSchema as exc:
+        raise ModelMismatch(str(exc)) from None
     for column in columns:
         _compare(column, made[column.name], shown)
     return rules

@@ -101,8 +101,8 @@ def _write(classifier: Classifier, path: Path) -> None:
             )
     except OSError:
         raise
-    except Exception as fault:
-        raise ExportFailed(f"every part of a model has its like in ONNX; here: {fault}") from fault
+    except Exception as exc:
+        raise ExportFailed(f"every part of a model has its like in ONNX; here: {exc}") from exc
 
 
 def _difference(classifier: Classifier, path: Path) -> float:

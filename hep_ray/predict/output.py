@@ -112,8 +112,8 @@ def _refuse_another(out: Path, what: Mapping[str, Any]) -> None:
         )
     try:
         found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as fault:
-        raise StorageError(f"{MANIFEST} is JSON; that of {out} is not: {fault}") from None
+    except ValueError as exc:
+        raise StorageError(f"{MANIFEST} is JSON; that of {out} is not: {exc}") from None
     wanted = json.loads(json.dumps(what))
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     if differing:
@@ -128,10 +128,8 @@ def _is_done(path: Path, digest: str) -> bool:
         metadata = pq.read_metadata(path).metadata or {}
     except FileNotFoundError:
         return False
-    except (OSError, pa.ArrowException) as fault:
-        raise StorageError(
-            f"files of scores are whole; {path} is not ({fault}): remove it and go on"
-        ) from None
+    except (OSError, pa.ArrowException) as exc:
+        raise StorageError(f"files of scores are whole; {path} is not ({exc}): remove it and go on") from None
     if metadata.get(MODEL, b"").decode() != digest:
         raise StorageError(f"files of scores are of one model; {path} is of another: remove it and go on")
     return True

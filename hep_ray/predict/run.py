@@ -107,8 +107,8 @@ class Scorer:
             rows = score_piece(
                 self._classifier, self._prediction, piece, self._out, self._digest, self._batch
             )
-        except HepRayError as fault:
-            kind, message = type(fault).__name__, str(fault)
+        except HepRayError as exc:
+            kind, message = type(exc).__name__, str(exc)
         return {"file": [piece.file], "rows": [rows], "error": [kind], "message": [message]}
 
 

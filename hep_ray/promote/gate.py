@@ -208,6 +208,10 @@ class Gate:
     earlier: int = 0
 
 
+def _fails(text: str) -> Check:
+    return Check("gain", False, text)
+
+
 def check_gain(
     confirmation: Confirmation, candidate: Contender, champion: Description | None, gate: Gate | None
 ) -> Check:
@@ -223,11 +227,9 @@ def check_gain(
         StorageError: kept scores cannot be read.
     """
     if gate is None:
-        return Check("gain", False, "not judged, without the dataset that was confirmed on")
+        return _fails("not judged, without the dataset that was confirmed on")
     if len(candidate.runs) < FEWEST_SEEDS and not (fitted(candidate) and fitted(confirmation.baseline)):
-        return Check(
-            "gain",
-            False,
+        return _fails(
             f"seed noise is seen with {FEWEST_SEEDS} seeds or more; there is {len(candidate.runs)}",
         )
     if champion is None or champion.evidence is None:
@@ -237,9 +239,7 @@ def check_gain(
             confirmation, candidate, gate, "the champion's configuration, retrained on this dataset"
         )
     if champion.dataset_fingerprint != confirmation.dataset_fingerprint:
-        return Check(
-            "gain",
-            False,
+        return _fails(
             f"the champion was trained on the dataset {champion.dataset_fingerprint[:12]}, not on this one: confirm "
             f"with the champion's configuration as the baseline",
         )
@@ -272,17 +272,13 @@ def _against_champion(
     evidence = champion.evidence
     assert evidence is not None
     if evidence.metric != confirmation.metric:
-        return Check(
-            "gain",
-            False,
+        return _fails(
             f"the champion is judged by {evidence.metric}, the candidate by {confirmation.metric}",
         )
     kept = _champion_folder(gate.folder.parent, champion)
     theirs = None if kept is None else values_of(kept, gate.schema, evidence.contender, confirmation.metric)
     if kept is None or theirs is None:
-        return Check(
-            "gain",
-            False,
+        return _fails(
             "the champion and the candidate are compared event by event, and the scores of the champion's confirmation "
             f"(search '{champion.origin.get('search')}') are not below {gate.folder.parent}: confirm with the "
             "champion's configuration as the baseline",
@@ -296,7 +292,7 @@ def _against_champion(
         for folder, one in ((gate.folder / FOLDER, candidate), (kept, evidence.contender))
     )
     if not same_events(first, other):
-        return Check("gain", False, "the champion's scores are of other test events, or in another order")
+        return _fails("the champion's scores are of other test events, or in another order")
     p_value = None if both.p_value is None else min(1.0, both.p_value * (1 + gate.earlier))
     return _judged(confirmation, both, p_value, "the champion", gate)
 
@@ -322,9 +318,7 @@ def _read(path: Path) -> Confirmation | None:
 
 
 def _untold(confirmation: Confirmation, gate: Gate) -> Check:
-    return Check(
-        "gain",
-        False,
+    return _fails(
         f"{confirmation.metric} is judged event by event, which the scores below {gate.folder / FOLDER} do not allow "
         "(absent, of a version before losses were kept, fewer than 20 test events of a class, or one seed): type "
         f"`hep-ray confirm {confirmation.search} --again`",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from hep_ray.promote.classifier import Classifier
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+CARD_TEMPLATE = Path(__file__).with_name("card.md.jinja")
 FORMAT = 1
 
 
@@ -149,9 +150,9 @@ class Package:
         try:
             values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             weights = (folder / WEIGHTS).read_bytes()
-        except (OSError, ValueError, RecursionError) as fault:
+        except (OSError, ValueError, RecursionError) as exc:
             raise UnreadableInput(
-                f"a model is a folder of {DESCRIPTION} and {WEIGHTS}; {folder} is not: {fault}"
+                f"a model is a folder of {DESCRIPTION} and {WEIGHTS}; {folder} is not: {exc}"
             ) from None
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise UnreadableInput(f"this hep_ray reads models of format {FORMAT}; {folder} has another")
@@ -178,9 +179,9 @@ class Package:
         try:
             state = load(self.weights)
             return Classifier(self.description.params, self.description.event_schema, state, device)
-        except (RuntimeError, SafetensorError) as fault:
+        except (RuntimeError, SafetensorError) as exc:
             raise CorruptModel(
-                f"weights and parameters of a model belong together; these do not: {fault}"
+                f"weights and parameters of a model belong together; these do not: {exc}"
             ) from None
 
 
@@ -206,94 +207,30 @@ SHOWN = ("accuracy", "auc", "background_rejection_at_50", "calibration_error", "
 
 
 def model_card(name: str, description: Description) -> str:
-    """The card in Markdown, of a model with evidence.
+    """Return the card in Markdown of a model with evidence: what a colleague reads before trusting it.
 
     Args:
         name: under which the model is registered.
         description: of the model.
     """
-    schema, evidence = description.event_schema, description.evidence
+    from jinja2 import Environment, StrictUndefined
+
+    evidence = description.evidence
     assert evidence is not None
-    origin = description.origin
-    return "\n".join(
-        [
-            f"# {name}",
-            "",
-            (
-                f"Classifies events of the task `{schema.task}` into {len(schema.classes)} classes; the signal is "
-                f"`{schema.signal}`. Chosen by the search `{origin.get('search')}` (trial "
-                f"{evidence.contender.name}), seed {origin.get('seed')}, epoch {origin.get('epoch')}."
-            ),
-            "",
-            *_performance(evidence),
-            "",
-            "## Why it was promoted",
-            "",
-            *(f"- {line}" for line in evidence.verdict),
-            "",
-            "## Use",
-            "",
-            (
-                f"`hep-ray predict models:/{name}@champion INPUT --out DIR`, or in Python "
-                f'`mlflow.pyfunc.load_model("models:/{name}@champion").predict(events)` where hep_ray is installed. '
-                "Inputs go in as they are stored: scaling is part of the model."
-            ),
-            "",
-            *_table(
-                ("class", "meaning"), ((one, schema.class_meaning.get(one, "")) for one in schema.classes)
-            ),
-            "",
-            *_table(
-                ("input", "shape", "type", "unit"),
-                (
-                    (column.name, str(list(column.shape)), column.dtype, column.unit or "none stated")
-                    for column in schema.inputs
-                ),
-            ),
-            "",
-            (
-                "Its scores are valid for events like those of its dataset: same detector, selection and simulation. "
-                "It was not tested on others."
-            ),
-            "",
-            "## Provenance",
-            "",
-            *_table(
-                ("fact", "value"),
-                [
-                    ("dataset fingerprint", description.dataset_fingerprint),
-                    *sorted(description.provenance.items()),
-                ],
-            ),
-            "",
-            "Parameters: " + ", ".join(f"{key}={value}" for key, value in sorted(description.params.items())),
-            "",
-        ]
+    both = (evidence.contender.estimates, evidence.baseline.estimates)
+    shown = dict.fromkeys([evidence.metric, *(f"test_{metric}" for metric in SHOWN)])
+    environment = Environment(  # noqa: S701 - Markdown, not HTML
+        undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-
-
-def _performance(evidence: Evidence) -> list[str]:
-    contenders = (evidence.contender, evidence.baseline)
-    names = [f"test_{name}" for name in SHOWN]
-    shown = list(dict.fromkeys([evidence.metric, *names]))
-    rows = [
-        (metric, *(_estimate(contender, metric) for contender in contenders))
-        for metric in shown
-        if all(metric in contender.estimates for contender in contenders)
-    ]
-    seeds = len(evidence.contender.runs)
-    return [
-        f"## Test split, mean ± s.d. [{100 * evidence.level:g} % interval], {seeds} seeds, {evidence.epochs} epochs",
-        "",
-        *_table(("metric", "this configuration", "baseline"), rows),
-    ]
-
-
-def _estimate(contender: Contender, metric: str) -> str:
-    one = contender.estimates[metric]
-    return f"{one.mean:.4g} ± {one.sd:.2g} [{one.low:.4g}, {one.high:.4g}]"
-
-
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
+    environment.filters["estimate"] = lambda one: (
+        f"{one.mean:.4g} ± {one.sd:.2g} [{one.low:.4g}, {one.high:.4g}]"
+    )
+    return environment.from_string(CARD_TEMPLATE.read_text(encoding="utf-8")).render(
+        name=name,
+        description=description,
+        schema=description.event_schema,
+        origin=description.origin,
+        evidence=evidence,
+        metrics=[metric for metric in shown if all(metric in estimates for estimates in both)],
+    )

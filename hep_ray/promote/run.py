@@ -210,8 +210,8 @@ def _origin(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun)
 def _dataset(data: Path, confirmation: Confirmation, answered: Callable[..., None]) -> Dataset | None:
     try:
         dataset = Dataset.open(data)
-    except HepRayError as fault:
-        answered(gate.Check("dataset", False, str(fault)))
+    except HepRayError as exc:
+        answered(gate.Check("dataset", False, str(exc)))
         return None
     check = gate.check_dataset(confirmation.dataset_fingerprint, dataset.fingerprint)
     answered(check)
@@ -249,8 +249,8 @@ def _package(
             raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
         if int(state["metrics"]["epoch"]) != run.epoch:
             raise CorruptCheckpoint(f"it is of epoch {state['metrics']['epoch']}, confirmed was {run.epoch}")
-    except (HepRayError, KeyError, TypeError) as fault:
-        answered(gate.Check("checkpoint", False, f"{path.name} of {run.trial_id}: {fault}"))
+    except (HepRayError, KeyError, TypeError) as exc:
+        answered(gate.Check("checkpoint", False, f"{path.name} of {run.trial_id}: {exc}"))
         return None
     answered(gate.Check("checkpoint", True, f"{run.trial_id}, seed {run.seed}, epoch {run.epoch}"))
     if dataset is None:

@@ -41,8 +41,8 @@ def check_scores(
         kept = read_scores(folder / run.scores, dataset.schema)
         tested = kept.metrics(dataset.schema)
         found = test_scores(package.build(device), dataset)
-    except HepRayError as fault:
-        return (Check("reproduction", False, str(fault)),)
+    except HepRayError as exc:
+        return (Check("reproduction", False, str(exc)),)
     ids = [] if kept.event_ids is None else kept.event_ids.to_pylist()
     recorded = kept.probabilities
     if found.keys() != set(ids) or len(ids) != len(found):

@@ -153,11 +153,11 @@ def _dataset(started: SearchStarted, given: Path | None, notes: list[str]) -> Da
                 f"a report reads the dataset of its search, {started.dataset_fingerprint}; "
                 f"{folder} is {dataset.fingerprint}"
             )
-    except HepRayError as fault:
+    except HepRayError as exc:
         if given is not None:
             raise
         notes.append(
-            f"Classes and figures of scores are left out, for want of the dataset ({fault}); --data names it."
+            f"Classes and figures of scores are left out, for want of the dataset ({exc}); --data names it."
         )
         return None
     return dataset
@@ -205,6 +205,6 @@ def _scores(data: ReportData, dataset: Dataset, notes: list[str]) -> Scores | No
             return confirmed_scores(data.confirmation, data.folder, dataset.schema)
         best = data.best
         return validation_scores(best, data.folder, dataset)
-    except HepRayError as fault:
-        notes.append(f"Figures of scores are left out: {fault}.")
+    except HepRayError as exc:
+        notes.append(f"Figures of scores are left out: {exc}.")
         return None

@@ -8,21 +8,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.table import Table
 
 from hep_ray.errors import InvalidConfig, StorageError
-from hep_ray.search.find import load_search
-
-if TYPE_CHECKING:
-    from hep_ray.search.definition import Search, StudyTable
-    from hep_ray.search.find import Stated
-    from hep_ray.search.state import SearchState, TrialState
-
-__all__ = ["Cell", "cells", "columns", "load_search", "read_state", "rendered", "written"]
-
+from hep_ray.search.definition import Search, StudyTable
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.find import Stated
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])")
 
@@ -53,12 +46,10 @@ def read_state(search: Search | Stated, storage: Path) -> SearchState:
     Raises:
         StorageError: it was never run there.
     """
-    from hep_ray.search.state import SearchState
-
     folder = storage / search.name
     state = SearchState.read(folder)
     if state.started is None:
-        raise StorageError(f"a report is of a search that ran; {folder} holds none: run the search first")
+        raise StorageError(f"no search ran in {folder}: run the search first")
     return state
 
 

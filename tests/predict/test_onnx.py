@@ -9,7 +9,7 @@ from hep_ray.cli import app
 from hep_ray.errors import ExportFailed, InvalidConfig, MissingPackage, StorageError
 from hep_ray.predict import onnx_export
 from hep_ray.predict.onnx_export import export_onnx
-from tests.facts import raises
+from tests.facts import raises, tells
 
 
 def test_an_exported_model_gives_the_probabilities_of_any_number_of_events(tmp_path, package, events):
@@ -74,3 +74,10 @@ def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, packag
 def test_inputs_and_out_belong_together(words):
     done = CliRunner().invoke(app, ["predict", "model", *words])
     assert isinstance(done.exception, InvalidConfig)
+
+
+@pytest.mark.parametrize("words", [["--batch", "512"], ["--workers", "2", "--set", "a=1"]])
+def test_an_export_alone_refuses_flags_of_scoring(words, tmp_path):
+    done = CliRunner().invoke(app, ["predict", "model", "--onnx", str(tmp_path / "toy.onnx"), *words])
+    assert isinstance(done.exception, InvalidConfig)
+    assert tells(str(done.exception), *(word for word in words if word.startswith("--")))
