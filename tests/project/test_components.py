@@ -1,6 +1,7 @@
 """`hep-ray components` knows everything that is registered, and a new file is all that a new model needs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,21 +86,81 @@ def test_unknown_names_list_the_known():
         component("model", "resnet43")
 
 
-def test_a_new_model_is_one_file(tmp_path):
-    """The guide's file, put into a copy of the project: registry, command line and contract suite know it."""
-    for folder in ("hep_ray", "tests"):
-        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    guide = (REPOSITORY / "docs/howto/components.md").read_text(encoding="utf-8")
-    block = guide.partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "hep_ray/models/perceptron.py").write_text(block, encoding="utf-8")
+GUIDE = (REPOSITORY / "docs/howto/components.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"`((?:hep_ray|searches)/[\w/]+\.py)`:\n\n```python\n(.*?)```", GUIDE, re.DOTALL))
+"""File of the guide → its text."""
+CASE = re.search(r"test_reader_contract\.py`[^`]*?:\n\n```python\n(.*?)```", GUIDE, re.DOTALL)
 
+COMPONENTS = {
+    "model": ("perceptron", "hidden_features"),
+    "loss": ("generalised_cross_entropy", "robustness"),
+    "metric": ("balanced_accuracy", "Mean over classes"),
+    "schedule": ("inverse_sqrt", "flat_epochs"),
+    "reader": ("raw", "shape"),
+    "simulation": ("two_bumps", "resolution"),
+}
+"""Kind → what the guide adds, and what is listed of it."""
+
+TRAINING = """
+import numpy as np
+from hep_ray.loading.batches import Events
+from hep_ray.simulate import SIMULATIONS
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.fitted import start_trial
+from hep_ray import Choice, Preset, Search, Space
+
+bumps = SIMULATIONS["two_bumps"]
+classes = bumps.schema.classes
+made = [bumps.generate(bumps.config(), name, 200, np.random.SeedSequence(n)) for n, name in enumerate(classes)]
+mass = np.concatenate([one["mass"] for one in made])
+events = Events({"mass": mass}, np.repeat(np.arange(len(classes)), 200))
+params = dict(model="perceptron", hidden_features=8, loss="generalised_cross_entropy", optimizer="adam",
+              learning_rate=0.05, schedule="inverse_sqrt", batch_size=50)
+trial = start_trial(TrialConfig.from_params(params), bumps.schema, events, events, epochs=2, seed=0)
+reports = [trial.run_epoch() for _ in range(2)]
+for report in reports:
+    # both classes have the same number of events of weight 1: the mean of their accuracies is the accuracy
+    assert abs(report["val_balanced_accuracy"] - report["val_accuracy"]) < 1e-12, report
+search = Search("bumps", "two_bumps", "Bumps.", Space(**params | dict(learning_rate=Choice(0.1, 0.2))),
+                {"smoke": Preset(trials=1, epochs=1)}, metric="val_balanced_accuracy")
+print(search.mode, *sorted(reports[1]))
+"""
+
+CONVERSION = """
+import numpy as np
+from hep_ray import convert
+from hep_ray.dataset.dataset import Dataset
+
+for name in ("sig", "bkg"):
+    np.arange(40, dtype="<f4").tofile(f"{name}.raw")
+convert(["sig=sig.raw", "bkg=bkg.raw"], "raw", None, "made", options={"shape": [2, 2, 1]})
+made = Dataset.open("made")
+print(made.schema.columns[0].shape, sum(made.rows(split) for split in ("train", "val", "test")))
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copy")
+    for name in ("hep_ray", "tests"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    contract = folder / "tests/conversion/readers/test_reader_contract.py"
+    fixture = "@pytest.fixture(params=CASES)"
+    contract.write_text(contract.read_text("utf-8").replace(fixture, f"{CASE[1]}\n\n{fixture}"), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(copy):
     def run(*words):
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         done = subprocess.run(
             [sys.executable, *words],
-            cwd=tmp_path,
-            env=environment,
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy)},
             capture_output=True,
             text=True,
             check=False,
@@ -107,10 +168,35 @@ def test_a_new_model_is_one_file(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    listed = run("-c", "from hep_ray.cli import main; main()", "components", "model")
-    assert "perceptron" in listed
-    assert "hidden_features" in listed
-    contract = run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/models/test_contract.py", "-k", "perceptron"
+    return run
+
+
+class TestANewComponentIsOneFile:
+    """The guide's files, put into a copy of the project: registries, command line and contract suites know them."""
+
+    def test_the_command_line_lists_it(self, run):
+        listed = run("-c", "from hep_ray.cli import main; main()", "components")
+        assert {*COMPONENTS} == {kind for kind in COMPONENTS if kind in listed}
+        for name, part in COMPONENTS.values():
+            assert name in listed
+            assert part.split()[0] in listed
+
+    @pytest.mark.parametrize(
+        ("suite", "name", "least"),
+        [
+            ("tests/models/test_contract.py", "perceptron", 10),
+            ("tests/metrics/test_contract.py", "balanced_accuracy", 7),
+            ("tests/conversion/readers/test_reader_contract.py", "raw", 2),
+        ],
     )
-    assert int(contract.strip().splitlines()[-1].split()[0]) >= 10
+    def test_its_contract_suite_runs_over_it(self, run, suite, name, least):
+        done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", suite, "-k", name)
+        assert int(done.strip().splitlines()[-1].split()[0]) >= least
+
+    def test_a_training_uses_the_model_and_reports_the_metric(self, run):
+        mode, *keys = run("-c", TRAINING).split()
+        assert mode == "max"
+        assert "val_balanced_accuracy" in keys
+
+    def test_a_conversion_reads_the_format(self, run):
+        assert run("-c", CONVERSION).strip() == "(2, 2, 1) 20"
