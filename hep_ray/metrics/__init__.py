@@ -33,7 +33,7 @@ class Predictions:
     Attributes:
         scores: (N, C) probabilities of the classes, rows summing to one.
         labels: (N,) the true class, 0 … C - 1.
-        weights: (N,) of the events; ones where the dataset has none.
+        weights: (N,) of the events.
         classes: C names, as they stand in keys.
         signal: index of the class whose score is cut on, all others being background; None where there is none.
         log_odds: (N, C) ln p − ln(1 − p) of each class, by which events are ranked.
@@ -121,10 +121,10 @@ F = TypeVar("F", bound=Compute)
 def metric(name: str, *, larger_is_better: bool | None, label: str = "") -> Callable[[F], F]:
     """Register a function of (scores, labels, weights), which returns a number or a dict of numbers, as a metric.
 
-    `scores` is (N, C), the probabilities of the classes; `labels` (N,), the true class; `weights` (N,), of the events,
-    ones where the dataset has none. Arguments are passed by name: a function leaves out what it does not need, and
-    may take `classes` (names), `signal` (index or None), `log_odds` (N, C), `confusion` (C, C) and `curves`
-    (class → ROC curve), see `Predictions`.
+    `scores` is (N, C), the probabilities of the classes; `labels` (N,), the true class; `weights` (N,), of the events:
+    ones in validation and test, which count every event once. Arguments are passed by name: a function leaves out what
+    it does not need, and may take `classes` (names), `signal` (index or None), `log_odds` (N, C), `confusion` (C, C),
+    `curves` (class → ROC curve); see `Predictions`.
 
     Args:
         name: the key of the value, without its split: `auc` is reported as `val_auc` and `test_auc`.

@@ -106,7 +106,7 @@ import numpy as np
 from hep_ray.loading.batches import Events
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.fitted import start_trial
+from hep_ray.training.loop import start_trial
 from hep_ray import Choice, Preset, Search, Space
 
 bumps = SIMULATIONS["two_bumps"]
@@ -131,8 +131,8 @@ import numpy as np
 from hep_ray import convert
 from hep_ray.dataset.dataset import Dataset
 
-for name in ("sig", "bkg"):
-    np.arange(40, dtype="<f4").tofile(f"{name}.raw")
+for start, name in enumerate(("sig", "bkg")):
+    np.arange(start, start + 40, dtype="<f4").tofile(f"{name}.raw")
 convert(["sig=sig.raw", "bkg=bkg.raw"], "raw", None, "made", options={"shape": [2, 2, 1]})
 made = Dataset.open("made")
 print(made.schema.columns[0].shape, sum(made.rows(split) for split in ("train", "val", "test")))
