@@ -73,7 +73,7 @@ search = Search(
         "architectures": Preset(sampler="grid", scheduler="none", epochs=50, seeds=3, space=architectures),
     },
     baseline={"model": "likelihood"},
-    references=(
+    points_to_evaluate=(
         {"model": "likelihood", **SCALARS},
         {"model": "gradient_boosting", **SCALARS},
         {"model": "logistic_regression", **SCALARS},

@@ -42,7 +42,7 @@ search = Search(
         "full": Preset(sampler="grid", scheduler="none", epochs=60, seeds=3, space=full),
     },
     baseline={"model": "gradient_boosting"},
-    references=({"model": "gradient_boosting"},),
+    points_to_evaluate=({"model": "gradient_boosting"},),
     tables=(
         StudyTable(
             title="Networks by depth and width, each trial at its best epoch",

@@ -46,7 +46,7 @@ search = Search(
         "published": Preset(sampler="grid", scheduler="none", epochs=40, seeds=5, space=published),
     },
     baseline={"model": "gradient_boosting"},
-    references=({"model": "gradient_boosting"},),
+    points_to_evaluate=({"model": "gradient_boosting"},),
     tables=(
         StudyTable(
             title="Validation accuracy over six classes, each trial at its best epoch",

@@ -75,9 +75,9 @@ search = Search(
         "published_baldi": Preset(sampler="grid", scheduler="none", epochs=200, seeds=3, space=baldi),
     },
     metric="val_auc",
-    cost="flops",
+    second_objective="flops",
     baseline={"hidden_layers": 2, "hidden_features": 16},
-    references=(
+    points_to_evaluate=(
         {"model": "gradient_boosting", "inputs": INPUTS},
         {"model": "logistic_regression", "inputs": INPUTS},
     ),

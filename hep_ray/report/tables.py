@@ -47,7 +47,7 @@ def leaderboard(data: ReportData) -> PageTable:
     trials = data.state.ranked(metric, mode)[:BEST_TRIALS]
     known = {key for trial in trials for key in (trial.best(metric, mode) or {})}
     shown = [key for key in dict.fromkeys([metric, *LEADERBOARD]) if key in known]
-    cost = data.started.cost
+    cost = data.started.second_objective
     head = ["trial", *(metric_words(key).removeprefix("validation ") for key in shown)]
     figures = [name for name in FIGURES if any(name in trial.figures for trial in trials)]
     summed = [cost] if cost and cost not in figures else []
@@ -222,7 +222,8 @@ def provenance(data: ReportData) -> PageTable:
         "sampler": started.sampler,
         "early stopping": started.stopping,
         "seed": str(started.seed),
-        "ranks by": f"{started.mode} {started.metric}" + (f", min {started.cost}" if started.cost else ""),
+        "ranks by": f"{started.mode} {started.metric}"
+        + (f", min {started.second_objective}" if started.second_objective else ""),
         **{f"space: {name}": str(one) for name, one in started.space.items()},
         **{
             key.replace("version_", "version of ").replace("_", " "): value

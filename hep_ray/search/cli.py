@@ -96,8 +96,8 @@ def _plan_rows(plan: SearchPlan) -> Iterator[tuple[str, str]]:
         yield "space", f"{name}: {parameter}"
     for plugin in plan.plugins:
         yield "own code", f"{plugin.path}: {', '.join(plugin.registers)}"
-    for params in plan.search.references:
-        yield "references", ", ".join(f"{name}={value}" for name, value in params.items())
+    for params in plan.search.points_to_evaluate:
+        yield "evaluated first", ", ".join(f"{name}={value}" for name, value in params.items())
     yield "budget", plan.budget
     yield "goal", f"{plan.search.mode} {plan.search.metric}"
     yield "cluster", describe()

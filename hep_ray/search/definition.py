@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -11,7 +13,7 @@ from typing import Any, Literal, get_args
 from hep_ray.errors import InvalidConfig
 from hep_ray.registry import check_name
 from hep_ray.search.space import Space
-from hep_ray.tracking.records import stopping_words
+from hep_ray.tracking.records import RENAMED, stopping_words
 
 Sampler = Literal["tpe", "random", "grid"]
 Scheduler = Literal["asha", "none"]
@@ -157,6 +159,26 @@ class StudyTable:
         return ", ".join(f"{name}={params[name]}" for name in self.rows if name in params)
 
 
+def _warn_renamed(name: str) -> None:
+    warnings.warn(f"{name} of a Search is now called {RENAMED[name]}", DeprecationWarning, stacklevel=3)
+
+
+def _takes_former_names(cls: type[Any]) -> type[Any]:
+    """Let a class be made with the former names of its fields; one that is stated takes the place of today's."""
+    made = cls.__init__
+
+    @functools.wraps(made)
+    def init(self: Any, *args: Any, **given: Any) -> None:
+        for name in given.keys() & RENAMED.keys():
+            _warn_renamed(name)
+            given[RENAMED[name]] = given.pop(name)
+        made(self, *args, **given)
+
+    cls.__init__ = init
+    return cls
+
+
+@_takes_former_names
 @dataclass(frozen=True)
 class Search:
     """A search: what may vary, what is optimised, and how much is run under each preset.
@@ -170,12 +192,14 @@ class Search:
         metric: key of the per-epoch report that ranks trials; always of the validation split.
         mode: whether more (`max`) or less (`min`) of it is better; as the metric says unless given.
         baseline: parameters that mark the trials to beat.
-        cost: what is minimised beside the metric: `flops` of one event or `parameters`, which are the model's, or a
-            key of the per-epoch report, of which the sum over a trial counts; `epoch_seconds` depends on what else the
-            machine does. The trials that none beats in both are the Pareto front.
+        second_objective: what is minimised beside the metric: `flops` of one event or `parameters`, which are the
+            model's, or a key of the per-epoch report, of which the sum over a trial counts; `epoch_seconds` depends on
+            what else the machine does. The trials that none beats in both are the Pareto front.
         tables: of the study, for `hep-ray report`.
-        references: whole configurations, each trained (or fitted) once before any is drawn, so that the leaderboard
-            shows what the search adds to them: gradient boosting, say, or the published best.
+        points_to_evaluate: whole configurations, each trained (or fitted) once before any is drawn, so that the
+            leaderboard shows what the search adds to them: gradient boosting, say, or the published best.
+
+    `cost` and `references`, the former names of the two, are taken with a DeprecationWarning.
 
     Raises:
         UnknownName: there is no such mode.
@@ -190,9 +214,9 @@ class Search:
     metric: str = "val_accuracy"
     mode: Mode = THAT_OF_THE_METRIC
     baseline: Mapping[str, str | int | float] = field(default_factory=dict)
-    cost: str | None = None
+    second_objective: str | None = None
     tables: tuple[StudyTable, ...] = ()
-    references: tuple[Mapping[str, str | int | float], ...] = ()
+    points_to_evaluate: tuple[Mapping[str, str | int | float], ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -205,11 +229,23 @@ class Search:
         if not self.metric.startswith("val_"):
             raise InvalidConfig(f"a search ranks by the validation split (val_…); got '{self.metric}'")
         stopping = [name for name, preset in self.presets.items() if preset.scheduler != "none"]
-        if self.cost is not None and stopping:
+        if self.second_objective is not None and stopping:
             raise InvalidConfig(
-                "a search with a cost trains every trial in full (scheduler='none'), since a trial that is stopped "
-                f"early is always cheap; preset {stopping[0]} stops"
+                f"preset {stopping[0]} stops trials early; a search with a second objective trains every trial in full "
+                "(scheduler='none'), since a trial that is stopped early is always cheap"
             )
+
+    @property
+    def cost(self) -> str | None:
+        """Former name of `second_objective`."""
+        _warn_renamed("cost")
+        return self.second_objective
+
+    @property
+    def references(self) -> tuple[Mapping[str, str | int | float], ...]:
+        """Former name of `points_to_evaluate`."""
+        _warn_renamed("references")
+        return self.points_to_evaluate
 
     def better(self, left: float, right: float) -> bool:
         """Whether `left` is the better value of the metric."""

@@ -116,13 +116,19 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
 def _with_recorded_cost(plan: SearchPlan, console: Console) -> SearchPlan:
     """Return the plan; of a search that began when its script still counted time, with that for its cost."""
     started = SearchState.read(plan.folder).started
-    if started is None or started.cost not in TIMES or plan.search.cost not in OF_MODEL:
+    if (
+        started is None
+        or started.second_objective not in TIMES
+        or plan.search.second_objective not in OF_MODEL
+    ):
         return plan
     beside(console)(
-        f"this search began with the cost {started.cost} and goes on with it; one started anew counts "
-        f"{plan.search.cost}, which does not depend on what else the machine does"
+        f"this search began with the cost {started.second_objective} and goes on with it; one started anew counts "
+        f"{plan.search.second_objective}, which does not depend on what else the machine does"
     )
-    return dataclasses.replace(plan, search=dataclasses.replace(plan.search, cost=started.cost))
+    return dataclasses.replace(
+        plan, search=dataclasses.replace(plan.search, second_objective=started.second_objective)
+    )
 
 
 def execute(

@@ -35,7 +35,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
         "dataset_fingerprint": started.dataset_fingerprint,
         "metric": started.metric,
         "mode": started.mode,
-        "cost": started.cost,
+        "cost": started.second_objective,
         "trials": [
             {
                 "trial_id": trial.trial_id,
@@ -47,7 +47,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
                 "mlflow_run_id": run_ids.get(trial.trial_id),
                 "seconds": trial.seconds,
                 **trial.figures,
-                **({"pareto": trial.trial_id in front} if started.cost else {}),
+                **({"pareto": trial.trial_id in front} if started.second_objective else {}),
                 **({"losses": len(trial.losses)} if trial.losses else {}),
                 **(
                     {"cause": trial.finished.cause, "log": trial.finished.log}
@@ -67,11 +67,11 @@ def pareto_front(state: SearchState) -> set[str]:
     """
     started = state.started
     assert started is not None
-    if started.cost is None:
+    if started.second_objective is None:
         return set()
     sign = 1 if started.mode == "max" else -1
     points = {
-        trial.trial_id: (sign * best[started.metric], -trial.total(started.cost))
+        trial.trial_id: (sign * best[started.metric], -trial.total(started.second_objective))
         for trial in state.trials.values()
         if trial.status == "completed" and (best := trial.best(started.metric, started.mode))
     }
@@ -115,8 +115,8 @@ def table(state: SearchState, rows: int = 15) -> Table:
     for name in shown:
         made.add_column(HEADINGS.get(name, name.removeprefix("val_").replace("_", " ")), no_wrap=True)
     front = pareto_front(state)
-    if started.cost:
-        made.add_column(cost_words(started.cost), no_wrap=True)
+    if started.second_objective:
+        made.add_column(cost_words(started.second_objective), no_wrap=True)
         made.add_column("Pareto", no_wrap=True)
     made.add_column("epochs", no_wrap=True)
     made.add_column("end", no_wrap=True)
@@ -128,8 +128,8 @@ def table(state: SearchState, rows: int = 15) -> Table:
             trial.trial_id,
             *(_with_error(best, name) for name in shown),
             *(
-                [f"{trial.total(started.cost):.4g}", "●" if trial.trial_id in front else ""]
-                if started.cost
+                [f"{trial.total(started.second_objective):.4g}", "●" if trial.trial_id in front else ""]
+                if started.second_objective
                 else []
             ),
             f"{len(trial.history)}/{started.epochs}",

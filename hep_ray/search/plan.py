@@ -147,19 +147,19 @@ class SearchPlan:
             "dataset_fingerprint": self.dataset.fingerprint,
             "metric": self.search.metric,
             "mode": self.search.mode,
-            "cost": self.search.cost,
+            "second_objective": self.search.second_objective,
             "epochs": preset.epochs,
             "sampler": preset.sampler,
             **preset.early_stopping,
             **self.given.record(Resume.MUST_MATCH),
             "space": self.space.to_json(),
-            "references": [dict(params) for params in self.search.references],
+            "points_to_evaluate": [dict(params) for params in self.search.points_to_evaluate],
         }
 
     @property
     def budget(self) -> str:
         """In words: how much is trained, what draws it and what stops it."""
-        preset, drawn = self.preset, self.trials - len(self.search.references)
+        preset, drawn = self.preset, self.trials - len(self.search.points_to_evaluate)
         at_random = min(n_startup_trials(preset, self.space), drawn)
         third = f" and one in {MIXED}" if stops(preset) else ""
         sampler = (
@@ -229,7 +229,7 @@ class SearchPlan:
 
     def _changed_options(self, state: SearchState, before: Mapping[str, Any]) -> list[Record]:
         if self.trials < len(state.trials) and self.given.trials not in (None, before.get("trials")):
-            drawn = len(state.trials) - len(self.search.references)
+            drawn = len(state.trials) - len(self.search.points_to_evaluate)
             raise CannotResume(
                 f"--trials {self.given.trials} is fewer than the {drawn} drawn already, beside the references, in "
                 f"{self.folder}: type --trials {drawn} to draw no more, or leave it out"
@@ -264,8 +264,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     space.check()
     trials = total_trials(search, preset, space)
     dataset = Dataset.open(options.data)
-    check_metrics(search.metric, search.cost, dataset.schema)
-    configurations = configurations_of(space, search.references, options.workers_per_trial)
+    check_metrics(search.metric, search.second_objective, dataset.schema)
+    configurations = configurations_of(space, search.points_to_evaluate, options.workers_per_trial)
     resources = preflight(dataset, options, configurations, plugins, trials=trials)
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
 

@@ -107,7 +107,7 @@ class OptunaSearcher(JournalSearcher):
         self._search, self._preset, self._space, self._seed = search, preset, space, seed
         self._state, self._write = state, write
         self._points = space.grid() if preset.sampler == "grid" else []
-        self._references = search.references
+        self._references = search.points_to_evaluate
         self.total = total_trials(search, preset, space)
         self._n_startup_trials = n_startup_trials(preset, space)
         self._pending = state.unfinished()
@@ -238,7 +238,7 @@ class StoredStudy:
 
     def __init__(self, search: Search, space: Space, database: Path | None, state: SearchState) -> None:
         self._search, self._space = search, space
-        self._references = len(search.references)
+        self._references = len(search.points_to_evaluate)
         self._study = optuna.create_study(
             storage=sqlite_uri(database) if database else None,
             study_name=search.name,
@@ -313,15 +313,15 @@ def total_trials(search: Search, preset: Preset, space: Space) -> int:
     """
     if preset.sampler != "grid":
         assert preset.trials is not None
-        return len(search.references) + preset.trials
+        return len(search.points_to_evaluate) + preset.trials
     whole = len(space.grid()) * preset.seeds
-    return len(search.references) + (whole if preset.trials is None else min(preset.trials, whole))
+    return len(search.points_to_evaluate) + (whole if preset.trials is None else min(preset.trials, whole))
 
 
 def directions(search: Search) -> list[StudyDirection]:
     """Of the metric, and of the cost where there is one."""
     metric = StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE
-    return [metric, *([StudyDirection.MINIMIZE] if search.cost else [])]
+    return [metric, *([StudyDirection.MINIMIZE] if search.second_objective else [])]
 
 
 def frozen_trial(params: dict[str, Any], space: Space) -> FrozenTrial:
@@ -345,7 +345,10 @@ def tell(study: optuna.Study, number: int, trial: TrialState, search: Search) ->
     best = trial.best(search.metric, search.mode)
     values = None
     if best and told == OptunaState.COMPLETE:
-        values = [best[search.metric], *([trial.total(search.cost)] if search.cost else [])]
+        values = [
+            best[search.metric],
+            *([trial.total(search.second_objective)] if search.second_objective else []),
+        ]
     study.tell(number, values, state=told)
 
 

@@ -133,7 +133,7 @@ class SearchState:
         elif isinstance(record, OptionsChanged):
             assert self.started is not None
             self.started = self.started.model_copy(update={"options": record.options})
-            drawn = len(self.trials) - len(self.started.references)
+            drawn = len(self.trials) - len(self.started.points_to_evaluate)
             self.finished &= (record.options.get("trials") or 0) <= drawn
         elif isinstance(record, TrialStarted):
             self.trials[record.trial_id] = TrialState(record)

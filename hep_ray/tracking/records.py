@@ -18,6 +18,9 @@ Failure = Literal["diverged", "out_of_memory", "error", "timeout", "lost"]
 """Why a trial failed. Its parameters brought it about: `diverged`, a loss or metric that is not finite;
 `out_of_memory`, of the GPU, of Python or of the node, each time it was tried; `error`, which the model or the training
 raised; `timeout`, an epoch that took too long each time. They did not: `lost`, its process, node, data or storage."""
+RENAMED = {"references": "points_to_evaluate", "cost": "second_objective"}
+"""Names before 2026-11-28 of what a search states, and those of today; in journals too."""
+
 OF_PARAMETERS: frozenset[Failure] = frozenset({"diverged", "out_of_memory", "error", "timeout"})
 """Failures from which a search learns."""
 
@@ -85,7 +88,9 @@ class SearchStarted(Config):
     task: str
     metric: str
     mode: Literal["max", "min"]
-    cost: str | None = Field(None, description="metric whose sum over a trial is minimised beside the first")
+    second_objective: str | None = Field(
+        None, description="metric whose sum over a trial is minimised beside the first"
+    )
     epochs: int
     sampler: str
     scheduler: str = Field(description="asha or none")
@@ -95,7 +100,7 @@ class SearchStarted(Config):
     space: dict[str, RecordedParameter] = Field({}, description="what is drawn; empty for a confirmation")
     contenders: dict[str, dict[str, Any]] = Field({}, description="parameters of what a confirmation trains")
     workers_per_trial: int = Field(1, description="processes that train a trial together")
-    references: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
+    points_to_evaluate: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
     unstated: dict[str, Any] = Field(
@@ -247,10 +252,12 @@ def stopping_words(scheduler: str, grace_epochs: int | None, reduction_factor: i
 
 
 def _before_2026_11_28(values: dict[str, Any]) -> dict[str, Any]:
-    """The first record of a journal before 2026-11-28, as it would be written today; a later one as it is.
+    """Return the first record of a journal before 2026-11-28 as it would be written today; a later one as it is.
 
-    Such a journal holds the space and the scheduler in words, and the contenders of a confirmation as its space.
+    Such a journal holds the space and the scheduler in words, the contenders of a confirmation as its space, and two
+    fields under other names.
     """
+    values = {RENAMED.get(name, name): value for name, value in values.items()}
     space = values.get("space") or {}
     structured = all(
         isinstance(one, RecordedParameter)

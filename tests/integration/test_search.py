@@ -55,9 +55,9 @@ QUIET = Console(quiet=True)
 BASELINE = {"model": "logistic_regression", "inputs": "image"}
 WITH_BASELINE = dataclasses.replace(
     SEARCH,
-    references=(BASELINE,),
+    points_to_evaluate=(BASELINE,),
     presets={"smoke": Preset(trials=1, epochs=2, scheduler="none")},
-    cost="epoch_seconds",
+    second_objective="epoch_seconds",
 )
 
 
@@ -102,7 +102,10 @@ def with_baseline(ray_session, tmp_path_factory):
         ),
         ({"metric": "val_accuracy_class2"}, ["'val_accuracy_class2'", "background, signal", "val_auc"]),
         (
-            {"cost": "seconds", "presets": {"smoke": Preset(trials=1, epochs=1, scheduler="none")}},
+            {
+                "second_objective": "seconds",
+                "presets": {"smoke": Preset(trials=1, epochs=1, scheduler="none")},
+            },
             ["'seconds'", "epoch_seconds"],
         ),
     ],
@@ -123,9 +126,9 @@ def test_a_baseline_is_a_trial_like_any_other(with_baseline):
     assert baseline["mlflow_run_id"]
     assert {one["params"]["model"] for one in board["trials"]} == {"logistic_regression", "cnn"}
     with raises(InvalidSpace, "'likelihood'", "image (28, 28, 3)"):
-        prepare(dataclasses.replace(WITH_BASELINE, references=({"model": "likelihood"},)), options)
-    without = prepare(dataclasses.replace(WITH_BASELINE, references=()), options)
-    with raises(CannotResume, "references"):
+        prepare(dataclasses.replace(WITH_BASELINE, points_to_evaluate=({"model": "likelihood"},)), options)
+    without = prepare(dataclasses.replace(WITH_BASELINE, points_to_evaluate=()), options)
+    with raises(CannotResume, "points_to_evaluate"):
         run_search(without, resume=True, console=QUIET)
 
 
@@ -148,7 +151,7 @@ def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_
     journal.write_text("".join(json.dumps(record) + "\n" for record in old))
 
     longer = dataclasses.replace(WITH_BASELINE.presets["smoke"], trials=2)
-    now = dataclasses.replace(WITH_BASELINE, cost="flops", presets={"smoke": longer})
+    now = dataclasses.replace(WITH_BASELINE, second_objective="flops", presets={"smoke": longer})
     said = Console(record=True, width=200)
     result = run_search(prepare(now, options), resume=True, console=said)
 
@@ -325,7 +328,7 @@ def test_a_search_that_streams_is_as_good_as_one_in_memory(options, make_dataset
         trials=1,
     )
     space = Space(model="cnn", loss="cross_entropy", optimizer="adam", learning_rate=1e-3, batch_size=16)
-    search = dataclasses.replace(SEARCH, space=space, references=(BASELINE,))
+    search = dataclasses.replace(SEARCH, space=space, points_to_evaluate=(BASELINE,))
     plan = prepare(search, options)
     assert tells(str(plan.resources), "1 CPU + Ray Data 1 CPU = 2 CPU", "cluster with 2 CPU")
     assert "streaming (asked for)" in str(plan.resources.ingest)

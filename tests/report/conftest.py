@@ -68,7 +68,7 @@ class Workplace:
         preset = Preset(epochs=3, sampler="grid", scheduler="none", seeds=2, space=space)
         self.search = Search(
             name="toy_search", task="toy", title="Which root <index> & why?", space=space, presets={"smoke": preset},
-            baseline={"root_index": 1}, cost="epoch_seconds" if cost else None,
+            baseline={"root_index": 1}, second_objective="epoch_seconds" if cost else None,
             tables=(StudyTable("Accuracy by root", ("root_index",), epochs=(1, 3)),) if table else (),
         )  # fmt: skip
         self.write_data()
@@ -100,7 +100,8 @@ class Workplace:
             journal.append(
                 SearchStarted(
                     time=1e9, search=self.search.name, search_id="abc", dataset_fingerprint=self.fingerprint,
-                    task="toy", metric="val_accuracy", mode="max", cost=self.search.cost, epochs=3, sampler="grid",
+                    task="toy", metric="val_accuracy", mode="max",
+                    second_objective=self.search.second_objective, epochs=3, sampler="grid",
                     scheduler=scheduler, seed=0, space={"learning_rate": "0.0001 … 0.01 (log)"},
                     options={"data": str(self.data)}, provenance={"git_commit": "c0ffee", "command": "python <s>.py"},
                 )

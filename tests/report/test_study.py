@@ -33,7 +33,8 @@ def state(*trials: tuple[Mapping[str, Any], list[float], Status], cost: str | No
     made.apply(
         SearchStarted(
             time=0, search="s", search_id="i", dataset_fingerprint="f", task="t", metric="val_accuracy", mode="max",
-            cost=cost, epochs=3, sampler="tpe", scheduler="none", seed=0, space={}, options={}, provenance={},
+            second_objective=cost,
+            epochs=3, sampler="tpe", scheduler="none", seed=0, space={}, options={}, provenance={},
         )
     )  # fmt: skip
     for number, (params, accuracies, status) in enumerate(trials):
@@ -186,7 +187,7 @@ def test_refusals() -> None:
     with raises(InvalidConfig, "smoke", "scheduler='none'"):
         Search(
             "s", "t", "t", Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=0.1),
-            {"smoke": Preset(1, 1)}, cost="epoch_seconds",
+            {"smoke": Preset(1, 1)}, second_objective="epoch_seconds",
         )  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def test_a_cost_of_the_model_is_not_summed_over_epochs() -> None:
 def test_optuna_is_told_metric_and_cost(tmp_path: Path) -> None:
     space = Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=LogUniform(1e-4, 1e-2))
     preset = Preset(epochs=2, trials=2, scheduler="none")
-    search = Search("s", "t", "t", space, {"smoke": preset}, cost="epoch_seconds")
+    search = Search("s", "t", "t", space, {"smoke": preset}, second_objective="epoch_seconds")
     known = SearchState()
     searcher = OptunaSearcher(search, preset, space, 0, tmp_path / "optuna.db", known, known.apply)
     for accuracies in ([0.5, 0.8], [0.6]):

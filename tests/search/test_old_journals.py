@@ -68,6 +68,8 @@ def test_scheduler_and_contenders_are_read(tmp_path: Path) -> None:
     search = first_record("interrupted", tmp_path)
     assert (search.scheduler, search.grace_epochs, search.reduction_factor) == ("asha", 3, 3)
     assert search.stopping == "asha, grace 3, factor 3"
+    assert [one["optimizer"] for one in search.points_to_evaluate] == ["adam"]
+    assert search.second_objective is None
     (tmp_path / "confirm").mkdir()
     confirmation = first_record("confirmation", tmp_path / "confirm")
     assert confirmation.scheduler == confirmation.stopping == "none"

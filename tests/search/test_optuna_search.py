@@ -36,7 +36,13 @@ class Driver:
         self.records = list(records)
         self.state = SearchState.fold(self.records)
         search = Search(
-            name="toy", task="toy", title="", space=space, presets={}, references=references, cost=cost
+            name="toy",
+            task="toy",
+            title="",
+            space=space,
+            presets={},
+            points_to_evaluate=references,
+            second_objective=cost,
         )
         self.epochs = preset.epochs
         self.searcher = OptunaSearcher(
@@ -231,7 +237,12 @@ def test_a_preset_that_contradicts_itself_is_refused(preset):
 
 def test_trials_may_cut_a_grid_short():
     search = Search(
-        name="toy", task="toy", title="", space=GRID, presets={}, references=({"model": "likelihood"},)
+        name="toy",
+        task="toy",
+        title="",
+        space=GRID,
+        presets={},
+        points_to_evaluate=({"model": "likelihood"},),
     )
     assert total_trials(search, Preset(epochs=1, sampler="grid", seeds=3), GRID) == 1 + 18
     assert total_trials(search, Preset(epochs=1, sampler="grid", seeds=3, trials=4), GRID) == 1 + 4
@@ -386,7 +397,12 @@ def test_where_trials_are_stopped_every_third_draw_is_random(tmp_path, epochs, t
 def test_a_dry_run_says_what_draws_and_what_stops(preset, told):
     made = Preset(**preset)
     search = Search(
-        name="toy", task="toy", title="", space=SPACE, presets={}, references=({"model": "likelihood"},)
+        name="toy",
+        task="toy",
+        title="",
+        space=SPACE,
+        presets={},
+        points_to_evaluate=({"model": "likelihood"},),
     )
     resources = SimpleNamespace(trials=total_trials(search, made, SPACE))
     plan = SearchPlan(search, made, SPACE, None, resources, SearchOptions(data=Path(), seed=7))
@@ -455,8 +471,8 @@ def test_every_shipped_search_draws_its_parameters_jointly_beside_its_references
             if preset.sampler != "tpe":
                 continue
             longer, space = dataclasses.replace(preset, trials=40), preset.space or search.space
-            driver = Driver(tmp_path, longer, space, references=search.references, database=None)
-            while len(driver.state.trials) < 30 + len(search.references):
+            driver = Driver(tmp_path, longer, space, references=search.points_to_evaluate, database=None)
+            while len(driver.state.trials) < 30 + len(search.points_to_evaluate):
                 trial = driver.searcher.suggest("")["trial_id"]
                 driver.epoch(trial, 1, len(driver.state.trials) % 7)
                 driver.write(TrialFinished(time=0, trial_id=trial, status="completed"))

@@ -33,7 +33,7 @@ OLD = {
     "seed": 0,
     "space": {},
     "provenance": {},
-    "references": [{"model": "likelihood"}],
+    "points_to_evaluate": [{"model": "likelihood"}],
     "options": {"preset": "laptop", "trials": 2, "epochs": None, "epoch_timeout": 60.0, "cache": "resident"},
 }
 """The first line of a journal of before, which knows of no other default and of no change of flags."""

@@ -67,10 +67,10 @@ def test_every_space_is_one_that_the_trainer_reads(search: Search) -> None:
     for preset, space in zip(search.presets.values(), spaces(search).values(), strict=True):
         space.check()
         assert total_trials(search, preset, space) >= 1
-    for params in search.references:
+    for params in search.points_to_evaluate:
         TrialConfig.from_params(params)
     known = {name for space in spaces(search).values() for name in space}
-    known |= {name for params in search.references for name in params}
+    known |= {name for params in search.points_to_evaluate for name in params}
     assert set(search.baseline) <= known
 
 
@@ -81,7 +81,7 @@ def test_models_take_the_events_of_the_task(
     monkeypatch.setitem(os.environ, "TORCH_HOME", str(tmp_path))
     schema = schema_of(search)
     for name, space in spaces(search).items():
-        for params in [*space.samples(), *search.references]:
+        for params in [*space.samples(), *search.points_to_evaluate]:
             with torch.device("meta"):
                 config = TrialConfig.from_params(params)
                 if config.resolved().get("weights", "random") == "random":
@@ -105,7 +105,7 @@ def test_what_is_ranked_and_tabulated_is_reported(search: Search) -> None:
         *(f"val_{name}" for name in reported),
     }
     assert search.metric in known
-    assert search.cost is None or search.cost in known
+    assert search.second_objective is None or search.second_objective in known
     for table in search.tables:
         assert set(table.metrics) <= known
 
@@ -116,7 +116,7 @@ def test_tables_have_rows_that_a_published_preset_fills(search: Search) -> None:
         params
         for name, space in spaces(search).items()
         if name.startswith(PUBLISHED)
-        for params in [*space.grid(), *search.references]
+        for params in [*space.grid(), *search.points_to_evaluate]
     ]
     for table in search.tables:
         assert set(table.rows) <= {name for params in made for name in params}

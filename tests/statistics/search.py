@@ -39,7 +39,7 @@ def draw(
 ) -> list[float]:
     """Values of the configurations that a search draws one after another; one that is not finite fails its trial."""
     search = Search(
-        name="toy", task="toy", title="", space=SPACE, presets={}, references=REFERENCES[:references]
+        name="toy", task="toy", title="", space=SPACE, presets={}, points_to_evaluate=REFERENCES[:references]
     )
     state = SearchState()
     preset = Preset(epochs=1, trials=trials, sampler=sampler, scheduler="none")

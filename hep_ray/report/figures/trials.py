@@ -71,7 +71,7 @@ def stopping(data: ReportData) -> Drawn | str | None:
 @figure("pareto", "search", 10, "Pareto front")
 def pareto(data: ReportData) -> Drawn | str | None:
     """Metric against cost; of a search with one objective there is none."""
-    cost, metric = data.started.cost, data.started.metric
+    cost, metric = data.started.second_objective, data.started.metric
     if cost is None:
         return None
     front = pareto_front(data.state)
