@@ -17,16 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.metrics.inference import LEVEL, SAME, Interval
-
-Floats = NDArray[np.float64]
+from hep_ray.metrics.roc import Floats
 
 
 @dataclass(frozen=True)
-class Part:
+class Variance:
     """One of the variances that add up to that of a difference.
 
     Attributes:
@@ -111,19 +109,19 @@ def crossed(
     )
 
 
-def moments(values: Floats) -> tuple[Part, float]:
+def moments(values: Floats) -> tuple[Variance, float]:
     """Variance of the mean over seeds from their spread, and the interaction σ²_AB: of (S, N) values."""
     seeds = len(values)
     if seeds == 1:
-        return Part(0.0, math.inf), 0.0
+        return Variance(0.0, math.inf), 0.0
     of_events = float(np.var(values.mean(axis=0), ddof=1))
     within = float(np.var(values, axis=1, ddof=1).sum())
     interaction = max(0.0, (within - seeds * of_events) / (seeds - 1))
-    return Part(float(np.var(values.mean(axis=1), ddof=1)) / seeds, seeds - 1), interaction
+    return Variance(float(np.var(values.mean(axis=1), ddof=1)) / seeds, seeds - 1), interaction
 
 
 def combine(
-    difference: float, groups: Sequence[tuple[Part, float]], of_events: float, events: int
+    difference: float, groups: Sequence[tuple[Variance, float]], of_events: float, events: int
 ) -> Crossed:
     """Both noises together: expected mean squares of the crossed analysis of variance.
 
@@ -137,7 +135,7 @@ def combine(
     for part, interaction in groups:
         seeds = part.degrees + 1
         shared -= interaction / (seeds * events) if math.isfinite(seeds) else 0.0
-    event = Part(max(0.0, shared), events - 1)
+    event = Variance(max(0.0, shared), events - 1)
     parts = [*(part for part, _ in groups), event]
     return Crossed(
         difference=difference,
@@ -147,7 +145,7 @@ def combine(
     )
 
 
-def degrees(parts: Sequence[Part]) -> float:
+def degrees(parts: Sequence[Variance]) -> float:
     """Degrees of freedom f of a sum of variances V_g that are known with ν_g each.
 
     Satterthwaite's (Biometrics Bull. 2 (1946) 110) is 1/f = Σ R_g²/ν_g with the shares R_g = V_g/ΣV. With two or three

@@ -1,4 +1,4 @@
-"""What each event adds to a metric: values whose mean is the metric, and whose spread is its error from the sample."""
+"""Values of events: their mean is the metric, and their spread its error from the sample."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def event_values(
     signal: str | None,
     losses: NDArray[np.floating] | None = None,
 ) -> Floats | None:
-    """Values of events, or of groups of events, of one model.
+    """Return values of events, or of groups of events, of one model.
 
     - `accuracy`: 1 where the prediction is right, else 0. `loss`: that of the event.
     - `auc`: the placements of DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837: for an event of the signal
@@ -57,7 +57,24 @@ def event_values(
         scored = [own] if len(classes) == 2 else range(len(classes))  # noqa: PLR2004 - two share one curve
         of_classes = np.stack([placements(log_odds[:, k], labels == k) for k in scored])
         return np.asarray(of_classes.mean(axis=0))
-    return _jackknifed(metric, labels, probabilities, log_odds, classes, signal)
+
+    def of(rows: NDArray[np.bool_]) -> float:
+        found = classification_metrics(
+            probabilities[rows], labels[rows], classes, signal, log_odds[rows], only=metric
+        )
+        return found.get(metric, np.nan)
+
+    group = np.empty(len(labels), dtype=np.int64)
+    groups = min(GROUPS, int(np.bincount(labels).min()))
+    random = np.random.default_rng(0)
+    for label in range(len(classes)):
+        rows = np.flatnonzero(labels == label)
+        group[random.permutation(rows)] = np.arange(len(rows)) % groups
+    whole = of(np.ones(len(labels), dtype=np.bool_))
+    if not np.isfinite(whole):
+        return None
+    without = np.array([of(group != one) for one in range(groups)])
+    return np.asarray(whole - (groups - 1) * (without - without.mean()))
 
 
 def placements(scores: NDArray[np.floating], is_signal: NDArray[np.bool_]) -> Floats:
@@ -82,31 +99,3 @@ def _below(ordered: NDArray[np.floating], scores: NDArray[np.floating]) -> Float
     """Share of ordered values below each score, ties half."""
     left, right = np.searchsorted(ordered, scores, "left"), np.searchsorted(ordered, scores, "right")
     return (left + right) / (2 * len(ordered))
-
-
-def _jackknifed(
-    metric: str,
-    labels: NDArray[np.integer],
-    probabilities: NDArray[np.floating],
-    log_odds: NDArray[np.floating],
-    classes: Sequence[str],
-    signal: str | None,
-) -> Floats | None:
-    def of(rows: NDArray[np.bool_]) -> float:
-        found = classification_metrics(
-            probabilities[rows], labels[rows], classes, signal, log_odds[rows], only=metric
-        )
-        return found.get(metric, np.nan)
-
-    group = np.empty(len(labels), dtype=np.int64)
-    groups = min(GROUPS, int(np.bincount(labels).min()))
-    random = np.random.default_rng(0)
-    for label in range(len(classes)):
-        rows = np.flatnonzero(labels == label)
-        group[random.permutation(rows)] = np.arange(len(rows)) % groups
-    whole = of(np.ones(len(labels), dtype=np.bool_))
-    if not np.isfinite(whole):
-        return None
-    without = np.array([of(group != one) for one in range(groups)])
-    values: Floats = whole - (groups - 1) * (without - without.mean())
-    return values

@@ -1,4 +1,4 @@
-"""What a few repeated trainings, or a finite sample of events, allow one to say."""
+"""Intervals and tests for a few repeated trainings and for a finite sample of events."""
 
 from __future__ import annotations
 

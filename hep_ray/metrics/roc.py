@@ -175,15 +175,15 @@ def log_odds_of(probabilities: NDArray[np.floating]) -> Floats:
         probabilities: (N, C), rows summing to one.
     """
     own = np.asarray(probabilities, dtype=np.float64)
-    least = np.finfo(np.float64).tiny
-    odds = np.empty_like(own)
-    for label in range(own.shape[1]):
-        p, others = own[:, label], np.delete(own, label, axis=1).sum(axis=1)
-        sure = others < SURE
-        near = np.clip(np.where(sure, others, p), least, 1 - SURE / 2)
-        size = np.log(near) - np.log1p(-near)
-        odds[:, label] = np.where(sure, -size, size)
-    return odds
+    others = _others(own)
+    near = np.clip(np.where(others < SURE, others, own), np.finfo(np.float64).tiny, 1 - SURE / 2)
+    size = np.log(near) - np.log1p(-near)
+    return np.where(others < SURE, -size, size)
+
+
+def _others(own: Floats) -> Floats:
+    """Return of each probability (N, C) the sum of the other classes'."""
+    return np.stack([np.delete(own, label, axis=1).sum(axis=1) for label in range(own.shape[1])], axis=1)
 
 
 def order_of(probabilities: NDArray[np.floating]) -> Floats:
@@ -196,12 +196,8 @@ def order_of(probabilities: NDArray[np.floating]) -> Floats:
         probabilities: (N, C), rows summing to one.
     """
     own = np.asarray(probabilities, dtype=np.float64)
-    order = own.copy()
-    for label in range(own.shape[1]):
-        others = np.delete(own, label, axis=1).sum(axis=1)
-        sure = others < SURE
-        order[sure, label] = 1 - np.log(np.maximum(others[sure], np.finfo(np.float64).tiny))
-    return order
+    others = _others(own)
+    return np.where(others < SURE, 1 - np.log(np.maximum(others, np.finfo(np.float64).tiny)), own)
 
 
 def passing(scores: NDArray[np.floating], is_signal: NDArray[np.bool_], cut: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,15 +18,7 @@ if TYPE_CHECKING:
     from hep_ray.promote.package import Package
 
 
-SCORING = {
-    "schema": "--schema",
-    "reader": "--reader",
-    "select": "--select",
-    "settings": "--set",
-    "batch": "--batch",
-    "workers": "--workers",
-    "gpus_per_worker": "--gpus-per-worker",
-}
+SCORING = {"schema", "reader", "select", "settings", "batch", "workers", "gpus_per_worker"}
 """Parameters that only say how events are scored."""
 
 
@@ -116,7 +109,7 @@ def predict(
         TrackingUnavailable: MLflow does not answer.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
     from hep_ray.predict.inputs import Ways
@@ -128,7 +121,8 @@ def predict(
             f"cannot predict {len(inputs or ())} inputs into --out {out} with --onnx {onnx}: name one INPUT or more "
             "and --out, or --onnx alone"
         )
-    sources = {flag: context.get_parameter_source(name) for name, flag in SCORING.items()}
+    flags = {one.opts[0]: one.name or "" for one in context.command.params if one.name in SCORING}
+    sources = {flag: context.get_parameter_source(name) for flag, name in flags.items()}
     typed_flags = [flag for flag, source in sources.items() if source and source.name == "COMMANDLINE"]
     if typed_flags and not inputs:
         raise InvalidConfig(f"--onnx without INPUT scores no events: leave out {', '.join(typed_flags)}")
@@ -136,64 +130,37 @@ def predict(
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
     package, origin = find_model(model, storage, tracking_uri)
     package = dataclasses.replace(package, trust_code=trust_code)
-    console = result_console()
+    say = partial(result_console().print, soft_wrap=True, highlight=False, markup=False)
     if onnx is not None:
         from hep_ray.predict.onnx_export import export_onnx, rounding
 
         classifier = package.build()
         difference = export_onnx(classifier, onnx)
-        console.print(
-            f"{onnx} holds {origin}; ONNX Runtime and torch differ by {difference:.1e} at most",
-            highlight=False,
-        )
+        say(f"{onnx} holds {origin}; ONNX Runtime and torch differ by {difference:.1e} at most")
         if classifier.half:
-            console.print(
+            say(
                 "it computes in float32; the model was trained and confirmed in bfloat16, whose scores differ by up to "
-                f"{rounding(classifier):.1e}",
-                highlight=False,
+                f"{rounding(classifier):.1e}"
             )
     if out is None or not inputs:
         return
-    bars = (
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pieces"),
-        TimeRemainingColumn(),
-    )
-
+    bars = ("scoring", BarColumn(), MofNCompleteColumn(), "pieces", TimeRemainingColumn())
     with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
         row = bar.add_task("scoring", total=None)
-        done = score(
-            package,
-            inputs,
-            out,
-            ways=ways,
-            crew=crew,
-            origin=origin,
-            progress=lambda done, total: bar.update(row, completed=done, total=total),
-        )
+        progress = lambda done, total: bar.update(row, completed=done, total=total)  # noqa: E731
+        done = score(package, inputs, out, ways=ways, crew=crew, origin=origin, progress=progress)
     kept = f", {done.reused} of them there before" if done.reused else ""
-    console.print(
-        f"{done.events} events scored by {origin} into {done.files} files{kept}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(f"{done.events} events scored by {origin} into {done.files} files{kept}")
     for note in done.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+        say(f"note: {note}")
     if done.units != "checked":
-        console.print(f"units: {done.units}", soft_wrap=True, highlight=False)
+        say(f"units: {done.units}")
     code = f"import pandas; print(pandas.read_parquet({str(done.out)!r}).describe())"
-    console.print(
-        f"next: {typed(python(), '-c', code)}",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    say(f"next: {typed(python(), '-c', code)}")
 
 
 def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Package, str]:
-    """A model by its registry URI or its folder, and a name that will always mean this one.
+    """Return a model by its registry URI or its folder, and a name that will always mean this one.
 
     Raises:
         UnknownName: there is no such model, version or alias.

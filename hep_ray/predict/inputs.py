@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 from pydantic import JsonValue
 
 from hep_ray.conversion.columns import columns_of, field_of
@@ -30,19 +29,19 @@ from hep_ray.conversion.schema_file import ColumnRule, EventIdRule, LabelRule, S
 from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.expressions import Expression, unknown
 from hep_ray.dataset.manifest import MANIFEST
-from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema, legal_name
+from hep_ray.dataset.schema import EVENT_ID, Column, legal_name
 from hep_ray.errors import InvalidConfig, InvalidSchema, ModelMismatch
 from hep_ray.promote.classifier import Classifier
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """All that workers must know of the inputs.
+    """The opened inputs, as every worker needs them.
 
     Attributes:
         rules: of reading: reader, options, ids, selection.
         columns: how the model's columns are made.
-        names: of the fields that are read.
+        names: fields that are read.
         pieces: in order.
         digests: name and SHA-256 of every input.
         units: whether the input states them: `checked`, or `not stated by the input`.
@@ -62,7 +61,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Ways:
-    """How the user says that inputs are read.
+    """Options of reading the inputs.
 
     Attributes:
         reader: name of the format; by default that of the schema, or told by the files' endings.
@@ -109,7 +108,17 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
         )
     (folder,) = paths
     manifest = verify_shards(folder)
-    columns = rules_of_dataset(classifier.columns, manifest.event_schema, str(folder))
+    known = {column.name: column for column in manifest.event_schema.columns}
+    for column in classifier.columns:
+        if column.name not in known:
+            raise ModelMismatch(
+                f"the model reads the column '{column.name}'; {folder} has {', '.join(known)}"
+            )
+        _compare(column, known[column.name], str(folder))
+    columns = tuple(
+        ColumnRule(name=column.name, dtype=column.dtype, unit=column.unit, shape=column.shape or None)
+        for column in classifier.columns
+    )
     rules = SchemaFile(
         reader="parquet", event_id=EventIdRule(fields=(EVENT_ID,), as_is=True), selection=ways.selection
     )
@@ -117,8 +126,7 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
         Piece(number, folder / shard.file, 0, 0, shard.rows, "", shard.file)
         for number, shard in enumerate(shard for shard in manifest.shards if shard.rows)
     )
-    known = tuple(column.name for column in manifest.event_schema.columns)
-    names = _names(rules, columns, known, str(folder))
+    names = _names(rules, columns, tuple(known), str(folder))
     digests = tuple((shard.file, shard.sha256) for shard in manifest.shards)
     events = sum(shard.rows for shard in manifest.shards)
     return Prediction(rules, columns, names, pieces, digests, "checked", events)
@@ -144,12 +152,16 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
     for path, _, part in tables:
         shown = f"{path}:{part.name}" if part.name else str(path)
         if rules.columns:
-            found = rules_of_schema_file(classifier.columns, part, rules, shown)
+            found = _rules_of_schema_file(classifier.columns, rules)
         else:
-            found = rules_of_fields(classifier.columns, part, shown)
-            stated &= all(
-                (part.fields.field(name).metadata or {}).get(b"unit") for rule in found for name in rule.reads
-            )
+            found = _rules_of_fields(classifier.columns, part, shown)
+            stated &= all(_unit_of(part, name) for rule in found for name in rule.reads)
+        try:
+            made = {column.name: column for column in columns_of(part, found, shown)}
+        except InvalidSchema as exc:
+            raise ModelMismatch(str(exc)) from None
+        for column in classifier.columns:
+            _compare(column, made[column.name], shown)
         if columns and found != columns:
             raise ModelMismatch(
                 f"every input gives the columns in the same way; {shown} differs from {tables[0][0]}"
@@ -172,7 +184,7 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
 
 
 def _rules(paths: Sequence[Path], ways: Ways) -> SchemaFile:
-    """The schema file, or what the endings of the files tell; without its label, and ids without a class."""
+    """Return the schema file, or what the files' endings tell; without its label, and ids without a class."""
     base = (
         load_schema(ways.schema) if ways.schema else SchemaFile(reader=ways.reader or reader_by_ending(paths))
     )
@@ -193,8 +205,8 @@ def _names(
     rules: SchemaFile, columns: Sequence[ColumnRule], known: Sequence[str], shown: str
 ) -> tuple[str, ...]:
     names = [name for column in columns for name in column.reads]
-    texts = [rules.selection] if rules.selection else []
-    names += [field_of(name, columns, known) for text in texts for name in Expression(text).names]
+    if rules.selection:
+        names += [field_of(name, columns, known) for name in Expression(rules.selection).names]
     names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in known else [])
     for name in names:
         if name not in (*known, EVENT_ID):
@@ -202,14 +214,6 @@ def _names(
                 f"what a prediction reads is in the input; {shown}: {unknown(name, list(known))}"
             )
     return tuple(dict.fromkeys(names))
-
-
-def schema_of_model(classifier: Classifier) -> EventSchema:
-    """The schema with the model's columns alone."""
-    schema = classifier.schema
-    return EventSchema(
-        task=schema.task, columns=classifier.columns, classes=schema.classes, signal=schema.signal
-    )
 
 
 PIECE_BYTES = 32 * 2**20
@@ -242,7 +246,7 @@ class Piece:
 def cut(
     tables: Sequence[tuple[Path, int, Part]], columns: Sequence[Column], *, seekable: bool, own_ids: bool
 ) -> Iterator[Piece]:
-    """The pieces of some tables.
+    """Cut tables into pieces.
 
     Args:
         tables: file, number of the table within it, what the reader says of it.
@@ -272,84 +276,36 @@ ASPECTS = ("shape", "dtype", "unit", "elements", "element_units", "axes")
 """What a column of the events must have in common with that of the model."""
 
 
-def rules_of_dataset(columns: Sequence[Column], schema: EventSchema, shown: str) -> tuple[ColumnRule, ...]:
-    """Rules that take a model's columns out of a dataset of ours as they are.
-
-    Args:
-        columns: of the model.
-        schema: of the dataset.
-        shown: name of the dataset, for messages.
-
-    Raises:
-        ModelMismatch: one is absent or differs.
-    """
-    known = {column.name: column for column in schema.columns}
-    for column in columns:
-        if column.name not in known:
-            raise ModelMismatch(f"the model reads the column '{column.name}'; {shown} has {', '.join(known)}")
-        _compare(column, known[column.name], shown)
-    return tuple(
-        ColumnRule(name=column.name, dtype=column.dtype, unit=column.unit, shape=column.shape or None)
-        for column in columns
-    )
-
-
-def rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple[ColumnRule, ...]:
-    """Rules that make a model's columns of fields with their names, or with the names of their elements.
-
-    Args:
-        columns: of the model.
-        part: of an input.
-        shown: name of the input, for messages.
-
-    Raises:
-        ModelMismatch: a field is absent, of another shape, or states another unit.
-    """
+def _rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple[ColumnRule, ...]:
+    """Make a model's columns of fields with their names, or with the names of their elements."""
     rules = []
-    fields = {legal_name(name): name for name in reversed(part.fields.names)} | {
-        name: name for name in part.fields.names
-    }
+    known = part.fields.names
+    fields = {legal_name(name): name for name in reversed(known)} | {name: name for name in known}
     for column in columns:
-        wanted_fields = (column.name,) if column.name in fields else column.elements
-        sources = tuple(fields.get(name, name) for name in wanted_fields)
-        absent = [name for name in sources or (column.name,) if name not in part.fields.names]
+        wanted = (column.name,) if column.name in fields else column.elements
+        sources = tuple(fields.get(name, name) for name in wanted)
+        absent = [name for name in sources or (column.name,) if name not in known]
         if absent:
             raise ModelMismatch(
                 f"the model reads the column '{column.name}' of shape {column.shape}"
                 f"{f', or its elements {column.elements}' if column.elements else ''}; {shown} lacks "
-                f"{', '.join(absent)}: it has {', '.join(part.fields.names)}"
+                f"{', '.join(absent)}: it has {', '.join(known)}"
             )
-        for element, name in zip(wanted_fields, sources, strict=True):
-            wanted = column.unit if element == column.name else column.unit_of(element)
-            _check_unit(part.fields.field(name), wanted, shown)
-        rules.append(
-            ColumnRule(
-                name=column.name,
-                sources=tuple(sources),
-                dtype=column.dtype,
-                unit=column.unit,
-                elements=column.elements,
-                element_units=column.element_units,
-                axes=column.axes,
-            )
-        )
-    return _checked(columns, part, tuple(rules), shown)
+        for element, name in zip(wanted, sources, strict=True):
+            unit = column.unit if element == column.name else column.unit_of(element)
+            # A field that states no unit is taken to be in the model's.
+            if (found := _unit_of(part, name)) and found != unit:
+                raise ModelMismatch(
+                    f"events have the units that the model was trained on; unit of '{name}' is '{unit}', "
+                    f"of {shown} '{found}'"
+                )
+        shared = ("name", "dtype", "unit", "elements", "element_units", "axes")
+        rules.append(ColumnRule(sources=sources, **{key: getattr(column, key) for key in shared}))
+    return tuple(rules)
 
 
-def rules_of_schema_file(
-    columns: Sequence[Column], part: Part, rules: SchemaFile, shown: str
-) -> tuple[ColumnRule, ...]:
-    """The rules of a schema file for a model's columns.
-
-    Args:
-        columns: of the model.
-        part: of an input.
-        rules: the schema file.
-        shown: name of the input, for messages.
-
-    Raises:
-        ModelMismatch: the file has no rule for one of them, or one that makes another column.
-    """
+def _rules_of_schema_file(columns: Sequence[Column], rules: SchemaFile) -> tuple[ColumnRule, ...]:
+    """Take from a schema file the rules of a model's columns."""
     by_name = {name: rule for rule in rules.columns for name in (rule.name, rule.indicator) if name}
     for column in columns:
         if column.name not in by_name:
@@ -357,19 +313,7 @@ def rules_of_schema_file(
                 f"the model reads the column '{column.name}'; the schema file makes {', '.join(by_name) or 'none'}"
             )
     wanted = {by_name[column.name].name: by_name[column.name] for column in columns}
-    return _checked(columns, part, tuple(wanted.values()), shown)
-
-
-def _checked(
-    columns: Sequence[Column], part: Part, rules: tuple[ColumnRule, ...], shown: str
-) -> tuple[ColumnRule, ...]:
-    try:
-        made = {column.name: column for column in columns_of(part, rules, shown)}
-    except InvalidSchema as exc:
-        raise ModelMismatch(str(exc)) from None
-    for column in columns:
-        _compare(column, made[column.name], shown)
-    return rules
+    return tuple(wanted.values())
 
 
 def _compare(column: Column, other: Column, shown: str) -> None:
@@ -383,11 +327,6 @@ def _compare(column: Column, other: Column, shown: str) -> None:
             )
 
 
-def _check_unit(field: pa.Field, wanted: str, shown: str) -> None:
-    """A field that states a unit states the model's; one that states none is taken to be in it."""
-    unit = (field.metadata or {}).get(b"unit", b"").decode()
-    if unit and unit != wanted:
-        raise ModelMismatch(
-            f"events have the units that the model was trained on; unit of '{field.name}' is '{wanted}', "
-            f"of {shown} '{unit}'"
-        )
+def _unit_of(part: Part, field: str) -> str:
+    """Return the unit that a field states; empty where it states none."""
+    return str((part.fields.field(field).metadata or {}).get(b"unit", b"").decode())

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,10 +20,10 @@ from hep_ray.conversion.assemble import assemble
 from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.dataset.manifest import sha256_of
-from hep_ray.dataset.schema import EVENT_ID, Arrays
+from hep_ray.dataset.schema import EVENT_ID, Arrays, EventSchema
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, lock, remove_abandoned, storing, whole, write_whole
-from hep_ray.predict.inputs import Piece, Prediction, schema_of_model
+from hep_ray.predict.inputs import Piece, Prediction
 from hep_ray.promote.classifier import Classifier
 
 MANIFEST = "_predictions.json"
@@ -34,7 +33,7 @@ FORMAT = 2
 
 
 def identity(prediction: Prediction, model: Mapping[str, str], classes: tuple[str, ...]) -> dict[str, Any]:
-    """What makes two predictions the same: model, inputs, how they are read and cut.
+    """Return what makes two predictions the same: model, inputs, how they are read and cut.
 
     Args:
         prediction: opened inputs.
@@ -54,7 +53,7 @@ def identity(prediction: Prediction, model: Mapping[str, str], classes: tuple[st
 
 
 @contextmanager
-def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> Iterator[set[str]]:
+def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> Iterator[dict[str, int]]:
     """Hold a folder for one prediction.
 
     Args:
@@ -63,7 +62,7 @@ def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> 
         model: for the manifest.
 
     Yields:
-        Names of the files that are there already.
+        Files that are there already → their events.
 
     Raises:
         StorageError: it holds something else, another process is at work in it, or it cannot be written.
@@ -76,7 +75,8 @@ def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> 
             remove_abandoned(out.glob(UNFINISHED))
             if not (out / MANIFEST).exists():
                 _write(out, {**what, "model": dict(model), "complete": False})
-        yield {name for name, *_ in what["pieces"] if _is_done(out / name, str(what["model_digest"]))}
+        done = {name: _rows(out / name, str(what["model_digest"])) for name, *_ in what["pieces"]}
+        yield {name: rows for name, rows in done.items() if rows is not None}
 
 
 def finish(out: Path, what: Mapping[str, Any], model: Mapping[str, str], files: Mapping[str, int]) -> int:
@@ -96,11 +96,6 @@ def finish(out: Path, what: Mapping[str, Any], model: Mapping[str, str], files: 
     with storing(out):
         _write(out, {**what, "model": dict(model), "complete": True, "events": total, "files": listed})
     return total
-
-
-def rows_of(path: Path) -> int:
-    """Events in a file of scores."""
-    return int(pq.read_metadata(path).num_rows)
 
 
 def _refuse_another(out: Path, what: Mapping[str, Any]) -> None:
@@ -123,16 +118,17 @@ def _refuse_another(out: Path, what: Mapping[str, Any]) -> None:
         )
 
 
-def _is_done(path: Path, digest: str) -> bool:
+def _rows(path: Path, digest: str) -> int | None:
+    """Return the events of a finished file of scores; None where it is not there."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        found = pq.read_metadata(path)
     except FileNotFoundError:
-        return False
+        return None
     except (OSError, pa.ArrowException) as exc:
         raise StorageError(f"files of scores are whole; {path} is not ({exc}): remove it and go on") from None
-    if metadata.get(MODEL, b"").decode() != digest:
+    if (found.metadata or {}).get(MODEL, b"").decode() != digest:
         raise StorageError(f"files of scores are of one model; {path} is of another: remove it and go on")
-    return True
+    return int(found.num_rows)
 
 
 def _write(out: Path, values: Mapping[str, Any]) -> None:
@@ -146,7 +142,7 @@ MODEL = b"hep_ray.model_digest"
 def score_piece(
     classifier: Classifier, prediction: Prediction, piece: Piece, out: Path, digest: str, batch: int
 ) -> int:
-    """Score the events of a piece in bounded memory and write them.
+    """Score the events of a piece in bounded memory and write `event_id`, `score_<class>` and `log_odds_<class>`.
 
     Args:
         classifier: the model.
@@ -164,14 +160,23 @@ def score_piece(
         InvalidEvents: a value is absent, NaN or infinite, or does not fit its column.
         StorageError: the scores cannot be written.
     """
-    schema = scores_schema(classifier, digest)
+    fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
+    fields += [pa.field(name, pa.float32(), nullable=False) for name in classifier.score_names]
+    fields += [pa.field(name, pa.float64(), nullable=False) for name in classifier.rank_names]
+    schema = pa.schema(fields, metadata={MODEL: digest.encode()})
     target, rows = out / piece.file, 0
     with (
         storing(target),
         whole(target) as filling,
         pq.ParquetWriter(filling, schema, compression="zstd") as writer,
     ):
-        for ids, scores, log_odds in _scored(classifier, prediction, piece, batch):
+        for events in read_events(classifier, prediction, piece):
+            ids = events[EVENT_ID]
+            if not len(ids):
+                continue
+            for column in classifier.columns:
+                column.checked(events[column.name], ids)
+            scores, log_odds = classifier.scores(events, batch=batch)
             columns = [pa.array(ids, pa.string()), *map(pa.array, scores.T), *map(pa.array, log_odds.T)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
             rows += len(ids)
@@ -181,28 +186,12 @@ def score_piece(
 FILLS = "missing = VALUE of the column in a schema file (--schema)"
 
 
-def scores_schema(classifier: Classifier, digest: str) -> pa.Schema:
-    """Of a file of scores: `event_id`, then `score_<class>` and `log_odds_<class>` of every class."""
-    fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
-    fields += [pa.field(name, pa.float32(), nullable=False) for name in classifier.score_names]
-    fields += [pa.field(name, pa.float64(), nullable=False) for name in classifier.rank_names]
-    return pa.schema(fields, metadata={MODEL: digest.encode()})
-
-
-def _scored(
-    classifier: Classifier, prediction: Prediction, piece: Piece, batch: int
-) -> Iterator[tuple[npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.float64]]]:
-    for events in read_events(classifier, prediction, piece):
-        ids = events[EVENT_ID]
-        if len(ids):
-            for column in classifier.columns:
-                column.checked(events[column.name], ids)
-            yield ids, *classifier.scores(events, batch=batch)
-
-
 def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) -> Iterator[Arrays]:
-    """The model's columns and the ids of a piece's events, batch by batch; their labels are not read."""
-    rules, schema = prediction.rules, schema_of_model(classifier)
+    """Yield the model's columns and the ids of a piece's events, batch by batch; their labels are not read."""
+    rules, known = prediction.rules, classifier.schema
+    schema = EventSchema(
+        task=known.task, columns=classifier.columns, classes=known.classes, signal=known.signal
+    )
     reader = READERS[rules.reader]
     opened = reader.open(piece.path, parse_options(reader, rules.options))
     part, row = opened.parts[piece.part], piece.start

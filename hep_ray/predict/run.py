@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from hep_ray.cores import usable_cores
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
 from hep_ray.parallel import cluster
 from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
-from hep_ray.predict.output import finish, identity, predicting, rows_of, score_piece
+from hep_ray.predict.output import finish, identity, predicting, score_piece
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Package
 from hep_ray.training.evaluation import BATCH
@@ -33,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Crew:
-    """Who computes.
+    """The processes that compute.
 
     Attributes:
         workers: actors; by default none where this process is done sooner, else as many as the cluster has room for,
@@ -59,14 +58,14 @@ class Crew:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a prediction leaves.
+    """Result of a prediction.
 
     Attributes:
         out: folder of the scores.
         events: that have scores.
         files: of scores.
-        reused: of them were there before.
-        units: what is known of the input's units.
+        reused: files that were there before.
+        units: whether the input states them.
         notes: what is to be told of the inputs, such as which hold no events.
     """
 
@@ -150,11 +149,10 @@ def predict(
         **description.origin,
     }
     what = identity(prediction, model, classifier.classes)
-    with predicting(out, what, model) as done:
-        files = {piece.file: rows_of(out / piece.file) for piece in prediction.pieces if piece.file in done}
+    with predicting(out, what, model) as files:
         reused = len(files)
-        todo = [piece for piece in prediction.pieces if piece.file not in done]
-        for file, rows in _score_all(package, classifier, prediction, out, todo, crew):
+        todo = [piece for piece in prediction.pieces if piece.file not in files]
+        for file, rows in _Scoring(package, classifier, prediction, out, crew).pieces(todo):
             files[file] = rows
             if progress:
                 progress(len(files), len(prediction.pieces))
@@ -162,63 +160,101 @@ def predict(
     return Predicted(out, total, len(files), reused, prediction.units, prediction.notes)
 
 
-def _score_all(
-    package: Package,
-    classifier: Classifier,
-    prediction: Prediction,
-    out: Path,
-    todo: Sequence[Piece],
-    crew: Crew,
-) -> Iterator[tuple[str, int]]:
-    """Files and their events, as they are done: here while that is sooner, then by workers."""
-    here = crew.workers is None and not crew.gpus_per_worker
-    score = partial(score_here, classifier, prediction, out=out, digest=package.digest, batch=crew.batch)
-    done = set()
-    if here and todo:
-        for file, rows in score(todo=todo, patience=PATIENCE):
-            done.add(file)
-            yield file, rows
-    left = [piece for piece in todo if piece.file not in done]
-    if not left:
-        return
-    with cluster():
+PATIENCE = 30.0
+"""Seconds of work left for which no workers are started."""
+THREADS = 4
+"""The most that work here: the more they are, the longer each waits for Python's lock. torch has all cores anyway."""
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """Pieces scored here while that is sooner, then by workers; each method yields files and their events."""
+
+    package: Package
+    classifier: Classifier
+    prediction: Prediction
+    out: Path
+    crew: Crew
+
+    def pieces(self, todo: Sequence[Piece]) -> Iterator[tuple[str, int]]:
+        here = self.crew.workers is None and not self.crew.gpus_per_worker
+        done = set()
+        if here and todo:
+            for file, rows in self.here(todo, PATIENCE):
+                done.add(file)
+                yield file, rows
+        left = [piece for piece in todo if piece.file not in done]
+        if not left:
+            return
+        with cluster():
+            import ray
+
+            room = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+            yield from self.here(left, math.inf) if here and room <= places() else self.by_workers(left)
+
+    def by_workers(self, todo: Sequence[Piece]) -> Iterator[tuple[str, int]]:
         import ray
+        import ray.data
 
-        room = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
-        if here and room <= places():
-            yield from score(todo=left, patience=math.inf)
-        else:
-            yield from _score(package, prediction, out, left, crew)
+        crew = self.crew
+        size = _pool(ray.cluster_resources(), len(todo), crew)  # type: ignore[no-untyped-call]
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        pieces = ray.data.from_items([piece.number for piece in todo], override_num_blocks=len(todo))
+        pieces.context.enable_progress_bars = False
+        scored = pieces.map_batches(
+            Scorer,
+            batch_size=1,
+            fn_constructor_args=(
+                ray.put((self.package, self.prediction)),
+                str(self.out.absolute()),
+                crew.batch,
+            ),
+            fn_constructor_kwargs={"gpu": crew.gpus_per_worker > 0},
+            compute=ray.data.ActorPoolStrategy(size=size),
+            num_cpus=1,
+            num_gpus=crew.gpus_per_worker or None,
+        )
+        for row in scored.iter_rows():
+            if row["error"]:
+                raise getattr(errors, row["error"])(row["message"])
+            yield row["file"], int(row["rows"])
 
+    def here(self, todo: Sequence[Piece], patience: float) -> Iterator[tuple[str, int]]:
+        """Stop early if what is left, by the pieces done so far, is work for more seconds than `patience`.
 
-def _score(
-    package: Package, prediction: Prediction, out: Path, todo: Sequence[Piece], crew: Crew
-) -> Iterator[tuple[str, int]]:
-    import ray
-    import ray.data
+        Reading and torch let go of Python's lock, so that threads fill the cores as processes would.
+        """
+        import torch
 
-    size = _pool(ray.cluster_resources(), len(todo), crew)  # type: ignore[no-untyped-call]
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    pieces = ray.data.from_items([piece.number for piece in todo], override_num_blocks=len(todo))
-    pieces.context.enable_progress_bars = False
-    shared = ray.put((package, prediction))
-    scored = pieces.map_batches(
-        Scorer,
-        batch_size=1,
-        fn_constructor_args=(shared, str(out.absolute()), crew.batch),
-        fn_constructor_kwargs={"gpu": crew.gpus_per_worker > 0},
-        compute=ray.data.ActorPoolStrategy(size=size),
-        num_cpus=1,
-        num_gpus=crew.gpus_per_worker or None,
-    )
-    for row in scored.iter_rows():
-        if row["error"]:
-            raise getattr(errors, row["error"])(row["message"])
-        yield row["file"], int(row["rows"])
+        cores = torch.get_num_threads()
+        threads = min(places(), len(todo))
+        # Else every batch would put the model into training mode and back, while other threads use it.
+        self.classifier.model.eval()
+        torch.set_num_threads(max(1, min(cores, usable_cores()) // threads))
+        running: dict[Future[int], Piece] = {}
+        waiting, done, start = iter(todo), 0, time.monotonic()
+        of_job = (self.out, self.package.digest, self.crew.batch)
+        worth_workers = False
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
+        try:
+            while True:
+                while not worth_workers and len(running) < threads and (piece := next(waiting, None)):
+                    scoring = pool.submit(score_piece, self.classifier, self.prediction, piece, *of_job)
+                    running[scoring] = piece
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future).file, future.result()
+                    done += 1
+                per_piece = (time.monotonic() - start) / done
+                worth_workers |= done >= threads and per_piece * (len(todo) - done) > patience
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)
 
 
 def _pool(resources: dict[str, float], pieces: int, crew: Crew) -> int:
-    """How many workers there will be.
+    """Return how many workers there will be.
 
     Raises:
         Infeasible: there is no room for those that were asked for, or for any.
@@ -234,68 +270,6 @@ def _pool(resources: dict[str, float], pieces: int, crew: Crew) -> int:
             f"{cpus:g} CPUs and {gpus:g} GPUs, room for {room}"
         )
     return min(crew.workers or room, pieces)
-
-
-PATIENCE = 30.0
-"""Seconds of work left for which no workers are started."""
-THREADS = 4
-"""The most that work here: the more they are, the longer each waits for Python's lock. torch has all cores anyway."""
-
-
-def score_here(
-    classifier: Classifier,
-    prediction: Prediction,
-    todo: Sequence[Piece],
-    out: Path,
-    digest: str,
-    batch: int,
-    *,
-    patience: float = PATIENCE,
-) -> Iterator[tuple[str, int]]:
-    """Score pieces, and stop early if what is left, by the pieces done so far, is work for more than some patience.
-
-    Reading and torch let go of Python's lock, so that threads fill the cores as processes would.
-
-    Args:
-        classifier: the model, on the CPU.
-        prediction: how the inputs are read.
-        todo: pieces, in order.
-        out: folder of the scores.
-        digest: names the model.
-        batch: events per forward pass.
-        patience: seconds.
-
-    Yields:
-        File and events of every piece that is done.
-
-    Raises:
-        HepRayError: whatever named error a piece raises.
-    """
-    import torch
-
-    cores = torch.get_num_threads()
-    threads = min(places(), len(todo))
-    # Else every batch would put the model into training mode and back, while other threads use it.
-    classifier.model.eval()
-    torch.set_num_threads(max(1, min(cores, usable_cores()) // threads))
-    running: dict[Future[int], Piece] = {}
-    waiting, done, start = iter(todo), 0, time.monotonic()
-    worth_workers = False
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
-    try:
-        while True:
-            while not worth_workers and len(running) < threads and (piece := next(waiting, None)) is not None:
-                running[pool.submit(score_piece, classifier, prediction, piece, out, digest, batch)] = piece
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future).file, future.result()
-                done += 1
-            per_piece = (time.monotonic() - start) / done
-            worth_workers |= done >= threads and per_piece * (len(todo) - done) > patience
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)
 
 
 def places() -> int:

@@ -44,7 +44,8 @@ class Classifier:
         state: Mapping[str, torch.Tensor],
         device: torch.device | str = "cpu",
     ) -> None:
-        config = TrialConfig.from_params(buildable(params))
+        # Weights are at hand: no pretrained file is needed.
+        config = TrialConfig.from_params({**params, **MODELS[params["model"]].example})
         self.schema = schema
         self.device = torch.device(device)
         self.model: Model = config.build_model(schema)
@@ -123,13 +124,8 @@ def _loss(config: TrialConfig) -> Loss:
     return LOSSES[config.resolved()["loss"]].build(config.components["loss"])
 
 
-def buildable(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with which a model is built where its weights are at hand: no pretrained file is needed."""
-    return {**params, **MODELS[params["model"]].example}
-
-
 def values_of(events: Any, column: Column) -> npt.NDArray[Any]:
-    """One column's values (N, *shape) in its dtype, out of a mapping or a DataFrame.
+    """Return one column's values (N, *shape) in its dtype, out of a mapping or a DataFrame.
 
     Raises:
         ModelMismatch: it is absent, or has another shape or kind of number.
@@ -139,17 +135,14 @@ def values_of(events: Any, column: Column) -> npt.NDArray[Any]:
     elif column.elements and all(element in events for element in column.elements):
         values = np.stack([_stacked(events[element]) for element in column.elements], axis=-1)
     else:
+        elements = f" (or its elements {', '.join(column.elements)})" if column.elements else ""
         raise ModelMismatch(
-            f"the model reads the column '{column.name}' {column.shape or 'scalar'}"
-            f"{_or_elements(column)}; the events have {', '.join(map(str, events.keys())) or 'none'}"
+            f"the model reads the column '{column.name}' {column.shape or 'scalar'}{elements}; "
+            f"the events have {', '.join(map(str, events.keys())) or 'none'}"
         )
     dtype = np.dtype(column.dtype)
-    size = int(np.prod(column.shape))
-    flattened = (size,) if column.shape else ()
-    if values.dtype.kind not in ("f" if dtype.kind == "f" else "") + "iu" or values.shape[1:] not in {
-        tuple(column.shape),
-        flattened,
-    }:
+    shapes = {tuple(column.shape), (int(np.prod(column.shape)),) if column.shape else ()}
+    if values.dtype.kind not in ("fiu" if dtype.kind == "f" else "iu") or values.shape[1:] not in shapes:
         raise ModelMismatch(
             f"column '{column.name}' is {column.dtype} of shape (N, {', '.join(map(str, column.shape))}); "
             f"got {values.dtype} {values.shape}"
@@ -166,7 +159,3 @@ def _stacked(values: Any) -> npt.NDArray[Any]:
         except ValueError:
             return array
     return array
-
-
-def _or_elements(column: Column) -> str:
-    return f" (or its elements {', '.join(column.elements)})" if column.elements else ""

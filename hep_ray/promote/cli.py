@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -63,20 +64,13 @@ def promote(
     from hep_ray.search.find import find_search
     from hep_ray.tracking.client import default_uri
 
-    console = result_console()
+    say = partial(result_console().print, soft_wrap=True, markup=False, highlight=False)
     found = find_search(search, storage)
     wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level)
-    done = promote_search(
-        found.folder,
-        wishes,
-        report=lambda check: console.print(check.line, soft_wrap=True, markup=False, highlight=False),
-    )
+    done = promote_search(found.folder, wishes, report=lambda check: say(check.line))
     if done.version is None:
         answer = "would be promoted" if done.verdict.passed else "would be refused"
-        console.print(
-            f"'{done.verdict.candidate.name}' {answer} as {done.name}; nothing was registered",
-            highlight=False,
-        )
+        say(f"'{done.verdict.candidate.name}' {answer} as {done.name}; nothing was registered")
         raise typer.Exit(0 if done.verdict.passed else 1)
     elsewhere = done.tracking_uri != default_uri(found.storage)
     following = typed(
@@ -85,13 +79,5 @@ def promote(
         tracking_uri=mask(done.tracking_uri) if elsewhere else None,
     )
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
-    console.print(
-        f"models:/{done.name}@champion is version {done.version.number}{former}",
-        soft_wrap=True,
-        highlight=False,
-    )
-    console.print(
-        f"next: {following}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(f"models:/{done.name}@champion is version {done.version.number}{former}")
+    say(f"next: {following}")

@@ -1,4 +1,4 @@
-"""The gate: may this finalist become the champion? Pure functions of a confirmation and of facts about it.
+"""The gate: may this finalist become the champion? Functions of a confirmation and of facts about it.
 
 The candidate is chosen without the test split: of the finalists the one with the best mean validation metric over
 the confirmation's seeds, and of its models the one whose own validation metric is best. The test split then says
@@ -7,30 +7,39 @@ only whether the candidate beats what is to be beaten: see `gain`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
 from hep_ray.config import FORMERLY
 from hep_ray.confirm.comparison import compared, fitted, same_events, values_of
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Comparison, Confirmation, ConfirmedRun, Contender
-from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import PromotionRefused
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
+from hep_ray.errors import HepRayError, PromotionRefused
+from hep_ray.flags import typed
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.metrics.inference import holm
-from hep_ray.promote.package import Description
+from hep_ray.promote.classifier import Classifier
+from hep_ray.promote.package import Description, Package
 from hep_ray.tracking.provenance import doubts
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.testing import read_scores
+from hep_ray.training.testing import KeptScores, read_scores
 
 TOLERANCE = 1e-5
 """Largest difference of a probability between the promoted form and the confirmation."""
 
 
 @dataclass(frozen=True)
-class Check:
+class Criterion:
     """One question of the gate.
 
     Attributes:
@@ -61,7 +70,7 @@ class Verdict:
 
     candidate: Contender
     run: ConfirmedRun
-    checks: tuple[Check, ...]
+    checks: tuple[Criterion, ...]
 
     @property
     def passed(self) -> bool:
@@ -93,7 +102,7 @@ class Looks:
 
     Attributes:
         earlier: times, for the same search.
-        finalists: that were tested then.
+        finalists: tested then.
         by_others: other search → times.
     """
 
@@ -125,28 +134,20 @@ def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
     return candidate, max(candidate.runs, key=lambda run: sign * run.metrics[key])
 
 
-def check_provenance(provenance: Mapping[str, str], origin: Mapping[str, str]) -> Check:
+def check_provenance(provenance: Mapping[str, str], origin: Mapping[str, str]) -> Criterion:
     """Whether it is known which code, versions, machine and command made the model."""
     faults = doubts(provenance)
     faults += [f"{key} is absent" for key, value in origin.items() if not value]
-    return Check("provenance", not faults, "; ".join(faults) or f"complete, {_commits(provenance)}")
-
-
-def _commits(provenance: Mapping[str, str]) -> str:
+    if faults:
+        return Criterion("provenance", False, "; ".join(faults))
     if "hep_ray_commit" not in provenance:
-        return f"commit {provenance['git_commit'][:12]}"
+        return Criterion("provenance", True, f"complete, commit {provenance['git_commit'][:12]}")
     ours, script = provenance["hep_ray_commit"], provenance["script_commit"]
-    return f"hep_ray {ours if ours.startswith('release') else ours[:12]}, script {script[:12]}"
+    ours = ours if ours.startswith("release") else ours[:12]
+    return Criterion("provenance", True, f"complete, hep_ray {ours}, script {script[:12]}")
 
 
-def check_dataset(recorded: str, now: str) -> Check:
-    """Whether the dataset is that of the confirmation."""
-    if recorded == now:
-        return Check("dataset", True, f"fingerprint {now[:12]}, every shard as its manifest says")
-    return Check("dataset", False, f"it was confirmed on the fingerprint {recorded}; the dataset has {now}")
-
-
-def check_test_split(looks: Looks, finalists: int, *, accepted: bool) -> Check:
+def check_test_split(looks: Looks, finalists: int, *, accepted: bool) -> Criterion:
     """Whether the test split has served a choice for this search before.
 
     Args:
@@ -157,14 +158,14 @@ def check_test_split(looks: Looks, finalists: int, *, accepted: bool) -> Check:
     others = ", ".join(f"'{name}' {count}" for name, count in looks.by_others.items())
     aside = f"; other searches looked too: {others}" if others else ""
     if not looks.earlier:
-        return Check("test split", True, f"read once for this search, for {finalists} finalists{aside}")
+        return Criterion("test split", True, f"read once for this search, for {finalists} finalists{aside}")
     used = f"read {looks.earlier} times before for this search, for {looks.finalists} finalists"
     total = looks.finalists + finalists
     if accepted:
-        return Check(
+        return Criterion(
             "test split", True, f"{used}; accepted, with the p-value corrected for all {total}{aside}"
         )
-    return Check(
+    return Criterion(
         "test split",
         False,
         f"{used}, so it has served a choice: confirm on a dataset with other test events, or say "
@@ -172,18 +173,94 @@ def check_test_split(looks: Looks, finalists: int, *, accepted: bool) -> Check:
     )
 
 
-def check_reproduction(what: str, difference: float, events: int) -> Check:
-    """Whether scores agree to `TOLERANCE`.
+METRIC_TOLERANCE = 1e-6
+"""Largest difference of a metric between the confirmation and its own scores; these are stored as float32."""
+
+
+def check_scores(
+    package: Package, run: ConfirmedRun, folder: Path, metric: str, dataset: Dataset, device: str
+) -> tuple[Criterion, ...]:
+    """Whether the portable form, and the recorded metric, agree with the recorded scores.
 
     Args:
-        what: two kinds of scores, in words.
-        difference: largest, of any probability.
-        events: compared.
+        package: as it would be handed on.
+        run: that it was made from.
+        folder: of the confirmation.
+        metric: of the test split, by which the confirmation judged.
+        dataset: verified.
+        device: where the model computes.
     """
-    text = f"{what} on {events} test events differ by {difference:.1e} at most ({TOLERANCE:.0e} is allowed)"
+    try:
+        kept = read_scores(folder / run.scores, dataset.schema)
+        tested = kept.metrics(dataset.schema)
+        found = test_scores(package.build(device), dataset)
+    except HepRayError as exc:
+        return (Criterion("reproduction", False, str(exc)),)
+    ids = [] if kept.event_ids is None else kept.event_ids.to_pylist()
+    if found.keys() != set(ids) or len(ids) != len(found):
+        text = f"the recorded scores are of {len(ids)} events, not of the {len(found)} of the test split"
+        return (Criterion("reproduction", False, text),)
+    scores = np.array([found[event_id][1] for event_id in ids])
+    truth = np.array([found[event_id][0] for event_id in ids])
+    difference = float(np.abs(scores - kept.probabilities).max())
+    text = (
+        f"the portable model's scores on {device} and the confirmed ones on {len(ids)} test events differ by "
+        f"{difference:.1e} at most ({TOLERANCE:.0e} is allowed)"
+    )
     if not difference <= TOLERANCE:
         text += ": another checkpoint than the confirmed one, or another kind of device (--device)"
-    return Check("reproduction", difference <= TOLERANCE, text)
+    checks = [Criterion("reproduction", difference <= TOLERANCE, text)]
+    if not np.array_equal(truth, kept.labels):
+        checks.append(Criterion("recorded metric", False, "the recorded labels are not those of the dataset"))
+    elif checks[0].passed:
+        checks.append(check_metric(kept, tested, run.metrics, metric, dataset.schema, folder))
+    return tuple(checks)
+
+
+def check_metric(
+    kept: KeptScores,
+    found: Mapping[str, float],
+    recorded: Mapping[str, float],
+    metric: str,
+    schema: EventSchema,
+    folder: Path,
+) -> Criterion:
+    """Whether the metric that was judged by is that of the recorded scores.
+
+    Args:
+        kept: scores of the run.
+        found: their metrics.
+        recorded: metrics of the run, as the confirmation tells them.
+        metric: of the test split.
+        schema: of the dataset.
+        folder: of the confirmation.
+    """
+    if metric not in found:
+        return Criterion("recorded metric", True, f"{metric} does not follow from the scores alone")
+    text = f"the scores give {metric} = {found[metric]:.6g}, the confirmation says {recorded[metric]:.6g}"
+    passed = abs(found[metric] - recorded[metric]) <= METRIC_TOLERANCE
+    if not passed and not kept.exact:
+        # Confirmations of versions before log-odds were kept ranked by float32 probabilities, many of which are 1.
+        formerly = dataclasses.replace(kept, log_odds=kept.probabilities.astype(np.float64)).metrics(schema)
+        if abs(formerly[metric] - recorded[metric]) <= METRIC_TOLERANCE:
+            again = typed("hep-ray", "confirm", folder.parent.name, storage=folder.parent.parent)
+            text += (
+                f", ranked by probabilities, which saturate at 1: type `{again}`, with the flags it had, which reckons "
+                "anew from these scores and trains nothing"
+            )
+    return Criterion("recorded metric", passed, text)
+
+
+def test_scores(classifier: Classifier, dataset: Dataset) -> dict[str, tuple[int, npt.NDArray[np.float32]]]:
+    """Score the test split shard by shard: event id → label and probabilities (C,)."""
+    found: dict[str, tuple[int, npt.NDArray[np.float32]]] = {}
+    for path in dataset.paths("test", purpose="promote"):
+        table = pq.read_table(path).combine_chunks()
+        for batch in table.to_batches():
+            events = dataset.schema.decode(batch)
+            scores = classifier.predict(events)
+            found.update(zip(events[EVENT_ID], zip(events[LABEL].tolist(), scores, strict=True), strict=True))
+    return found
 
 
 FEWEST_SEEDS = 2
@@ -193,7 +270,7 @@ LEVEL = 0.025
 
 @dataclass(frozen=True)
 class Gate:
-    """What a gain is judged by.
+    """Rules by which a gain is judged.
 
     Attributes:
         folder: of the search; scores lie in its confirmation.
@@ -208,13 +285,13 @@ class Gate:
     earlier: int = 0
 
 
-def _fails(text: str) -> Check:
-    return Check("gain", False, text)
+def _fails(text: str) -> Criterion:
+    return Criterion("gain", False, text)
 
 
 def check_gain(
     confirmation: Confirmation, candidate: Contender, champion: Description | None, gate: Gate | None
-) -> Check:
+) -> Criterion:
     """Whether the candidate beats the champion, or the baseline where there is none, beyond the noise.
 
     Args:
@@ -246,7 +323,7 @@ def check_gain(
     return _against_champion(confirmation, candidate, champion, gate)
 
 
-def _against_baseline(confirmation: Confirmation, candidate: Contender, gate: Gate, whom: str) -> Check:
+def _against_baseline(confirmation: Confirmation, candidate: Contender, gate: Gate, whom: str) -> Criterion:
     comparison_of(confirmation, candidate)
     found = {
         one.name: values_of(gate.folder / FOLDER, gate.schema, one, confirmation.metric)
@@ -257,10 +334,8 @@ def _against_baseline(confirmation: Confirmation, candidate: Contender, gate: Ga
     both = against[candidate.name]
     if both is None:
         return _untold(confirmation, gate)
-    finalists = list(against)
     p_values = [None if one is None else one.p_value for one in against.values()]
-    adjusted = holm([*p_values, *([None] * len(confirmation.dropped))])
-    corrected = adjusted[finalists.index(candidate.name)]
+    corrected = holm(p_values + [None] * len(confirmation.dropped))[list(against).index(candidate.name)]
     if gate.earlier and both.p_value is not None and corrected is not None:
         corrected = max(corrected, min(1.0, both.p_value * (gate.earlier + len(confirmation.finalists))))
     return _judged(confirmation, both, corrected, whom, gate)
@@ -268,7 +343,7 @@ def _against_baseline(confirmation: Confirmation, candidate: Contender, gate: Ga
 
 def _against_champion(
     confirmation: Confirmation, candidate: Contender, champion: Description, gate: Gate
-) -> Check:
+) -> Criterion:
     evidence = champion.evidence
     assert evidence is not None
     if evidence.metric != confirmation.metric:
@@ -304,20 +379,14 @@ def _champion_folder(storage: Path, champion: Description) -> Path | None:
     if not search or Path(search).name != search:
         return None
     for path in sorted((storage / search).glob(f"{FOLDER}*/{FILE_NAME}")):
-        confirmation = _read(path)
-        if confirmation is not None and evidence.contender in confirmation.contenders:
-            return path.parent
+        with suppress(OSError, ValueError):
+            confirmation = Confirmation.model_validate_json(path.read_text(encoding="utf-8"))
+            if evidence.contender in confirmation.contenders:
+                return path.parent
     return None
 
 
-def _read(path: Path) -> Confirmation | None:
-    try:
-        return Confirmation.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _untold(confirmation: Confirmation, gate: Gate) -> Check:
+def _untold(confirmation: Confirmation, gate: Gate) -> Criterion:
     return _fails(
         f"{confirmation.metric} is judged event by event, which the scores below {gate.folder / FOLDER} do not allow "
         "(absent, of a version before losses were kept, fewer than 20 test events of a class, or one seed): type "
@@ -325,7 +394,9 @@ def _untold(confirmation: Confirmation, gate: Gate) -> Check:
     )
 
 
-def _judged(confirmation: Confirmation, both: Crossed, p_value: float | None, whom: str, gate: Gate) -> Check:
+def _judged(
+    confirmation: Confirmation, both: Crossed, p_value: float | None, whom: str, gate: Gate
+) -> Criterion:
     sign = 1 if confirmation.mode == "max" else -1
     better = sign * both.difference > 0 and p_value is not None and p_value < 2 * gate.level
     shown = "not to be had" if p_value is None else f"{p_value:.3g}"
@@ -335,7 +406,7 @@ def _judged(confirmation: Confirmation, both: Crossed, p_value: float | None, wh
         f"p = {shown} (seeds ± {both.seed_error:.2g} and test events ± {both.event_error:.2g}, two-sided, corrected; "
         f"below {2 * gate.level:.3g} is asked for, {100 * gate.level:.3g} % one-sided)"
     )
-    return Check(
+    return Criterion(
         "gain", better, text if better else f"{text}: no better within seed noise and that of the events"
     )
 

@@ -34,7 +34,7 @@ FORMAT = 1
 
 
 class Evidence(Config):
-    """What a promotion was judged by.
+    """Evidence by which a promotion was judged.
 
     Attributes:
         metric: of the test split.

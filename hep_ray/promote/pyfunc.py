@@ -1,4 +1,4 @@
-"""What MLflow's python_function flavour calls to load a promoted model, where hep_ray is installed."""
+"""Loader of a promoted model for MLflow's python_function flavour, where hep_ray is installed."""
 
 from __future__ import annotations
 

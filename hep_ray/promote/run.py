@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from filelock import FileLock, Timeout
 
 from hep_ray.config import FORMERLY
@@ -35,17 +35,25 @@ from hep_ray.errors import (
     StorageHeld,
 )
 from hep_ray.files import storing
-from hep_ray.plugins import restore
+from hep_ray.plugins import Plugin, restore
 from hep_ray.promote import gate
-from hep_ray.promote.gate import LEVEL, TOLERANCE, Gate, check_gain, comparison_of, without_seed
+from hep_ray.promote.gate import (
+    LEVEL,
+    TOLERANCE,
+    Criterion,
+    Gate,
+    check_gain,
+    check_scores,
+    comparison_of,
+    without_seed,
+)
 from hep_ray.promote.package import Description, Evidence, Package, model_card
-from hep_ray.promote.scores import check_scores
 from hep_ray.search.state import SearchState, recorded_uri
 from hep_ray.tracking.registry import CHAMPION, Candidate, ModelRegistry, Version
 from hep_ray.training.checkpoint import load_checkpoint
 from hep_ray.training.config import TrialConfig
 
-Report = Callable[[gate.Check], None]
+Report = Callable[[Criterion], None]
 LARGEST_LEVEL = 0.5
 PATIENCE = 600.0
 """Seconds that a promotion waits for another one to end."""
@@ -55,7 +63,7 @@ TURNS = 3
 
 @dataclass(frozen=True)
 class Promotion:
-    """What came of it.
+    """Result of a promotion.
 
     Attributes:
         name: of the registered model.
@@ -78,7 +86,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the command line chooses.
+    """Options of a promotion.
 
     Attributes:
         data: the dataset, where it is no longer where the search found it.
@@ -146,10 +154,16 @@ def _promote(
     options = {} if started is None else started.options
     plugins = restore(SearchState.read(folder / FOLDER).plugins)
     candidate, run = gate.choose(confirmation)
-    looks = _looks(folder, confirmation)
-    checks: list[gate.Check] = []
+    fingerprint = confirmation.dataset_fingerprint
+    earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)
+    looks = gate.Looks(
+        earlier=len(earlier),
+        finalists=sum(max(1, len(use.contenders) - 1) for use in earlier),
+        by_others=uses_of_others(folder.parent, folder.name, fingerprint),
+    )
+    checks: list[Criterion] = []
 
-    def answered(*answers: gate.Check) -> None:
+    def answered(*answers: Criterion) -> None:
         for answer in answers:
             checks.append(answer)
             if report:
@@ -159,41 +173,33 @@ def _promote(
     data = wishes.data or Path(options.get("data", ""))
     dataset = _dataset(data, confirmation, answered)
     answered(gate.check_test_split(looks, len(confirmation.finalists), accepted=wishes.accept_reused_test))
-    with tempfile.TemporaryDirectory(prefix="hep_ray-promote-") as scratch:
-        judged, champion = _champion(registry, name, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="hep_ray-promote-") as temporary:
+        scratch = Path(temporary)
+        former, champion = _champion(registry, name, scratch)
         against = Gate(folder, dataset.schema, wishes.level, looks.finalists) if dataset else None
         answered(check_gain(confirmation, candidate, champion, against))
-        package = _package(folder / FOLDER, confirmation, candidate, run, dataset, answered)
-        if package is not None:
-            package = _with(package, plugins=plugins)
+        package = _package(folder / FOLDER, confirmation, candidate, run, dataset, plugins, answered)
         if package is not None and dataset is not None:
-            device = wishes.device or _device()
+            device = wishes.device or ("cuda" if torch.cuda.is_available() else "cpu")
             answered(*check_scores(package, run, folder / FOLDER, confirmation.metric, dataset, device))
         verdict = gate.Verdict(candidate, run, tuple(checks))
         if not wishes.dry_run:
             verdict.enforce()
         if package is None or dataset is None or not verdict.passed:
             return Promotion(name, verdict, None, None, "", uri, data)
-        package = _with_verdict(package, verdict)
+        evidence = package.description.evidence
+        assert evidence is not None
+        evidence = evidence.model_copy(update={"verdict": verdict.lines})
+        described = package.description.model_copy(update={"evidence": evidence})
+        package = dataclasses.replace(package, description=described)
         card = model_card(name, package.description)
         if wishes.dry_run:
             return Promotion(name, verdict, None, None, card, uri, data)
-        version = store(
-            registry, name, package, dataset, card, folder.parent, Path(scratch), run.mlflow_run_id
-        )
-        if registry.aliases(name).get(CHAMPION) != judged:
+        storage, run_id = folder.parent, run.mlflow_run_id
+        version = _store(registry, name, package, dataset, card, storage, scratch, run_id)
+        if registry.aliases(name).get(CHAMPION) != former:
             return None
         return Promotion(name, verdict, version, registry.crown(version), card, uri, data)
-
-
-def _looks(folder: Path, confirmation: Confirmation) -> gate.Looks:
-    fingerprint = confirmation.dataset_fingerprint
-    earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)
-    return gate.Looks(
-        earlier=len(earlier),
-        finalists=sum(max(1, len(use.contenders) - 1) for use in earlier),
-        by_others=uses_of_others(folder.parent, folder.name, fingerprint),
-    )
 
 
 def _origin(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun) -> dict[str, str]:
@@ -211,21 +217,23 @@ def _dataset(data: Path, confirmation: Confirmation, answered: Callable[..., Non
     try:
         dataset = Dataset.open(data)
     except HepRayError as exc:
-        answered(gate.Check("dataset", False, str(exc)))
+        answered(Criterion("dataset", False, str(exc)))
         return None
-    check = gate.check_dataset(confirmation.dataset_fingerprint, dataset.fingerprint)
-    answered(check)
-    return dataset if check.passed else None
+    recorded, now = confirmation.dataset_fingerprint, dataset.fingerprint
+    if recorded != now:
+        text = f"it was confirmed on the fingerprint {recorded}; the dataset has {now}"
+        answered(Criterion("dataset", False, text))
+        return None
+    answered(Criterion("dataset", True, f"fingerprint {now[:12]}, every shard as its manifest says"))
+    return dataset
 
 
 def _champion(registry: ModelRegistry, name: str, scratch: Path) -> tuple[int | None, Description | None]:
-    """The present champion's number and description."""
     version = registry.by_alias(name, CHAMPION)
     if version is None:
         return None, None
     (scratch / "champion").mkdir()
-    package = Package.read(registry.download(version, scratch / "champion"))
-    return version.number, package.description
+    return version.number, Package.read(registry.download(version, scratch / "champion")).description
 
 
 def _package(
@@ -234,6 +242,7 @@ def _package(
     candidate: Contender,
     run: ConfirmedRun,
     dataset: Dataset | None,
+    plugins: tuple[Plugin, ...],
     answered: Callable[..., None],
 ) -> Package | None:
     """The portable form of a checkpoint; None, and a failed check, where it is not the confirmed one."""
@@ -250,9 +259,9 @@ def _package(
         if int(state["metrics"]["epoch"]) != run.epoch:
             raise CorruptCheckpoint(f"it is of epoch {state['metrics']['epoch']}, confirmed was {run.epoch}")
     except (HepRayError, KeyError, TypeError) as exc:
-        answered(gate.Check("checkpoint", False, f"{path.name} of {run.trial_id}: {exc}"))
+        answered(Criterion("checkpoint", False, f"{path.name} of {run.trial_id}: {exc}"))
         return None
-    answered(gate.Check("checkpoint", True, f"{run.trial_id}, seed {run.seed}, epoch {run.epoch}"))
+    answered(Criterion("checkpoint", True, f"{run.trial_id}, seed {run.seed}, epoch {run.epoch}"))
     if dataset is None:
         return None
     description = Description(
@@ -262,6 +271,7 @@ def _package(
         metrics=run.metrics,
         origin=_origin(confirmation, candidate, run),
         provenance=confirmation.provenance,
+        plugins=plugins,
         evidence=Evidence(
             metric=confirmation.metric,
             mode=confirmation.mode,
@@ -275,23 +285,6 @@ def _package(
     return Package.create(description, state["model"])
 
 
-def _with_verdict(package: Package, verdict: gate.Verdict) -> Package:
-    evidence = package.description.evidence
-    assert evidence is not None
-    judged = evidence.model_copy(update={"verdict": verdict.lines})
-    return _with(package, evidence=judged)
-
-
-def _with(package: Package, **facts: Any) -> Package:
-    return dataclasses.replace(package, description=package.description.model_copy(update=facts))
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 EXAMPLES = 2
 """Events in the input example."""
 RUN_WITH = ("hep-ray", "torch", "numpy")
@@ -303,7 +296,7 @@ LEFT_OUT = (
 """Metrics that would crowd a version's tags; `model.json` has them all."""
 
 
-def store(
+def _store(
     registry: ModelRegistry,
     name: str,
     package: Package,
@@ -313,22 +306,7 @@ def store(
     scratch: Path,
     run_id: str | None,
 ) -> Version:
-    """Register a package as a new version, without an alias.
-
-    Args:
-        registry: where.
-        name: of the registered model.
-        package: that passed the gate.
-        dataset: of the input example.
-        card: of the model.
-        storage: of all searches.
-        scratch: an empty folder.
-        run_id: MLflow run that trained the model.
-
-    Raises:
-        StorageError: the registry did not take it.
-        PromotionRefused: what is stored is not what was judged.
-    """
+    """Register a package that passed the gate as a new version, without an alias, and read it back."""
     package.write(scratch / "package", card)
     classifier = package.build()
     arrays = dataset.schema.decode(next(pq.ParquetFile(dataset.paths("val")[0]).iter_batches(EXAMPLES)))
@@ -366,7 +344,7 @@ def store(
 
 
 def _tags(package: Package) -> dict[str, str]:
-    """Tags of a version: what it is of, where it comes from, and its confirmed metrics with errors."""
+    """Return tags of a version: its task, where it comes from, and its confirmed metrics with errors."""
     description = package.description
     schema = description.event_schema
     estimates = description.evidence.contender.estimates if description.evidence else {}

@@ -1,1 +1,1 @@
-"""What a search has found, in the form in which its study was published."""
+"""Results of a search, in the form in which its study was published."""

@@ -1,4 +1,4 @@
-"""What metrics and results are called on a page."""
+"""Names of metrics, and results in words, as a page shows them."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
     assert started is not None
     trials = [trial for trial in state.trials.values() if trial.status != "failed" and trial.history]
     trials.sort(key=lambda trial: trial.started.number)
-    alike = _collect(trials, [_identity(trial) for trial in trials])
+    alike = _collect(trials, [repr(sorted(trial.started.params.items())) for trial in trials])
     kind: Kind = "seeds"
     if len(alike) == len(trials):
         kind = "trial"
@@ -159,9 +159,8 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
     return Groups(members, started.metric, started.mode, tuple(search.baseline.items()))
 
 
-def short_name(trial: TrialState, varied: Sequence[str]) -> str:
-    """Such as `root_index=3, learning_rate=0.001`; a parameter that the trial lacks is left out."""
-    params = trial.started.params
+def short_name(params: Mapping[str, Any], varied: Sequence[str]) -> str:
+    """Return such as `root_index=3, learning_rate=0.001`; a parameter that is not there is left out."""
     return ", ".join(f"{name}={number(params[name])}" for name in varied if name in params)
 
 
@@ -169,10 +168,6 @@ def varied_in(everyone: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the parameters that not all have with the same value."""
     names = dict.fromkeys(name for params in everyone for name in params)
     return [name for name in names if len({params.get(name) for params in everyone}) > 1]
-
-
-def _identity(trial: TrialState) -> str:
-    return repr(sorted(trial.started.params.items()))
 
 
 def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[TrialState]]:
@@ -183,12 +178,11 @@ def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[Tri
 
 
 def _names(groups: Sequence[Sequence[TrialState]], search: Search | Stated, kind: Kind) -> list[str]:
-    firsts = [group[0] for group in groups]
+    params = [group[0].started.params for group in groups]
     if kind == "trials":
-        return [search.tables[0].row(trial.started.params) or "all" for trial in firsts]
-    varied = varied_in([trial.started.params for trial in firsts])
+        return [search.tables[0].row(own) or "all" for own in params]
+    words = [short_name(own, varied_in(params)) for own in params]
     if kind == "seeds":
-        return [short_name(trial, varied) or "all trials" for trial in firsts]
-    return [
-        trial.trial_id + (f": {words}" if (words := short_name(trial, varied)) else "") for trial in firsts
-    ]
+        return [name or "all trials" for name in words]
+    ids = [group[0].trial_id for group in groups]
+    return [one + (f": {name}" if name else "") for one, name in zip(ids, words, strict=True)]

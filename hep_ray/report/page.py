@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from hep_ray.confirm.confirmation import Confirmation
 from hep_ray.confirm.table import verdict
@@ -24,7 +26,6 @@ from hep_ray.tracking.mlflow_writer import attach_to_search
 
 FILE_NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html")
-SECTIONS: tuple[Section, ...] = ("confirmation", "classifier", "training", "search")
 DPI = 200
 """Pixels per inch of a figure's own PNG."""
 HOUR = 3600.0
@@ -125,13 +126,9 @@ def page(data: ReportData, figures: Sequence[Shown], storage: Path) -> str:
 
 def draw(data: ReportData) -> list[Shown]:
     """Return every figure that there is for this search, in the order of the page; in the house style of the caller."""
-    made = []
-    for section in SECTIONS:
-        for entry in of_section(section):
-            drawn = entry.draw(data)
-            if drawn is not None:
-                made.append(Shown(entry.name, section, entry.title, drawn))
-    return made
+    entries = [entry for section in get_args(Section) for entry in of_section(section)]
+    drawn = [(entry, entry.draw(data)) for entry in entries]
+    return [Shown(one.name, one.section, one.title, made) for one, made in drawn if made is not None]
 
 
 def attach(report: Report, storage: Path, uri: str | None = None) -> str:
@@ -208,9 +205,8 @@ def _picked(data: ReportData) -> str:
     beside = ""
     if group is not None and group.kind == "seeds":
         over = [found[metric] for trial in group.trials if (found := trial.best(metric, data.started.mode))]
-        mean = sum(over) / len(over)
-        spread = (sum((one - mean) ** 2 for one in over) / (len(over) - 1)) ** 0.5
-        beside = f"; its {len(over)} seeds give {plus_minus(mean, spread)}"
+        value_of_seeds = plus_minus(statistics.fmean(over), statistics.stdev(over))
+        beside = f"; its {len(over)} seeds give {value_of_seeds}"
     return (
         f"Best by {metric_words(metric)}: {data.name_of(best)} with {value} after epoch {int(metrics['epoch'])}"
         f"{beside}. It is the best of {count_words(data.count('completed'), 'completed trial')}, so a biased pick."

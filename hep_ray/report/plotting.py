@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from hep_ray.drawing.style import colour, line
-from hep_ray.metrics.roc import Floats
+from hep_ray.report.groups import Band
 
 WIDTH = 8.4
 """Of a figure, in inches."""
@@ -32,7 +30,7 @@ def panels(
     share_y: bool = False,
     heights: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels.
+    """Make a figure of panels.
 
     Args:
         rows: of panels.
@@ -55,18 +53,22 @@ def panels(
     return figure, list(grid.flat)
 
 
-def curve(axes: Axes, x: NDArray[Any], mean: Floats, half_width: Floats, place: int, label: str) -> None:
-    """A line with a band of ± half its width; the band is left out where it has none."""
-    axes.plot(x, mean, color=colour(place), linestyle=line(place), label=label, **_marks(len(x), place))
-    if np.any(half_width > 0):
-        axes.fill_between(
-            x, mean - half_width, mean + half_width, color=colour(place), alpha=0.2, linewidth=0
-        )
-
-
-def _marks(points: int, place: int) -> dict[str, Any]:
-    """A single point has no line to be seen."""
-    return {"marker": MARKERS[place % len(MARKERS)], "markersize": 3} if points == 1 else {}
+def curve(axes: Axes, band: Band, place: int, label: str) -> None:
+    """Draw the mean of a band, and ± s.d. around it where there is any."""
+    # A single point has no line to be seen.
+    marker = MARKERS[place % len(MARKERS)] if len(band.epochs) == 1 else None
+    axes.plot(
+        band.epochs,
+        band.mean,
+        color=colour(place),
+        linestyle=line(place),
+        label=label,
+        marker=marker,
+        markersize=3,
+    )
+    if np.any(band.sd > 0):
+        low, high = band.mean - band.sd, band.mean + band.sd
+        axes.fill_between(band.epochs, low, high, color=colour(place), alpha=0.2, linewidth=0)
 
 
 def epoch_axis(axes: Axes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ from hep_ray.tracking.records import SearchStarted
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made of.
+    """Content of a report.
 
     Attributes:
         search: as it was stated.
@@ -91,7 +91,7 @@ class ReportData:
 
     def name_of(self, trial: TrialState) -> str:
         """A trial and what distinguishes it."""
-        words = short_name(trial, self.varied)
+        words = short_name(trial.started.params, self.varied)
         return trial.trial_id + (f" ({words})" if words else "")
 
 
@@ -115,10 +115,9 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
     started = state.started
     assert started is not None
     if not any(trial.status == "completed" for trial in state.trials.values()):
-        counts = dict.fromkeys(("failed", "stopped", "running"), 0)
-        for trial in state.trials.values():
-            counts[trial.status] += 1
-        words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        counts: Counter[str] = Counter(trial.status for trial in state.trials.values())
+        ends = ("failed", "stopped", "running")
+        words = ", ".join(f"{counts[status]} {status}" for status in ends if counts[status])
         raise NothingCompleted(
             f"a report needs a trial that has completed; {folder} has {words or 'no trial'}"
         )
@@ -172,22 +171,17 @@ def _confirmation(folder: Path, started: SearchStarted, notes: list[str]) -> Con
             f"The confirmation in {folder / FOLDER} is of another search ({confirmation.search_id}) and is left out."
         )
         return None
-    notes.extend(_other_looks(folder, confirmation))
-    return confirmation
-
-
-def _other_looks(folder: Path, found: Confirmation) -> Iterator[str]:
-    """Who else looked at the test split: then it is no longer a fair judge."""
-    earlier = earlier_uses(folder, found.dataset_fingerprint, found.confirmation_id)
-    if earlier:
-        yield (
+    # A test split that others looked at is no longer a fair judge.
+    fingerprint = confirmation.dataset_fingerprint
+    if earlier := earlier_uses(folder, fingerprint, confirmation.confirmation_id):
+        notes.append(
             f"The test split had been looked at {count_words(len(earlier), 'time')} for this search before this "
             "confirmation: its finalists or seeds may have been chosen with knowledge of it."
         )
-    others = uses_of_others(folder.parent, folder.name, found.dataset_fingerprint)
-    if others:
+    if others := uses_of_others(folder.parent, folder.name, fingerprint):
         words = ", ".join(f"{name} ({count_words(count, 'time')})" for name, count in others.items())
-        yield f"Other searches in this storage looked at the same test split: {words}."
+        notes.append(f"Other searches in this storage looked at the same test split: {words}.")
+    return confirmation
 
 
 def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:
@@ -203,8 +197,7 @@ def _scores(data: ReportData, dataset: Dataset, notes: list[str]) -> Scores | No
     try:
         if data.confirmation is not None:
             return confirmed_scores(data.confirmation, data.folder, dataset.schema)
-        best = data.best
-        return validation_scores(best, data.folder, dataset)
+        return validation_scores(data.best, data.folder, dataset)
     except HepRayError as exc:
         notes.append(f"Figures of scores are left out: {exc}.")
         return None

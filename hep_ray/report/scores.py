@@ -84,7 +84,7 @@ class Scores:
         return (*finalists[:1], *baselines[:1])
 
     def place(self, scored: Scored) -> int:
-        """Of a contender, and so its colour in every figure."""
+        """Return the place of a contender, and so its colour in every figure."""
         return [one.name for one in self.contenders].index(scored.name)
 
     @property
@@ -111,9 +111,7 @@ def confirmed_scores(confirmation: Confirmation, folder: Path, schema: EventSche
 
     def read(name: str) -> Performance:
         kept = read_scores(folder / FOLDER / name, schema)
-        return performance_of(
-            kept.probabilities.astype(np.float64), kept.labels, schema.signal_index, kept.log_odds
-        )
+        return performance_of(kept.probabilities, kept.labels, schema.signal_index, kept.log_odds)
 
     contenders = tuple(
         Scored(one.name, one.role == "baseline", tuple(read(run.scores) for run in one.runs))
@@ -144,9 +142,7 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
     found = evaluate(trained.model, trained.loss, of_model, half=trained.half)
     if not np.isfinite(found.probabilities).all():
         raise InvalidEvents(f"probabilities are finite; those of {path} on the validation split are not")
-    run = performance_of(
-        found.probabilities.astype(np.float64), found.labels, schema.signal_index, found.log_odds
-    )
+    run = performance_of(found.probabilities, found.labels, schema.signal_index, found.log_odds)
     rows = dataset.rows("val")
     choice = f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else ""
     return Scores(
@@ -164,21 +160,14 @@ def _batches(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Batch]:
     """The validation split, a shard in memory at a time."""
     left = MOST_EVENTS
     for path in dataset.paths("val"):
-        for arrays in _shard(path, dataset.schema, columns):
-            labels = arrays.pop(LABEL)[:left]
-            if not len(labels):
+        for whole in pq.read_table(path, columns=[LABEL, *columns]).to_batches():
+            batch = whole.slice(0, left)
+            if not batch.num_rows:
                 return
-            left -= len(labels)
-            inputs = {name: values[: len(labels)] for name, values in arrays.items()}
-            yield from Events.from_arrays(inputs, labels).batches(BatchRequest(BATCH))
-
-
-def _shard(
-    path: Path, schema: EventSchema, columns: tuple[str, ...]
-) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    for batch in pq.read_table(path, columns=[LABEL, *columns]).to_batches():
-        values = {name: schema.column(name).to_numpy(batch.column(name)) for name in columns}
-        yield {LABEL: batch.column(LABEL).to_numpy(), **values}
+            left -= batch.num_rows
+            inputs = {name: dataset.schema.column(name).to_numpy(batch.column(name)) for name in columns}
+            events = Events.from_arrays(inputs, batch.column(LABEL).to_numpy())
+            yield from events.batches(BatchRequest(BATCH))
 
 
 EFFICIENCIES: Floats = np.arange(1, 101) / 100
@@ -262,11 +251,6 @@ class Performance:
     reliability: Reliability
     scores: Counts
 
-    @property
-    def accuracy(self) -> float:
-        """Fraction predicted rightly."""
-        return float(np.diagonal(self.confusion).sum() / self.confusion.sum())
-
 
 def performance_of(
     probabilities: npt.NDArray[np.floating[Any]],
@@ -274,7 +258,7 @@ def performance_of(
     signal: int,
     log_odds: npt.NDArray[np.floating[Any]] | None = None,
 ) -> Performance:
-    """Count.
+    """Count the events of one model on one split.
 
     Args:
         probabilities: (N, C), rows summing to one.
@@ -285,6 +269,7 @@ def performance_of(
     Raises:
         InvalidEvents: a class is absent, or a probability is not finite.
     """
+    probabilities = probabilities.astype(np.float64)
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -338,8 +323,12 @@ def working_point(curve: RocCurve, percent: int) -> WorkingPoint:
 
 
 def mean_and_sd(values: Sequence[npt.ArrayLike]) -> tuple[Floats, Floats]:
-    """Mean and sample standard deviation over runs; 0 of a single one."""
+    """Return the mean and the sample standard deviation over runs; 0 of a single one."""
+    return mean_and_error(values, np.zeros_like(values[0], dtype=np.float64))
+
+
+def mean_and_error(values: Sequence[npt.ArrayLike], single: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return the mean over runs and its s.d.; of a single run the statistical error, which is given."""
     stacked = np.asarray(values, dtype=np.float64)
-    return stacked.mean(axis=0), (
-        stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.zeros_like(stacked[0])
-    )
+    sd = stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.asarray(single, dtype=np.float64)
+    return stacked.mean(axis=0), sd

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ class Cell:
 
 
 def read_state(search: Search | Stated, storage: Path) -> SearchState:
-    """What the storage knows of a search.
+    """Read what the storage knows of a search.
 
     Raises:
         StorageError: it was never run there.
@@ -64,9 +65,9 @@ def cells(
         InvalidConfig: no trial reports a metric of the table.
     """
     rows: dict[str, dict[str, Cell]] = {}
-    for row, chosen in _chosen(table, trials, metric, mode).items():
+    for row, (chosen, _) in _chosen(table, trials, metric, mode).items():
         found: dict[str, list[float]] = {name: [] for name in columns(table)}
-        for trial in chosen.trials:
+        for trial in chosen:
             best = trial.best(metric, mode) or {}
             for name in table.metrics:
                 if name not in best:
@@ -82,16 +83,13 @@ def cells(
     return rows
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """Trials of a row that are averaged, and how many are not, by reason."""
+def _chosen(
+    table: StudyTable, trials: Sequence[TrialState], metric: str, mode: str
+) -> dict[str, tuple[list[TrialState], Counter[str]]]:
+    """Return of each row the trials that are averaged, and how many are not, by reason.
 
-    trials: tuple[TrialState, ...]
-    left_out: dict[str, int]
-
-
-def _chosen(table: StudyTable, trials: Sequence[TrialState], metric: str, mode: str) -> dict[str, _Chosen]:
-    """The best configuration of each row, by the mean over its completed trials, which differ in their seed alone."""
+    They are the best configuration, by the mean over its completed trials, which differ in their seed alone.
+    """
     rows: dict[str, list[TrialState]] = {}
     for trial in sorted(trials, key=lambda one: one.started.number):
         rows.setdefault(table.row(trial.started.params), []).append(trial)
@@ -99,13 +97,13 @@ def _chosen(table: StudyTable, trials: Sequence[TrialState], metric: str, mode: 
     found = {}
     for row, members in rows.items():
         alike: dict[str, list[TrialState]] = {}
-        left: dict[str, int] = {}
+        left: Counter[str] = Counter()
         for trial in members:
             if trial.status == "completed" and trial.history:
                 params = {key: value for key, value in trial.started.params.items() if key != "seed"}
                 alike.setdefault(repr(sorted(params.items())), []).append(trial)
             else:
-                left[trial.status] = left.get(trial.status, 0) + 1
+                left[trial.status] += 1
 
         def score(group: list[TrialState]) -> float:
             best = [trial.best(metric, mode) or {} for trial in group]
@@ -116,18 +114,17 @@ def _chosen(table: StudyTable, trials: Sequence[TrialState], metric: str, mode: 
         if others:
             left["of other parameters"] = others
         if chosen or left.keys() - {"failed", "running"}:
-            found[row] = _Chosen(tuple(chosen), left)
+            found[row] = (chosen, left)
     return found
 
 
 def left_out(table: StudyTable, state: SearchState) -> list[str]:
-    """What a table does not show, in sentences: trials that are not averaged, and published numbers of another kind."""
+    """Say what a table does not show: trials that are not averaged, and published numbers of another kind."""
     started = state.started
     assert started is not None
-    total: dict[str, int] = {}
-    for chosen in _chosen(table, list(state.trials.values()), started.metric, started.mode).values():
-        for reason, number in chosen.left_out.items():
-            total[reason] = total.get(reason, 0) + number
+    total: Counter[str] = Counter()
+    for _, left in _chosen(table, list(state.trials.values()), started.metric, started.mode).values():
+        total.update(left)
     lines = []
     if total:
         words = ", ".join(f"{number} {reason}" for reason, number in total.items())

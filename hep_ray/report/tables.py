@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
+
 from hep_ray.confirm.confirmation import Confirmation, Estimate
 from hep_ray.confirm.table import of_difference, verdict
 from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable
 from hep_ray.report.formatting import decimals, interval, metric_words, plus_minus
-from hep_ray.report.groups import varied_in
+from hep_ray.report.groups import short_name, varied_in
 from hep_ray.report.report_data import ReportData
-from hep_ray.report.scores import Scored, Scores, WorkingPoint, mean_and_sd
+from hep_ray.report.scores import Scored, Scores, WorkingPoint, mean_and_error, mean_and_sd
 from hep_ray.report.study import left_out, shown, written
-from hep_ray.search.leaderboard import number
 from hep_ray.search.state import OF_MODEL, TIMES
 
 BEST_TRIALS = 15
@@ -66,7 +67,7 @@ def leaderboard(data: ReportData) -> PageTable:
                 f"{len(trial.history)}/{data.started.epochs}",
                 trial.status,
                 str(trial.started.seed),
-                ", ".join(f"{name}={number(params[name])}" for name in data.varied if name in params) or "–",
+                short_name(params, data.varied) or "–",
             ]
         )
     left_out = len(data.state.trials) - BEST_TRIALS
@@ -87,13 +88,9 @@ def studies(data: ReportData) -> list[PageTable]:
 def failures(data: ReportData) -> PageTable:
     """Return trials that failed, and why; without rows where none did."""
     failed = [trial for trial in data.state.trials.values() if trial.finished and trial.status == "failed"]
+    causes = [(trial.finished.cause if trial.finished else "").split("\n")[0] for trial in failed]
     rows = [
-        [
-            trial.trial_id,
-            str(len(trial.history)),
-            (trial.finished.cause if trial.finished else "").split("\n")[0],
-        ]
-        for trial in failed
+        [trial.trial_id, str(len(trial.history)), cause] for trial, cause in zip(failed, causes, strict=True)
     ]
     return PageTable(["trial", "epochs", "cause"], rows, (0, 2), title="Trials that failed")
 
@@ -108,7 +105,7 @@ def contenders(found: Confirmation) -> PageTable:
         [
             one.name,
             *(_estimate(one.estimates[metric]) for metric in metrics),
-            ", ".join(f"{name}={number(one.params[name])}" for name in differ if name in one.params),
+            short_name(one.params, differ),
         ]
         for one in everyone
     ]
@@ -171,9 +168,9 @@ def working_points(scores: Scores) -> PageTable:
 
 def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
     rejection, sd = mean_and_sd([point.rejection for point in points])
-    error, _ = mean_and_sd([point.error for point in points])
-    threshold, _ = mean_and_sd([point.log_odds for point in points])
-    background, _ = mean_and_sd([point.background_efficiency for point in points])
+    error, threshold, background = np.mean(
+        [(point.error, point.log_odds, point.background_efficiency) for point in points], axis=0
+    )
     limit = "≥ " if any(point.limit for point in points) else ""
     ties = " *" if any(point.tied for point in points) else ""
     return [
@@ -200,16 +197,14 @@ def per_class(scores: Scores) -> PageTable:
 def _against_rest(one: Scored, label: int) -> list[str]:
     own = [run.one_versus_rest[label] for run in one.runs]
     recall, auc, rejection = (
-        mean_and_sd(values)
-        for values in ([o.recall for o in own], [o.auc for o in own], [o.half.rejection for o in own])
+        plus_minus(float(mean), float(error))
+        for mean, error in (
+            mean_and_error([o.recall for o in own], own[0].recall_error),
+            mean_and_error([o.auc for o in own], own[0].auc_error),
+            mean_and_error([o.half.rejection for o in own], own[0].half.error),
+        )
     )
-    error = float(rejection[1]) if len(own) > 1 else own[0].half.error
-    limit = "≥ " if any(o.half.limit for o in own) else ""
-    return [
-        plus_minus(float(recall[0]), float(recall[1]) if len(own) > 1 else own[0].recall_error),
-        plus_minus(float(auc[0]), float(auc[1]) if len(own) > 1 else own[0].auc_error),
-        limit + plus_minus(float(rejection[0]), error),
-    ]
+    return [recall, auc, ("≥ " if any(o.half.limit for o in own) else "") + rejection]
 
 
 def provenance(data: ReportData) -> PageTable:

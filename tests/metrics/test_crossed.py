@@ -10,7 +10,7 @@ from scipy import stats
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.metrics import classification_metrics
-from hep_ray.metrics.crossed import Part, crossed, degrees
+from hep_ray.metrics.crossed import Variance, crossed, degrees
 from hep_ray.metrics.event_values import event_values, placements
 from tests.facts import raises
 
@@ -77,11 +77,11 @@ def test_seeds_that_are_no_pairs_add_up() -> None:
 
 
 def test_degrees_of_freedom() -> None:
-    assert degrees([Part(2.0, 4), Part(0.0, 99)]) == pytest.approx(4)
-    assert degrees([Part(0.0, 4), Part(1.0, 99)]) == pytest.approx(99)
+    assert degrees([Variance(2.0, 4), Variance(0.0, 99)]) == pytest.approx(4)
+    assert degrees([Variance(0.0, 4), Variance(1.0, 99)]) == pytest.approx(99)
     # Shares of a half with ν = 4 and ∞: 1/f = 0.25·(1 + 4.5/4·0.5)/4.
-    assert degrees([Part(1.0, 4), Part(1.0, math.inf)]) == pytest.approx(16 / (1 + 4.5 / 8))
-    assert degrees([Part(1.0, 1), Part(1.0, math.inf)]) == pytest.approx(4 / (1 + 12 / 2))
+    assert degrees([Variance(1.0, 4), Variance(1.0, math.inf)]) == pytest.approx(16 / (1 + 4.5 / 8))
+    assert degrees([Variance(1.0, 1), Variance(1.0, math.inf)]) == pytest.approx(4 / (1 + 12 / 2))
 
 
 def test_models_without_any_noise_have_no_p_value() -> None:

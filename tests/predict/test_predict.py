@@ -156,14 +156,14 @@ def test_what_is_much_goes_to_workers_where_there_is_room_for_more_than_threads(
     monkeypatch.setattr(run, "PATIENCE", 0.0)
     monkeypatch.setattr(run, "THREADS", threads)
     by_workers = []
-    score = run._score
+    score = run._Scoring.by_workers
 
     def counted(*args):
         for row in score(*args):
             by_workers.append(row)
             yield row
 
-    monkeypatch.setattr(run, "_score", counted)
+    monkeypatch.setattr(run._Scoring, "by_workers", counted)
 
     done = predict(package, [dataset], tmp_path / "scores")
 

@@ -21,8 +21,8 @@ from hep_ray.confirm.confirmation import SplitUse, load_confirmation, params_has
 from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module
+from hep_ray.promote.gate import check_metric
 from hep_ray.promote.run import Wishes, promote
-from hep_ray.promote.scores import check_metric
 from hep_ray.search.state import SearchState, search_folder
 from hep_ray.tracking.registry import ModelRegistry
 from hep_ray.training.testing import KeptScores

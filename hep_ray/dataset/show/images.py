@@ -37,7 +37,8 @@ def channels(column: Column) -> list[tuple[str, str]]:
 def mean_images(sample: Sample, column: Column) -> Figure:
     """One row per class, one column per channel; the colours of a channel mean the same in all rows."""
     means = _with_channels(sample.means[column.name], column)
-    rows = [f"{name}\nmean of {count}" for name, count in _class_counts(sample)]
+    classes, counts = sample.manifest.event_schema.classes, sample.class_counts.tolist()
+    rows = [f"{name}\nmean of {count}" for name, count in zip(classes, counts, strict=True)]
     return _grid(means, rows, column, "mean ")
 
 
@@ -46,10 +47,6 @@ def single_events(sample: Sample, column: Column, label: int) -> Figure:
     events = _with_channels(sample.singles[column.name][label], column)
     name = sample.manifest.event_schema.classes[label]
     return _grid(events, [f"{name}\nevent {number + 1}" for number in range(len(events))], column, "")
-
-
-def _class_counts(sample: Sample) -> list[tuple[str, int]]:
-    return list(zip(sample.manifest.event_schema.classes, sample.class_counts.tolist(), strict=True))
 
 
 def _with_channels(images: Image, column: Column) -> Image:

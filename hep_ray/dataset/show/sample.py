@@ -1,4 +1,4 @@
-"""What is drawn of a dataset, gathered in one pass in bounded memory."""
+"""The sample of a dataset that is drawn, gathered in one pass in bounded memory."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import plus_minus
 from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.report.scores import SCORE_BINS, Performance, Scored, Scores, mean_and_sd
+from hep_ray.report.scores import SCORE_BINS, Performance, Scored, Scores, mean_and_error, mean_and_sd
 
 DARK = 0.5
 """Share of a row from which its cell is light, and its words are dark."""
@@ -28,10 +28,8 @@ def confusion_shares(scored: Scored) -> tuple[Floats, Floats]:
     Of a single run the second is the binomial error.
     """
     shares = [run.confusion / run.confusion.sum(axis=1, keepdims=True) for run in scored.runs]
-    mean, sd = mean_and_sd(shares)
-    if len(scored.runs) == 1:
-        sd = np.sqrt(mean * (1 - mean) / scored.runs[0].confusion.sum(axis=1, keepdims=True))
-    return mean, sd
+    binomial = np.sqrt(shares[0] * (1 - shares[0]) / scored.runs[0].confusion.sum(axis=1, keepdims=True))
+    return mean_and_error(shares, binomial)
 
 
 def score_densities(runs: tuple[Performance, ...], label: int) -> tuple[Floats, Floats]:
@@ -41,13 +39,12 @@ def score_densities(runs: tuple[Performance, ...], label: int) -> tuple[Floats, 
     """
     counts = [run.scores[label] for run in runs]
     scale = SCORE_BINS / counts[0].sum()
-    mean, sd = mean_and_sd([own * scale for own in counts])
-    return mean, sd if len(runs) > 1 else np.sqrt(counts[0]) * scale
+    return mean_and_error([own * scale for own in counts], np.sqrt(counts[0]) * scale)
 
 
 @figure("confusion", "classifier", 30, "Confusion matrix")
 def confusion(data: ReportData) -> Drawn | str | None:
-    """Of the best finalist and the baseline, or of the best trial."""
+    """Draw the matrix of the best finalist and the baseline, or of the best trial."""
     scores = data.scores
     if scores is None:
         return None
@@ -134,8 +131,7 @@ def calibration(data: ReportData) -> Drawn | str | None:
     for scored in scores.shown:
         place = scores.place(scored)
         confidence, accuracy, error, filled = reliability_points(scored)
-        calibration_errors = [run.reliability.error for run in scored.runs]
-        mean, sd = mean_and_sd(calibration_errors)
+        mean, sd = mean_and_sd([run.reliability.error for run in scored.runs])
         axes.errorbar(
             confidence[filled],
             accuracy[filled],
@@ -176,7 +172,7 @@ def reliability_points(scored: Scored) -> tuple[Floats, Floats, Floats, np.ndarr
     runs = [run.reliability for run in scored.runs]
     filled = np.all([run.count > 0 for run in runs], axis=0)
     confidence, _ = mean_and_sd([run.mean_confidence for run in runs])
-    accuracy, error = mean_and_sd([run.accuracy for run in runs])
-    if len(runs) == 1:
-        error = np.sqrt(accuracy * (1 - accuracy) / np.maximum(runs[0].count, 1))
+    own = runs[0].accuracy
+    binomial = np.sqrt(own * (1 - own) / np.maximum(runs[0].count, 1))
+    accuracy, error = mean_and_error([run.accuracy for run in runs], binomial)
     return confidence, accuracy, error, filled

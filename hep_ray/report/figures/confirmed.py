@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 
+from hep_ray.confirm.confirmation import Estimate
 from hep_ray.confirm.table import of_difference
 from hep_ray.drawing.style import colour
 from hep_ray.report.figures import Drawn, figure
@@ -24,38 +26,14 @@ def confirmed(data: ReportData) -> Drawn | str | None:
         estimate = one.estimates[found.metric]
         values = [run.metrics[found.metric] for run in one.runs]
         left.plot(values, np.full(len(values), row + 0.22), "|", color=colour(3), markersize=6)
-        ends = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
-        left.errorbar(
-            estimate.mean,
-            row,
-            xerr=ends,
-            fmt=MARKERS[row % len(MARKERS)],
-            color=colour(row),
-            capsize=3,
-            markersize=5,
-        )
+        _interval(left, estimate, row)
     rows = {one.name: row for row, one in enumerate(contenders)}
     for against in found.comparisons:
-        if against.metric != found.metric:
-            continue
-        ends = [
-            [against.difference.mean - against.difference.low],
-            [against.difference.high - against.difference.mean],
-        ]
-        row = rows[against.contender]
-        right.errorbar(
-            against.difference.mean,
-            row,
-            xerr=ends,
-            fmt=MARKERS[row % len(MARKERS)],
-            color=colour(row),
-            capsize=3,
-            markersize=5,
-        )
-    for axes in (left, right):
-        axes.margins(x=0.08)
+        if against.metric == found.metric:
+            _interval(right, against.difference, rows[against.contender])
     right.axvline(0, color="#717581", linewidth=0.8, linestyle=":")
     for axes in (left, right):
+        axes.margins(x=0.08)
         axes.set_ylim(len(contenders) - 0.5, -0.5)
         axes.tick_params(axis="y", which="both", left=False, right=False)
     left.set_yticks(range(len(contenders)), [one.name for one in contenders])
@@ -69,3 +47,9 @@ def confirmed(data: ReportData) -> Drawn | str | None:
         f"{found.level:.0%} interval; ticks: single seeds. Right: finalist minus baseline with its "
         f"{found.level:.0%} interval. {of_difference(found)}.",
     )
+
+
+def _interval(axes: Axes, value: Estimate, row: int) -> None:
+    ends = [[value.mean - value.low], [value.high - value.mean]]
+    marker = MARKERS[row % len(MARKERS)]
+    axes.errorbar(value.mean, row, xerr=ends, fmt=marker, color=colour(row), capsize=3, markersize=5)

@@ -1,12 +1,10 @@
-"""What happened from epoch to epoch, and whether the training split was learned by heart."""
+"""Curves over epochs, and training against validation."""
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
-
 from hep_ray.drawing.style import colour
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import axis_label, capital, metric_words
+from hep_ray.report.formatting import SPLITS, axis_label, capital, metric_words
 from hep_ray.report.groups import Group
 from hep_ray.report.plotting import GREY, curve, epoch_axis, legend_below, panels, spread, tag
 from hep_ray.report.report_data import ReportData
@@ -58,7 +56,7 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
     for place, group in enumerate(leading):
         band = group.band(metric)
         marked = " (baseline)" if group is groups.to_beat else ""
-        curve(axes, band.epochs, band.mean, band.sd, place, group.name + marked)
+        curve(axes, band, place, group.name + marked)
     epoch_axis(axes)
     bands = [group.band(metric) for group in leading]
     axes.set_ylim(
@@ -90,21 +88,17 @@ def overfitting(data: ReportData) -> Drawn | str | None:
             own = axes[row * columns + column]
             for place, split in enumerate(("train", "val")):
                 band = group.band(f"{split}_{quantity}")
-                curve(
-                    own,
-                    band.epochs,
-                    band.mean,
-                    band.sd,
-                    place,
-                    {"train": "training", "val": "validation"}[split],
-                )
+                curve(own, band, place, SPLITS[split])
             if column == 0:
                 own.set_ylabel(quantity.capitalize())
         top = axes[column]
         top.set_title(_wrapped(group, group is groups.to_beat), loc="left", fontsize=8, color="#444444")
         epoch_axis(axes[columns + column])
         axes[columns + column].margins(x=0.03)
-        _mark_best(axes[column], axes[columns + column], group, data)
+        best = [trial.best(data.started.metric, data.started.mode) for trial in group.trials]
+        epochs = [metrics["epoch"] for metrics in best if metrics]
+        for own in (axes[column], axes[columns + column]):
+            own.axvline(sum(epochs) / len(epochs), color=colour(8), linestyle=":", linewidth=1)
     legend_below(drawing, axes[0])
     return Drawn(
         drawing,
@@ -113,13 +107,6 @@ def overfitting(data: ReportData) -> Drawn | str | None:
         "while the weights move, with dropout and augmentation on, so that early on they may be worse than those of "
         "validation; a validation loss that rises while the training loss falls is overfitting.",
     )
-
-
-def _mark_best(top: Axes, bottom: Axes, group: Group, data: ReportData) -> None:
-    best = [trial.best(data.started.metric, data.started.mode) for trial in group.trials]
-    epochs = [metrics["epoch"] for metrics in best if metrics]
-    for axes in (top, bottom):
-        axes.axvline(sum(epochs) / len(epochs), color=colour(8), linestyle=":", linewidth=1)
 
 
 def _wrapped(group: Group, baseline: bool) -> str:

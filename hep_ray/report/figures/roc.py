@@ -1,4 +1,4 @@
-"""What a cut on the score keeps of the signal, and what it lets through of the background."""
+"""ROC curve, and background rejection against signal efficiency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import plus_minus
 from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.report.scores import EFFICIENCIES, Scored, Scores, mean_and_sd
+from hep_ray.report.scores import EFFICIENCIES, Scored, Scores, mean_and_error
 
 RANDOM: dict[str, Any] = {"color": "#717581", "linewidth": 0.8, "linestyle": (0, (1, 2))}
 
@@ -44,21 +44,14 @@ class RocBand:
 
 
 def roc_band(scored: Scored) -> RocBand:
-    """Mean and spread of the runs' curves."""
-    background, background_error = mean_and_sd([run.background_efficiency for run in scored.runs])
-    rejection, rejection_error = mean_and_sd([run.rejection for run in scored.runs])
-    if len(scored.runs) == 1:
-        rejection_error = scored.runs[0].rejection_error
-        background_error = rejection_error * background**2  # dε_b = d(1/ε_b)·ε_b²
-    auc, auc_error = mean_and_sd([run.auc for run in scored.runs])
-    if len(scored.runs) == 1:
-        auc_error = np.asarray(scored.runs[0].auc_error)
+    """Average the runs' curves."""
+    runs, first = scored.runs, scored.runs[0]
+    of_background = first.rejection_error * first.background_efficiency**2  # dε_b = d(1/ε_b)·ε_b²
+    auc, auc_error = mean_and_error([run.auc for run in runs], first.auc_error)
     return RocBand(
-        background,
-        background_error,
-        rejection,
-        rejection_error,
-        ~np.any([run.limit for run in scored.runs], axis=0),
+        *mean_and_error([run.background_efficiency for run in runs], of_background),
+        *mean_and_error([run.rejection for run in runs], first.rejection_error),
+        ~np.any([run.limit for run in runs], axis=0),
         float(auc),
         float(auc_error),
     )
@@ -71,10 +64,6 @@ def _band_words(scores: Scores) -> str:
 def _signal_words(scores: Scores) -> str:
     rest = [name for label, name in enumerate(scores.classes) if label != scores.signal]
     return f"Signal {scores.classes[scores.signal]}, background {', '.join(rest)}"
-
-
-def _label(scored: Scored, words: str) -> str:
-    return f"{scored.name}: {words}"
 
 
 @figure("roc", "classifier", 10, "ROC curve")
@@ -92,7 +81,7 @@ def roc(data: ReportData) -> Drawn | str | None:
             x,
             color=colour(place),
             linestyle=line(place),
-            label=_label(scored, f"AUC {plus_minus(band.auc, band.auc_error)}"),
+            label=f"{scored.name}: AUC {plus_minus(band.auc, band.auc_error)}",
         )
         low, high = (
             np.concatenate([[0], band.background_efficiency + sign * band.background_error])
