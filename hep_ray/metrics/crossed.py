@@ -101,11 +101,21 @@ def crossed(
     signs = [1.0] if paired else [1.0, -1.0]
     means = [one.mean(axis=1) for one in groups]
     of_events = sum(sign * one.mean(axis=0) for sign, one in zip(signs, groups, strict=True))
-    return combine(
-        sum(sign * float(mean.mean()) for sign, mean in zip(signs, means, strict=True)),
-        [moments(one) for one in groups],
-        float(np.var(of_events, ddof=1)),
-        left.shape[1],
+    # Expected mean squares: the variance over events is σ²_B plus each group's σ²_AB/S.
+    events = left.shape[1]
+    shared = float(np.var(of_events, ddof=1)) / events
+    of_seeds = []
+    for one in groups:
+        part, interaction = moments(one)
+        of_seeds.append(part)
+        seeds = part.degrees + 1
+        shared -= interaction / (seeds * events) if math.isfinite(seeds) else 0.0
+    of_sample = Variance(max(0.0, shared), events - 1)
+    return Crossed(
+        difference=sum(sign * float(mean.mean()) for sign, mean in zip(signs, means, strict=True)),
+        seed_error=math.sqrt(sum(part.variance for part in of_seeds)),
+        event_error=math.sqrt(of_sample.variance),
+        degrees=degrees([*of_seeds, of_sample]),
     )
 
 
@@ -118,31 +128,6 @@ def moments(values: Floats) -> tuple[Variance, float]:
     within = float(np.var(values, axis=1, ddof=1).sum())
     interaction = max(0.0, (within - seeds * of_events) / (seeds - 1))
     return Variance(float(np.var(values.mean(axis=1), ddof=1)) / seeds, seeds - 1), interaction
-
-
-def combine(
-    difference: float, groups: Sequence[tuple[Variance, float]], of_events: float, events: int
-) -> Crossed:
-    """Both noises together: expected mean squares of the crossed analysis of variance.
-
-    Args:
-        difference: estimated.
-        groups: of each independent set of seeds, what `moments` says.
-        of_events: variance over events of the difference's mean over seeds; σ²_B plus each group's σ²_AB/S.
-        events: N.
-    """
-    shared = of_events / events
-    for part, interaction in groups:
-        seeds = part.degrees + 1
-        shared -= interaction / (seeds * events) if math.isfinite(seeds) else 0.0
-    event = Variance(max(0.0, shared), events - 1)
-    parts = [*(part for part, _ in groups), event]
-    return Crossed(
-        difference=difference,
-        seed_error=math.sqrt(sum(part.variance for part, _ in groups)),
-        event_error=math.sqrt(event.variance),
-        degrees=degrees(parts),
-    )
 
 
 def degrees(parts: Sequence[Variance]) -> float:

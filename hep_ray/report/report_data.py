@@ -128,17 +128,8 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
         notes.append(str(exc))
     dataset = _dataset(started, data, notes)
     confirmation = _confirmation(folder, started, notes)
-    bare = ReportData(
-        search,
-        folder,
-        state,
-        started,
-        dataset.manifest if dataset else None,
-        confirmation,
-        None,
-        _study(folder, search.name, notes),
-        (),
-    )
+    manifest, study = dataset.manifest if dataset else None, _study(folder, search.name, notes)
+    bare = ReportData(search, folder, state, started, manifest, confirmation, None, study, ())
     scores = _scores(bare, dataset, notes) if dataset else None
     return dataclasses.replace(bare, scores=scores, notes=tuple(notes))
 

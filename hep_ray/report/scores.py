@@ -145,15 +145,9 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
     run = performance_of(found.probabilities, found.labels, schema.signal_index, found.log_odds)
     rows = dataset.rows("val")
     choice = f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else ""
-    return Scores(
-        "validation split",
-        schema.task,
-        schema.classes,
-        schema.signal_index,
-        (Scored(trial.trial_id, baseline=False, runs=(run,)),),
-        confirmed=False,
-        choice=choice,
-    )
+    only = (Scored(trial.trial_id, baseline=False, runs=(run,)),)
+    events = (schema.task, schema.classes, schema.signal_index)
+    return Scores("validation split", *events, only, confirmed=False, choice=choice)
 
 
 def _batches(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Batch]:

@@ -87,10 +87,10 @@ def studies(data: ReportData) -> list[PageTable]:
 
 def failures(data: ReportData) -> PageTable:
     """Return trials that failed, and why; without rows where none did."""
-    failed = [trial for trial in data.state.trials.values() if trial.finished and trial.status == "failed"]
-    causes = [(trial.finished.cause if trial.finished else "").split("\n")[0] for trial in failed]
     rows = [
-        [trial.trial_id, str(len(trial.history)), cause] for trial, cause in zip(failed, causes, strict=True)
+        [trial.trial_id, str(len(trial.history)), trial.finished.cause.split("\n")[0]]
+        for trial in data.state.trials.values()
+        if trial.finished and trial.status == "failed"
     ]
     return PageTable(["trial", "epochs", "cause"], rows, (0, 2), title="Trials that failed")
 

@@ -103,15 +103,8 @@ def draw_sample(folder: Path, manifest: Manifest, split: Split, most: int) -> Sa
         name: np.sqrt(np.maximum((squares[name].T / counts).T - mean**2, 0).T / counts).T
         for name, mean in means.items()
     }
-    return Sample(
-        manifest,
-        split,
-        all_labels,
-        {name: np.concatenate(pieces) for name, pieces in features.items()},
-        means,
-        errors,
-        singles,
-    )
+    values = {name: np.concatenate(pieces) for name, pieces in features.items()}
+    return Sample(manifest, split, all_labels, values, means, errors, singles)
 
 
 def _batches(folder: Path, manifest: Manifest, split: Split, most: int) -> Iterator[Arrays]:

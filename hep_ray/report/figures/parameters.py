@@ -35,10 +35,10 @@ BEST_TRIALS = 5
 NEEDS = "needs two trials with different parameters"
 
 
-def best_values(data: ReportData, trials: list[TrialState]) -> Floats:
-    """(N,) the metric of each trial's best epoch."""
+def _best_values(data: ReportData) -> Floats:
+    """Return (N,) the metric of each ranked trial's best epoch."""
     metric, mode = data.started.metric, data.started.mode
-    found = [trial.best(metric, mode) for trial in trials]
+    found = [trial.best(metric, mode) for trial in data.ranked]
     return np.array([metrics[metric] for metrics in found if metrics])
 
 
@@ -46,10 +46,10 @@ def best_values(data: ReportData, trials: list[TrialState]) -> Floats:
 def parallel(data: ReportData) -> Drawn | str | None:
     """Every trial as a line through its parameters to its result."""
     trials = data.ranked
-    found = coordinates(data, trials, MOST_AXES)
+    found = [coordinate(name, trials, data.started.space) for name in data.varied[:MOST_AXES]]
     if not found:
         return f"Parallel coordinates: {NEEDS}."
-    values = best_values(data, trials)
+    values = _best_values(data)
     result = Coordinate(metric_words(data.started.metric), values, (), log=False)
     drawing, (axes,) = panels(1, 1, 4.2, width=max(6.0, 1.9 + 1.25 * (len(found) + 1)))
     norm = Normalize(*result.limits)
@@ -99,10 +99,10 @@ def _axis(axes: Axes, place: int, one: Coordinate) -> None:
 def slices(data: ReportData) -> Drawn | str | None:
     """The result against each parameter by itself."""
     trials = data.ranked
-    found = coordinates(data, trials, MOST_SLICES)
+    found = [coordinate(name, trials, data.started.space) for name in data.varied[:MOST_SLICES]]
     if not found:
         return f"Slices: {NEEDS}."
-    values = best_values(data, trials)
+    values = _best_values(data)
     rows = -(-len(found) // ACROSS)
     across = min(len(found), ACROSS)
     drawing, axes = panels(rows, across, 0.7 + 2.5 * rows, width=1.2 + 2.6 * max(across, 2))
@@ -280,8 +280,3 @@ def coordinate(name: str, trials: Sequence[TrialState], space: Mapping[str, Reco
     ranks = {value: rank for rank, value in enumerate(ordered)}
     values = np.array([math.nan if value is None else float(ranks[value]) for value in found])
     return Coordinate(name, values, tuple(number(value) for value in ordered), log=False)
-
-
-def coordinates(data: ReportData, trials: Sequence[TrialState], most: int) -> list[Coordinate]:
-    """The parameters that differ between trials, at most so many."""
-    return [coordinate(name, trials, data.started.space) for name in data.varied[:most]]
