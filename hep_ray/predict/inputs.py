@@ -45,7 +45,6 @@ class Prediction:
         pieces: in order.
         digests: name and SHA-256 of every input.
         units: whether the input states them: `checked`, or `not stated by the input`.
-        events: how many there are before a selection; None where a format does not tell.
         notes: what is to be told of the inputs, such as which hold no events.
     """
 
@@ -55,7 +54,6 @@ class Prediction:
     pieces: tuple[Piece, ...]
     digests: tuple[tuple[str, str], ...]
     units: str
-    events: int | None
     notes: tuple[str, ...] = ()
 
 
@@ -128,8 +126,7 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
     )
     names = _names(rules, columns, tuple(known), str(folder))
     digests = tuple((shard.file, shard.sha256) for shard in manifest.shards)
-    events = sum(shard.rows for shard in manifest.shards)
-    return Prediction(rules, columns, names, pieces, digests, "checked", events)
+    return Prediction(rules, columns, names, pieces, digests, "checked")
 
 
 def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) -> Prediction:
@@ -170,7 +167,6 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
         names = _names(rules, columns, tuple(part.fields.names), shown)
     own_ids = bool(rules.event_id.fields) or (rules.reader == "parquet" and EVENT_ID in names)
     pieces = tuple(cut(tables, classifier.columns, seekable=reader.seekable, own_ids=own_ids))
-    rows = [part.rows for _, _, part in tables]
     return Prediction(
         rules=rules,
         columns=columns,
@@ -179,7 +175,6 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
         digests=tuple((path.name, digest_of(path)) for path in paths),
         notes=(*notes, *empty),
         units="checked" if stated else "not stated by the input, taken to be the model's",
-        events=None if None in rows else sum(row for row in rows if row is not None),
     )
 
 

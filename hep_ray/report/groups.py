@@ -27,13 +27,11 @@ class Band:
         epochs: (E,) from 1.
         mean: (E,)
         sd: (E,) sample standard deviation; 0 of a single trial.
-        count: (E,) trials.
     """
 
     epochs: Counts
     mean: Floats
     sd: Floats
-    count: Counts
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,6 @@ class Group:
             epochs=np.array(list(found), dtype=np.int64),
             mean=np.array([statistics.fmean(values) for values in found.values()]),
             sd=np.array(spread),
-            count=np.array([len(values) for values in found.values()], dtype=np.int64),
         )
 
     def score(self, metric: str, mode: str) -> float:

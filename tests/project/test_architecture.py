@@ -22,7 +22,7 @@ LONGEST_MODULE = 600
 MEDIAN_MODULE = (120, 250)
 SHARED_NAMES = {"Opened", "Finding", "ElectronIdConfig"}
 """Public classes that still have a namesake; the list may only get shorter."""
-RIDDLES = 133
+RIDDLES = 54
 """Docstrings that still begin with "Of" or "What" and not with what the thing does; the number may only fall."""
 
 BASE = {
