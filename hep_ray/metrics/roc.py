@@ -197,7 +197,8 @@ def order_of(probabilities: NDArray[np.floating]) -> Floats:
     """
     own = np.asarray(probabilities, dtype=np.float64)
     others = _others(own)
-    return np.where(others < SURE, 1 - np.log(np.maximum(others, np.finfo(np.float64).tiny)), own)
+    above: Floats = 1 - np.log(np.maximum(others, np.finfo(np.float64).tiny))
+    return np.where(others < SURE, above, own)
 
 
 def passing(scores: NDArray[np.floating], is_signal: NDArray[np.bool_], cut: float) -> tuple[float, float]:
