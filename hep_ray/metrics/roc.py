@@ -178,7 +178,8 @@ def log_odds_of(probabilities: NDArray[np.floating]) -> Floats:
     others = _others(own)
     near = np.clip(np.where(others < SURE, others, own), np.finfo(np.float64).tiny, 1 - SURE / 2)
     size = np.log(near) - np.log1p(-near)
-    return np.where(others < SURE, -size, size)
+    odds: Floats = np.where(others < SURE, -size, size)
+    return odds
 
 
 def _others(own: Floats) -> Floats:

@@ -196,7 +196,7 @@ def _promote(
         if wishes.dry_run:
             return Promotion(name, verdict, None, None, card, uri, data)
         storage, run_id = folder.parent, run.mlflow_run_id
-        version = _store(registry, name, package, dataset, card, storage, scratch, run_id)
+        version = store(registry, name, package, dataset, card, storage, scratch, run_id)
         if registry.aliases(name).get(CHAMPION) != former:
             return None
         return Promotion(name, verdict, version, registry.crown(version), card, uri, data)
@@ -296,7 +296,7 @@ LEFT_OUT = (
 """Metrics that would crowd a version's tags; `model.json` has them all."""
 
 
-def _store(
+def store(
     registry: ModelRegistry,
     name: str,
     package: Package,
@@ -306,7 +306,12 @@ def _store(
     scratch: Path,
     run_id: str | None,
 ) -> Version:
-    """Register a package that passed the gate as a new version, without an alias, and read it back."""
+    """Register a package that passed the gate as a new version, without an alias, and read it back.
+
+    Raises:
+        StorageError: the registry did not take it.
+        PromotionRefused: what is stored is not what was judged.
+    """
     package.write(scratch / "package", card)
     classifier = package.build()
     arrays = dataset.schema.decode(next(pq.ParquetFile(dataset.paths("val")[0]).iter_batches(EXAMPLES)))
