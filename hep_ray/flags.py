@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,17 +21,36 @@ Storage = Annotated[
     Path,
     typer.Option(envvar="HEP_RAY_STORAGE", help="Folder of all searches, shared by the nodes of a cluster."),
 ]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(
+
+
+def tracking_uri(default: str) -> Any:
+    """Return the option that names MLflow's server or database, with its default in words."""
+    return typer.Option(
         envvar="MLFLOW_TRACKING_URI",
-        help="MLflow server or database [default: as recorded by the search].",
+        help=f"MLflow server or database [default: {default}].",
         show_default=False,
-    ),
+    )
+
+
+IN_STORAGE = tracking_uri("SQLite in the storage")
+TrackingUri = Annotated[str | None, tracking_uri("as recorded by the search")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Dataset folder [default: where the search found it].", show_default=False),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print what would be done; train nothing.")]
-SEED = typer.Option(min=0, max=LARGEST_SEED, help="Of draws, weights and order of events.")
-WORKERS_PER_TRIAL = typer.Option(help="Processes, on one node or several, that train a trial together.")
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print what would be done; do nothing.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be given several times."),
+]
+SEED = typer.Option(
+    min=0, max=LARGEST_SEED, help="Seed of every random number: draws, weights, order of events."
+)
+WORKERS_PER_TRIAL = typer.Option(
+    min=1, help="Processes, on one node or several, that train a trial together."
+)
 CPUS_PER_WORKER = typer.Option(
     "--cpus-per-worker", "--cpus-per-trial", help="Cores of each worker of a trial."
 )

@@ -15,7 +15,7 @@ from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import python, typed
+from hep_ray.flags import AsJson, Overwrite, Settings, python, typed
 
 app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
 
@@ -73,18 +73,13 @@ def convert_command(
     balance: Annotated[
         bool, typer.Option("--balance", help="Keep as many events of every class as the rarest has.")
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="An option of the reader; may be given several times."
-        ),
-    ] = None,
+    settings: Settings = None,
     workers: Annotated[
         int, typer.Option(min=1, help="CPUs to use; more than 1 start Ray or join its cluster.")
     ] = 1,
     task: Annotated[str | None, typer.Option(help="Name of the task. Default: the classes.")] = None,
     signal: Annotated[str | None, typer.Option(help="The signal class. Default: the last one.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn files into a dataset: Parquet shards in three splits, with a manifest.
 
@@ -179,7 +174,7 @@ def check_command(
             help="Columns known to be measurements, separated by commas: found, they are noted only."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for what would spoil a training; exit 1 when something is found.
 

@@ -7,28 +7,25 @@ from typing import Annotated
 
 import typer
 
-from hep_ray.flags import STORAGE, Storage
+from hep_ray.flags import (
+    CPUS_PER_WORKER,
+    GPUS_PER_WORKER,
+    IN_STORAGE,
+    STORAGE,
+    WORKERS_PER_TRIAL,
+    AsJson,
+    Storage,
+)
 
 
 def doctor(
     storage: Storage = STORAGE,
     data: Annotated[Path | None, typer.Option(help="A dataset folder that every node must read.")] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MLFLOW_TRACKING_URI",
-            help="MLflow server or database [default: SQLite in the storage].",
-            show_default=False,
-        ),
-    ] = None,
+    tracking_uri: Annotated[str | None, IN_STORAGE] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials of the search to come.")] = 64,
-    workers_per_trial: Annotated[int, typer.Option(min=1, help="Processes that train a trial together.")] = 1,
-    cpus_per_trial: Annotated[
-        int, typer.Option("--cpus-per-worker", "--cpus-per-trial", help="Cores of each worker of a trial.")
-    ] = 1,
-    gpus_per_trial: Annotated[
-        float, typer.Option("--gpus-per-worker", "--gpus-per-trial", help="GPUs of each worker of a trial.")
-    ] = 0.0,
+    workers_per_trial: Annotated[int, WORKERS_PER_TRIAL] = 1,
+    cpus_per_trial: Annotated[int, CPUS_PER_WORKER] = 1,
+    gpus_per_trial: Annotated[float, GPUS_PER_WORKER] = 0.0,
     code: Annotated[
         str | None,
         typer.Option(help="What --print-code says on the laptop: the nodes must run the same hep_ray."),
@@ -36,7 +33,7 @@ def doctor(
     print_code: Annotated[
         bool, typer.Option("--print-code", help="Print the hash of the hep_ray installed here, and end.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check this machine, or the cluster that it belongs to, before a search: exit code 1 when something fails.
 

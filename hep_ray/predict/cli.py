@@ -12,7 +12,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig, StorageError
-from hep_ray.flags import STORAGE, Storage, python, typed
+from hep_ray.flags import IN_STORAGE, STORAGE, Settings, Storage, python, typed
 
 if TYPE_CHECKING:
     from hep_ray.promote.package import Package
@@ -50,12 +50,7 @@ def predict(
         ),
     ] = None,
     select: Annotated[str | None, typer.Option(help="Score only events that fulfil this expression.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="An option of the reader; may be given several times."
-        ),
-    ] = None,
+    settings: Settings = None,
     batch: Annotated[int, typer.Option(min=1, help="Events per forward pass.")] = 512,
     workers: Annotated[
         int | None,
@@ -78,14 +73,7 @@ def predict(
         ),
     ] = False,
     storage: Storage = STORAGE,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MLFLOW_TRACKING_URI",
-            help="MLflow server or database with the model [default: that of the storage].",
-            show_default=False,
-        ),
-    ] = None,
+    tracking_uri: Annotated[str | None, IN_STORAGE] = None,
 ) -> None:
     """Write the scores of every event of INPUT into --out: Parquet files of event_id and score_CLASS.
 

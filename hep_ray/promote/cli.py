@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hep_ray.console import result_console
-from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri, typed
+from hep_ray.flags import STORAGE, Data, DryRun, SearchName, Storage, TrackingUri, typed
 from hep_ray.masking import mask
 
 
 def promote(
     search: SearchName,
     storage: Storage = STORAGE,
-    data: Annotated[
-        Path | None, typer.Option(help="Dataset folder. Default: where the search found it.")
-    ] = None,
+    data: Data = None,
     tracking_uri: TrackingUri = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the registered model. Default: the dataset's task.")
@@ -38,10 +35,7 @@ def promote(
         float,
         typer.Option(help="One-sided rate of false alarms: 0.025 lets one in forty pass that is no better."),
     ] = 0.025,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Explain the verdict, register nothing; exit 1 if it is a refusal."),
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Register the winner of a confirmed search as the champion, if it deserves it.
 
@@ -51,7 +45,8 @@ def promote(
     served a choice before, and the registered form gives the confirmed scores to 1e-5. The former champion becomes
     `previous`.
 
-    Example: `hep-ray promote cnn_loss --dry-run`, then without it.
+    Example: `hep-ray promote cnn_loss --dry-run`, which explains the verdict and exits with 1 if it is a refusal; then
+    without it.
 
     Raises:
         UnknownSearch: there is no such search.

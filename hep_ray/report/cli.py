@@ -9,7 +9,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri, typed
+from hep_ray.flags import STORAGE, Data, SearchName, Storage, TrackingUri, typed
 
 if TYPE_CHECKING:
     from hep_ray.search.find import Stated
@@ -26,10 +26,7 @@ def report(
         Path | None,
         typer.Option(help="Folder for every figure as PNG and PDF, beside the page.", show_default=False),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Dataset folder, where it is no longer that of the search.", show_default=False),
-    ] = None,
+    data: Data = None,
     tracking_uri: TrackingUri = None,
     table: Annotated[bool, typer.Option("--table", help="Only print the study's own tables.")] = False,
     markdown: Annotated[

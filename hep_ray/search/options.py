@@ -23,6 +23,7 @@ from hep_ray.errors import CannotConfirm, InvalidConfig
 from hep_ray.flags import (
     CPUS_PER_WORKER,
     GPUS_PER_WORKER,
+    IN_STORAGE,
     SEED,
     STORAGE,
     WORKERS_PER_TRIAL,
@@ -108,13 +109,7 @@ class SearchOptions:
         Resume.MAY_CHANGE,
     ] = None
     seed: Annotated[int, SEED, Resume.MUST_MATCH] = 0
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MLFLOW_TRACKING_URI", help="MLflow server or database [default: SQLite in the storage]."
-        ),
-        Resume.MAY_CHANGE,
-    ] = None
+    tracking_uri: Annotated[str | None, IN_STORAGE, Resume.MAY_CHANGE] = None
     cpus_per_trial: Annotated[int, CPUS_PER_WORKER, Resume.MAY_CHANGE] = 1
     gpus_per_trial: Annotated[float, GPUS_PER_WORKER, Resume.MAY_CHANGE] = 0.0
     workers_per_trial: Annotated[int, WORKERS_PER_TRIAL, Resume.MUST_MATCH] = 1

@@ -11,7 +11,7 @@ import typer
 
 from hep_ray.conversion.cli import parse_settings, print_dataset
 from hep_ray.errors import Interrupted, InvalidConfig
-from hep_ray.flags import LARGEST_SEED
+from hep_ray.flags import SEED, Overwrite, Settings
 
 if TYPE_CHECKING:
     from hep_ray.simulate import Simulation
@@ -22,20 +22,14 @@ def simulate(
         str | None, typer.Argument(metavar="[NAME]", help="The simulation; `--list` shows them all.")
     ] = None,
     events: Annotated[int, typer.Option(min=1, help="Events of all classes together.")] = 6000,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, max=LARGEST_SEED, help="The same seed gives the same dataset on any machine."),
-    ] = 1,
+    seed: Annotated[int, SEED] = 1,
     out: Annotated[
         Path | None,
         typer.Option(help="Dataset folder. Default: NAME in the folder HEP_RAY_DATA, or in data/."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="CPUs to use. Default: all.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A parameter; may be given several times."),
-    ] = None,
+    overwrite: Overwrite = False,
+    settings: Settings = None,
     listing: Annotated[
         bool, typer.Option("--list", help="List the simulations and their parameters.")
     ] = False,
@@ -43,7 +37,7 @@ def simulate(
     """Simulate collisions and write them as a dataset, ready for a search.
 
     Events are made in parallel on Ray: with RAY_ADDRESS set on that cluster, else on this machine. They
-    depend on the seed and the parameters alone, not on the number of workers. After an interruption, the
+    depend on the seed and the parameters alone, not on the machine or the number of workers. After an interruption, the
     same command goes on with what is missing. Needs Pythia 8: pip install 'hep-ray[sim]'.
 
     Example: hep-ray data simulate mbh_sph --events 6000 --seed 1 --out data/mbh_sph
