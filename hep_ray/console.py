@@ -1,4 +1,4 @@
-"""What every command has: exit codes (0 done, 2 wrong usage or input, 1 the rest), errors as one paragraph, a log."""
+"""Conduct of every command: exit codes (0 done, 2 wrong usage or input, 1 the rest), errors as one paragraph, a log."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ LOG_WIDTH = 160
 
 
 def result_console() -> Console:
-    """Where results are printed: standard output, wide where it is no terminal."""
+    """Return the console of results: standard output, wide where it is no terminal."""
     from rich.console import Console
 
     console = Console()
     return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def print_text(console: Console, text: str) -> None:
+    """Print text as it is: no markup, no colours, no line broken."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hep_ray.console import print_rows, result_console
+from hep_ray.console import print_rows, print_text, result_console
 from hep_ray.flags import DryRun, typed
 from hep_ray.masking import mask
 from hep_ray.search.options import ConfirmOptions, with_flags
@@ -97,7 +97,7 @@ def _range(seeds: tuple[int, ...]) -> str:
 
 
 def _duration(plan: ConfirmPlan) -> str:
-    """By the seconds that the finalists' epochs took in the search."""
+    """Return the expected time in words, by the seconds that the finalists' epochs took in the search."""
     trials = [trial for one in plan.finalists for trial in one.trials]
     per_epoch = sum(trial.seconds for trial in trials) / sum(len(trial.history) for trial in trials)
     seconds = per_epoch * plan.started.epochs * len(plan.runs) / plan.resources.concurrent
@@ -140,4 +140,4 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
             )
         ),
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    print_text(console, "\n".join(lines))

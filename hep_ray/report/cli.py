@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hep_ray.console import result_console
+from hep_ray.console import print_text, result_console
 from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, Data, SearchName, Storage, TrackingUri, typed
 
@@ -95,15 +95,14 @@ def _print_tables(search: Stated, storage: Path, *, markdown: bool) -> None:
     state = read_state(search, storage)
     console = result_console()
     if not search.tables:
-        raise InvalidConfig(f"a study table is stated by its search (tables=…); {search.name} states none")
+        raise InvalidConfig(f"{search.name} states no study table (tables=… of its Search)")
     for one in search.tables:
         if markdown:
-            console.print(f"\n**{one.title}**\n", highlight=False, soft_wrap=True)
+            print_text(console, f"\n**{one.title}**\n")
         console.print(rendered(one, state, markdown=markdown))
     ended = sum(trial.finished is not None for trial in state.trials.values())
-    console.print(
+    print_text(
+        console,
         f"Ours: validation split, mean ± s.d. over trials (their number); {ended} of {len(state.trials)} trials "
         "have ended. Published numbers are of the data named in their column, not of ours.",
-        highlight=False,
-        soft_wrap=True,
     )

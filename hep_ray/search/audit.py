@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hep_ray.console import result_console
+from hep_ray.console import print_text, result_console
 from hep_ray.errors import AuditFailed, CorruptCheckpoint, StorageError, TrackingUnavailable
 from hep_ray.files import UNFINISHED
 from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """Result of an audit.
 
     Attributes:
         trials: in the journal.
@@ -74,13 +74,13 @@ def compare(folder: Path, uri: str) -> Audit:
     records = read_records(folder)
     state = SearchState.fold(records)
     if state.started is None:
-        raise StorageError(f"an audited search has begun; the journal in {folder} holds none")
+        raise StorageError(f"no search to audit: the journal in {folder} holds none")
     try:
         tracked = _Tracked(uri, state)
-    except Exception as fault:
+    except Exception as exc:
         raise TrackingUnavailable(
-            f"MLflow must answer for an audit; {mask(uri)} does not: {mask(str(fault))}"
-        ) from fault
+            f"MLflow does not answer at {mask(uri)}, which an audit needs: {mask(str(exc))}"
+        ) from exc
     trials = state.trials.values()
     findings = [
         *_journal(records, state),
@@ -137,7 +137,7 @@ class _Tracked:
         self.run_ids = {tags[TRIAL_TAG]: run_id for run_id, tags in self._found if TRIAL_TAG in tags}
 
     def compare(self) -> Iterator[Finding]:
-        """What MLflow lacks, has twice, or has otherwise than the journal."""
+        """Find what MLflow lacks, has twice, or has otherwise than the journal."""
         counts = Counter(tags.get(TRIAL_TAG, "the search") for _, tags in self._found)
         for name in ["the search", *self._state.trials]:
             yield from _once(counts[name], f"{name}: {{}} runs in MLflow")
@@ -237,8 +237,8 @@ def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
         try:
             if load_checkpoint(kept / BEST)["metrics"] != best:
                 yield Finding("differs", f"{trial.trial_id}: {BEST} is not of its best epoch")
-        except CorruptCheckpoint as fault:
-            yield Finding("lost", f"{trial.trial_id}: {fault}")
+        except CorruptCheckpoint as exc:
+            yield Finding("lost", f"{trial.trial_id}: {exc}")
 
 
 def audit(
@@ -261,18 +261,17 @@ def audit(
     uri = tracking_uri or recorded_uri(folder, SearchState.read(folder).started)
     found = compare(folder, uri)
     console = result_console()
-    console.print(
+    print_text(
+        console,
         f"{folder.name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
         f"{found.losses} lost processes tried again; compared: journal, leaderboard, study, files and MLflow at "
         f"{mask(uri)}",
-        highlight=False,
-        soft_wrap=True,
     )
     for finding in found.findings:
-        console.print(f"  {finding.kind}: {finding.text}", markup=False, highlight=False, soft_wrap=True)
+        print_text(console, f"  {finding.kind}: {finding.text}")
     if found.findings:
         raise AuditFailed(
-            f"everything of a search is there once and the same everywhere; {len(found.findings)} things are not: "
-            f"run the search's script with --resume, which mends what the journal can, then audit again"
+            f"{len(found.findings)} inconsistencies found: run the search's script with --resume, which mends what "
+            "the journal can, then audit again"
         )
     console.print("All is there, once, and the same everywhere.")

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from hep_ray.cluster import describe
-from hep_ray.console import print_rows, result_console, run_app
+from hep_ray.console import print_rows, print_text, result_console, run_app
 from hep_ray.errors import CannotResume
 from hep_ray.flags import DryRun, python, typed
 from hep_ray.masking import mask
@@ -38,7 +38,7 @@ def main(search: Search) -> None:
 
 
 def build_app(search: Search) -> typer.Typer:
-    """The command line of a search."""
+    """Return the command line of a search."""
     app = typer.Typer(
         add_completion=False, rich_markup_mode="markdown", context_settings={"max_content_width": 100}
     )
@@ -119,15 +119,13 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
     console.print(table(result.state))
     for cause, trials in causes(result.state.trials.values()):
         names = ", ".join([trial.trial_id for trial in trials[:SHOWN]] + ["…"] * (len(trials) > SHOWN))
-        line = f"{len(trials)} of {len(result.state.trials)} trials failed ({names}): {cause}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_text(console, f"{len(trials)} of {len(result.state.trials)} trials failed ({names}): {cause}")
     commands = "\n".join(f"  {command}" for command in _next(result, plan))
-    console.print(
+    print_text(
+        console,
         f"\nLeaderboard: {result.leaderboard}\nRuns:        {mask(result.tracking_uri)}\n\n"
         "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
         f"{commands}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

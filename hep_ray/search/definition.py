@@ -1,4 +1,4 @@
-"""What a search script states: one `Search` value, with its presets."""
+"""The definition of a search: one `Search` value, which its script states, with its presets."""
 
 from __future__ import annotations
 
@@ -58,14 +58,12 @@ class Preset:
     def __post_init__(self) -> None:
         check_name("sampler", self.sampler, get_args(Sampler))
         check_name("scheduler", self.scheduler, get_args(Scheduler))
-        for name in ("epochs", "seeds", "grace_epochs"):
+        for name in ("epochs", "trials", "seeds", "grace_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidConfig(f"{name} is at least 1; got {value}")
+                raise InvalidConfig(f"{name} must be at least 1; got {value}")
         if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
-            raise InvalidConfig(f"reduction_factor is at least 2; got {self.reduction_factor}")
-        if self.trials is not None and self.trials < 1:
-            raise InvalidConfig(f"trials is at least 1; got {self.trials}")
+            raise InvalidConfig(f"reduction_factor must be at least 2; got {self.reduction_factor}")
         if self.trials is None and self.sampler != "grid":
             raise InvalidConfig(
                 f"sampler '{self.sampler}' needs a number of trials; only a grid ends by itself"
@@ -83,7 +81,7 @@ class Preset:
 
     @property
     def early_stopping(self) -> dict[str, Any]:
-        """Scheduler, grace and reduction factor, as the journal records them."""
+        """Return scheduler, grace and reduction factor, as the journal records them."""
         if self.scheduler == "none":
             return {"scheduler": "none", "grace_epochs": None, "reduction_factor": None}
         grace = self.grace_epochs or self.grace
@@ -91,7 +89,7 @@ class Preset:
 
     @property
     def stopping(self) -> str:
-        """What stops trials early, in words."""
+        """Return in words by which rule trials are stopped early."""
         return stopping_words(**self.early_stopping)
 
     def with_recorded_grace(self, grace_epochs: int | None) -> Preset:
@@ -132,14 +130,14 @@ class StudyTable:
 
     def __post_init__(self) -> None:
         if not self.rows or not self.metrics:
-            raise InvalidConfig(f"a study table has rows and metrics; got {self.rows} and {self.metrics}")
+            raise InvalidConfig(f"a study table needs rows and metrics; got {self.rows} and {self.metrics}")
         if self.published and not self.published_on:
             raise InvalidConfig(
-                f"published results stand with the data they were measured on; '{self.title}' names none"
+                f"'{self.title}' has published results and no published_on: name the data they were measured on"
             )
 
     def other_kind(self, task: str, classes: int | None) -> str:
-        """Why the published numbers are of another kind than a search's, in words; empty where they are not.
+        """Say why the published numbers are of another kind than a search's; empty where they are not.
 
         Args:
             task: of the search.
@@ -155,7 +153,7 @@ class StudyTable:
         return ", ".join(reasons)
 
     def row(self, params: Mapping[str, str | int | float]) -> str:
-        """The row of a trial: `model=cnn, root_index=3`; a parameter that it lacks is left out."""
+        """Return the row of a trial: `model=cnn, root_index=3`; a parameter that it lacks is left out."""
         return ", ".join(f"{name}={params[name]}" for name in self.rows if name in params)
 
 
@@ -181,7 +179,7 @@ def _takes_former_names(cls: type[Any]) -> type[Any]:
 @_takes_former_names
 @dataclass(frozen=True)
 class Search:
-    """A search: what may vary, what is optimised, and how much is run under each preset.
+    """Search definition: what may vary, what is optimised, and how much is run under each preset.
 
     Attributes:
         name: folder in the storage, MLflow experiment and leaderboard name; the script's own name.
@@ -220,14 +218,16 @@ class Search:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise InvalidConfig(f"a search's name is lower case letters, digits and _; got '{self.name}'")
+            raise InvalidConfig(
+                f"invalid name of a search: '{self.name}'; it must be lower case letters, digits and _"
+            )
         if str(self.mode) == THAT_OF_THE_METRIC:
             from hep_ray.metrics import larger_is_better
 
             object.__setattr__(self, "mode", "min" if larger_is_better(self.metric) is False else "max")
         check_name("mode", self.mode, get_args(Mode))
         if not self.metric.startswith("val_"):
-            raise InvalidConfig(f"a search ranks by the validation split (val_…); got '{self.metric}'")
+            raise InvalidConfig(f"cannot rank by '{self.metric}': it is not of the validation split (val_…)")
         stopping = [name for name, preset in self.presets.items() if preset.scheduler != "none"]
         if self.second_objective is not None and stopping:
             raise InvalidConfig(
@@ -248,5 +248,5 @@ class Search:
         return self.points_to_evaluate
 
     def better(self, left: float, right: float) -> bool:
-        """Whether `left` is the better value of the metric."""
+        """Return whether `left` is the better value of the metric."""
         return left > right if self.mode == "max" else left < right

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from hep_ray.errors import InvalidConfig, NotRun, UnknownName, UnknownSearch
 from hep_ray.flags import STORAGE
 from hep_ray.plugins import SCRIPT, import_source
 from hep_ray.search.definition import Search, StudyTable
-from hep_ray.search.state import SearchState, TrialState, searches_in
+from hep_ray.search.state import SearchState, searches_in
 from hep_ray.tracking.journal import FILE_NAME
 from hep_ray.tracking.records import SearchStarted
 from hep_ray.training.config import TrialConfig
@@ -28,7 +28,7 @@ CROSS_ENTROPY: Mapping[str, Any] = {"loss": "cross_entropy"}
 
 
 def load_search(name: str, folder: Path = HERE) -> Search:
-    """The `Search` that a script states.
+    """Return the `Search` that a script states.
 
     Args:
         name: of a script in `folder`, or the path of one.
@@ -38,18 +38,18 @@ def load_search(name: str, folder: Path = HERE) -> Search:
         UnknownName: there is no such script, or it states no search.
     """
     if not name.endswith(".py") and not _FILE_NAME.fullmatch(Path(name).name):
-        raise UnknownName(f"a search is the name of a script, or its path; got '{name[:80]}'")
+        raise UnknownName(f"no search '{name[:80]}': it is neither the name of a script nor its path")
     path = script_of(name, folder)
     if not _is_file(path):
         folder = OURS if path.parent == OURS else folder
         known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
-        raise UnknownName(f"a search is a script; {path} is not there; {folder} has: {known or 'none'}")
+        raise UnknownName(f"no search script {path}; {folder} has: {known or 'none'}")
     module = import_source(
         SCRIPT + re.sub(r"\W", "_", path.stem), path.resolve(), path.read_text(encoding="utf-8")
     )
     search = getattr(module, "search", None)
     if not isinstance(search, Search):
-        raise UnknownName(f"a search script has a variable 'search' of class Search; {path} has none")
+        raise UnknownName(f"no search in {path}: it must have a variable 'search' of class Search")
     return search
 
 
@@ -71,7 +71,7 @@ def _is_file(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Stated:
-    """What a search states beside what decides its trials.
+    """Title, baseline and study tables of a search: what it states beside what decides its trials.
 
     Attributes:
         name: of the search.
@@ -89,7 +89,7 @@ class Stated:
 
 
 def stated_by(search: Search) -> dict[str, Any]:
-    """What a search states, as its journal keeps it."""
+    """Return what a search states, as its journal keeps it."""
     return {
         "title": search.title,
         "baseline": dict(search.baseline),
@@ -98,7 +98,7 @@ def stated_by(search: Search) -> dict[str, Any]:
 
 
 def stated_in(started: SearchStarted, search: Search | None = None) -> Stated:
-    """What a search stated when it began.
+    """Return what a search stated when it began.
 
     Args:
         started: first record of its journal.
@@ -109,16 +109,20 @@ def stated_in(started: SearchStarted, search: Search | None = None) -> Stated:
             return Stated(started.search, started.search, known=False)
         return Stated(search.name, search.title, search.baseline, search.tables)
     names = {one.name for one in dataclasses.fields(StudyTable)}
-    tables = tuple(
-        StudyTable(**{key: _frozen(value) for key, value in table.items() if key in names})
+    tables: list[dict[str, Any]] = [
+        {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in table.items()
+            if key in names
+        }
         for table in started.stated.get("tables", ())
-    )
+    ]
     title, baseline = started.stated.get("title", started.search), started.stated.get("baseline", {})
-    return Stated(started.search, title, baseline, tables)
+    return Stated(started.search, title, baseline, tuple(StudyTable(**table) for table in tables))
 
 
 def has_parameters(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a configuration, its defaults included, has these values; a root index of 1 is cross-entropy."""
+    """Return whether a configuration, its defaults included, has these values; a root index of 1 is cross-entropy."""
     values = TrialConfig.from_params(params).resolved()
     if values.get("loss") == "root_softmax" and values.get("root_index") == 1 and wanted == CROSS_ENTROPY:
         return True
@@ -126,36 +130,29 @@ def has_parameters(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool
 
 
 def words_to_confirm(state: SearchState, stated: Search | Stated) -> list[str] | None:
-    """The words after `hep-ray` that confirm a search; None where there is nothing to compare.
+    """Return the words after `hep-ray` that confirm a search; None where there is nothing to compare.
 
     A search that states no baseline, and whose best trial has the default one, is given a trial to beat by name: the
     first that is another configuration. What wins is never what is to be beaten.
     """
     assert state.started is not None
-    ranked = [trial for trial in state.ranked(state.started.metric, state.started.mode) if _ended_well(trial)]
+    ranked = [
+        trial
+        for trial in state.ranked(state.started.metric, state.started.mode)
+        if trial.history and trial.status in {"completed", "stopped"}
+    ]
     if not any(trial.status == "completed" for trial in ranked):
         return None
     best, known = ranked[0], not isinstance(stated, Stated) or stated.known
     words = ["confirm", stated.name]
-    others = sorted(_others(ranked), key=lambda trial: trial.started.number)
+    others = [trial for trial in ranked if trial.started.params != best.started.params]
+    others.sort(key=lambda trial: trial.started.number)
     if known and stated.baseline:
         alone = not others and has_parameters(best.started.params, stated.baseline)
         return None if alone else words
     if known and not has_parameters(best.started.params, CROSS_ENTROPY):
         return words
     return [*words, "--baseline", f"trial={others[0].trial_id}"] if others else None
-
-
-def _ended_well(trial: TrialState) -> bool:
-    return bool(trial.history) and trial.status in {"completed", "stopped"}
-
-
-def _others(ranked: list[TrialState]) -> Iterator[TrialState]:
-    return (trial for trial in ranked[1:] if trial.started.params != ranked[0].started.params)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ class Found:
 
     @property
     def name(self) -> str:
-        """Of the search."""
+        """Name of the search."""
         return self.folder.name
 
     @property
@@ -183,18 +180,18 @@ class Found:
         return self.folder.parent
 
     def state(self) -> SearchState:
-        """Its journal, folded.
+        """Read its journal.
 
         Raises:
             NotRun: the journal has no record yet.
         """
         state = SearchState.read(self.folder)
         if state.started is None:
-            raise NotRun(f"a search is looked at when it ran; {self.folder} holds none: run the search first")
+            raise NotRun(f"no search was run in {self.folder}: run it first")
         return state
 
     def stated(self, started: SearchStarted) -> Stated:
-        """What it stated; of a journal of an earlier version, which does not tell, what its script states now."""
+        """Return what it stated; for an earlier version's journal, which does not tell, what its script states now."""
         return stated_in(started, None if started.stated is not None else self._by_script())
 
     def _by_script(self) -> Search | None:
@@ -233,16 +230,16 @@ def find_search(target: str, storage: Path = STORAGE, scripts: Path = HERE) -> F
         named = storage != STORAGE and str(storage) != os.environ.get("HEP_RAY_STORAGE")
         if named and storage.resolve() != folder.resolve().parent:
             raise InvalidConfig(
-                f"the folder of a search lies in its storage; {folder} does not lie in --storage {storage}: "
+                f"{folder} does not lie in --storage {storage}: "
                 "leave --storage out, or give the search's name"
             )
         return Found(folder, None, scripts)
     try:
         return _of_script(target, storage, scripts)
-    except UnknownName as fault:
+    except UnknownName as exc:
         known = ", ".join(searches_in(storage)) or "none"
         raise UnknownSearch(
-            f"a search is given by its name, its folder or its script; '{target[:80]}' is none ({fault}); "
+            f"unknown search '{target[:80]}', which is neither a name, nor a folder, nor a script ({exc}); "
             f"{storage} holds searches: {known}"
         ) from None
 
@@ -253,7 +250,7 @@ def _of_script(target: str, storage: Path, scripts: Path) -> Found:
     if not (folder / FILE_NAME).is_file():
         known = ", ".join(searches_in(storage)) or "none"
         raise NotRun(
-            f"a search is looked for where it ran; {folder} holds none: run the search first, or name its --storage; "
+            f"no search was run in {folder}: run it first, or name its --storage; "
             f"{storage} holds searches: {known}"
         )
     return Found(folder, script_of(target, scripts), scripts)

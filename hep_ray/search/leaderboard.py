@@ -21,7 +21,7 @@ COLUMNS = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_los
 
 
 def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any]:
-    """The ranking as plain values, best trial first.
+    """Return the ranking as plain values, best trial first.
 
     Args:
         state: the search, with its first record.
@@ -40,7 +40,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
             {
                 "trial_id": trial.trial_id,
                 "status": trial.status,
-                "params": {**trial.started.params, "seed": trial.started.seed},
+                "params": all_parameters(trial),
                 "epochs": len(trial.history),
                 "metrics": trial.best(started.metric, started.mode),
                 "history": trial.history,
@@ -61,7 +61,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
 
 
 def pareto_front(state: SearchState) -> set[str]:
-    """Ids of the completed trials that no other equals or beats in metric and cost while beating it in one.
+    """Return the ids of the completed trials that no other equals or beats in metric and cost while beating it in one.
 
     Empty for a search without a cost.
     """
@@ -85,7 +85,7 @@ def pareto_front(state: SearchState) -> set[str]:
 
 
 def cost_words(cost: str) -> str:
-    """Such as `total epoch seconds`, or `flops` of a model."""
+    """Return a cost in words: `total epoch seconds`, or `flops` of a model."""
     words = cost.replace("_", " ")
     return words if cost in OF_MODEL else f"total {words}"
 
@@ -98,7 +98,7 @@ def write_leaderboard(folder: Path, board: Mapping[str, Any]) -> Path:
 
 
 def table(state: SearchState, rows: int = 15) -> Table:
-    """The leaderboard for a terminal: each trial at its best epoch, how it ended, and what varied."""
+    """Return the leaderboard for a terminal: each trial at its best epoch, how it ended, and what varied."""
     started = state.started
     assert started is not None
     ranked = state.ranked(started.metric, started.mode)
@@ -142,12 +142,12 @@ def table(state: SearchState, rows: int = 15) -> Table:
 
 
 def all_parameters(trial: TrialState) -> dict[str, Any]:
-    """Parameters of a trial and its seed."""
+    """Return the parameters of a trial and its seed."""
     return {**trial.started.params, "seed": trial.started.seed}
 
 
 def varied_parameters(trials: list[TrialState]) -> list[str]:
-    """Parameters that not all trials have, or have with the same value."""
+    """Return the parameters that not all trials have, or have with the same value."""
     everyone = [all_parameters(trial) for trial in trials]
     names = dict.fromkeys(name for params in everyone for name in params)
     return [name for name in names if len({params.get(name) for params in everyone}) > 1]
@@ -161,5 +161,5 @@ def _with_error(metrics: Mapping[str, float], name: str) -> str:
 
 
 def number(value: Any) -> str:
-    """A value in few digits."""
+    """Format a value in few digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -43,7 +43,7 @@ Cache = Literal["auto", "resident", "streaming"]
 
 
 class Resume(Enum):
-    """What `--resume` does with an option that the journal records; one without this is not recorded."""
+    """Rule for what `--resume` does with an option that the journal records; one without this is not recorded."""
 
     MAY_CHANGE = "as the search was given it, unless another is typed"
     MUST_MATCH = "as the search was given it; another is refused"
@@ -66,24 +66,11 @@ MEMORY_BUDGET_FLAG = typer.Option(
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What the command line of a search chooses.
+    """Options of a search, as its command line chooses them.
+
+    The help of its flag says what a field is.
 
     Attributes:
-        data: dataset folder.
-        storage: folder under which every search has its own.
-        preset: name of one of the search's presets.
-        trials: overrides the preset's number of trials.
-        epochs: overrides the preset's number of epochs.
-        seed: of draws, initial weights and order of events.
-        tracking_uri: MLflow server or database; None is SQLite in the storage.
-        workers_per_trial: processes that train a trial together.
-        min_workers_per_trial: how few of them will do while the cluster has no room for all; None is all of them.
-        cpus_per_trial: cores of each worker of a trial.
-        gpus_per_trial: GPUs of each worker of a trial.
-        epoch_timeout: seconds that an epoch may take before its trial is ended.
-        cache: `resident` loads events into memory, `streaming` reads them in every epoch, `auto` decides.
-        memory_budget: GB of a node that the events may take; None is half of the smallest object store.
-        accept_changed_code: go on although files that register components have changed since the search began.
         source: the search script.
         grace_epochs: of the search that is resumed, which keeps it where the preset leaves it open.
 
@@ -147,10 +134,7 @@ class SearchOptions:
             recorded: by field, as `recorded_options` has it; empty for a new search.
             task: of the search, which names its dataset.
         """
-        if given.get("preset") not in (
-            None,
-            recorded.get("preset"),
-        ):  # the numbers are those of another preset
+        if given.get("preset") not in (None, recorded.get("preset")):  # the numbers are those of another
             recorded = {key: value for key, value in recorded.items() if key not in ("trials", "epochs")}
         chosen: dict[str, Any] = {"data": Path(os.environ.get("HEP_RAY_DATA") or "data") / task}
         for source in (recorded, given):
@@ -189,23 +173,11 @@ def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ConfirmOptions:
-    """What the command line of a confirmation chooses.
+    """Options of a confirmation, as its command line chooses them.
+
+    The help of its flag says what a field is.
 
     Attributes:
-        search: its name in the storage, its folder, or its script.
-        top: finalists.
-        seeds: trainings of each contender.
-        baseline: `KEY=VALUE,…` or `trial=ID`; None is what the search states, else cross-entropy.
-        storage: folder of all searches.
-        data: dataset folder; None is that of the search.
-        level: of the intervals.
-        tracking_uri: MLflow server or database; None is that of the search.
-        cpus_per_trial: cores of each worker of a training; None as in the search.
-        gpus_per_trial: GPUs of each worker of a training; None as in the search.
-        epoch_timeout: seconds that an epoch may take; None as in the search.
-        cache: where the events are; None as in the search.
-        memory_budget: GB of a node that the events may take; None as in the search.
-        allow_unfinished: confirm a search of which trials have not ended, leaving those out.
         scripts: folder of the search scripts.
 
     Raises:

@@ -58,7 +58,7 @@ class JournalSearcher(Searcher):
     """Hands out trials; whoever derives from it writes `suggest`, and learns from records, not from Tune."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher to restore it, and here the journal restores."""
+        """Return nothing: Tune pickles its searcher to restore it, and here the journal restores."""
         return {}
 
     def record(self, record: Record) -> None:
@@ -122,7 +122,7 @@ class OptunaSearcher(JournalSearcher):
                 self._tell(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
-        """The next trial's id, parameters and seed, or that there is none."""
+        """Return the next trial's id, parameters and seed, or that there is none."""
         if self._pending:
             trial = self._pending.pop(0).started
         elif len(self._state.trials) < self.total:
@@ -176,7 +176,7 @@ class OptunaSearcher(JournalSearcher):
         return record
 
     def _ask_anew(self, count: int) -> tuple[dict[str, Any], int]:
-        """A configuration that no trial has had: with the same seed it would only give the same numbers again.
+        """Draw a configuration that no trial has had: with the same seed it would only give the same numbers again.
 
         What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
         TPE insists, chance decides; where that does not help (all has been tried, say) the configuration is trained
@@ -201,11 +201,11 @@ class OptunaSearcher(JournalSearcher):
         return params, tried.count(params)
 
     def _seed_of(self, count: int) -> int:
-        """Of the k-th draw; references are no draws, so that a search with them draws as one without."""
+        """Return the seed of the k-th draw; references are no draws: a search with them draws as one without."""
         return (self._seed * 1_000_003 + count - len(self._references)) % 2**32
 
     def _sampler(self, count: int) -> BaseSampler:
-        """Of the k-th draw: chance, until enough trials have been told for TPE, and in every third draw of ASHA's."""
+        """Return the sampler of the k-th draw: random until TPE knows enough, and in every third draw of ASHA."""
         seed = self._seed_of(count)
         mixed = stops(self._preset) and (count - len(self._references)) % MIXED == MIXED - 1
         if self._preset.sampler != "tpe" or mixed or not self._knows_enough():
@@ -250,7 +250,7 @@ class StoredStudy:
         self._held = len(self._study.get_trials(deepcopy=False))
 
     def add(self, trial: FrozenTrial) -> int:
-        """Enter a trial that starts; its number."""
+        """Enter a trial that starts; return its number."""
         self._study.add_trial(trial)
         self._held += 1
         return self._held - 1
@@ -290,12 +290,12 @@ class StoredStudy:
 
 
 def stops(preset: Preset) -> bool:
-    """Whether any trial may be stopped."""
+    """Return whether any trial may be stopped."""
     return preset.grace < preset.epochs
 
 
 def n_startup_trials(preset: Preset, space: Space) -> int:
-    """Trials that have to end before TPE draws: one more than there are parameters to draw.
+    """Return how many trials have to end before TPE draws: one more than there are parameters to draw.
 
     At least three and at most ten, but no more than half of what is drawn: eight trials leave four to TPE. It is d + 1
     in BOHB too (Falkner et al., arXiv:1807.01774), the least for a density in d dimensions.
@@ -306,7 +306,7 @@ def n_startup_trials(preset: Preset, space: Space) -> int:
 
 
 def total_trials(search: Search, preset: Preset, space: Space) -> int:
-    """Trials that a preset runs: the search's references, and those that are drawn.
+    """Return how many trials a preset runs: the search's references, and those that are drawn.
 
     Raises:
         InvalidSpace: a grid over a range.
@@ -319,13 +319,13 @@ def total_trials(search: Search, preset: Preset, space: Space) -> int:
 
 
 def directions(search: Search) -> list[StudyDirection]:
-    """Of the metric, and of the cost where there is one."""
+    """Return the directions of the metric, and of the second objective where there is one."""
     metric = StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE
     return [metric, *([StudyDirection.MINIMIZE] if search.second_objective else [])]
 
 
 def frozen_trial(params: dict[str, Any], space: Space) -> FrozenTrial:
-    """A trial that starts with these parameters, as if they had been drawn; a reference has none."""
+    """Return a trial that starts with these parameters, as if they had been drawn; a reference has none."""
     drawn: Any = FixedTrial(params)
     if params:
         space.suggest(drawn)
@@ -353,6 +353,6 @@ def tell(study: optuna.Study, number: int, trial: TrialState, search: Search) ->
 
 
 def running_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """A trial that runs, to report to."""
+    """Return a trial that runs, to report to."""
     known = study.get_trials(deepcopy=False)[number]
     return optuna.Trial(study, known._trial_id)  # noqa: SLF001 - there is no public way

@@ -25,6 +25,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.models import MODELS
@@ -41,7 +50,6 @@ from hep_ray.training.config import (
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
 
 Value = str | int | float | bool
 
@@ -73,12 +81,18 @@ class Parameter:
 
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
         """Draw a value through Optuna."""
-        raise NotImplementedError
+        given = self.distribution()
+        if isinstance(given, FloatDistribution):
+            return trial.suggest_float(name, given.low, given.high, log=given.log)
+        if isinstance(given, IntDistribution):
+            return trial.suggest_int(name, given.low, given.high)
+        assert isinstance(given, CategoricalDistribution)
+        value = trial.suggest_categorical(name, given.choices)
+        assert value is not None
+        return value
 
     def recorded(self) -> RecordedParameter:
         """Return the parameter as the journal keeps it."""
-        from optuna.distributions import distribution_to_json
-
         distribution = json.loads(distribution_to_json(self.distribution()))
         return RecordedParameter(distribution=distribution, when=dict(self.condition))
 
@@ -114,15 +128,7 @@ class Choice(Parameter):
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's categorical distribution."""
-        from optuna.distributions import CategoricalDistribution
-
         return CategoricalDistribution(self.values)
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Value:
-        """Draw a value through Optuna."""
-        value = trial.suggest_categorical(name, self.values)
-        assert value is not None
-        return value
 
 
 @dataclass(frozen=True, init=False)
@@ -182,13 +188,7 @@ class Uniform(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's distribution."""
-        from optuna.distributions import FloatDistribution
-
         return FloatDistribution(self.low, self.high)
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Value:
-        """Draw a value through Optuna."""
-        return trial.suggest_float(name, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -202,13 +202,7 @@ class LogUniform(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's distribution."""
-        from optuna.distributions import FloatDistribution
-
         return FloatDistribution(self.low, self.high, log=True)
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Value:
-        """Draw a value through Optuna."""
-        return trial.suggest_float(name, self.low, self.high, log=True)
 
 
 @dataclass(frozen=True)
@@ -220,19 +214,11 @@ class Integer(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's distribution."""
-        from optuna.distributions import IntDistribution
-
         return IntDistribution(self.low, self.high)
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Value:
-        """Draw a value through Optuna."""
-        return trial.suggest_int(name, self.low, self.high)
 
 
 def parameter_from(recorded: RecordedParameter) -> Parameter:
     """Return the parameter that a record describes."""
-    from optuna.distributions import FloatDistribution, IntDistribution, json_to_distribution
-
     made: Parameter
     if recorded.follows is not None:
         return Mapped(recorded.follows, dict(recorded.mapping)).when(**recorded.when)
@@ -261,7 +247,9 @@ class Space:
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
             if isinstance(given, Mapped) and name in REGISTRIES:
-                raise InvalidSpace(f"a {name} is a Choice, which others may follow; got one by {given.other}")
+                raise InvalidSpace(
+                    f"'{name}' cannot follow from '{given.other}': a {name} is a Choice, which others may follow"
+                )
             self.parameters[name] = given
 
     def _check_condition(self, name: str, parameter: Parameter) -> None:
@@ -269,21 +257,21 @@ class Space:
             earlier = self.parameters.get(key)
             if not isinstance(earlier, Choice):
                 raise InvalidSpace(
-                    f"a condition names a Choice stated before it; '{name}' exists when '{key}' is {values}, "
-                    f"stated before it: {', '.join(self.parameters) or 'nothing'}"
+                    f"'{name}' exists when '{key}' is {values}, and '{key}' is no Choice stated before it; stated "
+                    f"before it: {', '.join(self.parameters) or 'nothing'}"
                 )
             for value in values:
                 if value not in earlier.values:
                     raise InvalidSpace(
-                        f"a condition can be met; '{name}' exists when {key}={value}, but {key} is {earlier}"
+                        f"'{name}' would never exist: it needs {key}={value}, but {key} is {earlier}"
                     )
 
     def replace(self, **parameters: Parameter | Value) -> Space:
-        """The same space with some parameters stated anew (or added at the end)."""
+        """Return the same space with some parameters stated anew (or added at the end)."""
         return Space(**{**self.parameters, **parameters})
 
     def drawn(self) -> list[str]:
-        """Parameters that a sampler draws: those that have more than one value, and do not follow from another."""
+        """Return the parameters that a sampler draws: of more than one value, and not following from another."""
         return [
             name
             for name, one in self.parameters.items()
@@ -307,7 +295,7 @@ class Space:
         return self.parameters[name].holds(chosen) and not (fitted and name in self._of_training)
 
     def grid(self) -> list[dict[str, Value]]:
-        """Every configuration.
+        """Return every configuration.
 
         Raises:
             InvalidSpace: a parameter is a range; a grid needs values.
@@ -315,7 +303,7 @@ class Space:
         points: list[dict[str, Value]] = [{}]
         for name, parameter in self.parameters.items():
             if not isinstance(parameter, Choice | Mapped):
-                raise InvalidSpace(f"a grid has a Choice for every parameter; '{name}' is {parameter}")
+                raise InvalidSpace(f"'{name}' is {parameter}; a grid needs a Choice for every parameter")
             points = [
                 extended
                 for point in points
@@ -342,11 +330,11 @@ class Space:
             self._check_combination(chosen)
 
     def samples(self) -> list[dict[str, Value]]:
-        """One configuration for each way in which components can be combined."""
+        """Return one configuration for each way in which components can be combined."""
         return [self._sample(chosen) for chosen in self._combinations()]
 
     def varied(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
-        """Configurations with every combination of the values of some parameters, beside each choice of components."""
+        """Yield configurations with every combination of some parameters' values, beside each choice of components."""
         for sample in self.samples():
             keys = [name for name in names if name in sample]
             values = [self._every_value(name, sample) for name in keys]
@@ -360,7 +348,7 @@ class Space:
         return _values(parameter, sample)
 
     def augmented(self) -> Iterator[dict[str, Value]]:
-        """Configurations that augment: every model with each value of each augmentation and of each word.
+        """Yield configurations that augment: every model with each value of each augmentation and of each word.
 
         Which columns a model reads is said by words (never by numbers), so this meets each augmentation with each
         choice of columns.
@@ -398,15 +386,13 @@ class Space:
         if parameter is None:
             default = TrainerConfig.model_fields[kind].default
             if not isinstance(default, str):
-                raise InvalidSpace(
-                    f"a space states its {kind}; absent here. Known: {', '.join(REGISTRIES[kind])}"
-                )
+                raise InvalidSpace(f"no {kind} in the space; state one. Known: {', '.join(REGISTRIES[kind])}")
             return [(kind, default)]
         try:
             for name in parameter.corners():
                 REGISTRIES[kind][str(name)]
-        except UnknownName as fault:
-            raise InvalidSpace(f"in the space, {fault}") from None
+        except UnknownName as exc:
+            raise InvalidSpace(f"in the space, {exc}") from None
         return [(kind, str(name)) for name in parameter.corners()]
 
     def _check_combination(self, chosen: dict[str, str]) -> None:
@@ -419,8 +405,8 @@ class Space:
             for value in _values(parameter, base) if name in base and name not in REGISTRIES else ():
                 try:
                     TrialConfig.from_params(self._followed({**base, name: value}))
-                except InvalidConfig as fault:
-                    raise InvalidSpace(f"the trainer refuses this space: {fault}") from None
+                except InvalidConfig as exc:
+                    raise InvalidSpace(f"the trainer refuses this space: {exc}") from None
 
     def _sample(self, chosen: dict[str, str], wanted: Mapping[str, Value] | None = None) -> dict[str, Value]:
         """A configuration of these components, with the wanted values of what exists beside them, else the first."""
@@ -449,7 +435,7 @@ class Space:
         names = ", ".join(repr(name) for _, name in owners)
         condition = names if len(owners) == 1 else f"({names})"
         return (
-            f"every key is read in every trial that has it; '{key}' is read by {kind} {names} only, and the space "
+            f"'{key}' would go unread in some trials: it is read by {kind} {names} only, and the space "
             f"also allows {describe(chosen)}: add .when({kind}={condition})"
         )
 

@@ -73,12 +73,12 @@ class TrialState:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What the trial cost: `parameters`, `flops` of one event, `cpu_seconds`, `gpu_seconds`, as far as known."""
+        """Return the known costs of the trial: `parameters`, `flops` of one event, `cpu_seconds`, `gpu_seconds`."""
         last = self.history[-1] if self.history else {}
         return {name: last[name] for name in OF_MODEL if name in last} | self.used
 
     def total(self, metric: str) -> float:
-        """Of what the model costs (`parameters`, `flops`) that; of any other metric its sum over the epochs."""
+        """Return a cost of the model (`parameters`, `flops`) as it is, of any other metric the sum over the epochs."""
         if metric in OF_MODEL or metric in TIMES[1:]:
             return self.figures[metric]
         return sum(metrics[metric] for metrics in self.history)
@@ -115,12 +115,12 @@ class SearchState:
 
     @classmethod
     def read(cls, folder: Path) -> SearchState:
-        """What the journal in a search's folder tells; nothing where none was run there."""
+        """Read the journal in a search's folder; an empty state where none was run there."""
         return cls.fold(read_records(folder)) if (folder / FILE_NAME).exists() else cls()
 
     @classmethod
     def fold(cls, records: Iterable[Record]) -> SearchState:
-        """The state after these records."""
+        """Return the state after these records."""
         state = cls()
         for record in records:
             state.apply(record)
@@ -152,19 +152,19 @@ class SearchState:
             self.finished = True
 
     def drawn(self) -> list[TrialState]:
-        """All trials in the order in which they were drawn: a list of its own, while another thread adds some."""
+        """Return all trials in the order in which they were drawn, as a copy: another thread may add some."""
         return list(self.trials.values())
 
     def unfinished(self) -> list[TrialState]:
-        """Trials that have not ended, in the order in which they were drawn."""
+        """Return the trials that have not ended, in the order in which they were drawn."""
         return [trial for trial in self.drawn() if trial.finished is None]
 
     def to_run(self, trials: int) -> int:
-        """Trainings that a search of so many trials has before it: those that have begun, and those not drawn yet."""
+        """Return how many trainings a search of so many trials has before it: those begun, and those not drawn yet."""
         return len(self.unfinished()) + max(0, trials - len(self.trials))
 
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
-        """Trials, best first; then those that failed, whatever they had reached; those without an epoch last.
+        """Return the trials, best first; then the failed ones, whatever they had reached; those without an epoch last.
 
         Of equals, and of those without a rank, the one that started last comes first: so does MLflow order them.
         """
@@ -181,7 +181,7 @@ class SearchState:
 
 
 def recorded_uri(folder: Path, started: SearchStarted | None) -> str:
-    """Where MLflow holds a search: as recorded, else in the database of the storage that its folder lies in.
+    """Return where MLflow holds a search: as recorded, else in the database of the storage that its folder lies in.
 
     Of a storage that was copied or moved with its database it is the database that lies in it now.
     """
@@ -193,27 +193,24 @@ def recorded_uri(folder: Path, started: SearchStarted | None) -> str:
 
 
 def _was_beside(file: Path | None, own: Path | None, search: str) -> bool:
-    """Whether a recorded database is that of the storage which this one is a copy of, or was before it was moved."""
+    """Return whether a recorded database is that of the storage that this one is a copy of, or was moved from."""
     if file is None or own is None or not own.is_file() or file.name != own.name:
         return False
     return not file.is_file() or (file.parent / search / FILE_NAME).is_file()
 
 
 def searches_in(storage: Path) -> list[str]:
-    """Names of the searches that a storage holds."""
+    """Return the names of the searches that a storage holds."""
     return sorted(path.parent.name for path in storage.glob(f"*/{FILE_NAME}"))
 
 
 def search_folder(storage: Path, search: str) -> Path:
-    """The folder of a search in a storage.
+    """Return the folder of a search in a storage.
 
     Raises:
         StorageError: there is none of that name; those that exist are listed.
     """
     known = searches_in(storage)
     if search not in known:
-        raise StorageError(
-            f"a search is looked for where it ran; {storage} holds no '{search}'; "
-            f"it holds: {', '.join(known) or 'none'}"
-        )
+        raise StorageError(f"{storage} holds no search '{search}'; it holds: {', '.join(known) or 'none'}")
     return storage / search

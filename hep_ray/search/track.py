@@ -20,7 +20,7 @@ from hep_ray.tracking.mlflow import MlflowTracker
 
 @dataclass(frozen=True)
 class HandedOver:
-    """What MLflow holds now.
+    """Count of what MLflow holds now.
 
     Attributes:
         uri: where.
@@ -46,7 +46,7 @@ def hand_over(folder: Path, uri: str | None = None, say: Callable[[str], None] |
         TrackingUnavailable: MLflow did not take everything; typed again, it goes on.
     """
     if not (folder / FILE_NAME).exists():
-        raise StorageError(f"a search keeps {FILE_NAME} in its folder; {folder} has none")
+        raise StorageError(f"no search in {folder}: it has no {FILE_NAME}")
     records = trials = 0
     uri = uri or recorded_uri(folder, SearchState.read(folder).started)
     confirmations = sorted(journal.parent for journal in folder.glob(f"*/{FILE_NAME}"))

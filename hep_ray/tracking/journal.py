@@ -45,8 +45,8 @@ class Journal:
             make_folder(folder)
             self._file = self._open()
             sync(folder)  # a journal whose name is lost is lost, however often its lines were put on the disk
-        except OSError as fault:
-            raise StorageError(f"cannot write to storage {folder}: {fault.strerror}") from fault
+        except OSError as exc:
+            raise StorageError(f"cannot write to storage {folder}: {exc.strerror}") from exc
         self._records = self._read()
 
     def append(self, record: Record) -> None:
@@ -61,13 +61,12 @@ class Journal:
             while written < len(line):  # a disk that fills up takes a part, and says why with the rest
                 written += os.write(self._file.fileno(), line[written:])
             os.fsync(self._file.fileno())
-        except OSError as fault:
+        except OSError as exc:
             with suppress(OSError):
                 os.ftruncate(self._file.fileno(), self._length)
             raise StorageError(
-                f"the storage must take every record; {self.path} does not: {fault.strerror}; everything before "
-                "is kept: make room, then resume"
-            ) from fault
+                f"cannot write to {self.path}: {exc.strerror}; everything before is kept: make room, then resume"
+            ) from exc
         self._length += len(line)
         self._records.append(record)
 
@@ -111,26 +110,26 @@ class Journal:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The whole records of a journal, without locking it: for looking on while a search runs.
+    """Return the whole records of a journal, without locking it: for looking on while a search runs.
 
     Raises:
         StorageError: there is no journal, or a whole line of it is no record.
     """
     path = folder / FILE_NAME
     if not path.exists():
-        raise StorageError(f"a search keeps {FILE_NAME} in its folder; {folder} has none")
+        raise StorageError(f"no search in {folder}: it has no {FILE_NAME}")
     with path.open("rb") as file:
         return _whole_lines(file, path)[0]
 
 
 def encode(record: Record) -> bytes:
-    """A record as its line: JSON, of which the last key is a checksum of all before it."""
+    """Return a record as its line: JSON, of which the last key is a checksum of all before it."""
     text = record.model_dump_json().encode().removesuffix(b"}")
     return text + b',"crc32":"%08x"}\n' % zlib.crc32(text)
 
 
 def _whole_lines(lines: Iterable[bytes], path: Path) -> tuple[list[Record], int]:
-    """The records of all lines up to one that was cut off, and the bytes that they take.
+    """Return the records of all lines up to one that was cut off, and the bytes that they take.
 
     A last line without its start is cut off too: a machine that lost power may keep the end of a write and not its
     beginning, which then reads as zeros. Before a whole record, what is left of one that a full disk did not take, and
@@ -159,12 +158,10 @@ def _record(line: bytes, number: int, path: Path) -> Record:
             checked = rest
     if checked and zlib.crc32(checked["text"]) != int(checked["crc"], 16):
         raise StorageError(
-            f"a journal's lines are as they were written; line {number} of {path} is not: its checksum is "
+            f"line {number} of {path} is not as it was written: its checksum is "
             f"{checked['crc'].decode()}, its text gives {zlib.crc32(checked['text']):08x}"
         )
     try:
         return decode(checked["text"] + b"}" if checked else line)
-    except ValidationError as fault:
-        raise StorageError(
-            f"every line of a journal is a record; line {number} of {path} is not: {fault}"
-        ) from fault
+    except ValidationError as exc:
+        raise StorageError(f"line {number} of {path} is no record: {exc}") from exc

@@ -124,7 +124,7 @@ class SearchStarted(Config):
 
     @property
     def stopping(self) -> str:
-        """What stops trials early, in words."""
+        """Return in words by which rule trials are stopped early."""
         return stopping_words(self.scheduler, self.grace_epochs, self.reduction_factor)
 
 
@@ -237,7 +237,7 @@ _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminato
 
 
 def decode(line: str | bytes) -> Record:
-    """A record from its line.
+    """Return the record of a line.
 
     Raises:
         pydantic.ValidationError: the line is not a record.
@@ -246,7 +246,7 @@ def decode(line: str | bytes) -> Record:
 
 
 def stopping_words(scheduler: str, grace_epochs: int | None, reduction_factor: int | None) -> str:
-    """What stops trials early, in words."""
+    """Return in words by which rule trials are stopped early."""
     rungs = "" if grace_epochs is None else f", grace {grace_epochs}, factor {reduction_factor}"
     return scheduler + rungs
 
@@ -275,7 +275,7 @@ def _before_2026_11_28(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_words(words: str) -> RecordedParameter:
-    """A parameter from its words, whose numbers have six digits and whose names and numbers look alike."""
+    """Return a parameter from its words, whose numbers have six digits and whose names and numbers look alike."""
     text, _, condition = words.partition(" when ")
     equations = [part.partition("=") for part in condition.split(" and ")] if condition else []
     when = {key: tuple(map(_from_word, values.split("|"))) for key, _, values in equations}

@@ -60,7 +60,7 @@ def test_a_record_or_a_checkpoint_for_which_there_is_no_room_leaves_what_was_the
     )
     assert done.returncode == 0, done.stderr
     record, checkpoint = done.stdout.splitlines()
-    assert record.startswith("the storage must take every record")
+    assert record.startswith("cannot write to ")
     assert "File too large" in record
     assert "make room, then resume" in record
     assert checkpoint == "File too large"
