@@ -29,7 +29,8 @@ if __name__ == "__main__":
 """
 EPOCHS, CONTENDERS, SEEDS = 12, 2, 4
 HEP_RAY = (sys.executable, "-c", "from hep_ray.cli import main; main()")
-CONFIRM = (*HEP_RAY, "confirm", "killed", "--top", "1", "--seeds", str(SEEDS))
+BASELINE = ("--baseline", "root_index=3")
+CONFIRM = (*HEP_RAY, "confirm", "killed", "--top", "1", "--seeds", str(SEEDS), *BASELINE)
 
 
 def start(place, *words):
