@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from hep_ray.conversion.shards import Encoding
-from hep_ray.dataset.manifest import MANIFEST, ROW_GROUP, Manifest, Shard
+from hep_ray.dataset.manifest import MANIFEST, ROW_GROUP, Manifest, Shard, fingerprint_of
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import Split, SplitRule
 
@@ -65,7 +65,15 @@ def write_dataset(folder: Path, events: int, encoding: Encoding = "auto", val: i
                 classes={"a": half, "b": half},
             )
         )
-    manifest = Manifest.create(SCHEMA, SplitRule(), {"benchmark": "ingest"}, shards, "a benchmark", sparse)
+    manifest = Manifest(
+        event_schema=SCHEMA,
+        split_rule=SplitRule(),
+        source={"benchmark": "ingest"},
+        shards=tuple(shards),
+        created_by="a benchmark",
+        fingerprint=fingerprint_of(SCHEMA, SplitRule(), shards),
+        sparse=sparse,
+    )
     (folder / MANIFEST).write_text(manifest.dumps())
     return folder
 

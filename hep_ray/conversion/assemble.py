@@ -39,7 +39,7 @@ def assemble(
         InvalidConfig: an expression does not suit its fields.
     """
     raw = {name: _values(batch, name, origin) for name in batch.schema.names}
-    rows = origin.start + np.arange(batch.num_rows)
+    rows = np.arange(batch.num_rows)
     keep = np.ones(batch.num_rows, dtype=bool)
     named = {
         rule.name: raw[name] for rule in columns if (name := field_of(rule.name, columns, raw)) in raw
@@ -56,16 +56,14 @@ def assemble(
     if not keep.all():
         raw, rows, labels = take(raw, keep), rows[keep], labels[keep]
     for name in id_fields:
-        if pa.types.is_integer(batch.schema.field(name).type):
-            raw[name] = np.asarray(raw[name]).astype(batch.schema.field(name).type.to_pandas_dtype())
-    names = [np.asarray(raw[field]).tolist() for field in id_fields] or [rows.tolist()]
+        if pa.types.is_integer(kind := batch.schema.field(name).type):
+            raw[name] = np.asarray(raw[name]).astype(kind.to_pandas_dtype())
+    names = [np.asarray(raw[field]).tolist() for field in id_fields] or [(origin.start + rows).tolist()]
     prefix = "" if rules.event_id.fields else f"{origin.stem}/"
     ids = ["/".join(map(str, parts)) for parts in zip(*names, strict=True)]
     if not rules.event_id.as_is:
-        ids = [
-            f"{schema.classes[label]}/{prefix}{name}"
-            for label, name in zip(labels.tolist(), ids, strict=True)
-        ]
+        classes = [schema.classes[label] for label in labels.tolist()]
+        ids = [f"{one}/{prefix}{name}" for one, name in zip(classes, ids, strict=True)]
     arrays: Arrays = {LABEL: labels, EVENT_ID: np.array(ids, dtype=object)}
     for rule in columns:
         arrays.update(_column(raw, rule, schema, origin, rows, arrays[EVENT_ID]))
@@ -76,9 +74,9 @@ def _values(batch: pa.RecordBatch, name: str, origin: BatchOrigin) -> Any:
     """Return the values of a field as numpy or awkward; missing numbers are NaN."""
     values = batch.column(name)
     kind = values.type
-    nested = isinstance(kind, pa.ExtensionType) or pa.types.is_nested(kind)
-    if values.null_count and (nested or not is_numeric(kind)):
-        row = origin.start + int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+    plain = is_numeric(kind) and not isinstance(kind, pa.ExtensionType) and not pa.types.is_nested(kind)
+    if values.null_count and not plain:
+        row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         raise InvalidEvents(
             f"field '{name}' of {origin.at(row, name)} is empty: fill it in the file, or leave such events out of it"
         )
@@ -122,7 +120,7 @@ def _refuse_without(
         if lost.any():
             test = _finite(name, flat=isinstance(values, np.ndarray) and values.ndim == 1)
             raise InvalidEvents(
-                f"field '{name}' of {origin.at(origin.start + int(lost.argmax()), name)} is empty: {_select(test)} "
+                f"field '{name}' of {origin.at(int(lost.argmax()), name)} is empty: {_select(test)} "
                 "leaves such events out, and those of NaN"
             )
 
@@ -161,7 +159,13 @@ def _column(
     """Return the column of a rule, and the one that tells which values were missing, if it has one."""
     column = schema.column(rule.name)
     if rule.expression is not None:
-        values = _evaluated(raw, rule)
+        try:
+            values: npt.NDArray[Any] = np.asarray(Expression(rule.expression).evaluate(raw))
+        except ValueError:
+            raise InvalidEvents(
+                f"the expression '{rule.expression}' of column '{rule.name}' gives lists of variable length: sum, "
+                "largest and such make one value of each"
+            ) from None
         values = np.broadcast_to(values, (len(rows), *values.shape[1:]))
     else:
         stacked = [_padded(raw[name], rule) for name in rule.reads]
@@ -179,21 +183,12 @@ def _column(
     if missing.any():
         if rule.missing is None:
             raise _refused(missing, rule, origin, rows, ids)
-        values = _filled(values, missing, rule.missing)
+        kind = np.int64 if values.dtype.kind != "f" and rule.missing.is_integer() else np.float64
+        values = np.where(missing, kind(rule.missing), values.astype(kind))
     arrays = {rule.name: _cast(values, column, origin, rows)}
     if rule.indicator is not None:
         arrays[rule.indicator] = missing.astype(np.uint8)
     return arrays
-
-
-def _evaluated(raw: Mapping[str, Any], rule: ColumnRule) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(Expression(str(rule.expression)).evaluate(raw))
-    except ValueError:
-        raise InvalidEvents(
-            f"the expression '{rule.expression}' of column '{rule.name}' gives lists of variable length: sum, largest "
-            "and such make one value of each"
-        ) from None
 
 
 def _padded(values: Any, rule: ColumnRule) -> npt.NDArray[Any]:
@@ -202,16 +197,7 @@ def _padded(values: Any, rule: ColumnRule) -> npt.NDArray[Any]:
     import awkward
 
     lists = awkward.fill_none(awkward.pad_none(values, rule.pad_to, axis=1, clip=True), rule.pad_value)
-    padded: npt.NDArray[Any] = awkward.to_numpy(lists)
-    return padded
-
-
-def _filled(values: npt.NDArray[Any], missing: Mask, value: float) -> npt.NDArray[Any]:
-    if values.dtype.kind == "f":
-        return np.where(missing, value, values.astype(np.float64))
-    if value.is_integer():
-        return np.where(missing, int(value), values.astype(np.int64))
-    return np.where(missing, value, values)
+    return np.asarray(awkward.to_numpy(lists))
 
 
 def _refused(
@@ -227,13 +213,11 @@ def _refused(
     if rule.expression:
         name, tested = rule.reads[0] if len(rule.reads) == 1 else "", [rule.expression]
     else:  # several fields stand beside each other along the last axis
-        place = (
-            int(missing[row].reshape(-1, len(rule.reads)).any(axis=0).argmax()) if len(rule.reads) > 1 else 0
-        )
+        place = int(missing[row].reshape(-1, len(rule.reads)).any(axis=0).argmax())
         name, tested = rule.reads[place], list(rule.sources) if len(rule.sources) > 1 else [rule.name]
     tests = " and ".join(_finite(one, flat=missing.ndim == 1 or len(tested) > 1) for one in tested)
     return InvalidEvents(
-        f"column '{rule.name}' of event '{origin.prefix}{ids[row]}' has no value: {origin.at(int(rows[row]), name)}, "
+        f"column '{rule.name}' of event '{origin.prefix}{ids[row]}' has no value: {origin.at(rows[row], name)}, "
         f"and {int(without.sum()) - 1} more of {len(missing)} events read together: {origin.fills} fills such values; "
         f"{_select(tests)} leaves such events out"
     )
@@ -253,7 +237,7 @@ def _cast(
         value = values[lost][0].item()
         wide = "int64" if float(value).is_integer() and abs(value) < 2**53 else "float64"
         raise InvalidEvents(
-            f"{value!r} of {origin.shown}, row {rows[row]} does not fit column '{column.name}', which is "
+            f"{value!r} of {origin.at(rows[row])} does not fit column '{column.name}', which is "
             f"{column.dtype}: fill missing values by one that does, or state a dtype that holds it, in a schema file, "
             f'`dtype = "{wide}"`'
         )

@@ -5,7 +5,7 @@ A schema file lists them, or every numeric field becomes one; what is set aside 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from hep_ray.config import parse
 from hep_ray.conversion.inputs import InputTable
+from hep_ray.conversion.paths import listed
 from hep_ray.conversion.readers import LeftOut, Part
 from hep_ray.conversion.readers.fields import ROW_INDEX
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
@@ -36,9 +37,8 @@ def set_aside(part: Part, rules: SchemaFile, only: Sequence[str] = ()) -> dict[s
         if name in used or name in aside:
             continue
         if name in RESERVED:
-            aside[name] = LeftOut(
-                f"the names {', '.join(RESERVED)} are reserved", f"--label {name} if it tells the class"
-            )
+            reason = f"the names {', '.join(RESERVED)} are reserved"
+            aside[name] = LeftOut(reason, f"--label {name} if it tells the class")
         elif not is_numeric(field.type):
             aside[name] = LeftOut("text")
         elif shape_of(field.type, None) == () and (why := _no_feature(name, field.type, part)):
@@ -51,15 +51,11 @@ def _no_feature(name: str, kind: pa.DataType, part: Part) -> LeftOut | None:
     if whole and row_like(name):
         return ROW_INDEX
     if identifier_like(name, whole=whole):
-        return LeftOut(
-            "an identifier by its name",
-            f'[event_id] fields = ["{name}"] of a schema file makes ids of it, --columns keeps it as a feature',
-        )
+        use = f'[event_id] fields = ["{name}"] of a schema file makes ids of it'
+        return LeftOut("an identifier by its name", f"{use}, --columns keeps it as a feature")
     if weight_like(name):
-        return LeftOut(
-            "a weight by its name",
-            f"--weight {name} weights the events by it, --columns keeps it as a feature",
-        )
+        use = f"--weight {name} weights the events by it"
+        return LeftOut("a weight by its name", f"{use}, --columns keeps it as a feature")
     return None
 
 
@@ -102,10 +98,8 @@ def infer_columns(
     if not columns:
         part = tables[0].part
         reasons = "; ".join(f"'{name}' is {why.reason}" for name, why in set_aside(part, rules, only).items())
-        raise InvalidSchema(
-            f"{tables[0].shown} has no numeric fields, only {', '.join(part.fields.names) or 'none'}"
-            + f" ({reasons})" * bool(reasons)
-        )
+        fields = (", ".join(part.fields.names) or "none") + f" ({reasons})" * bool(reasons)
+        raise InvalidSchema(f"{tables[0].shown} has no numeric fields, only {fields}")
     return tuple(columns)
 
 
@@ -155,22 +149,15 @@ def _refuse_different(tables: Sequence[InputTable], found: Sequence[dict[str, pa
     for name in sorted({name for fields in found for name in fields} - set(everywhere)):
         without = [one for one, fields in zip(tables, found, strict=True) if name not in fields]
         why = without[0].part.left_out.get(name)
-        lacking.append(
-            f"'{name}' is {why.reason if why else 'absent'} in {_listed(one.shown for one in without)}"
-        )
+        places = listed([one.shown for one in without], MOST_LISTED)
+        lacking.append(f"'{name}' is {why.reason if why else 'absent'} in {places}")
     if lacking:
         remedy = (
-            f"the common ones are taken by --columns {','.join(everywhere)}"
-            if everywhere
-            else "none is common to all"
+            f"the common ones: --columns {','.join(everywhere)}" if everywhere else "none is common to all"
         )
-        raise InvalidSchema(f"the inputs have different fields; {_listed(lacking, '; ')}: {remedy}")
-
-
-def _listed(words: Iterable[str], between: str = ", ") -> str:
-    words = list(words)
-    more = len(words) - MOST_LISTED
-    return between.join(words[:MOST_LISTED]) + (f"{between}and {more} more" if more > 0 else "")
+        raise InvalidSchema(
+            f"the inputs have different fields; {listed(lacking, MOST_LISTED, '; ')}: {remedy}"
+        )
 
 
 def _natural_dtype(kind: pa.DataType) -> str:
@@ -181,9 +168,7 @@ def _natural_dtype(kind: pa.DataType) -> str:
 
 def is_numeric(kind: pa.DataType) -> bool:
     """Return whether a type is of numbers or booleans, or of arrays or lists of them."""
-    if isinstance(kind, pa.FixedShapeTensorType):
-        kind = kind.value_type
-    while pa.types.is_nested(kind) and hasattr(kind, "value_type"):
+    while hasattr(kind, "value_type") and not pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
@@ -210,22 +195,15 @@ def columns_of(part: Part, rules: Sequence[ColumnRule], shown: str) -> tuple[Col
     Raises:
         InvalidSchema: a field is absent (the message names the nearest) or does not suit.
     """
-    return tuple(column for rule in rules for column in _columns_of(part, rule, shown))
-
-
-def _columns_of(part: Part, rule: ColumnRule, shown: str) -> Iterator[Column]:
-    column = _column_of(part, rule, shown)
-    yield column
-    if rule.indicator is not None:
-        elements = tuple(f"{element}_missing" for element in column.elements)
-        own = {
-            "name": rule.indicator,
-            "dtype": "uint8",
-            "unit": "",
-            "elements": elements,
-            "element_units": (),
-        }
-        yield parse(Column, {**column.model_dump(), **own}, f"column '{rule.indicator}'", InvalidSchema)
+    columns: list[Column] = []
+    for rule in rules:
+        columns.append(column := _column_of(part, rule, shown))
+        if rule.indicator is not None:
+            elements = tuple(f"{element}_missing" for element in column.elements)
+            own = {"name": rule.indicator, "dtype": "uint8", "elements": elements, "axes": column.axes}
+            said = f"column '{rule.indicator}'"
+            columns.append(parse(Column, {"shape": column.shape, **own}, said, InvalidSchema))
+    return tuple(columns)
 
 
 def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
@@ -289,8 +267,7 @@ def with_axes(schema: EventSchema, rules: Sequence[ColumnRule]) -> EventSchema:
     for name in stated:
         schema.column(name)
     columns = [
-        Column(**{**column.model_dump(), "axes": stated.get(column.name, column.axes)})
-        for column in schema.columns
+        Column(**{**one.model_dump(), "axes": stated.get(one.name, one.axes)}) for one in schema.columns
     ]
     return schema.model_copy(update={"columns": tuple(columns)})
 
@@ -301,14 +278,14 @@ def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) ->
     Raises:
         InvalidSchema: one of them is absent; the message names the nearest.
     """
-    texts = [*([rules.selection] if rules.selection else []), *rules.label.where]
+    known = part.fields.names
+    texts = [text for text in (rules.selection, *rules.label.where) if text]
     names = [name for column in columns for name in column.reads]
-    names += [field_of(name, columns, part.fields.names) for text in texts for name in Expression(text).names]
+    names += [field_of(name, columns, known) for text in texts for name in Expression(text).names]
     names += [rules.label.field] if rules.label.field else []
-    names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in part.fields.names else [])
-    for name in names:
-        if name not in part.fields.names:
-            raise InvalidSchema(f"the input lacks a field that is read: {unknown(name, part.fields.names)}")
+    names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in known else [])
+    if (absent := next((name for name in names if name not in known), None)) is not None:
+        raise InvalidSchema(f"the input lacks a field that is read: {unknown(absent, known)}")
     return list(dict.fromkeys(names))
 
 
@@ -323,18 +300,14 @@ def field_of(name: str, columns: Sequence[ColumnRule], known: Collection[str]) -
 def _named_for(field: str, columns: Sequence[ColumnRule]) -> dict[str, Any]:
     """Return the name, and sources where that is not the field's, of the column that a field becomes."""
     name = legal_name(field)
+    remedy = f'name it in a schema file, with `sources = ["{field}"]`, or leave it out by --columns'
     if not name or name in RESERVED:
         raise InvalidSchema(
             f"field '{field}' cannot name a column, which has letters, digits and underscores and is none of "
-            f'{", ".join(RESERVED)}: name the column in a schema file, with `sources = ["{field}"]`, or leave the '
-            "field out by --columns"
+            f"{', '.join(RESERVED)}: {remedy}"
         )
-    for other in columns:
-        if other.name == name:
-            raise InvalidSchema(
-                f"the fields '{other.reads[0]}' and '{field}' would both be the column '{name}': give one its name in "
-                f'a schema file, with `sources = ["{field}"]`, or leave it out by --columns'
-            )
+    if other := next((one.reads[0] for one in columns if one.name == name), None):
+        raise InvalidSchema(f"the fields '{other}' and '{field}' would both be the column '{name}': {remedy}")
     return {"name": name} if name == field else {"name": name, "sources": (field,)}
 
 

@@ -121,7 +121,9 @@ def convert(
     }
     if left_out := _left_out(opened, rules, chosen):
         source["left_out"] = dict(left_out)
-    tasks_done = map if workers == 1 else _in_tasks(workers)
+    tasks_done: Callable[..., Any] = (
+        map if workers == 1 else lambda work, tasks: (made for _, made in in_tasks(work, tasks, workers))
+    )
     with ShardWriter(
         out,
         event_schema,
@@ -141,10 +143,6 @@ def convert(
                 progress(done, opened.events)
         writer.source["events_read"] = done
     return writer.manifest
-
-
-def _in_tasks(workers: int) -> Any:
-    return lambda work, tasks: (result for _, result in in_tasks(work, tasks, workers))
 
 
 def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices) -> SchemaFile:
@@ -177,11 +175,9 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
     """Return the columns, which every part of every input must give in the same shape."""
     if opened.schema is not None:
         schema = _of_dataset(with_axes(opened.schema, rules.columns), rules, chosen)
-        told = ("name", "dtype", "unit", "elements", "element_units", "axes")
+        told = {"name", "dtype", "unit", "elements", "element_units", "axes"}
         kept = {column.name for column in schema.columns}
-        own = [
-            column.model_dump(include=set(told)) for column in opened.schema.columns if column.name in kept
-        ]
+        own = [column.model_dump(include=told) for column in opened.schema.columns if column.name in kept]
         return tuple(ColumnRule(**column) for column in own), schema
     first = opened.tables[0]
     columns = rules.columns or infer_columns(opened.tables, rules, chosen.columns, chosen.missing)
@@ -221,9 +217,7 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
             **{key: value for key, value in stated.items() if value is not None},
             "classes": rules.classes,
             "class_meaning": {name: text for name, text in meaning.items() if name in rules.classes},
-            "columns": tuple(
-                one for one in schema.columns if not chosen.columns or one.name in chosen.columns
-            ),
+            "columns": tuple(one for one in schema.columns if one.name in (chosen.columns or names)),
         }
     )
 
@@ -244,12 +238,9 @@ class ReadTask:
     """Rows of one table of an input, and what becomes of them; one worker reads them.
 
     Attributes:
-        name: unique within the conversion.
-        folder: for the sorted runs; every worker reaches it.
+        writer: spills the events; every worker reaches its folder.
         rules: of the conversion.
         columns: how they are made.
-        schema: of the events.
-        split_rule: which split an event belongs to.
         content_ids: an event's id is the hash of its columns.
         table: that is read.
         fields: names of those to read.
@@ -257,12 +248,9 @@ class ReadTask:
         stop: row before which it ends; None for the end of the table.
     """
 
-    name: str
-    folder: Path
+    writer: SortedRunWriter
     rules: SchemaFile
     columns: tuple[ColumnRule, ...]
-    schema: EventSchema
-    split_rule: SplitRule
     content_ids: bool
     table: InputTable
     fields: tuple[str, ...]
@@ -271,20 +259,18 @@ class ReadTask:
 
 
 def _read_tasks(
-    opened: Inputs, columns: tuple[ColumnRule, ...], writer: ShardWriter, *, content_ids: bool
+    opened: Inputs, columns: tuple[ColumnRule, ...], target: ShardWriter, *, content_ids: bool
 ) -> Iterator[ReadTask]:
-    stride = max(1, TASK_BYTES // max(1, sum(column.nbytes for column in writer.schema.columns)))
+    stride = max(1, TASK_BYTES // max(1, sum(column.nbytes for column in target.schema.columns)))
     number = itertools.count()
     for table in opened.tables:
         fields = tuple(fields_read(opened.rules, columns, table.part))
         bounds: list[tuple[int, int | None]] = [(0, None)]
-        if table.part.rows is not None and opened.reader.seekable:
-            rows = table.part.rows
+        if (rows := table.part.rows) is not None and opened.reader.seekable:
             bounds = [(start, min(start + stride, rows)) for start in range(0, rows, stride)]
         for start, stop in bounds:
-            name = f"piece-{next(number):06d}"
-            made = (writer.folder, opened.rules, columns, writer.schema, writer.rule, content_ids)
-            yield ReadTask(name, *made, table, fields, start, stop)
+            writer = SortedRunWriter(target.folder, f"piece-{next(number):06d}", target.schema, target.rule)
+            yield ReadTask(writer, opened.rules, columns, content_ids, table, fields, start, stop)
 
 
 def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
@@ -298,21 +284,20 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
         InvalidEvents: an event breaks the schema.
         StorageError: the folder cannot be written.
     """
-    table = task.table
+    table, writer = task.table, task.writer
     reader = READERS[task.rules.reader]
     opened = reader.open(table.path, parse_options(reader, task.rules.options))
-    writer = SortedRunWriter(task.folder, task.name, task.schema, task.split_rule)
     row = task.start
     for batch in opened.read(opened.parts[table.number], task.start, task.stop, task.fields):
         origin = BatchOrigin(table.stem, table.shown, table.label, row, opened.cell)
-        arrays = assemble(batch, origin, task.rules, task.columns, task.schema)
+        arrays = assemble(batch, origin, task.rules, task.columns, writer.schema)
         row += batch.num_rows
         if len(arrays[LABEL]):
             if task.content_ids:
-                arrays[EVENT_ID] = content_ids(arrays, [column.name for column in task.schema.columns])
-            with storing(task.folder):
+                arrays[EVENT_ID] = content_ids(arrays, [column.name for column in writer.schema.columns])
+            with storing(writer.folder):
                 writer.write(arrays)
-    with storing(task.folder):
+    with storing(writer.folder):
         return writer.finish(), row - task.start
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,17 +39,15 @@ class SortedRun:
 
     path: Path
     split: Split
-    filled: Mapping[str, int] = field(default_factory=dict)
+    filled: Mapping[str, int]
 
     def keys(self) -> Keys:
         """Return the keys, (N,) uint64, ascending, mapped from the disk."""
-        keys: Keys = np.load(self.path.with_suffix(".keys.npy"), mmap_mode="r")
-        return keys
+        return cast("Keys", np.load(self.path.with_suffix(".keys.npy"), mmap_mode="r"))
 
     def labels(self) -> npt.NDArray[np.int64]:
         """Return the labels, (N,) int64 in the order of the keys."""
-        labels: npt.NDArray[np.int64] = np.load(self.path.with_suffix(".labels.npy"))
-        return labels
+        return cast("npt.NDArray[np.int64]", np.load(self.path.with_suffix(".labels.npy")))
 
     def remove(self) -> None:
         """Delete its files."""
@@ -57,6 +55,7 @@ class SortedRun:
             self.path.with_suffix(suffix).unlink()
 
 
+@dataclass(eq=False)
 class SortedRunWriter:
     """Spills checked events as runs, split by split.
 
@@ -68,33 +67,26 @@ class SortedRunWriter:
         buffer_bytes: events held in memory before they are spilled.
     """
 
-    def __init__(
-        self, folder: Path, name: str, schema: EventSchema, rule: SplitRule, buffer_bytes: int = BUFFER_BYTES
-    ) -> None:
-        self._folder = folder
-        self._name = name
-        self._schema = schema
-        self._rule = rule
-        self._buffer_bytes = buffer_bytes
-        self._buffer: list[Arrays] = []
-        self._buffered = 0
-        self._runs: list[SortedRun] = []
+    folder: Path
+    name: str
+    schema: EventSchema
+    rule: SplitRule
+    buffer_bytes: int = BUFFER_BYTES
+    _buffer: list[Arrays] = field(default_factory=list, init=False)
+    _buffered: int = field(default=0, init=False)
+    _runs: list[SortedRun] = field(default_factory=list, init=False)
 
-    def write(self, events: Mapping[str, Any]) -> int:
+    def write(self, events: Mapping[str, Any]) -> None:
         """Add events, which are checked against the schema first.
-
-        Returns:
-            How many they are.
 
         Raises:
             InvalidEvents: as `EventSchema.checked`.
         """
-        checked = self._schema.checked(events)
+        checked = self.schema.checked(events)
         self._buffer.append(checked)
         self._buffered += sum(values.nbytes for values in checked.values())
-        if self._buffered >= self._buffer_bytes:
+        if self._buffered >= self.buffer_bytes:
             self._spill()
-        return len(checked[LABEL])
 
     def finish(self) -> list[SortedRun]:
         """Spill what is held and return all runs of this writer."""
@@ -106,8 +98,8 @@ class SortedRunWriter:
             return
         events = concatenate(self._buffer)
         self._buffer, self._buffered = [], 0
-        hashes = event_hashes(events[EVENT_ID], self._rule.salt)
-        codes = split_codes(hashes, self._rule, self._schema.quantities(events))
+        hashes = event_hashes(events[EVENT_ID], self.rule.salt)
+        codes = split_codes(hashes, self.rule, self.schema.quantities(events))
         for code, split in enumerate(SPLITS):
             rows = np.flatnonzero(codes == code)
             if len(rows):
@@ -115,21 +107,19 @@ class SortedRunWriter:
                 self._runs.append(self._write_run(events, order, hashes[order, 1], split))
 
     def _write_run(self, events: Arrays, order: npt.NDArray[np.intp], keys: Keys, split: Split) -> SortedRun:
-        path = self._folder / f"{self._name}-{len(self._runs):05d}.arrow"
+        path = self.folder / f"{self.name}-{len(self._runs):05d}.arrow"
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with (
             pa.OSFile(str(path), "wb") as file,
-            pa.ipc.new_file(file, self._schema.arrow(), options=options) as run,
+            pa.ipc.new_file(file, self.schema.arrow(), options=options) as run,
         ):
-            block = block_rows(self._schema)
+            block = block_rows(self.schema)
             for start in range(0, len(order), block):
-                run.write_batch(self._schema.encode(take(events, order[start : start + block])))
+                run.write_batch(self.schema.encode(take(events, order[start : start + block])))
         np.save(path.with_suffix(".keys.npy"), keys)
         np.save(path.with_suffix(".labels.npy"), events[LABEL][order])
-        filled = {
-            column.name: int(np.count_nonzero(events[column.name][order])) for column in self._schema.columns
-        }
-        return SortedRun(path, split, filled)
+        names = [column.name for column in self.schema.columns]
+        return SortedRun(path, split, {name: int(np.count_nonzero(events[name][order])) for name in names})
 
 
 def merged(

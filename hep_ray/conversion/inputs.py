@@ -10,13 +10,20 @@ from typing import Any
 from pydantic import JsonValue
 
 from hep_ray.conversion.labels import settled
-from hep_ray.conversion.paths import Given, digest_of, distinct_digests, given_inputs, open_all, told_apart
-from hep_ray.conversion.readers import READERS, Opened, Part, Reader, parse_options
+from hep_ray.conversion.paths import (
+    Given,
+    digest_of,
+    distinct_digests,
+    given_inputs,
+    listed,
+    open_all,
+    told_apart,
+)
+from hep_ray.conversion.readers import EVENT_SCHEMA, READERS, Opened, Part, Reader, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSchema, NoEvents, UnreadableInput
 
-SCHEMA_METADATA = b"hep_ray.event_schema"
 MOST_JOINED = 5
 """Tables of a file that a note lists, at most."""
 
@@ -71,8 +78,8 @@ class Inputs:
     @property
     def events(self) -> int | None:
         """How many rows there are; None when a format does not tell."""
-        rows = [one.part.rows for one in self.tables]
-        return None if None in rows else sum(count for count in rows if count is not None)
+        rows = [one.part.rows for one in self.tables if one.part.rows is not None]
+        return sum(rows) if len(rows) == len(self.tables) else None
 
     def identities(self) -> list[JsonValue]:
         """Return name and SHA-256 of every input and of the files read beside it."""
@@ -131,10 +138,9 @@ def _joined(tables: Sequence[InputTable], rules: SchemaFile) -> Iterator[str]:
     for path in dict.fromkeys(one.path for one in tables):
         names = [one.part.name for one in tables if one.path == path]
         if len(names) > 1:
-            more = f" and {len(names) - MOST_JOINED} more" * (len(names) > MOST_JOINED)
             yield (
-                f"{path}: {len(names)} tables are joined, {', '.join(names[:MOST_JOINED])}{more}; their events are "
-                "divided into train, val and test anew"
+                f"{path}: {len(names)} tables are joined, {listed(names, MOST_JOINED)}; their events are divided into "
+                "train, val and test anew"
             )
 
 
@@ -219,32 +225,28 @@ def _labelled(
 
 
 def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None:
-    texts = {
-        (part.fields.metadata or {}).get(SCHEMA_METADATA, b"") for _, one in opened for part in one.parts
-    }
-    if len(texts) > 1:
+    fields = [part.fields for _, one in opened for part in one.parts]
+    text, *others = {(one.metadata or {}).get(EVENT_SCHEMA, b"") for one in fields} or [b""]
+    if others:
         raise InvalidSchema("the datasets have different schemas, so they cannot be joined")
-    text = next(iter(texts), b"")
     return EventSchema.model_validate_json(text) if text else None
 
 
 def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
     """Return the rules for a dataset of ours, whose labels and ids are known; of its classes some may be chosen."""
     columns = [rule.name for rule in rules.columns if rule != ColumnRule(name=rule.name, axes=rule.axes)]
-    for what, stated in (
-        ("a label (--label, or [label] of the schema file)", rules.label != LabelRule()),
-        ("ids ([event_id] of the schema file)", rules.event_id != EventIdRule()),
-        (f"column '{next(iter(columns), '')}' anew (of the schema file)", bool(columns)),
-    ):
-        if stated:
-            raise InvalidConfig(
-                f"{what} cannot be stated for a dataset of hep_ray, which has its labels, ids and columns: leave it out"
-            )
+    stated = ["a label (--label, or [label] of the schema file)"] * (rules.label != LabelRule())
+    stated += ["ids ([event_id] of the schema file)"] * (rules.event_id != EventIdRule())
+    stated += [f"column '{name}' anew (of the schema file)" for name in columns]
+    if stated:
+        raise InvalidConfig(
+            f"{stated[0]} cannot be stated for a dataset of hep_ray, which has its labels, ids and columns"
+        )
     classes = rules.classes or schema.classes
     if unknown := [name for name in classes if name not in schema.classes]:
+        own = ", ".join(schema.classes)
         raise InvalidConfig(
-            f"--classes names {', '.join(unknown)}; the dataset's own are {', '.join(schema.classes)}: choose two or "
-            "more"
+            f"--classes names {', '.join(unknown)}; the dataset's own are {own}: choose two or more"
         )
     if len(classes) < 2:  # noqa: PLR2004
         raise InvalidConfig(f"--classes chooses {classes[0]} alone; a dataset needs two classes or more")

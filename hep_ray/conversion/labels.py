@@ -46,9 +46,10 @@ class BatchOrigin:
     prefix: str = ""
     fills: str = "--missing VALUE, or missing = VALUE of the column in a schema file,"
 
-    def at(self, row: int, name: str) -> str:
-        """Return a value of a row of the part, or the row where no field is named, as messages show it."""
-        return self.cell(int(row), name) if self.cell and name else f"{self.shown}, row {row}"
+    def at(self, row: int, name: str = "") -> str:
+        """Return a value of a row of the batch, or the row where no field is named, as messages show it."""
+        row = self.start + int(row)
+        return self.cell(row, name) if self.cell and name else f"{self.shown}, row {row}"
 
 
 def settled(rule: LabelRule, classes: Sequence[str], tables: Mapping[str, Part]) -> LabelRule:
@@ -67,14 +68,12 @@ def settled(rule: LabelRule, classes: Sequence[str], tables: Mapping[str, Part])
         InvalidSchema: the field is no label: a vector or list, its values are of another kind, or tables differ.
     """
     found = {shown: _settled(rule, classes, part, shown) for shown, part in tables.items()}
-    first = next(iter(found.values()), rule)
-    for shown, other in found.items():
-        if other != first:
-            raise InvalidSchema(
-                f"the label '{rule.field}' is text in some inputs and numbers in others: {shown} differs from "
-                f"{next(iter(found))}"
-            )
-    return first
+    first = next(iter(found), "")
+    if other := next((shown for shown in found if found[shown] != found[first]), None):
+        raise InvalidSchema(
+            f"the label '{rule.field}' is text in some inputs and numbers in others: {other} differs from {first}"
+        )
+    return found.get(first, rule)
 
 
 def _settled(rule: LabelRule, classes: Sequence[str], part: Part, shown: str) -> LabelRule:
@@ -146,14 +145,19 @@ def labels_of(
     if rule.from_ in {"file", "part"}:
         return np.full(len(keep), origin.label, dtype=np.int64), events
     if rule.from_ == "where":
-        return _fulfilled(raw, origin, rule, schema, keep)
+        fulfilled = np.array([Expression(text).mask(raw, len(keep)) for text in rule.where])
+        if (several := (fulfilled.sum(axis=0) > 1) & keep).any():
+            row = int(several.argmax())
+            both = ", ".join(schema.classes[index] for index in np.flatnonzero(fulfilled[:, row]))
+            raise InvalidEvents(f"{origin.at(row)} fulfils the expressions of several classes, {both}")
+        return fulfilled.argmax(axis=0).astype(np.int64), np.asarray(fulfilled.any(axis=0))
     values: npt.NDArray[Any] = np.asarray(raw[str(rule.field)]).reshape(len(keep), -1)
     if values.shape[1] > 1:
         hot = ((values == 0) | (values == 1)).all(axis=1) & ((values == 1).sum(axis=1) == 1)
         if (stray := ~hot & keep).any():
             row = int(stray.argmax())
             raise InvalidEvents(
-                f"the one-hot label '{rule.field}' in {origin.shown}, row {origin.start + row} is "
+                f"the one-hot label '{rule.field}' in {origin.at(row)} is "
                 f"{values[row].tolist()}, and not 1 in one place and 0 in the others"
             )
         return values.argmax(axis=1).astype(np.int64), events
@@ -165,40 +169,18 @@ def labels_of(
     if (stray := ~matches.any(axis=0) & keep).any():
         row = int(stray.argmax())
         raise InvalidEvents(
-            f"the label '{rule.field}' in {origin.shown}, row {origin.start + row} is {_plain(values[row])!r}, and "
+            f"the label '{rule.field}' in {origin.at(row)} is {_plain(values[row])!r}, and "
             f"none of {list(wanted)}: {_remedy(values[keep], schema.classes)}"
         )
     return matches.argmax(axis=0).astype(np.int64), events
 
 
-def _fulfilled(
-    raw: Mapping[str, Any],
-    origin: BatchOrigin,
-    rule: LabelRule,
-    schema: EventSchema,
-    keep: npt.NDArray[np.bool_],
-) -> Labels:
-    fulfilled = np.array([Expression(text).mask(raw, len(keep)) for text in rule.where])
-    several = (fulfilled.sum(axis=0) > 1) & keep
-    if several.any():
-        row = int(several.argmax())
-        both = [schema.classes[index] for index in np.flatnonzero(fulfilled[:, row])]
-        raise InvalidEvents(
-            f"{origin.shown}, row {origin.start + row} fulfils the expressions of several classes, {', '.join(both)}"
-        )
-    return fulfilled.argmax(axis=0).astype(np.int64), np.asarray(fulfilled.any(axis=0))
-
-
 def _remedy(values: npt.NDArray[Any], classes: Sequence[str]) -> str:
     found = [_plain(value) for value in np.unique(values)]
-    order = f"name its values in the order of the classes {', '.join(classes)}"
+    how = "by --label-values or by `[label] values` in a schema file; --select leaves events of other values out"
     if len(found) == len(classes):
-        typed = ",".join(map(str, found))
-        return f"{order}, --label-values={typed} or `[label] values = {found}` in a schema file"
-    return (
-        f"{order} by --label-values or by `[label] values` in a schema file; events of other values are left out by "
-        "--select"
-    )
+        how = f"--label-values={','.join(map(str, found))} or `[label] values = {found}` in a schema file"
+    return f"name its values in the order of the classes {', '.join(classes)}, {how}"
 
 
 def _plain(value: Any) -> Any:

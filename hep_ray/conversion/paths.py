@@ -81,28 +81,26 @@ def matched(text: str) -> list[Path]:
     """
     if not _is_glob(text) or Path(text).exists():
         return [Path(text)]
-    found = _glob(text)
-    if not found:
+    if not (found := _glob(text)):
         raise UnreadableInput(f"'{text}' matches no file")
     kinds = Counter(_ending(path) for path in found if path.is_file())
     if len(kinds) > 1:
-        listed = " and ".join(f"{count} {ending or 'without ending'}" for ending, count in kinds.items())
+        counted = " and ".join(f"{count} {ending or 'without ending'}" for ending, count in kinds.items())
         narrower = f"{text.rstrip('*')}*{next(iter(kinds))}"
         raise InvalidConfig(
-            f"'{text}' matches files of several formats, {listed}: say which, as in '{narrower}'"
+            f"'{text}' matches files of several formats, {counted}: say which, as in '{narrower}'"
         )
     return found
 
 
 def refuse_absent(paths: Iterable[Path]) -> None:
-    """Return name all paths that are not there.
+    """Refuse paths that are not there; all are named.
 
     Raises:
         UnreadableInput: there are some.
     """
-    absent = [str(path) for path in paths if not path.exists()]
-    if absent:
-        raise UnreadableInput(f"cannot read {_some(absent)}: No such file or directory")
+    if absent := [str(path) for path in paths if not path.exists()]:
+        raise UnreadableInput(f"cannot read {listed(absent)}: No such file or directory")
 
 
 def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None) -> list[Path]:
@@ -130,21 +128,21 @@ def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None)
         own = [file for file in below if _ending(file) in reader.suffixes]
         kinds = Counter(_ending(file) for file in own)
         others = Counter(_ending(file) or file.name for file in below if file not in own)
-        listed = ", ".join(f"{count} {ending}" for ending, count in (kinds or others).items())
+        held = ", ".join(f"{count} {ending}" for ending, count in (kinds or others).items())
         if len(kinds) != 1:
             remedy = f": give a glob of those that are meant, '{path}/*{next(iter(kinds or others), '')}'"
             fits = sorted(name for name in READERS if set(others) & set(READERS[name].suffixes))
             if kinds:
-                raise InvalidConfig(f"{path} has files of several kinds, {listed}{remedy}")
+                raise InvalidConfig(f"{path} has files of several kinds, {held}{remedy}")
             if fits:
                 remedy = f": --reader {fits[0]} reads them"
             raise UnreadableInput(
-                f"{path} has {listed or 'none'} and no files that end in one of {', '.join(reader.suffixes)}"
-                + remedy * bool(listed)
+                f"{path} has {held or 'none'} and no files that end in one of {', '.join(reader.suffixes)}"
+                + remedy * bool(held)
             )
         if others and notes is not None:
             left = ", ".join(f"{count} {ending}" for ending, count in others.items())
-            notes.append(f"{path}: {listed} files are read, others are not: {left}")
+            notes.append(f"{path}: {held} files are read, others are not: {left}")
         taken += own
     return taken
 
@@ -205,23 +203,19 @@ def open_all(
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        said = "".join(f"\n- {exc}" for exc in faults[:MOST_NAMED])
-        more = f"\n- and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
-        raise type(faults[0])(f"{len(faults)} of {len(paths)} inputs cannot be read:{said}{more}")
+        said = listed([str(exc) for exc in faults], between="\n- ")
+        raise type(faults[0])(f"{len(faults)} of {len(paths)} inputs cannot be read:\n- {said}")
     if not opened:
-        raise NoEvents(f"no input holds events: {_some(empty)}")
-    return opened, [nothing_in(empty, len(paths))] if empty else []
-
-
-def nothing_in(empty: Sequence[str], inputs: int) -> str:
-    """Say which inputs hold no events."""
+        raise NoEvents(f"no input holds events: {listed(empty)}")
     verb = "holds" if len(empty) == 1 else "hold"
-    return f"{len(empty)} of {inputs} inputs {verb} no events: {_some(empty)}"
+    notes = [f"{len(empty)} of {len(paths)} inputs {verb} no events: {listed(empty)}"] if empty else []
+    return opened, notes
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+def listed(names: Sequence[str], most: int = MOST_NAMED, between: str = ", ") -> str:
+    """Return the first names, and how many more there are."""
+    more = [f"and {len(names) - most} more"] * (len(names) > most)
+    return between.join([*names[:most], *more])
 
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")

@@ -18,6 +18,7 @@ from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.schema import Column
 from hep_ray.errors import InvalidConfig, InvalidSchema, UnknownName, UnreadableInput
 
+SCHEMAS = importlib.resources.files("hep_ray.conversion") / "schemas"
 LARGEST = 2**20
 """Bytes of a schema file, at most."""
 
@@ -171,8 +172,9 @@ class SchemaFile(Config):
 
 def known_schemas() -> list[str]:
     """Return names of the ready-made schema files."""
-    folder = importlib.resources.files("hep_ray.conversion") / "schemas"
-    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+    return sorted(
+        file.name.removesuffix(".toml") for file in SCHEMAS.iterdir() if file.name.endswith(".toml")
+    )
 
 
 def load_schema(name: str) -> SchemaFile:
@@ -186,10 +188,7 @@ def load_schema(name: str) -> SchemaFile:
     if not name.endswith(".toml"):
         if name not in known_schemas():
             raise UnknownName(f"schema '{name}' is neither FILE.toml nor one of {', '.join(known_schemas())}")
-        text = (importlib.resources.files("hep_ray.conversion") / "schemas" / f"{name}.toml").read_text(
-            "utf-8"
-        )
-        return parse_schema(text, name)
+        return parse_schema((SCHEMAS / f"{name}.toml").read_text("utf-8"), name)
     try:
         content = Path(name).read_bytes()
     except (OSError, ValueError) as exc:

@@ -9,11 +9,10 @@ in bounded memory.
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -33,7 +32,15 @@ from hep_ray.conversion.external_sort import (
     take,
 )
 from hep_ray.dataset.folder import refuse_occupied, replacing
-from hep_ray.dataset.manifest import MANIFEST, ROW_GROUP, ContentHash, Manifest, Shard, sha256_of
+from hep_ray.dataset.manifest import (
+    MANIFEST,
+    ROW_GROUP,
+    ContentHash,
+    Manifest,
+    Shard,
+    fingerprint_of,
+    sha256_of,
+)
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents
@@ -74,10 +81,10 @@ class ShardRange:
     high: int
     first: int
     rows_per_shard: int
-    last_keys: tuple[int, ...] = ()
-    repeated: frozenset[int] = field(default_factory=frozenset)
-    refused: frozenset[int] = field(default_factory=frozenset)
-    sparse: tuple[str, ...] = ()
+    last_keys: tuple[int, ...]
+    repeated: frozenset[int]
+    refused: frozenset[int]
+    sparse: tuple[str, ...]
 
 
 def write_shards(shards: ShardRange) -> list[Shard]:
@@ -181,6 +188,7 @@ def sparse_columns(schema: EventSchema, runs: Sequence[SortedRun]) -> dict[str, 
 Mapper = Callable[[Callable[[ShardRange], list[Shard]], Iterable[ShardRange]], Iterable[list[Shard]]]
 
 
+@dataclass(eq=False)
 class ShardWriter:
     """Writer of one dataset folder, whole or not at all; use it as a context manager.
 
@@ -212,48 +220,37 @@ class ShardWriter:
         source: as given; what is added before the block ends goes into the manifest.
     """
 
-    manifest: Manifest
-    folder: Path
-    source: dict[str, JsonValue]
+    out_dir: Path | str
+    schema: EventSchema
+    rule: SplitRule = DEFAULT_RULE
+    source: dict[str, JsonValue] = field(default_factory=dict)
+    _: KW_ONLY
+    rows_per_shard: int = 4096
+    overwrite: bool = False
+    buffer_bytes: int = BUFFER_BYTES
+    balance: bool = False
+    drop_repeated: bool = False
+    encoding: Encoding = "auto"
+    mapper: Mapper = map
+    manifest: Manifest = field(init=False)
+    folder: Path = field(init=False)
 
-    def __init__(
-        self,
-        out_dir: Path | str,
-        schema: EventSchema,
-        rule: SplitRule = DEFAULT_RULE,
-        source: Mapping[str, JsonValue] | None = None,
-        *,
-        rows_per_shard: int = 4096,
-        overwrite: bool = False,
-        buffer_bytes: int = BUFFER_BYTES,
-        balance: bool = False,
-        drop_repeated: bool = False,
-        encoding: Encoding = "auto",
-        mapper: Mapper = map,
-    ) -> None:
-        check_name("encoding", encoding, get_args(Encoding))
-        if rows_per_shard < 1 or (rows_per_shard > ROW_GROUP and rows_per_shard % ROW_GROUP):
+    def __post_init__(self) -> None:
+        check_name("encoding", self.encoding, get_args(Encoding))
+        rows = self.rows_per_shard
+        if rows < 1 or (rows > ROW_GROUP and rows % ROW_GROUP):
             raise InvalidConfig(
-                f"rows_per_shard must be a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; got {rows_per_shard}"
+                f"rows_per_shard must be a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; got {rows}"
             )
-        self._out_dir = Path(out_dir)
-        self.schema = schema
-        self.rule = rule
-        self.source = dict(source or {})
-        self._rows_per_shard = rows_per_shard
-        self._overwrite = overwrite
-        self._buffer_bytes = buffer_bytes
-        self._balance = balance
-        self._drop_repeated = drop_repeated
-        self._encoding = encoding
-        self._mapper = mapper
+        self.source = dict(self.source)
         self._adopted: list[SortedRun] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        refuse_occupied(self._out_dir, MANIFEST, overwrite=self._overwrite)
-        self.folder = self._stack.enter_context(replacing(self._out_dir))
-        self._events = SortedRunWriter(self.folder, "run", self.schema, self.rule, self._buffer_bytes)
+        out = Path(self.out_dir)
+        refuse_occupied(out, MANIFEST, overwrite=self.overwrite)
+        self.folder = self._stack.enter_context(replacing(out))
+        self._events = SortedRunWriter(self.folder, "run", self.schema, self.rule, self.buffer_bytes)
         return self
 
     def __exit__(
@@ -262,7 +259,7 @@ class ShardWriter:
         if exc is not None:
             self._stack.__exit__(kind, exc, trace)
             return
-        with self._stack, storing(self._out_dir):
+        with self._stack, storing(Path(self.out_dir)):
             self.manifest = self._finish()
 
     def write(self, events: pa.RecordBatch | Mapping[str, Any]) -> None:
@@ -275,7 +272,7 @@ class ShardWriter:
         Raises:
             InvalidEvents: as `EventSchema.checked` and `EventSchema.decode`.
         """
-        with storing(self._out_dir):
+        with storing(Path(self.out_dir)):
             self._events.write(self.schema.decode(events) if isinstance(events, pa.RecordBatch) else events)
 
     def adopt(self, runs: Iterable[SortedRun]) -> None:
@@ -284,29 +281,41 @@ class ShardWriter:
 
     def _finish(self) -> Manifest:
         runs = [*self._events.finish(), *self._adopted]
-        by_split = {split: tuple(run for run in runs if run.split == split) for split in SPLITS}
-        self._refuse_absent_classes(runs)
-        sparse = sparse_columns(self.schema, runs) if self._encoding == "auto" else {}
-        ranges = [one for split in SPLITS for one in self._ranges(split, by_split[split], tuple(sparse))]
-        shards = itertools.chain.from_iterable(self._mapper(write_shards, ranges))
+        counts = np.zeros(len(self.schema.classes), dtype=np.int64)
+        for run in runs:
+            counts += np.bincount(run.labels(), minlength=len(counts))
+        if not counts.all():
+            named = dict(zip(self.schema.classes, counts.tolist(), strict=True))
+            raise InvalidEvents(f"a class has no events: {named}")
+        sparse = sparse_columns(self.schema, runs) if self.encoding == "auto" else {}
+        ranges = [one for split in SPLITS for one in self._ranges(split, runs, tuple(sparse))]
+        shards = chain.from_iterable(self.mapper(write_shards, ranges))
         ordered = sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.file))
         for run in runs:
             run.remove()
-        self._refuse_empty_splits(ordered)
-        manifest = Manifest.create(
-            self.schema,
-            self.rule,
-            self.source,
-            ordered,
+        for split in SPLITS:
+            fraction = self.rule.fraction(split)
+            if fraction > 0 and not any(shard.split == split for shard in ordered):
+                events = sum(shard.rows for shard in ordered)
+                raise InvalidEvents(
+                    f"the split '{split}' of the fraction {fraction} gets none of {events} events"
+                )
+        manifest = Manifest(
+            event_schema=self.schema,
+            split_rule=self.rule,
+            source=self.source,
+            shards=tuple(ordered),
             created_by=f"hep_ray {importlib.metadata.version('hep-ray')}",
+            fingerprint=fingerprint_of(self.schema, self.rule, ordered),
             sparse=sparse,
         )
         (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
 
     def _ranges(
-        self, split: Split, runs: tuple[SortedRun, ...], sparse: tuple[str, ...]
+        self, split: Split, all_runs: Sequence[SortedRun], sparse: tuple[str, ...]
     ) -> Iterator[ShardRange]:
+        runs = tuple(run for run in all_runs if run.split == split)
         if not runs:
             return
         keys = np.concatenate([run.keys() for run in runs])
@@ -316,13 +325,16 @@ class ShardWriter:
         first = np.concatenate([[True], keys[1:] != keys[:-1]])
         repeated, refused = self._repetitions(keys, labels, first, runs)
         keep = first & ~np.isin(keys, np.array(refused, dtype=np.uint64))
-        last_keys = self._last_keys(keys, labels, keep) if self._balance else ()
-        if last_keys:
+        last_keys: tuple[int, ...] = ()
+        if self.balance:
+            of_class = [keys[keep & (labels == label)] for label in range(len(self.schema.classes))]
+            rarest = min(map(len, of_class))
+            last_keys = tuple(int(class_keys[rarest - 1]) if rarest else 0 for class_keys in of_class)
             keep &= keys <= np.array(last_keys, dtype=np.uint64)[labels]
         kept = keys[keep]
-        starts = range(0, len(kept), SHARDS_AT_A_TIME * self._rows_per_shard)
+        starts = range(0, len(kept), SHARDS_AT_A_TIME * self.rows_per_shard)
         bounds = [0, *(int(kept[start]) for start in starts[1:]), 2**64]
-        for number, (low, high) in enumerate(itertools.pairwise(bounds) if len(kept) else ()):
+        for number, (low, high) in enumerate(pairwise(bounds) if len(kept) else ()):
             yield ShardRange(
                 folder=self.folder,
                 schema=self.schema,
@@ -331,7 +343,7 @@ class ShardWriter:
                 low=low,
                 high=high,
                 first=number * SHARDS_AT_A_TIME,
-                rows_per_shard=self._rows_per_shard,
+                rows_per_shard=self.rows_per_shard,
                 last_keys=last_keys,
                 repeated=frozenset(repeated),
                 refused=frozenset(refused),
@@ -349,32 +361,9 @@ class ShardWriter:
         repeated = np.unique(keys[~first])
         if not len(repeated):
             return [], []
-        if not self._drop_repeated:
+        if not self.drop_repeated:
             key = int(repeated[0])
             event_id = next(merged(runs, self.schema, key))[0][EVENT_ID][0]
             raise InvalidEvents(f"the event id '{event_id}' is there twice")
         change = ~first & (labels != np.concatenate([labels[:1], labels[:-1]]))
         return repeated.tolist(), np.unique(keys[change]).tolist()
-
-    def _last_keys(
-        self, keys: npt.NDArray[np.uint64], labels: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_]
-    ) -> tuple[int, ...]:
-        of_class = [keys[keep & (labels == label)] for label in range(len(self.schema.classes))]
-        rarest = min(map(len, of_class))
-        return tuple(int(class_keys[rarest - 1]) if rarest else 0 for class_keys in of_class)
-
-    def _refuse_absent_classes(self, runs: list[SortedRun]) -> None:
-        counts = np.zeros(len(self.schema.classes), dtype=np.int64)
-        for run in runs:
-            counts += np.bincount(run.labels(), minlength=len(counts))
-        if not counts.all():
-            named = dict(zip(self.schema.classes, counts.tolist(), strict=True))
-            raise InvalidEvents(f"a class has no events: {named}")
-
-    def _refuse_empty_splits(self, shards: list[Shard]) -> None:
-        for split in SPLITS:
-            if self.rule.fraction(split) > 0 and not any(shard.split == split for shard in shards):
-                raise InvalidEvents(
-                    f"the split '{split}' of the fraction {self.rule.fraction(split)} gets none of "
-                    f"{sum(shard.rows for shard in shards)} events"
-                )

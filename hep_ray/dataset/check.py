@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from hep_ray.config import Config
 from hep_ray.dataset.dataset import shard_problems
 from hep_ray.dataset.expressions import unknown
-from hep_ray.dataset.leakage import Leakage, split_findings
+from hep_ray.dataset.leakage import Leakage
 from hep_ray.dataset.manifest import ContentHash, Manifest, Shard
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column
 from hep_ray.dataset.splits import SPLITS, event_hashes, split_codes
@@ -85,7 +84,7 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     for shard in manifest.shards:
         problems += scan.read(folder, shard)
     problems += scan.problems()
-    grave, notes = split_findings(scan.leakage.findings(), accept)
+    grave, notes = scan.leakage.findings(accept)
     problems += grave
     return CheckReport(
         events=sum(shard.rows for shard in manifest.shards),
@@ -163,8 +162,8 @@ class _EventScan:
             yield f"{contents.repeated} events repeat the content of another event"
         if contents.contradictory:
             yield f"{contents.contradictory} events have the content of an event of another class"
-        for left, right in ((0, 1), (0, 2), (1, 2)):
-            if shared := contents.shared[left, right]:
+        for (left, right), shared in contents.shared.items():
+            if shared:
                 yield f"{shared} events are in '{SPLITS[left]}' and, with the same content, in '{SPLITS[right]}'"
 
 
@@ -217,7 +216,7 @@ def balance_notes(manifest: Manifest) -> Iterator[str]:
     events = sum(overall.values())
     if not events:
         return
-    largest, smallest = max(overall.values()), min(overall.values())
+    smallest, *_, largest = sorted(overall.values())
     if largest > LARGEST_RATIO * smallest:
         shares = ", ".join(f"{name} {count / events:.1%}" for name, count in overall.items())
         ratio = f"{largest / smallest:.1f} times" if smallest else "more than"
@@ -269,8 +268,7 @@ def row_hashes(columns: Sequence[npt.NDArray[Any]]) -> Hashes:
 def _words(column: npt.NDArray[Any]) -> Hashes:
     """Return the bytes of each row as 64-bit words, filled up with zeros; (N, W)."""
     rows = np.ascontiguousarray(column).reshape(len(column), -1).view(np.uint8)
-    words: Hashes = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
-    return words
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
 
 
 def _mixed(words: Hashes) -> Hashes:
@@ -279,8 +277,7 @@ def _mixed(words: Hashes) -> Hashes:
     return words ^ (words >> np.uint64(31))
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """How often hashes come again.
 
     Attributes:
@@ -326,10 +323,9 @@ class Repetitions:
         """Yield all events in the order of their hashes, a part of the range at a time."""
         for part in range(SLICES):
             within = [hashes >> np.uint64(60) == part for hashes in self._hashes]
-            if not sum(int(mask.sum()) for mask in within):
-                continue
-            pairs = zip(self._hashes, self._marks, within, strict=True)
-            taken = [(hashes[mask], marks[mask]) for hashes, marks, mask in pairs]
-            hashes, marks = (np.concatenate(pieces) for pieces in zip(*taken, strict=True))
-            order = np.argsort(hashes)
-            yield hashes[order], marks[order]
+            if any(mask.any() for mask in within):
+                pairs = zip(self._hashes, self._marks, within, strict=True)
+                taken = [(hashes[mask], marks[mask]) for hashes, marks, mask in pairs]
+                hashes, marks = map(np.concatenate, zip(*taken, strict=True))
+                order = np.argsort(hashes)
+                yield hashes[order], marks[order]

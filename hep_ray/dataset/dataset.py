@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from hep_ray.dataset.manifest import Manifest, Shard, sha256_of
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.dataset.splits import Split
+from hep_ray.dataset.splits import SPLITS, Split
 from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch
 from hep_ray.registry import check_name
 
@@ -46,10 +46,8 @@ class Dataset:
         """
         folder = Path(folder)
         manifest = verify_shards(folder) if verify else Manifest.load(folder)
-        splits: tuple[Split, ...] = ("train", "val")
-        for split in splits:
-            counts = manifest.class_counts(split)
-            if not all(counts.values()):
+        for split in SPLITS[:2]:
+            if not all((counts := manifest.class_counts(split)).values()):
                 raise InvalidEvents(f"the split '{split}' of {folder} lacks a class: {counts}")
         return cls(folder, manifest)
 
@@ -69,7 +67,7 @@ class Dataset:
         Raises:
             UnknownName: there is no such split.
         """
-        check_name("split", split, get_args(Split))
+        check_name("split", split, SPLITS)
         return self.manifest.rows(split)
 
     def paths(self, split: Split, *, purpose: TestPurpose | None = None) -> list[Path]:
@@ -83,7 +81,7 @@ class Dataset:
             UnknownName: there is no such split, or no such purpose.
             InvalidConfig: the test split is asked for without a purpose.
         """
-        check_name("split", split, get_args(Split))
+        check_name("split", split, SPLITS)
         if purpose is not None:
             check_name("purpose", purpose, get_args(TestPurpose))
         if split == "test" and purpose is None:
@@ -104,8 +102,7 @@ def verify_shards(folder: Path | str) -> Manifest:
         ShardMismatch: the folder differs; the message names every file with what is wrong.
     """
     manifest = Manifest.load(Path(folder))
-    problems = list(shard_problems(Path(folder), manifest))
-    if problems:
+    if problems := list(shard_problems(Path(folder), manifest)):
         raise ShardMismatch(f"{folder} is not as its manifest says: " + "; ".join(problems))
     return manifest
 
@@ -117,8 +114,7 @@ def shard_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
         if path.name not in listed:
             yield f"{path.name} is extra: the manifest does not list it"
     for shard in manifest.shards:
-        problem = _problem(folder / shard.file, shard, manifest)
-        if problem:
+        if problem := _problem(folder / shard.file, shard, manifest):
             yield f"{shard.file} {problem}"
 
 
@@ -132,10 +128,6 @@ def _problem(path: Path, shard: Shard, manifest: Manifest) -> str | None:
         return f"is truncated: {size} of {shard.size} bytes"
     if size > shard.size or sha256_of(path) != shard.sha256:
         return f"was altered: its SHA-256 is not {shard.sha256}"
-    return _content_problem(path, shard, manifest)
-
-
-def _content_problem(path: Path, shard: Shard, manifest: Manifest) -> str | None:
     try:
         with pq.ParquetFile(path) as parquet:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow

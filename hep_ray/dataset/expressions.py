@@ -83,9 +83,7 @@ class Expression:
         try:
             plain, quoted = without_backticks(text.strip())
             self._tree = Names(quoted).visit(ast.parse(plain, mode="eval").body)
-            self.names = self._check()
-            calls = [node.func for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
-            self.functions = frozenset(node.id for node in calls if isinstance(node, ast.Name))
+            self.names, self.functions = self._check()
         except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
             raise InvalidConfig(
                 f"'{text}' is no expression: {exc}: write Python arithmetic, with odd names in backticks, `jet pt`"
@@ -138,16 +136,13 @@ class Expression:
             )
         return value
 
-    def _check(self) -> tuple[str, ...]:
-        functions = [node.func for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
-        compared = [
-            side
-            for node in ast.walk(self._tree)
-            if isinstance(node, ast.Compare)
-            for side in (node.left, *node.comparators)
-        ]
+    def _check(self) -> tuple[tuple[str, ...], frozenset[str]]:
+        nodes = list(ast.walk(self._tree))
+        functions = [node.func for node in nodes if isinstance(node, ast.Call)]
+        comparisons = [node for node in nodes if isinstance(node, ast.Compare)]
+        compared = [side for one in comparisons for side in (one.left, *one.comparators)]
         names: dict[str, None] = {}
-        for node in ast.walk(self._tree):
+        for node in nodes:
             if isinstance(node, ast.Call):
                 self._check_call(node)
             elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
@@ -160,7 +155,7 @@ class Expression:
                 names.setdefault(node.id)
             elif not isinstance(node, _NODES):
                 self._refuse(node, "there are columns, numbers, comparisons, and/or/not and functions")
-        return tuple(names)
+        return tuple(names), frozenset(node.id for node in functions if isinstance(node, ast.Name))
 
     def _check_call(self, node: ast.Call) -> None:
         if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS or node.keywords:
@@ -212,29 +207,22 @@ def _call(name: str, arguments: list[Any]) -> Any:
     values = awkward.Array(arguments[0])
     if values.ndim < 2:  # noqa: PLR2004
         raise TypeError(f"{name} takes a column with several values in an event")
-    reducers: dict[str, Callable[..., Any]] = {
-        "count": lambda lists: awkward.num(lists, axis=1),
-        "sum": lambda lists: awkward.sum(lists, axis=-1),
-        "largest": lambda lists: awkward.max(lists, axis=-1, initial=-np.inf, mask_identity=False),
-        "any": lambda lists: awkward.any(lists, axis=-1),
-        "all": lambda lists: awkward.all(lists, axis=-1),
-        "smallest": lambda lists: awkward.min(lists, axis=-1, initial=np.inf, mask_identity=False),
-    }
-    return awkward.to_numpy(reducers[name](values))
+    if name == "count":
+        return awkward.to_numpy(awkward.num(values, axis=1))
+    if name in {"sum", "any", "all"}:
+        return awkward.to_numpy(getattr(awkward, name)(values, axis=-1))
+    reduced, nothing = {"largest": (awkward.max, -np.inf), "smallest": (awkward.min, np.inf)}[name]
+    return awkward.to_numpy(reduced(values, axis=-1, initial=nothing, mask_identity=False))
 
 
 def _where(condition: Any, chosen: Any, otherwise: Any) -> Any:
     import awkward
 
-    arguments = (condition, chosen, otherwise)
-    if any(isinstance(argument, awkward.Array) for argument in arguments):
-        kind = np.asarray(awkward.flatten(condition, axis=None)).dtype.kind
-    else:
-        kind = np.asarray(condition).dtype.kind
-    if kind not in "biu":
+    lists = any(isinstance(one, awkward.Array) for one in (condition, chosen, otherwise))
+    if np.asarray(awkward.flatten(condition, axis=None) if lists else condition).dtype.kind not in "biu":
         raise TypeError("where takes a condition, such as isfinite(x) or x > 0, and two values")
-    if not any(isinstance(argument, awkward.Array) for argument in arguments):
-        return np.where(*arguments)
+    if not lists:
+        return np.where(condition, chosen, otherwise)
     return awkward.where(awkward.values_astype(condition, bool), chosen, otherwise)
 
 

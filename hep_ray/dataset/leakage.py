@@ -5,9 +5,9 @@ All is worked out on a sample that the events' ids choose, of at most `LARGEST_S
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,30 +70,14 @@ def weight_like(name: str) -> bool:
     return bool(_WEIGHT.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)))
 
 
-@dataclass(frozen=True)
-class ColumnFinding:
-    """A finding about a column.
-
-    Attributes:
-        column: its name.
-        text: a sentence.
-        grave: it spoils a training unless it is accepted.
-    """
-
-    column: str
-    text: str
-    grave: bool = False
-
-
 class Leakage:
     """Collects a sample of the events and looks for columns that are no honest features."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._schema = manifest.event_schema
-        self._columns = [
-            column for column in self._schema.inputs if int(np.prod(column.shape)) <= MOST_ELEMENTS
-        ]
-        elements = sum(int(np.prod(column.shape)) for column in self._columns)
+        sizes = {column: math.prod(column.shape) for column in self._schema.inputs}
+        self._columns = [column for column, size in sizes.items() if size <= MOST_ELEMENTS]
+        elements = sum(sizes[column] for column in self._columns)
         parts = len(SPLITS) * len(self._schema.classes)
         most = min(MOST_EVENTS, LARGEST_SAMPLE // max(1, parts * elements))
         counts = [list(manifest.class_counts(split).values()) for split in SPLITS]
@@ -112,8 +96,16 @@ class Leakage:
         sample = {name: events[name][taken] for name in (LABEL, EVENT_ID, *(c.name for c in self._columns))}
         self._rows.append({**sample, "split": np.full(int(taken.sum()), split)})
 
-    def findings(self) -> Iterator[ColumnFinding]:
-        """Yield what is found, column by column."""
+    def findings(self, accepted: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        """Return what spoils a training, and what is worth a note; of accepted columns all is a note."""
+        problems: list[str] = []
+        notes: list[str] = []
+        for name, sentence, grave in self._findings():
+            (problems if grave and name not in accepted else notes).append(sentence)
+        return problems, notes
+
+    def _findings(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield column, sentence, and whether that spoils a training, column by column."""
         if not self._rows:
             return
         joined = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
@@ -131,41 +123,32 @@ class Leakage:
 
     def _of(
         self, column: Column, place: int, values: Floats, joined: Arrays, order: _Order
-    ) -> Iterator[ColumnFinding]:
+    ) -> Iterator[tuple[str, str, bool]]:
         shown, name = _shown(column, place)
         kind = _kind(name, values, order)
-        aucs = self._separated(values, joined)
-        if aucs is not None:
-            label, listed = aucs
+        if separated := self._separated(values, joined):
+            label, listed = separated
             what = kind or _one_each(values, joined[LABEL])
-            yield ColumnFinding(
-                column.name,
-                f"{shown} alone separates '{self._schema.classes[label]}' from the rest (AUC {listed})"
-                + (f" and {what}" if what else "")
-                + f": a search would report what it says. {self._remedy(column)}",
-                grave=bool(what),
-            )
+            more = f" and {what}" if what else ""
+            text = f"alone separates '{self._schema.classes[label]}' from the rest (AUC {listed}){more}: a search would"
+            yield column.name, f"{shown} {text} report what it says. {self._remedy(column)}", bool(what)
         elif kind is not None:
-            yield ColumnFinding(column.name, f"{shown} {kind}. {self._remedy(column)}")
+            yield column.name, f"{shown} {kind}. {self._remedy(column)}", False
         if (sentinel := _sentinel(values)) is not None:
             value, count, low, high = sentinel
-            yield ColumnFinding(
-                column.name,
+            text = (
                 f"{shown} is {value:g} in {count / len(values):.2%} of the events and {low:g} to {high:g} in the "
                 f"others: if {value:g} stands for a missing value, a schema file says so: "
-                f"sentinels = [{value:g}], missing = …, missing_indicator = true",
+                f"sentinels = [{value:g}], missing = …, missing_indicator = true"
             )
+            yield column.name, text, False
 
     def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str] | None:
         """Return the class that the values tell from all others in every split, and the AUCs."""
         labels, classes = joined[LABEL], len(self._schema.classes)
-        present = [number for number in range(len(SPLITS)) if (joined["split"] == number).any()]
-        areas = np.array(
-            [
-                one_vs_rest(values[joined["split"] == number], labels[joined["split"] == number], classes)
-                for number in present
-            ]
-        )
+        within = {name: joined["split"] == number for number, name in enumerate(SPLITS)}
+        within = {name: mask for name, mask in within.items() if mask.any()}
+        areas = np.array([one_vs_rest(values[mask], labels[mask], classes) for mask in within.values()])
         absent = np.isnan(areas)
         above, below = absent | (areas > SEPARATES), absent | (areas < 1 - SEPARATES)
         own = np.bincount(labels, minlength=classes)
@@ -174,18 +157,12 @@ class Leakage:
         if not len(telling):
             return None
         label = self._schema.signal_index if self._schema.signal_index in telling else int(telling[0])
-        listed = [
-            f"{area:.4f} in {SPLITS[number]}"
-            for number, area in zip(present, areas[:, label], strict=True)
-            if not np.isnan(area)
-        ]
-        return label, ", ".join(listed)
+        told = zip(within, areas[:, label], strict=True)
+        return label, ", ".join(f"{area:.4f} in {name}" for name, area in told if not np.isnan(area))
 
     def _remedy(self, column: Column) -> str:
         others = [other.name for other in self._schema.columns if other.name != column.name]
-        listed = (
-            f"--columns {','.join(others)}" if len(others) <= MOST_LISTED else "--columns with the others"
-        )
+        listed = f"--columns {','.join(others) if len(others) <= MOST_LISTED else 'with the others'}"
         without = f"convert without it ({listed})" if others else "convert other columns"
         return f"If it is not measured: {without}; if it is: hep-ray data check … --accept {column.name}"
 
@@ -264,18 +241,5 @@ def _shown(column: Column, place: int) -> tuple[str, str]:
     if len(column.shape) == 1 and column.elements:
         return f"element '{column.elements[place]}' of column '{column.name}'", column.elements[place]
     index = ", ".join(map(str, np.unravel_index(place, column.shape)))
-    return f"place [{index}] of column '{column.name}'", column.elements[
-        place % len(column.elements)
-    ] if column.elements else ""
-
-
-def split_findings(
-    findings: Iterator[ColumnFinding], accepted: Collection[str]
-) -> tuple[list[str], list[str]]:
-    """Return problems, and notes; of accepted columns all are notes."""
-    problems: list[str] = []
-    notes: list[str] = []
-    for finding in findings:
-        grave = finding.grave and finding.column not in accepted
-        (problems if grave else notes).append(finding.text)
-    return problems, notes
+    element = column.elements[place % len(column.elements)] if column.elements else ""
+    return f"place [{index}] of column '{column.name}'", element

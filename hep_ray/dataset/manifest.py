@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,28 +70,6 @@ class Manifest(Config):
     sparse: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
-    def create(
-        cls,
-        event_schema: EventSchema,
-        split_rule: SplitRule,
-        source: dict[str, JsonValue],
-        shards: Iterable[Shard],
-        created_by: str,
-        sparse: Mapping[str, float] | None = None,
-    ) -> Manifest:
-        """Return a manifest with its fingerprint worked out."""
-        shards = tuple(shards)
-        return cls(
-            event_schema=event_schema,
-            split_rule=split_rule,
-            source=source,
-            shards=shards,
-            created_by=created_by,
-            fingerprint=fingerprint_of(event_schema, split_rule, shards),
-            sparse=dict(sparse or {}),
-        )
-
-    @classmethod
     def read(cls, folder: Path | str) -> Manifest:
         """Return the manifest of a dataset folder, as it stands.
 
@@ -144,8 +122,7 @@ class Manifest(Config):
         """Return class name → events, of one split or of all, in the order of the schema's classes."""
         counts: Counter[str] = Counter()
         for shard in self.shards:
-            if split in (None, shard.split):
-                counts.update(shard.classes)
+            counts.update(shard.classes if split in (None, shard.split) else ())
         return {name: counts[name] for name in self.event_schema.classes}
 
     def split_counts(self) -> dict[str, int]:

@@ -137,12 +137,8 @@ class Column(Config):
     @property
     def metadata(self) -> dict[str, str]:
         """Metadata of the column in a shard, beside its type."""
-        return {
-            "unit": self.unit,
-            **({"elements": ",".join(self.elements)} if self.elements else {}),
-            **({"element_units": ",".join(self.element_units)} if self.element_units else {}),
-            **({"axes": ",".join(self.axes)} if self.axes else {}),
-        }
+        listed = {"elements": self.elements, "element_units": self.element_units, "axes": self.axes}
+        return {"unit": self.unit} | {key: ",".join(words) for key, words in listed.items() if words}
 
     @property
     def nbytes(self) -> int:
@@ -177,8 +173,7 @@ class Column(Config):
         """Return values of N rows (N, *shape), without their zeros where they are stored so."""
         if isinstance(values.type, SparseType):
             return values.type.decode(values)
-        flat = values.storage.flatten() if self.shape else values
-        array: npt.NDArray[Any] = flat.to_numpy()
+        array: npt.NDArray[Any] = (values.storage.flatten() if self.shape else values).to_numpy()
         return array.reshape(len(values), *self.shape)
 
     def to_numpy(self, values: pa.Array) -> npt.NDArray[Any]:
@@ -253,14 +248,10 @@ class EventSchema(Config):
         return classes
 
     @model_validator(mode="after")
-    def _known_classes(self) -> EventSchema:
+    def _known_names(self) -> EventSchema:
         for name in (self.signal, *self.class_meaning):
             if name not in self.classes:
                 raise InvalidSchema(f"'{name}' of signal or class_meaning is no class: {self.classes}")
-        return self
-
-    @model_validator(mode="after")
-    def _known_roles(self) -> EventSchema:
         for role, kinds in (("weight", "f"), ("group", "iu")):
             name = getattr(self, role)
             if name is None:
@@ -272,9 +263,7 @@ class EventSchema(Config):
                     f"the {role} '{name}' is {column.dtype} of shape {column.shape}; it must be a scalar {kind} column"
                 )
         if not self.inputs:
-            raise InvalidSchema(
-                "the schema has no column that models may read, beside the weight and the group"
-            )
+            raise InvalidSchema("the schema has no column that models read, beside the weight and the group")
         return self
 
     @property
@@ -293,11 +282,10 @@ class EventSchema(Config):
         Raises:
             InvalidSchema: there is none.
         """
-        for column in self.columns:
-            if column.name == name:
-                return column
-        known = ", ".join(column.name for column in self.columns)
-        raise InvalidSchema(f"the schema has no column '{name}', only {known}")
+        columns = {column.name: column for column in self.columns}
+        if name not in columns:
+            raise InvalidSchema(f"the schema has no column '{name}', only {', '.join(columns)}")
+        return columns[name]
 
     def quantities(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Return what an expression over events may name: the columns, and the named elements of columns.
@@ -317,37 +305,26 @@ class EventSchema(Config):
         Args:
             sparse: columns that are stored without their zeros.
         """
-        return pa.schema(
-            [
-                pa.field(EVENT_ID, pa.string(), nullable=False),
-                pa.field(LABEL, pa.int64(), nullable=False),
-                *(
-                    pa.field(
-                        column.name,
-                        column.sparse_type if column.name in sparse else column.arrow_type,
-                        nullable=False,
-                        metadata=column.metadata,
-                    )
-                    for column in self.columns
-                ),
-            ]
-        )
+        columns = [
+            pa.field(
+                column.name,
+                column.sparse_type if column.name in sparse else column.arrow_type,
+                nullable=False,
+                metadata=column.metadata,
+            )
+            for column in self.columns
+        ]
+        own = (pa.field(EVENT_ID, pa.string(), nullable=False), pa.field(LABEL, pa.int64(), nullable=False))
+        return pa.schema([*own, *columns])
 
     def encode(self, arrays: Mapping[str, npt.NDArray[Any]], sparse: Collection[str] = ()) -> pa.RecordBatch:
         """Return numpy events, already `checked`, as an Arrow record batch."""
-        return pa.record_batch(
-            [
-                pa.array(arrays[EVENT_ID], pa.string()),
-                pa.array(arrays[LABEL]),
-                *(
-                    (column.sparse_type.encode if column.name in sparse else column.to_arrow)(
-                        arrays[column.name]
-                    )
-                    for column in self.columns
-                ),
-            ],
-            schema=self.arrow(sparse),
-        )
+        columns = [
+            (column.sparse_type.encode if column.name in sparse else column.to_arrow)(arrays[column.name])
+            for column in self.columns
+        ]
+        own = (pa.array(arrays[EVENT_ID], pa.string()), pa.array(arrays[LABEL]))
+        return pa.record_batch([*own, *columns], schema=self.arrow(sparse))
 
     def decode(self, batch: pa.RecordBatch) -> Arrays:
         """Return an Arrow record batch as numpy: `event_id` (N,) objects, `label` (N,) int64, columns (N, *shape).
@@ -360,10 +337,7 @@ class EventSchema(Config):
             if field.name not in batch.schema.names:
                 raise InvalidEvents(f"column '{field.name}' is absent from {batch.schema.names}")
             values = batch.column(field.name)
-            known = (
-                field.type,
-                *(column.sparse_type for column in self.columns if column.name == field.name),
-            )
+            known = [field.type, *(one.sparse_type for one in self.columns if one.name == field.name)]
             if values.type not in known or values.null_count:
                 raise InvalidEvents(
                     f"column '{field.name}' got {values.type} with {values.null_count} nulls; it must be {field.type} "
@@ -405,11 +379,8 @@ class EventSchema(Config):
                 f"column of another name in a schema file, or leave such events out by --select "
                 f'"{self.weight} > 0"'
             )
-        return {
-            EVENT_ID: event_ids,
-            LABEL: self._checked_labels(np.asarray(arrays[LABEL]), event_ids),
-            **columns,
-        }
+        labels = self._checked_labels(np.asarray(arrays[LABEL]), event_ids)
+        return {EVENT_ID: event_ids, LABEL: labels, **columns}
 
     def _checked_labels(self, labels: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         if labels.shape != event_ids.shape or labels.dtype.kind not in "iu":

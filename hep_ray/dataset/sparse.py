@@ -135,12 +135,9 @@ def join(pieces: Sequence[Values]) -> Values:
         piece.offsets[1:] - low + end for piece, (low, _), end in zip(sparse, bounds, ends, strict=False)
     ]
     cut = [slice(low, high) for low, high in bounds]
-    return SparseColumn(
-        first.row_shape,
-        np.concatenate([np.zeros(1, np.int64), *offsets]),
-        np.concatenate([piece.index[one] for piece, one in zip(sparse, cut, strict=True)]),
-        np.concatenate([piece.value[one] for piece, one in zip(sparse, cut, strict=True)]),
-    )
+    index = np.concatenate([piece.index[one] for piece, one in zip(sparse, cut, strict=True)])
+    value = np.concatenate([piece.value[one] for piece, one in zip(sparse, cut, strict=True)])
+    return SparseColumn(first.row_shape, np.concatenate([np.zeros(1, np.int64), *offsets]), index, value)
 
 
 def index_dtype(size: int) -> np.dtype[Any]:
@@ -182,13 +179,8 @@ class SparseType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
         column = values if isinstance(values, SparseColumn) else SparseColumn.from_dense(values)
         low, high = column.offsets[[0, -1]]
         offsets = column.offsets - low
-        parts = [
-            _blobs(part[low:high], offsets)
-            for part in (
-                column.index,
-                column.value.astype(column.dtype.newbyteorder("<"), copy=False),
-            )
-        ]
+        value = column.value.astype(column.dtype.newbyteorder("<"), copy=False)
+        parts = [_blobs(part[low:high], offsets) for part in (column.index, value)]
         storage = pa.StructArray.from_arrays(parts, fields=list(self.storage_type))
         return pa.ExtensionArray.from_storage(self, storage)
 
@@ -224,10 +216,9 @@ def _unpacked(blobs: pa.Array, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], 
     low, high = (int(ends[0]), int(ends[-1])) if len(ends) else (0, 0)
     if ((ends - low) % dtype.itemsize).any():
         raise InvalidEvents(f"a sparse column has {high - low} bytes, which are no whole values of {dtype}")
+    filled = content is not None and high > low
     values = (
-        np.frombuffer(content, dtype, (high - low) // dtype.itemsize, low)
-        if content is not None and high > low
-        else np.empty(0, dtype)
+        np.frombuffer(content, dtype, (high - low) // dtype.itemsize, low) if filled else np.empty(0, dtype)
     )
     return values, (ends - low) // dtype.itemsize if len(ends) else np.zeros(1, np.int64)
 

@@ -59,7 +59,7 @@ class SplitRule(Config):
 
     def fraction(self, split: Split) -> float:
         """Return the fraction of one split."""
-        return {"train": self.train, "val": self.val, "test": self.test}[split]
+        return float(getattr(self, split))
 
 
 def split_of(event_ids: Iterable[str], rule: SplitRule) -> npt.NDArray[Any]:

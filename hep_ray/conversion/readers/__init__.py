@@ -21,6 +21,8 @@ from hep_ray.registry import Registry
 
 BATCH_BYTES = 16 * 2**20
 """About as much as a reader holds of a file at a time, decoded."""
+EVENT_SCHEMA = b"hep_ray.event_schema"
+"""Key in the metadata of a part's fields: the schema of a dataset folder, in JSON."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Part
+from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Opened, Part
 from hep_ray.conversion.readers.cells import text_left_out
 from hep_ray.conversion.readers.fields import (
+    absent,
     asked,
     field,
     is_number,
     is_text,
+    not_empty,
+    part_named,
     reading,
     row_bytes,
     rows_per_batch,
@@ -101,10 +105,8 @@ class StoredArray:
             dtype, shape = (self.dtype, ()) if member is None else _subarray(self.dtype[member])
             kind = _kind(dtype)
             single_text = kind == "text" and not (*self.shape[1:], *shape)
-            yield (
-                member or self.own_name,
-                text_left_out(sample(self, member)) if single_text else LeftOut(kind),
-            )
+            why = text_left_out(sample(self, member)) if single_text else LeftOut(kind)
+            yield member or self.own_name, why
 
 
 Sample = Callable[[StoredArray, str | None], Sequence[Any]]
@@ -136,6 +138,21 @@ class ArrayTable:
 
     part: Part
     sources: dict[str, tuple[StoredArray, str | None]]
+
+
+def array_named(kind: str, name: str, found: Mapping[str, StoredArray], path: Path) -> StoredArray:
+    """Return the array of that name, which the user chose.
+
+    Raises:
+        InvalidConfig: there is none, or it holds neither numbers nor texts.
+    """
+    if (array := found.get(name) or found.get(name.strip("/"))) is None:
+        raise absent(kind, name, found, path)
+    if not (array.readable or array.is_text):
+        raise InvalidConfig(
+            f"{path}: {name} has no rows of numbers: it is {array.dtype} of shape {array.shape}"
+        )
+    return array
 
 
 def with_texts(arrays: Sequence[StoredArray], found: Iterable[StoredArray]) -> list[StoredArray]:
@@ -199,15 +216,32 @@ def table_of(
     return ArrayTable(Part(name, arrays[0].shape[0], pa.schema(fields.values()), others), sources)
 
 
-def read_table(
-    table: ArrayTable, start: int, stop: int | None, names: Sequence[str], path: Path, fetch: Fetch
-) -> Iterator[pa.RecordBatch]:
-    """Yield rows of a table in batches that end where chunks do.
+def opened(
+    tables: Sequence[ArrayTable],
+    path: Path,
+    left_out: Mapping[str, LeftOut],
+    fetching: Callable[[], AbstractContextManager[Fetch]],
+) -> Opened:
+    """Return an input of tables, whose rows come from what `fetching` hands out for the time of a reading.
 
     Raises:
-        InvalidConfig: a name is not a field's.
-        UnreadableInput: rows cannot be read, or texts are not UTF-8.
+        NoEvents: none has events.
+        UnreadableInput: there is no table.
     """
+    parts = not_empty([table.part for table in tables], path, left_out)
+
+    def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        table = tables[parts.index(part_named(parts, part.name, path))]
+        with fetching() as fetch:
+            yield from _read_table(table, start, stop, names, path, fetch)
+
+    return Opened(parts, read)
+
+
+def _read_table(
+    table: ArrayTable, start: int, stop: int | None, names: Sequence[str], path: Path, fetch: Fetch
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows of a table in batches that end where chunks do."""
     schema = asked(table.part, names, path)
     members: dict[StoredArray, list[str]] = {}
     for name in names:

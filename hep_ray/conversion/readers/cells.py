@@ -54,24 +54,22 @@ class CellKinds:
     def add(self, values: pa.Array, row: int) -> None:
         """Count more cells, of type binary, of which `row` is the first one's."""
         rest = np.arange(len(values))
-        for kind, pattern in _KINDS.items():
+        for kind, pattern in (*_KINDS.items(), ("other", "")):
             if not len(rest):
                 return
-            left = values.take(pa.array(rest))
-            matches = np.asarray(pc.match_substring_regex(left, f"^\\s*(?:{pattern})\\s*$"))
-            self._count(kind, values, rest[matches], row)
-            rest = rest[~matches]
-        self._count("other", values, rest, row)
-
-    def _count(self, kind: str, values: pa.Array, places: Any, row: int) -> None:
-        self._counts[kind] += len(places)
-        if len(places) and kind not in self._first:
-            text = values[int(places[0])].as_py().decode("utf-8", "replace")
-            self._first[kind] = (row + int(places[0]), text)
+            found = np.ones(len(rest), dtype=bool)
+            if pattern:
+                left = values.take(pa.array(rest))
+                found = np.asarray(pc.match_substring_regex(left, f"^\\s*(?:{pattern})\\s*$"))
+            places, rest = rest[found], rest[~found]
+            self._counts[kind] += len(places)
+            if len(places) and kind not in self._first:
+                text = values[int(places[0])].as_py().decode("utf-8", "replace")
+                self._first[kind] = (row + int(places[0]), text)
 
     def has(self, kind: str) -> bool:
         """Return whether a cell is of that kind."""
-        return self._counts[kind] > 0
+        return kind in self._first
 
     @property
     def whole(self) -> bool:
@@ -116,9 +114,8 @@ class CellKinds:
         if 2 * self._sum(*dict.fromkeys((*self._numeric(decimal), *written))) < self._values:
             row, cell = min(self._first[kind] for kind in self._first if kind != "missing")
             return LeftOut(f"text, first cell {cell!r} in {place(row)}")
-        bad = [kind for kind in self._first if kind not in {*self._numeric(decimal), "missing"}]
-        row, cell = min(self._first[kind] for kind in bad)
-        kind = min(bad, key=lambda kind: self._first[kind])
+        bad = self._first.keys() - {*self._numeric(decimal), "missing"}
+        (row, cell), kind = min((self._first[kind], kind) for kind in bad)
         remedy = "make it a number"
         if kind in {"thousands", "comma", "pointed"}:
             other = "." if kind == "pointed" else ","

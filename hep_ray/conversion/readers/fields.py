@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hep_ray.conversion.paths import listed
 from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Part
 from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
 
@@ -138,8 +139,7 @@ def absent(kind: str, name: str, known: Iterable[str], where: object) -> Invalid
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")  # noqa: PLR2004
-    return InvalidConfig(f"{where} has no {kind} '{name}'{hint}, only: {listed}")
+    return InvalidConfig(f"{where} has no {kind} '{name}'{hint}, only: {listed(known)}")
 
 
 def place(path: Path, part: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,21 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.conversion.readers import LeftOut, Opened, Part, reader
-from hep_ray.conversion.readers.arrays import ArrayTable, StoredArray, read_table, table_of, with_texts
+from hep_ray.conversion.readers.arrays import (
+    ArrayTable,
+    Fetch,
+    StoredArray,
+    array_named,
+    opened,
+    table_of,
+    with_texts,
+)
 from hep_ray.conversion.readers.cells import LOOKED_AT
 from hep_ray.conversion.readers.fields import (
-    absent,
     asked,
     field,
     is_number,
     native,
-    not_empty,
-    part_named,
     reading,
     rows_per_batch,
     steps,
@@ -70,10 +76,9 @@ def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
         found, links = _survey(file, path)
         left_out = {} if options.datasets else {**links, **_left_out(file, found)}
         tables = _tables(found, left_out, path, options)
-    parts = not_empty([table.part for table in tables], path, left_out)
 
-    def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        table = tables[parts.index(part_named(parts, part.name, path))]
+    @contextmanager
+    def fetching() -> Iterator[Fetch]:
         with _opened(path) as file:
 
             def fetch(array: StoredArray, members: Sequence[str], first: int, last: int) -> Any:
@@ -81,9 +86,9 @@ def open_hdf5(path: Path, options: Hdf5Options) -> Opened:
                     dataset = file[array.name]
                     return (dataset.fields(list(members)) if members else dataset)[first:last]
 
-            yield from read_table(table, start, stop, names, path, fetch)
+            yield fetch
 
-    return Opened(parts, read)
+    return opened(tables, path, left_out, fetching)
 
 
 def _opened(path: Path) -> h5py.File:
@@ -162,7 +167,7 @@ def _left_out(file: h5py.File, found: dict[str, StoredArray]) -> dict[str, LeftO
 def _tables(
     found: dict[str, StoredArray], left_out: dict[str, LeftOut], path: Path, options: Hdf5Options
 ) -> list[ArrayTable]:
-    chosen = [_named(name, found, path) for name in options.datasets]
+    chosen = [array_named("dataset", name, found, path) for name in options.datasets]
     arrays = chosen or [array for array in found.values() if array.readable]
     labels = _labels(found, path, options)
     arrays = [array for array in arrays if labels is None or array.name != labels.name]
@@ -196,21 +201,12 @@ def _within(group: str, left_out: dict[str, LeftOut], groups: Collection[str]) -
     return within
 
 
-def _named(name: str, found: dict[str, StoredArray], path: Path) -> StoredArray:
-    if name.strip("/") not in found:
-        raise absent("dataset", name, found, path)
-    array = found[name.strip("/")]
-    if not (array.readable or array.is_text):
-        raise InvalidConfig(f"{path}: {name} has no rows of numbers: it is {array.dtype} {array.shape}")
-    return array
-
-
 def _labels(found: dict[str, StoredArray], path: Path, options: Hdf5Options) -> StoredArray | None:
     if options.labels is None:
         return None
     if options.part_per_dataset:
         raise InvalidConfig("labels and part_per_dataset both tell the classes: leave one of them out")
-    labels = _named(options.labels, found, path)
+    labels = array_named("dataset", options.labels, found, path)
     if labels.dtype.names or len(labels.shape) > 1:
         raise InvalidConfig(
             f"{path}: {labels.name} is no label, one number per event: it has shape {labels.shape}"

@@ -10,21 +10,27 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.lib.format as npy
 import numpy.typing as npt
-import pyarrow as pa
 
 from hep_ray.config import Config
-from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Opened, Part, reader
-from hep_ray.conversion.readers.arrays import ArrayTable, StoredArray, read_table, table_of, with_texts
+from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Opened, reader
+from hep_ray.conversion.readers.arrays import (
+    Fetch,
+    StoredArray,
+    array_named,
+    opened,
+    table_of,
+    with_texts,
+)
 from hep_ray.conversion.readers.cells import LOOKED_AT
-from hep_ray.conversion.readers.fields import absent, not_empty, part_named, reading
+from hep_ray.conversion.readers.fields import reading
 from hep_ray.errors import InvalidConfig, UnreadableInput
 
 LARGEST_TRANSPOSED = 16 * BATCH_BYTES
@@ -72,34 +78,29 @@ def open_npz(path: Path, options: NpzOptions) -> Opened:
         InvalidConfig: an array that is named is absent or holds no numbers, or lengths differ.
     """
     arrays, strangers = _survey(path)
-    for name in options.arrays:
-        if name not in arrays:
-            raise absent("array", name, arrays, path)
-        if not (arrays[name].stored.readable or arrays[name].stored.is_text):
-            raise InvalidConfig(
-                f"{path}: {name} has no rows of numbers: it is {arrays[name].stored.dtype} of shape "
-                f"{arrays[name].stored.shape}"
-            )
-    names = options.arrays or [name for name, array in arrays.items() if array.stored.readable]
+    stored = {name: array.stored for name, array in arrays.items()}
     left_out = {} if options.arrays else {**strangers, **_left_out(path, arrays)}
-    chosen = [arrays[name].stored for name in names]
+    chosen = [array_named("array", name, stored, path) for name in options.arrays]
+    chosen = chosen or [array for array in stored.values() if array.readable]
     if not (options.arrays or options.part_per_array):
-        chosen = with_texts(chosen, (array.stored for array in arrays.values()))
-    tables = _tables(chosen, path, options, left_out)
-    parts = not_empty([table.part for table in tables], path, left_out)
+        chosen = with_texts(chosen, stored.values())
+    if options.part_per_array or "" in stored:
+        tables = [table_of(one.name, [one], path, options.field, left_out) for one in chosen]
+    else:
+        told = ("arrays", "part_per_array")
+        tables = [table_of("", chosen, path, left_out=left_out, options=told)] if chosen else []
 
-    def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        table = tables[parts.index(part_named(parts, part.name, path))]
-
+    @contextmanager
+    def fetching() -> Iterator[Fetch]:
         def fetch(array: StoredArray, _members: Sequence[str], first: int, last: int) -> npt.NDArray[Any]:
             with reading(f"{path}: {array.name}, rows {first} to {last - 1}", *NPZ_ERRORS):
                 return rows[array.name].read(first, last)
 
         with ExitStack() as stack:
             rows = {name: _Rows(path, array, stack) for name, array in arrays.items()}
-            yield from read_table(table, start, stop, names, path, fetch)
+            yield fetch
 
-    return Opened(parts, read)
+    return opened(tables, path, left_out, fetching)
 
 
 def _left_out(path: Path, arrays: dict[str, _Array]) -> dict[str, LeftOut]:
@@ -112,17 +113,6 @@ def _left_out(path: Path, arrays: dict[str, _Array]) -> dict[str, LeftOut]:
 
     with reading(path, *NPZ_ERRORS):
         return dict(each for array in arrays.values() for each in array.stored.left_out(sample))
-
-
-def _tables(
-    arrays: list[StoredArray], path: Path, options: NpzOptions, left_out: dict[str, LeftOut]
-) -> list[ArrayTable]:
-    if not arrays:
-        return []
-    alone = arrays[0].name == ""
-    if options.part_per_array or alone:
-        return [table_of(array.name, [array], path, options.field, left_out) for array in arrays]
-    return [table_of("", arrays, path, left_out=left_out, options=("arrays", "part_per_array"))]
 
 
 def _survey(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
@@ -147,10 +137,9 @@ def _members(path: Path) -> tuple[dict[str, _Array], dict[str, LeftOut]]:
             with archive.open(info) as member:
                 array = _described(name, member, path)
             if info.compress_type == zipfile.ZIP_STORED:
-                array = _Array(array.stored, array.fortran, _start_of(path, info) + array.offset)
+                arrays[name] = replace(array, offset=_start_of(path, info) + array.offset)
             else:
-                array = _Array(array.stored, array.fortran, array.offset, info.filename)
-            arrays[name] = array
+                arrays[name] = replace(array, member=info.filename)
     return arrays, strangers
 
 

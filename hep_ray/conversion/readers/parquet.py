@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hep_ray.config import Config
 from hep_ray.conversion.paths import natural
-from hep_ray.conversion.readers import LeftOut, Opened, Part, reader
+from hep_ray.conversion.readers import EVENT_SCHEMA, LeftOut, Opened, Part, reader
 from hep_ray.conversion.readers.cells import LOOKED_AT, text_left_out
 from hep_ray.conversion.readers.fields import ROW_INDEX, asked, not_empty, reading, rows_per_batch, to_arrow
 from hep_ray.dataset.dataset import verify_shards
@@ -27,8 +27,6 @@ from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, Unreadab
 
 PARQUET_ERRORS = (pa.ArrowException, OSError, KeyError, IndexError, ValueError, StopIteration)
 """What pyarrow raises on broken bytes."""
-EVENT_SCHEMA = b"hep_ray.event_schema"
-"""Key in the metadata of a part's fields: the schema of a dataset folder, in JSON."""
 
 
 @reader("parquet", suffixes=(".parquet",), takes_folders=True)
@@ -57,9 +55,10 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
     schemas, rows, indices = zip(*[_described(file) for file in files], strict=True)
     for file, schema in zip(files, schemas, strict=True):
         if not schema.equals(schemas[0]):
-            raise InvalidConfig(
-                f"{file} has other columns than {files[0]}: {_columns(schema)}, there {_columns(schemas[0])}"
+            here, there = (
+                ", ".join(f"{one.name}: {one.type}" for one in each) for each in (schema, schemas[0])
             )
+            raise InvalidConfig(f"{file} has other columns than {files[0]}: {here}, there {there}")
     fields = [item for column in schemas[0] if (item := _field(column)) is not None]
     left_out = {} if metadata else _left_out(files, rows, schemas[0], frozenset().union(*indices))
     stated = {} if metadata else partitions(path, files)
@@ -104,10 +103,6 @@ def _verified(folder: Path, _stamps: tuple[tuple[str, int, int], ...]) -> Manife
         raise InvalidSchema(f"{folder / MANIFEST}: {exc}") from None
 
 
-def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{column.name}: {column.type}" for column in schema)
-
-
 def _described(file: Path) -> tuple[pa.Schema, int, frozenset[str]]:
     """Return columns, rows, and the columns that pandas says are its index."""
     with reading(f"{file} as Parquet", *PARQUET_ERRORS), pq.ParquetFile(file) as parquet:
@@ -134,13 +129,11 @@ def _left_out(
         if column.name in indices:
             found[column.name] = ROW_INDEX
         elif kind is None:
-            found[column.name] = LeftOut(
-                "empty in every row" if pa.types.is_null(column.type) else str(column.type)
-            )
+            empty = pa.types.is_null(column.type)
+            found[column.name] = LeftOut("empty in every row" if empty else str(column.type))
         elif pa.types.is_string(kind):
             what = "categories" if pa.types.is_dictionary(column.type) else "text"
-            texts = _first_texts(files, rows, column.name)
-            found[column.name] = text_left_out(texts, what)
+            found[column.name] = text_left_out(_first_texts(files, rows, column.name), what)
     return found
 
 
@@ -148,10 +141,7 @@ def _first_texts(files: Sequence[Path], rows: Sequence[int], name: str) -> list[
     for file, count in zip(files, rows, strict=True):
         if count:
             with reading(f"the rows of {file}", *PARQUET_ERRORS), pq.ParquetFile(file) as parquet:
-                texts: list[str | None] = (
-                    next(parquet.iter_batches(LOOKED_AT, columns=[name])).column(0).to_pylist()
-                )
-                return texts
+                return list(next(parquet.iter_batches(LOOKED_AT, columns=[name])).column(0).to_pylist())
     return []
 
 
@@ -159,10 +149,8 @@ def _field(column: pa.Field) -> pa.Field | None:
     arrow_type = _type(column.type)
     if arrow_type is None:
         return None
-    unit = (column.metadata or {}).get(b"unit", b"")
-    return pa.field(
-        column.name, arrow_type, nullable=column.nullable, metadata={"unit": unit} if unit else None
-    )
+    unit = (column.metadata or {}).get(b"unit")
+    return pa.field(column.name, arrow_type, column.nullable, {"unit": unit} if unit else None)
 
 
 def _type(arrow_type: pa.DataType) -> pa.DataType | None:
@@ -210,15 +198,13 @@ def _batches(file: Path, first: int, last: int, schema: pa.Schema) -> Iterator[p
         for batch in parquet.iter_batches(rows_per_batch(schema), row_groups=chosen, columns=schema.names):
             wanted = batch.slice(max(0, first - row), max(0, last - max(first, row)))
             if wanted.num_rows:
-                columns = [
-                    _converted(wanted.column(item.name), item.type, f"{file}: '{item.name}'")
-                    for item in schema
-                ]
+                columns = [_converted(wanted.column(item.name), item, file) for item in schema]
                 yield pa.record_batch(columns, schema=schema)
             row += batch.num_rows
 
 
-def _converted(values: pa.Array, arrow_type: pa.DataType, where: str) -> pa.Array:
+def _converted(values: pa.Array, item: pa.Field, file: Path) -> pa.Array:
+    arrow_type = item.type
     if not isinstance(arrow_type, pa.FixedShapeTensorType) or values.type == arrow_type:
         return values if values.type == arrow_type else values.cast(arrow_type)
     if isinstance(values.type, SparseType):
@@ -226,7 +212,7 @@ def _converted(values: pa.Array, arrow_type: pa.DataType, where: str) -> pa.Arra
     flat = values
     while pa.types.is_fixed_size_list(flat.type):
         if flat.null_count:
-            raise InvalidEvents(f"{where} has a list that is null; every event must have one")
+            raise InvalidEvents(f"{file}: '{item.name}' has a list that is null; every event must have one")
         flat = flat.flatten()
     storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(arrow_type.shape)))
     return pa.ExtensionArray.from_storage(arrow_type, storage)

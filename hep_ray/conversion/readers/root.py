@@ -121,16 +121,14 @@ def _left_out(
     """Return branches that become no column, those of other types and texts, with the reason."""
     found = {}
     for name in options.branches or types:
-        if name in known and pa.types.is_string(known[name].type):
-            if _is_ntuple(tree):
-                first = next(_clusters(tree, pa.schema([known[name]]), 0, LOOKED_AT), {name: np.zeros(0)})[
-                    name
-                ]
-            else:
-                first = tree[name].array(entry_stop=LOOKED_AT, library="ak")
-            found[name] = text_left_out(first.tolist())
-        elif name in types and name not in known:
+        if name in types and name not in known:
             found[name] = LeftOut(types[name])
+        elif name in known and pa.types.is_string(known[name].type):
+            if _is_ntuple(tree):
+                rows = next(_clusters(tree, pa.schema([known[name]]), 0, LOOKED_AT), None)
+                found[name] = text_left_out(rows[name].tolist() if rows else [])
+            else:
+                found[name] = text_left_out(tree[name].array(entry_stop=LOOKED_AT, library="ak").tolist())
     return found
 
 

@@ -101,9 +101,7 @@ def open_text(path: Path, options: TextOptions) -> Opened:
             batches = beside(batches, batches_of(labels, [LABEL_VALUE], stop), path, labels.path)
         step, row = rows_per_batch(schema), 0
         for batch in batches:
-            wanted = batch.slice(
-                max(0, start - row), None if stop is None else max(0, stop - max(start, row))
-            )
+            wanted = batch.slice(max(0, start - row))  # `batches_of` ends at `stop`
             row += batch.num_rows
             for first in range(0, wanted.num_rows, step):
                 piece = wanted.slice(first, step)

@@ -146,7 +146,7 @@ class _Numbers:
     def __init__(self) -> None:
         self.missing, self.whole, self.narrow = False, True, True
 
-    def add(self, values: pa.Array) -> None:
+    def add(self, values: pa.Array, _row: int) -> None:
         self.missing |= values.null_count > 0
         if self.whole:
             found: Any = values.drop_null().to_numpy(zero_copy_only=False)
@@ -186,9 +186,7 @@ def with_types(head: TextHead, decimal: str | None) -> TextLayout:
             number = one.are_numbers(mark) or one.are_mostly_numbers(mark)
             kind = pa.bool_() if one.are_truths else kind if number else pa.string()
             missing = one.has("missing") and kind != pa.string()
-            if (
-                reason := one.left_out(mark, lambda row: f"{head.path}:{_line_of(head, row)[0]}")
-            ) is not None:
+            if reason := one.left_out(mark, lambda row: f"{head.path}:{_line_of(head, row)[0]}"):
                 left_out[name] = reason
             if kind != pa.string():
                 as_written.add(name)
@@ -217,10 +215,7 @@ def _scanned(head: TextHead, decimal: str) -> dict[str, _Numbers | CellKinds]:
         try:
             for batch in _rows(head, types, head.names, decimal):
                 for name, column in columns.items():
-                    if isinstance(column, CellKinds):
-                        column.add(batch.column(name), row)
-                    else:
-                        column.add(batch.column(name))
+                    column.add(batch.column(name), row)
                 row += batch.num_rows
         except pa.ArrowInvalid as exc:
             found = _BAD_COLUMN.search(str(exc))
@@ -310,9 +305,8 @@ def _fault_of(head: TextHead, marks: Mapping[str, str], cause: Exception) -> Inv
         where = f"{head.path}:{number}"
         if len(cells) != width:
             comment = any(cell.lstrip().startswith("#") for cell in (*head.names[:1], *cells[:1]))
-            return InvalidEvents(
-                f"{where} has {len(cells)} cells; every row must have {width}" + f": {COMMENTS}" * comment
-            )
+            remedy = f": {COMMENTS}" * comment
+            return InvalidEvents(f"{where} has {len(cells)} cells; every row must have {width}{remedy}")
         for name, decimal in marks.items():
             cell = cells[head.names.index(name)]
             if not CellKinds.of([cell]).are_numbers(decimal):
