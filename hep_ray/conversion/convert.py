@@ -114,7 +114,7 @@ def convert(
     source: dict[str, JsonValue] = {
         "reader": rules.reader,
         "schema": rules.model_dump(mode="json", by_alias=True),
-        "files": opened.identities(),
+        "files": opened.files,
         "drop_duplicates": chosen.drop_duplicates,
         "balance": chosen.balance,
         "notes": [*opened.notes, *(renamed(columns) if not rules.columns else ())],
@@ -239,8 +239,6 @@ class ReadTask:
 
     Attributes:
         writer: spills the events; every worker reaches its folder.
-        rules: of the conversion.
-        columns: how they are made.
         content_ids: an event's id is the hash of its columns.
         table: that is read.
         fields: names of those to read.

@@ -32,8 +32,6 @@ class SortedRun:
     """A spilled file of events of one split, sorted by key; the keys and the labels lie beside it.
 
     Attributes:
-        path: of the Arrow file.
-        split: of all its events.
         filled: column → how many of its values, over all events, are not zero.
     """
 
@@ -126,54 +124,40 @@ def merged(
     runs: Sequence[SortedRun], schema: EventSchema, low: int = 0, high: int = 2**64
 ) -> Iterator[tuple[Arrays, Keys]]:
     """Yield events whose key is in [low, high), in the order of their keys, at most a block of each run at a time."""
-    cursors = [_Cursor(run, schema, low, high) for run in runs]
-    while cursors := [cursor for cursor in cursors if cursor.fill()]:
-        bound = min(cursor.last_key for cursor in cursors)
-        chunks, keys = zip(*(cursor.pop(bound) for cursor in cursors), strict=True)
-        joined = np.concatenate(keys)
+    sources = [_blocks(run, schema, low, high) for run in runs]
+    held = {source: block for source in sources if (block := next(source, None))}
+    while held:
+        bound = min(keys[-1] for _, keys in held.values())
+        popped = []
+        for source, (events, keys) in list(held.items()):
+            count = int(np.searchsorted(keys, bound, side="right"))
+            popped.append((take(events, slice(count)), keys[:count]))
+            held[source] = take(events, slice(count, None)), keys[count:]
+        chunks, parts = zip(*popped, strict=True)
+        joined = np.concatenate(parts)
         order = np.argsort(joined, kind="stable")
         yield take(concatenate(chunks), order), joined[order]
+        for source in [source for source, (_, keys) in held.items() if not len(keys)]:
+            if block := next(source, None):
+                held[source] = block
+            else:
+                del held[source]
 
 
-class _Cursor:
-    """The part of a sorted run within a range of keys, read block by block."""
-
-    def __init__(self, run: SortedRun, schema: EventSchema, low: int, high: int) -> None:
-        self._schema = schema
-        self._rows = block_rows(schema)
-        self._path = run.path
-        self._all_keys = run.keys()
-        self._next = int(np.searchsorted(self._all_keys, np.uint64(low)))
-        self._stop = len(self._all_keys)
-        if high < 2**64:
-            self._stop = int(np.searchsorted(self._all_keys, np.uint64(high)))
-        self._reader: Any = None
-        self._keys: Keys = self._all_keys[:0]
-        self._arrays: Arrays = {}
-
-    @property
-    def last_key(self) -> np.uint64:
-        return np.uint64(self._keys[-1])
-
-    def fill(self) -> bool:
-        """Hold at least one event; False when none is left."""
-        if not len(self._keys) and self._next < self._stop:
-            if self._reader is None:
-                self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
-            block = self._next // self._rows
-            start, first, last = block * self._rows, self._next, min((block + 1) * self._rows, self._stop)
-            events = self._schema.decode(self._reader.get_batch(block))
-            self._arrays = take(events, slice(first - start, last - start))
-            self._keys = np.array(self._all_keys[first:last])
-            self._next = last
-        return len(self._keys) > 0
-
-    def pop(self, bound: np.uint64) -> tuple[Arrays, Keys]:
-        """Take away every held event whose key is at most the bound."""
-        count = int(np.searchsorted(self._keys, bound, side="right"))
-        popped = take(self._arrays, slice(count)), self._keys[:count]
-        self._arrays, self._keys = take(self._arrays, slice(count, None)), self._keys[count:]
-        return popped
+def _blocks(run: SortedRun, schema: EventSchema, low: int, high: int) -> Iterator[tuple[Arrays, Keys]]:
+    """Yield the part of a sorted run within a range of keys, block by block."""
+    keys, rows = run.keys(), block_rows(schema)
+    first = int(np.searchsorted(keys, np.uint64(low)))
+    stop = int(np.searchsorted(keys, np.uint64(high))) if high < 2**64 else len(keys)
+    if first == stop:
+        return
+    with pa.OSFile(str(run.path)) as file:
+        reader = pa.ipc.open_file(file)
+        while first < stop:
+            block, last = first // rows, min((first // rows + 1) * rows, stop)
+            events = schema.decode(reader.get_batch(block))
+            yield take(events, slice(first - block * rows, last - block * rows)), np.array(keys[first:last])
+            first = last
 
 
 def block_rows(schema: EventSchema) -> int:

@@ -33,7 +33,6 @@ class InputTable:
     """A table of an input.
 
     Attributes:
-        path: of the input.
         number: of the part within it.
         part: what the reader says of it.
         label: the class, where the file or the part decides it.
@@ -61,18 +60,16 @@ class Inputs:
         reader: of their format.
         rules: of the conversion, with the classes settled.
         tables: in order; at least one.
-        digests: input → SHA-256 of its bytes.
+        files: name and SHA-256 of every input and of the files read beside it.
         schema: of the events, where the input is a dataset of ours.
-        companions: files read beside the inputs.
         notes: what is to be told of the inputs, such as which hold no events.
     """
 
     reader: Reader
     rules: SchemaFile
     tables: tuple[InputTable, ...]
-    digests: dict[Path, str]
+    files: list[JsonValue]
     schema: EventSchema | None
-    companions: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -80,12 +77,6 @@ class Inputs:
         """How many rows there are; None when a format does not tell."""
         rows = [one.part.rows for one in self.tables if one.part.rows is not None]
         return sum(rows) if len(rows) == len(self.tables) else None
-
-    def identities(self) -> list[JsonValue]:
-        """Return name and SHA-256 of every input and of the files read beside it."""
-        digests = {one.path: self.digests[one.path] for one in self.tables}
-        digests.update((path, digest_of(path)) for path in self.companions if path not in digests)
-        return [{"name": path.name, "sha256": digest} for path, digest in digests.items()]
 
 
 def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
@@ -126,9 +117,13 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
         parts = {one.shown: one.part for one in full}
         rules = rules.model_copy(update={"label": settled(rules.label, rules.classes, parts)})
     _refuse_empty_class(rules, tables, full, empty)
-    companions = tuple(dict.fromkeys(path for _, one in opened for path in one.companions))
+    digests = {one.path: digests[one.path] for one in full}
+    beside = {path: digest_of(path) for _, one in opened for path in one.companions if path not in digests}
+    files: list[JsonValue] = [
+        {"name": path.name, "sha256": digest} for path, digest in (digests | beside).items()
+    ]
     notes = [*notes, *empty, *_joined(full, rules)]
-    return Inputs(reader, rules, _with_stems(full), digests, schema, companions, tuple(notes))
+    return Inputs(reader, rules, _with_stems(full), files, schema, tuple(notes))
 
 
 def _joined(tables: Sequence[InputTable], rules: SchemaFile) -> Iterator[str]:
@@ -240,7 +235,7 @@ def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
     stated += [f"column '{name}' anew (of the schema file)" for name in columns]
     if stated:
         raise InvalidConfig(
-            f"{stated[0]} cannot be stated for a dataset of hep_ray, which has its labels, ids and columns"
+            f"{stated[0]} cannot be stated for a dataset of hep_ray, which has its own: leave it out"
         )
     classes = rules.classes or schema.classes
     if unknown := [name for name in classes if name not in schema.classes]:

@@ -59,13 +59,9 @@ class ShardRange:
     """Consecutive shards of a split.
 
     Attributes:
-        folder: of the shards.
-        schema: of the events.
-        split: of all of them.
         runs: every run of the split.
         low: first key.
         high: key before which it ends.
-        first: number of its first shard.
         rows_per_shard: events in a shard.
         last_keys: the key after which the events of a class are left out, one for each class; empty for none.
         repeated: keys of events that are given more than once: the first is kept.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from hep_ray.dataset.dataset import shard_problems
 from hep_ray.dataset.expressions import unknown
 from hep_ray.dataset.leakage import Leakage
 from hep_ray.dataset.manifest import ContentHash, Manifest, Shard
-from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
 from hep_ray.dataset.splits import SPLITS, event_hashes, split_codes
 from hep_ray.errors import InvalidConfig, InvalidEvents
 
@@ -106,7 +106,7 @@ class _EventScan:
     def __init__(self, manifest: Manifest) -> None:
         self._schema = manifest.event_schema
         self._rule = manifest.split_rule
-        self._ranges = [_ValueRange(column) for column in self._schema.inputs]
+        self._ranges: dict[str, tuple[Any, Any]] = {}  # lowest and highest of each named element
         self.leakage = Leakage(manifest)
         self._contents = Repetitions()
         self._ids = Repetitions()
@@ -144,8 +144,13 @@ class _EventScan:
                 f"{shard.file}: {int(strays.sum())} events belong to another split than '{shard.split}', "
                 f"such as '{event_ids[int(strays.argmax())]}'"
             )
-        for column in self._ranges:
-            column.update(events)
+        for column in self._schema.inputs:
+            values = events[column.name].reshape(-1, len(column.elements) or 1)
+            low, high = self._ranges.get(column.name, (np.inf, -np.inf))
+            self._ranges[column.name] = (
+                np.minimum(low, values.min(axis=0)),
+                np.maximum(high, values.max(axis=0)),
+            )
         inputs = [events[column.name] for column in self._schema.inputs]
         self._contents.add(row_hashes(inputs), labels, split)
         self._ids.add(hashes[:, 1], labels, split)
@@ -153,41 +158,24 @@ class _EventScan:
 
     def problems(self) -> Iterator[str]:
         """Yield what only the whole dataset shows."""
-        for column in self._ranges:
-            yield from column.problems()
-        if repeats := self._ids.count().repeated:
+        for column in self._schema.inputs if self._ranges else ():
+            lows, highs = self._ranges[column.name]
+            if lows.min() == highs.max():
+                yield f"column '{column.name}' is {lows[0]:g} in every event"
+                continue
+            for element, low, high in zip(column.elements, lows, highs, strict=False):
+                if low == high:
+                    yield f"element '{element}' of column '{column.name}' is {low:g} in every event"
+        if repeats := self._ids.count()[0]:
             yield f"{repeats} events have the id of another event"
-        contents = self._contents.count()
-        if contents.repeated:
-            yield f"{contents.repeated} events repeat the content of another event"
-        if contents.contradictory:
-            yield f"{contents.contradictory} events have the content of an event of another class"
-        for (left, right), shared in contents.shared.items():
-            if shared:
-                yield f"{shared} events are in '{SPLITS[left]}' and, with the same content, in '{SPLITS[right]}'"
-
-
-class _ValueRange:
-    """Lowest and highest value of a column, and of each of its named elements."""
-
-    def __init__(self, column: Column) -> None:
-        self._column = column
-        self._lowest: npt.NDArray[np.float64] = np.full(len(column.elements) or 1, np.inf)
-        self._highest = -self._lowest
-
-    def update(self, events: Arrays) -> None:
-        values = events[self._column.name].reshape(-1, len(self._lowest))
-        self._lowest = np.minimum(self._lowest, values.min(axis=0))
-        self._highest = np.maximum(self._highest, values.max(axis=0))
-
-    def problems(self) -> Iterator[str]:
-        name = self._column.name
-        if self._lowest.min() == self._highest.max():
-            yield f"column '{name}' is {self._lowest[0]:g} in every event"
-            return
-        for element, lowest, highest in zip(self._column.elements, self._lowest, self._highest, strict=False):
-            if lowest == highest:
-                yield f"element '{element}' of column '{name}' is {lowest:g} in every event"
+        repeated, contradictory, shared = self._contents.count()
+        if repeated:
+            yield f"{repeated} events repeat the content of another event"
+        if contradictory:
+            yield f"{contradictory} events have the content of an event of another class"
+        for (left, right), events in shared.items():
+            if events:
+                yield f"{events} events are in '{SPLITS[left]}' and, with the same content, in '{SPLITS[right]}'"
 
 
 LARGEST_RATIO = 1.5
@@ -277,20 +265,6 @@ def _mixed(words: Hashes) -> Hashes:
     return words ^ (words >> np.uint64(31))
 
 
-class Counts(NamedTuple):
-    """How often hashes come again.
-
-    Attributes:
-        repeated: events that have the hash of an earlier one.
-        contradictory: events that have the hash of an event with another label.
-        shared: (earlier split, later split) → hashes that are in both.
-    """
-
-    repeated: int
-    contradictory: int
-    shared: Mapping[tuple[int, int], int]
-
-
 class Repetitions:
     """Collects hashes, labels and splits of events; 10 bytes for each hash and its class and split."""
 
@@ -303,8 +277,13 @@ class Repetitions:
         self._hashes.append(hashes.copy())
         self._marks.append((labels * 4 + split).astype(np.int16))
 
-    def count(self) -> Counts:
-        """Sort and count."""
+    def count(self) -> tuple[int, int, dict[tuple[int, int], int]]:
+        """Sort and count.
+
+        Returns:
+            Events that have the hash of an earlier one; events that have the hash of an event with another label;
+            (earlier split, later split) → hashes that are in both.
+        """
         repeated = contradictory = 0
         shared = dict.fromkeys(((0, 1), (0, 2), (1, 2)), 0)
         for hashes, marks in self._slices():
@@ -317,7 +296,7 @@ class Repetitions:
             present = np.bitwise_or.reduceat(splits, starts)
             for left, right in shared:
                 shared[left, right] += int(((present >> left) & (present >> right) & 1).sum())
-        return Counts(repeated, contradictory, shared)
+        return repeated, contradictory, shared
 
     def _slices(self) -> Iterator[tuple[Hashes, npt.NDArray[np.int16]]]:
         """Yield all events in the order of their hashes, a part of the range at a time."""

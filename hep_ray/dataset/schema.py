@@ -131,7 +131,7 @@ class Column(Config):
         return () if grid == ("phi", "eta") else grid
 
     def unit_of(self, element: str) -> str:
-        """Return the unit of one element: its own where the elements' units differ, else the column's."""
+        """Return the unit of one element, or place: its own where the elements' units differ, else the column's."""
         return self.element_units[self.elements.index(element)] if self.element_units else self.unit
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ import pyarrow as pa
 
 from hep_ray.conversion.paths import listed
 from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Part
+from hep_ray.dataset.schema import EVENT_ID
 from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
 
 ROW_INDEX = LeftOut("a row number, as pandas writes it", "--columns keeps it as a feature")
+IMAGE = "image"
+"""Field of formats that have one image per event."""
 TEXT_BYTES = 32
 """Bytes that a string is taken to have when batches are planned."""
 LIST_LENGTH = 16
@@ -132,6 +135,36 @@ def asked(part: Part, names: Sequence[str], path: Path) -> pa.Schema:
         if name not in part.fields.names:
             raise absent("field", name, part.fields.names, place(path, part.name))
     return pa.schema([part.fields.field(name) for name in names])
+
+
+def images_of(
+    part: Part,
+    path: Path,
+    events: Sequence[str],
+    load: Callable[[str, npt.NDArray[Any]], None],
+    rows: tuple[int, int | None],
+    names: Sequence[str],
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows of a part with the fields `event_id` and `image`.
+
+    Args:
+        part: with these fields.
+        path: of the input, for messages.
+        events: their ids, in order.
+        load: `load(event, image)` fills the image of an event.
+        rows: the first, and the one after the last (None: to the end).
+        names: of the fields asked for.
+    """
+    schema = asked(part, names, path)
+    for first, last in steps(*rows, len(events), rows_per_batch(schema)):
+        columns = {EVENT_ID: pa.array(events[first:last], pa.string())}
+        if IMAGE in names:
+            kind = schema.field(IMAGE).type
+            images = np.empty((last - first, *kind.shape), kind.value_type.to_pandas_dtype())
+            for event, image in zip(events[first:last], images, strict=True):
+                load(event, image)
+            columns[IMAGE] = to_arrow(images, kind)
+        yield pa.record_batch([columns[name] for name in names], schema=schema)
 
 
 def absent(kind: str, name: str, known: Iterable[str], where: object) -> InvalidConfig:

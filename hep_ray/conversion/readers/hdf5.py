@@ -24,16 +24,7 @@ from hep_ray.conversion.readers.arrays import (
     with_texts,
 )
 from hep_ray.conversion.readers.cells import LOOKED_AT
-from hep_ray.conversion.readers.fields import (
-    asked,
-    field,
-    is_number,
-    native,
-    reading,
-    rows_per_batch,
-    steps,
-    to_arrow,
-)
+from hep_ray.conversion.readers.fields import IMAGE, field, images_of, is_number, native, reading
 from hep_ray.dataset.schema import EVENT_ID
 from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents, UnreadableInput
 
@@ -214,7 +205,6 @@ def _labels(found: dict[str, StoredArray], path: Path, options: Hdf5Options) -> 
     return labels
 
 
-IMAGE = "image"
 IMAGE_AXES = 3
 
 
@@ -246,31 +236,25 @@ def open_hvl(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are 
     )
 
     def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        schema = asked(events, names, path)
         with _opened(path) as file:
-            groups = _groups(file, path)
-            for first, last in steps(start, stop, len(groups), rows_per_batch(schema)):
-                chosen = groups[first:last]
-                columns = {EVENT_ID: pa.array(chosen, pa.string())}
-                if IMAGE in names:
-                    images = _images(file, path, chosen, np.empty((last - first, *shape), dtype))
-                    columns[IMAGE] = to_arrow(images, schema.field(IMAGE).type)
-                yield pa.record_batch([columns[name] for name in names], schema=schema)
+
+            def load(name: str, image: npt.NDArray[Any]) -> None:
+                _read_image(file, path, name, image)
+
+            yield from images_of(events, path, _groups(file, path), load, (start, stop), names)
 
     return Opened((events,), read)
 
 
-def _images(file: h5py.File, path: Path, names: Sequence[str], images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    for image, name in zip(images, names, strict=True):
-        dataset = _dataset(file, path, name)
-        if dataset.shape != image.shape or native(dataset.dtype, dataset.shape) != image.dtype:
-            raise InvalidEvents(
-                f"{path}: {name}/data has {dataset.shape} {dataset.dtype}, the images before it {image.shape} "
-                f"{image.dtype}: all of a file must have one shape and dtype"
-            )
-        with reading(f"{path}: {name}/data", *H5_ERRORS):
-            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, image)
-    return images
+def _read_image(file: h5py.File, path: Path, name: str, image: npt.NDArray[Any]) -> None:
+    dataset = _dataset(file, path, name)
+    if dataset.shape != image.shape or native(dataset.dtype, dataset.shape) != image.dtype:
+        raise InvalidEvents(
+            f"{path}: {name}/data has {dataset.shape} {dataset.dtype}, the images before it {image.shape} "
+            f"{image.dtype}: all of a file must have one shape and dtype"
+        )
+    with reading(f"{path}: {name}/data", *H5_ERRORS):
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, image)
 
 
 def _groups(file: h5py.File, path: Path) -> list[str]:

@@ -14,20 +14,10 @@ import pyarrow as pa
 
 from hep_ray.config import Config
 from hep_ray.conversion.readers import Opened, Part, reader
-from hep_ray.conversion.readers.fields import (
-    asked,
-    field,
-    not_empty,
-    part_named,
-    reading,
-    rows_per_batch,
-    steps,
-    to_arrow,
-)
+from hep_ray.conversion.readers.fields import IMAGE, field, images_of, not_empty, part_named, reading
 from hep_ray.dataset.schema import EVENT_ID
 from hep_ray.errors import InvalidConfig, InvalidEvents, NoEvents
 
-IMAGE = "image"
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 """Modes of pictures that are read: of Pillow's names, those of 8 or 16 bits per channel without palette."""
 
@@ -49,19 +39,13 @@ def open_png(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are 
 
     def read(part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         part = part_named(parts, part.name, path)
-        schema = asked(part, names, path)
-        files = _pictures(folders[part.name])
-        tensor = part.fields.field(IMAGE).type
-        dtype = np.dtype(tensor.value_type.to_pandas_dtype())
-        for first, last in steps(start, stop, len(files), rows_per_batch(schema)):
-            chosen = files[first:last]
-            columns = {EVENT_ID: pa.array([file.name for file in chosen], pa.string())}
-            if IMAGE in names:
-                images = np.empty((len(chosen), *tensor.shape), dtype)
-                for image, file in zip(images, chosen, strict=True):
-                    image[...] = _decoded(file, tuple(tensor.shape), dtype)
-                columns[IMAGE] = to_arrow(images, tensor)
-            yield pa.record_batch([columns[name] for name in names], schema=schema)
+        folder = folders[part.name]
+
+        def load(name: str, image: npt.NDArray[Any]) -> None:
+            image[...] = _decoded(folder / name, image.shape, image.dtype)
+
+        files = [file.name for file in _pictures(folder)]
+        yield from images_of(part, path, files, load, (start, stop), names)
 
     return Opened(parts, read)
 

@@ -55,8 +55,7 @@ def features_of(sample: Sample, column: Column) -> Iterator[Feature]:
         return
     for place in range(column.shape[0]):
         element = column.elements[place] if column.elements else f"{column.name}[{place}]"
-        unit = column.unit_of(element) if column.elements else column.unit
-        yield Feature(element, unit, values[:, place])
+        yield Feature(element, column.unit_of(element), values[:, place])
 
 
 def distributions(sample: Sample, features: list[Feature]) -> Iterator[Figure]:
@@ -88,7 +87,7 @@ def sequences(sample: Sample, column: Column) -> Iterator[Figure]:
                     marker="o",
                     markersize=2.5,
                 )
-            unit = column.unit_of(name) if column.elements else column.unit
+            unit = column.unit_of(name)
             axes.set_xlabel(f"place in {column.name}")
             axes.set_ylabel(f"mean {name}" + (f" [{unit}]" if unit else ""))
         yield figure

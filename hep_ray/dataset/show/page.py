@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from hep_ray.dataset.check import balance_notes, balance_problems
 from hep_ray.dataset.manifest import Manifest
-from hep_ray.dataset.schema import Column
 from hep_ray.dataset.show.features import QUANTILES, balance, distributions, features_of, sequences
 from hep_ray.dataset.show.images import mean_images, single_events
 from hep_ray.dataset.show.sample import Sample, kind_of
@@ -63,18 +62,18 @@ def _by_column(sample: Sample) -> Iterator[Section]:
         if kind == "image":
             mean = mean_images(sample, column)
             yield Section(f"{name}: mean", [(f"mean {name} of every class", mean)], COLOURS)
-            yield Section(f"{name}: single events", list(_single_events(sample, column)))
+            classes = enumerate(sample.manifest.event_schema.classes)
+            singles = [
+                (f"{name} of events of {one}", single_events(sample, column, label))
+                for label, one in classes
+                if len(sample.singles[name][label])
+            ]
+            yield Section(f"{name}: single events", singles)
         elif kind in {"sequence", "profile"}:
             pictures = [(f"mean {name} by place", figure) for figure in sequences(sample, column)]
             yield Section(f"{name}: mean by place", pictures)
         elif kind == "other":
             yield Section("", [], f"{name} has the shape {column.shape} and is not drawn.")
-
-
-def _single_events(sample: Sample, column: Column) -> Iterator[tuple[str, Figure]]:
-    for label, name in enumerate(sample.manifest.event_schema.classes):
-        if len(sample.singles[column.name][label]):
-            yield f"{column.name} of events of {name}", single_events(sample, column, label)
 
 
 def _distributions(sample: Sample) -> Iterator[Section]:
