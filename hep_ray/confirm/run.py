@@ -265,7 +265,7 @@ RESTARTS = 3
 
 
 @dataclass(frozen=True)
-class Opened:
+class EvaluationSetup:
     """Settings that all evaluations share.
 
     Attributes:
@@ -310,7 +310,7 @@ def evaluate_all(
         WorkersLost: an evaluation's process was lost too often.
     """
     opened = ray.put(
-        Opened(
+        EvaluationSetup(
             str(trials_folder.resolve()),
             dataset.schema,
             open_events(dataset, resources.ingest, ["test"], purpose="confirm"),
@@ -342,7 +342,7 @@ def evaluate_all(
         )
 
 
-def _evaluate(opened: Opened, trial_id: str) -> Outcome:
+def _evaluate(opened: EvaluationSetup, trial_id: str) -> Outcome:
     load(opened.plugins)
     torch.set_num_threads(opened.cpus)
     return evaluate_once(

@@ -168,7 +168,12 @@ def _column(
             ) from None
         values = np.broadcast_to(values, (len(rows), *values.shape[1:]))
     else:
-        stacked = [_padded(raw[name], rule) for name in rule.reads]
+        stacked = [np.asarray(raw[name]) for name in rule.reads] if rule.pad_to is None else []
+        if rule.pad_to is not None:
+            import awkward as ak
+
+            padded = [ak.pad_none(raw[name], rule.pad_to, axis=1, clip=True) for name in rule.reads]
+            stacked = [np.asarray(ak.to_numpy(ak.fill_none(lists, rule.pad_value))) for lists in padded]
         values = np.stack(stacked, axis=-1) if len(stacked) > 1 else stacked[0]
     if values.size != len(rows) * int(np.prod(column.shape)):
         raise InvalidEvents(
@@ -189,15 +194,6 @@ def _column(
     if rule.indicator is not None:
         arrays[rule.indicator] = missing.astype(np.uint8)
     return arrays
-
-
-def _padded(values: Any, rule: ColumnRule) -> npt.NDArray[Any]:
-    if rule.pad_to is None:
-        return np.asarray(values)
-    import awkward
-
-    lists = awkward.fill_none(awkward.pad_none(values, rule.pad_to, axis=1, clip=True), rule.pad_value)
-    return np.asarray(awkward.to_numpy(lists))
 
 
 def _refused(

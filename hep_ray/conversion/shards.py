@@ -319,8 +319,13 @@ class ShardWriter:
         order = np.argsort(keys, kind="stable")
         keys, labels = keys[order], labels[order]
         first = np.concatenate([[True], keys[1:] != keys[:-1]])
-        repeated, refused = self._repetitions(keys, labels, first, runs)
-        keep = first & ~np.isin(keys, np.array(refused, dtype=np.uint64))
+        repeated = np.unique(keys[~first])
+        if len(repeated) and not self.drop_repeated:
+            event_id = next(merged(runs, self.schema, int(repeated[0])))[0][EVENT_ID][0]
+            raise InvalidEvents(f"the event id '{event_id}' is there twice")
+        change = ~first & (labels != np.concatenate([labels[:1], labels[:-1]]))
+        refused = np.unique(keys[change])  # of events in different classes
+        keep = first & ~np.isin(keys, refused)
         last_keys: tuple[int, ...] = ()
         if self.balance:
             of_class = [keys[keep & (labels == label)] for label in range(len(self.schema.classes))]
@@ -341,25 +346,7 @@ class ShardWriter:
                 first=number * SHARDS_AT_A_TIME,
                 rows_per_shard=self.rows_per_shard,
                 last_keys=last_keys,
-                repeated=frozenset(repeated),
-                refused=frozenset(refused),
+                repeated=frozenset(repeated.tolist()),
+                refused=frozenset(refused.tolist()),
                 sparse=sparse,
             )
-
-    def _repetitions(
-        self,
-        keys: npt.NDArray[np.uint64],
-        labels: npt.NDArray[np.int64],
-        first: npt.NDArray[np.bool_],
-        runs: tuple[SortedRun, ...],
-    ) -> tuple[list[int], list[int]]:
-        """Return keys that come more than once, and among them those of events in different classes."""
-        repeated = np.unique(keys[~first])
-        if not len(repeated):
-            return [], []
-        if not self.drop_repeated:
-            key = int(repeated[0])
-            event_id = next(merged(runs, self.schema, key))[0][EVENT_ID][0]
-            raise InvalidEvents(f"the event id '{event_id}' is there twice")
-        change = ~first & (labels != np.concatenate([labels[:1], labels[:-1]]))
-        return repeated.tolist(), np.unique(keys[change]).tolist()

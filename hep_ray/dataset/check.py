@@ -246,17 +246,12 @@ def row_hashes(columns: Sequence[npt.NDArray[Any]]) -> Hashes:
     total: Hashes = np.zeros(len(columns[0]), dtype=np.uint64)
     place = 0
     for column in columns:
-        words = _words(column)
+        rows = np.ascontiguousarray(column).reshape(len(column), -1).view(np.uint8)
+        words = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)  # filled up with zeros
         keys = (np.arange(place + 1, place + 1 + words.shape[1], dtype=np.uint64)) * GOLDEN
         total += _mixed(words + keys).sum(axis=1, dtype=np.uint64)
         place += words.shape[1]
     return _mixed(total)
-
-
-def _words(column: npt.NDArray[Any]) -> Hashes:
-    """Return the bytes of each row as 64-bit words, filled up with zeros; (N, W)."""
-    rows = np.ascontiguousarray(column).reshape(len(column), -1).view(np.uint8)
-    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
 
 
 def _mixed(words: Hashes) -> Hashes:

@@ -128,10 +128,12 @@ class Leakage:
         kind = _kind(name, values, order)
         if separated := self._separated(values, joined):
             label, listed = separated
-            what = kind or _one_each(values, joined[LABEL])
-            more = f" and {what}" if what else ""
+            within = [values[joined[LABEL] == one] for one in np.unique(joined[LABEL])]
+            if kind is None and all(len(np.unique(own)) == 1 for own in within):
+                kind = "has one value in each class, as a label or the weight of a sample does"
+            more = f" and {kind}" if kind else ""
             text = f"alone separates '{self._schema.classes[label]}' from the rest (AUC {listed}){more}: a search would"
-            yield column.name, f"{shown} {text} report what it says. {self._remedy(column)}", bool(what)
+            yield column.name, f"{shown} {text} report what it says. {self._remedy(column)}", bool(kind)
         elif kind is not None:
             yield column.name, f"{shown} {kind}. {self._remedy(column)}", False
         if (sentinel := _sentinel(values)) is not None:
@@ -211,12 +213,6 @@ def _kind(name: str, values: Floats, order: _Order) -> str | None:
     if identifier_like(name, whole=whole):
         return "is an identifier by its name"
     return "is a weight by its name" if weight_like(name) else None
-
-
-def _one_each(values: Floats, labels: npt.NDArray[np.int64]) -> str | None:
-    if all(len(np.unique(values[labels == label])) == 1 for label in np.unique(labels)):
-        return "has one value in each class, as a label or the weight of a sample does"
-    return None
 
 
 def _sentinel(values: Floats) -> tuple[float, int, float, float] | None:

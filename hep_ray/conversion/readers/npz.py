@@ -160,15 +160,15 @@ def _described(name: str, file: IO[bytes], path: Path) -> _Array:
     return _Array(StoredArray(name, dtype, shape), fortran, file.tell())
 
 
+@dataclass
 class _Rows:
     """The rows of one array, in rising order."""
 
-    def __init__(self, path: Path, array: _Array, stack: ExitStack) -> None:
-        self._path = path
-        self._stack = stack
-        self._array = array
-        self._mapped: npt.NDArray[Any] | None = None
-        self._file: IO[bytes] | None = None
+    path: Path
+    array: _Array
+    stack: ExitStack
+    mapped: npt.NDArray[Any] | None = None
+    file: IO[bytes] | None = None
 
     def read(self, first: int, last: int) -> npt.NDArray[Any]:
         """Return rows from `first` up to `last`.
@@ -176,29 +176,29 @@ class _Rows:
         Raises:
             InvalidConfig: the array is compressed, in Fortran order, and too large to be decoded whole.
         """
-        if self._array.member is None or self._array.fortran:
-            if self._mapped is None:
-                self._mapped = self._whole()
-            return self._mapped[first:last]
-        if self._file is None:
-            archive = self._stack.enter_context(zipfile.ZipFile(self._path))
-            self._file = self._stack.enter_context(archive.open(self._array.member))
-        stored = self._array.stored
+        if self.array.member is None or self.array.fortran:
+            if self.mapped is None:
+                self.mapped = self._whole()
+            return self.mapped[first:last]
+        if self.file is None:
+            archive = self.stack.enter_context(zipfile.ZipFile(self.path))
+            self.file = self.stack.enter_context(archive.open(self.array.member))
+        stored = self.array.stored
         size = stored.dtype.itemsize * int(np.prod(stored.shape[1:]))
-        self._file.seek(self._array.offset + first * size)
-        content = self._file.read((last - first) * size)
+        self.file.seek(self.array.offset + first * size)
+        content = self.file.read((last - first) * size)
         return np.frombuffer(content, stored.dtype).reshape(last - first, *stored.shape[1:])
 
     def _whole(self) -> npt.NDArray[Any]:
-        stored, order = self._array.stored, "F" if self._array.fortran else "C"
-        if self._array.member is None:
-            return np.memmap(self._path, stored.dtype, "r", self._array.offset, stored.shape, order)  # type: ignore[call-overload,no-any-return]
+        stored, order = self.array.stored, "F" if self.array.fortran else "C"
+        if self.array.member is None:
+            return np.memmap(self.path, stored.dtype, "r", self.array.offset, stored.shape, order)  # type: ignore[call-overload,no-any-return]
         size = stored.dtype.itemsize * int(np.prod(stored.shape))
         if size > LARGEST_TRANSPOSED:
             raise InvalidConfig(
-                f"{self._path}: the compressed array '{stored.name}' in Fortran order has {size} bytes, more than "
+                f"{self.path}: the compressed array '{stored.name}' in Fortran order has {size} bytes, more than "
                 f"the {LARGEST_TRANSPOSED} that are decoded whole: save it in C order"
             )
-        with zipfile.ZipFile(self._path) as archive, archive.open(self._array.member) as file:
-            file.seek(self._array.offset)
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.array.member) as file:
+            file.seek(self.array.offset)
             return np.frombuffer(file.read(size), stored.dtype).reshape(stored.shape, order="F")

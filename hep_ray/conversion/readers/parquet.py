@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -83,7 +82,13 @@ def open_parquet(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there 
             if first < last:
                 constants = {name: values[place] for name, values in stated.items()}
                 for batch in _batches(file, first, last, inner):
-                    yield with_constants(batch, schema, constants) if stated else batch
+                    columns = [
+                        pa.repeat(constants[name], batch.num_rows)
+                        if name in constants
+                        else batch.column(name)
+                        for name in schema.names
+                    ]
+                    yield pa.record_batch(columns, schema=schema)
 
     return Opened(not_empty([part], path), read)
 
@@ -168,7 +173,10 @@ def _type(arrow_type: pa.DataType) -> pa.DataType | None:
         return pa.fixed_shape_tensor(arrow_type.value_type, arrow_type.shape)
     if isinstance(arrow_type, pa.FixedShapeTensorType):
         return arrow_type if arrow_type.permutation is None and _is_number(arrow_type.value_type) else None
-    shape, value_type = _fixed_shape(arrow_type)
+    shape: tuple[int, ...] = ()
+    value_type = arrow_type
+    while types.is_fixed_size_list(value_type):
+        shape, value_type = (*shape, value_type.list_size), value_type.value_type
     if shape:
         return pa.fixed_shape_tensor(value_type, shape) if _is_number(value_type) else None
     if (types.is_list(arrow_type) or types.is_large_list(arrow_type)) and _is_number(arrow_type.value_type):
@@ -178,14 +186,6 @@ def _type(arrow_type: pa.DataType) -> pa.DataType | None:
 
 def _is_number(arrow_type: pa.DataType) -> bool:
     return bool(pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type))
-
-
-def _fixed_shape(arrow_type: pa.DataType) -> tuple[tuple[int, ...], pa.DataType]:
-    shape: tuple[int, ...] = ()
-    while pa.types.is_fixed_size_list(arrow_type):
-        shape = (*shape, arrow_type.list_size)
-        arrow_type = arrow_type.value_type
-    return shape, arrow_type
 
 
 def _batches(file: Path, first: int, last: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -271,12 +271,3 @@ def _typed(values: Sequence[str]) -> pa.Array:
         return pa.array([float(value) for value in values], pa.float64())
     except ValueError:
         return pa.array(values, pa.string())
-
-
-def with_constants(batch: pa.RecordBatch, schema: pa.Schema, constants: dict[str, Any]) -> pa.RecordBatch:
-    """Return the batch with the fields of the schema, of which some have one value in all its rows."""
-    columns = [
-        pa.repeat(constants[item.name], batch.num_rows) if item.name in constants else batch.column(item.name)
-        for item in schema
-    ]
-    return pa.record_batch(columns, schema=schema)

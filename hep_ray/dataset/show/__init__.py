@@ -37,12 +37,12 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
 
     if split not in {"train", "val"}:
         raise InvalidConfig(
-            f"the events of train or val are shown, those of test are kept for the end; got '{split}'"
+            f"the split '{split}' is not drawn, train and val are: the events of test are kept for the end"
         )
     folder = Path(folder)
     manifest = verify_shards(folder)
     if not manifest.rows(split):
-        raise InvalidEvents(f"a split that is shown has events; '{split}' of {folder} has none")
+        raise InvalidEvents(f"the split '{split}' of {folder} has no events to draw")
     path = Path(out) if out else folder.absolute().with_name(folder.absolute().name)
     if path.suffix not in {".html", ".htm"}:
         path = path.with_name(f"{path.name}.html")

@@ -34,13 +34,7 @@ Values = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Feature:
-    """One number of an event.
-
-    Attributes:
-        name: of the scalar column, or of the vector's column and element.
-        unit: empty for none.
-        values: (N,)
-    """
+    """One number of N events: a scalar column, or an element of a vector."""
 
     name: str
     unit: str
@@ -49,13 +43,12 @@ class Feature:
 
 def features_of(sample: Sample, column: Column) -> Iterator[Feature]:
     """The numbers of a scalar or vector column."""
-    values = sample.features[column.name]
-    if not column.shape:
-        yield Feature(column.name, column.unit, values)
-        return
-    for place in range(column.shape[0]):
-        element = column.elements[place] if column.elements else f"{column.name}[{place}]"
-        yield Feature(element, column.unit_of(element), values[:, place])
+    values = sample.features[column.name].reshape(len(sample.labels), -1)
+    places = (
+        [f"{column.name}[{place}]" for place in range(values.shape[1])] if column.shape else [column.name]
+    )
+    for place, name in enumerate(column.elements or places):
+        yield Feature(name, column.unit_of(name), values[:, place])
 
 
 def distributions(sample: Sample, features: list[Feature]) -> Iterator[Figure]:

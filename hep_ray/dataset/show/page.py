@@ -24,13 +24,7 @@ COLOURS = "Logarithmic colours over four decades at most; bins without an entry 
 
 @dataclass(frozen=True)
 class Section:
-    """Pictures under one title.
-
-    Attributes:
-        title: above them.
-        pictures: words for those who cannot see it, and the figure.
-        note: between title and pictures.
-    """
+    """Pictures under one title, each with words for those who cannot see it; a note stands between both."""
 
     title: str
     pictures: list[tuple[str, Figure]]
