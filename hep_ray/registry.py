@@ -21,6 +21,7 @@ from hep_ray.errors import DuplicateName, UnknownName
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 OWN_CODE: dict[str, list[str]] = {}
 """Module outside hep_ray → what it registered, such as `loss 'mine'`."""
@@ -86,9 +87,14 @@ class Registry(Generic[T]):
         self._entries[name] = entry
         return entry
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """`add` as a decorator."""
-        return lambda entry: self.add(name, entry)
+    def decorator(self, name: str, entry_of: Callable[[Any], T]) -> Callable[[C], C]:
+        """Return a decorator that enters what `entry_of` makes of the decorated, and leaves that as it is."""
+
+        def register(component: C) -> C:
+            self.add(name, entry_of(component))
+            return component
+
+        return register
 
     def __getitem__(self, name: str) -> T:
         """The entry of that name.

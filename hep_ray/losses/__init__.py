@@ -1,4 +1,4 @@
-"""Losses: one file per loss, each with its equation and source."""
+"""Losses, each with its equation and source."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ class Loss(nn.Module):
     A loss says how logits become probabilities once, in `log_weights`; probabilities and the log-odds that events are
     ranked by follow from it. One that has `probabilities` alone is ranked by their logarithms in double precision.
 
+    Args:
+        config: of the loss, kept as `config`.
+
     Raises:
         TypeError: a subclass has neither.
     """
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.config = config
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -65,6 +72,14 @@ class Loss(nn.Module):
         return weights - others.logsumexp(dim=2)
 
 
+class SoftmaxLoss(Loss):
+    """A loss whose probabilities are the softmax of the logits."""
+
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """Return the logits, (N, C), as they are."""
+        return logits
+
+
 @dataclass(frozen=True)
 class LossEntry:
     """One registered loss.
@@ -95,12 +110,7 @@ def loss(name: str, config: type[Config]) -> Callable[[L], L]:
     Raises:
         DuplicateName: another loss has the name.
     """
-
-    def register(cls: L) -> L:
-        LOSSES.add(name, LossEntry(name, config, cls))
-        return cls
-
-    return register
+    return LOSSES.decorator(name, lambda cls: LossEntry(name, config, cls))
 
 
 def build_loss(name: str, config_values: Mapping[str, Any]) -> Loss:

@@ -78,14 +78,10 @@ def signed_root(logits: Tensor, root_index: float) -> Tensor:
 class RootSoftmax(Loss):
     """Cross-entropy of the signed r-th root of the logits."""
 
-    def __init__(self, config: RootSoftmaxConfig) -> None:
-        super().__init__()
-        self.root_index = config.root_index
-
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss (N,) of logits (N, C) and true classes (N,)."""
-        return functional.cross_entropy(signed_root(logits, self.root_index), target, reduction="none")
+        return functional.cross_entropy(self.log_weights(logits), target, reduction="none")
 
     def log_weights(self, logits: Tensor) -> Tensor:
         """The signed roots of the logits, (N, C): probabilities are their softmax."""
-        return signed_root(logits, self.root_index)
+        return signed_root(logits, self.config.root_index)

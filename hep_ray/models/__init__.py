@@ -1,4 +1,4 @@
-"""Classifiers: one file per family, each registered with the configuration beside it."""
+"""Classifiers, one file per family, each registered with the configuration beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hep_ray.registry import Registry
 
 
 class ColumnLike(Protocol):
-    """What a model reads of one column of an event schema."""
+    """One column of an event schema, as a model reads it."""
 
     @property
     def name(self) -> str:
@@ -25,7 +25,7 @@ class ColumnLike(Protocol):
 
 
 class SchemaLike(Protocol):
-    """What a model reads of an event schema."""
+    """An event schema, as a model reads it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,12 +92,9 @@ def model(name: str, config: type[Config], *, example: Mapping[str, Any] | None 
     Raises:
         DuplicateName: another model has the name.
     """
-
-    def register(cls: M) -> M:
-        MODELS.add(name, ModelEntry(name, config, cls, example or {}, fitted=hasattr(cls, "fit")))
-        return cls
-
-    return register
+    return MODELS.decorator(
+        name, lambda cls: ModelEntry(name, config, cls, example or {}, fitted=hasattr(cls, "fit"))
+    )
 
 
 def build_model(name: str, config_values: Mapping[str, Any], schema: SchemaLike) -> Model:

@@ -80,18 +80,14 @@ class CnnRnn(ImageModel):
 BLOCK_WIDTHS = (16, 32, 64)
 
 
-class Conv3dConfig(ImageConfig):
-    """Configuration of `conv3d`."""
-
-
-@model("conv3d", Conv3dConfig)
+@model("conv3d", ImageConfig)
 class Conv3d(ImageModel):
     """Three convolutions in depth, φ and η; depth is never pooled.
 
     It takes one image, of any size, whose channels are a sequence.
     """
 
-    def __init__(self, config: Conv3dConfig, schema: SchemaLike) -> None:
+    def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema)
         layers: list[nn.Module] = []
         channels = 1

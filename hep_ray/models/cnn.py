@@ -1,4 +1,4 @@
-"""Convolutional networks of the HVL thesis on black holes and sphalerons.
+"""Plain convolutional networks: `cnn` and `deep_cnn` of the HVL thesis, `object_cnn` and `coordconv`.
 
 `cnn`, shapes at 50x50x3 (N events, channels x H x W):
 
@@ -19,15 +19,38 @@
     2 x (conv 3x3, norm, ReLU)       256 x  7 x  7      average  256
     linear, ReLU, dropout           1000
     linear                          n_classes
+
+`object_cnn`, the network of Islam and Ramachandra for electron, muon, tau and jet images, after a well-known one for
+CIFAR-10. Shapes at 16x16x2, with the widths of the default variant:
+
+    image                        2 x 16 x 16
+    conv 3x3, padded            32 x 16 x 16
+    conv 3x3                    32 x 14 x 14      pool 2, dropout 0.25    32 x 7 x 7
+    conv 3x3, padded            64 x  7 x  7
+    conv 3x3                    64 x  5 x  5      pool 2, dropout 0.25    64 x 2 x 2
+    linear, dropout 0.5        512
+    linear                     n_classes
+
+The variant `wide` has 64 and 128 channels in the second and fourth convolution; `selu` replaces ReLU.
+
+`coordconv` (Liu et al., arXiv:1807.03247): the first convolution also sees where each pixel lies. Shapes at 50x50x3:
+
+    image                   3 x 50 x 50      and two channels of coordinates in [-1, 1]
+    conv 3x3, ReLU         32 x 50 x 50      pool 2    32 x 25 x 25
+    conv 3x3, ReLU         64 x 25 x 25      pool 2    64 x 13 x 13
+    conv 3x3, ReLU        128 x 13 x 13      average  128
+    linear                n_classes
 """
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.image import ImageConfig, ImageModel, flat_features, output_size
+from hep_ray.models.mlp import ACTIVATIONS, Activation
 
 STAGES = ((16, 2), (64, 2), (256, 3))  # (channels, pooling) of each convolution
 WIDTHS = (32, 64, 128, 256)  # channels of each stage of `deep_cnn`
@@ -92,7 +115,86 @@ class DeepCnn(ImageModel):
             channels = width
         self.convolutions = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            *classifier(channels, config, schema),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), *classifier(channels, config, schema)
         )
+
+
+OBJECT_FEATURES = 512
+OBJECT_STAGES = ((32, 64), (64, 128))  # channels of a stage's first convolution, of its second one where wide
+
+
+class ObjectCnnConfig(ImageConfig):
+    """Configuration of `object_cnn`.
+
+    Attributes:
+        wide: second convolutions twice as wide as first ones.
+        activation: after each convolution and the hidden layer.
+        image_dropout: probability of zeroing a pixel after a pooling.
+        dropout: probability of zeroing a hidden feature.
+    """
+
+    wide: bool = False
+    activation: Activation = "relu"
+    image_dropout: float = Field(default=0.25, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+
+
+@model("object_cnn", ObjectCnnConfig)
+class ObjectCnn(ImageModel):
+    """Two stages of two convolutions each, one hidden layer.
+
+    It takes one image of at least 10x10 pixels.
+    """
+
+    def __init__(self, config: ObjectCnnConfig, schema: SchemaLike) -> None:
+        super().__init__(config, schema)
+        activation = ACTIVATIONS[config.activation]
+        layers: list[nn.Module] = []
+        channels, size = self.image.channels, self.image.size
+        for first, wider in OBJECT_STAGES:
+            second = wider if config.wide else first
+            layers += [nn.Conv2d(channels, first, 3, padding=1), activation()]
+            layers += [nn.Conv2d(first, second, 3), activation()]
+            layers += [nn.MaxPool2d(2), nn.Dropout(config.image_dropout)]
+            size = output_size(output_size(size, kernel=3), kernel=2, stride=2)
+            channels = second
+        self.convolutions = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(flat_features("object_cnn", channels, size, self.image), OBJECT_FEATURES),
+            activation(),
+            nn.Dropout(config.dropout),
+            nn.Linear(OBJECT_FEATURES, len(schema.classes)),
+        )
+
+
+COORDINATE_WIDTHS = (32, 64, 128)
+
+
+@model("coordconv", ImageConfig)
+class CoordConv(ImageModel):
+    """Three convolutions on the image and its two coordinates."""
+
+    coordinates: Tensor
+
+    def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
+        super().__init__(config, schema)
+        height, width = self.image.size
+        grid = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        self.register_buffer("coordinates", torch.stack(grid)[None], persistent=False)
+        layers: list[nn.Module] = []
+        channels = self.image.channels + 2
+        for place, features in enumerate(COORDINATE_WIDTHS, 1):
+            layers += [nn.Conv2d(channels, features, 3, padding=1), nn.ReLU(inplace=True)]
+            layers += [nn.MaxPool2d(2, ceil_mode=True)] if place < len(COORDINATE_WIDTHS) else []
+            channels = features
+        self.network = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, len(schema.classes))
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, n_classes) of images (N, H, W, C)."""
+        maps = self.image(images)
+        places = self.coordinates.expand(len(maps), -1, -1, -1)
+        logits: Tensor = self.network(torch.cat([maps, places], dim=1))
+        return logits

@@ -28,10 +28,6 @@ INCEPTION_3: tuple[Widths, ...] = ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32
 INCEPTION_4: tuple[Widths, ...] = ((192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64))
 
 
-class CvnConfig(ImageConfig):
-    """Configuration of `cvn`."""
-
-
 class Inception(nn.Module):
     """1x1, 3x3, 5x5 convolutions and a pooling side by side, concatenated.
 
@@ -71,11 +67,11 @@ def halving() -> nn.MaxPool2d:
     return nn.MaxPool2d(3, stride=2, padding=1)
 
 
-@model("cvn", CvnConfig)
+@model("cvn", ImageConfig)
 class Cvn(ImageModel):
     """A branch of CVN with an average pooling and a linear classifier."""
 
-    def __init__(self, config: CvnConfig, schema: SchemaLike) -> None:
+    def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, 64, 7, stride=2),

@@ -61,7 +61,9 @@ class ElectronIdConfig(Config):
     def _known_parts(self) -> Self:
         given = self.parts.split("+")
         if not set(given) <= set(PARTS) or len(set(given)) != len(given):
-            raise ValueError(f"parts are some of {', '.join(PARTS)}, joined by +; got '{self.parts}'")
+            raise ValueError(
+                f"unknown or repeated part in '{self.parts}': parts are some of {', '.join(PARTS)}, joined by +"
+            )
         return self
 
 

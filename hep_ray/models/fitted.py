@@ -23,6 +23,8 @@ ROWS = 8192
 """Events turned into features at once."""
 
 Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float32] | None
 
 
 class Sliceable(Protocol):
@@ -68,13 +70,7 @@ class FittedModel(Model):
         self.signal = None if schema.signal is None else schema.classes.index(schema.signal)
         self.register_buffer("fitted", torch.tensor(False))
 
-    def fit(
-        self,
-        inputs: Mapping[str, Sliceable],
-        labels: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32] | None,
-        seed: int,
-    ) -> None:
+    def fit(self, inputs: Mapping[str, Sliceable], labels: Labels, weights: Weights, seed: int) -> None:
         """Fit to the training split.
 
         Args:
@@ -90,8 +86,8 @@ class FittedModel(Model):
         if not np.isfinite(features).all():
             column = int(np.argwhere(~np.isfinite(features))[0, 1])
             raise InvalidEvents(
-                f"{type(self).__name__} is fitted to finite features; feature {column} of "
-                f"{'+'.join(self.columns)} is {features[~np.isfinite(features)][0]}"
+                f"feature {column} of {'+'.join(self.columns)} is {features[~np.isfinite(features)][0]}: "
+                f"{type(self).__name__} is fitted to finite features"
             )
         from threadpoolctl import threadpool_limits
 
@@ -106,7 +102,9 @@ class FittedModel(Model):
             NotFitted: neither `fit` was called nor a fitted state loaded.
         """
         if not torch.compiler.is_exporting() and not bool(self.fitted):
-            raise NotFitted(f"a baseline is fitted before it is used; this {type(self).__name__} is not")
+            raise NotFitted(
+                f"this {type(self).__name__} is not fitted: a baseline is fitted before it is used"
+            )
         return self._logits(self.flat(*inputs))
 
     def cuts(self) -> dict[str, float]:
@@ -117,6 +115,11 @@ class FittedModel(Model):
         """Comparisons, look-ups and sums of one event, beside matrix products; none by default."""
         return 0
 
+    def _keep(self, **values: npt.NDArray[Any]) -> None:
+        """Put what a fit found into the buffers of these names."""
+        for name, found in values.items():
+            self.get_buffer(name).copy_(torch.from_numpy(found))
+
     def _features(self, inputs: Mapping[str, Sliceable], events: int) -> Iterator[Floats]:
         for start in range(0, events, ROWS):
             rows = [torch.from_numpy(inputs[name][start : start + ROWS]) for name in self.columns]
@@ -124,13 +127,7 @@ class FittedModel(Model):
             yield features
 
     @abstractmethod
-    def _fit(
-        self,
-        features: Floats,
-        labels: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32] | None,
-        seed: int,
-    ) -> None: ...
+    def _fit(self, features: Floats, labels: Labels, weights: Weights, seed: int) -> None: ...
 
     @abstractmethod
     def _logits(self, features: Tensor) -> Tensor: ...

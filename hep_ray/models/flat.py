@@ -1,4 +1,4 @@
-"""What every model of plain features shares: which columns it reads, and their concatenation."""
+"""Input of every model of plain features: the columns that it reads, concatenated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FlatInput(nn.Module):
             chosen = [named_column(name, schema) for name in names.split("+")]
         if not chosen:
             found = ", ".join(f"{column.name} {column.shape}" for column in schema.inputs)
-            raise InvalidConfig(f"a model of features needs a scalar or a vector column; got: {found}")
+            raise InvalidConfig(f"no scalar or vector column for a model of features; got: {found}")
         self.columns = tuple(column.name for column in chosen)
         self.features = sum(math.prod(column.shape) for column in chosen)
 
@@ -55,4 +55,4 @@ def named_column(name: str, schema: SchemaLike) -> ColumnLike:
         if column.name == name:
             return column
     known = ", ".join(column.name for column in schema.inputs)
-    raise InvalidConfig(f"a model reads columns of the events ({known}); got '{name}'")
+    raise InvalidConfig(f"the events have no column '{name}' for a model; known: {known}")

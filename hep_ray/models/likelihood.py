@@ -17,13 +17,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hep_ray.models import SchemaLike, model
-from hep_ray.models.fitted import FittedConfig, FittedModel, Floats
+from hep_ray.models.fitted import FittedConfig, FittedModel, Floats, Labels, Weights
 
 WORKING_POINTS = {"loose": 0.93, "medium": 0.88, "tight": 0.80}
 """Signal efficiency of each, on average over electrons of electroweak decays (arXiv:1902.04655, section 6)."""
@@ -74,20 +73,13 @@ class Likelihood(FittedModel):
             return {}
         return dict(zip(WORKING_POINTS, self.least_log_odds.tolist(), strict=True))
 
-    def _fit(
-        self,
-        features: Floats,
-        labels: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32] | None,
-        seed: int,  # noqa: ARG002 - nothing is drawn
-    ) -> None:
+    def _fit(self, features: Floats, labels: Labels, weights: Weights, seed: int) -> None:  # noqa: ARG002 - nothing is drawn
         from scipy.ndimage import gaussian_filter1d
 
         counted = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
         low, high = np.quantile(features, [OUTSIDE, 1 - OUTSIDE], axis=0)
         width = np.where(high > low, (high - low) / self.bins, 1.0)
-        self.low.copy_(torch.from_numpy(low))
-        self.width.copy_(torch.from_numpy(width))
+        self._keep(low=low, width=width)
         places = self._places(torch.from_numpy(features).float()).numpy()
         for label in range(self.classes):
             chosen = labels == label
@@ -101,20 +93,17 @@ class Likelihood(FittedModel):
                 self.log_density[feature, :, label] = torch.from_numpy(np.log(density))
         shares = np.bincount(labels, counted, minlength=self.classes) / counted.sum()
         if self.prior == "training":
-            self.log_prior.copy_(torch.from_numpy(np.log(shares)))
+            self._keep(log_prior=np.log(shares))
         if self.signal is not None:
             logits = self._logits(torch.from_numpy(features).float())
             rest = [label for label in range(self.classes) if label != self.signal]
-            signal = (
-                (logits[:, self.signal] - logits[:, rest].logsumexp(1))
-                .double()
-                .numpy()[labels == self.signal]
-            )
+            log_odds = logits[:, self.signal] - logits[:, rest].logsumexp(1)
+            signal = log_odds.double().numpy()[labels == self.signal]
             for index, efficiency in enumerate(WORKING_POINTS.values()):
                 self.least_log_odds[index] = np.quantile(signal, 1 - efficiency, method="lower")
 
     def operations(self) -> int:
-        """Of each feature its bin, and a sum for each class."""
+        """Count, for each feature, its bin and a sum for each class."""
         return self.flat.features * (1 + self.classes)
 
     def _places(self, features: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
-"""ResNet34 and ResNet50 with ImageNet weights, as the HVL thesis uses them: the whole network and a new layer.
+"""Networks of torchvision that begin with the weights of ImageNet.
 
+`pretrained_resnet34` and `pretrained_resnet50`, as the HVL thesis uses them: the whole network and a new layer.
 Shapes at 50x50x3 (N events, channels x H x W):
 
     image                            3 x 50 x 50
@@ -9,6 +10,15 @@ Shapes at 50x50x3 (N events, channels x H x W):
 `frozen` leaves the network as it was learnt: its parameters take no gradient and its batch normalisation keeps the
 means and variances of ImageNet, also while the new layer trains. Setting `requires_grad` on a module, as in the
 thesis' listing, does neither.
+
+`bilinear_cnn` (Lin, RoyChowdhury and Maji, arXiv:1504.07889) of the UCSD jet study: both streams share the features
+of VGG16 with batch normalisation. Shapes at 30x30x1:
+
+    image                                    1 x 30 x 30, repeated to 3 channels
+    VGG16-BN up to its last convolution    512 x  1 x  1     (four poolings; 512 x 3 x 3 at 50x50)
+    outer product, mean over the pixels    512 x 512
+    signed square root, unit length     262144
+    linear                              n_classes
 """
 
 from __future__ import annotations
@@ -19,10 +29,12 @@ from typing import Any, Self
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.vgg import cfgs, make_layers
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.models import SchemaLike, model
-from hep_ray.models.image import ImageConfig, ImageInput, ImageModel
+from hep_ray.models.image import ImageConfig, ImageInput, ImageModel, check_size, output_size
 
 RANDOM = "random"
 IMAGENET = "imagenet"
@@ -48,7 +60,7 @@ def load_weights(network: nn.Module, weights: str, file_name: str, *, left_out: 
     path = cache if weights == IMAGENET else Path(weights)
     if not path.is_file():
         raise InvalidConfig(
-            f"pretrained weights lie in a file; {path} is not there. Put torchvision's {file_name} there, or name "
+            f"no file of pretrained weights at {path}: put torchvision's {file_name} there, or name "
             f"its path as weights=…; weights='{RANDOM}' starts untrained"
         )
     if next(network.parameters()).is_meta:
@@ -58,10 +70,10 @@ def load_weights(network: nn.Module, weights: str, file_name: str, *, left_out: 
         network.load_state_dict(
             {key: value for key, value in state.items() if not (left_out and key.startswith(left_out))}
         )
-    except Exception as fault:
+    except Exception as exc:
         raise InvalidConfig(
-            f"{path} holds a state dict of {type(network).__name__} as torchvision writes it; it does not: {fault}"
-        ) from fault
+            f"{path} does not hold a state dict of {type(network).__name__} as torchvision writes it: {exc}"
+        ) from exc
 
 
 def as_colours(maps: Tensor) -> Tensor:
@@ -77,7 +89,7 @@ def check_colours(name: str, image: ImageInput) -> None:
     """
     if image.channels not in (1, COLOURS):
         raise InvalidConfig(
-            f"{name} takes images of 1 or 3 channels, as its weights do; '{image.column}' has {image.channels}"
+            f"'{image.column}' has {image.channels} channels: {name} takes images of 1 or 3, as its weights do"
         )
 
 
@@ -149,3 +161,50 @@ class PretrainedResNet50(Pretrained):
     def __init__(self, config: PretrainedConfig, schema: SchemaLike) -> None:
         network = torchvision.models.resnet50(weights=None)
         super().__init__(config, schema, "pretrained_resnet50", network, "resnet50-11ad3fa6.pth")
+
+
+VGG_FEATURES = 512
+POOLINGS = 4
+VGG_FILE = "vgg16_bn-6c64b313.pth"
+SMALLEST_ROOT = 1e-12
+"""Below this an element of the outer product counts as zero; the slope of the root diverges there."""
+
+
+class BilinearCnnConfig(ImageConfig):
+    """Configuration of `bilinear_cnn`.
+
+    Attributes:
+        weights: of VGG16-BN to begin with: `random`, `imagenet` (torch's cache), or a path.
+    """
+
+    weights: str = RANDOM
+
+
+@model("bilinear_cnn", BilinearCnnConfig)
+class BilinearCnn(ImageModel):
+    """VGG16-BN features times themselves.
+
+    It takes one image of 1 or 3 channels and at least 16x16 pixels.
+    """
+
+    def __init__(self, config: BilinearCnnConfig, schema: SchemaLike) -> None:
+        super().__init__(config, schema)
+        check_colours("bilinear_cnn", self.image)
+        size = self.image.size
+        for _ in range(POOLINGS):
+            size = output_size(size, kernel=2, stride=2)
+        check_size("bilinear_cnn", size, self.image)
+        self.vgg = nn.ModuleDict({"features": make_layers(cfgs["D"], batch_norm=True)[:-1]})
+        for layer in self.vgg.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        load_weights(self.vgg, config.weights, VGG_FILE, left_out="classifier.")
+        self.classifier = nn.Linear(VGG_FEATURES**2, len(schema.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, n_classes) of images (N, H, W, C)."""
+        maps = self.vgg["features"](as_colours(self.image(images))).flatten(2)
+        products = torch.bmm(maps, maps.transpose(1, 2)).flatten(1) / maps.shape[2]
+        roots = products.clamp_min(SMALLEST_ROOT).sqrt()  # maps follow a ReLU, so no product is negative
+        logits: Tensor = self.classifier(functional.normalize(roots))
+        return logits

@@ -56,10 +56,6 @@ BOTTLENECK_EXPANSION = 4
 HIDDEN_FEATURES = 1000
 
 
-class ResNetConfig(ImageConfig):
-    """Configuration of `resnet34`, `resnet50` and `resnet101`."""
-
-
 class Residual(nn.Module):
     """relu(branch(x) + shortcut(x)).
 
@@ -127,14 +123,14 @@ def residual_stages(
     return nn.Sequential(*blocks), channels
 
 
-@model("resnet34", ResNetConfig)
+@model("resnet34", ImageConfig)
 class ResNet34(ImageModel):
     """Basic blocks 3, 4, 6, 3; the last maps are flattened, not averaged.
 
     It takes one image of at least 3x3 pixels.
     """
 
-    def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
+    def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
@@ -153,7 +149,7 @@ class ResNet34(ImageModel):
 class BottleneckResNet(ImageModel):
     """Bottleneck blocks, average pooling and two linear layers."""
 
-    def __init__(self, config: ResNetConfig, schema: SchemaLike, depths: tuple[int, int, int, int]) -> None:
+    def __init__(self, config: ImageConfig, schema: SchemaLike, depths: tuple[int, int, int, int]) -> None:
         super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
@@ -169,19 +165,19 @@ class BottleneckResNet(ImageModel):
         )
 
 
-@model("resnet50", ResNetConfig)
+@model("resnet50", ImageConfig)
 class ResNet50(BottleneckResNet):
     """Bottlenecks 3, 4, 6, 3."""
 
-    def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
+    def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema, depths=(3, 4, 6, 3))
 
 
-@model("resnet101", ResNetConfig)
+@model("resnet101", ImageConfig)
 class ResNet101(BottleneckResNet):
     """Bottlenecks 3, 4, 23, 3."""
 
-    def __init__(self, config: ResNetConfig, schema: SchemaLike) -> None:
+    def __init__(self, config: ImageConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema, depths=(3, 4, 23, 3))
 
 

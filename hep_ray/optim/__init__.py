@@ -8,24 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
-from hep_ray.optim.penalties import add_l1, groups
 from hep_ray.registry import Registry
 
-OptimizerFactory = Callable[[Any, Iterable[nn.Parameter], float], Optimizer]
+Parameters = Iterable[nn.Parameter]
+OptimizerFactory = Callable[[Any, Parameters, float], Optimizer]
 ScheduleFactory = Callable[[Any, Optimizer, int], LRScheduler]
+F = TypeVar("F", OptimizerFactory, ScheduleFactory)
 
 
 @dataclass(frozen=True)
-class OptimizerEntry:
-    """One registered optimizer.
+class FactoryEntry(Generic[F]):
+    """One registered optimizer or schedule.
 
     Attributes:
         name: what a search calls it.
@@ -35,12 +38,16 @@ class OptimizerEntry:
 
     name: str
     config: type[Config]
-    factory: OptimizerFactory
+    factory: F
+
+
+class OptimizerEntry(FactoryEntry[OptimizerFactory]):
+    """One registered optimizer."""
 
     def build(
         self,
         config: Config,
-        parameters: Iterable[nn.Parameter],
+        parameters: Parameters,
         learning_rate: float,
         *,
         exempt: Collection[nn.Parameter] = (),
@@ -69,19 +76,8 @@ class OptimizerEntry:
         return built
 
 
-@dataclass(frozen=True)
-class ScheduleEntry:
-    """One registered schedule.
-
-    Attributes:
-        name: what a search calls it.
-        config: its configuration class.
-        factory: makes it, unchecked; use `build`.
-    """
-
-    name: str
-    config: type[Config]
-    factory: ScheduleFactory
+class ScheduleEntry(FactoryEntry[ScheduleFactory]):
+    """One registered schedule."""
 
     def build(self, config: Config, optimizer: Optimizer, epochs: int) -> LRScheduler:
         """Make the schedule, to be stepped once at the end of every epoch.
@@ -110,12 +106,7 @@ def optimizer(name: str, config: type[Config]) -> Callable[[OptimizerFactory], O
     Raises:
         DuplicateName: another optimizer has the name.
     """
-
-    def register(factory: OptimizerFactory) -> OptimizerFactory:
-        OPTIMIZERS.add(name, OptimizerEntry(name, config, factory))
-        return factory
-
-    return register
+    return OPTIMIZERS.decorator(name, lambda factory: OptimizerEntry(name, config, factory))
 
 
 def schedule(name: str, config: type[Config]) -> Callable[[ScheduleFactory], ScheduleFactory]:
@@ -124,9 +115,44 @@ def schedule(name: str, config: type[Config]) -> Callable[[ScheduleFactory], Sch
     Raises:
         DuplicateName: another schedule has the name.
     """
+    return SCHEDULES.decorator(name, lambda factory: ScheduleEntry(name, config, factory))
 
-    def register(factory: ScheduleFactory) -> ScheduleFactory:
-        SCHEDULES.add(name, ScheduleEntry(name, config, factory))
-        return factory
 
-    return register
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def norms_and_biases(model: nn.Module) -> list[nn.Parameter]:
+    """Scales and offsets of normalisation, and all parameters of at most one dimension: biases, slopes of PReLU.
+
+    They are shifts and scales of whole channels, too few to overfit by: that they are left out of the decay is the
+    custom since Goyal et al. (arXiv:1706.02677, section 5.3) and He et al. (arXiv:1812.01187, section 3.1).
+    """
+    scales = {id(own) for one in model.modules() if isinstance(one, NORMS) for own in one.parameters(False)}
+    return [own for own in model.parameters() if own.ndim <= 1 or id(own) in scales]
+
+
+def groups(
+    parameters: Iterable[nn.Parameter], exempt: Collection[nn.Parameter]
+) -> list[nn.Parameter] | list[dict[str, Any]]:
+    """Parameters as an optimizer takes them: in two groups, where some are exempt from what the config says.
+
+    Args:
+        parameters: all of them.
+        exempt: from weight decay and L1 penalty.
+    """
+    everyone, names = list(parameters), {id(one) for one in exempt}
+    free = [one for one in everyone if id(one) in names]
+    if not free:
+        return everyone
+    held = [one for one in everyone if id(one) not in names]
+    none: dict[str, Any] = {"params": free, "weight_decay": 0.0, "l1_penalty": 0.0}
+    return [{"params": held}, none] if held else [none]
+
+
+def add_l1(optimizer: Optimizer, penalty: float) -> None:
+    """Add the gradient of penalty·Σ|w| to the gradients of a step."""
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.sign(), alpha=group.get("l1_penalty", penalty))

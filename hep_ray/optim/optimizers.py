@@ -5,18 +5,14 @@ Those that torch can run as one fused kernel do: fewer passes over the parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 from torch.optim import Optimizer
 
 from hep_ray.config import Config
-from hep_ray.optim import optimizer
-
-Parameters = Iterable[nn.Parameter]
+from hep_ray.optim import Parameters, optimizer
 
 
 class OptimizerConfig(Config):
@@ -69,38 +65,37 @@ class RmspropConfig(OptimizerConfig):
     alpha: float = Field(default=0.99, gt=0, lt=1)
 
 
+def of_torch(
+    kind: type[Optimizer],
+    config: OptimizerConfig,
+    parameters: Parameters,
+    learning_rate: float,
+    **options: Any,
+) -> Optimizer:
+    """Make an optimizer of torch, whose arguments have the names of the config's fields."""
+    fields = config.model_dump(exclude={"l1_penalty", "decay_norms_and_biases"})
+    return kind(parameters, lr=learning_rate, **fields, **options)  # type: ignore[call-arg]
+
+
 @optimizer("adam", AdamConfig)
 def adam(config: AdamConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
     """Adam (Kingma and Ba, arXiv:1412.6980)."""
-    return torch.optim.Adam(parameters, learning_rate, weight_decay=config.weight_decay, fused=True)
+    return of_torch(torch.optim.Adam, config, parameters, learning_rate, fused=True)
 
 
 @optimizer("adamw", AdamConfig)
 def adamw(config: AdamConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101)."""
-    return torch.optim.AdamW(parameters, learning_rate, weight_decay=config.weight_decay, fused=True)
+    return of_torch(torch.optim.AdamW, config, parameters, learning_rate, fused=True)
 
 
 @optimizer("sgd", SgdConfig)
 def sgd(config: SgdConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
     """Stochastic gradient descent with momentum."""
-    return torch.optim.SGD(
-        parameters,
-        learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    return of_torch(torch.optim.SGD, config, parameters, learning_rate, fused=True)
 
 
 @optimizer("rmsprop", RmspropConfig)
 def rmsprop(config: RmspropConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
     """RMSprop: steps divided by the running root mean square of the gradient."""
-    return torch.optim.RMSprop(
-        parameters,
-        learning_rate,
-        alpha=config.alpha,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    return of_torch(torch.optim.RMSprop, config, parameters, learning_rate)

@@ -12,10 +12,6 @@ from hep_ray.config import Config
 from hep_ray.optim import schedule
 
 
-class NoneConfig(Config):
-    """A constant learning rate has nothing to configure."""
-
-
 class StepConfig(Config):
     """Configuration of `step`; the defaults are the HVL thesis' protocol.
 
@@ -60,8 +56,8 @@ class CyclicConfig(Config):
     lowest_fraction: float = Field(default=0.1, ge=0, le=1)
 
 
-@schedule("none", NoneConfig)
-def none(config: NoneConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
+@schedule("none", Config)
+def none(config: Config, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
     """The learning rate stays as it is."""
     return LambdaLR(optimizer, lambda _: 1.0)
 

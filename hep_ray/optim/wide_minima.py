@@ -7,7 +7,7 @@ Each `step` takes one gradient, so that an epoch costs what it costs with any ot
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hep_ray.optim import optimizer
+from hep_ray.optim import Parameters, optimizer
 from hep_ray.optim.optimizers import OptimizerConfig
 
 
 class CentredOptimizer(Optimizer):
     """Moves the parameters around a centre."""
+
+    def __init__(self, parameters: Parameters, learning_rate: float, config: OptimizerConfig) -> None:
+        super().__init__(parameters, {"lr": learning_rate, **config.model_dump()})
 
     def parameters(self) -> Iterator[tuple[nn.Parameter, dict[str, Any]]]:
         """Every parameter with its group."""
@@ -30,10 +33,10 @@ class CentredOptimizer(Optimizer):
 
     @abstractmethod
     def centre(self, parameter: nn.Parameter) -> Tensor:
-        """What the parameter moves around, of its shape."""
+        """Return the centre that the parameter moves around, of its shape."""
 
     def so_far(self, parameter: nn.Parameter) -> Tensor:
-        """What all steps up to now have found for this parameter, of its shape: what is validated and kept."""
+        """Return the value that all steps so far have found for this parameter, which is validated and kept."""
         return self.centre(parameter)
 
     @torch.no_grad()
@@ -93,14 +96,8 @@ class EntropySgd(CentredOptimizer):
     Source: Chaudhari et al., arXiv:1611.01838, algorithm 1.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, config: EntropySgdConfig
-    ) -> None:
-        super().__init__(parameters, {"lr": learning_rate, **config.model_dump()})
-        self._outer_rate = config.outer_rate
-
     def centre(self, parameter: nn.Parameter) -> Tensor:
-        """X."""
+        """Return x."""
         state = self.state.get(parameter)
         return state["centre"] if state else parameter.detach()
 
@@ -109,7 +106,7 @@ class EntropySgd(CentredOptimizer):
         state = self.state.get(parameter)
         if not state or not state["inner"]:
             return self.centre(parameter)
-        moved: Tensor = state["centre"].lerp(state["mean"], self._outer_rate)
+        moved: Tensor = state["centre"].lerp(state["mean"], self.defaults["outer_rate"])
         return moved
 
     def _update(
@@ -165,13 +162,8 @@ class ReplicatedSgd(CentredOptimizer):
     batches.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, config: ReplicatedSgdConfig
-    ) -> None:
-        super().__init__(parameters, {"lr": learning_rate, **config.model_dump()})
-
     def centre(self, parameter: nn.Parameter) -> Tensor:
-        """w̄."""
+        """Return w̄."""
         state = self.state.get(parameter)
         return state["weights"].mean(0) if state else parameter.detach()
 
@@ -192,16 +184,12 @@ class ReplicatedSgd(CentredOptimizer):
 
 
 @optimizer("entropy_sgd", EntropySgdConfig)
-def entropy_sgd(
-    config: EntropySgdConfig, parameters: Iterable[nn.Parameter], learning_rate: float
-) -> Optimizer:
+def entropy_sgd(config: EntropySgdConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
     """Entropy-SGD: descent on the local entropy, by a Langevin inner loop (Chaudhari et al., arXiv:1611.01838)."""
     return EntropySgd(parameters, learning_rate, config)
 
 
 @optimizer("replicated_sgd", ReplicatedSgdConfig)
-def replicated_sgd(
-    config: ReplicatedSgdConfig, parameters: Iterable[nn.Parameter], learning_rate: float
-) -> Optimizer:
+def replicated_sgd(config: ReplicatedSgdConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
     """Replicated SGD: coupled copies of the weights (Pittorino et al., arXiv:2006.07897)."""
     return ReplicatedSgd(parameters, learning_rate, config)

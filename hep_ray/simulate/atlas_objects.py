@@ -7,14 +7,13 @@ true leptons and jets of Z → ee, Z → µµ, Z → ττ with two jets. Their w
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
+from numpy.random import SeedSequence
 from pydantic import Field
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.simulate import simulation
+from hep_ray.simulate import Columns, Indices, simulation
 from hep_ray.simulate.calorimeter import (
     CELLS,
     LAYERS,
@@ -25,12 +24,10 @@ from hep_ray.simulate.calorimeter import (
     layer_image,
     shower,
 )
-from hep_ray.simulate.electron_id import NEUTRINOS
+from hep_ray.simulate.electron_id import HADRONS_FROM, visible_around
 from hep_ray.simulate.electron_tracker import BEND, kinds
+from hep_ray.simulate.phase_space import wrapped
 from hep_ray.simulate.pythia import CollisionConfig, EventBatch, draw_seed, generator, passing
-
-Array = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 
 PIXELS = 16
 JET, TAU, MUON, ELECTRON = "jet", "tau", "muon", "electron"
@@ -86,21 +83,8 @@ class AtlasObjectsConfig(CollisionConfig):
 
 
 @simulation("atlas_objects", AtlasObjectsConfig, SCHEMA, requires=("pythia8mc", "awkward"), chunk=200)
-def generate(
-    config: AtlasObjectsConfig, class_name: str, events: int, seed: np.random.SeedSequence
-) -> dict[str, npt.NDArray[Any]]:
-    """Electrons, muons, hadronic taus and jets: 16×16 calorimeter images, electromagnetic and hadronic.
-
-    Args:
-        config: parameters.
-        class_name: `electron`, `muon`, `tau` or `jet`.
-        events: how many objects; one collision gives at most one.
-        seed: decides everything, with the config and the class.
-
-    Raises:
-        MissingPackage: Pythia is not installed.
-        SimulationFailed: Pythia refuses the settings, or no collision gives an object.
-    """
+def generate(config: AtlasObjectsConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
+    """Electrons, muons, hadronic taus and jets: 16×16 calorimeter images, electromagnetic and hadronic."""
     rng = np.random.default_rng(seed)
     batches = generator(config.with_settings(*PROCESSES[class_name])).batches(BATCH, draw_seed(rng))
     attempts = (_images(batch, _seeds(batch, class_name), config, rng) for batch in batches)
@@ -115,31 +99,22 @@ def _seeds(batch: EventBatch, class_name: str) -> Indices:
     elif class_name == TAU:
         fits = (np.abs(batch.pdg) == LEPTONS[TAU]) & ~batch.final
     else:
-        fits = (np.abs(batch.pdg) == LEPTONS[class_name]) & batch.final & _from_z(batch)
+        not_from_hadron = np.abs(batch.pdg[batch.mother]) < HADRONS_FROM
+        fits = (np.abs(batch.pdg) == LEPTONS[class_name]) & batch.final & not_from_hadron
     index = np.flatnonzero(fits)
     index = index[np.lexsort((-batch.pt[index], batch.event[index]))]
     _, first = np.unique(batch.event[index], return_index=True)
     return index[first].astype(np.int64)
 
 
-def _from_z(batch: EventBatch) -> npt.NDArray[np.bool_]:
-    """Leptons without a hadron before them."""
-    return np.abs(batch.pdg[batch.mother]) < 100  # noqa: PLR2004
-
-
 def _images(
     batch: EventBatch, seeds: Indices, config: AtlasObjectsConfig, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
     """Images about the visible direction of each object that is hard and central enough."""
-    number = np.full(batch.events, -1)
-    number[batch.event[seeds]] = np.arange(len(seeds))
-    visible = batch.final & ~np.isin(np.abs(batch.pdg), NEUTRINOS)
-    particle = np.flatnonzero(visible & (number[batch.event] >= 0))
-    owner = number[batch.event[particle]]
+    owner, particle, distance = visible_around(batch, seeds)
     pt, eta, phi = batch.pt[particle], batch.eta[particle], batch.phi[particle]
-    seed_eta, seed_phi = batch.eta[seeds], batch.phi[seeds]
-    azimuth = _wrapped(phi - seed_phi[owner])
-    distance = np.hypot(eta - seed_eta[owner], azimuth)
+    seed_phi = batch.phi[seeds]
+    azimuth = wrapped(phi - seed_phi[owner])
 
     weight = np.where(distance < RADIUS, pt, 0.0)
     visible_pt = np.bincount(owner, weight, minlength=len(seeds))
@@ -173,7 +148,3 @@ def two_channels(spots: Spots, centres: Centres, rng: np.random.Generator) -> np
         blocks = image.reshape(len(image), PIXELS, 2, PIXELS, 2).sum(axis=(2, 4))
         channels[layer.name.startswith("tile")] += blocks
     return np.stack(channels, axis=-1).astype(np.float32)
-
-
-def _wrapped(phi: Array) -> Array:
-    return (phi + np.pi) % (2 * np.pi) - np.pi

@@ -20,24 +20,21 @@ import functools
 import itertools
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hep_ray.simulate import Array
 from hep_ray.simulate.hawking import emission_spectra, horizon_radius
 from hep_ray.simulate.particles import (
-    OUTGOING,
     SPECIES,
     Charges,
     HardEvent,
-    HardParticle,
     PartonPair,
     charges_of,
     incoming_pair,
     mass_of,
+    outgoing,
     random_flow,
 )
 from hep_ray.simulate.phase_space import boost, invariant_mass, isotropic_direction, rambo
-
-Array = NDArray[np.float64]
 
 PARTONS: tuple[int, ...] = (21, 1, 2, 3, 4, 5, -1, -2, -3, -4, -5)
 PAIRS = tuple((first, second) for first in PARTONS for second in PARTONS)
@@ -46,15 +43,7 @@ PAIRS = tuple((first, second) for first in PARTONS for second in PARTONS)
 def black_hole_event(
     pair: PartonPair, energy: float, planck_mass: float, extra_dimensions: int, rng: np.random.Generator
 ) -> HardEvent:
-    """One hole, from the merging partons to its last particles.
-
-    Args:
-        pair: the partons.
-        energy: collision energy √s in GeV.
-        planck_mass: M∗ in GeV.
-        extra_dimensions: n.
-        rng: source of randomness.
-    """
+    """Make one hole, from the merging partons to its last particles; √s and M∗ in GeV."""
     first, second = incoming_pair(pair.pdgs, pair.fractions, energy, [(0, 0), (0, 0)])
     hole = first.momentum + second.momentum
     total = charges_of(pair.pdgs[0]) + charges_of(pair.pdgs[1])
@@ -72,26 +61,17 @@ def black_hole_event(
             break
     bodies = boost(rambo(invariant_mass(remnant), [mass_of(pdg) for pdg in last], rng), remnant)
     coloured = incoming_pair(pair.pdgs, pair.fractions, energy, flow[:2])
-    outgoing = tuple(
-        HardParticle(pdg, OUTGOING, (1, 2), colours, momentum, mass_of(pdg))
-        for pdg, colours, momentum in zip(pdgs, flow[2:], [*momenta, *bodies], strict=True)
-    )
-    return HardEvent((*coloured, *outgoing), scale=invariant_mass(hole))
+    made = map(outgoing, pdgs, flow[2:], [*momenta, *bodies])
+    return HardEvent((*coloured, *made), scale=invariant_mass(hole))
 
 
 def evaporate(
     hole: Array, planck_mass: float, extra_dimensions: int, rng: np.random.Generator
 ) -> tuple[list[int], list[Array], Array]:
-    """Hawking emission until the mass is below M∗.
-
-    Args:
-        hole: its four-momentum, (E, px, py, pz) in GeV, shape (4,).
-        planck_mass: M∗ in GeV.
-        extra_dimensions: n.
-        rng: source of randomness.
+    """Let a hole of that four-momentum emit until its mass is below M∗.
 
     Returns:
-        PDG numbers and four-momenta of what was emitted, and the remnant's four-momentum.
+        PDG numbers and four-momenta of what was emitted, and the remnant's four-momentum, (E, px, py, pz) in GeV.
     """
     spectra = emission_spectra(extra_dimensions)
     cumulative = np.cumsum(_emission_weights(extra_dimensions))

@@ -28,11 +28,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammainc
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
+from hep_ray.simulate import Array, Indices, Rows
 
 ELECTRON, PHOTON, CHARGED_HADRON, NEUTRAL_HADRON, MUON = range(5)
 
@@ -93,7 +91,7 @@ SPOTS, MOST_SPOTS = (60.0, 12.0), 200  # per √(E/GeV): electromagnetic and had
 
 
 @dataclasses.dataclass(frozen=True)
-class Incoming:
+class Incoming(Rows):
     """Particles that enter the calorimeters around some candidates.
 
     `candidate` numbers the candidate that each belongs to, `kind` is one of `ELECTRON` to `MUON`, `energy` in
@@ -159,9 +157,9 @@ def shower(incoming: Incoming, rng: np.random.Generator) -> Spots:
     electromagnetic = np.isin(incoming.kind, (ELECTRON, PHOTON))
     hadronic = np.isin(incoming.kind, (CHARGED_HADRON, NEUTRAL_HADRON))
     parts = [
-        _electromagnetic(_chosen(incoming, electromagnetic), rng),
-        *_hadronic(_chosen(incoming, hadronic), rng),
-        _ionising(_chosen(incoming, incoming.kind == MUON), None, rng),
+        _electromagnetic(incoming.chosen(electromagnetic), rng),
+        *_hadronic(incoming.chosen(hadronic), rng),
+        _ionising(incoming.chosen(incoming.kind == MUON), None, rng),
     ]
     return Spots(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -174,10 +172,6 @@ def layer_energies(spots: Spots, candidates: int) -> Array:
 
 
 SpotArrays = tuple[Indices, Indices, Array, Array, Array]
-
-
-def _chosen(incoming: Incoming, mask: NDArray[np.bool_]) -> Incoming:
-    return Incoming(*(getattr(incoming, field.name)[mask] for field in dataclasses.fields(Incoming)))
 
 
 def _electromagnetic(incoming: Incoming, rng: np.random.Generator) -> SpotArrays:
@@ -201,7 +195,7 @@ def _hadronic(incoming: Incoming, rng: np.random.Generator) -> list[SpotArrays]:
     fast = longitudinal(alpha, np.full(count, 0.2198), path_x0)
     slow = longitudinal(alpha, 0.9099 - 0.0237 * log_energy, path, INTERACTION_EDGES)
     parts = (share * incoming.energy, (1 - share) * incoming.energy / E_OVER_H)
-    ionising = _chosen(incoming, incoming.kind == CHARGED_HADRON)
+    ionising = incoming.chosen(incoming.kind == CHARGED_HADRON)
     return [
         _spread(incoming, part[:, None] * profile, _one_radius(radius), SPOTS[1], rng)
         for part, profile, radius in zip(parts, (fast, slow), HADRON_RADII, strict=True)

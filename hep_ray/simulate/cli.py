@@ -68,12 +68,12 @@ def simulate(
             settings=parse_settings(words),
             progress=True,
         )
-    except Interrupted as fault:
+    except Interrupted as exc:
         again = ["hep-ray", "data", "simulate", name, "--events", str(events), "--seed", str(seed)]
         again += ["--out", str(folder), *(word for setting in words for word in ("--set", setting))]
         again += ["--workers", str(workers)] if workers else []
         again += ["--overwrite"] if overwrite else []
-        raise Interrupted(f"{fault}: {shlex.join(again)}") from None
+        raise Interrupted(f"{exc}: {shlex.join(again)}") from None
     print_dataset(manifest, folder)
 
 

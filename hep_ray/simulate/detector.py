@@ -14,10 +14,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.simulate import Array, Indices, Mask, Rows
 from hep_ray.simulate.pythia import FinalState
-
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 TRACKER_ETA = 2.5
 CALORIMETER_ETA = 4.9
@@ -62,7 +60,7 @@ ISOLATION = {ELECTRON: 0.12, MUON: 0.25, PHOTON: 0.12}
 
 
 @dataclasses.dataclass(frozen=True)
-class Deposits:
+class Deposits(Rows):
     """Energy flow: what tracks and calorimeter cells hold, each energy counted once.
 
     Args:
@@ -76,12 +74,18 @@ class Deposits:
     pt: Array
     eta: Array
     phi: Array
-    kind: NDArray[np.int64]
+    kind: Indices
 
     @property
     def energy(self) -> Array:
         """In GeV, massless."""
         return np.asarray(self.pt * np.cosh(self.eta))
+
+    @property
+    def momenta(self) -> Array:
+        """(px, py, pz, E) in GeV, massless, shape (n, 4)."""
+        parts = (self.pt * np.cos(self.phi), self.pt * np.sin(self.phi), self.pt * np.sinh(self.eta))
+        return np.column_stack([*parts, self.energy])
 
     @property
     def tracks(self) -> Mask:
@@ -136,15 +140,11 @@ def isolated(deposits: Deposits, kind: int, rng: np.random.Generator) -> NDArray
     efficiency = acceptance * np.where(np.abs(deposits.eta) <= BARREL_ETA, *IDENTIFICATION)
     candidates = np.flatnonzero((deposits.kind == kind) & (rng.random(len(efficiency)) < efficiency))
     around = (deposits.pt > ISOLATION_PT) & ~np.isin(deposits.kind, (ELECTRON, MUON))
-    near = separation(deposits, candidates) < ISOLATION_RADIUS
+    centres = deposits.eta[candidates], deposits.phi[candidates]
+    near = delta_r(*centres, deposits.eta, deposits.phi) < ISOLATION_RADIUS
     near[np.arange(len(candidates)), candidates] = False
     activity = (near & around) @ deposits.pt
     return candidates[activity < ISOLATION[kind] * deposits.pt[candidates]]
-
-
-def separation(deposits: Deposits, centres: NDArray[np.intp]) -> Array:
-    """ΔR between some deposits and all, shape (centres, n)."""
-    return delta_r(deposits.eta[centres], deposits.phi[centres], deposits.eta, deposits.phi)
 
 
 def delta_r(eta: Array, phi: Array, other_eta: Array, other_phi: Array) -> Array:
@@ -167,11 +167,11 @@ def _lognormal(mean: Array, sigma: Array, rng: np.random.Generator) -> Array:
     return np.asarray(mean * np.exp(np.sqrt(width) * rng.standard_normal(len(mean)) - width / 2))
 
 
-def _track_kind(pdg: NDArray[np.int64]) -> NDArray[np.int64]:
+def _track_kind(pdg: Indices) -> Indices:
     return np.where(np.isin(pdg, (ELECTRON, MUON)), pdg, HADRON)
 
 
-def _track_efficiency(pdg: NDArray[np.int64], pt: Array, eta: Array) -> Array:
+def _track_efficiency(pdg: Indices, pt: Array, eta: Array) -> Array:
     row, column = np.digitize(pt, TRACK_PT_EDGES), (np.abs(eta) > BARREL_ETA).astype(np.intp)
     efficiency = np.zeros(len(pt))
     for kind, table in TRACK_EFFICIENCY.items():
@@ -179,7 +179,7 @@ def _track_efficiency(pdg: NDArray[np.int64], pt: Array, eta: Array) -> Array:
     return np.where(np.abs(eta) <= TRACKER_ETA, efficiency, 0.0)
 
 
-def _track_resolution(pdg: NDArray[np.int64], pt: Array, eta: Array) -> Array:
+def _track_resolution(pdg: Indices, pt: Array, eta: Array) -> Array:
     """σ(p_T) in GeV."""
     region = np.digitize(np.abs(eta), TRACK_ETA_EDGES)
     terms = np.zeros((len(pt), 2))

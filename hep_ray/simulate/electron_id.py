@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from numpy.typing import NDArray
+from numpy.random import SeedSequence
 from pydantic import Field
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.simulate import simulation
+from hep_ray.simulate import Array, Columns, Indices, Mask, simulation
 from hep_ray.simulate.calorimeter import LAYERS, centres_at, hottest_cells, shower
+from hep_ray.simulate.detector import NEUTRINOS
 from hep_ray.simulate.electron_tracker import BEND, Flight, convert, flip, kinds, transport
 from hep_ray.simulate.electron_variables import (
     MOST_TRACKS,
@@ -32,13 +32,10 @@ from hep_ray.simulate.electron_variables import (
     identification,
     matched,
 )
+from hep_ray.simulate.phase_space import wrapped
 from hep_ray.simulate.pythia import CollisionConfig, EventBatch, draw_seed, generator, passing
 
-Indices = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-
 ELECTRON_PDG, PHOTON_PDG = 11, 22
-NEUTRINOS = (12, 14, 16)
 HADRONS_FROM = 100  # PDG numbers above are hadrons; special codes of strings and systems are 81 to 100
 STRANGE = 3  # heaviest light quark
 CLUSTER_RADIUS = 0.4  # ΔR about the core inside which particles are followed
@@ -165,25 +162,20 @@ def cores(batch: EventBatch, origin: Origin, least_pt: float, largest_eta: float
     return np.array([chosen[event] for event in sorted(chosen)], dtype=np.int64)
 
 
-def neighbourhoods(batch: EventBatch, core: Indices) -> tuple[Indices, Indices]:
-    """Visible stable particles around each core, itself among them.
+def visible_around(batch: EventBatch, core: Indices) -> tuple[Indices, Indices, Array]:
+    """Return the visible stable particles of the events of some cores, themselves among them.
 
     Returns:
-        Number of the core and index of the particle, shape (pairs,) each.
+        Number of the core, index of the particle and ΔR between the two, shape (pairs,) each.
     """
     number = np.full(batch.events, -1)
     number[batch.event[core]] = np.arange(len(core))
     visible = batch.final & ~np.isin(np.abs(batch.pdg), NEUTRINOS)
-    candidate = number[batch.event]
-    particle = np.flatnonzero(visible & (candidate >= 0))
-    candidate = candidate[particle]
-    azimuth = batch.phi[particle] - batch.phi[core][candidate]
-    azimuth = (azimuth + np.pi) % (2 * np.pi) - np.pi
-    near = np.hypot(batch.eta[particle] - batch.eta[core][candidate], azimuth) < CLUSTER_RADIUS
-    return candidate[near], particle[near].astype(np.int64)
+    particle = np.flatnonzero(visible & (number[batch.event] >= 0))
+    owner = number[batch.event[particle]]
+    azimuth = wrapped(batch.phi[particle] - batch.phi[core][owner])
+    return owner, particle, np.hypot(batch.eta[particle] - batch.eta[core][owner], azimuth)
 
-
-Columns = dict[str, npt.NDArray[Any]]
 
 BATCH = 50  # events
 FRUITLESS_BATCHES = 100
@@ -248,19 +240,8 @@ class ElectronIdConfig(CollisionConfig):
 @simulation(
     "electron_id", ElectronIdConfig, SCHEMA, requires=("pythia8mc", "awkward"), shares=SHARES, chunk=200
 )
-def generate(config: ElectronIdConfig, class_name: str, events: int, seed: np.random.SeedSequence) -> Columns:
-    """Electron candidates of six origins: seven calorimeter images, tracks and fifteen scalars.
-
-    Args:
-        config: parameters.
-        class_name: one of the schema's.
-        events: how many candidates; one collision gives at most one.
-        seed: decides everything, with the config and the class.
-
-    Raises:
-        MissingPackage: Pythia is not installed.
-        SimulationFailed: Pythia refuses the settings, or no collision gives a candidate.
-    """
+def generate(config: ElectronIdConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
+    """Electron candidates of six origins: seven calorimeter images, tracks and fifteen scalars."""
     rng = np.random.default_rng(seed)
     origin = ORIGINS[class_name]
     batches = generator(config.with_settings(*origin.process)).batches(BATCH, draw_seed(rng))
@@ -279,12 +260,12 @@ def generate(config: ElectronIdConfig, class_name: str, events: int, seed: np.ra
 
 def _measured(
     batch: EventBatch,
-    core: npt.NDArray[np.int64],
+    core: Indices,
     class_name: str,
     config: ElectronIdConfig,
     rng: np.random.Generator,
 ) -> Columns:
-    """What is measured of the candidates around these cores, of those that pass the selection."""
+    """Return the columns of the candidates around these cores, of those that pass the selection."""
     flight = _special(_flight(batch, core), class_name, rng)
     incoming, tracks = transport(flight, rng)
     spots = shower(incoming, rng)
@@ -306,9 +287,11 @@ def _measured(
     return {**{name: values.astype(np.float32) for name, values in columns.items()}, "eta_region": region}
 
 
-def _flight(batch: EventBatch, core: npt.NDArray[np.int64]) -> tuple[Flight, npt.NDArray[np.bool_]]:
+def _flight(batch: EventBatch, core: Indices) -> tuple[Flight, Mask]:
     """Particles around the cores, and which of them are cores."""
-    candidate, particle = neighbourhoods(batch, core)
+    candidate, particle, distance = visible_around(batch, core)
+    near = distance < CLUSTER_RADIUS
+    candidate, particle = candidate[near], particle[near]
     phi = batch.phi[particle]
     x, y, z = batch.vertex[particle].T
     flight = Flight(
@@ -325,9 +308,7 @@ def _flight(batch: EventBatch, core: npt.NDArray[np.int64]) -> tuple[Flight, npt
     return flight, particle == core[candidate]
 
 
-def _special(
-    flight_and_cores: tuple[Flight, npt.NDArray[np.bool_]], class_name: str, rng: np.random.Generator
-) -> Flight:
+def _special(flight_and_cores: tuple[Flight, Mask], class_name: str, rng: np.random.Generator) -> Flight:
     """Lets core photons convert, and core electrons change their charge, where the class asks for it."""
     flight, is_core = flight_and_cores
     if class_name == CHARGE_FLIP:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hep_ray.simulate import Array, Indices, Rows
 from hep_ray.simulate.calorimeter import (
     CHARGED_HADRON,
     ELECTRON,
@@ -22,10 +22,6 @@ from hep_ray.simulate.calorimeter import (
     PHOTON,
     Incoming,
 )
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 RADIUS = 1500.0  # mm, where the calorimeter begins
 CURVATURE = 0.3 * 2.0 / 1000  # GeV/mm: p_T over the radius of the circle, in 2 T
@@ -41,7 +37,7 @@ LEAST_BREMSSTRAHLUNG = 0.02  # softer photons stay with their electron
 
 
 @dataclasses.dataclass(frozen=True)
-class Flight:
+class Flight(Rows):
     """Particles on their way out; all of shape (n,).
 
     Args:
@@ -65,10 +61,6 @@ class Flight:
     phi: Array
     d0: Array
     z0: Array
-
-    def chosen(self, mask: Mask | Indices) -> Flight:
-        """Some of them."""
-        return Flight(*(getattr(self, field.name)[mask] for field in dataclasses.fields(self)))
 
     def joined(self, other: Flight) -> Flight:
         """These and others."""

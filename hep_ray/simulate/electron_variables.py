@@ -1,4 +1,4 @@
-"""What is measured of electron candidates: clusters, tracks, and fifteen identification variables.
+"""Measurement of electron candidates: clusters, tracks, and fifteen identification variables.
 
 Definitions: ATLAS, arXiv:1902.04655 (Table 1), on our cells.
 """
@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.simulate import Array, Indices, Rows
 from hep_ray.simulate.calorimeter import (
     LAYERS,
     PIXEL_ETA,
@@ -20,8 +21,7 @@ from hep_ray.simulate.calorimeter import (
     layer_image,
 )
 from hep_ray.simulate.electron_tracker import Tracks
-
-Array = NDArray[np.float64]
+from hep_ray.simulate.phase_space import wrapped
 
 WINDOW = (7, 11)
 STRIPS = (WINDOW[0] * STRIPS_PER_PIXEL, WINDOW[1])
@@ -53,7 +53,7 @@ TRACK_FEATURES = {"pt_ratio": "", "delta_eta": "", "delta_phi": "rad", "d0": "mm
 
 
 @dataclasses.dataclass(frozen=True)
-class Clusters:
+class Clusters(Rows):
     """Calorimeter measurement of n candidates.
 
     Args:
@@ -77,10 +77,6 @@ class Clusters:
         """Transverse energy in GeV."""
         return np.asarray(self.energy / np.cosh(self.eta))
 
-    def chosen(self, mask: NDArray[np.bool_]) -> Clusters:
-        """Some of them."""
-        return Clusters(*(getattr(self, field.name)[mask] for field in dataclasses.fields(self)))
-
 
 def clusters(spots: Spots, centres: Centres, rng: np.random.Generator) -> Clusters:
     """Reads the cells about each centre, noise included."""
@@ -101,7 +97,7 @@ def clusters(spots: Spots, centres: Centres, rng: np.random.Generator) -> Cluste
     return Clusters(strips, layers, energy, eta, phi, strips_eta)
 
 
-def matched(found: Clusters, tracks: Tracks) -> tuple[Array, NDArray[np.int64]]:
+def matched(found: Clusters, tracks: Tracks) -> tuple[Array, Indices]:
     """Tracks about each cluster.
 
     Returns:
@@ -109,7 +105,7 @@ def matched(found: Clusters, tracks: Tracks) -> tuple[Array, NDArray[np.int64]]:
         track that matches the cluster closely, −1 if none does, shape (n,).
     """
     delta_eta = found.eta[tracks.candidate] - tracks.eta
-    azimuth = (found.phi[tracks.candidate] - tracks.phi + np.pi) % (2 * np.pi) - np.pi
+    azimuth = wrapped(found.phi[tracks.candidate] - tracks.phi)
     kept = (np.abs(delta_eta) < TRACK_WINDOW[0]) & (np.abs(azimuth) < TRACK_WINDOW[1])
     order = np.flatnonzero(kept)
     order = order[np.lexsort((-tracks.pt[order], tracks.candidate[order]))]
@@ -134,7 +130,7 @@ def matched(found: Clusters, tracks: Tracks) -> tuple[Array, NDArray[np.int64]]:
     return features, best
 
 
-def identification(found: Clusters, tracks: Tracks, best: NDArray[np.int64]) -> Array:
+def identification(found: Clusters, tracks: Tracks, best: Indices) -> Array:
     """The variables in the order of `VARIABLES`, shape (n, 15); `best` indexes each candidate's track."""
     middle = found.layers[..., 1]
     total = np.maximum(found.energy, LEAST_ENERGY)
@@ -143,7 +139,7 @@ def identification(found: Clusters, tracks: Tracks, best: NDArray[np.int64]) -> 
     broad = np.maximum(middle[:, :, 2:9].sum(axis=(1, 2)), LEAST_ENERGY)
     narrow = np.maximum(middle[:, 2:5, 2:9].sum(axis=(1, 2)), LEAST_ENERGY)
     momentum = tracks.pt[best] * np.cosh(tracks.eta[best])
-    rescaled = (found.phi - tracks.phi[best] + np.pi) % (2 * np.pi) - np.pi
+    rescaled = wrapped(found.phi - tracks.phi[best])
     columns = {
         "r_had": found.layers[..., 3:].sum(axis=(1, 2, 3)) / total,
         "r_eta": narrow / broad,

@@ -25,7 +25,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from hep_ray.simulate import Array
 
 
 class Spin(enum.Enum):

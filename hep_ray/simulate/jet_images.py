@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.typing import NDArray
+from numpy.random import SeedSequence
 from pydantic import Field
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import MissingPackage
-from hep_ray.simulate import simulation
-from hep_ray.simulate.detector import Array, Deposits, detect
+from hep_ray.simulate import Array, Columns, simulation
+from hep_ray.simulate.detector import Deposits, detect
+from hep_ray.simulate.phase_space import wrapped
 from hep_ray.simulate.pythia import (
     STABLE_PIONS,
     CollisionConfig,
@@ -61,7 +61,7 @@ def leading_jet(deposits: Deposits, radius: float) -> Jet | None:
     """
     fastjet = fastjet_module()
     particles = []
-    for index, momentum in enumerate(_momenta(deposits).tolist()):
+    for index, momentum in enumerate(deposits.momenta.tolist()):
         particle = fastjet.PseudoJet(*momentum)
         particle.set_user_index(index)
         particles.append(particle)
@@ -71,7 +71,7 @@ def leading_jet(deposits: Deposits, radius: float) -> Jet | None:
         return None
     jet = max(jets, key=lambda one: one.pt())
     rows = np.array([particle.user_index() for particle in jet.constituents()])
-    return Jet(jet.pt(), jet.eta(), jet.phi_std(), jet.m(), _rows(deposits, rows))
+    return Jet(jet.pt(), jet.eta(), jet.phi_std(), jet.m(), deposits.chosen(rows))
 
 
 def soft_drop_masses(jets: Sequence[Jet], radius: float, cut: float = 0.1, beta: float = 0.0) -> Array:
@@ -85,7 +85,7 @@ def soft_drop_masses(jets: Sequence[Jet], radius: float, cut: float = 0.1, beta:
     import awkward as ak
 
     fastjet = fastjet_module()
-    momenta = np.concatenate([_momenta(jet.constituents) for jet in jets])
+    momenta = np.concatenate([jet.constituents.momenta for jet in jets])
     columns = {name: momenta[:, axis] for axis, name in enumerate(("px", "py", "pz", "E"))}
     particles = ak.unflatten(
         ak.zip(columns, with_name="Momentum4D"), [len(jet.constituents.pt) for jet in jets]
@@ -116,16 +116,6 @@ def fastjet_module() -> Any:
     return fastjet
 
 
-def _momenta(deposits: Deposits) -> NDArray[np.float64]:
-    """(px, py, pz, E) in GeV, massless, shape (n, 4)."""
-    pt, phi = deposits.pt, deposits.phi
-    return np.column_stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(deposits.eta), deposits.energy])
-
-
-def _rows(deposits: Deposits, rows: NDArray[np.int64]) -> Deposits:
-    return Deposits(deposits.pt[rows], deposits.eta[rows], deposits.phi[rows], deposits.kind[rows])
-
-
 QCD, HBB = "qcd", "hbb"
 PIXELS = 30
 HALF_WIDTH = 1.25  # of a side over the jet radius: the image covers ±1.0 for R = 0.8
@@ -138,15 +128,14 @@ SCHEMA = EventSchema(
         Column(
             name="image",
             shape=(PIXELS, PIXELS, 1),
-            dtype="float32",
             unit="GeV",
             elements=("pt",),
             axes=("delta_phi", "delta_eta"),
         ),
-        Column(name="jet_pt", dtype="float32", unit="GeV"),
-        Column(name="jet_eta", dtype="float32"),
-        Column(name="jet_mass", dtype="float32", unit="GeV"),
-        Column(name="jet_soft_drop_mass", dtype="float32", unit="GeV"),
+        Column(name="jet_pt", unit="GeV"),
+        Column(name="jet_eta"),
+        Column(name="jet_mass", unit="GeV"),
+        Column(name="jet_soft_drop_mass", unit="GeV"),
     ),
     classes=(QCD, HBB),
     class_meaning={
@@ -186,21 +175,8 @@ class JetImagesConfig(CollisionConfig):
 
 
 @simulation("jet_images", JetImagesConfig, SCHEMA, requires=("pythia8mc", "fastjet"), chunk=1000)
-def generate(
-    config: JetImagesConfig, class_name: str, events: int, seed: np.random.SeedSequence
-) -> dict[str, npt.NDArray[Any]]:
-    """Boosted H → bb (p_T > 300 GeV) against QCD: 30×30 images of the leading anti-kT jet.
-
-    Args:
-        config: parameters.
-        class_name: `hbb` or `qcd`.
-        events: how many.
-        seed: decides everything, with the config and the class.
-
-    Raises:
-        MissingPackage: Pythia or fastjet is not installed.
-        SimulationFailed: Pythia refuses the settings, or no jet passes the requirements.
-    """
+def generate(config: JetImagesConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
+    """Boosted H → bb (p_T > 300 GeV) against QCD: 30×30 images of the leading anti-kT jet."""
     hard = f"PhaseSpace:pTHatMin = {HARD_FRACTION * config.jet_pt}"
     settings = config.with_settings(STABLE_PIONS, *PROCESSES[class_name], hard)
     rng = np.random.default_rng(seed)
@@ -236,7 +212,7 @@ def jet_image(jet: Jet, radius: float, rotate: bool = False) -> npt.NDArray[np.f
     """
     parts = jet.constituents
     eta = parts.eta - jet.eta
-    phi = (parts.phi - jet.phi + math.pi) % (2 * math.pi) - math.pi
+    phi = wrapped(parts.phi - jet.phi)
     phi = phi - np.average(phi, weights=parts.pt)
     eta = eta - np.average(eta, weights=parts.pt)
     if rotate:

@@ -9,20 +9,19 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import SeedSequence
 from pydantic import Field, field_validator, model_validator
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.simulate import black_hole, simulation, sphaleron
+from hep_ray.simulate import Columns, black_hole, simulation, sphaleron
 from hep_ray.simulate.objects import (
     CHANNELS,
     PIXELS,
     Objects,
     Reconstruction,
-    ReconstructionConfig,
     event_image,
     event_variables,
 )
@@ -37,17 +36,16 @@ SCHEMA = EventSchema(
         Column(
             name="image",
             shape=(PIXELS, PIXELS, len(CHANNELS)),
-            dtype="float32",
             unit="GeV",
             elements=CHANNELS,
             axes=("phi", "eta"),
         ),
-        Column(name="ht", dtype="float32", unit="GeV"),
-        Column(name="met", dtype="float32", unit="GeV"),
-        Column(name="leading_pt", dtype="float32", unit="GeV"),
-        Column(name="n_objects", dtype="float32"),
-        Column(name="st", dtype="float32", unit="GeV"),
-        Column(name="n_objects_70", dtype="float32"),
+        Column(name="ht", unit="GeV"),
+        Column(name="met", unit="GeV"),
+        Column(name="leading_pt", unit="GeV"),
+        Column(name="n_objects"),
+        Column(name="st", unit="GeV"),
+        Column(name="n_objects_70"),
     ),
     classes=(SPHALERON, BLACK_HOLE),
     class_meaning={
@@ -101,25 +99,12 @@ class MbhSphConfig(CollisionConfig):
 
 
 @simulation("mbh_sph", MbhSphConfig, SCHEMA, requires=("pythia8mc",))
-def generate(
-    config: MbhSphConfig, class_name: str, events: int, seed: np.random.SeedSequence
-) -> dict[str, npt.NDArray[Any]]:
-    """Microscopic black holes (n = 4, M > 10 TeV) against sphalerons (E > 9 TeV): 50×50×3 η–φ images.
-
-    Args:
-        config: parameters.
-        class_name: `black_hole` or `sphaleron`.
-        events: how many.
-        seed: decides everything, with the config and the class.
-
-    Raises:
-        MissingPackage: Pythia is not installed.
-        SimulationFailed: Pythia refuses the settings.
-    """
+def generate(config: MbhSphConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
+    """Microscopic black holes (n = 4, M > 10 TeV) against sphalerons (E > 9 TeV): 50×50×3 η–φ images."""
     return as_columns(itertools.islice(reconstructed(config, class_name, seed), events))
 
 
-def reconstructed(config: MbhSphConfig, class_name: str, seed: np.random.SeedSequence) -> Iterator[Objects]:
+def reconstructed(config: MbhSphConfig, class_name: str, seed: SeedSequence) -> Iterator[Objects]:
     """Reconstructed objects of one event after another, without end."""
     shower, reconstruction = _generators(config, class_name)
     rng = np.random.default_rng(seed)
@@ -127,7 +112,7 @@ def reconstructed(config: MbhSphConfig, class_name: str, seed: np.random.SeedSeq
         yield reconstruction.objects(state, rng)
 
 
-def as_columns(events: Iterable[Objects]) -> dict[str, npt.NDArray[Any]]:
+def as_columns(events: Iterable[Objects]) -> Columns:
     """Columns of the schema."""
     images: list[npt.NDArray[np.float32]] = []
     variables: dict[str, list[float]] = {}
@@ -144,7 +129,7 @@ def _generators(config: MbhSphConfig, class_name: str) -> tuple[Shower, Reconstr
     """Built once per process; `generate` seeds them anew, so nothing passes from call to call."""
     prepare = {BLACK_HOLE: _black_holes, SPHALERON: _sphalerons}[class_name]
     shower = Shower(functools.partial(prepare, config), config.with_settings(*config.pythia))
-    return shower, Reconstruction(ReconstructionConfig(jet_radius=config.jet_radius, jet_pt=config.jet_pt))
+    return shower, Reconstruction(config.jet_radius, config.jet_pt)
 
 
 def _black_holes(config: MbhSphConfig, density: Density) -> HardProcess:

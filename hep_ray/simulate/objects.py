@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.config import Config
+from hep_ray.simulate import Array
 from hep_ray.simulate.detector import (
     ELECTRON,
     MUON,
@@ -30,24 +30,10 @@ from hep_ray.simulate.detector import (
 )
 from hep_ray.simulate.pythia import FinalState, pythia_module, quiet_stdout
 
-Array = NDArray[np.float64]
-
 TRACK_CONE = 0.5
 RATIO_MAX = 999.9
 ANTI_KT = -1
 ALL_FINAL, MASSLESS = 1, 0
-
-
-class ReconstructionConfig(Config):
-    """Jets; the defaults are those of the ATLAS card of Delphes 3.
-
-    Attributes:
-        jet_radius: R of the anti-kT algorithm.
-        jet_pt: least transverse momentum before the energy scale correction, in GeV.
-    """
-
-    jet_radius: float = 0.4
-    jet_pt: float = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,19 +62,20 @@ class Objects:
 class Reconstruction:
     """Finds the objects in a detector's energy flow.
 
+    The defaults are those of the ATLAS card of Delphes 3.
+
     Args:
-        config: settings.
+        jet_radius: R of the anti-kT algorithm.
+        jet_pt: least transverse momentum of a jet before the energy scale correction, in GeV.
 
     Raises:
         MissingPackage: Pythia, whose jet finder this is, is not installed.
     """
 
-    def __init__(self, config: ReconstructionConfig) -> None:
+    def __init__(self, jet_radius: float = 0.4, jet_pt: float = 20.0) -> None:
         module = pythia_module()
         self._record: Any = module.Event()
-        self._finder: Any = module.SlowJet(
-            ANTI_KT, config.jet_radius, config.jet_pt, 5.0, ALL_FINAL, MASSLESS
-        )
+        self._finder: Any = module.SlowJet(ANTI_KT, jet_radius, jet_pt, 5.0, ALL_FINAL, MASSLESS)
         with quiet_stdout():
             self._cluster(Deposits(np.ones(1), np.ones(1), np.ones(1), np.zeros(1, dtype=np.int64)))
 
@@ -120,11 +107,9 @@ class Reconstruction:
     def _cluster(self, deposits: Deposits) -> list[NDArray[np.intp]]:
         """Indices of the deposits of each jet."""
         self._record.reset()
-        pt, eta, phi = deposits.pt, deposits.eta, deposits.phi
-        momenta = np.column_stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), deposits.energy])
         append = self._record.append
-        for px, py, pz, e in momenta.tolist():
-            append(PHOTON, 1, 0, 0, px, py, pz, e)
+        for momentum in deposits.momenta.tolist():
+            append(PHOTON, 1, 0, 0, *momentum)
         self._finder.analyze(self._record)
         # Pythia's record opens with a line for the event as a whole.
         return [

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hep_ray.simulate import Array
 from hep_ray.simulate.hawking import Spin
 
 
@@ -110,7 +110,7 @@ class HardParticle:
     status: int
     mothers: tuple[int, int]
     colours: tuple[int, int]
-    momentum: NDArray[np.float64]
+    momentum: Array
     mass: float
 
 
@@ -132,6 +132,13 @@ class HardEvent:
         return tuple(one for one in self.particles if one.status == OUTGOING)
 
 
+def outgoing(
+    pdg: int, colours: tuple[int, int], momentum: Array, mothers: tuple[int, int] = (1, 2)
+) -> HardParticle:
+    """Return a particle that comes out of the collision, of its own mass."""
+    return HardParticle(pdg, OUTGOING, mothers, colours, momentum, mass_of(pdg))
+
+
 def incoming_pair(
     pdgs: tuple[int, int], fractions: tuple[float, float], energy: float, colours: list[tuple[int, int]]
 ) -> tuple[HardParticle, HardParticle]:
@@ -148,9 +155,6 @@ def incoming_pair(
         for index, (pdg, direction) in enumerate(zip(pdgs, (1.0, -1.0), strict=True))
     )
     return first, second
-
-
-Array = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +240,7 @@ QUARKS = range(1, 7)
 
 
 def random_flow(
-    incoming: Sequence[int], outgoing: Sequence[int], rng: np.random.Generator
+    incoming: Sequence[int], produced: Sequence[int], rng: np.random.Generator
 ) -> list[tuple[int, int]] | None:
     """Colour and anticolour tags of incoming, then outgoing particles.
 
@@ -246,14 +250,14 @@ def random_flow(
 
     Args:
         incoming: PDG numbers of the colliding partons.
-        outgoing: PDG numbers of what they make.
+        produced: PDG numbers of what they make.
         rng: source of randomness.
 
     Returns:
         One (colour, anticolour) per particle, 0 for none; None where no flow exists, which is when
         quark number is not conserved, or a lone gluon has nothing to be tied to.
     """
-    particles = [*incoming, *outgoing]
+    particles = [*incoming, *produced]
     starts: list[int] = []
     ends: list[int] = []
     for index, pdg in enumerate(particles):

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from hep_ray.simulate import Array
 
 
 def isotropic_direction(rng: np.random.Generator) -> Array:
@@ -16,6 +15,11 @@ def isotropic_direction(rng: np.random.Generator) -> Array:
     cosine, azimuth = rng.uniform(-1, 1), rng.uniform(0, 2 * math.pi)
     sine = math.sqrt(1 - cosine**2)
     return np.array([sine * math.cos(azimuth), sine * math.sin(azimuth), cosine])
+
+
+def wrapped(phi: Array) -> Array:
+    """Return angles carried to [−π, π)."""
+    return (phi + np.pi) % (2 * np.pi) - np.pi
 
 
 def boost(momenta: Array, frame: Array) -> Array:

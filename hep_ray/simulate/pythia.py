@@ -20,6 +20,7 @@ from pydantic import Field
 
 from hep_ray.config import Config
 from hep_ray.errors import MissingPackage, SimulationFailed
+from hep_ray.simulate import Array, Indices
 from hep_ray.simulate.particles import HardEvent
 from hep_ray.simulate.sphaleron import GENERATION
 
@@ -30,8 +31,6 @@ BATCH = 32  # events that `Generator.final_states` asks for at once
 
 STABLE_PIONS = "111:mayDecay = off"  # a detector sees π⁰ as one deposit
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
 Density = Callable[[int, float, float], float]
 HardProcess = Callable[[np.random.Generator], HardEvent]
 T = TypeVar("T")

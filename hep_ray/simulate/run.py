@@ -113,9 +113,9 @@ class ChunkStore:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(fault, SimulationFailed) or not self._paths:
+        if isinstance(exc, SimulationFailed) or not self._paths:
             self.discard()
         self._lock.release()
 
@@ -182,7 +182,7 @@ class Job:
 
 
 def plan(events: int, shares: Sequence[float], chunk: int) -> list[Chunk]:
-    """Divides events among the classes in proportion to their shares, then into chunks, classes in turn.
+    """Divide events among the classes in proportion to their shares, then into chunks, classes in turn.
 
     What is left over by rounding down goes to the classes that lost most, the earlier one when they tie.
 
@@ -195,7 +195,7 @@ def plan(events: int, shares: Sequence[float], chunk: int) -> list[Chunk]:
         InvalidConfig: there is not an event for every class, or not one for a chunk.
     """
     if chunk < 1:
-        raise InvalidConfig(f"a chunk holds 1 event or more; got {chunk}")
+        raise InvalidConfig(f"chunk must be at least 1 event, got {chunk}")
     exact = [events * share / sum(shares) for share in shares]
     counts = [int(count) for count in exact]
     by_loss = sorted(range(len(shares)), key=lambda label: counts[label] - exact[label])
@@ -203,8 +203,8 @@ def plan(events: int, shares: Sequence[float], chunk: int) -> list[Chunk]:
         counts[label] += 1
     if min(counts) < 1:
         raise InvalidConfig(
-            f"every one of the {len(shares)} classes gets an event or more; got {events} in all, in the "
-            f"proportion {':'.join(f'{share:g}' for share in shares)}"
+            f"{events} events in the proportion {':'.join(f'{share:g}' for share in shares)} leave a class without "
+            f"any: each of the {len(shares)} must get an event or more"
         )
     chunks = [
         Chunk(label, number, min(chunk, count - start))
@@ -270,9 +270,9 @@ def simulate(
     chunk = entry.chunk if chunk is None else chunk
     chunks = plan(events, entry.shares or (1.0,) * len(entry.schema.classes), chunk)
     if seed < 0:
-        raise InvalidConfig(f"a seed is 0 or more; got {seed}")
+        raise InvalidConfig(f"seed must be 0 or more, got {seed}")
     if workers is not None and workers < 1:
-        raise InvalidConfig(f"events are simulated by 1 worker or more; got {workers}")
+        raise InvalidConfig(f"workers must be at least 1, got {workers}")
     refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
     source: dict[str, JsonValue] = {
         "simulation": name,

@@ -7,14 +7,12 @@ least mass M in TeV? Events, images and event variables are those of `mbh_sph`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from numpy.random import SeedSequence
 from pydantic import Field, model_validator
 
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.simulate import mbh_sph, simulation
+from hep_ray.simulate import Columns, mbh_sph, simulation
 from hep_ray.simulate.mbh_sph import BLACK_HOLE, SPHALERON, MbhSphConfig
 from hep_ray.simulate.objects import Objects, event_variables
 from hep_ray.simulate.pythia import CollisionConfig, passing
@@ -82,21 +80,8 @@ class SixHypothesesConfig(CollisionConfig):
 
 
 @simulation("six_hypotheses", SixHypothesesConfig, SCHEMA, requires=("pythia8mc",))
-def generate(
-    config: SixHypothesesConfig, class_name: str, events: int, seed: np.random.SeedSequence
-) -> dict[str, npt.NDArray[Any]]:
-    """Sphalerons and black holes of five kinds that pass N ≥ 5 and S_T ≥ 7 TeV: 50×50×3 η–φ images.
-
-    Args:
-        config: parameters.
-        class_name: `sphaleron`, or such as `bh_n4_m10`: n = 4 extra dimensions, M > 10 TeV.
-        events: how many that pass.
-        seed: decides everything, with the config and the class.
-
-    Raises:
-        MissingPackage: Pythia is not installed.
-        SimulationFailed: no event passes the preselection.
-    """
+def generate(config: SixHypothesesConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
+    """Sphalerons and black holes of five kinds that pass N ≥ 5 and S_T ≥ 7 TeV: 50×50×3 η–φ images."""
     kind = SPHALERON if class_name == SPHALERON else BLACK_HOLE
 
     def attempts() -> Iterator[list[Objects]]:

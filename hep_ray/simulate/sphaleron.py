@@ -17,21 +17,19 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hep_ray.simulate import Array
 from hep_ray.simulate.particles import (
     FIRST_TAG,
     INTERMEDIATE,
-    OUTGOING,
     HardEvent,
     HardParticle,
     PartonPair,
     incoming_pair,
     mass_of,
+    outgoing,
 )
 from hep_ray.simulate.phase_space import boost, invariant_mass, rambo
-
-Array = NDArray[np.float64]
 
 PAIRS = tuple((first, second) for first in (1, 2) for second in (1, 2))
 # PDG number of the colour-singlet sum of one generation's quarks; any number Pythia does not use.
@@ -44,14 +42,7 @@ DOUBLETS, COLOURS = 12, 3
 def sphaleron_event(
     pair: PartonPair, energy: float, plus_probability: float, rng: np.random.Generator
 ) -> HardEvent:
-    """One transition.
-
-    Args:
-        pair: the incoming quarks, u or d.
-        energy: collision energy √s in GeV.
-        plus_probability: probability that ΔN_CS is +1 rather than −1.
-        rng: source of randomness.
-    """
+    """Make one transition of two quarks, u or d, at √s in GeV; ΔN_CS is +1, not −1, with the given probability."""
     colours = [(FIRST_TAG, 0), (FIRST_TAG + 1, 0)]
     incoming = incoming_pair(pair.pdgs, pair.fractions, energy, colours)
     plus = rng.random() < plus_probability
@@ -67,11 +58,11 @@ def sphaleron_event(
 
     particles: list[HardParticle] = [*incoming]
     for pdg, colour in zip(spectators, colours, strict=False):
-        particles.append(_outgoing(pdg, colour, next(momenta)))
+        particles.append(outgoing(pdg, colour, next(momenta)))
     tag = itertools.count(FIRST_TAG + 2)
     for generation in generations:
         particles.extend(_generation(generation, [next(momenta) for _ in generation], tag, len(particles)))
-    particles.extend(_outgoing(sign * pdg, (0, 0), next(momenta)) for pdg in leptons)
+    particles.extend(outgoing(sign * pdg, (0, 0), next(momenta)) for pdg in leptons)
     return HardEvent(tuple(particles), scale=mass)
 
 
@@ -101,21 +92,7 @@ def _generation(
     """One generation's quarks: three by way of a singlet, a cancelled generation's rest directly."""
     colours = [(next(tag), 0) if pdg > 0 else (0, next(tag)) for pdg in pdgs]
     if len(pdgs) < COLOURS:
-        return [
-            _outgoing(pdg, colour, momentum)
-            for pdg, colour, momentum in zip(pdgs, colours, momenta, strict=True)
-        ]
+        return list(map(outgoing, pdgs, colours, momenta))
     total = np.sum(momenta, axis=0)
     singlet = HardParticle(GENERATION, INTERMEDIATE, (1, 2), (0, 0), total, invariant_mass(total))
-    mothers = (lines + 1, lines + 1)
-    return [
-        singlet,
-        *(
-            HardParticle(pdg, OUTGOING, mothers, colour, momentum, mass_of(pdg))
-            for pdg, colour, momentum in zip(pdgs, colours, momenta, strict=True)
-        ),
-    ]
-
-
-def _outgoing(pdg: int, colours: tuple[int, int], momentum: Array) -> HardParticle:
-    return HardParticle(pdg, OUTGOING, (1, 2), colours, momentum, mass_of(pdg))
+    return [singlet, *map(outgoing, pdgs, colours, momenta, itertools.repeat((lines + 1, lines + 1)))]

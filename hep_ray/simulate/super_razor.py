@@ -12,7 +12,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from hep_ray.simulate import Array
+from hep_ray.simulate.phase_space import wrapped
 
 BISECTIONS = 45
 PARALLEL = 1e-9  # sine of the angle between leptons below which M_T2 takes this value
@@ -101,7 +102,7 @@ def super_razor(events: Dileptons) -> dict[str, Array]:
     return {
         "s_r": np.sqrt(shat),
         "m_delta_r": 2 * equal[:, 0],
-        "dphi_r_b": np.abs((angle + np.pi) % (2 * np.pi) - np.pi),
+        "dphi_r_b": np.abs(wrapped(angle)),
         "cos_theta_r1": np.abs(_dot(equal[:, 1:], to_equal)) / size,
     }
 

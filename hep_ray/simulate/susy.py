@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import SeedSequence
 from pydantic import Field, model_validator
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.simulate import simulation
+from hep_ray.simulate import Columns, simulation
 from hep_ray.simulate.detector import ELECTRON, MUON, Deposits, detect, isolated
 from hep_ray.simulate.pythia import STABLE_PIONS, CollisionConfig, FinalState, Generator, draw_seed, passing
 from hep_ray.simulate.super_razor import Dileptons, high_level_features
@@ -87,21 +87,8 @@ class SusyConfig(CollisionConfig):
 
 
 @simulation("susy", SusyConfig, SCHEMA, requires=("pythia8mc",), chunk=1000)
-def generate(
-    config: SusyConfig, class_name: str, events: int, seed: np.random.SeedSequence
-) -> dict[str, npt.NDArray[Any]]:
-    """Chargino pairs (200 GeV, neutralino 100 GeV) against WW: 8 low-level and 10 high-level features.
-
-    Args:
-        config: parameters.
-        class_name: `chargino` or `ww`.
-        events: how many.
-        seed: decides everything, with the config and the class.
-
-    Raises:
-        MissingPackage: Pythia is not installed.
-        SimulationFailed: Pythia refuses the settings, or no event has two leptons.
-    """
+def generate(config: SusyConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
+    """Chargino pairs (200 GeV, neutralino 100 GeV) against WW: 8 low-level and 10 high-level features."""
     rng = np.random.default_rng(seed)
     states = _generator(config, class_name).final_states(draw_seed(rng))
     attempts = (_low_level(detect(state, rng), rng) if _may_pass(state) else [] for state in states)

@@ -17,7 +17,7 @@ from hep_ray.loading.augment import Augmentation
 from hep_ray.loading.batches import Batch, BatchRequest, EventSource, training_weights
 from hep_ray.loading.on_device import on_device
 from hep_ray.models import Model
-from hep_ray.optim.penalties import norms_and_biases
+from hep_ray.optim import norms_and_biases
 from hep_ray.training.averaging import KeptModel
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import REGISTRIES, ScaledModel, TrialConfig

@@ -11,8 +11,7 @@ from torch import nn
 
 from hep_ray.config import parse
 from hep_ray.errors import InvalidConfig
-from hep_ray.optim import OPTIMIZERS, SCHEDULES
-from hep_ray.optim.penalties import norms_and_biases
+from hep_ray.optim import OPTIMIZERS, SCHEDULES, norms_and_biases
 from tests.facts import raises
 
 EPOCHS = 6

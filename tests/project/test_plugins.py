@@ -111,7 +111,7 @@ def test_a_name_of_hep_rays_own_cannot_be_taken(tmp_path: Path) -> None:
     source = LOSS.format(name="hinge", words="Another hinge.")
     with raises(DuplicateName, "'hinge'", path):
         import_source("of_a_test_nets", path, source)
-    assert LOSSES["hinge"].build.__module__ == "hep_ray.losses.hinge"
+    assert LOSSES["hinge"].build.__module__ == "hep_ray.losses.simple"
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ LIBRARIES = {"ray", "optuna", "sklearn"}
 PRIVATE = {
     "ray.air.execution._internal": "search/execute.py: Tune's manager of actors, told what a loss is",
     "_trial_id": "search: a trial of a study is reopened to tell it intermediate values",
-    "_predictors": "models/gradient_boosting.py: the trees of a fitted model",
-    "_baseline_prediction": "models/gradient_boosting.py: what its trees are added to",
+    "_predictors": "models/scikit_learn.py: the trees of a fitted model",
+    "_baseline_prediction": "models/scikit_learn.py: what its trees are added to",
 }
 """Name that begins with an underscore, or has a part that does → where and for what it is used."""
 PYTHONS_OWN = {"_exit"}

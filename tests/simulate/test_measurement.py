@@ -7,7 +7,6 @@ from hep_ray.simulate.detector import NEUTRAL_HADRON, detect
 from hep_ray.simulate.objects import (
     Objects,
     Reconstruction,
-    ReconstructionConfig,
     event_image,
     event_variables,
 )
@@ -89,7 +88,7 @@ def test_missing_momentum_counts_as_an_object() -> None:
 @pytest.fixture(scope="module")
 def reconstruction() -> Reconstruction:
     pytest.importorskip("pythia8mc", reason="Pythia 8 is not installed")
-    return Reconstruction(ReconstructionConfig())
+    return Reconstruction()
 
 
 def test_two_jets_balance(reconstruction: Reconstruction) -> None:

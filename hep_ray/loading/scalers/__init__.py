@@ -80,9 +80,4 @@ S = TypeVar("S", bound=type[Scaler])
 
 def scaler(name: str) -> Callable[[S], S]:
     """Register a class whose `__init__` takes the shape of one event's value."""
-
-    def register(cls: S) -> S:
-        SCALERS.add(name, cls)
-        return cls
-
-    return register
+    return SCALERS.decorator(name, lambda cls: cls)

@@ -1,6 +1,12 @@
-"""Gradient-boosted trees on plain features, by scikit-learn, evaluated by torch.
+"""Classifiers that scikit-learn fits and torch evaluates: logistic regression, gradient-boosted trees.
 
-Shapes (N events, F features, T trees, K = n_classes or 1 of two classes):
+`logistic_regression`, shapes (N events, F features):
+
+    features                          F
+    (x - mean)/s.d. of training       F
+    linear                            n_classes
+
+`gradient_boosting`, shapes (T trees, K = n_classes or 1 of two classes):
 
     features                          F
     leaf that each tree ends in       T·K
@@ -19,7 +25,50 @@ from pydantic import Field
 from torch import Tensor
 
 from hep_ray.models import SchemaLike, model
-from hep_ray.models.fitted import FittedConfig, FittedModel, Floats
+from hep_ray.models.fitted import FittedConfig, FittedModel, Floats, Labels, Weights
+
+
+class LogisticRegressionConfig(FittedConfig):
+    """Configuration of `logistic_regression`.
+
+    Attributes:
+        regularisation: λ of the penalty λ|w|²/2 added to the summed loss.
+    """
+
+    regularisation: float = Field(default=1.0, gt=0)
+
+
+@model("logistic_regression", LogisticRegressionConfig)
+class LogisticRegression(FittedModel):
+    """The best linear classifier."""
+
+    mean: Tensor
+    spread: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, config: LogisticRegressionConfig, schema: SchemaLike) -> None:
+        super().__init__(config.inputs, schema)
+        self.regularisation = config.regularisation
+        self.register_buffer("mean", torch.zeros(self.flat.features))
+        self.register_buffer("spread", torch.ones(self.flat.features))
+        self.register_buffer("weight", torch.zeros(self.classes, self.flat.features))
+        self.register_buffer("bias", torch.zeros(self.classes))
+
+    def _fit(self, features: Floats, labels: Labels, weights: Weights, seed: int) -> None:
+        from sklearn.linear_model import LogisticRegression as Estimator
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler().fit(features)
+        estimator = Estimator(C=1 / self.regularisation, max_iter=1000, random_state=seed)
+        estimator.fit(scaler.transform(features), labels, sample_weight=weights)
+        weight, bias = estimator.coef_, estimator.intercept_
+        if len(weight) == 1:  # two classes: one function decides between them
+            weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.array([-bias[0], bias[0]]) / 2
+        self._keep(mean=scaler.mean_, spread=scaler.scale_, weight=weight, bias=bias)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.spread @ self.weight.T + self.bias
 
 
 class GradientBoostingConfig(FittedConfig):
@@ -58,19 +107,13 @@ class GradientBoosting(FittedModel):
         self.config = config
         self.outputs = 1 if self.classes == 2 else self.classes  # noqa: PLR2004 - one function decides between two
         nodes = (config.trees * self.outputs, 2 * config.leaves - 1)
-        for name, dtype in (("feature", torch.int64), ("left", torch.int64), ("right", torch.int64)):
-            self.register_buffer(name, torch.zeros(nodes, dtype=dtype))
+        for name in ("feature", "left", "right"):
+            self.register_buffer(name, torch.zeros(nodes, dtype=torch.int64))
         for name in ("threshold", "value"):
             self.register_buffer(name, torch.zeros(nodes, dtype=torch.float64))
         self.register_buffer("start", torch.zeros(self.outputs, dtype=torch.float64))
 
-    def _fit(
-        self,
-        features: Floats,
-        labels: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32] | None,
-        seed: int,
-    ) -> None:
+    def _fit(self, features: Floats, labels: Labels, weights: Weights, seed: int) -> None:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         estimator = HistGradientBoostingClassifier(
@@ -87,7 +130,7 @@ class GradientBoosting(FittedModel):
         trees = [tree.nodes for of_iteration in estimator._predictors for tree in of_iteration]  # noqa: SLF001
         for row, nodes in enumerate(trees):
             self._take(row, nodes)
-        self.start.copy_(torch.from_numpy(np.ravel(estimator._baseline_prediction)))  # noqa: SLF001
+        self._keep(start=np.ravel(estimator._baseline_prediction))  # noqa: SLF001
 
     def _take(self, row: int, nodes: npt.NDArray[Any]) -> None:
         own = np.arange(len(nodes))
