@@ -127,7 +127,7 @@ def nodes() -> list[dict[str, float]]:
 
 
 def result(task: Any) -> Any:
-    """What a task of Ray gives.
+    """Return what a task of Ray gives.
 
     Raises:
         HepRayError: the named error that it raised, in its own words.
@@ -150,7 +150,7 @@ def result(task: Any) -> Any:
 
 
 def _not_started(exc: Exception, cause: str) -> str:
-    """What to type where Ray could not be started on this machine, by what was in its way."""
+    """Say what to type where Ray could not be started on this machine, by what was in its way."""
     temp, token = ray_temp_dir(), ray_token()
     at = Path(str(getattr(exc, "filename", None) or ""))
     why = getattr(exc, "strerror", None) or cause

@@ -16,7 +16,7 @@ def usable_cores() -> int:
 
 
 def core_limits(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> dict[str, float]:
-    """What bounds the cores of this process, by who says so.
+    """Return what bounds the cores of this process, by who says so.
 
     Args:
         cgroups: where control groups are mounted.
@@ -62,7 +62,7 @@ def _quota(cgroups: Path, own: Path) -> float | None:
 
 
 def _v2(folder: Path) -> float | None:
-    """Of `cpu.max`: "200000 100000" are two cores, "max 100000" is no bound."""
+    """Read `cpu.max` of version 2: "200000 100000" are two cores, "max 100000" is no bound."""
     words = _words(folder / "cpu.max")
     if len(words) != 2 or words[0] == "max":  # noqa: PLR2004 - quota and period, μs
         return None
@@ -70,7 +70,7 @@ def _v2(folder: Path) -> float | None:
 
 
 def _v1(folder: Path) -> float | None:
-    """Of version 1: a quota of -1 is no bound."""
+    """Read the quota of version 1; -1 is no bound."""
     quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
     if not quota or not period or int(quota[0]) <= 0:
         return None

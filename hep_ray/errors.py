@@ -16,7 +16,7 @@ class HepRayError(Exception):
 
 
 class InputError(HepRayError):
-    """What the user typed, or the data they gave, breaks a stated rule."""
+    """Input that breaks a stated rule: words that the user typed, or data they gave."""
 
     exit_code: ClassVar[int] = 2
 

@@ -53,7 +53,7 @@ class Plugin(Config):
 
     @property
     def recorded(self) -> Plugin:
-        """What a journal holds of it: everything but the text."""
+        """Return what a journal holds of it: everything but the text."""
         return self.model_copy(update={"source": ""})
 
 
@@ -200,7 +200,7 @@ def importing() -> bool:
 
 
 def differences(before: Sequence[Plugin], now: Sequence[Plugin]) -> list[str]:
-    """What changed of the plug-ins of a search, a sentence for each file; empty where nothing did."""
+    """Say what changed of the plug-ins of a search, a sentence for each file; empty where nothing did."""
     known, here = ({plugin.module: plugin for plugin in plugins} for plugins in (before, now))
     sentences = []
     for name in sorted(known.keys() | here.keys()):
@@ -234,7 +234,7 @@ def _digest(source: str) -> str:
 
 
 def _digest_of(module: ModuleType | None) -> str | None:
-    """Of a module's text as it was imported from source, else as its file is now."""
+    """Digest a module's text as it was imported from source, else as its file is now."""
     path = getattr(module, "__file__", None)
     recorded: str | None = getattr(module, "__hep_ray_sha256__", None)
     if recorded or path is None or not Path(path).is_file():

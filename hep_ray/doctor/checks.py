@@ -1,4 +1,4 @@
-"""What a doctor concludes from what the nodes said: pure functions from facts to one line each."""
+"""Conclusions from what the nodes said: pure functions from facts to one line each."""
 
 from __future__ import annotations
 

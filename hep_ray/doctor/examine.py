@@ -19,7 +19,7 @@ from hep_ray.tracking.provenance import code_hash
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the search to come will ask for.
+    """Needs of the search to come.
 
     Attributes:
         storage: folder of all searches.

@@ -28,7 +28,7 @@ IMAGE_RANK = 4
 
 
 class AugmentConfig(Config):
-    """What happens to a training batch, in this order; nothing by default.
+    """Augmentation of a training batch, in this order; nothing by default.
 
     Attributes:
         phi_rotation: turn every event by a random number of pixels around the beam (the φ axis closes on itself).
@@ -59,7 +59,7 @@ class AugmentConfig(Config):
 
     @property
     def on_images(self) -> tuple[str, ...]:
-        """What happens to images, some of `ON_IMAGES`."""
+        """Return what happens to images, some of `ON_IMAGES`."""
         return tuple(name for name in ON_IMAGES if getattr(self, name))
 
 

@@ -248,7 +248,7 @@ MARKS = 2**20
 
 @dataclass(frozen=True)
 class Command:
-    """What the workers are to do next.
+    """Next command to the workers.
 
     Attributes:
         serial: counts the commands of a group's life.

@@ -225,7 +225,7 @@ SCHEMA = EventSchema(
 SHARES = (0.270, 0.140, 0.050, 0.150, 0.025, 0.365)
 
 
-class ElectronIdConfig(CollisionConfig):
+class ElectronCandidatesConfig(CollisionConfig):
     """Parameters of the task.
 
     Attributes:
@@ -238,9 +238,14 @@ class ElectronIdConfig(CollisionConfig):
 
 
 @simulation(
-    "electron_id", ElectronIdConfig, SCHEMA, requires=("pythia8mc", "awkward"), shares=SHARES, chunk=200
+    "electron_id",
+    ElectronCandidatesConfig,
+    SCHEMA,
+    requires=("pythia8mc", "awkward"),
+    shares=SHARES,
+    chunk=200,
 )
-def generate(config: ElectronIdConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
+def generate(config: ElectronCandidatesConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
     """Electron candidates of six origins: seven calorimeter images, tracks and fifteen scalars."""
     rng = np.random.default_rng(seed)
     origin = ORIGINS[class_name]
@@ -262,7 +267,7 @@ def _measured(
     batch: EventBatch,
     core: Indices,
     class_name: str,
-    config: ElectronIdConfig,
+    config: ElectronCandidatesConfig,
     rng: np.random.Generator,
 ) -> Columns:
     """Return the columns of the candidates around these cores, of those that pass the selection."""

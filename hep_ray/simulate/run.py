@@ -203,8 +203,8 @@ def plan(events: int, shares: Sequence[float], chunk: int) -> list[Chunk]:
         counts[label] += 1
     if min(counts) < 1:
         raise InvalidConfig(
-            f"{events} events in the proportion {':'.join(f'{share:g}' for share in shares)} leave a class without any: each "
-            f"of the {len(shares)} classes must get an event or more"
+            f"{events} events in the proportion {':'.join(f'{share:g}' for share in shares)} leave a class without "
+            f"any: each of the {len(shares)} classes must get an event or more"
         )
     chunks = [
         Chunk(label, number, min(chunk, count - start))

@@ -1,1 +1,1 @@
-"""What a search writes down: a local journal first, then MLflow, by one writer on the driver."""
+"""Records of a search: a local journal first, then MLflow, by one writer on the driver."""

@@ -36,7 +36,7 @@ _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be registered.
+    """A model that is to be registered.
 
     Attributes:
         folder: the portable model, which is stored as it is.

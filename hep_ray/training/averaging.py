@@ -69,7 +69,7 @@ class KeptModel:
             take_anew(self.model, batches, communicator)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trained model and its optimizer do not hold."""
+        """Return what the trained model and its optimizer do not hold."""
         kept: dict[str, Any] = {}
         if self._centred is not self._trained:
             kept["centred"] = self._centred.state_dict()

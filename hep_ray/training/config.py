@@ -25,7 +25,7 @@ NONE = "none"
 
 
 class FitConfig(Config):
-    """What every trial states, whatever its model.
+    """Configuration of every trial, whatever its model.
 
     Attributes:
         model: name in the model registry.
@@ -37,7 +37,7 @@ class FitConfig(Config):
 
 
 class TrainerConfig(FitConfig):
-    """What every trial of a model that is trained states beside.
+    """Configuration that every trial of a trained model has beside.
 
     Attributes:
         loss: name in the loss registry.

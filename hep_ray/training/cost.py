@@ -1,4 +1,4 @@
-"""What a model costs, by figures that do not depend on what else the machine does: parameters, and FLOPs of one event.
+"""Cost of a model, by figures that do not depend on what else the machine does: parameters, and FLOPs of one event.
 
 FLOPs are those of a forward pass of one event: 2 for each product and sum of matrix products, convolutions and
 attention (`torch.utils.flop_counter`), biases, activations and normalisations left out, as is the custom. A step of
@@ -65,7 +65,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def operations(model: nn.Module) -> int:
-    """What a fitted model does of an event beside matrix products."""
+    """Count what a fitted model does of an event beside matrix products."""
     return sum(module.operations() for module in model.modules() if isinstance(module, FittedModel))
 
 

@@ -38,7 +38,7 @@ from hep_ray.training.step import PROBED_EVENTS, mixing_points, train_step
 
 @dataclass(frozen=True)
 class Goal:
-    """What more or less is better of.
+    """Metric by which epochs are compared, and its direction.
 
     Attributes:
         metric: key of the per-epoch report.

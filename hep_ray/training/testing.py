@@ -38,7 +38,7 @@ METADATA = b"hep_ray"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the test split said of one model.
+    """Result of one model on the test split.
 
     Attributes:
         epoch: of the training, whose model it is.
@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class KeptScores:
-    """What a file of scores holds.
+    """Content of a file of scores.
 
     Attributes:
         event_ids: (N,) of the events; None where the file has none.

@@ -9,7 +9,7 @@ from hep_ray.config import parse
 from hep_ray.errors import InvalidConfig, SimulationFailed
 from hep_ray.simulate import SIMULATIONS, electron_id
 from hep_ray.simulate.calorimeter import ELECTRON, PHOTON
-from hep_ray.simulate.electron_id import ETA_EDGES, SCHEMA, SHARES, ElectronIdConfig, generate
+from hep_ray.simulate.electron_id import ETA_EDGES, SCHEMA, SHARES, ElectronCandidatesConfig, generate
 from hep_ray.simulate.electron_tracker import Flight, convert, flip, transport
 from hep_ray.simulate.electron_variables import VARIABLES
 from hep_ray.simulate.pythia import Generator, PythiaConfig
@@ -39,7 +39,8 @@ def beam(kind: int, charge: float, pt: float, count: int) -> Flight:
 @pytest.fixture(scope="module")
 def simulated():
     return {
-        name: generate(ElectronIdConfig(), name, EVENTS, np.random.SeedSequence(5)) for name in SCHEMA.classes
+        name: generate(ElectronCandidatesConfig(), name, EVENTS, np.random.SeedSequence(5))
+        for name in SCHEMA.classes
     }
 
 
@@ -153,14 +154,14 @@ def test_boosted_trees_tell_signal_from_background(simulated) -> None:
 
 @needs_pythia
 def test_same_seed_same_bytes_and_the_start_does_not_depend_on_the_number(simulated) -> None:
-    again = generate(ElectronIdConfig(), "electron", 5, np.random.SeedSequence(5))
+    again = generate(ElectronCandidatesConfig(), "electron", 5, np.random.SeedSequence(5))
     for name, values in again.items():
         assert values.tobytes() == simulated["electron"][name][:5].tobytes()
 
 
 def test_bad_settings_are_refused() -> None:
     with raises(InvalidConfig, "pt_min", 50):
-        parse(ElectronIdConfig, {"pt_min": 50}, "settings")
+        parse(ElectronCandidatesConfig, {"pt_min": 50}, "settings")
 
 
 @needs_pythia
