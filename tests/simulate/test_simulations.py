@@ -132,7 +132,7 @@ def test_event_variables_resemble_the_reference(real_data, class_name: str, file
         ({"name": "mbh_spf"}, UnknownName, ["'mbh_spf'", "'mbh_sph'"]),
         ({"events": 1}, InvalidConfig, ["classes", 1]),
         ({"seed": -1}, InvalidConfig, ["seed", -1]),
-        ({"workers": 0}, InvalidConfig, ["worker", 0]),
+        ({"workers": 0}, InvalidConfig, ["workers", 0]),
         ({"chunk": 0}, InvalidConfig, ["chunk", 0]),
         ({"settings": {"planck_mas": 1}}, InvalidConfig, ["'planck_mas'", "planck_mass"]),
         ({"settings": {"extra_dimensions": 9}}, InvalidConfig, ["extra_dimensions", 9]),
