@@ -119,7 +119,7 @@ def space(_: Path, content: bytes) -> None:
             made[key] = value
     built = Space(**made)
     built.check()
-    built.describe()
+    built.to_json()
 
 
 def names(folder: Path, content: bytes) -> None:
