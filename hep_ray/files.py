@@ -14,6 +14,7 @@ import fcntl
 import glob
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -150,11 +151,14 @@ def rename(old: Path, new: Path) -> Path:
 
 
 def remove_abandoned(unfinished: Iterable[Path]) -> None:
-    """Remove files that killed writers left half-filled; what a living one fills stays."""
+    """Remove files and folders that killed writers left half-filled; what a living one fills stays."""
     for left in unfinished:
         with suppress(FileNotFoundError, StorageHeld), lock(left, ONE_WRITER) as locked:
             if locked:
-                left.unlink()
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink()
                 logger.info("removed %s, which a killed process left half-written", left)
 
 

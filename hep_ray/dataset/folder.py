@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from hep_ray.errors import StorageError, StorageHeld
-from hep_ray.files import ONE_WRITER, lock, make_folder, storing, sync
+from hep_ray.errors import StorageError
+from hep_ray.files import ONE_WRITER, lock, make_folder, remove_abandoned, storing, sync
 
 
 def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
@@ -63,10 +63,8 @@ def replacing(target: Path) -> Iterator[Path]:
 
 def _remove_abandoned(target: Path) -> None:
     for path in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        # Somebody may be filling it, or have just renamed it.
-        with suppress(OSError, StorageHeld), lock(path, ONE_WRITER) as locked:
-            if locked:
-                shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # it may be somebody else's, whom it is left to
+            remove_abandoned([path])
 
 
 def _swap(filling: Path, target: Path) -> None:
