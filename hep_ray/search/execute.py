@@ -38,7 +38,7 @@ from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
-from hep_ray.tracking.records import Record, SearchFinished
+from hep_ray.tracking.records import Record, SearchFinished, SearchStarted
 
 Opening = Callable[[SearchState], Iterable[Record]]
 """Returns the first records of this attempt, given what the journal holds."""
@@ -96,7 +96,11 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         TrackingUnavailable, Interrupted, SearchFailed: see `execute`.
     """
     console = console or Console(stderr=True)
-    plan = _with_recorded_cost(plan, console)
+
+    def opening(state: SearchState) -> list[Record]:
+        nonlocal plan
+        plan = _with_recorded_cost(plan, state.started, console)
+        return plan.opening(state, resume=resume)
 
     def sampler(state: SearchState, write: Callable[[Record], None]) -> OptunaSearcher:
         return OptunaSearcher(
@@ -106,16 +110,15 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
     done = execute(
         plan.training,
         console,
-        opening=partial(plan.opening, resume=resume),
+        opening=opening,
         sampler=sampler,
         publish=lambda state, run_ids: write_leaderboard(plan.folder, leaderboard(state, run_ids)),
     )
     return SearchResult(done.state, done.published, plan.tracking_uri, done.untracked)
 
 
-def _with_recorded_cost(plan: SearchPlan, console: Console) -> SearchPlan:
+def _with_recorded_cost(plan: SearchPlan, started: SearchStarted | None, console: Console) -> SearchPlan:
     """Return the plan; of a search that began when its script still counted time, with that for its cost."""
-    started = SearchState.read(plan.folder).started
     if (
         started is None
         or started.second_objective not in TIMES
@@ -160,22 +163,22 @@ def execute(
     """
     untracked: TrackingUnavailable | None = None
     with Journal(plan.folder) as journal:
-        records = opening(SearchState.fold(journal))
-        tracker = MlflowTracker(
-            plan.tracking_uri, plan.experiment, plan.storage / "mlartifacts", beside(console)
-        )
-        tracker.replay(journal)
         recorder = Recorder(
             journal,
             plan.metric,
             plan.mode,
             plan.epochs,
             plan.folder / "trials",
-            [tracker.record],
             keep=plan.keep,
             epoch_timeout=plan.epoch_timeout,
         )
         state = recorder.state
+        records = opening(state)
+        tracker = MlflowTracker(
+            plan.tracking_uri, plan.experiment, plan.storage / "mlartifacts", beside(console)
+        )
+        tracker.replay(journal)
+        recorder.listeners.append(tracker.record)
         recorder.sweep()
         for record in records:
             recorder.write(record)
