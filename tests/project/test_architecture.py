@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -216,3 +217,14 @@ def test_no_file_names_a_machine_or_a_package_registry() -> None:
         for match in forbidden.finditer(text)
     ]
     assert not found
+
+
+def test_the_spelling_check_leaves_out_what_git_ignores() -> None:
+    """Tests write pages of coverage before the spelling is checked."""
+    codespell = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "codespell"
+    ]
+    skipped = codespell["skip"].split(",")
+    for line in (REPOSITORY / ".gitignore").read_text(encoding="utf-8").split():
+        if line.startswith("/"):
+            assert f".{line.rstrip('/')}" in skipped
