@@ -18,7 +18,8 @@ from hep_ray.search.options import EPOCH_TIMEOUT, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import preflight
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.state import SearchState, recorded_uri
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import SearchStarted, TrialStarted

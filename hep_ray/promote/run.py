@@ -48,7 +48,8 @@ from hep_ray.promote.gate import (
     without_seed,
 )
 from hep_ray.promote.package import Description, Evidence, Package, model_card
-from hep_ray.search.state import SearchState, recorded_uri
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.registry import CHAMPION, Candidate, ModelRegistry, Version
 from hep_ray.training.checkpoint import load_checkpoint
 from hep_ray.training.config import TrialConfig

@@ -13,8 +13,7 @@ import numpy as np
 from hep_ray.metrics.roc import Counts, Floats
 from hep_ray.search.definition import Search
 from hep_ray.search.find import Stated
-from hep_ray.search.leaderboard import number
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import SearchState, TrialState, number
 
 Kind = Literal["seeds", "trials", "trial"]
 

@@ -21,7 +21,7 @@ from hep_ray.report.formatting import count_words, decimals, interval, metric_wo
 from hep_ray.report.report_data import ReportData, gather
 from hep_ray.search.definition import Search
 from hep_ray.search.find import Stated, words_to_confirm
-from hep_ray.search.state import recorded_uri
+from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.mlflow_writer import attach_to_search
 
 FILE_NAME = "report.html"

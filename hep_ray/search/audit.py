@@ -17,9 +17,8 @@ from hep_ray.errors import AuditFailed, CorruptCheckpoint, StorageError, Trackin
 from hep_ray.files import UNFINISHED
 from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
 from hep_ray.masking import mask
-from hep_ray.search.leaderboard import FILE_NAME, leaderboard
-from hep_ray.search.state import SearchState, recorded_uri
-from hep_ray.tracking.client import database_file, find_runs, open_client, sqlite_uri
+from hep_ray.search.state import LEADERBOARD, SearchState, leaderboard
+from hep_ray.tracking.client import database_file, find_runs, open_client, recorded_uri, sqlite_uri
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow_writer import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
@@ -177,16 +176,16 @@ def _points(name: str, key: str, points: Iterable[Any], history: list[dict[str, 
 
 
 def _board(folder: Path, state: SearchState, run_ids: dict[str, str]) -> Iterator[Finding]:
-    path = folder / FILE_NAME
+    path = folder / LEADERBOARD
     if not path.exists():
-        yield Finding("lost", f"{FILE_NAME} is not there")
+        yield Finding("lost", f"{LEADERBOARD} is not there")
         return
     written = json.loads(path.read_text(encoding="utf-8"))
     made = json.loads(json.dumps(leaderboard(state, run_ids)))
     if written != made:
         names = [one["trial_id"] for one in written.get("trials", [])]
         what = "trials or their order" if names != [one["trial_id"] for one in made["trials"]] else "values"
-        yield Finding("differs", f"{FILE_NAME} is not what the journal gives: other {what}")
+        yield Finding("differs", f"{LEADERBOARD} is not what the journal gives: other {what}")
 
 
 def _study(folder: Path, state: SearchState) -> Iterator[Finding]:

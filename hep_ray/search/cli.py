@@ -111,8 +111,7 @@ def _plan_rows(plan: SearchPlan) -> Iterator[tuple[str, str]]:
 
 
 def _print_result(result: SearchResult, plan: SearchPlan) -> None:
-    from hep_ray.search.failures import causes
-    from hep_ray.search.leaderboard import table
+    from hep_ray.search.state import causes, table
 
     console = result_console()
     console.print()

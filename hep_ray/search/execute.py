@@ -26,14 +26,12 @@ from rich.console import Console
 from hep_ray.errors import StorageError, TrackingUnavailable
 from hep_ray.files import storing
 from hep_ray.loading.stream import open_events
-from hep_ray.search.failures import judge
-from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.sampler import JournalSearcher, OptunaSearcher
 from hep_ray.search.scheduler import ResumableASHA
-from hep_ray.search.state import OF_MODEL, TIMES, SearchState
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState, judge, leaderboard, write_leaderboard
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
 from hep_ray.tracking.journal import Journal

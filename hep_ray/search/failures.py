@@ -1,4 +1,4 @@
-"""Tell why trials fail: keep what their processes write, name lost workers, count the causes of a search."""
+"""Tell why a trial failed: keep what its process writes, name lost workers, sort exceptions by kind."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import os
 import re
 import socket
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,20 +17,17 @@ from ray.exceptions import RayError
 
 from hep_ray.errors import (
     CorruptCheckpoint,
-    Interrupted,
     InvalidEvents,
     NonFiniteLoss,
-    SearchFailed,
     ShardMismatch,
     StorageError,
     UnreadableInput,
     WorkersLost,
 )
 from hep_ray.masking import mask
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import LOG, first_line
 from hep_ray.tracking.records import Failure
 
-_NUMBER = re.compile(r"[-+]?\b\d[\w.+-]*")
 _HEADING = re.compile(r"\A\d+ \(occurred at [^\n]*\)")
 _KINDS = (
     ("OutOfMemory", re.compile(r"([^\n]*the node running low on memory[^\n]*)")),
@@ -66,7 +62,7 @@ def loss(told: str, log: str, epoch_timeout: float) -> str:
     for kind, words in _KINDS:
         if match := words.search(told):
             return f"{kind}: {match[1].strip()}"
-    return f"ProcessLost: {_first(_HEADING.sub('', told))}"
+    return f"ProcessLost: {first_line(_HEADING.sub('', told))}"
 
 
 def loss_kind(told: str, log: str) -> Failure:
@@ -91,64 +87,6 @@ def kind_of(exc: BaseException) -> Failure:
     return "lost" if isinstance(exc, SURROUNDINGS) or _PEER_GONE.search(str(exc)) else "error"
 
 
-def failed(trials: Iterable[TrialState]) -> list[TrialState]:
-    """Return the trials that failed."""
-    return [trial for trial in trials if trial.status == "failed"]
-
-
-def causes(trials: Iterable[TrialState]) -> list[tuple[str, list[TrialState]]]:
-    """Group failed trials by their cause, the commonest first.
-
-    Causes that differ in numbers alone (an epoch, a learning rate, a process) are one; the first one speaks for all.
-
-    Returns:
-        First line of the cause, and the trials that failed so.
-    """
-    groups: dict[str, list[TrialState]] = defaultdict(list)
-    for trial in failed(trials):
-        groups[_NUMBER.sub("#", headline(trial))].append(trial)
-    ordered = sorted(groups.values(), key=len, reverse=True)
-    return [(headline(group[0]), group) for group in ordered]
-
-
-def judge(state: SearchState, trials: int, to_go_on: str) -> None:
-    """Raise unless all trials have ended and one of them succeeded.
-
-    Args:
-        state: what was trained.
-        trials: that were to be.
-        to_go_on: what to type after an interruption.
-
-    Raises:
-        Interrupted: trials have not ended, or not begun.
-        SearchFailed: every trial failed; the commonest cause is named first.
-    """
-    if left := state.to_run(trials):
-        begun = ", ".join(trial.trial_id for trial in state.unfinished()) or "none of them begun"
-        raise Interrupted(
-            f"{left} trials have not ended ({begun}); every finished epoch is kept: {to_go_on} to go on"
-        )
-    ended = state.trials.values()
-    if ended and len(failed(ended)) == len(ended):
-        (cause, like_it), *others = causes(ended)
-        more = f"; {len(others)} other cause{'s' if len(others) > 1 else ''}" if others else ""
-        raise SearchFailed(
-            f"all {len(ended)} trials failed, {len(like_it)} of them with: {cause}{more}; what trial "
-            f"{like_it[0].trial_id} wrote is in its {LOG}, and in MLflow"
-        )
-
-
-def headline(trial: TrialState) -> str:
-    """Return the first line of the cause of a trial's failure."""
-    assert trial.finished is not None
-    return _first(trial.finished.cause)
-
-
-def _first(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no cause given")
-
-
-LOG = "log.txt"
 TAIL = 4000
 """Characters of a log that are recorded with a failure."""
 _BEGIN = "[hep_ray]"

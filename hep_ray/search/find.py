@@ -14,7 +14,7 @@ from hep_ray.errors import InvalidConfig, NotRun, UnknownName, UnknownSearch
 from hep_ray.flags import STORAGE
 from hep_ray.plugins import SCRIPT, import_source
 from hep_ray.search.definition import Search, StudyTable
-from hep_ray.search.state import SearchState, searches_in
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME
 from hep_ray.tracking.records import SearchStarted
 from hep_ray.training.config import TrialConfig
@@ -202,6 +202,11 @@ class Found:
         return search if search.name == self.name else None
 
 
+def searches_in(storage: Path) -> list[str]:
+    """Return the names of the searches that a storage holds."""
+    return sorted(path.parent.name for path in storage.glob(f"*/{FILE_NAME}"))
+
+
 def find_search(target: str, storage: Path = STORAGE, scripts: Path = HERE) -> Found:
     """Find a search.
 
@@ -225,7 +230,7 @@ def find_search(target: str, storage: Path = STORAGE, scripts: Path = HERE) -> F
     if target in searches_in(storage):
         return Found(storage / target, None, scripts)
     folder = Path(target)
-    if (folder / FILE_NAME).is_file():
+    if _is_file(folder / FILE_NAME):
         folder = folder if folder.name else folder.resolve()
         named = storage != STORAGE and str(storage) != os.environ.get("HEP_RAY_STORAGE")
         if named and storage.resolve() != folder.resolve().parent:
@@ -247,7 +252,7 @@ def find_search(target: str, storage: Path = STORAGE, scripts: Path = HERE) -> F
 def _of_script(target: str, storage: Path, scripts: Path) -> Found:
     search = load_search(target, scripts)
     folder = storage / search.name
-    if not (folder / FILE_NAME).is_file():
+    if not _is_file(folder / FILE_NAME):
         known = ", ".join(searches_in(storage)) or "none"
         raise NotRun(
             f"no search was run in {folder}: run it first, or name its --storage; "

@@ -160,7 +160,7 @@ class SearchOptions:
 
 def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
     """Return what a search was given the last time, as its journal tells."""
-    from hep_ray.search.state import recorded_uri
+    from hep_ray.tracking.client import recorded_uri
 
     stated = started.options.get("tracking_uri") is not None
     return {

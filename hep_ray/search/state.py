@@ -1,14 +1,21 @@
-"""A search as its journal tells it: every trial, its epochs and how it ended."""
+"""A search as its journal tells it: every trial, its epochs, how it ended, its place and why it failed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from hep_ray.errors import StorageError
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from hep_ray.errors import Interrupted, SearchFailed
+from hep_ray.files import write_whole
 from hep_ray.plugins import Plugin
-from hep_ray.tracking.client import database_file, default_uri
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     CodeAccepted,
@@ -28,6 +35,15 @@ OF_MODEL = ("parameters", "flops")
 """Costs of a model, the same in every epoch."""
 TIMES = ("epoch_seconds", "cpu_seconds", "gpu_seconds")
 """Costs of a training; the first depends on what else the machine does."""
+
+LOG = "log.txt"
+"""File of a trial that its process writes to."""
+LEADERBOARD = "leaderboard.json"
+HEADINGS = {"val_background_rejection_at_50": "1/ε_b at ε_s=0.5"}
+"""Column headings that say more than the metric's key."""
+COLUMNS = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
+"""Metrics shown beside the ranking one, where the study has them."""
+_NUMBER = re.compile(r"[-+]?\b\d[\w.+-]*")
 
 
 @dataclass
@@ -180,37 +196,204 @@ class SearchState:
         return sorted(self.drawn(), key=key)
 
 
-def recorded_uri(folder: Path, started: SearchStarted | None) -> str:
-    """Return where MLflow holds a search: as recorded, else in the database of the storage that its folder lies in.
+def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any]:
+    """Return the ranking as plain values, best trial first.
 
-    Of a storage that was copied or moved with its database it is the database that lies in it now.
+    Args:
+        state: the search, with its first record.
+        run_ids: trial id → MLflow run id.
     """
-    recorded: str | None = started.options.get("tracking_uri") if started else None
-    own = default_uri(folder.parent)
-    if recorded is None or _was_beside(database_file(recorded), database_file(own), folder.name):
-        return own
-    return recorded
+    started = state.started
+    assert started is not None
+    front = pareto_front(state)
+    return {
+        "search": started.search,
+        "dataset_fingerprint": started.dataset_fingerprint,
+        "metric": started.metric,
+        "mode": started.mode,
+        "cost": started.second_objective,
+        "trials": [
+            {
+                "trial_id": trial.trial_id,
+                "status": trial.status,
+                "params": all_parameters(trial),
+                "epochs": len(trial.history),
+                "metrics": trial.best(started.metric, started.mode),
+                "history": trial.history,
+                "mlflow_run_id": run_ids.get(trial.trial_id),
+                "seconds": trial.seconds,
+                **trial.figures,
+                **({"pareto": trial.trial_id in front} if started.second_objective else {}),
+                **({"losses": len(trial.losses)} if trial.losses else {}),
+                **(
+                    {"cause": trial.finished.cause, "log": trial.finished.log}
+                    if trial.finished and trial.finished.cause
+                    else {}
+                ),
+            }
+            for trial in state.ranked(started.metric, started.mode)
+        ],
+    }
 
 
-def _was_beside(file: Path | None, own: Path | None, search: str) -> bool:
-    """Return whether a recorded database is that of the storage that this one is a copy of, or was moved from."""
-    if file is None or own is None or not own.is_file() or file.name != own.name:
-        return False
-    return not file.is_file() or (file.parent / search / FILE_NAME).is_file()
+def pareto_front(state: SearchState) -> set[str]:
+    """Return the ids of the completed trials that no other equals or beats in metric and cost while beating it in one.
+
+    Empty for a search without a cost.
+    """
+    started = state.started
+    assert started is not None
+    if started.second_objective is None:
+        return set()
+    sign = 1 if started.mode == "max" else -1
+    points = {
+        trial.trial_id: (sign * best[started.metric], -trial.total(started.second_objective))
+        for trial in state.trials.values()
+        if trial.status == "completed" and (best := trial.best(started.metric, started.mode))
+    }
+    return {
+        name
+        for name, point in points.items()
+        if not any(
+            other != point and other[0] >= point[0] and other[1] >= point[1] for other in points.values()
+        )
+    }
 
 
-def searches_in(storage: Path) -> list[str]:
-    """Return the names of the searches that a storage holds."""
-    return sorted(path.parent.name for path in storage.glob(f"*/{FILE_NAME}"))
+def cost_words(cost: str) -> str:
+    """Return a cost in words: `total epoch seconds`, or `flops` of a model."""
+    words = cost.replace("_", " ")
+    return words if cost in OF_MODEL else f"total {words}"
 
 
-def search_folder(storage: Path, search: str) -> Path:
-    """Return the folder of a search in a storage.
+def write_leaderboard(folder: Path, board: Mapping[str, Any]) -> Path:
+    """Write `leaderboard.json` whole or not at all."""
+    path = folder / LEADERBOARD
+    write_whole(path, json.dumps(board, indent=1) + "\n")
+    return path
+
+
+def table(state: SearchState, rows: int = 15) -> Table:
+    """Return the leaderboard for a terminal: each trial at its best epoch, how it ended, and what varied."""
+    started = state.started
+    assert started is not None
+    ranked = state.ranked(started.metric, started.mode)
+    varied = varied_parameters(ranked)
+    known = {key for trial in ranked for key in (trial.best(started.metric, started.mode) or {})}
+    shown = [key for key in dict.fromkeys([started.metric, *COLUMNS]) if key in known]
+    made = Table(
+        title=f"{started.search}: {len(ranked)} trials, best first, each at its best epoch by {started.metric}",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+    )
+    made.add_column("trial", no_wrap=True)
+    for name in shown:
+        made.add_column(HEADINGS.get(name, name.removeprefix("val_").replace("_", " ")), no_wrap=True)
+    front = pareto_front(state)
+    if started.second_objective:
+        made.add_column(cost_words(started.second_objective), no_wrap=True)
+        made.add_column("Pareto", no_wrap=True)
+    made.add_column("epochs", no_wrap=True)
+    made.add_column("end", no_wrap=True)
+    made.add_column("parameters that varied", overflow="fold", min_width=24)
+    for trial in ranked[:rows]:
+        best = trial.best(started.metric, started.mode) or {}
+        params = all_parameters(trial)
+        made.add_row(
+            trial.trial_id,
+            *(_with_error(best, name) for name in shown),
+            *(
+                [f"{trial.total(started.second_objective):.4g}", "●" if trial.trial_id in front else ""]
+                if started.second_objective
+                else []
+            ),
+            f"{len(trial.history)}/{started.epochs}",
+            trial.status,
+            ", ".join(f"{name}={number(params[name])}" for name in varied if name in params),
+        )
+    if len(ranked) > rows:
+        made.caption = f"{len(ranked) - rows} more in {LEADERBOARD}"
+    return made
+
+
+def all_parameters(trial: TrialState) -> dict[str, Any]:
+    """Return the parameters of a trial and its seed."""
+    return {**trial.started.params, "seed": trial.started.seed}
+
+
+def varied_parameters(trials: list[TrialState]) -> list[str]:
+    """Return the parameters that not all trials have, or have with the same value."""
+    everyone = [all_parameters(trial) for trial in trials]
+    names = dict.fromkeys(name for params in everyone for name in params)
+    return [name for name in names if len({params.get(name) for params in everyone}) > 1]
+
+
+def _with_error(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return "–"
+    error = metrics.get(f"{name}_error")
+    return number(metrics[name]) + (f" ± {error:.2g}" if error is not None else "")
+
+
+def number(value: Any) -> str:
+    """Format a value in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def failed(trials: Iterable[TrialState]) -> list[TrialState]:
+    """Return the trials that failed."""
+    return [trial for trial in trials if trial.status == "failed"]
+
+
+def causes(trials: Iterable[TrialState]) -> list[tuple[str, list[TrialState]]]:
+    """Group failed trials by their cause, the commonest first.
+
+    Causes that differ in numbers alone (an epoch, a learning rate, a process) are one; the first one speaks for all.
+
+    Returns:
+        First line of the cause, and the trials that failed so.
+    """
+    groups: dict[str, list[TrialState]] = defaultdict(list)
+    for trial in failed(trials):
+        groups[_NUMBER.sub("#", headline(trial))].append(trial)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    return [(headline(group[0]), group) for group in ordered]
+
+
+def judge(state: SearchState, trials: int, to_go_on: str) -> None:
+    """Raise unless all trials have ended and one of them succeeded.
+
+    Args:
+        state: what was trained.
+        trials: that were to be.
+        to_go_on: what to type after an interruption.
 
     Raises:
-        StorageError: there is none of that name; those that exist are listed.
+        Interrupted: trials have not ended, or not begun.
+        SearchFailed: every trial failed; the commonest cause is named first.
     """
-    known = searches_in(storage)
-    if search not in known:
-        raise StorageError(f"{storage} holds no search '{search}'; it holds: {', '.join(known) or 'none'}")
-    return storage / search
+    if left := state.to_run(trials):
+        begun = ", ".join(trial.trial_id for trial in state.unfinished()) or "none of them begun"
+        raise Interrupted(
+            f"{left} trials have not ended ({begun}); every finished epoch is kept: {to_go_on} to go on"
+        )
+    ended = state.trials.values()
+    if ended and len(failed(ended)) == len(ended):
+        (cause, like_it), *others = causes(ended)
+        more = f"; {len(others)} other cause{'s' if len(others) > 1 else ''}" if others else ""
+        raise SearchFailed(
+            f"all {len(ended)} trials failed, {len(like_it)} of them with: {cause}{more}; what trial "
+            f"{like_it[0].trial_id} wrote is in its {LOG}, and in MLflow"
+        )
+
+
+def headline(trial: TrialState) -> str:
+    """Return the first line of the cause of a trial's failure."""
+    assert trial.finished is not None
+    return first_line(trial.finished.cause)
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a cause that has anything in it."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no cause given")

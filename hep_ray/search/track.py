@@ -11,9 +11,8 @@ import typer
 from hep_ray.errors import StorageError
 from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
 from hep_ray.masking import mask
-from hep_ray.search.leaderboard import leaderboard, write_leaderboard
-from hep_ray.search.state import SearchState, recorded_uri
-from hep_ray.tracking.client import look
+from hep_ray.search.state import SearchState, leaderboard, write_leaderboard
+from hep_ray.tracking.client import look, recorded_uri
 from hep_ray.tracking.journal import FILE_NAME, Journal
 from hep_ray.tracking.mlflow import MlflowTracker
 

@@ -20,6 +20,8 @@ from hep_ray.errors import StorageHeld, TrackingUnavailable
 from hep_ray.files import lock
 from hep_ray.flags import typed
 from hep_ray.masking import mask
+from hep_ray.tracking.journal import FILE_NAME
+from hep_ray.tracking.records import SearchStarted
 
 SQLITE = "sqlite:///"
 QUOTED = "sqlite+pysqlite"
@@ -87,6 +89,25 @@ def database_file(uri: str) -> Path | None:
     if not uri.startswith((SQLITE, f"{QUOTED}:///")):
         return None
     return Path(make_url(uri).database or "")
+
+
+def recorded_uri(folder: Path, started: SearchStarted | None) -> str:
+    """Return where MLflow holds a search: as recorded, else in the database of the storage that its folder lies in.
+
+    Of a storage that was copied or moved with its database it is the database that lies in it now.
+    """
+    recorded: str | None = started.options.get("tracking_uri") if started else None
+    own = default_uri(folder.parent)
+    if recorded is None or _was_beside(database_file(recorded), database_file(own), folder.name):
+        return own
+    return recorded
+
+
+def _was_beside(file: Path | None, own: Path | None, search: str) -> bool:
+    """Return whether a recorded database is that of the storage that this one is a copy of, or was moved from."""
+    if file is None or own is None or not own.is_file() or file.name != own.name:
+        return False
+    return not file.is_file() or (file.parent / search / FILE_NAME).is_file()
 
 
 def artifact_location(uri: str, folder: Path | None, experiment: str) -> str | None:

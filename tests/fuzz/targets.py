@@ -27,9 +27,9 @@ from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.promote.package import DESCRIPTION, WEIGHTS, Description, Package
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.find import load_search
+from hep_ray.search.find import find_search, load_search
 from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
-from hep_ray.search.state import SearchState, search_folder
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME as JOURNAL
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted
@@ -126,7 +126,7 @@ def names(folder: Path, content: bytes) -> None:
     text = content.decode("utf-8", "surrogateescape")
     for use in (
         lambda: load_search(text, folder),
-        lambda: search_folder(folder, text),
+        lambda: find_search(text, folder, folder),
         lambda: Search(
             name=text, task="toy", title="", space=Space(), presets={"smoke": Preset(epochs=1, trials=1)}
         ),

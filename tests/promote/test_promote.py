@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 import hep_ray
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import SplitUse, load_confirmation, params_hash, record_use
-from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable
+from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable, UnknownSearch
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module
 from hep_ray.promote.gate import check_metric
 from hep_ray.promote.run import Wishes, promote
-from hep_ray.search.state import SearchState, search_folder
+from hep_ray.search.find import find_search
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.registry import ModelRegistry
 from hep_ray.training.testing import KeptScores
 from tests.facts import raises, tells
@@ -418,8 +419,8 @@ def test_what_is_stored_must_be_what_was_judged(storage, wishes, monkeypatch):
 
 
 def test_errors_name_what_is_missing(storage, tmp_path):
-    with raises(StorageError, "'nothing'", "deep, linear, shallow"):
-        search_folder(storage, "nothing")
+    with raises(UnknownSearch, "'nothing'", "deep, linear, shallow"):
+        find_search("nothing", storage, tmp_path)
     shutil.rmtree(storage / "deep" / "confirm")
     with raises(StorageError, "hep-ray confirm deep"):
         promote(storage / "deep")

@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from hep_ray.errors import Interrupted, SearchFailed
-from hep_ray.search.failures import TAIL, causes, hung, judge, last_attempt, loss, tail
-from hep_ray.search.state import SearchState
+from hep_ray.search.failures import TAIL, hung, last_attempt, loss, tail
+from hep_ray.search.state import SearchState, causes, judge
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialLost, TrialStarted
 from tests.facts import raises
 

@@ -8,9 +8,9 @@ import torch
 
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, StorageError
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.failures import LOG
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.space import Space
+from hep_ray.search.state import LOG
 from hep_ray.search.trial import FAILURE_KIND, failure_of
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import OF_PARAMETERS, TrialFinished, TrialStarted, decode

@@ -21,8 +21,7 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label, count_words, metric_words
 from hep_ray.report.plotting import STATUS, legend_below, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.search.leaderboard import number
-from hep_ray.search.state import TrialState
+from hep_ray.search.state import TrialState, number
 from hep_ray.tracking.records import RecordedParameter
 
 MOST_AXES = 8

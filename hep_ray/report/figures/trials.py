@@ -11,8 +11,7 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label, capital, count_words, metric_words
 from hep_ray.report.plotting import STATUS, epoch_axis, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.search.leaderboard import pareto_front
-from hep_ray.search.state import OF_MODEL
+from hep_ray.search.state import OF_MODEL, pareto_front
 
 
 @figure("stopping", "search", 50, "How trials ended")
