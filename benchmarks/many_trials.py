@@ -28,7 +28,7 @@ from rich.console import Console
 from hep_ray import LogUniform, Preset, Search, SearchOptions, Space, prepare, run_search
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.search.track import hand_over
+from hep_ray.search.audit import hand_over
 from hep_ray.tracking.client import default_uri, open_client
 
 EVENTS = 100

@@ -16,8 +16,7 @@ from hep_ray.doctor.cli import doctor
 from hep_ray.predict.cli import predict
 from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
-from hep_ray.search.audit import audit
-from hep_ray.search.track import track
+from hep_ray.search.audit import audit, track
 from hep_ray.simulate.cli import simulate
 from hep_ray.tracking.ui_cli import ui
 

@@ -17,8 +17,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from hep_ray.errors import StorageError, StorageHeld
 
@@ -77,6 +78,29 @@ def lock(path: Path, rule: str, patience: float = 0.0) -> Iterator[bool]:
         yield take_lock(descriptor, path, rule, patience)
     finally:
         os.close(descriptor)
+
+
+def open_locked(path: Path, rule: str) -> BinaryIO:
+    """Open a file for reading and appending, and hold it until it is closed; it and its folder are made where absent.
+
+    Its name is on the disk when this returns: a file whose name is lost is lost, however often its lines were synced.
+
+    Raises:
+        StorageError: it cannot be written, or its file system cannot lock.
+        StorageHeld: another process holds it.
+    """
+    with ExitStack() as closing:
+        try:
+            make_folder(path.parent)
+            file = closing.enter_context(path.open("a+b"))
+            locked = take_lock(file.fileno(), path, rule)
+            sync(path.parent)
+        except OSError as exc:
+            raise StorageError(f"cannot write to storage {path.parent}: {exc.strerror}") from exc
+        if not locked:
+            raise StorageError(f"cannot lock {path}: the file system of a storage must be able to")
+        closing.pop_all()
+    return file
 
 
 @contextmanager

@@ -232,13 +232,14 @@ def _check_batches(
             f"learning_rate_scaling '{training.learning_rate_scaling}' needs a fixed number of workers, got "
             f"{workers[0]} to {workers[-1]}: leave out --min-workers-per-trial"
         )
+    averaged = workers[-1] > 1 and _averages(config)
     for number in workers:
         try:
             own = local_step(training, number).batch_size
             last = training.last_batch
             sizes = BatchRequest(own, world_size=number, last_batch=last).sizes(events)
             smallest = min(sizes[0], sizes[-1])
-            if number > 1 and _averages(config):  # takes its statistics from the whole batches of all events
+            if number > 1 and averaged:  # takes its statistics from the whole batches of all events
                 smallest = min(smallest, BatchRequest(own * number, last_batch=last).sizes(events)[-1])
         except InvalidConfig as exc:
             raise InvalidSpace(str(exc)) from None

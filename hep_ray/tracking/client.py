@@ -310,7 +310,7 @@ def refuses_client(exc: Exception) -> bool:
 
 def cause(exc: Exception) -> str:
     """Return an error in one line, without passwords, and without the SQL that was tried."""
-    if isinstance(exc, ImportError) and "psycopg" in str(exc):
+    if isinstance(exc, ImportError) and (exc.name or "").startswith("psycopg"):
         return "PostgreSQL needs a driver: pip install 'hep-ray[postgres]'"
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("[SQL:", "[parameters:", "(Background on"))]

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from pydantic import ValidationError
 
 from hep_ray.errors import StorageError
-from hep_ray.files import make_folder, sync, take_lock
+from hep_ray.files import open_locked
 from hep_ray.tracking.records import Record, decode
 
 FILE_NAME = "journal.jsonl"
@@ -41,12 +41,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
-        try:
-            make_folder(folder)
-            self._file = self._open()
-            sync(folder)  # a journal whose name is lost is lost, however often its lines were put on the disk
-        except OSError as exc:
-            raise StorageError(f"cannot write to storage {folder}: {exc.strerror}") from exc
+        self._file = open_locked(self.path, "one process runs a search at a time")
         self._records = self._read()
 
     def append(self, record: Record) -> None:
@@ -87,16 +82,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _open(self) -> BinaryIO:
-        file = self.path.open("a+b")
-        try:
-            if not take_lock(file.fileno(), self.path, "one process runs a search at a time"):
-                raise StorageError(f"cannot lock {self.path}: the file system of a storage must be able to")
-        except StorageError:
-            file.close()
-            raise
-        return file
 
     def _read(self) -> list[Record]:
         self._file.seek(0)

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.search.audit import hand_over
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.search.space import LogUniform, Space
-from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import default_uri, find_runs, open_client
 from hep_ray.tracking.mlflow import PATIENCE, TRIAL_TAG
 

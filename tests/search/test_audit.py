@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.errors import AuditFailed, StorageError, TrackingUnavailable
-from hep_ray.search.audit import compare
-from hep_ray.search.track import hand_over
+from hep_ray.search.audit import compare, hand_over
 from hep_ray.tracking.client import default_uri, find_runs, open_client
 from hep_ray.tracking.journal import FILE_NAME, Journal
 from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG

@@ -8,8 +8,8 @@ import pytest
 from past_search import journal
 
 from hep_ray.errors import TrackingUnavailable
+from hep_ray.search.audit import hand_over
 from hep_ray.search.state import SearchState
-from hep_ray.search.track import hand_over
 from hep_ray.tracking.client import ADDRESSES, database_file, default_uri, open_client, recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow_writer import attach_to_search

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.errors import StorageError, TrackingUnavailable
-from hep_ray.search.track import hand_over
+from hep_ray.search.audit import hand_over
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import PATIENCE
