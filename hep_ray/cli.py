@@ -13,6 +13,7 @@ from hep_ray.console import run_app
 from hep_ray.conversion.cli import app as data_app
 from hep_ray.dataset.show_cli import show
 from hep_ray.doctor.cli import doctor
+from hep_ray.new import new
 from hep_ray.predict.cli import predict
 from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 data_app.command("simulate")(simulate)
 data_app.command("show")(show)
+app.command("new")(new)
 app.command("confirm")(confirm)
 app.command("report")(report)
 app.command("components")(components)

@@ -70,6 +70,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--print-code": "tests/doctor/test_examine.py",
         "--json": "tests/doctor/test_examine.py",
     },
+    "new": dict.fromkeys(("--data", "--task", "--out"), "tests/project/test_new.py"),
     "audit": {"--storage": "tests/search/test_audit.py", "--tracking-uri": "tests/tracking/test_server.py"},
     "promote": {
         "--storage": "tests/promote/test_promote.py",
