@@ -11,7 +11,7 @@ from hep_ray.components import show as components
 from hep_ray.confirm.cli import confirm
 from hep_ray.console import run_app
 from hep_ray.conversion.cli import app as data_app
-from hep_ray.dataset.show_cli import show
+from hep_ray.dataset.show import show_command
 from hep_ray.doctor.cli import doctor
 from hep_ray.new import new
 from hep_ray.predict.cli import predict
@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 data_app.command("simulate")(simulate)
-data_app.command("show")(show)
+data_app.command("show")(show_command)
 app.command("new")(new)
 app.command("confirm")(confirm)
 app.command("report")(report)

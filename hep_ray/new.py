@@ -64,7 +64,7 @@ def write_project(
     name: str, *, data: Path | None = None, task: str | None = None, out: Path | None = None
 ) -> Path:
     """Write the project and return its folder; see `new`."""
-    from hep_ray.dataset.folder import replacing
+    from hep_ray.files import replacing
 
     _check_name(name)
     folder = Path(name) if out is None else out

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from hep_ray.conversion.shards import Encoding
-from hep_ray.dataset.manifest import MANIFEST, ROW_GROUP, Manifest, Shard, fingerprint_of
+from hep_ray.dataset.dataset import MANIFEST, ROW_GROUP, Manifest, Shard, fingerprint_of
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import Split, SplitRule
 

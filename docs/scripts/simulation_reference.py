@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.colors import LogNorm
 
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 
 mpl.use("Agg")
 IMAGES = Path(__file__).parents[1] / "images"

@@ -22,12 +22,11 @@ from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
-from hep_ray.dataset.folder import refuse_occupied
-from hep_ray.dataset.manifest import MANIFEST, Manifest
+from hep_ray.dataset.dataset import MANIFEST, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, legal_name
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig, InvalidSchema
-from hep_ray.files import storing
+from hep_ray.files import refuse_occupied, storing
 from hep_ray.parallel import in_tasks
 
 Progress = Callable[[int, int | None], None]

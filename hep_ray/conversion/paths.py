@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hep_ray.config import Config
 from hep_ray.conversion.readers import READERS, Opened, Reader
-from hep_ray.dataset.manifest import sha256_of
+from hep_ray.dataset.dataset import sha256_of
 from hep_ray.errors import InputError, InvalidConfig, NoEvents, UnreadableInput
 
 MOST_NAMED = 20

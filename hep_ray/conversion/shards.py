@@ -31,8 +31,7 @@ from hep_ray.conversion.external_sort import (
     merged,
     take,
 )
-from hep_ray.dataset.folder import refuse_occupied, replacing
-from hep_ray.dataset.manifest import (
+from hep_ray.dataset.dataset import (
     MANIFEST,
     ROW_GROUP,
     ContentHash,
@@ -44,7 +43,7 @@ from hep_ray.dataset.manifest import (
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents
-from hep_ray.files import storing
+from hep_ray.files import refuse_occupied, replacing, storing
 from hep_ray.registry import check_name
 
 Encoding = Literal["auto", "dense"]

@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.config import Config
-from hep_ray.dataset.dataset import shard_problems
+from hep_ray.dataset.dataset import ContentHash, Manifest, Shard, shard_problems
 from hep_ray.dataset.expressions import unknown
 from hep_ray.dataset.leakage import Leakage
-from hep_ray.dataset.manifest import ContentHash, Manifest, Shard
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
 from hep_ray.dataset.splits import SPLITS, event_hashes, split_codes
 from hep_ray.errors import InvalidConfig, InvalidEvents

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column
 from hep_ray.dataset.splits import SPLITS
 

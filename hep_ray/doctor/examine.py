@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hep_ray.cluster import connect
-from hep_ray.dataset.manifest import MANIFEST
+from hep_ray.dataset.dataset import MANIFEST
 from hep_ray.doctor import checks
 from hep_ray.doctor.checks import Check
 from hep_ray.errors import Infeasible, TrackingUnavailable

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from hep_ray.dataset.manifest import ROW_GROUP, Manifest
+from hep_ray.dataset.dataset import ROW_GROUP, Manifest
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import Infeasible, InvalidConfig
-from hep_ray.loading.shards import bytes_held, groups_per_block
+from hep_ray.loading.shards import groups_per_block
 
 Cache = Literal["auto", "resident", "streaming"]
 
@@ -108,7 +108,7 @@ def plan_ingest(
     given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")
     rows = sum(manifest.rows(split) for split in splits)
-    per_event = bytes_held(manifest)
+    per_event = manifest.event_bytes
     held = rows * per_event
     if cache == "resident" and store and held > store:
         raise Infeasible(

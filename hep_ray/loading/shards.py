@@ -19,10 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hep_ray.dataset.dataset import Dataset, TestPurpose
-from hep_ray.dataset.manifest import ROW_GROUP, Manifest
+from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
 from hep_ray.dataset.schema import LABEL, EventSchema
-from hep_ray.dataset.sparse import SparseColumn, Values, index_dtype, join
+from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import InvalidConfig, ShardMismatch
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights, prefetched
@@ -35,19 +34,6 @@ BLOCK_SHUFFLE = 2
 """Sets the order within blocks apart from that of the row groups, which is drawn from (seed, epoch)."""
 LARGE = 2**10
 """Bytes of an event's value from which a column stays in chunks; to look in many of them has its price too."""
-OFFSET_BYTES = 8
-
-
-def bytes_held(manifest: Manifest) -> int:
-    """Return the bytes of an event in memory, on average."""
-    total = OFFSET_BYTES  # the label
-    for column in manifest.event_schema.columns:
-        if column.name in manifest.sparse:
-            item = np.dtype(column.dtype).itemsize + index_dtype(int(np.prod(column.shape))).itemsize
-            total += round(manifest.sparse[column.name] * item) + OFFSET_BYTES
-        else:
-            total += column.nbytes
-    return total
 
 
 def groups_per_block(row_group: int, memory: int = BLOCK_BYTES) -> int:

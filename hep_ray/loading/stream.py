@@ -25,8 +25,7 @@ import ray
 import ray.data
 from ray.data import ExecutionResources
 
-from hep_ray.dataset.dataset import Dataset, TestPurpose
-from hep_ray.dataset.manifest import ROW_GROUP
+from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
 from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.dataset.splits import Split
@@ -38,7 +37,6 @@ from hep_ray.loading.shards import (
     ReadPlan,
     RowGroups,
     ShardStream,
-    bytes_held,
     chunks_of,
     cut,
     events_of,
@@ -142,7 +140,7 @@ def load_resident(
     schema = dataset.schema
     names = [schema.column(name).name for name in columns or [column.name for column in schema.columns]]
     groups = {split: RowGroups.of(dataset, split, purpose) for split in splits}
-    per_block = groups_per_block(ROW_GROUP * bytes_held(dataset.manifest))
+    per_block = groups_per_block(ROW_GROUP * dataset.manifest.event_bytes)
     without_zeros = _mostly_zeros(groups[splits[0]], schema, names)
     references: dict[Split, ObjectRef[Events] | ShardStream] = {}
     nbytes = 0

@@ -26,9 +26,8 @@ from hep_ray.conversion.paths import (
 )
 from hep_ray.conversion.readers import READERS, Part, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile, load_schema
-from hep_ray.dataset.dataset import verify_shards
+from hep_ray.dataset.dataset import MANIFEST, verify_shards
 from hep_ray.dataset.expressions import Expression, unknown
-from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.dataset.schema import EVENT_ID, Column, legal_name
 from hep_ray.errors import InvalidConfig, InvalidSchema, ModelMismatch
 from hep_ray.promote.classifier import Classifier

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from hep_ray.conversion.assemble import assemble
 from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.readers import READERS, parse_options
-from hep_ray.dataset.manifest import sha256_of
+from hep_ray.dataset.dataset import sha256_of
 from hep_ray.dataset.schema import EVENT_ID, Arrays, EventSchema
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, lock, remove_abandoned, storing, whole, write_whole

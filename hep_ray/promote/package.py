@@ -19,10 +19,9 @@ from pydantic import Field
 
 from hep_ray.config import Config, parse
 from hep_ray.confirm.confirmation import Comparison, Contender
-from hep_ray.dataset.folder import replacing
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CorruptModel, UnreadableInput
-from hep_ray.files import storing
+from hep_ray.files import replacing, storing
 from hep_ray.plugins import Plugin, trust
 from hep_ray.promote.classifier import Classifier
 

@@ -18,8 +18,7 @@ from hep_ray.confirm.confirmation import (
     load_confirmation,
     uses_of_others,
 )
-from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
 from hep_ray.plugins import restore
 from hep_ray.report.formatting import count_words

@@ -8,7 +8,7 @@ import numpy as np
 
 from hep_ray.confirm.confirmation import Confirmation, Estimate
 from hep_ray.confirm.table import of_difference, verdict
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable
 from hep_ray.report.formatting import decimals, interval, metric_words, plus_minus

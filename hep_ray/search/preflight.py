@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hep_ray.cluster import connect, nodes
-from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.manifest import MANIFEST
+from hep_ray.dataset.dataset import MANIFEST, Dataset
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
 from hep_ray.files import make_folder

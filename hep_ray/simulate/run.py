@@ -28,8 +28,7 @@ from pydantic import JsonValue
 
 from hep_ray.config import Config, parse
 from hep_ray.conversion.shards import ShardWriter
-from hep_ray.dataset.folder import refuse_occupied
-from hep_ray.dataset.manifest import MANIFEST, Manifest
+from hep_ray.dataset.dataset import MANIFEST, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
 from hep_ray.errors import (
     Interrupted,
@@ -38,7 +37,7 @@ from hep_ray.errors import (
     SimulationFailed,
     StorageHeld,
 )
-from hep_ray.files import storing, whole
+from hep_ray.files import refuse_occupied, storing, whole
 from hep_ray.parallel import in_tasks
 from hep_ray.simulate import SIMULATIONS, Simulation
 

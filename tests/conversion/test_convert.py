@@ -25,8 +25,7 @@ from hep_ray.conversion.readers import READERS
 from hep_ray.conversion.schema_file import known_schemas, load_schema, parse_schema
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check
-from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.manifest import MANIFEST, Manifest
+from hep_ray.dataset.dataset import MANIFEST, Dataset, Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, InvalidSchema, StorageError

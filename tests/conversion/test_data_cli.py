@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hep_ray.conversion.cli import app
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.errors import InvalidConfig
 from tests.facts import tells
 

@@ -18,8 +18,7 @@ import uproot
 from hep_ray.config import parse
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import SchemaFile
-from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import InputError, InvalidEvents, InvalidSchema
 from tests.facts import raises, tells

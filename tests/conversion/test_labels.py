@@ -18,8 +18,7 @@ from typer.testing import CliRunner, Result
 from hep_ray.conversion.cli import app
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import parse_schema
-from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.dataset.schema import legal_name
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema

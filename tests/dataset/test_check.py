@@ -189,7 +189,7 @@ def test_values_spoilt_after_writing_are_found(make_dataset: Callable[..., Path]
 
 
 def check_schema(folder: Path) -> EventSchema:
-    from hep_ray.dataset.manifest import Manifest
+    from hep_ray.dataset.dataset import Manifest
 
     return Manifest.load(folder).event_schema
 

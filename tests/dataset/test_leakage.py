@@ -18,8 +18,8 @@ from hep_ray.conversion.schema_file import SchemaFile
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset import leakage
 from hep_ray.dataset.check import CheckReport, check
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.leakage import one_vs_rest
-from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig
 from tests.facts import raises, tells

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.conversion.shards import ShardWriter
-from hep_ray.dataset.dataset import verify_shards
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest, verify_shards
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule, split_of
 from hep_ray.errors import (

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hep_ray.conversion.shards import ShardWriter
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.show import show
 from hep_ray.dataset.show.features import bin_edges, features_of
@@ -212,7 +212,7 @@ def test_an_empty_split_is_refused(make_dataset: Callable[..., Path]) -> None:
 def test_the_command_prints_the_page_and_what_to_do_next(folder: Path, tmp_path: Path) -> None:
     import typer
 
-    from hep_ray.dataset.show_cli import show as command
+    from hep_ray.dataset.show import show_command as command
 
     app = typer.Typer()
     app.command()(command)

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, SparseType, index_dtype, join, select
 from hep_ray.errors import InvalidEvents, ShardMismatch

@@ -21,9 +21,8 @@ from hep_ray.conversion.readers import READERS
 from hep_ray.conversion.schema_file import load_schema
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check
-from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.dataset import MANIFEST, Dataset
 from hep_ray.dataset.expressions import FUNCTIONS, Expression
-from hep_ray.dataset.manifest import MANIFEST
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.promote.package import DESCRIPTION, WEIGHTS, Description, Package
 from hep_ray.search.definition import Preset, Search

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hep_ray.dataset.manifest import fingerprint_of
+from hep_ray.dataset.dataset import fingerprint_of
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig

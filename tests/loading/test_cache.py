@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from hep_ray.conversion.shards import ShardWriter
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import Infeasible, InvalidConfig
 from hep_ray.loading.cache import plan_ingest, with_streams
-from hep_ray.loading.shards import bytes_held
 from tests.facts import raises
 
 NODES = [{"CPU": 4.0, "object_store_memory": 4e6}, {"CPU": 2.0, "object_store_memory": 2e6}]
@@ -72,7 +71,7 @@ def test_columns_without_zeros_count_as_they_are_held(tmp_path: Path) -> None:
             }
         )
     # Five values of 4 + 2 bytes, an offset and the label of 8 each, and x of 4.
-    assert bytes_held(writer.manifest) == 5 * 6 + 8 + 8 + 4
+    assert writer.manifest.event_bytes == 5 * 6 + 8 + 8 + 4
 
 
 @pytest.mark.parametrize(

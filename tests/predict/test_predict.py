@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.dataset.manifest import sha256_of
+from hep_ray.dataset.dataset import sha256_of
 from hep_ray.errors import (
     CorruptModel,
     HepRayError,

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hep_ray.dataset.folder import replacing
 from hep_ray.errors import StorageError, StorageHeld
-from hep_ray.files import lock, storing, whole, write_whole
+from hep_ray.files import lock, replacing, storing, whole, write_whole
 from hep_ray.tracking.journal import FILE_NAME, Journal
 from tests.facts import raises
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from hep_ray import LogUniform, Preset, Search, Space
 from hep_ray.cli import app
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.errors import HepRayError
 from hep_ray.search.cli import build_app
 from hep_ray.search.find import stated_by

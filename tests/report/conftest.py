@@ -24,7 +24,7 @@ from hep_ray.confirm.confirmation import (
     save_confirmation,
 )
 from hep_ray.conversion.shards import ShardWriter
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.search.definition import Preset, Search, StudyTable
 from hep_ray.search.space import Choice, LogUniform, Space

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hep_ray.conversion.cli import parse_settings
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.errors import InvalidConfig, MissingPackage, SimulationFailed, StorageError, UnknownName
 from hep_ray.simulate import SIMULATIONS, run
 from hep_ray.simulate.objects import Objects, event_variables

@@ -19,8 +19,7 @@ from hep_ray.conversion.paths import natural
 from hep_ray.conversion.readers import EVENT_SCHEMA, LeftOut, Opened, Part, reader
 from hep_ray.conversion.readers.cells import LOOKED_AT, text_left_out
 from hep_ray.conversion.readers.fields import ROW_INDEX, asked, not_empty, reading, rows_per_batch, to_arrow
-from hep_ray.dataset.dataset import verify_shards
-from hep_ray.dataset.manifest import MANIFEST, Manifest
+from hep_ray.dataset.dataset import MANIFEST, Manifest, verify_shards
 from hep_ray.dataset.sparse import SparseType
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
 

@@ -1,13 +1,17 @@
-"""A page of pictures of a dataset: one HTML file that needs nothing beside it."""
+"""A page of pictures of a dataset, `hep-ray data show`: one HTML file that needs nothing beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, cast
+
+import typer
 
 from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.files import storing, write_whole
+from hep_ray.flags import typed
 
 EVENTS = 20_000
 """Events that are drawn, at most."""
@@ -49,3 +53,20 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
     with storing(path):
         write_whole(path, page(draw_sample(folder, manifest, split, EVENTS)))
     return path
+
+
+def show_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")],
+    out: Annotated[Path | None, typer.Option(help="The page. Default: DIR.html, beside the dataset.")] = None,
+    split: Annotated[str, typer.Option(help="Whose events are drawn: train or val.")] = "train",
+) -> None:
+    """Draw a dataset on one HTML page that needs nothing beside it.
+
+    Mean image of every class and channel, single events, the distribution of every feature by class, the
+    balance of the classes in each split. Up to 20,000 events are drawn; those of the test split never.
+
+    Example: hep-ray data show data/mbh_sph
+    """
+    path = show(folder, out, cast("Split", split))
+    typer.echo(f"wrote {path}: open it in a browser")
+    typer.echo(f"next: {typed('hep-ray', 'data', 'check', folder)}")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column
 from hep_ray.dataset.show.sample import Sample
 from hep_ray.dataset.splits import SPLITS

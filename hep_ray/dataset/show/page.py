@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hep_ray.dataset.check import balance_notes, balance_problems
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.show.features import QUANTILES, balance, distributions, features_of, sequences
 from hep_ray.dataset.show.images import mean_images, single_events
 from hep_ray.dataset.show.sample import Sample, kind_of

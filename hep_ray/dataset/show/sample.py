@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from hep_ray.dataset.manifest import ROW_GROUP, Manifest
+from hep_ray.dataset.dataset import ROW_GROUP, Manifest
 from hep_ray.dataset.schema import LABEL, Arrays, Column
 from hep_ray.dataset.splits import Split
 
