@@ -151,8 +151,7 @@ def stream_rates(dataset: Dataset, budget: float) -> tuple[float, float]:
     """Events per second of the first streamed pass and of the best of the next two."""
     from hep_ray.cluster import nodes
     from hep_ray.loading.batches import BatchRequest
-    from hep_ray.loading.cache import plan_ingest, with_streams
-    from hep_ray.loading.stream import open_events
+    from hep_ray.loading.stream import open_events, plan_ingest, with_streams
 
     ingest = with_streams(plan_ingest(dataset.manifest, nodes(), "streaming", budget), 1)
     stream = open_events(dataset, dataclasses.replace(ingest, readers=1), ["train"]).events("train")

@@ -127,8 +127,7 @@ def measure(folder: Path, events: int, times: float) -> dict[str, Any]:
     connect()
     import ray
 
-    from hep_ray.loading.cache import plan_ingest
-    from hep_ray.loading.stream import open_events
+    from hep_ray.loading.stream import open_events, plan_ingest
     from hep_ray.search.resources import plan_resources
     from hep_ray.search.trial import TrialJob
 

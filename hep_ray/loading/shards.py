@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import torch
 
 from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
-from hep_ray.dataset.schema import LABEL, EventSchema
+from hep_ray.dataset.schema import LABEL, Column, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.dataset.splits import Split
-from hep_ray.errors import InvalidConfig, ShardMismatch
+from hep_ray.errors import InvalidConfig, ShardMismatch, StreamBroken
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights, prefetched
 
 BLOCK_GROUPS = 16
@@ -111,7 +111,7 @@ class ReadPlan:
             return np.arange(rows)
         return np.random.default_rng((*self.seed, BLOCK_SHUFFLE, block)).permutation(rows)
 
-    def read(self, block: int, schema: EventSchema, names: Sequence[str]) -> pa.Table:
+    def read(self, block: int, columns: Sequence[Column]) -> pa.Table:
         """Read the label and some columns of a block.
 
         Raises:
@@ -119,11 +119,11 @@ class ReadPlan:
         """
         slices = self._slices(block)
         table = pa.concat_tables(
-            self._read_shard(self.paths[shard], slices[slices[:, 0] == shard, 1:], names)
+            self._read_shard(self.paths[shard], slices[slices[:, 0] == shard, 1:], columns)
             for shard in dict.fromkeys(slices[:, 0].tolist())
         )
-        for place, name in enumerate(names, 1):
-            column = schema.column(name)
+        for place, column in enumerate(columns, 1):
+            name = column.name
             stored = table.schema.field(name).type if name in table.column_names else None
             sparse = bool(column.shape) and stored == column.sparse_type
             if stored != column.arrow_type and not sparse:
@@ -132,7 +132,7 @@ class ReadPlan:
                 )
             # Whole columns stay in chunks: joining them would copy all that they take.
             if name in self.without_zeros or (sparse and table.column(name).num_chunks > 1):
-                joined = column.sparse_type.encode(column_of(table, name, schema, without_zeros=True))
+                joined = column.sparse_type.encode(column_of(table, column, without_zeros=True))
                 table = table.set_column(place, name, joined)
         return table
 
@@ -140,14 +140,16 @@ class ReadPlan:
         return self.slices[self.slices[:, 0] == block, 1:]
 
     @staticmethod
-    def _read_shard(path: str, groups: npt.NDArray[np.int64], names: Sequence[str]) -> pa.Table:
+    def _read_shard(path: str, groups: npt.NDArray[np.int64], columns: Sequence[Column]) -> pa.Table:
+        names = [LABEL, *(column.name for column in columns)]
+
         def read(parquet: pq.ParquetFile, number: int, first: int, stop: int) -> pa.Table:
             if number >= parquet.num_row_groups or parquet.metadata.row_group(number).num_rows < stop:
                 raise ShardMismatch(
                     f"row group {number} of {path} is missing or short: a shard has row groups of {ROW_GROUP} events "
                     "but for its last"
                 )
-            return parquet.read_row_group(number, columns=[LABEL, *names], use_threads=False)[first:stop]
+            return parquet.read_row_group(number, columns=names, use_threads=False)[first:stop]
 
         try:
             with pq.ParquetFile(path) as parquet:
@@ -190,34 +192,118 @@ def cut(
     return ReadPlan(groups.paths, np.column_stack([np.arange(len(slices)) // per_block, slices]), seed)
 
 
-Reader: TypeAlias = Callable[[ReadPlan, EventSchema, Sequence[str]], Generator[pa.Table, None, None]]
+Reader: TypeAlias = Callable[[ReadPlan, Sequence[Column]], Generator[pa.Table, None, None]]
 """Reads the blocks of a plan, in their order; closing it ends the reading."""
 
 
-def read_locally(
-    plan: ReadPlan, schema: EventSchema, names: Sequence[str]
-) -> Generator[pa.Table, None, None]:
+def read_locally(plan: ReadPlan, columns: Sequence[Column]) -> Generator[pa.Table, None, None]:
     """Read in this process, when asked for the next block; a `Reader`."""
     for block in range(len(plan)):
-        yield plan.read(block, schema, names)
+        yield plan.read(block, columns)
 
 
-def chunks_of(table: pa.Table, name: str, schema: EventSchema) -> list[Values]:
+def chunks_of(table: pa.Table, column: Column) -> list[Values]:
     """Return the chunks of a column, one after the other, without a copy."""
-    return [schema.column(name).compact(chunk) for chunk in table.column(name).chunks]
+    return [column.compact(chunk) for chunk in table.column(column.name).chunks]
 
 
-def column_of(table: pa.Table, name: str, schema: EventSchema, *, without_zeros: bool = False) -> Values:
+def column_of(table: pa.Table, column: Column, *, without_zeros: bool = False) -> Values:
     """Return a column of a table, without a copy where it has one chunk and keeps its form."""
-    chunks = chunks_of(table, name, schema)
+    chunks = chunks_of(table, column)
     if without_zeros:
         chunks = [one if isinstance(one, SparseColumn) else SparseColumn.from_dense(one) for one in chunks]
     return chunks[0] if len(chunks) == 1 else join(chunks)
 
 
-def events_of(table: pa.Table, schema: EventSchema, names: Iterable[str]) -> Events:
+def events_of(table: pa.Table, columns: Iterable[Column]) -> Events:
     """Return the events of a table, without a copy where it has one chunk."""
-    return Events({name: column_of(table, name, schema) for name in names}, table.column(LABEL).to_numpy())
+    return Events(
+        {column.name: column_of(table, column) for column in columns}, table.column(LABEL).to_numpy()
+    )
+
+
+def read_whole(
+    groups: RowGroups,
+    columns: Sequence[Column],
+    per_block: int,
+    reader: Reader = read_locally,
+    without_zeros: Sequence[str] = (),
+) -> Events:
+    """Read all events of a split into one array a column.
+
+    Args:
+        groups: of the split.
+        columns: to read.
+        per_block: row groups that are read at once.
+        reader: reads the blocks.
+        without_zeros: columns that are kept without their zeros, however they are stored.
+
+    Raises:
+        ShardMismatch: a shard cannot be read.
+        StreamBroken: the reader gave other events.
+    """
+    rows = int(groups.rows.sum())
+    plan = dataclasses.replace(cut(groups, [(0, rows)], per_block), without_zeros=tuple(without_zeros))
+    with closing(reader(plan, columns)) as tables:
+        return packed(tables, rows, columns)
+
+
+def packed(tables: Iterable[pa.Table], rows: int, columns: Sequence[Column]) -> Events:
+    """Copy the columns of a split's blocks into one array each.
+
+    Raises:
+        StreamBroken: they have not so many rows.
+    """
+    dense: dict[str, npt.NDArray[Any]] = {}
+    sparse: dict[str, list[SparseColumn]] = {}
+    labels = np.empty(rows, np.int64)
+    start = 0
+    for table in tables:
+        labels[start : start + len(table)] = table.column(LABEL).to_numpy()
+        for column in columns:
+            at = start
+            for values in chunks_of(table, column):
+                if isinstance(values, SparseColumn):
+                    sparse.setdefault(column.name, []).append(values)
+                else:
+                    whole = dense.setdefault(column.name, np.empty((rows, *values.shape[1:]), values.dtype))
+                    whole[at : at + len(values)] = values
+                at += len(values)
+        start += len(table)
+    if start != rows:
+        raise StreamBroken(f"only {start} of the {rows} events of a split came")
+    names = [column.name for column in columns]
+    return Events({name: dense[name] if name in dense else join(sparse[name]) for name in names}, labels)
+
+
+def mostly_zeros(groups: RowGroups, columns: Sequence[Column]) -> list[str]:
+    """Return the columns that are stored whole, but take less memory without their zeros, by the first row group."""
+    first = events_of(next(read_locally(cut(groups, [(0, int(groups.rows[0]))], 1), columns)), columns).inputs
+    return [
+        column.name
+        for column in columns
+        if not isinstance(values := first[column.name], SparseColumn)
+        and column.pays_sparse(np.count_nonzero(values) / len(values))
+    ]
+
+
+def class_sums(
+    dataset: Dataset, split: Split, groups: RowGroups
+) -> dict[str | None, npt.NDArray[np.float64]]:
+    """Return the events of each class of a split, and the sums of their weights where the schema has some."""
+    schema = dataset.schema
+    sums: dict[str | None, npt.NDArray[np.float64]] = {
+        None: np.array([*dataset.manifest.class_counts(split).values()], np.float64)
+    }
+    if schema.weight is not None:
+        weight = [schema.column(schema.weight)]
+        tables = read_locally(cut(groups, [(0, int(groups.rows.sum()))], BLOCK_GROUPS), weight)
+        classes = len(schema.classes)
+        sums[schema.weight] = sum(
+            (events_of(table, weight).class_sums(classes, schema.weight) for table in tables),
+            start=np.zeros(classes),
+        )
+    return sums
 
 
 @dataclass(frozen=True)
@@ -262,20 +348,19 @@ class Block:
 
     @classmethod
     def of(
-        cls, table: pa.Table, schema: EventSchema, columns: Sequence[str], weights: EventWeights | None
+        cls, table: pa.Table, columns: Sequence[Column], names: Sequence[str], weights: EventWeights | None
     ) -> Block:
-        """Take the columns of a table, and its events' weights in the loss."""
+        """Take columns of a table, of which batches have those of these names, and the events' weights in the loss."""
         chunked = {}
-        for column in map(schema.column, columns):
+        for column in columns:
             if table.schema.field(column.name).type == column.arrow_type and column.nbytes >= LARGE:
-                arrays = tuple(np.asarray(chunk) for chunk in chunks_of(table, column.name, schema))
+                arrays = tuple(np.asarray(chunk) for chunk in chunks_of(table, column))
                 chunked[column.name] = ChunkedColumn(
                     arrays, np.cumsum([0, *(len(array) for array in arrays)])
                 )
-        small = [name for name in columns if name not in chunked]
-        weight = [] if weights is None or weights.column is None else [weights.column]
-        events = events_of(table, schema, dict.fromkeys([*small, *weight]))
-        return cls(events.select(small, weights), chunked, tuple(columns))
+        events = events_of(table, [column for column in columns if column.name not in chunked])
+        small = [name for name in names if name not in chunked]
+        return cls(events.select(small, weights), chunked, tuple(names))
 
     def __len__(self) -> int:
         return len(self.events)
@@ -323,7 +408,7 @@ class ShardStream:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """See `EventSource.labels`; they are read from the shards."""
-        return self._read(len(self), ()).labels
+        return self._read(len(self), []).labels
 
     def select(self, columns: Sequence[str], weights: EventWeights | None = None) -> ShardStream:
         """See `EventSource.select`."""
@@ -344,7 +429,7 @@ class ShardStream:
 
     def head(self, events: int) -> Events:
         """See `EventSource.head`; read in this process."""
-        return self._read(min(events, len(self)), self._names()).select(self.columns, self.weights)
+        return self._read(min(events, len(self)), self._read_columns()).select(self.columns, self.weights)
 
     def batches(self, request: BatchRequest) -> Iterator[Batch]:
         """See `EventSource.batches`."""
@@ -363,7 +448,8 @@ class ShardStream:
     def _batches(
         self, plan: ReadPlan, sizes: Iterable[int], device: torch.device | str
     ) -> Generator[Batch, None, None]:
-        with closing(self.reader(plan, self.schema, self._names())) as tables:
+        columns = self._read_columns()
+        with closing(self.reader(plan, columns)) as tables:
             numbered = enumerate(tables)
             held: Block | None = None
             order, at = np.arange(0), 0
@@ -373,7 +459,7 @@ class ShardStream:
                     if held is None or at == len(held):
                         held = None  # let go before the next block takes its memory
                         number, table = next(numbered)
-                        held = Block.of(table, self.schema, self.columns, self.weights)
+                        held = Block.of(table, columns, self.columns, self.weights)
                         del table
                         order, at = plan.order(number, len(held)), 0
                     taken = min(left, len(held) - at)
@@ -381,15 +467,14 @@ class ShardStream:
                     at, left = at + taken, left - taken
                 yield parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _names(self) -> tuple[str, ...]:
+    def _read_columns(self) -> list[Column]:
         weight = None if self.weights is None else self.weights.column
-        return self.columns if weight in (None, *self.columns) else (*self.columns, str(weight))
+        names = [*self.columns] if weight is None else [*self.columns, weight]
+        return [self.schema.column(name) for name in dict.fromkeys(names)]
 
-    def _read(self, events: int, names: tuple[str, ...]) -> Events:
+    def _read(self, events: int, columns: Sequence[Column]) -> Events:
         plan = cut(self.groups, [(0, events)], self.groups_per_block)
-        read = [events_of(table, self.schema, names) for table in read_locally(plan, self.schema, names)]
-        columns: dict[str, Values] = {name: join([one.inputs[name] for one in read]) for name in names}
-        return Events(columns, np.concatenate([one.labels for one in read]))
+        return packed(read_locally(plan, columns), events, columns)
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:

@@ -1,5 +1,7 @@
 """Open the events of a dataset through Ray: decoded once for every trial of a node, or streamed anew in every epoch.
 
+`plan_ingest` decides which, from what they take and what there is.
+
 Resident, each split becomes one array per column in the object store, so a shuffle over all events is one gather per
 batch. Columns stored without their zeros stay so and are densified batch by batch.
 
@@ -12,41 +14,44 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import pickle
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ExecutionResources
 
-from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
-from hep_ray.dataset.schema import LABEL, EventSchema
-from hep_ray.dataset.sparse import SparseColumn, Values, join
+from hep_ray.dataset.dataset import ROW_GROUP, Dataset, Manifest, TestPurpose
+from hep_ray.dataset.schema import Column
 from hep_ray.dataset.splits import Split
-from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, StreamBroken
+from hep_ray.errors import HepRayError, Infeasible, InvalidConfig, InvalidEvents, StreamBroken
 from hep_ray.loading.batches import Events, EventSource
-from hep_ray.loading.cache import Ingest
 from hep_ray.loading.shards import (
-    BLOCK_GROUPS,
     ReadPlan,
     RowGroups,
     ShardStream,
-    chunks_of,
-    cut,
-    events_of,
+    class_sums,
     groups_per_block,
-    read_locally,
+    mostly_zeros,
+    read_whole,
 )
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+Cache = Literal["auto", "resident", "streaming"]
+
+STORE_FRACTION = 0.5
+"""Of the smallest node's object store: the memory budget unless one is given."""
+HELD_BLOCKS = 8
+"""Blocks that a stream may hold at once: read, waiting, fetched ahead, being cut into batches."""
+GB = 10**9
 RESIDENT_SPLITS: tuple[Split, ...] = ("train", "val")
 FETCHED_AHEAD = 2
 """Blocks that are fetched before they are asked for."""
@@ -54,6 +59,133 @@ ERROR = "hep_ray.error"
 """Column of a table that holds a named error instead of events."""
 BLOCK = "hep_ray.block"
 """Column of a table that says which block it is, in every row."""
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Where the events of a search are.
+
+    Attributes:
+        cache: `resident`: in the object store of every node; `streaming`: read anew in every epoch.
+        asked: what was asked for.
+        held: bytes that training and validation split take in memory, columns with many zeros without them.
+        decoded: bytes that they would take as plain arrays.
+        budget: bytes that they may take, of a node.
+        store: bytes of the smallest node's object store; 0 where Ray does not tell.
+        row_group: bytes of a row group in memory.
+        streams: that a node reads at once, one for each worker of each trial that it may have; 1 where none is.
+        readers: cores that Ray Data reads with.
+    """
+
+    cache: Literal["resident", "streaming"]
+    asked: Cache
+    held: int
+    decoded: int
+    budget: int
+    store: int
+    row_group: int
+    streams: int = 1
+    readers: int = 1
+
+    @property
+    def memory_per_stream(self) -> int:
+        """Bytes that a stream may hold."""
+        return self.budget // self.streams
+
+    @property
+    def most_streams(self) -> int:
+        """Streams that the budget of a node holds at once."""
+        return self.budget // (HELD_BLOCKS * self.row_group)
+
+    @property
+    def groups_per_block(self) -> int:
+        """Row groups that are read, and mixed, at once; see `hep_ray.loading.shards`."""
+        return groups_per_block(self.row_group, self.memory_per_stream // HELD_BLOCKS)
+
+    def __str__(self) -> str:
+        size = f"training and validation take {_gb(self.held)} in memory"
+        if self.held < self.decoded:
+            size += f" ({_gb(self.decoded)} as plain arrays)"
+        chosen = "" if self.asked == "auto" else " (asked for)"
+        if self.cache == "resident":
+            return f"resident{chosen}: {size}, the budget of a node is {_gb(self.budget)}"
+        return (
+            f"streaming{chosen}: {size}, the budget of a node is {_gb(self.budget)}; {self.streams} streams of up to "
+            f"{_gb(self.memory_per_stream)} on a node, {self.groups_per_block * ROW_GROUP} events mixed at a time, "
+            f"Ray Data reads with {self.readers} CPU"
+        )
+
+
+RESIDENT = Ingest("resident", "resident", held=0, decoded=0, budget=0, store=0, row_group=0)
+"""Events are loaded, whatever they take."""
+
+
+def plan_ingest(
+    manifest: Manifest,
+    nodes: Sequence[Mapping[str, float]],
+    cache: Cache = "auto",
+    budget: float | None = None,
+) -> Ingest:
+    """Decide between resident and streaming.
+
+    `auto` streams what takes more than the budget. Ray Data gets a core for each node when it streams.
+
+    Args:
+        manifest: of the dataset.
+        nodes: each node's resources, as `{"CPU": 16, "object_store_memory": 4e9}`.
+        cache: what is asked for.
+        budget: GB of a node that events may take; `STORE_FRACTION` of the smallest object store by default.
+
+    Raises:
+        InvalidConfig: the budget is not above 0, or there is no such cache.
+        Infeasible: `resident` is asked for and no node's object store holds the events.
+    """
+    if cache not in ("auto", "resident", "streaming"):
+        raise InvalidConfig(f"--cache must be auto, resident or streaming, got '{cache}'")
+    if budget is not None and not 0 < budget < math.inf:
+        raise InvalidConfig(f"--memory-budget must be above 0 GB and finite, got {budget:g}")
+    store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
+    given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
+    splits: tuple[Split, ...] = ("train", "val")
+    rows = sum(manifest.rows(split) for split in splits)
+    per_event = manifest.event_bytes
+    held = rows * per_event
+    if cache == "resident" and store and held > store:
+        raise Infeasible(
+            f"events do not fit into the object store of every node: {rows} events of training and validation take "
+            f"{_gb(held)}, the smallest object store has {_gb(store)}; leave --cache to auto, or stream"
+        )
+    decided: Literal["resident", "streaming"] = "streaming" if held > given else "resident"
+    return Ingest(
+        cache=decided if cache == "auto" else cache,
+        asked=cache,
+        held=held,
+        decoded=rows * sum(column.nbytes for column in manifest.event_schema.columns),
+        budget=given,
+        store=store,
+        row_group=ROW_GROUP * per_event,
+        readers=max(1, len(nodes)),
+    )
+
+
+def with_streams(ingest: Ingest, streams: int) -> Ingest:
+    """Return the same plan for so many streams at once on a node.
+
+    Raises:
+        Infeasible: the budget does not hold a few row groups for each.
+    """
+    planned = dataclasses.replace(ingest, streams=max(1, streams))
+    least = HELD_BLOCKS * ingest.row_group * planned.streams
+    if ingest.cache == "streaming" and ingest.budget < least:
+        raise Infeasible(
+            f"--memory-budget {_gb(ingest.budget)} is too small: {planned.streams} streams, each of {HELD_BLOCKS} "
+            f"row groups of {_gb(ingest.row_group)}, need {_gb(least)}; raise it"
+        )
+    return planned
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.3g} GB"
 
 
 @dataclass(frozen=True)
@@ -111,7 +243,7 @@ def open_events(
     streams: dict[Split, ObjectRef[Events] | ShardStream] = {}
     for split in splits:
         groups = RowGroups.of(dataset, split, purpose)
-        sums = _class_sums(dataset, split, groups)
+        sums = class_sums(dataset, split, groups)
         streams[split] = ShardStream(schema, groups, columns, sums, ingest.groups_per_block, memory, reader)
     return EventData(streams, dataset.fingerprint)
 
@@ -138,84 +270,24 @@ def load_resident(
         ShardMismatch: a shard cannot be read.
     """
     schema = dataset.schema
-    names = [schema.column(name).name for name in columns or [column.name for column in schema.columns]]
+    read = [schema.column(name) for name in columns] if columns else schema.columns
     groups = {split: RowGroups.of(dataset, split, purpose) for split in splits}
     per_block = groups_per_block(ROW_GROUP * dataset.manifest.event_bytes)
-    without_zeros = _mostly_zeros(groups[splits[0]], schema, names)
+    without_zeros = mostly_zeros(groups[splits[0]], read)
     references: dict[Split, ObjectRef[Events] | ShardStream] = {}
     nbytes = 0
     for split, groups_of_split in groups.items():
-        rows = dataset.rows(split)
-        if not rows:
+        if not dataset.rows(split):
             raise InvalidEvents(f"split '{split}' has no events")
-        plan = cut(groups_of_split, [(0, rows)], per_block)
-        with closing(
-            read_with_ray(dataclasses.replace(plan, without_zeros=without_zeros), schema, names)
-        ) as tables:
-            events = _packed(tables, rows, names, schema)
+        events = read_whole(groups_of_split, read, per_block, read_with_ray, without_zeros)
         references[split] = ray.put(events)
         nbytes += events.nbytes
     return EventData(references, dataset.fingerprint, nbytes)
 
 
-def _class_sums(
-    dataset: Dataset, split: Split, groups: RowGroups
-) -> dict[str | None, npt.NDArray[np.float64]]:
-    """Events of each class, and sums of their weights where the schema has some."""
-    schema = dataset.schema
-    sums: dict[str | None, npt.NDArray[np.float64]] = {
-        None: np.array([*dataset.manifest.class_counts(split).values()], np.float64)
-    }
-    if schema.weight is not None:
-        total = np.zeros(len(schema.classes))
-        plan = cut(groups, [(0, int(groups.rows.sum()))], BLOCK_GROUPS)
-        for table in read_locally(plan, schema, [schema.weight]):
-            total += events_of(table, schema, [schema.weight]).class_sums(len(total), schema.weight)
-        sums[schema.weight] = total
-    return sums
-
-
-def _mostly_zeros(groups: RowGroups, schema: EventSchema, names: Sequence[str]) -> tuple[str, ...]:
-    """Columns that are stored whole, but take less memory without their zeros, by the first row group."""
-    first = ShardStream(schema, groups, tuple(names), {}).head(int(groups.rows[0]))
-    return tuple(
-        name
-        for name, values in first.inputs.items()
-        if not isinstance(values, SparseColumn)
-        and schema.column(name).pays_sparse(np.count_nonzero(values) / len(values))
-    )
-
-
-def _packed(tables: Iterable[pa.Table], rows: int, names: Sequence[str], schema: EventSchema) -> Events:
-    """Copy the columns of a split's blocks into one array each."""
-    dense: dict[str, npt.NDArray[Any]] = {}
-    sparse: dict[str, list[SparseColumn]] = {}
-    labels = np.empty(rows, np.int64)
-    start = 0
-    for table in tables:
-        labels[start : start + len(table)] = table.column(LABEL).to_numpy()
-        for name in names:
-            at = start
-            for values in chunks_of(table, name, schema):
-                if isinstance(values, SparseColumn):
-                    sparse.setdefault(name, []).append(values)
-                else:
-                    whole = dense.setdefault(name, np.empty((rows, *values.shape[1:]), values.dtype))
-                    whole[at : at + len(values)] = values
-                at += len(values)
-        start += len(table)
-    if start != rows:
-        raise StreamBroken(f"only {start} of the {rows} events of a split came")
-    columns: dict[str, Values] = {
-        name: dense[name] if name in dense else join(sparse[name]) for name in names
-    }
-    return Events(columns, labels)
-
-
 def read_with_ray(
     plan: ReadPlan,
-    schema: EventSchema,
-    names: Sequence[str],
+    columns: Sequence[Column],
     *,
     readers: int | None = None,
     memory: int | None = None,
@@ -224,8 +296,7 @@ def read_with_ray(
 
     Args:
         plan: what is read.
-        schema: of the events.
-        names: of the columns beside the label.
+        columns: beside the label.
         readers: tasks at a time; as many as the cluster has cores unless given.
         memory: bytes that blocks may take in the object store. With neither given there is no bound, for blocks that
             all fit into it.
@@ -240,7 +311,7 @@ def read_with_ray(
     def read(row: dict[str, npt.NDArray[Any]]) -> pa.Table:
         try:
             block = _only(row["id"])
-            table = plan.read(block, schema, names)
+            table = plan.read(block, columns)
             return table.append_column(BLOCK, pa.repeat(pa.scalar(block, pa.int64()), len(table)))
         except HepRayError as exc:  # Ray Data would hand on its text alone
             return pa.table({ERROR: [pickle.dumps(exc)]})

@@ -17,7 +17,7 @@ from typing import Any
 
 from hep_ray.cluster import nodes
 from hep_ray.errors import Infeasible, InvalidConfig
-from hep_ray.loading.cache import RESIDENT, Ingest, with_streams
+from hep_ray.loading.stream import RESIDENT, Ingest, with_streams
 
 
 @dataclass(frozen=True)

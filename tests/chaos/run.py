@@ -33,7 +33,7 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import LABEL
 from hep_ray.loading.batches import Events
-from hep_ray.loading.stream import _packed
+from hep_ray.loading.shards import packed
 from hep_ray.search.audit import Audit, compare
 from hep_ray.search.state import TrialState
 from hep_ray.training.config import TrialConfig
@@ -137,7 +137,7 @@ def replay(dataset: Dataset, trials: Iterable[TrialState], outcome: Outcome) -> 
     splits: dict[str, Events] = {}
     for split in ("train", "val"):
         tables = (pq.read_table(path, columns=[LABEL, *names]) for path in dataset.paths(split))
-        splits[split] = _packed(tables, dataset.rows(split), names, schema)
+        splits[split] = packed(tables, dataset.rows(split), schema.columns)
     for trial in trials:
         config = TrialConfig.from_params(trial.started.params)
         loop = start_trial(config, schema, splits["train"], splits["val"], epochs=8, seed=trial.started.seed)

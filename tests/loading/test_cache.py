@@ -13,7 +13,7 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import Infeasible, InvalidConfig
-from hep_ray.loading.cache import plan_ingest, with_streams
+from hep_ray.loading.stream import plan_ingest, with_streams
 from tests.facts import raises
 
 NODES = [{"CPU": 4.0, "object_store_memory": 4e6}, {"CPU": 2.0, "object_store_memory": 2e6}]

@@ -167,9 +167,9 @@ def test_no_more_than_a_block_is_read_ahead_of_its_use_and_reading_ends_with_the
     read: list[int] = []
     closed: list[bool] = []
 
-    def reader(plan: ReadPlan, schema: EventSchema, names: Sequence[str]) -> Generator[pa.Table, None, None]:
+    def reader(plan: ReadPlan, columns: Sequence[Column]) -> Generator[pa.Table, None, None]:
         try:
-            for table in read_locally(plan, schema, names):
+            for table in read_locally(plan, columns):
                 read.append(len(table))
                 yield table
         finally:

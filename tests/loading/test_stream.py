@@ -95,9 +95,8 @@ def test_streamed_events_are_those_that_one_process_reads_in_the_same_order(
     import torch
 
     from hep_ray.loading.batches import BatchRequest
-    from hep_ray.loading.cache import plan_ingest, with_streams
     from hep_ray.loading.shards import read_locally
-    from hep_ray.loading.stream import load_resident, open_events
+    from hep_ray.loading.stream import load_resident, open_events, plan_ingest, with_streams
 
     dataset = Dataset.open(make_dataset(4000, rows_per_shard=1024))
     # A row group takes 0.9 MB and a stream holds eight blocks: blocks of one group, four of them in training.
@@ -141,17 +140,17 @@ def test_blocks_that_come_otherwise_than_one_by_one_and_whole_are_refused(
     import pyarrow as pa
 
     from hep_ray.errors import StreamBroken
-    from hep_ray.loading.shards import RowGroups, cut
-    from hep_ray.loading.stream import BLOCK, _checked, _only, _packed
+    from hep_ray.loading.shards import RowGroups, cut, packed
+    from hep_ray.loading.stream import BLOCK, _checked, _only
 
     dataset = Dataset.open(make_dataset(400, rows_per_shard=64))
     shards = [shard for shard in dataset.manifest.shards if shard.split == "train"]
-    groups = RowGroups.of(dataset, "train")
+    groups, image = RowGroups.of(dataset, "train"), [dataset.schema.column("image")]
     plan = cut(groups, [(0, dataset.rows("train"))], 1)
     assert [plan.rows(block) for block in range(len(plan))] == [shard.rows for shard in shards]
 
     def block(number: int, rows: int | None = None) -> pa.Table:
-        table = plan.read(number, dataset.schema, ["image"])[:rows]
+        table = plan.read(number, image)[:rows]
         return table.append_column(BLOCK, pa.array([number] * len(table), pa.int64()))
 
     assert _checked(block(1), 1, plan).column_names == ["label", "image"]
@@ -169,9 +168,9 @@ def test_blocks_that_come_otherwise_than_one_by_one_and_whole_are_refused(
     for ids in ([], [1, 2]):
         with raises(StreamBroken, len(ids), ids):
             _only(np.array(ids))
-    lost = iter([plan.read(0, dataset.schema, ["image"])])
+    lost = iter([plan.read(0, image)])
     with raises(StreamBroken, shards[0].rows, dataset.rows("train")):
-        _packed(lost, dataset.rows("train"), ["image"], dataset.schema)
+        packed(lost, dataset.rows("train"), image)
 
 
 def test_a_row_beyond_the_chunks_of_a_column_is_refused_not_made_up() -> None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.errors import Infeasible
-from hep_ray.loading.cache import Ingest
+from hep_ray.loading.stream import Ingest
 from hep_ray.search.resources import plan_resources
 from tests.facts import raises, tells
 
