@@ -19,8 +19,8 @@ from hep_ray.dataset.dataset import MANIFEST, Dataset
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
 from hep_ray.files import make_folder
+from hep_ray.loading.augment import check_augmentation
 from hep_ray.loading.batches import BatchRequest, torch_dtype
-from hep_ray.loading.event_images import check_augmentation
 from hep_ray.loading.stream import plan_ingest
 from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS

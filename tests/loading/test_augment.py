@@ -9,9 +9,8 @@ from hep_ray.dataset.dataset import fingerprint_of
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig
-from hep_ray.loading.augment import Augmentation, AugmentConfig
+from hep_ray.loading.augment import Augmentation, AugmentConfig, check_augmentation, is_image
 from hep_ray.loading.batches import Batch
-from hep_ray.loading.event_images import check_augmentation, is_image
 from hep_ray.simulate import SIMULATIONS
 from tests.facts import raises
 

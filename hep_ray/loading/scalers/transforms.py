@@ -1,4 +1,4 @@
-"""Quantiles of the training split, mapped to those of the normal distribution."""
+"""Scalers of ours: mean 0 and deviation 1, the logarithm, and quantiles to those of the normal distribution."""
 
 from __future__ import annotations
 
@@ -14,6 +14,52 @@ from hep_ray.loading.scalers import Scaler, scaler
 QUANTILES = 256
 LARGEST = 5.19933758
 """|z| at most, as in scikit-learn: the normal quantile of 1 − 10⁻⁷."""
+
+
+@scaler("standardize")
+class Standardize(Scaler):
+    """(x − mean) / standard deviation of each place; a place with one value throughout becomes 0."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.register_buffer("mean", torch.zeros(self._numbers))
+        self.register_buffer("deviation", torch.ones(self._numbers))
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return self.shape
+
+    def _fit(self, values: npt.NDArray[np.float64]) -> None:
+        axes = tuple(range(values.ndim - len(self._numbers)))
+        deviation = values.std(axis=axes)
+        self.mean.copy_(torch.as_tensor(values.mean(axis=axes)))
+        self.deviation.copy_(torch.as_tensor(np.where(deviation > 0, deviation, 1.0)))
+
+    def _scale(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation
+
+
+@scaler("per_channel")
+class PerChannel(Standardize):
+    """`standardize` with one mean and deviation for each place of the last axis, over all pixels."""
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return self.shape[-1:]
+
+
+@scaler("log1p")
+class Log1p(Scaler):
+    """sgn(x) ln(1 + |x|); nothing is fitted, but it is asked for as of every scaler."""
+
+    def _fit(self, values: npt.NDArray[np.float64]) -> None:
+        pass
+
+    def _scale(self, values: Tensor) -> Tensor:
+        return values.sign() * values.abs().log1p()
 
 
 @scaler("quantile_normal")
