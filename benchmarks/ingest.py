@@ -22,9 +22,9 @@ import h5py
 import numpy as np
 import uproot
 
+from hep_ray.cluster import connected
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import parse_schema
-from hep_ray.parallel import cluster
 
 LABELLED = 'reader = "{}"\nclasses = ["background", "signal"]\n[label]\nfrom = "field"\nfield = "label"\n'
 BATCH = 4096
@@ -80,7 +80,7 @@ def measure(reader: str, path: Path, events: int, plain: Callable[[Path], None],
     """Print the line of one format."""
     schema = parse_schema(LABELLED.format(reader), reader)
     rates = {"plain_loop": events / seconds(lambda: plain(path))}
-    with cluster():
+    with connected():
         # The first two-worker conversion also starts two worker processes; it is not counted.
         for label, workers in (("start", 2), ("one_worker", 1), ("two_workers", 2)):
             taken = seconds(

@@ -28,10 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hep_ray.cluster import connected
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.cores import usable_cores
 from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
-from hep_ray.parallel import cluster
 from hep_ray.predict.run import Crew, predict
 from hep_ray.promote.package import Description, Package
 from hep_ray.training.config import TrialConfig
@@ -126,7 +126,7 @@ def main() -> None:
         write_dataset(folder / "data", schema, options.events, options.shard)
         package = make_package(schema, options.model)
         times: dict[str, list[float]] = {}
-        with cluster() if options.workers else nullcontext():
+        with connected() if options.workers else nullcontext():
             for number in range(options.repeats):
                 peer = seconds(partial(plain_loop, package, folder / "data", folder / f"peer-{number}"))
                 ticks = predicted(package, folder / "data", folder / f"ours-{number}", Crew(batch=BATCH))

@@ -19,7 +19,7 @@ from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
 from hep_ray.search.audit import audit, track
 from hep_ray.simulate.cli import simulate
-from hep_ray.tracking.ui_cli import ui
+from hep_ray.tracking.views import ui
 
 app = typer.Typer(
     add_completion=False,

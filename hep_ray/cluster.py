@@ -1,24 +1,32 @@
-"""Joining a Ray cluster, or starting one on this machine, without the noise."""
+"""Join a Ray cluster, or start one on this machine, without the noise; see first whether a head answers; run tasks.
+
+Ray itself would wait for minutes for a head that is gone.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import socket
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hep_ray.cores import usable_cores
-from hep_ray.errors import ClusterUnavailable, HepRayError, WorkersLost
-from hep_ray.head import Head, check, meant, ray_temp_dir
+from hep_ray.errors import ClusterUnavailable, HepRayError, Infeasible, InvalidConfig, WorkersLost
 from hep_ray.log import LEVEL
 from hep_ray.masking import close_token, ray_token
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,8 +44,119 @@ SOCKET_BYTES = 107
 """That the path of a Unix socket may have."""
 PATIENCE = 3.0
 """Seconds that Ray has to come back from its own code after a signal, before the process is ended."""
+PROBE_SECONDS = 10.0
+"""For which a head that does not answer is asked again."""
+LOOK_SECONDS = 0.5
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a gRPC client begins (RFC 9113, section 3.4): the preface, and a frame of settings without any."""
+SETTINGS_FRAME = 4
+"""Type of the frame with which every server answers; it is in the fourth byte."""
+ADDRESS = "RAY_ADDRESS"
+SCHEME = "ray://"
 _tried = threading.Event()
 """Whether this process itself has begun to join, or to start, a cluster."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a cluster that is to be joined.
+
+    Attributes:
+        host: name or address.
+        port: of its control store, or of Ray's client server.
+        noted: file in which `ray start` noted it; None where RAY_ADDRESS names it.
+    """
+
+    host: str
+    port: int
+    noted: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def ray_temp_dir() -> Path:
+    """Where Ray keeps sessions, sockets and the note of the cluster that was last started on this machine."""
+    return Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"  # noqa: S108 - Ray's own
+
+
+def meant() -> Head | None:
+    """The head that RAY_ADDRESS or the note of a local `ray start` names; None where a cluster is to be started here.
+
+    Raises:
+        InvalidConfig: RAY_ADDRESS is no address.
+    """
+    named = os.environ.get(ADDRESS, "").strip()
+    if named == "local":
+        return None
+    if named and named != "auto":
+        host, _, port = named.removeprefix(SCHEME).rpartition(":")
+        if not host or not port.isdecimal():
+            raise InvalidConfig(
+                f"{ADDRESS} is HOST:PORT, {SCHEME}HOST:PORT, auto or local; got '{named}': type {ADDRESS}=local to "
+                "start Ray on this machine"
+            )
+        return Head(host.strip("[]"), int(port))
+    note = ray_temp_dir() / "ray_current_cluster"
+    try:
+        host, _, port = note.read_text(encoding="utf-8").strip().rpartition(":")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise ClusterUnavailable(
+            f"`ray start` notes its cluster in {note}; it cannot be read: {exc.strerror}: type RAY_TMPDIR=FOLDER for "
+            f"a folder of yours, or {ADDRESS}=local to start Ray on this machine"
+        ) from exc
+    return Head(host.strip("[]"), int(port), note) if host and port.isdecimal() else None
+
+
+def check_head(head: Head) -> None:
+    """See that a head answers, as Ray does.
+
+    Raises:
+        ClusterUnavailable: it does not, for `PROBE_SECONDS`; the message says who named it and what to type.
+    """
+    until = time.monotonic() + PROBE_SECONDS
+    while fault := _silence(head, max(until - time.monotonic(), LOOK_SECONDS)):
+        if time.monotonic() + LOOK_SECONDS > until:
+            raise ClusterUnavailable(_unanswered(head, fault))
+        logger.debug("no Ray at %s yet: %s", head, fault)
+        time.sleep(LOOK_SECONDS)
+
+
+def _unanswered(head: Head, fault: str) -> str:
+    tried = f"{fault}, tried for {PROBE_SECONDS:g} s"
+    if head.noted is None:
+        return (
+            f"{ADDRESS} names a running Ray cluster to join; none answers at {head} ({tried}): start it there, mend "
+            f"{ADDRESS} (`ray status --address {head}` asks it), or type {ADDRESS}=local to start Ray on this machine"
+        )
+    return (
+        f"a search joins the Ray cluster that was last started on this machine; {head.noted} notes one at {head}, "
+        f"which is gone ({tried}): remove the note, `rm {head.noted}`, or start the cluster again; "
+        f"{ADDRESS}=local passes it by"
+    )
+
+
+def _silence(head: Head, seconds: float) -> str:
+    """Why a head does not answer; nothing where it does."""
+    try:
+        with socket.create_connection((head.host, head.port), timeout=seconds) as line:
+            if os.environ.get("RAY_USE_TLS", "0") not in {"", "0"}:
+                return ""  # it greets nobody before the handshake
+            line.sendall(HELLO)
+            answer = b""
+            while len(answer) <= 3:  # noqa: PLR2004 - the type is the fourth byte
+                if not (more := line.recv(9)):
+                    return "it is no Ray head: it hung up"
+                answer += more
+    except socket.gaierror as exc:
+        return f"no host of that name: {exc.strerror}"
+    except TimeoutError:
+        return "no answer"
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return "" if answer[3] == SETTINGS_FRAME else "it is no Ray head: it does not speak gRPC"
 
 
 def connect() -> None:
@@ -65,7 +184,7 @@ def connect() -> None:
     head = meant()
     here = head is None and os.environ.get("RAY_ADDRESS") != "auto"
     if head is not None:
-        check(head)
+        check_head(head)
     _tried.set()
     logger.info(
         "joining Ray at %s" if head else "starting Ray on this machine, on %s cores", head or usable_cores()
@@ -147,6 +266,61 @@ def result(task: Any) -> Any:
         raise WorkersLost(
             f"a task is tried again when its process or node is lost; one was lost too often: {told}"
         ) from exc
+
+
+def in_tasks(
+    work: Callable[[T], R], pieces: Iterable[T], workers: int | None = None
+) -> Iterator[tuple[T, R]]:
+    """Do every piece of work as a Ray task; pieces and results in the order in which the tasks end.
+
+    Args:
+        work: an importable function of one piece.
+        pieces: taken one by one as workers get free.
+        workers: tasks at a time; the CPUs of the cluster unless given.
+
+    Raises:
+        InvalidConfig: `workers` is below 1.
+        Infeasible: the cluster has fewer CPUs than `workers`.
+        HepRayError: whatever named error a task raises.
+        WorkersLost: a task's process was lost too often.
+    """
+    if workers is not None and workers < 1:
+        raise InvalidConfig(f"work is done by 1 worker or more; got {workers}")
+    import ray
+
+    with connected():
+        cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        if workers is not None and workers > cpus:
+            raise Infeasible(f"each worker takes 1 CPU; asked for {workers} of the {cpus} in the cluster")
+        task = ray.remote(num_cpus=1)(work)
+        waiting = iter(pieces)
+        running: dict[Any, T] = {}
+        try:
+            while True:
+                while len(running) < (workers or cpus) and (piece := next(waiting, None)) is not None:
+                    running[task.remote(piece)] = piece
+                if not running:
+                    return
+                (done,), _ = ray.wait(list(running))
+                yield running.pop(done), result(done)
+        finally:
+            for reference in running:
+                ray.cancel(reference)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Hold the Ray cluster at hand, or one of this machine for as long as the block runs."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    connect()
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _not_started(exc: Exception, cause: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, FiniteFloat, JsonValue
 
+from hep_ray.cluster import in_tasks
 from hep_ray.config import Config, parse
 from hep_ray.conversion.assemble import assemble
 from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
@@ -27,7 +28,6 @@ from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, legal_n
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig, InvalidSchema
 from hep_ray.files import refuse_occupied, storing
-from hep_ray.parallel import in_tasks
 
 Progress = Callable[[int, int | None], None]
 """Called after every task with the events read and how many there will be (None: unknown)."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray import errors
+from hep_ray.cluster import connected
 from hep_ray.cores import usable_cores
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
-from hep_ray.parallel import cluster
 from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
 from hep_ray.predict.output import finish, identity, predicting, score_piece
 from hep_ray.promote.classifier import Classifier
@@ -186,7 +186,7 @@ class _Scoring:
         left = [piece for piece in todo if piece.file not in done]
         if not left:
             return
-        with cluster():
+        with connected():
             import ray
 
             room = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]

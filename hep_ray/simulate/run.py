@@ -26,6 +26,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
+from hep_ray.cluster import in_tasks
 from hep_ray.config import Config, parse
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import MANIFEST, Manifest
@@ -38,7 +39,6 @@ from hep_ray.errors import (
     StorageHeld,
 )
 from hep_ray.files import refuse_occupied, storing, whole
-from hep_ray.parallel import in_tasks
 from hep_ray.simulate import SIMULATIONS, Simulation
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from hep_ray import head
+from hep_ray import cluster
 from hep_ray.errors import ClusterUnavailable, InvalidConfig
 from tests.facts import raises, tells
 
@@ -20,8 +20,8 @@ SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(head, "PROBE_SECONDS", 0.6)
-    monkeypatch.setattr(head, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "PROBE_SECONDS", 0.6)
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.2)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
@@ -60,7 +60,7 @@ def closed_port():
 def refusal():
     start = time.monotonic()
     with pytest.raises(ClusterUnavailable) as refused:
-        head.check(head.meant())
+        cluster.check_head(cluster.meant())
     assert time.monotonic() - start < 5
     return str(refused.value)
 
@@ -106,17 +106,17 @@ def test_the_note_of_a_cluster_that_is_gone_is_named_with_what_to_type(tmp_path)
 
 
 def test_a_cluster_is_started_here_where_none_is_named(monkeypatch, tmp_path):
-    assert head.meant() is None
+    assert cluster.meant() is None
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text("10.0.0.5:6379")
-    assert str(head.meant()) == "10.0.0.5:6379"
+    assert str(cluster.meant()) == "10.0.0.5:6379"
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert head.meant() is None
+    assert cluster.meant() is None
     monkeypatch.setenv("RAY_ADDRESS", "[2001:db8::1]:6379")
-    assert (head.meant().host, head.meant().port) == ("2001:db8::1", 6379)
+    assert (cluster.meant().host, cluster.meant().port) == ("2001:db8::1", 6379)
     monkeypatch.setenv("RAY_ADDRESS", "the-cluster")
     with raises(InvalidConfig, "RAY_ADDRESS", "HOST:PORT"):
-        head.meant()
+        cluster.meant()
 
 
 @pytest.mark.ray
@@ -124,8 +124,8 @@ def test_the_head_of_a_real_cluster_answers(ray_session, monkeypatch):
     import ray
 
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    monkeypatch.setattr(head, "PROBE_SECONDS", 10)
-    head.check(head.meant())
+    monkeypatch.setattr(cluster, "PROBE_SECONDS", 10)
+    cluster.check_head(cluster.meant())
 
 
 CAUSES = """

@@ -30,20 +30,19 @@ BASE = {
         "errors",
         "files",
         "flags",
-        "head",
         "log",
         "masking",
         "plugins",
         "registry",
     ),
 }
-RAY = {"cluster", "parallel"}
+RAY = {"cluster"}
 DATA = {"dataset", "conversion", "loading"}
 PARTS = {"models", "losses", "optim", "metrics"}
 KNOWS = {
     "drawing": BASE,
     "dataset": BASE | {"drawing"},
-    "conversion": BASE | {"parallel", "dataset"},
+    "conversion": BASE | {"cluster", "dataset"},
     "loading": BASE | {"dataset"},
     "simulate": BASE | RAY | DATA,
     **dict.fromkeys(PARTS, BASE),
@@ -60,7 +59,6 @@ KNOWS = {
 
 RAY_MODULES = {
     "cluster.py",
-    "parallel.py",
     "loading/stream.py",
     "confirm/run.py",
     "predict/run.py",

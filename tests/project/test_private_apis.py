@@ -118,7 +118,7 @@ def test_ray_keeps_its_note_and_its_settings_where_hep_ray_looks(
     from ray._common.utils import get_ray_address_file
     from ray.data import DataContext
 
-    from hep_ray.head import meant, ray_temp_dir
+    from hep_ray.cluster import meant, ray_temp_dir
 
     for variables in ({"TMPDIR": tmp_path / "t"}, {"TMPDIR": tmp_path / "t", "RAY_TMPDIR": tmp_path / "r"}):
         for key, value in variables.items():
