@@ -76,12 +76,12 @@ class Head:
 
 
 def ray_temp_dir() -> Path:
-    """Where Ray keeps sessions, sockets and the note of the cluster that was last started on this machine."""
+    """Return where Ray keeps sessions, sockets and the note of the cluster that was last started on this machine."""
     return Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"  # noqa: S108 - Ray's own
 
 
 def meant() -> Head | None:
-    """The head that RAY_ADDRESS or the note of a local `ray start` names; None where a cluster is to be started here.
+    """Return the head that RAY_ADDRESS or the note of a local `ray start` names; None where a cluster is started here.
 
     Raises:
         InvalidConfig: RAY_ADDRESS is no address.
@@ -212,7 +212,7 @@ def connect() -> None:
 
 
 def disconnect() -> None:
-    """At the end of a command: leave the cluster that `connect` joined, or end the one that it started here.
+    """Leave the cluster that `connect` joined, or end the one that it started here, at the end of a command.
 
     From here on Ctrl-C is not heard: interrupted while it shuts down, Ray prints a traceback and may take the
     interpreter with it. SIGTERM ends the process at once; Ray's own watcher then ends what was started.
@@ -227,7 +227,7 @@ def disconnect() -> None:
 
 
 def describe() -> str:
-    """The cluster at hand in words, such as `3 nodes, head 10.0.0.5:6379`."""
+    """Return the cluster at hand in words, such as `3 nodes, head 10.0.0.5:6379`."""
     import ray
 
     count = len(nodes())
@@ -235,7 +235,7 @@ def describe() -> str:
 
 
 def nodes() -> list[dict[str, float]]:
-    """Resources of every living node, such as `{"CPU": 16.0, "GPU": 1.0}`."""
+    """Return the resources of every living node, such as `{"CPU": 16.0, "GPU": 1.0}`."""
     import ray
 
     return [

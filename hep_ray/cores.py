@@ -11,7 +11,7 @@ SLURM = "SLURM_CPUS_PER_TASK"
 
 
 def usable_cores() -> int:
-    """Cores that this process and its children may use: the least of the limits, and at least one."""
+    """Return the cores that this process and its children may use: the least of the limits, and at least one."""
     return max(1, int(min(core_limits().values())))
 
 

@@ -119,7 +119,7 @@ def storing(target: Path) -> Iterator[None]:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to be filled: takes its place, on the disk, when the block ends well, else vanishes.
+    """Yield a file beside `path` to fill: it takes its place, on the disk, when the block ends well, else vanishes.
 
     The folder of `path` is made where it is absent. A crash at any moment leaves the former file or the new one.
 
@@ -174,7 +174,7 @@ def refuse_occupied(target: Path, marker: str, *, overwrite: bool) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`: takes its place when the block ends well, vanishes when it fails; see `whole`.
+    """Yield an empty folder beside `target`: it takes its place when the block ends well, else vanishes; see `whole`.
 
     Raises:
         StorageError: the folder cannot be made or renamed.

@@ -69,7 +69,7 @@ SearchName = Annotated[
 
 
 def typed(*words: object, storage: Path = STORAGE, **flags: object) -> str:
-    """A command to type next in this folder, as a shell takes it; flags that are None are left out.
+    """Return a command to type next in this folder, as a shell takes it; flags that are None are left out.
 
     >>> typed("hep-ray", "report", "toy", storage=Path("my runs"), data=None)
     "hep-ray report toy --storage 'my runs'"
@@ -82,7 +82,7 @@ def typed(*words: object, storage: Path = STORAGE, **flags: object) -> str:
 
 
 def python() -> str:
-    """Python's name in a command to type: `python` where that is the one that runs, else its path."""
+    """Return Python's name in a command to type: `python` where that is the one that runs, else its path."""
     found = shutil.which("python")
     same = found is not None and os.path.realpath(found) == os.path.realpath(sys.executable)
     return "python" if same and Path(str(found)).parent == Path(sys.executable).parent else sys.executable

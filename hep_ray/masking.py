@@ -15,7 +15,7 @@ MASK = "***"
 
 
 def mask(text: str) -> str:
-    """A text with the passwords of its URIs hidden.
+    """Return a text with the passwords of its URIs hidden.
 
     >>> mask("mlflow at postgresql://ana:s3cret@db/mlflow")
     'mlflow at postgresql://ana:***@db/mlflow'
@@ -24,7 +24,7 @@ def mask(text: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    """A URI that can be recorded: as given, without its password, which the environment has to bring again.
+    """Return a URI that can be recorded: without its password, which the environment has to bring again.
 
     >>> without_password("postgresql://ana:s3cret@db/mlflow")
     'postgresql://ana@db/mlflow'
@@ -36,7 +36,7 @@ def without_password(uri: str) -> str:
 
 
 def ray_token() -> Path:
-    """The file where Ray looks for its token."""
+    """Return the file where Ray looks for its token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
@@ -47,7 +47,7 @@ def close_token(path: Path) -> None:
 
 
 def open_token(path: Path) -> str:
-    """The file of a token with its permissions, where others than its owner can read or change it; else nothing."""
+    """Return a token's file with its permissions, where others than its owner can read or change it; else nothing."""
     if not path.is_file():
         return ""
     mode = stat.S_IMODE(path.stat().st_mode)

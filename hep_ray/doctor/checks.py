@@ -32,7 +32,7 @@ class Check:
 
 
 def answered(nodes: Sequence[Node], silent: Mapping[str, str]) -> Check:
-    """Every node answers and imports hep_ray."""
+    """Check that every node answers and imports hep_ray."""
     if not silent:
         return Check("nodes", True, f"{count(len(nodes), 'node')}, {_resources(nodes)}")
     return Check(
@@ -44,7 +44,7 @@ def answered(nodes: Sequence[Node], silent: Mapping[str, str]) -> Check:
 
 
 def versions(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
-    """Python and packages are the same everywhere."""
+    """Check that Python and packages are the same everywhere."""
     differing = {}
     for name in sorted({name for one in facts.values() for name in one.versions}):
         seen = {node_id: one.versions.get(name, "absent") for node_id, one in facts.items()}
@@ -63,7 +63,7 @@ def versions(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
 
 
 def code(nodes: Sequence[Node], facts: Mapping[str, NodeFacts], here: str, expected: str | None) -> Check:
-    """The hep_ray package is the driver's on every node, and the one that is expected.
+    """Check that the hep_ray package is the driver's on every node, and the one that is expected.
 
     Args:
         nodes: that were asked.
@@ -85,7 +85,7 @@ def code(nodes: Sequence[Node], facts: Mapping[str, NodeFacts], here: str, expec
 
 
 def cores(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
-    """Ray hands out no more CPUs of a node than its processes may use."""
+    """Check that Ray hands out no more CPUs of a node than its processes may use."""
     over = {
         node.node_id: f"Ray hands out {node.cpus:g} CPU, its processes may use {facts[node.node_id].cores}"
         for node in nodes
@@ -103,7 +103,7 @@ def cores(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
 
 
 def gpus(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
-    """Where Ray hands out GPUs, torch sees them."""
+    """Check that torch sees the GPUs that Ray hands out."""
     blind = {
         node.node_id: f"Ray hands out {node.gpus:g}, torch sees {facts[node.node_id].torch_gpus}"
         for node in nodes
@@ -128,7 +128,7 @@ def gpus(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
 
 
 def shared(name: str, folder: str, nodes: Sequence[Node], faults: Mapping[str, str]) -> Check:
-    """Every node sees the folder, and what others write there."""
+    """Check that every node sees the folder, and what others write there."""
     if not faults:
         return Check(name, True, f"{folder}, shared by {count(len(nodes), 'node')}")
     return Check(
@@ -140,7 +140,7 @@ def shared(name: str, folder: str, nodes: Sequence[Node], faults: Mapping[str, s
 
 
 def clock(nodes: Sequence[Node], clocks: Mapping[str, Clock]) -> Check:
-    """Clocks agree within a second, or no disagreement can be told."""
+    """Check that clocks agree within a second, or that no disagreement can be told."""
     off = {
         node_id: f"{one.offset:+.1f} s against the driver"
         for node_id, one in clocks.items()
@@ -160,7 +160,7 @@ def clock(nodes: Sequence[Node], clocks: Mapping[str, Clock]) -> Check:
 
 
 def authentication(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
-    """A cluster of several machines asks for a token, which all of its nodes agree on."""
+    """Check that a cluster of several machines asks for a token, on which all of its nodes agree."""
     modes = {node_id: one.auth_mode or "not stated" for node_id, one in facts.items()}
     if len(nodes) == 1:
         return Check("authentication", True, f"RAY_AUTH_MODE {next(iter(modes.values()), 'not stated')}")
@@ -176,7 +176,7 @@ def authentication(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Che
 
 
 def token(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
-    """Nobody but its owner reads the token that opens the cluster; Ray itself writes it for everyone to read."""
+    """Check that nobody but its owner reads the token of the cluster; Ray itself writes it for everyone to read."""
     in_use = {node_id: one for node_id, one in facts.items() if one.auth_mode == "token"}
     open_to_all = {node_id: one.open_token for node_id, one in in_use.items() if one.open_token}
     if not open_to_all:
@@ -191,7 +191,7 @@ def token(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 node`, `2 nodes`."""
+    """Return `1 node`, `2 nodes`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

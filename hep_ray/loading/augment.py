@@ -288,7 +288,7 @@ class EventImage:
 
 
 def is_image(column: Column) -> bool:
-    """Whether a column is an image: it has three axes, or names its two."""
+    """Return whether a column is an image: it has three axes, or names its two."""
     return len(column.shape) == WITH_CHANNELS or (len(column.shape) == IMAGE_AXES and bool(column.axes))
 
 
@@ -321,7 +321,7 @@ def images_of(columns: Sequence[Column], wanted: Collection[str]) -> dict[str, E
 
 
 def phi_steps(images: Mapping[str, EventImage]) -> int:
-    """Angles by which all images can be turned, a whole number of pixels of each."""
+    """Count the angles by which all images can be turned, a whole number of pixels of each."""
     return math.gcd(*(one.phi_pixels for one in images.values()))
 
 
@@ -401,7 +401,7 @@ def _check_unchanged(column: Column, wanted: str) -> None:
 
 
 def changes(wanted: str, name: str) -> bool:
-    """Whether a rotation or reflection changes the quantity of this name, by the words in it.
+    """Return whether a rotation or reflection changes the quantity of this name, by the words in it.
 
     >>> changes("phi_rotation", "met_phi"), changes("phi_rotation", "delta_phi"), changes("eta_flip", "r_eta")
     (True, False, False)

@@ -71,7 +71,7 @@ class BatchRequest:
             raise InvalidConfig("sharded batches follow the order of the events, got shuffle=True")
 
     def spans(self, events: int) -> list[tuple[int, int]]:
-        """First and last row (excluded) of each batch: among this rank's events, or among all where `sharded`.
+        """Return first and last row (excluded) of each batch: among this rank's events, or among all where `sharded`.
 
         Args:
             events: of the split.
@@ -90,7 +90,7 @@ class BatchRequest:
         return (found[self.rank :: self.world_size] or found[:1]) if self.sharded else found
 
     def sizes(self, events: int) -> list[int]:
-        """Events of each batch of this rank.
+        """Return the number of events of each batch of this rank.
 
         Raises:
             InvalidConfig: there would be no batch.
@@ -98,7 +98,7 @@ class BatchRequest:
         return [stop - first for first, stop in self.spans(events)]
 
     def rows(self, events: int) -> list[npt.NDArray[np.intp]]:
-        """Rows of each batch of this rank, shuffled over all events where that is asked for.
+        """Return the rows of each batch of this rank, shuffled over all events where that is asked for.
 
         Raises:
             InvalidConfig: there would be no batch.
@@ -113,7 +113,7 @@ class BatchRequest:
         return [local[first:stop] for first, stop in spans]
 
     def counted_rows(self, events: int) -> npt.NDArray[np.intp]:
-        """Rows of a sharded pass that count for this rank, in the order of its batches; perhaps none."""
+        """Return the rows of a sharded pass that count for this rank, in the order of its batches; perhaps none."""
         batches = len(batch_sizes(events, self.batch_size, self.last_batch))
         return np.concatenate(self.rows(events)) if self.rank < batches else np.arange(0)
 

@@ -73,13 +73,13 @@ class Classifier:
     def predict(
         self, events: Any, *, batch: int = BATCH, half: bool | None = None
     ) -> npt.NDArray[np.float32]:
-        """Class probabilities (N, C) of events; see `scores`."""
+        """Return class probabilities (N, C) of events; see `scores`."""
         return self.scores(events, batch=batch, half=half)[0]
 
     def scores(
         self, events: Any, *, batch: int = BATCH, half: bool | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-        """Class probabilities p (N, C) of events, and the log-odds ln p − ln(1 − p) of each class, to cut on.
+        """Return class probabilities p (N, C) of events, and log-odds ln p − ln(1 − p) of each class, to cut on.
 
         Beyond odds of 3·10⁷ all probabilities are 1 in single precision; log-odds still tell events apart.
 

@@ -112,7 +112,7 @@ class Looks:
 
 
 def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
-    """The candidate and the run whose model would be handed on, by the validation split alone.
+    """Choose the candidate and the run whose model would be handed on, by the validation split alone.
 
     Raises:
         PromotionRefused: there is no finalist, or its runs tell no validation metric.
@@ -135,7 +135,7 @@ def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
 
 
 def check_provenance(provenance: Mapping[str, str], origin: Mapping[str, str]) -> Criterion:
-    """Whether it is known which code, versions, machine and command made the model."""
+    """Check that it is known which code, versions, machine and command made the model."""
     faults = doubts(provenance)
     faults += [f"{key} is absent" for key, value in origin.items() if not value]
     if faults:
@@ -148,7 +148,7 @@ def check_provenance(provenance: Mapping[str, str], origin: Mapping[str, str]) -
 
 
 def check_test_split(looks: Looks, finalists: int, *, accepted: bool) -> Criterion:
-    """Whether the test split has served a choice for this search before.
+    """Check whether the test split has served a choice for this search before.
 
     Args:
         looks: that were taken at it.
@@ -180,7 +180,7 @@ METRIC_TOLERANCE = 1e-6
 def check_scores(
     package: Package, run: ConfirmedRun, folder: Path, metric: str, dataset: Dataset, device: str
 ) -> tuple[Criterion, ...]:
-    """Whether the portable form, and the recorded metric, agree with the recorded scores.
+    """Check that the portable form, and the recorded metric, agree with the recorded scores.
 
     Args:
         package: as it would be handed on.
@@ -225,7 +225,7 @@ def check_metric(
     schema: EventSchema,
     folder: Path,
 ) -> Criterion:
-    """Whether the metric that was judged by is that of the recorded scores.
+    """Check that the metric that was judged by is that of the recorded scores.
 
     Args:
         kept: scores of the run.
@@ -292,7 +292,7 @@ def _fails(text: str) -> Criterion:
 def check_gain(
     confirmation: Confirmation, candidate: Contender, champion: Description | None, gate: Gate | None
 ) -> Criterion:
-    """Whether the candidate beats the champion, or the baseline where there is none, beyond the noise.
+    """Check that the candidate beats the champion, or the baseline where there is none, beyond the noise.
 
     Args:
         confirmation: of the candidate.
@@ -412,7 +412,7 @@ def _judged(
 
 
 def comparison_of(confirmation: Confirmation, candidate: Contender) -> Comparison:
-    """The candidate against the baseline.
+    """Return the comparison of the candidate with the baseline.
 
     Raises:
         PromotionRefused: the confirmation did not compare them.
@@ -437,5 +437,5 @@ def _same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
 
 
 def without_seed(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters that a trial's configuration is made of."""
+    """Return the parameters that a trial's configuration is made of."""
     return {key: value for key, value in params.items() if key != "seed"}

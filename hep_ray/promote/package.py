@@ -89,7 +89,7 @@ class Description(Config):
     plugins: tuple[Plugin, ...] = ()
 
     def dumps(self) -> str:
-        """The text of `model.json`."""
+        """Return the text of `model.json`."""
         return self.model_dump_json(indent=1, exclude=None if self.plugins else {"plugins"}) + "\n"
 
 
@@ -109,7 +109,7 @@ class Package:
 
     @classmethod
     def create(cls, description: Description, state: Mapping[str, torch.Tensor]) -> Package:
-        """A package of a model's state."""
+        """Make a package of a model's state."""
         from safetensors.torch import save
 
         # Tied weights share memory, which the format refuses: each name gets a copy of its own.
@@ -137,7 +137,7 @@ class Package:
 
     @classmethod
     def read(cls, folder: Path | str) -> Package:
-        """A package from its folder, or from one that holds it under `data`, as MLflow's do.
+        """Read a package from its folder, or from one that holds it under `data`, as MLflow's do.
 
         Raises:
             UnreadableInput: it is not the folder of a model.
@@ -165,7 +165,7 @@ class Package:
         return cls(description, weights)
 
     def build(self, device: torch.device | str = "cpu") -> Classifier:
-        """The classifier.
+        """Build the classifier.
 
         Raises:
             UntrustedCode: it needs code that came with it, and the package is not trusted.

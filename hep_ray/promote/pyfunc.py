@@ -19,7 +19,7 @@ class ScoringModel:
         self.classifier = classifier
 
     def predict(self, events: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002 (MLflow's signature)
-        """Scores of events as a DataFrame: `score_<class>`, then `log_odds_<class>`, of every class.
+        """Return scores of events as a DataFrame: `score_<class>`, then `log_odds_<class>`, of every class.
 
         Args:
             events: a DataFrame or a dictionary of arrays.

@@ -43,7 +43,7 @@ WHOSE = {"hep_ray": "hep_ray", "script": "the search script"}
 
 
 def provenance(source: Path, plugins: Iterable[Path] = ()) -> dict[str, str]:
-    """Flat facts for MLflow tags and the leaderboard's header.
+    """Return flat facts for MLflow tags and the leaderboard's header.
 
     `git_commit` and `git_dirty` are of the checkout that holds the script, else of that of hep_ray. The code that
     trains is told apart: `hep_ray_commit`, `hep_ray_dirty` and `hep_ray_files` (a hash over its files), `script_commit`
@@ -72,7 +72,7 @@ def provenance(source: Path, plugins: Iterable[Path] = ()) -> dict[str, str]:
 
 
 def doubts(facts: Mapping[str, str]) -> list[str]:
-    """Why a model with this provenance is not promoted, in sentences; none where all that is needed is known.
+    """Say why a model of this provenance is not promoted, in sentences; none where all that is needed is known.
 
     Records of earlier versions, which do not tell hep_ray and the script apart, are judged by what they tell.
     """
@@ -222,7 +222,7 @@ def _is_copy(checkout: Path, source: Path) -> bool:
 
 
 def package_version(package: str) -> str:
-    """Version of an installed package; `absent` where it is not."""
+    """Return the version of an installed package; `absent` where it is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -42,7 +42,7 @@ class Feature:
 
 
 def features_of(sample: Sample, column: Column) -> Iterator[Feature]:
-    """The numbers of a scalar or vector column."""
+    """List the numbers of a scalar or vector column."""
     values = sample.features[column.name].reshape(len(sample.labels), -1)
     places = (
         [f"{column.name}[{place}]" for place in range(values.shape[1])] if column.shape else [column.name]
@@ -52,7 +52,7 @@ def features_of(sample: Sample, column: Column) -> Iterator[Feature]:
 
 
 def distributions(sample: Sample, features: list[Feature]) -> Iterator[Figure]:
-    """Densities of every class with statistical errors, twelve features to a figure."""
+    """Draw the densities of every class with statistical errors, twelve features to a figure."""
     for start in range(0, len(features), PANELS):
         some = features[start : start + PANELS]
         figure, panels = _panels(sample, len(some))
@@ -62,7 +62,7 @@ def distributions(sample: Sample, features: list[Feature]) -> Iterator[Figure]:
 
 
 def sequences(sample: Sample, column: Column) -> Iterator[Figure]:
-    """Mean of every class by place in a sequence or long vector, with the error of the mean."""
+    """Draw the mean of every class by place in a sequence or long vector, with the error of the mean."""
     names = column.elements if len(column.shape) > 1 else (column.name,)
     both = (sample.means[column.name], sample.errors[column.name])
     means, errors = (values.reshape(*values.shape[:2], -1) for values in both)
@@ -87,7 +87,7 @@ def sequences(sample: Sample, column: Column) -> Iterator[Figure]:
 
 
 def balance(manifest: Manifest) -> Figure:
-    """Share of every class in every split, by the manifest's counts."""
+    """Draw the share of every class in every split, by the manifest's counts."""
     classes = manifest.event_schema.classes
     figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(classes)))
     axes = figure.subplots()
@@ -161,13 +161,13 @@ def _distribution(axes: Axes, feature: Feature, sample: Sample) -> None:
 
 
 def bins_for(sample: Sample) -> int:
-    """Twice the cube root of the events in the smallest class (Rice's rule), within bounds."""
+    """Return twice the cube root of the events in the smallest class (Rice's rule), within bounds."""
     present = sample.class_counts[sample.class_counts > 0]
     return int(np.clip(2 * np.cbrt(present.min()), FEWEST_BINS, MOST_BINS))
 
 
 def bin_edges(values: Values, bins: int) -> npt.NDArray[np.float64]:
-    """Edges from the 0.1 % to the 99.9 % quantile; whole numbers stand in the middle of bins of whole width.
+    """Return edges from the 0.1 % to the 99.9 % quantile; whole numbers stand in the middle of bins of whole width.
 
     Args:
         values: of all classes.

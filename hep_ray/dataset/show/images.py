@@ -35,7 +35,7 @@ def channels(column: Column) -> list[tuple[str, str]]:
 
 
 def mean_images(sample: Sample, column: Column) -> Figure:
-    """One row per class, one column per channel; the colours of a channel mean the same in all rows."""
+    """Draw one row per class, one column per channel; the colours of a channel mean the same in all rows."""
     means = _with_channels(sample.means[column.name], column)
     classes, counts = sample.manifest.event_schema.classes, sample.class_counts.tolist()
     rows = [f"{name}\nmean of {count}" for name, count in zip(classes, counts, strict=True)]
@@ -43,7 +43,7 @@ def mean_images(sample: Sample, column: Column) -> Figure:
 
 
 def single_events(sample: Sample, column: Column, label: int) -> Figure:
-    """Events of one class: one row per event, one column per channel."""
+    """Draw events of one class: one row per event, one column per channel."""
     events = _with_channels(sample.singles[column.name][label], column)
     name = sample.manifest.event_schema.classes[label]
     return _grid(events, [f"{name}\nevent {number + 1}" for number in range(len(events))], column, "")

@@ -25,7 +25,7 @@ MATRIX, IMAGE = 2, 3  # axes
 
 
 def kind_of(column: Column) -> Kind:
-    """How a column is drawn.
+    """Return how a column is drawn.
 
     A scalar or short vector: a distribution of each element. A longer vector: its mean by place. A matrix
     with named columns: a sequence, its mean by place. Another matrix, or three axes: an image.

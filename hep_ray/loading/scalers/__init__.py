@@ -57,7 +57,7 @@ class Scaler(nn.Module):
         self.fitted.fill_(True)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Scaled values, (N, *shape) like the input, in floating point.
+        """Return scaled values, (N, *shape) like the input, in floating point.
 
         Raises:
             NotFitted: neither `fit` was called nor a fitted state loaded.
