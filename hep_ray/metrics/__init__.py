@@ -73,7 +73,7 @@ class Metric:
         name: the key of its value; several values have keys that begin with it and `_`.
         compute: the function, see `metric`.
         larger_is_better: the direction; None where no trials are ranked by it.
-        label: what a page calls it.
+        label: what a page calls it, see `metric`.
         arguments: names of what the function takes.
     """
 
@@ -129,7 +129,8 @@ def metric(name: str, *, larger_is_better: bool | None, label: str = "") -> Call
     Args:
         name: the key of the value, without its split: `auc` is reported as `val_auc` and `test_auc`.
         larger_is_better: the direction in which a search ranks by it; None where none does.
-        label: what a page calls it; the name unless given.
+        label: what pages and axes call it; the name unless given. `{}` in it stands for what follows the name in a
+            key, and for 0.5 of `…_at_50`.
 
     Raises:
         DuplicateName: another metric has the name.

@@ -65,7 +65,7 @@ def auc(curves: Mapping[int, RocCurve]) -> float:
     return math.fsum(curve.area for curve in curves.values()) / len(curves)
 
 
-@metric("background_rejection", larger_is_better=True)
+@metric("background_rejection", larger_is_better=True, label="1/ε_b at ε_s = {}")
 def background_rejection(signal: int | None, curves: Mapping[int, RocCurve]) -> dict[str, float]:
     """1/ε_b `_at_{30,50,70,80,88,90,93}` per cent of the signal, with `…_error`: `RocCurve.background_rejection`."""
     found: dict[str, float] = {}

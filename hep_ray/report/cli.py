@@ -9,7 +9,7 @@ import typer
 
 from hep_ray.console import print_text, result_console
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import STORAGE, Data, SearchName, Storage, TrackingUri, typed
+from hep_ray.flags import STORAGE, Data, SearchName, Storage, TrackingUri
 
 if TYPE_CHECKING:
     from hep_ray.search.find import Stated
@@ -70,23 +70,24 @@ def report(
             )
         _print_tables(search, storage, markdown=markdown)
         return
-    from hep_ray.report.page import attach, result, still_running, write_report
-    from hep_ray.search.find import words_to_confirm
+    from hep_ray.report.answer import answer
+    from hep_ray.report.page import attach, still_running, write_report
 
     report = write_report(search, storage, out=out, figures=figures, data=data)
     typer.echo(f"wrote {report.path} ({report.path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if figures is not None:
         typer.echo(f"wrote {len(report.figures)} files of figures into {figures}")
-    for sentence in (*result(report.data), still_running(report.data), *report.data.notes):
+    told = answer(report.data)
+    typer.echo(told.headline)
+    for question, words in told.facts.items():
+        typer.echo(f"  {question + ('' if question.endswith('?') else ':'):14}{words}")
+    for sentence in (still_running(report.data), *report.data.notes):
         if sentence:
             typer.echo(sentence)
     run_id = attach(report, storage, tracking_uri)
     typer.echo(f"attached to MLflow run {run_id}")
-    words: list[str] | None = ["promote", found.name]
-    if report.data.confirmation is None:
-        words = words_to_confirm(report.data.state, search)
-    if words:
-        typer.echo(f"next: {typed('hep-ray', *words, '--dry-run', storage=storage, data=data)}")
+    if told.command:
+        typer.echo(f"next: {told.command}")
 
 
 def _print_tables(search: Stated, storage: Path, *, markdown: bool) -> None:

@@ -1,37 +1,11 @@
-"""Names of metrics, and results in words, as a page shows them."""
+"""Results in words, as a page shows them."""
 
 from __future__ import annotations
 
-import re
+from hep_ray.metrics.labels import metric_words
 
-LABELS = {
-    "accuracy": "accuracy",
-    "loss": "loss",
-    "auc": "AUC",
-    "epoch_seconds": "training time [s]",
-    "parameters": "parameters",
-    "flops": "FLOPs per event",
-    "cpu_seconds": "CPU time [s]",
-    "gpu_seconds": "GPU time [s]",
-    "learning_rate": "learning rate",
-    "f1": "F1",
-}
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 NO_ERROR = 1e-9
 """An error below this share of its value is the rounding of equal numbers."""
-REJECTION = re.compile(r"background_rejection_at_(\d+)")
-
-
-def metric_words(metric: str) -> str:
-    """Such as `validation accuracy` of `val_accuracy`, or `test 1/ε_b at ε_s = 0.5`."""
-    split, _, rest = metric.partition("_")
-    if split not in SPLITS:
-        split, rest = "", metric
-    if found := REJECTION.fullmatch(rest):
-        words = f"1/ε_b at ε_s = {int(found.group(1)) / 100:g}"
-    else:
-        words = LABELS.get(rest, rest.replace("_", " "))
-    return f"{SPLITS[split]} {words}" if split else words
 
 
 def axis_label(metric: str) -> str:

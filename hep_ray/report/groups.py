@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from hep_ray.metrics.roc import Counts, Floats
 from hep_ray.search.definition import Search
 from hep_ray.search.find import Stated
-from hep_ray.search.state import SearchState, TrialState, number
+from hep_ray.search.naming import Naming
+from hep_ray.search.state import SearchState, TrialState
 
 Kind = Literal["seeds", "trials", "trial"]
 
@@ -46,6 +47,11 @@ class Group:
     name: str
     trials: tuple[TrialState, ...]
     kind: Kind
+
+    @property
+    def finished(self) -> bool:
+        """Whether every trial completed: one of a single epoch was fitted at once, without epochs."""
+        return all(trial.status == "completed" for trial in self.trials)
 
     def values_at(self, metric: str, epoch: int) -> list[float]:
         """A metric after an epoch, of every trial that reached it and reports it."""
@@ -147,23 +153,12 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
             rows = _collect(trials, [search.tables[0].row(trial.started.params) for trial in trials])
             if len(rows) < len(trials):
                 alike, kind = rows, "trials"
-    names = _names(alike, search, kind)
+    names = _names(alike, search, kind, state.naming)
     members = tuple(
         Group(name, tuple(group), kind if len(group) > 1 else "trial")
         for name, group in zip(names, alike, strict=True)
     )
     return Groups(members, started.metric, started.mode, tuple(search.baseline.items()))
-
-
-def short_name(params: Mapping[str, Any], varied: Sequence[str]) -> str:
-    """Return such as `root_index=3, learning_rate=0.001`; a parameter that is not there is left out."""
-    return ", ".join(f"{name}={number(params[name])}" for name in varied if name in params)
-
-
-def varied_in(everyone: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the parameters that not all have with the same value."""
-    names = dict.fromkeys(name for params in everyone for name in params)
-    return [name for name in names if len({params.get(name) for params in everyone}) > 1]
 
 
 def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[TrialState]]:
@@ -173,11 +168,13 @@ def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[Tri
     return list(found.values())
 
 
-def _names(groups: Sequence[Sequence[TrialState]], search: Search | Stated, kind: Kind) -> list[str]:
+def _names(
+    groups: Sequence[Sequence[TrialState]], search: Search | Stated, kind: Kind, naming: Naming
+) -> list[str]:
     params = [group[0].started.params for group in groups]
     if kind == "trials":
         return [search.tables[0].row(own) or "all" for own in params]
-    words = [short_name(own, varied_in(params)) for own in params]
+    words = [naming.words(own) for own in params]
     if kind == "seeds":
         return [name or "all trials" for name in words]
     ids = [group[0].trial_id for group in groups]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from hep_ray.confirm.confirmation import Confirmation
-from hep_ray.confirm.table import verdict
 from hep_ray.drawing.page import render
 from hep_ray.drawing.style import house_style
 from hep_ray.errors import StorageError
 from hep_ray.files import storing, write_whole
 from hep_ray.flags import typed
+from hep_ray.metrics.labels import metric_words
 from hep_ray.report import tables
+from hep_ray.report.answer import answer, confirm_command
 from hep_ray.report.figures import Drawn, Section, of_section
-from hep_ray.report.formatting import count_words, decimals, interval, metric_words, plus_minus
+from hep_ray.report.formatting import capital, count_words
 from hep_ray.report.report_data import ReportData, gather
 from hep_ray.search.definition import Search
-from hep_ray.search.find import Stated, words_to_confirm
+from hep_ray.search.find import Stated
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.mlflow_writer import attach_to_search
 
@@ -117,10 +116,19 @@ def page(data: ReportData, figures: Sequence[Shown], storage: Path) -> str:
         figures=figures,
         tables=tables,
         running=still_running(data),
-        result=result(data),
+        answer=answer(data),
+        first=first_figure(data),
+        ranked_by=capital(metric_words(data.started.metric)),
         what_ran=what_ran(data),
         confirm=confirm_command(data),
         commands=commands(data, storage),
+    )
+
+
+def first_figure(data: ReportData) -> str:
+    """Return the name of the figure that stands beside the answer: the ranking metric by epoch."""
+    return {"val_accuracy": "accuracy_by_epoch", "val_loss": "loss_by_epoch"}.get(
+        data.started.metric, "metric_by_epoch"
     )
 
 
@@ -190,60 +198,6 @@ def still_running(data: ReportData) -> str:
     return (
         f"Still running, or interrupted{words}. This is what there is so far; type the command again later."
     )
-
-
-def result(data: ReportData) -> list[str]:
-    """Say what was found, in two sentences."""
-    return [_picked(data), _confirmed(data)]
-
-
-def _picked(data: ReportData) -> str:
-    metric, best = data.started.metric, data.best
-    metrics = best.best(metric, data.started.mode) or {}
-    value = plus_minus(metrics[metric], metrics.get(f"{metric}_error"))
-    group = next((one for one in data.groups.members if best in one.trials), None)
-    beside = ""
-    if group is not None and group.kind == "seeds":
-        over = [found[metric] for trial in group.trials if (found := trial.best(metric, data.started.mode))]
-        value_of_seeds = plus_minus(statistics.fmean(over), statistics.stdev(over))
-        beside = f"; its {len(over)} seeds give {value_of_seeds}"
-    return (
-        f"Best by {metric_words(metric)}: {data.name_of(best)} with {value} after epoch {int(metrics['epoch'])}"
-        f"{beside}. It is the best of {count_words(data.count('completed'), 'completed trial')}, so a biased pick."
-    )
-
-
-def _confirmed(data: ReportData) -> str:
-    found = data.confirmation
-    if found is None:
-        words = confirm_command(data)
-        return f"It is not confirmed on the test split{f': type {words}' if words else ''}."
-    first = found.finalists[0] if found.finalists else found.baseline
-    estimate, base = first.estimates[found.metric], found.baseline.estimates[found.metric]
-    words = (
-        f"Tested on the test split with {count_words(len(found.seeds), 'seed')}: {metric_words(found.metric)} "
-        f"{plus_minus(estimate.mean, estimate.sd)} of {first.name} against {plus_minus(base.mean, base.sd)} of the "
-        "baseline"
-    )
-    return f"{words}{_difference(found, first.name)}. {verdict(found)}"
-
-
-def _difference(found: Confirmation, name: str) -> str:
-    own = next(
-        (one for one in found.comparisons if one.contender == name and one.metric == found.metric), None
-    )
-    if own is None:
-        return ""
-    p_value = "no p-value" if own.adjusted_p_value is None else f"corrected p = {own.adjusted_p_value:.2g}"
-    difference, digits = own.difference, decimals(own.difference.mean, own.difference.sd)
-    mean = plus_minus(difference.mean, difference.sd, "+")
-    return f"; paired difference {mean} {interval(difference.low, difference.high, digits, '+')}, {p_value}"
-
-
-def confirm_command(data: ReportData) -> str | None:
-    """Return the command that confirms the search; None where it has nothing to compare."""
-    words = words_to_confirm(data.state, data.search)
-    return None if words is None else typed("hep-ray", *words, storage=data.folder.parent)
 
 
 def commands(data: ReportData, storage: Path) -> str:

@@ -83,7 +83,7 @@ def tag(axes: Axes, words: str) -> None:
     axes.set_title(words, loc="left", fontsize=8.5, color="#444444")
 
 
-def legend_below(figure: Figure, axes: Axes, longest: int = 100) -> None:
+def legend_below(figure: Figure, axes: Axes, longest: int = 125) -> None:
     """The legend of a panel under the figure, in as many columns as its words leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:

@@ -22,11 +22,12 @@ from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
 from hep_ray.plugins import restore
 from hep_ray.report.formatting import count_words
-from hep_ray.report.groups import Groups, groups_of, short_name, varied_in
+from hep_ray.report.groups import Groups, groups_of
 from hep_ray.report.scores import Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
 from hep_ray.search.definition import Search
 from hep_ray.search.find import Stated
+from hep_ray.search.naming import Naming
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
@@ -46,6 +47,7 @@ class ReportData:
         scores: what the figures of scores show; None where they cannot be had.
         study: of Optuna; None where its database is gone.
         notes: what is left out, and why, in sentences.
+        moved: dataset folder that was named, for commands; None where it is that of the search.
     """
 
     search: Search | Stated
@@ -57,6 +59,7 @@ class ReportData:
     scores: Scores | None
     study: optuna.Study | None
     notes: tuple[str, ...]
+    moved: Path | None = None
 
     @cached_property
     def groups(self) -> Groups:
@@ -80,9 +83,14 @@ class ReportData:
         return not self.state.finished or bool(self.state.unfinished())
 
     @cached_property
-    def varied(self) -> list[str]:
-        """Parameters that differ between trials."""
-        return varied_in([trial.started.params for trial in self.state.trials.values()])
+    def naming(self) -> Naming:
+        """Names of the trials by what differs among them."""
+        return self.state.naming
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Parameters that differ among the trials that were drawn."""
+        return self.naming.varied
 
     def count(self, status: str) -> int:
         """Trials of a status."""
@@ -90,7 +98,7 @@ class ReportData:
 
     def name_of(self, trial: TrialState) -> str:
         """A trial and what distinguishes it."""
-        words = short_name(trial.started.params, self.varied)
+        words = self.naming.words(trial.started.params)
         return trial.trial_id + (f" ({words})" if words else "")
 
 
@@ -128,7 +136,7 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
     dataset = _dataset(started, data, notes)
     confirmation = _confirmation(folder, started, notes)
     manifest, study = dataset.manifest if dataset else None, _study(folder, search.name, notes)
-    bare = ReportData(search, folder, state, started, manifest, confirmation, None, study, ())
+    bare = ReportData(search, folder, state, started, manifest, confirmation, None, study, (), data)
     scores = _scores(bare, dataset, notes) if dataset else None
     return dataclasses.replace(bare, scores=scores, notes=tuple(notes))
 

@@ -14,11 +14,15 @@ from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.table import Table
 
 from hep_ray.errors import InvalidConfig, StorageError
+from hep_ray.metrics.labels import metric_words
 from hep_ray.search.definition import Search, StudyTable
 from hep_ray.search.find import Stated
 from hep_ray.search.state import SearchState, TrialState
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])")
+
+LARGE = 1000
+"""From here on values are shown without decimals, as counts such as FLOPs are."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,11 @@ class Cell:
         if not self.values:
             return "–"
         mean = statistics.fmean(self.values)
+        counted = all(value.is_integer() for value in self.values) and abs(mean) > 1
+        shape = ",.0f" if counted or abs(mean) >= LARGE else ".4f"
         if len(self.values) == 1:
-            return f"{mean:.4f} (1)"
-        return f"{mean:.4f} ± {statistics.stdev(self.values):.4f} ({len(self.values)})"
+            return f"{mean:{shape}} (1)"
+        return f"{mean:{shape}} ± {statistics.stdev(self.values):{shape}} ({len(self.values)})"
 
 
 def read_state(search: Search | Stated, storage: Path) -> SearchState:
@@ -213,5 +219,5 @@ def in_order(rows: Sequence[str]) -> list[str]:
 
 
 def _heading(metric: str, epoch: int | None = None) -> str:
-    name = metric.removeprefix("val_").replace("_", " ")
+    name = metric_words(metric).removeprefix("validation ")
     return name if epoch is None else f"{name}, epoch {epoch}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +13,12 @@ from hep_ray.confirm.table import of_difference, verdict
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable
-from hep_ray.report.formatting import decimals, interval, metric_words, plus_minus
-from hep_ray.report.groups import short_name, varied_in
+from hep_ray.metrics.labels import metric_words
+from hep_ray.report.formatting import decimals, interval, plus_minus
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import Scored, Scores, WorkingPoint, mean_and_error, mean_and_sd
 from hep_ray.report.study import left_out, shown, written
+from hep_ray.search.naming import Naming, number
 from hep_ray.search.state import OF_MODEL, TIMES
 
 BEST_TRIALS = 15
@@ -43,36 +46,58 @@ def dataset(manifest: Manifest) -> PageTable:
 
 
 def leaderboard(data: ReportData) -> PageTable:
-    """Return the best trials at their best epochs."""
+    """Return the best trials at their best epochs, with a column for each parameter that varied among them."""
     metric, mode = data.started.metric, data.started.mode
     trials = data.state.ranked(metric, mode)[:BEST_TRIALS]
     known = {key for trial in trials for key in (trial.best(metric, mode) or {})}
-    shown = [key for key in dict.fromkeys([metric, *LEADERBOARD]) if key in known]
+    beside = [key for key in LEADERBOARD if key in known and key != metric]
     cost = data.started.second_objective
-    head = ["trial", *(metric_words(key).removeprefix("validation ") for key in shown)]
     figures = [name for name in FIGURES if any(name in trial.figures for trial in trials)]
     summed = [cost] if cost and cost not in figures else []
+    head = ["trial", _heading(metric)]
+    head += [name.replace("_", " ") for name in data.varied]
+    head += ["epochs", "end", "seed", *map(_heading, beside)]
     head += [f"total {metric_words(name)}" for name in summed] + [metric_words(name) for name in figures]
-    head += ["epochs", "end", "seed", "parameters that varied"]
     rows = []
     for trial in trials:
         best = trial.best(metric, mode) or {}
-        params = trial.started.params
+        apart = data.naming.apart(trial.started.params)
         rows.append(
             [
-                trial.trial_id,
-                *(plus_minus(best[key], best.get(f"{key}_error")) if key in best else "–" for key in shown),
-                *(f"{trial.total(name):.4g}" for name in summed),
-                *(f"{trial.figures[name]:.4g}" if name in trial.figures else "–" for name in figures),
+                trial.trial_id + (f": {apart}" if apart else ""),
+                plus_minus(best[metric], best.get(f"{metric}_error")) if metric in best else "–",
+                *_values(trial.started.params, data.varied),
                 f"{len(trial.history)}/{data.started.epochs}",
                 trial.status,
                 str(trial.started.seed),
-                short_name(params, data.varied) or "–",
+                *(f"{best[key]:.4g}" if key in best else "–" for key in beside),
+                *(f"{trial.total(name):.4g}" for name in summed),
+                *(f"{trial.figures[name]:.4g}" if name in trial.figures else "–" for name in figures),
             ]
         )
     left_out = len(data.state.trials) - BEST_TRIALS
     notes = [f"{left_out} more trials are in leaderboard.json."] if left_out > 0 else []
-    return PageTable(head, rows, text=(0, len(head) - 3, len(head) - 1), notes=notes)
+    words = _words_among(data.varied, [trial.started.params for trial in trials], 2)
+    return PageTable(head, rows, text=(0, *words, head.index("end")), notes=notes)
+
+
+def _heading(metric: str) -> str:
+    """The words of a metric of the validation split; an equation within them stays on one line."""
+    return metric_words(metric).removeprefix("validation ").replace(" = ", "\u00a0=\u00a0")
+
+
+def _values(params: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """A cell for each parameter; a dash where a configuration lacks it."""
+    return [number(params[name]) if name in params else "–" for name in names]
+
+
+def _words_among(names: Sequence[str], everyone: Sequence[Mapping[str, Any]], start: int) -> list[int]:
+    """Columns of parameters that hold words."""
+    return [
+        start + place
+        for place, name in enumerate(names)
+        if any(isinstance(params.get(name), str) for params in everyone)
+    ]
 
 
 def studies(data: ReportData) -> list[PageTable]:
@@ -95,28 +120,25 @@ def failures(data: ReportData) -> PageTable:
     return PageTable(["trial", "epochs", "cause"], rows, (0, 2), title="Trials that failed")
 
 
-def contenders(found: Confirmation) -> PageTable:
-    """Return every contender on the test split."""
+def contenders(found: Confirmation) -> list[PageTable]:
+    """Return every contender on the test split, and what each of them is."""
     metrics = [key for key in dict.fromkeys([found.metric, *CONFIRMED]) if key in found.baseline.estimates]
     everyone = (*found.finalists, found.baseline)
-    differ = varied_in([one.params for one in everyone])
+    naming = Naming.among([one.params for one in everyone])
     names = [metric_words(metric).removeprefix("test ") for metric in metrics]
-    rows = [
-        [
-            one.name,
-            *(_estimate(one.estimates[metric]) for metric in metrics),
-            short_name(one.params, differ),
-        ]
-        for one in everyone
-    ]
+    results = [[one.name, *(_estimate(one.estimates[metric]) for metric in metrics)] for one in everyone]
     note = f"Test split; mean ± s.d. over {len(found.seeds)} seeds [{found.level:.0%} interval]."
-    head = ["contender", *names, "parameters that differ"]
-    return PageTable(head, rows, (0, len(metrics) + 1), notes=[note])
+    head = ["contender", *(name.replace("_", " ") for name in naming.varied)]
+    words = _words_among(naming.varied, [one.params for one in everyone], 1)
+    return [
+        PageTable(["contender", *names], results, notes=[note]),
+        PageTable(head, [[one.name, *_values(one.params, naming.varied)] for one in everyone], (0, *words)),
+    ]
 
 
 def comparisons(found: Confirmation) -> PageTable:
     """Return the finalists against the baseline on the test split."""
-    difference = f"difference from the baseline, {found.level:.0%} interval"
+    difference = f"minus baseline [{found.level:.0%} interval]"
     rows = [
         [
             one.contender,

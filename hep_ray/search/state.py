@@ -15,7 +15,9 @@ from rich.table import Table
 
 from hep_ray.errors import Interrupted, SearchFailed
 from hep_ray.files import write_whole
+from hep_ray.metrics.labels import metric_words
 from hep_ray.plugins import Plugin
+from hep_ray.search.naming import Naming, number
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     CodeAccepted,
@@ -39,8 +41,6 @@ TIMES = ("epoch_seconds", "cpu_seconds", "gpu_seconds")
 LOG = "log.txt"
 """File of a trial that its process writes to."""
 LEADERBOARD = "leaderboard.json"
-HEADINGS = {"val_background_rejection_at_50": "1/ε_b at ε_s=0.5"}
-"""Column headings that say more than the metric's key."""
 COLUMNS = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
 """Metrics shown beside the ranking one, where the study has them."""
 _NUMBER = re.compile(r"[-+]?\b\d[\w.+-]*")
@@ -128,6 +128,14 @@ class SearchState:
         if self.accepted is not None:
             return self.accepted.plugins
         return self.started.plugins if self.started is not None else ()
+
+    @property
+    def naming(self) -> Naming:
+        """Names of its trials; where fewer than two were drawn, all of its trials decide what tells them apart."""
+        everyone = [trial.started.params for trial in self.trials.values()]
+        stated = len(self.started.points_to_evaluate) if self.started is not None else 0
+        drawn = everyone[stated:]
+        return Naming.among(drawn if len(drawn) > 1 else everyone)
 
     @classmethod
     def read(cls, folder: Path) -> SearchState:
@@ -278,7 +286,6 @@ def table(state: SearchState, rows: int = 15) -> Table:
     started = state.started
     assert started is not None
     ranked = state.ranked(started.metric, started.mode)
-    varied = varied_parameters(ranked)
     known = {key for trial in ranked for key in (trial.best(started.metric, started.mode) or {})}
     shown = [key for key in dict.fromkeys([started.metric, *COLUMNS]) if key in known]
     made = Table(
@@ -289,7 +296,9 @@ def table(state: SearchState, rows: int = 15) -> Table:
     )
     made.add_column("trial", no_wrap=True)
     for name in shown:
-        made.add_column(HEADINGS.get(name, name.removeprefix("val_").replace("_", " ")), no_wrap=True)
+        made.add_column(metric_words(name).removeprefix("validation "), no_wrap=True)
+    seeds = {trial.trial_id: f"seed={trial.started.seed}" for trial in ranked}
+    seeds = seeds if len(set(seeds.values())) > 1 else {}
     front = pareto_front(state)
     if started.second_objective:
         made.add_column(cost_words(started.second_objective), no_wrap=True)
@@ -299,7 +308,6 @@ def table(state: SearchState, rows: int = 15) -> Table:
     made.add_column("parameters that varied", overflow="fold", min_width=24)
     for trial in ranked[:rows]:
         best = trial.best(started.metric, started.mode) or {}
-        params = all_parameters(trial)
         made.add_row(
             trial.trial_id,
             *(_with_error(best, name) for name in shown),
@@ -310,7 +318,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
             ),
             f"{len(trial.history)}/{started.epochs}",
             trial.status,
-            ", ".join(f"{name}={number(params[name])}" for name in varied if name in params),
+            ", ".join(filter(None, (state.naming.words(trial.started.params), seeds.get(trial.trial_id)))),
         )
     if len(ranked) > rows:
         made.caption = f"{len(ranked) - rows} more in {LEADERBOARD}"
@@ -322,23 +330,11 @@ def all_parameters(trial: TrialState) -> dict[str, Any]:
     return {**trial.started.params, "seed": trial.started.seed}
 
 
-def varied_parameters(trials: list[TrialState]) -> list[str]:
-    """Return the parameters that not all trials have, or have with the same value."""
-    everyone = [all_parameters(trial) for trial in trials]
-    names = dict.fromkeys(name for params in everyone for name in params)
-    return [name for name in names if len({params.get(name) for params in everyone}) > 1]
-
-
 def _with_error(metrics: Mapping[str, float], name: str) -> str:
     if name not in metrics:
         return "–"
     error = metrics.get(f"{name}_error")
     return number(metrics[name]) + (f" ± {error:.2g}" if error is not None else "")
-
-
-def number(value: Any) -> str:
-    """Format a value in few digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def failed(trials: Iterable[TrialState]) -> list[TrialState]:

@@ -94,7 +94,12 @@ class Workplace:
             writer.write({"event_id": [f"e{row}" for row in range(240)], "label": labels, "x": values})
 
     def write_journal(
-        self, trials: Sequence[Trial] = SEEDS, *, finished: bool = True, scheduler: str = "none"
+        self,
+        trials: Sequence[Trial] = SEEDS,
+        *,
+        finished: bool = True,
+        scheduler: str = "none",
+        references: Sequence[dict[str, Any]] = (),
     ) -> None:
         with Journal(self.folder) as journal:
             journal.append(
@@ -102,7 +107,8 @@ class Workplace:
                     time=1e9, search=self.search.name, search_id="abc", dataset_fingerprint=self.fingerprint,
                     task="toy", metric="val_accuracy", mode="max",
                     second_objective=self.search.second_objective, epochs=3, sampler="grid",
-                    scheduler=scheduler, seed=0, space={"learning_rate": "0.0001 … 0.01 (log)"},
+                    scheduler=scheduler, points_to_evaluate=list(references), seed=0,
+                    space={"learning_rate": "0.0001 … 0.01 (log)"},
                     options={"data": str(self.data)}, provenance={"git_commit": "c0ffee", "command": "python <s>.py"},
                 )
             )  # fmt: skip

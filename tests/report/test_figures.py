@@ -14,12 +14,13 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from hep_ray.errors import DuplicateName, UnknownName
+from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures import figure, of_section
 from hep_ray.report.figures.bars import Bar, bars, epochs_of
 from hep_ray.report.figures.classes import confusion_shares, reliability_points, score_densities
 from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
 from hep_ray.report.figures.roc import roc_band
-from hep_ray.report.formatting import axis_label, interval, metric_words, plus_minus
+from hep_ray.report.formatting import axis_label, interval, plus_minus
 from hep_ray.report.groups import groups_of
 from hep_ray.report.report_data import gather
 from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Scored, performance_of
@@ -187,4 +188,6 @@ def test_values_stand_with_their_errors() -> None:
     assert interval(0.1, 0.25, 2, "+") == "[+0.10, +0.25]"
     assert metric_words("val_background_rejection_at_50") == "validation 1/ε_b at ε_s = 0.5"
     assert metric_words("epoch_seconds") == "training time [s]"
+    assert metric_words("test_accuracy_black_hole") == "test accuracy black_hole"
+    assert metric_words("val_unheard_of") == "validation unheard of"
     assert axis_label("val_auc") == "Validation AUC"

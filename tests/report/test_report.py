@@ -23,6 +23,7 @@ from hep_ray.report.figures import FIGURES, Drawn
 from hep_ray.report.figures.parameters import importances
 from hep_ray.report.page import Shown, page, save, write_report
 from hep_ray.report.report_data import gather
+from hep_ray.report.tables import leaderboard
 from tests.facts import raises, tells
 
 
@@ -57,8 +58,10 @@ class Page(HTMLParser):
         self.words += data
 
 
+FIRST = "accuracy_by_epoch"
+"""The figure beside the answer: the metric that ranks."""
 EVERYWHERE = [
-    "roc", "rejection", "confusion", "scores", "calibration", "accuracy_by_epoch", "loss_by_epoch", "overfitting",
+    "roc", "rejection", "confusion", "scores", "calibration", "loss_by_epoch", "overfitting",
     "bars_at_epochs", "parallel_coordinates", "slices", "stopping",
 ]  # fmt: skip
 
@@ -72,7 +75,7 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
     report = write_report(place.search, place.storage)
     assert report.path == place.folder / "report.html"
     found = Page(report.path)
-    assert found.figures == EVERYWHERE
+    assert found.figures == [FIRST, *EVERYWHERE]
     assert all(one.startswith("data:image/png;base64,") for one in found.pictures)
     assert not re.search(r"https?://|<script|<link|url\(|src=\"(?!data:)|@import", found.text)
     assert len(found.text) < 5e6
@@ -81,9 +84,11 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
         "p_T < 10 GeV",
         place.fingerprint,
         "Validation split: a biased pick; type hep-ray confirm toy_search",
-        "It is not confirmed on the test split",
+        "Not confirmed yet: t0003 leads with validation accuracy 0.900 ± 0.020",
+        "The best with the baseline's parameters: root_index=1, with 0.850 ± 0.071 over 2 trials: ahead by 0.05",
         "5 trials of up to 3 epochs: 4 completed, 1 failed. 13 epochs were trained in 19.5 seconds",
-        "t0003 (root_index=3) with 0.900 ± 0.020 after epoch 2; its 2 seeds give 0.9.",  # the last of three equals
+        "t0003 (root_index=3)",
+        "validation accuracy 0.900 ± 0.020 after epoch 2; its 2 seeds give 0.9",  # the last of three equals
         "NonFiniteLoss: <inf>",
         "mean ± s.d. over 2 seeds",
         "python <s>.py",
@@ -100,10 +105,15 @@ def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable
     place.write_journal()
     place.write_confirmation()
     found = Page(write_report(place.search, place.storage).path)
-    assert found.figures == ["confirmed", *EVERYWHERE]
+    assert found.figures == [FIRST, "confirmed", *EVERYWHERE]
     assert "biased pick; type" not in found.words
     assert "test split: 120 events; mean over 2 seeds" in found.words
-    assert "paired difference +0.062 ± 0.010 [+0.040, +0.080], corrected p = 0.03" in found.words
+    assert "t0001 beats the baseline: test accuracy +0.062 ± 0.010." in found.words
+    assert "Paired difference +0.062 ± 0.010, 95% interval [+0.040, +0.080]; test accuracy" in found.words
+    assert (
+        "Yes, at the 5% level: p = 0.03, after Holm's correction for 1 finalist, 2 seeds each" in found.words
+    )
+    assert f"hep-ray promote toy_search --dry-run --storage {place.storage}" in found.words
     # This confirmation says nothing of events: it is one of before they were counted.
     assert "Paired by seed" in found.words
     assert "hep-ray confirm toy" in found.words
@@ -159,6 +169,23 @@ def test_two_objectives_have_a_front_and_many_trials_an_importance(workplace: Ca
     assert "1 of 10 trials" in front.caption  # all cost the same, and one is the most accurate
 
 
+def test_a_reference_adds_no_column_to_what_was_drawn(workplace: Callable[..., Any]) -> None:
+    place = workplace(table=False)
+    drawn = [({"learning_rate": rate}, 0, [0.5, 0.6], "completed") for rate in (0.001, 0.003)]
+    reference = {"model": "gradient_boosting", "depth": 3}
+    place.write_journal([(reference, 0, [0.7], "completed"), *drawn], references=[reference])
+    data = gather(place.search, place.storage)
+    assert data.varied == ("learning_rate",)
+    board = leaderboard(data)
+    assert board.head[:4] == ["trial", "accuracy", "learning rate", "epochs"]
+    assert {row[0]: row[2] for row in board.rows} == {
+        "t0000: model=gradient_boosting, depth=3": "0.001",
+        "t0001": "0.001",
+        "t0002": "0.003",
+    }
+    assert all("optimizer" not in group.name for group in data.groups.members)
+
+
 def test_a_figure_is_written_as_png_and_pdf(tmp_path: Path) -> None:
     drawing = Figure()
     drawing.subplots().plot([1, 2])
@@ -188,7 +215,7 @@ def test_a_confirmation_of_another_search_is_left_out(workplace: Callable[..., A
     place.write_confirmation(search_id="another")
     text = page(gather(place.search, place.storage), [], place.storage)
     assert "another search (another)" in text
-    assert "not confirmed" in text
+    assert "Not confirmed yet" in text
 
 
 def test_earlier_looks_at_the_test_split_are_told(workplace: Callable[..., Any]) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hep_ray.drawing.style import colour
+from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import axis_label, capital, metric_words
+from hep_ray.report.formatting import axis_label, capital
 from hep_ray.report.groups import Group
 from hep_ray.report.plotting import legend_below, panels, spread, tag
 from hep_ray.report.report_data import ReportData

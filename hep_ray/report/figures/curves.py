@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hep_ray.drawing.style import colour
+from hep_ray.metrics.labels import SPLITS, metric_words
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import SPLITS, axis_label, capital, metric_words
+from hep_ray.report.formatting import axis_label, capital
 from hep_ray.report.groups import Group
 from hep_ray.report.plotting import GREY, curve, epoch_axis, legend_below, panels, spread, tag
 from hep_ray.report.report_data import ReportData
@@ -25,8 +28,9 @@ def accuracy(data: ReportData) -> Drawn | str | None:
 def loss(data: ReportData) -> Drawn | str | None:
     """Validation loss of every group."""
     drawn = by_epoch(data, "val_loss")
-    losses = {trial.started.params.get("loss") for trial in data.ranked}
-    indices = {trial.started.params.get("root_index") for trial in data.ranked}
+    params = [trial.started.params for trial in data.ranked]
+    losses = {own["loss"] for own in params if "loss" in own}
+    indices = {own["root_index"] for own in params if "root_index" in own}
     if isinstance(drawn, Drawn) and (len(losses) > 1 or len(indices) > 1):
         words = " The groups have different losses, whose values are not comparable with each other; their shapes are."
         return Drawn(drawn.figure, drawn.caption + words)
@@ -47,7 +51,7 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
     if not reporting:
         return f"No trial reports {metric}."
     leading = [group for group in groups.leading(COLOURED) if group in reporting] or reporting[:COLOURED]
-    drawing, (axes,) = panels(1, 1, 4.4)
+    drawing, (axes,) = panels(1, 1, 4.0)
     rest = [group for group in reporting if group not in leading]
     for group in rest:
         band = group.band(metric)
@@ -56,6 +60,8 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
     for place, group in enumerate(leading):
         band = group.band(metric)
         marked = " (baseline)" if group is groups.to_beat else ""
+        if len(band.epochs) == 1 and band.epochs[0] < data.started.epochs and group.finished:
+            axes.axhline(band.mean[0], color=colour(place), linewidth=0.7, linestyle=":")
         curve(axes, band, place, group.name + marked)
     epoch_axis(axes)
     bands = [group.band(metric) for group in leading]
@@ -80,6 +86,8 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
 def overfitting(data: ReportData) -> Drawn | str | None:
     """Accuracy and loss of both splits, for the best groups and the baseline."""
     groups = data.groups
+    curved = tuple(one for one in groups.members if any(len(trial.history) > 1 for trial in one.trials))
+    groups = replace(groups, members=curved or groups.members)  # what was fitted at once has no curve
     chosen = groups.leading(SIDE_BY_SIDE)
     columns = len(chosen)
     drawing, axes = panels(2, columns, 5.2, width=2.4 + 2.3 * columns, share_x=True, share_y=True)

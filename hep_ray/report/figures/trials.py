@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hep_ray.drawing.style import colour
+from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import axis_label, capital, count_words, metric_words
+from hep_ray.report.formatting import axis_label, capital, count_words
 from hep_ray.report.plotting import STATUS, epoch_axis, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.search.state import OF_MODEL, pareto_front
+
+DECADES = 30
+"""Ratio of the largest to the smallest cost from which they are drawn by their logarithms."""
+LARGE = 1e5
 
 
 @figure("stopping", "search", 50, "How trials ended")
@@ -91,6 +96,13 @@ def pareto(data: ReportData) -> Drawn | str | None:
     for at, height, name in on:
         axes.annotate(name, (at, height), xytext=(4, -9), textcoords="offset points", fontsize=7)
     axes.margins(0.06)
+    costs = [point[0] for point in points]
+    if 0 < DECADES * min(costs) < max(costs):
+        axes.set_xscale("log")
+    elif max(costs) >= LARGE:
+        axes.xaxis.set_major_formatter(
+            EngFormatter(sep="")
+        )  # a power of ten at the end would lie on the label
     words = metric_words(cost) if cost in OF_MODEL else f"total {metric_words(cost)}"
     axes.set_xlabel(capital(words))
     axes.set_ylabel(axis_label(metric))

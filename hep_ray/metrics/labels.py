@@ -1,0 +1,42 @@
+"""Names of what trials report, for pages, tables and axes."""
+
+from __future__ import annotations
+
+import re
+
+from hep_ray.metrics import metric_of
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+BESIDE_METRICS = {
+    "loss": "loss",
+    "epoch_seconds": "training time [s]",
+    "parameters": "parameters",
+    "flops": "FLOPs per event",
+    "cpu_seconds": "CPU time [s]",
+    "gpu_seconds": "GPU time [s]",
+}
+"""What a training reports that no registered metric computes."""
+
+
+def metric_words(key: str) -> str:
+    """Return what a key is called, such as `validation accuracy` for `val_accuracy`.
+
+    The words are the registered metric's own (`label` of `@metric`), those of a user's metric too.
+    """
+    split, _, rest = key.partition("_")
+    if split not in SPLITS:
+        split, rest = "", key
+    words = BESIDE_METRICS.get(rest) or _label(rest)
+    return f"{SPLITS[split]} {words}" if split else words
+
+
+def _label(key: str) -> str:
+    owner = metric_of(key)
+    if owner is None:
+        return key.replace("_", " ")
+    rest = key.removeprefix(owner.name).removeprefix("_")
+    if percent := re.fullmatch(r"at_(\d+)", rest):
+        rest = f"{int(percent[1]) / 100:g}"
+    if "{}" in owner.label:
+        return owner.label.replace("{}", rest)
+    return f"{owner.label} {rest}".rstrip()
