@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hep_ray.api import Result, plan, run
     from hep_ray.conversion.convert import convert
     from hep_ray.dataset.dataset import Dataset
     from hep_ray.promote.package import load_model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hep_ray.search.options import SearchOptions
     from hep_ray.search.plan import prepare
     from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
+    from hep_ray.side_by_side import compare
 
 __all__ = [
     "Choice",
@@ -28,19 +30,27 @@ __all__ = [
     "LogUniform",
     "Mapped",
     "Preset",
+    "Result",
     "Search",
     "SearchOptions",
     "Space",
     "StudyTable",
     "Uniform",
+    "compare",
     "convert",
     "load_model",
     "main",
+    "plan",
     "prepare",
+    "run",
     "run_search",
 ]
 
 _HOME = {
+    "compare": "hep_ray.side_by_side",
+    "plan": "hep_ray.api",
+    "Result": "hep_ray.api",
+    "run": "hep_ray.api",
     "convert": "hep_ray.conversion.convert",
     "Dataset": "hep_ray.dataset.dataset",
     "load_model": "hep_ray.promote.package",

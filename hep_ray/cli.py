@@ -18,6 +18,7 @@ from hep_ray.predict.cli import predict
 from hep_ray.promote.cli import promote
 from hep_ray.report.cli import report
 from hep_ray.search.audit import audit, track
+from hep_ray.side_by_side import compare_command
 from hep_ray.simulate.cli import simulate
 from hep_ray.tracking.views import ui
 
@@ -35,6 +36,7 @@ data_app.command("simulate")(simulate)
 data_app.command("show")(show_command)
 app.command("new")(new)
 app.command("confirm")(confirm)
+app.command("compare")(compare_command)
 app.command("report")(report)
 app.command("components")(components)
 app.command("doctor")(doctor)

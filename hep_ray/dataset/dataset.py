@@ -266,6 +266,23 @@ class Dataset:
             )
         return [self.folder / shard.file for shard in self.manifest.shards if shard.split == split]
 
+    def arrays(self, split: Split, *, purpose: TestPurpose | None = None) -> Arrays:
+        """Return the events of a split in memory: `event_id` (N,), `label` (N,) and every column (N, *shape).
+
+        Args:
+            split: which one.
+            purpose: why the test split is read; the other splits need none.
+
+        Raises:
+            UnknownName, InvalidConfig: see `paths`.
+        """
+        parts = [
+            self.schema.decode(batch)
+            for path in self.paths(split, purpose=purpose)
+            for batch in pq.ParquetFile(path).iter_batches()
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
 
 def verify_shards(folder: Path | str) -> Manifest:
     """Compare every shard with the manifest: presence, size, SHA-256, rows and schema.

@@ -70,6 +70,12 @@ class Classifier:
         """`log_odds_<class>` of every class."""
         return tuple(LOG_ODDS + name for name in self.classes)
 
+    def __call__(self, events: Any) -> npt.NDArray[np.float32]:
+        """Class probabilities (N, C) of events, as `predict`; a model of one column also takes its array."""
+        if isinstance(events, np.ndarray) and len(self.columns) == 1:
+            events = {self.columns[0].name: events}
+        return self.predict(events)
+
     def predict(
         self, events: Any, *, batch: int = BATCH, half: bool | None = None
     ) -> npt.NDArray[np.float32]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from hep_ray.cluster import describe
 from hep_ray.console import print_rows, print_text, result_console, run_app
-from hep_ray.errors import CannotResume
 from hep_ray.flags import DryRun, python, typed
 from hep_ray.masking import mask
 from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
-from hep_ray.search.options import SearchOptions, recorded_options, with_flags
+from hep_ray.search.options import SearchOptions, with_flags
 
 if TYPE_CHECKING:
     from hep_ray.search.execute import SearchResult
@@ -59,20 +56,11 @@ def build_app(search: Search) -> typer.Typer:
         **given: Any,
     ) -> None:
         from hep_ray.search.execute import run_search
-        from hep_ray.search.plan import prepare
-        from hep_ray.search.state import SearchState
+        from hep_ray.search.start import plan_rows, planned
 
         console = Console(stderr=True)
-        folder = given["storage"] / search.name
-        started = SearchState.read(folder).started if resume else None
-        if resume and started is None:
-            raise CannotResume(f"there is no search to resume in {folder}: start it without --resume")
-        if given["accept_changed_code"] and not resume:
-            raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
-        recorded = recorded_options(folder, started) if started else {}
-        given["source"] = Path(sys.argv[0]).resolve()
-        plan = prepare(search, SearchOptions.resolve(given, recorded, search.task))
-        print_rows(console, _plan_rows(plan))
+        plan = planned(search, given, resume=resume)
+        print_rows(console, plan_rows(plan))
         if dry_run:
             console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
             return
@@ -82,32 +70,6 @@ def build_app(search: Search) -> typer.Typer:
             raise result.untracked
 
     return app
-
-
-def _plan_rows(plan: SearchPlan) -> Iterator[tuple[str, str]]:
-    from hep_ray.tracking.client import default_uri
-    from hep_ray.tracking.provenance import doubts
-
-    schema = plan.dataset.schema
-    splits = ", ".join(f"{plan.dataset.rows(split)} {split}" for split in ("train", "val"))
-    yield "search", f"{plan.search.name}, preset {plan.given.preset}"
-    yield "data", f"{plan.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
-    for name, parameter in plan.space.parameters.items():
-        yield "space", f"{name}: {parameter}"
-    for plugin in plan.plugins:
-        yield "own code", f"{plugin.path}: {', '.join(plugin.registers)}"
-    for params in plan.search.points_to_evaluate:
-        yield "evaluated first", ", ".join(f"{name}={value}" for name, value in params.items())
-    yield "budget", plan.budget
-    yield "goal", f"{plan.search.mode} {plan.search.metric}"
-    yield "cluster", describe()
-    yield "resources", str(plan.resources)
-    yield "patience", f"an epoch may take {plan.given.epoch_timeout:g} s"
-    yield "events", str(plan.resources.ingest)
-    yield "storage", str(plan.folder)
-    yield "tracking", mask(plan.given.tracking_uri or default_uri(plan.storage))
-    for doubt in doubts(plan.provenance):
-        yield "promotion", f"will be refused as things are: {doubt}"
 
 
 def _print_result(result: SearchResult, plan: SearchPlan) -> None:

@@ -153,7 +153,7 @@ class SearchOptions:
         }
         return {
             name: plain.get(name, getattr(self, name))
-            for name, (_, *marks) in _annotations(type(self)).items()
+            for name, (_, *marks) in annotations_of(type(self)).items()
             if any(isinstance(mark, Resume) and mark in (kinds or Resume) for mark in marks)
         }
 
@@ -227,7 +227,7 @@ class ConfirmOptions:
         """Return the options of the search, with what this confirmation was given instead."""
         given = {
             name: getattr(self, name)
-            for name, (_, *marks) in _annotations(type(self)).items()
+            for name, (_, *marks) in annotations_of(type(self)).items()
             if AS_IN_SEARCH in marks
         }
         recorded = recorded_options(self.storage / started.search, started)
@@ -246,7 +246,7 @@ def with_flags(options: type) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         own = inspect.signature(command, eval_str=True).parameters.values()
         parameters = [
-            _parameter(one, *_annotations(options)[one.name]) for one in dataclasses.fields(options)
+            _parameter(one, *annotations_of(options)[one.name]) for one in dataclasses.fields(options)
         ]
         parameters += [one for one in own if one.kind is not inspect.Parameter.VAR_KEYWORD]
         made = [one for one in parameters if one is not None]
@@ -273,7 +273,7 @@ def _parameter(one: dataclasses.Field[Any], kind: Any, *marks: Any) -> inspect.P
     )
 
 
-def _annotations(options: type) -> dict[str, tuple[Any, ...]]:
+def annotations_of(options: type) -> dict[str, tuple[Any, ...]]:
     """Field → its type, and how it is annotated."""
     hints = get_type_hints(options, include_extras=True)
     return {

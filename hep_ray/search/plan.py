@@ -113,6 +113,12 @@ class SearchPlan:
         """MLflow server or database."""
         return self.given.tracking_uri or default_uri(self.storage)
 
+    def _repr_html_(self) -> str:
+        from hep_ray.search.notebook import html_rows
+        from hep_ray.search.start import plan_rows
+
+        return html_rows(plan_rows(self))
+
     @property
     def training(self) -> TrainingPlan:
         """Return what `execute` trains."""

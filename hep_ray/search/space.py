@@ -266,6 +266,11 @@ class Space:
                         f"'{name}' would never exist: it needs {key}={value}, but {key} is {earlier}"
                     )
 
+    def _repr_html_(self) -> str:
+        from hep_ray.search.notebook import space_html
+
+        return space_html(self)
+
     def replace(self, **parameters: Parameter | Value) -> Space:
         """Return the same space with some parameters stated anew (or added at the end)."""
         return Space(**{**self.parameters, **parameters})

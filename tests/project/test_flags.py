@@ -71,6 +71,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--json": "tests/doctor/test_examine.py",
     },
     "new": dict.fromkeys(("--data", "--task", "--out"), "tests/project/test_new.py"),
+    "compare": dict.fromkeys(("--storage", "--json"), "tests/search/test_compare.py"),
     "audit": {"--storage": "tests/search/test_audit.py", "--tracking-uri": "tests/tracking/test_server.py"},
     "promote": {
         "--storage": "tests/promote/test_promote.py",

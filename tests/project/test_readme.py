@@ -189,7 +189,7 @@ def test_the_readme_runs(tmp_path: Path, make_dataset: Callable[..., Path]) -> N
     make_dataset(events=200, size=26, name="data/mbh_sph")
     (block,) = blocks(README, "python")
     printed = run_python(block, tmp_path)
-    assert "trials side by side" in printed
+    assert "params_learning_rate" in printed
     # The two halves of a toy image differ tenfold, but two epochs of two batches need not find it.
     accuracy = float(re.findall(r"\} ([\d.]+) ± [\d.]+", printed)[0])
     assert 0.3 <= accuracy <= 1

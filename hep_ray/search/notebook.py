@@ -1,0 +1,133 @@
+"""How searches look in a notebook: tables of a result, a space and a plan, and progress in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from hep_ray.search.state import SearchState, all_parameters, number, varied_parameters
+
+if TYPE_CHECKING:
+    from hep_ray.search.space import Space
+
+CELL = "text-align:left;vertical-align:top;padding:2px 10px"
+SHOWN = 10
+"""Trials in the table of a result."""
+BAR = "display:inline-block;height:8px;border-radius:2px;background:"
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of texts, as HTML."""
+    titles = "".join(f'<th style="{CELL}">{escape(one)}</th>' for one in head)
+    lines = "".join(
+        "<tr>" + "".join(f'<td style="{CELL}">{escape(one)}</td>' for one in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def html_rows(rows: Iterable[tuple[str, str]]) -> str:
+    """Return names and what they are in two columns, as HTML; a name that follows itself is shown once."""
+    shown, last = [], ""
+    for name, text in rows:
+        shown.append(("" if name == last else name, text))
+        last = name
+    return html_table(("", ""), shown)
+
+
+def space_html(space: Space) -> str:
+    """Return the parameters of a space: what each may be, and when it exists."""
+    recorded = {name: parameter.recorded() for name, parameter in space.parameters.items()}
+    rows = []
+    for name, one in recorded.items():
+        words, _, when = str(one).partition(" when ")
+        rows.append((name, words, when))
+    return html_table(("parameter", "values", "when"), rows)
+
+
+def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
+    """Return the best trials of a search, as HTML.
+
+    Args:
+        state: the search, with its first record.
+        rows: trials that are shown.
+    """
+    started = state.started
+    assert started is not None
+    ranked = state.ranked(started.metric, started.mode)
+    varied = [name for name in varied_parameters(ranked) if name != "seed"]
+    error = f"{started.metric}_error"
+    lines = []
+    for trial in ranked[:rows]:
+        best = trial.best(started.metric, started.mode) or {}
+        value = number(best[started.metric]) if best else "–"
+        value += f" ± {best[error]:.2g}" if error in best else ""
+        params = all_parameters(trial)
+        epochs = f"{len(trial.history)}/{started.epochs}"
+        own = [number(params[name]) if name in params else "" for name in varied]
+        lines.append([trial.trial_id, value, epochs, trial.status, *own])
+    more = f"<p>{len(ranked) - rows} more in <code>trials</code></p>" if len(ranked) > rows else ""
+    return html_table(["trial", started.metric, "epochs", "end", *varied], lines) + more
+
+
+def summary(state: SearchState) -> str:
+    """Return in one line how far a search is."""
+    started = state.started
+    assert started is not None
+    counts: dict[str, int] = {}
+    for trial in state.drawn():
+        counts[trial.status] = counts.get(trial.status, 0) + 1
+    parts = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none yet"
+    epochs = sum(len(trial.history) for trial in state.drawn())
+    end = "" if state.finished else "; it has not ended"
+    return f"{started.search}: {len(state.trials)} trials ({parts}), {epochs} epochs{end}"
+
+
+def progress_html(state: SearchState, total: int, epochs: int, metric: str, mode: str, clock: str) -> str:
+    """Return how a search gets on: a bar for all trials, one for each that runs, and the best so far."""
+    ended = sum(trial.finished is not None for trial in state.drawn())
+    rows = [_bar("trials", ended, total, f"{ended}/{total}, {clock}")]
+    for trial in state.unfinished():
+        best = trial.best(metric, mode)
+        value = f", {metric} {best[metric]:.4f}" if best else ""
+        done = len(trial.history)
+        rows.append(_bar(trial.trial_id, done, epochs, f"epoch {done}/{epochs}{value}"))
+    table = f"<table>{''.join(rows)}</table>"
+    return table + (leaderboard_html(state, 5) if any(trial.history for trial in state.drawn()) else "")
+
+
+def _bar(name: str, done: int, total: int, text: str) -> str:
+    filled = round(200 * min(done / total, 1)) if total else 0
+    bars = (
+        f'<span style="{BAR}#3949ab;width:{filled}px"></span>'
+        f'<span style="{BAR}#c5cae9;width:{200 - filled}px"></span>'
+    )
+    cells = (escape(name), bars, escape(text))
+    return "<tr>" + "".join(f'<td style="{CELL}">{one}</td>' for one in cells) + "</tr>"
+
+
+class NotebookView:
+    """One output of a notebook's cell whose content is replaced as often as one likes."""
+
+    def __init__(self) -> None:
+        import IPython.display
+
+        shown: Any = IPython.display
+        self._html = shown.HTML
+        self._handle = shown.display(self._html(""), display_id=True)
+
+    def show(self, html: str) -> None:
+        """Replace what is shown."""
+        self._handle.update(self._html(html))
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    import sys
+
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and getattr(shell, "kernel", None) is not None
