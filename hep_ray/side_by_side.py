@@ -22,7 +22,8 @@ from hep_ray.confirm.confirmation import (
 )
 from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, AsJson, Storage
-from hep_ray.search.state import TrialState, number
+from hep_ray.search.naming import number
+from hep_ray.search.state import TrialState
 
 if TYPE_CHECKING:
     import pandas as pd

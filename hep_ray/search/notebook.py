@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from hep_ray.search.state import SearchState, all_parameters, number, varied_parameters
+from hep_ray.metrics.labels import metric_words
+from hep_ray.search.naming import number
+from hep_ray.search.state import SearchState
 
 if TYPE_CHECKING:
     from hep_ray.search.space import Space
@@ -55,19 +57,29 @@ def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
     started = state.started
     assert started is not None
     ranked = state.ranked(started.metric, started.mode)
-    varied = [name for name in varied_parameters(ranked) if name != "seed"]
+    naming = state.naming
+    beside = any(naming.apart(trial.started.params) for trial in ranked[:rows])
     error = f"{started.metric}_error"
     lines = []
     for trial in ranked[:rows]:
         best = trial.best(started.metric, started.mode) or {}
         value = number(best[started.metric]) if best else "–"
         value += f" ± {best[error]:.2g}" if error in best else ""
-        params = all_parameters(trial)
+        params = trial.started.params
         epochs = f"{len(trial.history)}/{started.epochs}"
-        own = [number(params[name]) if name in params else "" for name in varied]
+        own = [number(params[name]) if name in params else "" for name in naming.varied]
+        own += [naming.apart(params)] * beside
         lines.append([trial.trial_id, value, epochs, trial.status, *own])
     more = f"<p>{len(ranked) - rows} more in <code>trials</code></p>" if len(ranked) > rows else ""
-    return html_table(["trial", started.metric, "epochs", "end", *varied], lines) + more
+    head = [
+        "trial",
+        metric_words(started.metric),
+        "epochs",
+        "end",
+        *naming.varied,
+        *["beside the space"] * beside,
+    ]
+    return html_table(head, lines) + more
 
 
 def summary(state: SearchState) -> str:
@@ -107,7 +119,10 @@ def _bar(name: str, done: int, total: int, text: str) -> str:
 
 
 class NotebookView:
-    """One output of a notebook's cell whose content is replaced as often as one likes."""
+    """Output of a notebook's cell whose content is replaced as often as one likes.
+
+    Rich's own live display would need ipywidgets, on the side of the browser too.
+    """
 
     def __init__(self) -> None:
         import IPython.display
@@ -119,15 +134,3 @@ class NotebookView:
     def show(self, html: str) -> None:
         """Replace what is shown."""
         self._handle.update(self._html(html))
-
-
-def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook."""
-    import sys
-
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    return shell is not None and getattr(shell, "kernel", None) is not None

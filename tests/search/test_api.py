@@ -210,7 +210,7 @@ def test_a_result_and_a_trial_are_shown(storage: Path) -> None:
     assert tells(repr(result), "toy", "4 trials", "1 completed", "1 failed", "6 epochs", "not ended")
     page = result._repr_html_()
     assert page.index("t0003") < page.index("t0000") < page.index("t0002")
-    assert tells(page, "0.8", "2/3", "learning_rate", "momentum")
+    assert tells(page, "0.8", "2/3", "learning_rate", "optimizer")
     assert ">model<" not in page  # it does not vary
     assert tells(repr(result.best), "t0003", "running", "0.8")
     assert tells(result.best._repr_html_(), "learning_rate: 0.002", "val_loss: 0.2")
