@@ -131,7 +131,7 @@ class ReadPlan:
                     f"column '{name}' of a shard is {stored}, not what its schema says; one of {self.paths[0]} …"
                 )
             # Whole columns stay in chunks: joining them would copy all that they take.
-            if name in self.without_zeros or (sparse and table.column(name).num_chunks > 1):
+            if name in self.without_zeros or (sparse and table[name].num_chunks > 1):
                 joined = column.sparse_type.encode(column_of(table, column, without_zeros=True))
                 table = table.set_column(place, name, joined)
         return table
@@ -204,7 +204,7 @@ def read_locally(plan: ReadPlan, columns: Sequence[Column]) -> Generator[pa.Tabl
 
 def chunks_of(table: pa.Table, column: Column) -> list[Values]:
     """Return the chunks of a column, one after the other, without a copy."""
-    return [column.compact(chunk) for chunk in table.column(column.name).chunks]
+    return [column.compact(chunk) for chunk in table[column.name].chunks]
 
 
 def column_of(table: pa.Table, column: Column, *, without_zeros: bool = False) -> Values:
@@ -217,9 +217,7 @@ def column_of(table: pa.Table, column: Column, *, without_zeros: bool = False) -
 
 def events_of(table: pa.Table, columns: Iterable[Column]) -> Events:
     """Return the events of a table, without a copy where it has one chunk."""
-    return Events(
-        {column.name: column_of(table, column) for column in columns}, table.column(LABEL).to_numpy()
-    )
+    return Events({column.name: column_of(table, column) for column in columns}, table[LABEL].to_numpy())
 
 
 def read_whole(
@@ -259,7 +257,7 @@ def packed(tables: Iterable[pa.Table], rows: int, columns: Sequence[Column]) -> 
     labels = np.empty(rows, np.int64)
     start = 0
     for table in tables:
-        labels[start : start + len(table)] = table.column(LABEL).to_numpy()
+        labels[start : start + len(table)] = table[LABEL].to_numpy()
         for column in columns:
             at = start
             for values in chunks_of(table, column):

@@ -335,7 +335,7 @@ def read_with_ray(
             come = 0
             for table in tables:
                 if table.column_names == [ERROR]:
-                    raise pickle.loads(table.column(ERROR)[0].as_py())  # noqa: S301 - of our own task
+                    raise pickle.loads(table[ERROR][0].as_py())  # noqa: S301 - of our own task
                 yield _checked(table, come, plan)
                 come += 1
             if come != len(plan):
@@ -376,7 +376,7 @@ def _checked(table: pa.Table, block: int, plan: ReadPlan) -> pa.Table:
     Raises:
         StreamBroken: it is not the block that follows, whole.
     """
-    found = table.column(BLOCK).unique().to_pylist() if BLOCK in table.column_names else []
+    found = table[BLOCK].unique().to_pylist() if BLOCK in table.column_names else []
     if found != [block] or len(table) != plan.rows(block):
         raise StreamBroken(
             f"block {block} of {plan.rows(block)} events must come next, and whole, got {len(table)} events of blocks "

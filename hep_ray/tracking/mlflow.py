@@ -21,10 +21,8 @@ from hep_ray.errors import TrackingUnavailable
 from hep_ray.flags import STORAGE, typed
 from hep_ray.masking import mask
 from hep_ray.tracking.client import cause, client_class, refuses_client, refuses_record
-from hep_ray.tracking.mlflow_writer import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, RunWriter
+from hep_ray.tracking.mlflow_writer import RunWriter
 from hep_ray.tracking.records import EpochFinished, Record
-
-__all__ = ["SEARCH_TAG", "STATUS_TAG", "TRIAL_TAG", "MlflowTracker"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class MlflowTracker:
         self.uri = uri
         self.refused: dict[str, str] = {}
         """Trial (`search` stands for all) → why MLflow does not take its records."""
-        self._shown, self._experiment = mask(uri), experiment
+        self._experiment = experiment
         self._patience = float(os.environ.get(PATIENCE) or DEFAULT_PATIENCE)
         self._say = say
         self._artifacts = artifacts
@@ -80,6 +78,9 @@ class MlflowTracker:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
         self._await_first_answer()
+
+    def __str__(self) -> str:
+        return f"MLflow at {mask(self.uri)}"
 
     @property
     def parent_run_id(self) -> str | None:
@@ -111,8 +112,7 @@ class MlflowTracker:
             self._writer.attach(artifact)
         except Exception as exc:
             raise TrackingUnavailable(
-                f"MLflow at {self._shown} did not take {artifact.name}: {cause(exc)}; it is kept: "
-                f"{self._hand_over()}"
+                f"{self} did not take {artifact.name}: {cause(exc)}; it is kept: {self._hand_over()}"
             ) from exc
 
     def close(self) -> None:
@@ -124,19 +124,19 @@ class MlflowTracker:
         self._closing.set()
         self._wake.set()
         if self._fault is not None:
-            self._say(f"waiting up to {self._patience:.0f} s for MLflow at {self._shown}")
+            self._say(f"waiting up to {self._patience:.0f} s for {self}")
         end = time.monotonic() + self._patience + BATCH_SECONDS
         while self._thread.is_alive() and (self._fault is None or time.monotonic() < end):
             self._thread.join(BATCH_SECONDS)
         if self._pending:
             raise TrackingUnavailable(
-                f"every result is kept, but {len(self._pending)} records are not in MLflow at {self._shown} yet "
+                f"every result is kept, but {len(self._pending)} records are not in {self} yet "
                 f"({self._why()}): {self._hand_over()}"
             ) from self._fault
         if self.refused:
             name, why = next(iter(self.refused.items()))
             raise TrackingUnavailable(
-                f"every result is kept, but MLflow at {self._shown} refuses the records of {len(self.refused)} "
+                f"every result is kept, but {self} refuses the records of {len(self.refused)} "
                 f"trial{'s' if len(self.refused) > 1 else ''}, {name} for one ({why}): {self._hand_over()}"
             )
 
@@ -159,7 +159,7 @@ class MlflowTracker:
             self._closing.set()
             self._wake.set()
             raise TrackingUnavailable(
-                f"MLflow at {self._shown} will not take the records of a search: {cause(fault)}"
+                f"{self} will not take the records of a search: {cause(fault)}"
             ) from fault
         if fault is not None:
             self._tell_away(cause(fault))
@@ -168,7 +168,7 @@ class MlflowTracker:
         if not self._told_away:
             self._told_away = True
             self._say(
-                f"MLflow at {self._shown} does not answer ({why}): training goes on, the journal keeps every record, "
+                f"{self} does not answer ({why}): training goes on, the journal keeps every record, "
                 "and MLflow gets them when it answers"
             )
 
@@ -214,7 +214,7 @@ class MlflowTracker:
         self._fault = None
         if self._told_away:
             self._told_away = False
-            self._say(f"MLflow at {self._shown} answers again and has every record so far")
+            self._say(f"{self} answers again and has every record so far")
         return True
 
     def _write_pending(self) -> None:

@@ -35,7 +35,7 @@ from hep_ray.search.options import ConfirmOptions, SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import Journal, encode, read_records
-from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 from tests.facts import raises
 
 pytestmark = pytest.mark.ray

@@ -12,7 +12,7 @@ from hep_ray.search.audit import compare, hand_over
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
-from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 from tests.facts import tells
 
 SCRIPT = """

@@ -26,7 +26,7 @@ from hep_ray.search.plan import prepare
 from hep_ray.search.space import Choice, LogUniform, Space
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
-from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 from hep_ray.tracking.views import metric_key
 from tests.conftest import toy_events, toy_schema
 from tests.facts import raises, tells

@@ -14,7 +14,8 @@ from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.search.space import LogUniform, Space
 from hep_ray.tracking.client import default_uri, find_runs, open_client
-from hep_ray.tracking.mlflow import PATIENCE, TRIAL_TAG
+from hep_ray.tracking.mlflow import PATIENCE
+from hep_ray.tracking.mlflow_writer import TRIAL_TAG
 
 pytestmark = pytest.mark.ray
 

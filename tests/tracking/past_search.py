@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from hep_ray.tracking.client import find_runs, open_client
-from hep_ray.tracking.mlflow import SEARCH_TAG, TRIAL_TAG
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 
 EPOCHS = 3

@@ -7,8 +7,8 @@ from past_search import EPOCHS, journal
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.search.state import SearchState, leaderboard
 from hep_ray.tracking.client import artifact_location, default_uri, open_client
-from hep_ray.tracking.mlflow import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, MlflowTracker
-from hep_ray.tracking.mlflow_writer import attach_to_search, log_confirmed
+from hep_ray.tracking.mlflow import MlflowTracker
+from hep_ray.tracking.mlflow_writer import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, attach_to_search, log_confirmed
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
 from tests.facts import raises
 
