@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hep_ray.search.execute import run_search
     from hep_ray.search.options import SearchOptions
     from hep_ray.search.plan import prepare
+    from hep_ray.search.published import Published
     from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
     from hep_ray.side_by_side import compare
 
@@ -30,6 +31,7 @@ __all__ = [
     "LogUniform",
     "Mapped",
     "Preset",
+    "Published",
     "Result",
     "Search",
     "SearchOptions",
@@ -56,6 +58,7 @@ _HOME = {
     "load_model": "hep_ray.promote.package",
     "main": "hep_ray.search.cli",
     "Preset": "hep_ray.search.definition",
+    "Published": "hep_ray.search.published",
     "Search": "hep_ray.search.definition",
     "Choice": "hep_ray.search.space",
     "Integer": "hep_ray.search.space",

@@ -38,7 +38,13 @@ def convert_command(
         str | None,
         typer.Option(help="Schema file (.toml), or the name of a ready-made one (`data schemas`)."),
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names, separated by commas: m8,m12.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Class names, separated by commas: m8,m12. Of a dataset of hep_ray also classes as one: "
+            "background=jet/photon,electron, or background=others,electron."
+        ),
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(help="Take only these fields, separated by commas. Default: every numeric one."),

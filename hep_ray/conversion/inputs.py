@@ -237,21 +237,68 @@ def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:
         raise InvalidConfig(
             f"{stated[0]} cannot be stated for a dataset of hep_ray, which has its own: leave it out"
         )
-    classes = rules.classes or schema.classes
-    if unknown := [name for name in classes if name not in schema.classes]:
-        own = ", ".join(schema.classes)
-        raise InvalidConfig(
-            f"--classes names {', '.join(unknown)}; the dataset's own are {own}: choose two or more"
-        )
-    if len(classes) < 2:  # noqa: PLR2004
-        raise InvalidConfig(f"--classes chooses {classes[0]} alone; a dataset needs two classes or more")
-    chosen = [schema.classes.index(name) for name in classes]
+    members = merged_classes(rules.classes or schema.classes, schema.classes)
     label: dict[str, Any] = {"from": "field", "field": LABEL}
-    update: dict[str, Any] = {"classes": classes}
-    if classes != schema.classes:
+    update: dict[str, Any] = {"classes": tuple(members)}
+    if any(len(own) > 1 for own in members.values()):
+        where = [" or ".join(f"{LABEL} == {place}" for place in own) for own in members.values()]
+        label = {"from": "where", "where": where}
+        update["class_meaning"] = {
+            name: ", or ".join(
+                schema.class_meaning.get(schema.classes[place], schema.classes[place]) for place in own
+            )
+            for name, own in members.items()
+        } | rules.class_meaning
+    elif tuple(members) != schema.classes or [own for (own,) in members.values()] != list(
+        range(len(members))
+    ):
+        chosen = [own for (own,) in members.values()]
         label["values"] = chosen
         picked = " or ".join(f"{LABEL} == {place}" for place in chosen)
         update["selection"] = f"({rules.selection}) and ({picked})" if rules.selection else picked
     update["label"] = LabelRule.model_validate(label)
     update["event_id"] = EventIdRule(fields=(EVENT_ID,), as_is=True)
     return rules.model_copy(update=update)
+
+
+OTHERS = "others"
+"""In place of the members of a class: all classes that no other one takes."""
+
+
+def merged_classes(stated: Sequence[str], own: Sequence[str]) -> dict[str, list[int]]:
+    """Return class name → labels of the dataset's classes that it is made of, of statements as `--classes` has them.
+
+    `NAME` is a class of the dataset, `NEW=NAME/NAME` several of them as one, `NEW=others` all that are left.
+
+    >>> merged_classes(["background=others", "electron"], ["jet", "photon", "electron"])
+    {'background': [0, 1], 'electron': [2]}
+
+    Raises:
+        InvalidConfig: a class is unknown, or taken twice, or there are fewer than two.
+    """
+    made: dict[str, list[int] | None] = {}
+    for statement in stated:
+        name, equals, members = statement.partition("=")
+        names = members.split("/") if equals else [name]
+        rest = bool(equals) and names == [OTHERS] and OTHERS not in own
+        if not rest and (unknown := [one for one in names if one not in own]):
+            raise InvalidConfig(
+                f"--classes names {', '.join(unknown)}; the dataset's own are {', '.join(own)}: choose two or more, "
+                "each NAME, NEW=NAME/NAME or NEW=others"
+            )
+        if name in made:
+            raise InvalidConfig(f"--classes names {name} twice; each class is stated once")
+        made[name] = None if rest else [own.index(one) for one in names]
+    taken = [place for places in made.values() for place in places or ()]
+    if len(set(taken)) < len(taken) or list(made.values()).count(None) > 1:
+        twice = next((own[place] for place in taken if taken.count(place) > 1), OTHERS)
+        raise InvalidConfig(f"--classes gives {twice} to two classes; each of the dataset's goes to one")
+    left = [place for place in range(len(own)) if place not in taken]
+    found = {name: left if places is None else places for name, places in made.items()}
+    if empty := next((name for name, places in found.items() if not places), None):
+        raise InvalidConfig(f"--classes leaves no class of the dataset for {empty}={OTHERS}: leave it out")
+    if len(found) < 2:  # noqa: PLR2004
+        raise InvalidConfig(
+            f"--classes chooses {', '.join(found)} alone; a dataset needs two classes or more"
+        )
+    return found

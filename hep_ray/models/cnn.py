@@ -31,7 +31,9 @@ CIFAR-10. Shapes at 16x16x2, with the widths of the default variant:
     linear, dropout 0.5        512
     linear                     n_classes
 
-The variant `wide` has 64 and 128 channels in the second and fourth convolution; `selu` replaces ReLU.
+Of 16x16x2 and four classes these are 198,916 parameters. The published slides have 64 channels in the second
+convolution (`second_features=64`: 226,596 parameters) or 128 in the fourth (`fourth_features=128`: 366,916); `wide` is
+both at once, 394,596. `selu` replaces ReLU.
 
 `coordconv` (Liu et al., arXiv:1807.03247): the first convolution also sees where each pixel lies. Shapes at 50x50x3:
 
@@ -44,8 +46,10 @@ The variant `wide` has 64 and 128 channels in the second and fourth convolution;
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hep_ray.models import SchemaLike, model
@@ -120,23 +124,45 @@ class DeepCnn(ImageModel):
 
 
 OBJECT_FEATURES = 512
-OBJECT_STAGES = ((32, 64), (64, 128))  # channels of a stage's first convolution, of its second one where wide
+OBJECT_STAGES = (32, 64)  # channels of the first convolution of each stage
 
 
 class ObjectCnnConfig(ImageConfig):
     """Configuration of `object_cnn`.
 
     Attributes:
-        wide: second convolutions twice as wide as first ones.
+        second_features: channels of the second convolution.
+        fourth_features: channels of the fourth convolution.
+        wide: 64 and 128 channels in these two.
         activation: after each convolution and the hidden layer.
-        image_dropout: probability of zeroing a pixel after a pooling.
+        image_dropout: probability of zeroing a pixel after the first pooling.
+        second_image_dropout: the same after the second pooling; unless given that of the first.
         dropout: probability of zeroing a hidden feature.
     """
 
+    second_features: int = Field(default=OBJECT_STAGES[0], ge=1)
+    fourth_features: int = Field(default=OBJECT_STAGES[1], ge=1)
     wide: bool = False
     activation: Activation = "relu"
     image_dropout: float = Field(default=0.25, ge=0, lt=1)
+    second_image_dropout: float | None = Field(default=None, ge=0, lt=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_statement_of_the_widths(self) -> Self:
+        if self.wide and (self.second_features, self.fourth_features) != OBJECT_STAGES:
+            raise ValueError(
+                f"wide states second_features and fourth_features, which are given as {self.second_features} and "
+                f"{self.fourth_features}: leave out one or the other"
+            )
+        return self
+
+    @property
+    def stages(self) -> tuple[tuple[int, int, float], ...]:
+        """Channels of both convolutions of each stage, and the dropout after it."""
+        second, fourth = (64, 128) if self.wide else (self.second_features, self.fourth_features)
+        last = self.image_dropout if self.second_image_dropout is None else self.second_image_dropout
+        return (OBJECT_STAGES[0], second, self.image_dropout), (OBJECT_STAGES[1], fourth, last)
 
 
 @model("object_cnn", ObjectCnnConfig)
@@ -151,11 +177,10 @@ class ObjectCnn(ImageModel):
         activation = ACTIVATIONS[config.activation]
         layers: list[nn.Module] = []
         channels, size = self.image.channels, self.image.size
-        for first, wider in OBJECT_STAGES:
-            second = wider if config.wide else first
+        for first, second, dropout in config.stages:
             layers += [nn.Conv2d(channels, first, 3, padding=1), activation()]
             layers += [nn.Conv2d(first, second, 3), activation()]
-            layers += [nn.MaxPool2d(2), nn.Dropout(config.image_dropout)]
+            layers += [nn.MaxPool2d(2), nn.Dropout(dropout)]
             size = output_size(output_size(size, kernel=3), kernel=2, stride=2)
             channels = second
         self.convolutions = nn.Sequential(*layers)

@@ -2,20 +2,22 @@
 
 Shapes (N events) with the thesis' best values, 3 convolutions of 32 channels and 3 linear layers of 100:
 
-    fine_image    56 x 11         3 x conv 3x3, 32 x 56 x 11, pool 2 each time, flatten
-    layer_images   7 x 11 x 6     3 x conv 3x3, 32 x  7 x 11, flatten
-    tracks        15 x 5          3 x conv 1 over the tracks, 32 x 15, flatten
-    scalars       15              3 x linear 100
-    joined                        3 x linear 100, dropout, linear n_classes
+    fine_image    56 x 11         3 x conv 3x3, 32 x 56 x 11, pool 2 each time, flatten     448
+    layer_images   7 x 11 x 6     3 x conv 3x3, 32 x  7 x 11, flatten                      2464
+    tracks        15 x 5          3 x conv 1x1, 32 x 15 x 5, flatten                       2400
+    scalars       15              3 x linear 100                                            100
+    joined                        3 x linear 100, linear n_classes
 
 `parts` removes streams, as the thesis' ablation does (table 3.2): `scalars` alone is a fully connected network.
+In the thesis dropout follows every ReLU (`conv_dropout`), and the tracks are an image of one channel
+(`track_form="image"`). By default it follows linear layers alone, and the quantities of a track are channels of a
+sequence, 480 features: so was this network before 2026-11-28, and what was trained then is read as it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +27,7 @@ from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
 from hep_ray.models import ColumnLike, Model, SchemaLike, model
 from hep_ray.models.flat import named_column
+from hep_ray.models.image import output_size
 
 PARTS = {"fine_image": (2, 3), "layer_images": (3,), "tracks": (2,), "scalars": (1,)}
 """Part of a candidate → possible ranks of one event's value."""
@@ -39,11 +42,16 @@ class ElectronIdConfig(Config):
         layer_images: column of the other layers' images (η, φ, layer).
         tracks: column of the tracks (track, quantity).
         scalars: column of the scalar variables.
+        track_form: `image` takes the tracks as an image of one channel, `sequence` their quantities as channels.
         conv_layers: convolutions of each stream.
         conv_features: channels of each.
+        kernel_size: of the convolutions of images; those of tracks are 1x1.
+        padding: of the same.
+        stride: of the same.
         dense_layers: linear layers of the scalar stream, and after the streams are joined.
         dense_features: width of each.
         dropout: probability of zeroing a feature after a linear layer.
+        conv_dropout: the same after the ReLU of every convolution.
     """
 
     parts: str = "+".join(PARTS)
@@ -51,11 +59,16 @@ class ElectronIdConfig(Config):
     layer_images: str = "layer_images"
     tracks: str = "tracks"
     scalars: str = "scalars"
+    track_form: Literal["sequence", "image"] = "sequence"
     conv_layers: int = Field(default=3, ge=1)
     conv_features: int = Field(default=32, ge=1)
+    kernel_size: int = Field(default=3, ge=1)
+    padding: int = Field(default=1, ge=0)
+    stride: int = Field(default=1, ge=1)
     dense_layers: int = Field(default=3, ge=1)
     dense_features: int = Field(default=100, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    conv_dropout: bool = False
 
     @model_validator(mode="after")
     def _known_parts(self) -> Self:
@@ -124,47 +137,62 @@ def dense(features: int, config: ElectronIdConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def convolutions(
-    channels: int,
-    config: ElectronIdConfig,
-    convolution: Callable[[int, int], nn.Module],
-    *,
-    pool: bool = False,
-) -> list[nn.Module]:
-    """Convolutions with ReLU, from `channels` to `conv_features`; with `pool` each halves the image."""
+def activation(config: ElectronIdConfig) -> nn.Module:
+    """ReLU after a convolution, with dropout where it is asked for: one place in a stream either way."""
+    relu = nn.ReLU(inplace=True)
+    return nn.Sequential(relu, nn.Dropout(config.dropout)) if config.conv_dropout else relu
+
+
+Size = tuple[int, int]
+
+
+def image_stream(
+    config: ElectronIdConfig, column: ColumnLike, channels: int, *, pool: bool
+) -> tuple[nn.Module, int]:
+    """Convolutions of an image, from `channels` to `conv_features`, and the number of features; `pool` halves each.
+
+    Raises:
+        InvalidConfig: nothing is left of the image.
+    """
     layers: list[nn.Module] = []
+    size: Size = (column.shape[0], column.shape[1])
     for _ in range(config.conv_layers):
-        layers += [convolution(channels, config.conv_features), nn.ReLU(inplace=True)]
-        layers += [nn.MaxPool2d(2, ceil_mode=True)] if pool else []
+        layers += [
+            nn.Conv2d(channels, config.conv_features, config.kernel_size, config.stride, config.padding)
+        ]
+        layers += [activation(config), *([nn.MaxPool2d(2, ceil_mode=True)] if pool else [])]
+        size = output_size(size, config.kernel_size, config.stride, config.padding)
+        size = (-(-size[0] // 2), -(-size[1] // 2)) if pool else size
         channels = config.conv_features
-    return layers
-
-
-padded = partial(nn.Conv2d, kernel_size=3, padding=1)
-per_track = partial(nn.Conv1d, kernel_size=1)
+        if min(size) < 1:
+            raise InvalidConfig(
+                f"{config.conv_layers} convolutions of kernel_size {config.kernel_size}, stride {config.stride} and "
+                f"padding {config.padding} leave nothing of '{column.name}' {column.shape}: take fewer, or more padding"
+            )
+    return nn.Sequential(ChannelsFirst(), *layers, nn.Flatten()), channels * size[0] * size[1]
 
 
 def fine_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
     """Stream of the finely segmented image and its number of features."""
-    height, width, channels = (*column.shape, 1)[:3]
-    layers = convolutions(channels, config, padded, pool=True)
-    for _ in range(config.conv_layers):
-        height, width = -(-height // 2), -(-width // 2)
-    return nn.Sequential(ChannelsFirst(), *layers, nn.Flatten()), config.conv_features * height * width
+    return image_stream(config, column, (*column.shape, 1)[2], pool=True)
 
 
 def layer_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
     """Stream of the coarse images, one channel per layer, and its number of features."""
-    height, width, channels = column.shape
-    layers = convolutions(channels, config, padded)
-    return nn.Sequential(ChannelsFirst(), *layers, nn.Flatten()), config.conv_features * height * width
+    return image_stream(config, column, column.shape[2], pool=False)
 
 
 def track_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
     """Stream of the tracks, whose weights are the same for every track, and its number of features."""
     tracks, quantities = column.shape
-    layers = convolutions(quantities, config, per_track)
-    return nn.Sequential(TracksLast(), *layers, nn.Flatten()), config.conv_features * tracks
+    image = config.track_form == "image"
+    kind, channels = (nn.Conv2d, 1) if image else (nn.Conv1d, quantities)
+    layers: list[nn.Module] = []
+    for _ in range(config.conv_layers):
+        layers += [kind(channels, config.conv_features, 1), activation(config)]
+        channels = config.conv_features
+    shaped = ChannelsFirst() if image else TracksLast()
+    return nn.Sequential(shaped, *layers, nn.Flatten()), channels * tracks * (quantities if image else 1)
 
 
 def scalar_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:

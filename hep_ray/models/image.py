@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -25,11 +26,12 @@ class ImageConfig(Config):
 
     Attributes:
         input_scale: in the image's unit; pixels are divided by it, x = E/scale.
-        input_transform: of the scaled pixels: `none` takes x, `log1p` takes sgn(x)·ln(1 + |x|).
+        input_transform: of the scaled pixels: `none` takes x, `log1p` takes sgn(x)·ln(1 + |x|), `fraction` the pixel's
+            share x / Σ|x| of its image's sum over all pixels and channels, which knows no scale.
     """
 
     input_scale: float = Field(default=1.0, gt=0)
-    input_transform: Literal["none", "log1p"] = "none"
+    input_transform: Literal["none", "log1p", "fraction"] = "none"
 
 
 class ImageInput(nn.Module):
@@ -63,7 +65,7 @@ class ImageInput(nn.Module):
         height, width, self.channels = images[0].shape
         self.size = (height, width)
         self.scale = config.input_scale
-        self.logarithmic = config.input_transform == "log1p"
+        self.transform = config.input_transform
 
     def forward(self, images: Tensor) -> Tensor:
         """Permute, scale and transform.
@@ -84,7 +86,10 @@ class ImageInput(nn.Module):
                 f"got {tuple(images.shape)}"
             )
         scaled = images.float().permute(0, 3, 1, 2) / self.scale
-        return scaled.abs().log1p().copysign(scaled) if self.logarithmic else scaled
+        if self.transform == "fraction":
+            total = scaled.abs().sum(dim=(1, 2, 3), keepdim=True)
+            return scaled / torch.where(total > 0, total, 1.0)  # an empty image stays empty
+        return scaled.abs().log1p().copysign(scaled) if self.transform == "log1p" else scaled
 
 
 class ImageModel(Model):

@@ -19,12 +19,15 @@ of VGG16 with batch normalisation. Shapes at 30x30x1:
     outer product, mean over the pixels    512 x 512
     signed square root, unit length     262144
     linear                              n_classes
+
+With `pooling="streams"` the mean over the places comes before the outer product, as the study describes it. Where one
+place is left, as at 30x30, both are the same network; from 32x32 on they are not, with the same parameters.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torchvision
@@ -175,9 +178,12 @@ class BilinearCnnConfig(ImageConfig):
 
     Attributes:
         weights: of VGG16-BN to begin with: `random`, `imagenet` (torch's cache), or a path.
+        pooling: `products` averages the outer products of all places, as Lin et al. do (arXiv:1504.07889, eq. 2);
+            `streams` averages each stream over the places and takes one outer product, as the UCSD study says.
     """
 
     weights: str = RANDOM
+    pooling: Literal["products", "streams"] = "products"
 
 
 @model("bilinear_cnn", BilinearCnnConfig)
@@ -199,11 +205,14 @@ class BilinearCnn(ImageModel):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         load_weights(self.vgg, config.weights, VGG_FILE, left_out="classifier.")
+        self.pooling = config.pooling
         self.classifier = nn.Linear(VGG_FEATURES**2, len(schema.classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, n_classes) of images (N, H, W, C)."""
         maps = self.vgg["features"](as_colours(self.image(images))).flatten(2)
+        if self.pooling == "streams":
+            maps = maps.mean(2, keepdim=True)
         products = torch.bmm(maps, maps.transpose(1, 2)).flatten(1) / maps.shape[2]
         roots = products.clamp_min(SMALLEST_ROOT).sqrt()  # maps follow a ReLU, so no product is negative
         logits: Tensor = self.classifier(functional.normalize(roots))

@@ -58,11 +58,40 @@ class RmspropConfig(OptimizerConfig):
 
     Attributes:
         momentum: fraction of the previous step that is kept.
-        alpha: decay rate of the running mean of squared gradients.
+        alpha: decay rate of the running mean of squared gradients (Keras' ρ, there 0.9).
+        epsilon: added to its root, of which steps are divided (in Keras 1e-7).
     """
 
     momentum: float = Field(default=0.0, ge=0, lt=1)
     alpha: float = Field(default=0.99, gt=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+
+
+class AdagradConfig(OptimizerConfig):
+    """Configuration of `adagrad`.
+
+    Attributes:
+        initial_accumulator: what the sums of squared gradients start from (in Keras 0.1).
+        epsilon: added to their root (in Keras 1e-7).
+    """
+
+    initial_accumulator: float = Field(default=0.0, ge=0)
+    epsilon: float = Field(default=1e-10, gt=0)
+
+
+class AdadeltaConfig(OptimizerConfig):
+    """Configuration of `adadelta`.
+
+    Attributes:
+        rho: decay rate of both running means (in Keras 0.95).
+        epsilon: added to them under the root (in Keras 1e-7).
+    """
+
+    rho: float = Field(default=0.9, ge=0, lt=1)
+    epsilon: float = Field(default=1e-6, gt=0)
+
+
+OF_TORCH = {"epsilon": "eps", "initial_accumulator": "initial_accumulator_value"}
 
 
 def of_torch(
@@ -72,9 +101,10 @@ def of_torch(
     learning_rate: float,
     **options: Any,
 ) -> Optimizer:
-    """Make an optimizer of torch, whose arguments have the names of the config's fields."""
+    """Make an optimizer of torch, whose arguments have the names of the config's fields, or those of `OF_TORCH`."""
     fields = config.model_dump(exclude={"l1_penalty", "decay_norms_and_biases"})
-    return kind(parameters, lr=learning_rate, **fields, **options)  # type: ignore[call-arg]
+    named = {OF_TORCH.get(key, key): value for key, value in fields.items()}
+    return kind(parameters, lr=learning_rate, **named, **options)  # type: ignore[call-arg]
 
 
 @optimizer("adam", AdamConfig)
@@ -99,3 +129,15 @@ def sgd(config: SgdConfig, parameters: Parameters, learning_rate: float) -> Opti
 def rmsprop(config: RmspropConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
     """RMSprop: steps divided by the running root mean square of the gradient."""
     return of_torch(torch.optim.RMSprop, config, parameters, learning_rate)
+
+
+@optimizer("adagrad", AdagradConfig)
+def adagrad(config: AdagradConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
+    """Adagrad (Duchi, Hazan and Singer, 2011): steps divided by the root of the summed squared gradients."""
+    return of_torch(torch.optim.Adagrad, config, parameters, learning_rate)
+
+
+@optimizer("adadelta", AdadeltaConfig)
+def adadelta(config: AdadeltaConfig, parameters: Parameters, learning_rate: float) -> Optimizer:
+    """Adadelta (Zeiler, arXiv:1212.5701): RMSprop whose steps have the length of those before."""
+    return of_torch(torch.optim.Adadelta, config, parameters, learning_rate)

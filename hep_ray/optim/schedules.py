@@ -44,6 +44,16 @@ class ExponentialConfig(Config):
     gamma: float = Field(default=0.95, gt=0, le=1)
 
 
+class InverseTimeConfig(Config):
+    """Configuration of `inverse_time`.
+
+    Attributes:
+        decay_rate: d, per epoch; Keras' former argument `decay` is d over the steps of an epoch.
+    """
+
+    decay_rate: float = Field(default=0.01, ge=0)
+
+
 class CyclicConfig(Config):
     """Configuration of `cyclic`.
 
@@ -88,6 +98,12 @@ def cosine(config: CosineConfig, optimizer: Optimizer, epochs: int) -> LRSchedul
 def exponential(config: ExponentialConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
     """Multiply the learning rate by gamma after every epoch."""
     return ExponentialLR(optimizer, config.gamma)
+
+
+@schedule("inverse_time", InverseTimeConfig)
+def inverse_time(config: InverseTimeConfig, optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
+    """Divide the learning rate by 1 + d·(epochs done): Keras' former `decay`, by epochs instead of steps."""
+    return LambdaLR(optimizer, lambda epoch: 1 / (1 + config.decay_rate * epoch))
 
 
 @schedule("cyclic", CyclicConfig)

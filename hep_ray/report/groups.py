@@ -172,6 +172,10 @@ def _names(
     groups: Sequence[Sequence[TrialState]], search: Search | Stated, kind: Kind, naming: Naming
 ) -> list[str]:
     params = [group[0].started.params for group in groups]
+    for table in search.tables:  # a study's own names, where they tell the groups apart
+        called = [table.name_of(table.row(own)) for own in params]
+        if table.names and len(set(called)) == len(called) and set(called) <= set(table.names.values()):
+            return called
     if kind == "trials":
         return [search.tables[0].row(own) or "all" for own in params]
     words = [naming.words(own) for own in params]

@@ -198,7 +198,9 @@ def written(table: StudyTable, state: SearchState) -> tuple[list[str], list[list
     for row in in_order([*found, *table.published]):
         results = found.get(row, {})
         words = [str(results.get(column, Cell(()))) for column in columns(table)]
-        rows.append([row or "all", *words, *([table.published.get(row, "")] if table.published else [])])
+        rows.append(
+            [table.name_of(row), *words, *([table.published.get(row, "")] if table.published else [])]
+        )
     return head, rows
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.registry import check_name
+from hep_ray.search.published import Published
 from hep_ray.search.space import Space
 from hep_ray.tracking.records import RENAMED, stopping_words
 
@@ -40,6 +41,7 @@ class Preset:
             network shows after its first epochs hardly ranks it.
         reduction_factor: at each rung of ASHA one trial in this many goes on.
         space: parameters stated anew for this preset.
+        published: how it stands to the document that it repeats; None where it repeats none.
 
     Raises:
         UnknownName: there is no such sampler, or no such scheduler.
@@ -54,6 +56,7 @@ class Preset:
     grace_epochs: int | None = None
     reduction_factor: int = 3
     space: Space | None = None
+    published: Published | None = None
 
     def __post_init__(self) -> None:
         check_name("sampler", self.sampler, get_args(Sampler))
@@ -112,6 +115,7 @@ class StudyTable:
         published_classes: number of classes that they tell apart; 0 is not stated.
         published_inputs: what they were computed from, in words; empty is not stated.
         inputs: what the trials of this search are computed from, in the same words.
+        names: text of a row → what the study calls it, in tables, bars and legends.
 
     Raises:
         InvalidConfig: no rows or no metrics, or published results without their data.
@@ -127,6 +131,7 @@ class StudyTable:
     published_classes: int = 0
     published_inputs: str = ""
     inputs: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows or not self.metrics:
@@ -155,6 +160,10 @@ class StudyTable:
     def row(self, params: Mapping[str, str | int | float]) -> str:
         """Return the row of a trial: `model=cnn, root_index=3`; a parameter that it lacks is left out."""
         return ", ".join(f"{name}={params[name]}" for name in self.rows if name in params)
+
+    def name_of(self, row: str) -> str:
+        """Return what the study calls a row; its own text where the study has no name for it."""
+        return self.names.get(row, row or "all")
 
 
 def _warn_renamed(name: str) -> None:

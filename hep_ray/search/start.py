@@ -53,6 +53,8 @@ def plan_rows(plan: SearchPlan) -> Iterator[tuple[str, str]]:
     splits = ", ".join(f"{plan.dataset.rows(split)} {split}" for split in ("train", "val"))
     yield "search", f"{plan.search.name}, preset {plan.given.preset}"
     yield "data", f"{plan.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
+    if plan.preset.published:
+        yield from plan.preset.published.rows()
     for name, parameter in plan.space.parameters.items():
         yield "space", f"{name}: {parameter}"
     for plugin in plan.plugins:

@@ -22,6 +22,8 @@ from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.registry import Registry
 
 NONE = "none"
+PLANE = -2
+"""In place of the rank of an image without an axis of channels."""
 
 
 class FitConfig(Config):
@@ -50,6 +52,8 @@ class TrainerConfig(FitConfig):
             batch; `keep`: they make a step of their own, however few; `drop`: they are left out of the epoch.
         scalar_scaling: scaler of scalar and vector columns, fitted on the training split; `none` leaves them.
         sequence_scaling: the same for columns of rank 2, such as tracks.
+        plane_scaling: the same for images without an axis of channels: columns of rank 2 whose axes the schema names;
+            unless given that of the sequences.
         image_scaling: the same for columns of rank 3.
         patience: end the trial after this many epochs without a better value of `patience_metric`; 0 never does.
         patience_metric: `goal`, the metric (and mode) that the search ranks by, or `val_loss`.
@@ -69,6 +73,7 @@ class TrainerConfig(FitConfig):
     last_batch: LastBatch = "share"
     scalar_scaling: str = NONE
     sequence_scaling: str = NONE
+    plane_scaling: str = ""
     image_scaling: str = NONE
     patience: NonNegativeInt = 0
     patience_metric: Literal["goal", "val_loss"] = "goal"
@@ -80,9 +85,9 @@ class TrainerConfig(FitConfig):
 
     @property
     def scaling_by_rank(self) -> dict[int, str]:
-        """Rank of a column's shape → name of its scaler."""
+        """Rank of a column's shape → name of its scaler; -2 stands for images without an axis of channels."""
         scalar, sequence, image = self.scalar_scaling, self.sequence_scaling, self.image_scaling
-        return {0: scalar, 1: scalar, 2: sequence, 3: image}
+        return {0: scalar, 1: scalar, 2: sequence, 3: image, PLANE: self.plane_scaling or sequence}
 
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -278,12 +283,20 @@ def with_scalers(model: Model, schema: SchemaLike, by_rank: Mapping[int, str]) -
     Args:
         model: as built.
         schema: of the events.
-        by_rank: rank of a column's shape (0 and 1 scalars, 2 sequences, 3 images) → name of a scaler or `none`.
+        by_rank: rank of a column's shape (0 and 1 scalars, 2 sequences, 3 images; `PLANE` images of rank 2) → name of
+            a scaler or `none`.
 
     Raises:
         UnknownName: there is no such scaler.
     """
-    shapes = {column.name: column.shape for column in schema.columns if column.name in model.columns}
-    names = {column: by_rank.get(len(shape), NONE) for column, shape in shapes.items()}
+    columns = [column for column in schema.columns if column.name in model.columns]
+    shapes = {column.name: column.shape for column in columns}
+    planes = {
+        column.name for column in columns if len(column.shape) == -PLANE and getattr(column, "axes", ())
+    }
+    names = {
+        column: by_rank.get(PLANE if column in planes and PLANE in by_rank else len(shape), NONE)
+        for column, shape in shapes.items()
+    }
     scalers = {column: SCALERS[name](shapes[column]) for column, name in names.items() if name != NONE}
     return ScaledModel(model, scalers) if scalers else model

@@ -100,6 +100,25 @@ def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> 
     )
     assert {(row["label"], row["x"]) for row in made} == {(0, 20.0), (1, 0.0)}
     assert {row["event_id"] for row in made} == {row["event_id"] for row in before if row["x"] != 10}
+    merged = tmp_path / "merged"
+    words = [
+        whole,
+        "--reader",
+        "parquet",
+        "--out",
+        str(merged),
+        "--classes",
+        "rest=others,b",
+        "--task",
+        "binary",
+    ]
+    assert convert(*words) is None
+    schema = Manifest.load(merged).event_schema
+    assert (schema.task, schema.classes, schema.signal) == ("binary", ("rest", "b"), "b")
+    found = pa.concat_tables([pq.read_table(file) for file in sorted(merged.glob("*.parquet"))]).to_pylist()
+    assert sorted((row["label"], row["x"], row["event_id"]) for row in found) == sorted(
+        (int(row["label"] == 1), row["x"], row["event_id"]) for row in before
+    )
     for words, what in (
         (["--classes", "c,d"], "names d"),
         (["--classes", "c"], "chooses c alone"),

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from hep_ray.conversion.cli import app
 from hep_ray.conversion.convert import convert
+from hep_ray.conversion.inputs import merged_classes
 from hep_ray.conversion.paths import told_apart
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import parse_schema
@@ -335,3 +336,32 @@ def test_a_tree_is_chosen_by_what_the_message_says(tmp_path: Path) -> None:
     with raises(InvalidConfig, "events, noise", "--set tree=events"):
         CliRunner().invoke(app, words, catch_exceptions=False)
     assert CliRunner().invoke(app, [*words, "--set", "tree=events"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("stated", "made"),
+    [
+        (["c", "a"], {"c": [2], "a": [0]}),
+        (["rest=others", "b"], {"rest": [0, 2, 3], "b": [1]}),
+        (["x=a/d", "y=c/b"], {"x": [0, 3], "y": [2, 1]}),
+        (["x=a", "y=others"], {"x": [0], "y": [1, 2, 3]}),
+    ],
+)
+def test_classes_of_a_dataset_become_one(stated: list[str], made: dict[str, list[int]]) -> None:
+    assert merged_classes(stated, "abcd") == made
+
+
+@pytest.mark.parametrize(
+    ("stated", "facts"),
+    [
+        (["x=a/e", "b"], ["e"]),
+        (["x=a/b", "b"], ["b"]),
+        (["x=others", "y=others"], ["others"]),
+        (["x=others", "a", "b", "c", "d"], ["others", "x"]),
+        (["x=a", "x=b"], ["x"]),
+        (["x=others"], ["x", "two"]),
+    ],
+)
+def test_what_cannot_become_one_class_is_refused(stated: list[str], facts: list[str]) -> None:
+    with raises(InvalidConfig, "--classes", *facts):
+        merged_classes(stated, "abcd")

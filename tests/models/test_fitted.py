@@ -12,7 +12,7 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, NotFitted
 from hep_ray.loading.batches import Events
 from hep_ray.models import MODELS, build_model
-from hep_ray.models.likelihood import transformed_discriminant
+from hep_ray.models.likelihood import adaptive_estimate, transformed_discriminant
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import FittedLoop
 from hep_ray.training.loop import TrialLoop, start_trial
@@ -110,10 +110,35 @@ def test_the_likelihood_of_two_bins_by_hand():
     assert probabilities(model, {"mass": np.array([0.9], np.float32)})[0, 1] == pytest.approx(expected, 1e-5)
 
 
-def test_the_likelihood_approaches_the_true_ratio():
+def test_the_adaptive_kernel_is_the_sum_over_events():
+    """Every event by itself, with the width of Cranmer's formula at its place, and what lies outside put back."""
+    counts = np.array([0, 4, 30, 12, 2, 0, 0, 1, 0.0])
+    events_at = np.repeat(np.arange(9) + 0.5, counts.astype(int))
+    spread, many = events_at.std(), len(events_at)
+    fixed = (4 / 3) ** 0.2 * spread * many**-0.2
+
+    def kernel(at, width):
+        edges = scipy.special.ndtr((np.arange(10) - at) / width)
+        return np.diff(edges) / (edges[-1] - edges[0])
+
+    first = sum(kernel(at, fixed) for at in events_at) / many
+    expected = sum(kernel(at, fixed / math.sqrt(spread * first[int(at)])) for at in events_at)
+    found = adaptive_estimate(counts)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert found.sum() == pytest.approx(49)
+    width_of_the_lone_event = fixed / math.sqrt(spread * first[7])
+    assert width_of_the_lone_event > 2 * fixed / math.sqrt(spread * first[2])
+    np.testing.assert_array_equal(adaptive_estimate(np.array([0, 5.0, 0])), [0, 5, 0])
+    np.testing.assert_array_equal(adaptive_estimate(np.zeros(3)), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "kernel", [{"bins": 60, "smoothing": 2.0}, {"bins": 200, "kernel": "adaptive"}], ids=["fixed", "adaptive"]
+)
+def test_the_likelihood_approaches_the_true_ratio(kernel):
     """Independent normal features of unit width, means 0 and 0.7: ln L_S/L_B = Σ (0.7 x − 0.7²/2)."""
     inputs, labels = events(60_000)
-    model = build_model("likelihood", {"bins": 60, "smoothing": 2.0, "prior": "equal"}, schema())
+    model = build_model("likelihood", {**kernel, "prior": "equal"}, schema())
     model.fit(inputs, labels, None, seed=0)
 
     unseen, _ = events(2_000, seed=1)

@@ -197,6 +197,7 @@ class TestCnn:
             ({"input_scale": 2}, 3.0),
             ({"input_transform": "log1p"}, math.log(7.0)),
             ({"input_scale": 2, "input_transform": "log1p"}, math.log(4.0)),
+            ({"input_scale": 2, "input_transform": "fraction"}, 1 / 7500),  # of 50·50·3 equal ones
         ],
     )
     def test_golden_logits(self, values: dict[str, object], pixel: float):
@@ -226,6 +227,73 @@ class TestCnn:
     def test_dropout_is_a_probability_below_one(self, dropout: float):
         with raises(InvalidConfig, "dropout", dropout):
             build_model("cnn", {"dropout": dropout}, SCHEMA)
+
+
+def test_fractions_know_no_scale_and_leave_an_empty_image_empty():
+    built = build_model("cnn", {"input_transform": "fraction"}, SCHEMA)
+    images = torch.cat([energies(2), torch.zeros(1, 50, 50, 3)])
+    shares = built.image(images)
+    torch.testing.assert_close(built.image(1000 * images), shares)
+    torch.testing.assert_close(shares.sum(dim=(1, 2, 3)), torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_one_output_is_the_logit_of_the_second_of_two_classes():
+    columns = (FakeColumn("x", (4,)),)
+    built = build_model("mlp", {"single_output": True}, FakeSchema(columns=columns))
+    features = torch.linspace(-2, 2, 12).reshape(3, 4)
+    logits = built(features)
+    assert logits.shape == (3, 2)
+    torch.testing.assert_close(logits.softmax(1)[:, 1], built.layers(features)[:, 0].sigmoid())
+    with raises(InvalidConfig, "single_output", 3):
+        build_model("mlp", {"single_output": True}, FakeSchema(("a", "b", "c"), columns))
+
+
+def test_dropout_of_the_last_hidden_layer_alone():
+    schema = FakeSchema(columns=(FakeColumn("x", (4,)),))
+    for which, expected in (("all", 3), ("last", 1)):
+        built = build_model("mlp", {"dropout": 0.5, "dropout_layers": which, "hidden_layers": 3}, schema)
+        places = [place for place, one in enumerate(built.layers) if isinstance(one, torch.nn.Dropout)]
+        assert len(places) == expected
+        assert isinstance(built.layers[places[-1] + 1], torch.nn.Linear)
+        assert places[-1] == len(built.layers) - 2
+
+
+def test_streams_are_pooled_before_their_product_or_after():
+    schema = schema_of(32, 32, channels=1)
+    torch.manual_seed(0)
+    products = build_model("bilinear_cnn", {"pooling": "products"}, schema).eval()
+    streams = build_model("bilinear_cnn", {"pooling": "streams"}, schema).eval()
+    streams.load_state_dict(products.state_dict())
+    images = energies(1, 32, 32, 1)
+    with torch.no_grad():
+        maps = products.vgg["features"](images.permute(0, 3, 1, 2).repeat(1, 3, 1, 1))[0].flatten(
+            1
+        )  # (512, 4)
+        assert maps.shape == (512, 4)
+        mean = maps.mean(1)
+        for built, product in ((products, maps @ maps.T / 4), (streams, torch.outer(mean, mean))):
+            roots = product.flatten().sqrt()
+            logits = built.classifier(roots / roots.norm())
+            torch.testing.assert_close(built(images)[0], logits, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(products(images), streams(images))
+        for built in (products, streams):
+            built.image.size = (30, 30)
+        small = energies(1, 30, 30, 1)  # one place is left
+        torch.testing.assert_close(products(small), streams(small))
+
+
+def test_widths_of_the_object_network_are_stated_once():
+    with raises(InvalidConfig, "wide", 48):
+        build_model("object_cnn", {"wide": True, "second_features": 48}, schema_of(16, 16, 2))
+
+
+def test_dropout_of_the_object_network_by_stage():
+    values = {"image_dropout": 0.5, "second_image_dropout": 0.25, "dropout": 0.4}
+    rates = {}
+    for given in (values, {"image_dropout": 0.3, "dropout": 0.4}):
+        built = build_model("object_cnn", given, schema_of(16, 16, 2))
+        rates[len(given)] = [one.p for one in built.modules() if isinstance(one, torch.nn.Dropout)]
+    assert rates == {3: [0.5, 0.25, 0.4], 2: [0.3, 0.3, 0.4]}
 
 
 @pytest.mark.parametrize("values", [{"input_scale": 0}, {"input_scale": -1}, {"input_transform": "sqrt"}])

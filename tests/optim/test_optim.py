@@ -25,7 +25,8 @@ def network() -> nn.Module:
 def build(optimizer: str, schedule: str, module: nn.Module, values: dict[str, object] | None = None):
     entry, schedule_entry = OPTIMIZERS[optimizer], SCHEDULES[schedule]
     config = parse(entry.config, values or {}, optimizer)
-    built = entry.build(config, module.parameters(), 0.05)
+    rate = 10.0 if optimizer == "adadelta" else 0.05  # whose steps grow from the root of epsilon
+    built = entry.build(config, module.parameters(), rate)
     return built, schedule_entry.build(schedule_entry.config(), built, EPOCHS)
 
 
@@ -127,6 +128,11 @@ def test_weight_decay_is_never_negative(optimizer: str):
         # momentum buffers 2 and 0.5·2 + 1 = 2
         ("rmsprop", {"alpha": 0.75, "momentum": 0.5}, [2.0, 1.0], 0.6),
         ("rmsprop", {"alpha": 0.75, "weight_decay": 2.0}, [0.0], 0.8),
+        ("rmsprop", {"alpha": 0.75, "epsilon": 1.0}, [2.0], 0.9),  # 0.1·2/(1 + 1)
+        # sums of squares 5 + 2² = 9, 9 + 4² = 25: steps 0.1·2/3 and 0.1·4/5
+        ("adagrad", {"initial_accumulator": 5.0}, [2.0, 4.0], 1 - 0.2 / 3 - 0.08),
+        # mean square 0.25·2² = 1, of steps 0: 0.1·√0.21/√(1 + 0.21)·2
+        ("adadelta", {"rho": 0.75, "epsilon": 0.21}, [2.0], 1 - 0.2 * math.sqrt(0.21 / 1.21)),
     ],
 )
 def test_golden_steps(optimizer: str, values: dict[str, object], gradients: list[float], expected: float):

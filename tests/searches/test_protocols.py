@@ -1,0 +1,133 @@
+"""Presets with a published name: what they account for, and the sizes of their networks by arithmetic of our own."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from hep_ray.errors import InvalidConfig
+from hep_ray.search.definition import Search
+from hep_ray.search.find import load_search
+from hep_ray.search.published import Published
+from hep_ray.simulate import SIMULATIONS
+from hep_ray.training.config import TrialConfig
+from tests.facts import raises, tells
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "searches").glob("*.py"))
+OURS = {"particle_id"}
+"""Searches that no publication precedes."""
+UNACCOUNTED = {
+    *("cnn_loss", "resnet_loss", "pretrained", "six_hypotheses"),
+    *("electron_id", "electron_parts", "flat_minima"),
+}
+"""Searches whose published presets do not yet say what follows the document."""
+
+
+def search_of(name: str) -> Search:
+    return load_search(str(SCRIPTS[0].with_name(f"{name}.py")))
+
+
+def conv(channels_in: int, channels_out: int, kernel: int) -> int:
+    return channels_out * (channels_in * kernel**2 + 1)
+
+
+def linear(features_in: int, features_out: int) -> int:
+    return features_out * (features_in + 1)
+
+
+def inception_3a(channels_in: int) -> int:
+    """Parameters of the module with GoogLeNet's widths 64, 96-128, 16-32, 32."""
+    reduced = conv(channels_in, 96, 1) + conv(96, 128, 3) + conv(channels_in, 16, 1) + conv(16, 32, 5)
+    return conv(channels_in, 64, 1) + reduced + conv(channels_in, 32, 1)
+
+
+# 3,200 + 4,160 + 36,928 of the stem; 137,072 + 2 · 177,008 of the modules; 514.
+CVN_UCSD = conv(1, 64, 7) + conv(64, 64, 1) + conv(64, 64, 3)
+CVN_UCSD += inception_3a(64) + 2 * inception_3a(256) + linear(256, 2)
+
+
+def object_cnn(second: int, fourth: int) -> int:
+    """At 16x16x2: 16, 14, pool 7, 7, 5, pool 2."""
+    convolutions = conv(2, 32, 3) + conv(32, second, 3) + conv(second, 64, 3) + conv(64, fourth, 3)
+    return convolutions + linear(2 * 2 * fourth, 512) + linear(512, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "chosen", "by_formula", "by_hand"),
+    [
+        # 8·16 + 16 = 144, 16·16 + 16 = 272, 17.
+        ("susy", "published_baseline", {"inputs": "low_level"}, 144 + 272 + 17, 433),
+        ("susy", "published_final", {}, linear(8, 128) + 2 * linear(128, 128) + linear(128, 1), 34_305),
+        (
+            *("susy", "published_baldi", {"inputs": "low_level+high_level"}),
+            linear(18, 300) + 4 * linear(300, 300) + linear(300, 1),
+            367_201,
+        ),
+        ("jet_images", "published_cvn", {"model": "cvn_ucsd"}, CVN_UCSD, 535_890),
+        ("jet_images", "published", {"pooling": "streams"}, 14_723_136 + linear(512**2, 2), 15_247_426),
+        ("atlas_objects", "published", {"second_features": 64}, object_cnn(64, 64), 226_596),
+        ("atlas_objects", "published", {"second_features": 32}, object_cnn(32, 128), 366_916),
+    ],
+)
+def test_parameters_of_published_networks(
+    name: str, preset: str, chosen: dict[str, object], by_formula: int, by_hand: int
+) -> None:
+    search = search_of(name)
+    space = search.presets[preset].space
+    assert space is not None
+    found = [params for params in space.grid() if chosen.items() <= params.items()]
+    assert found
+    for params in found[:2]:
+        with torch.device("meta"):
+            built = TrialConfig.from_params(params).build_model(SIMULATIONS[search.task].schema)
+        assert sum(one.numel() for one in built.parameters()) == by_formula == by_hand
+
+
+@pytest.mark.parametrize(
+    "script", [one for one in SCRIPTS if one.stem not in OURS | UNACCOUNTED], ids=lambda one: one.stem
+)
+def test_presets_with_a_published_name_account_for_themselves(script: Path) -> None:
+    search = load_search(str(script))
+    for name, preset in search.presets.items():
+        if name.startswith(("published", "thesis")):
+            assert preset.published is not None, f"{script.stem} {name}"
+            assert preset.published.ours, (
+                f"{script.stem} {name} states no deviation, and its events are not theirs"
+            )
+            assert preset.published.silent, f"{script.stem} {name}"
+
+
+def test_rows_hold_every_statement_under_its_heading() -> None:
+    protocol = Published("a thesis", ("40 epochs",), ("our events",), ("batch size: 32",)).with_ours(
+        "two seeds"
+    )
+    assert list(protocol.rows()) == [
+        ("document", "a thesis"),
+        ("follows", "40 epochs"),
+        ("ours", "our events"),
+        ("ours", "two seeds"),
+        ("silent", "batch size: 32"),
+    ]
+    with raises(InvalidConfig, "document"):
+        Published("", ("40 epochs",))
+
+
+def test_a_row_is_called_as_the_study_calls_it() -> None:
+    table = search_of("susy").tables[0]
+    params = {"model": "mlp", "inputs": "low_level", "hidden_layers": 2, "hidden_features": 16}
+    assert table.name_of(table.row(params)) == "baseline 16-16"
+    other = table.row({**params, "hidden_features": 32})
+    assert tells(table.name_of(other), "hidden_features=32")
+
+
+def test_the_page_of_protocols_is_what_the_searches_say() -> None:
+    script = SCRIPTS[0].parents[1] / "docs/scripts/protocols.py"
+    spec = importlib.util.spec_from_file_location("protocols_page", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run: python {script}"
