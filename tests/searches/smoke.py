@@ -36,7 +36,13 @@ EVENTS = {
     "atlas_objects": 200,
 }
 """Simulation → events, enough for every class to be in every split."""
+BINARY = "electron_id_binary"
 CENTRAL = "electron_central"
+MADE_FROM = {
+    BINARY: ("electron_id", "--classes", "background=others,electron"),
+    CENTRAL: (BINARY, "--train-where", "abs(eta) < 1.15"),
+}
+"""Task of a dataset that is converted → that of the one it is made from, and how."""
 
 
 def make_dataset(task: str, folder: Path) -> None:
@@ -44,10 +50,10 @@ def make_dataset(task: str, folder: Path) -> None:
     out = folder / task
     if (out / "manifest.json").is_file():
         return
-    if task == CENTRAL:
-        make_dataset("electron_id", folder)
-        words = ["convert", str(folder / "electron_id"), "--reader", "parquet", "--task", CENTRAL]
-        words += ["--train-where", "abs(eta) < 0.65"]
+    if task in MADE_FROM:
+        origin, *how = MADE_FROM[task]
+        make_dataset(origin, folder)
+        words = ["convert", str(folder / origin), "--reader", "parquet", "--task", task, *how]
     else:
         words = ["simulate", task, "--events", str(EVENTS[task]), "--seed", "1"]
     run(f"events of {task}", [HEP_RAY, "data", *words, "--out", str(out)], folder / f"{task}.log")
@@ -79,7 +85,7 @@ def main() -> None:
     ran = skipped = 0
     for name in given.names or SCRIPTS:
         task = load_search(name, REPOSITORY / "searches").task
-        if task not in {*EVENTS, CENTRAL}:
+        if task not in {*EVENTS, *MADE_FROM}:
             print(f"{name:28}skipped: its events ({task}) are not simulated")
             skipped += 1
             continue

@@ -21,7 +21,7 @@ from hep_ray.training.config import TrialConfig
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "searches").glob("*.py"))
 PUBLISHED = ("published", "thesis", "full")
-MADE_FROM = {"electron_central": "electron_id"}
+MADE_FROM = {"electron_central": "electron_id", "electron_id_binary": "electron_id"}
 """Task of a dataset that is converted from a simulated one → the simulation."""
 
 
@@ -40,7 +40,9 @@ def schema_of(search: Search) -> EventSchema:
     simulation = MADE_FROM.get(search.task, search.task)
     if simulation not in SIMULATIONS:
         pytest.skip(f"events of the task {search.task} are not simulated")
-    return SIMULATIONS[simulation].schema
+    schema = SIMULATIONS[simulation].schema
+    binary = {"classes": ("background", schema.signal), "class_meaning": {}}
+    return schema if simulation == search.task else schema.model_copy(update=binary)
 
 
 def test_the_study_has_ten_searches() -> None:
