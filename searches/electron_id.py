@@ -35,7 +35,13 @@ ARCHITECTURES = (
 )
 PLAIN = "electron_id"
 SCALARS = {"inputs": "scalars"}
-LIKELIHOOD = {"model": "likelihood", "kernel": "adaptive", "bins": 500, "prior": "equal", **SCALARS}
+LIKELIHOOD: dict[str, str | int | float] = {
+    "model": "likelihood",
+    "kernel": "adaptive",
+    "bins": 500,
+    "prior": "equal",
+    **SCALARS,
+}
 
 space = Space(
     model="electron_id",

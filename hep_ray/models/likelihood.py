@@ -92,7 +92,7 @@ class Likelihood(FittedModel):
             chosen = labels == label
             for feature in range(features.shape[1]):
                 counts = np.bincount(places[chosen, feature], counted[chosen], minlength=self.bins)
-                smooth = self._smoothed(counts)
+                smooth = self._smoothed(counts.astype(np.float64))
                 # One event spread over all bins: none is impossible.
                 density = (smooth + 1 / self.bins) / (smooth.sum() + 1)
                 self.log_density[feature, :, label] = torch.from_numpy(np.log(density))

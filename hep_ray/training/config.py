@@ -292,7 +292,7 @@ def with_scalers(model: Model, schema: SchemaLike, by_rank: Mapping[int, str]) -
     columns = [column for column in schema.columns if column.name in model.columns]
     shapes = {column.name: column.shape for column in columns}
     planes = {
-        column.name for column in columns if len(column.shape) == -PLANE and getattr(column, "axes", ())
+        column.name for column in columns if len(column.shape) == -PLANE and getattr(column, "axes", None)
     }
     names = {
         column: by_rank.get(PLANE if column in planes and PLANE in by_rank else len(shape), NONE)

@@ -1,0 +1,365 @@
+"""Runs the tables of the five studies at laptop size, and writes their part of docs/results.md.
+
+    python docs/scripts/studies.py [--smoke] [--data FOLDER] [--out FOLDER] [NAME …]    (make studies, studies-smoke)
+    python docs/scripts/studies.py --write
+
+The first simulates or converts what it lacks, runs every table's search (or goes on with it) in a process of its own,
+and prints one JSON line per row and metric, which it also writes to OUT/lines.jsonl. `--smoke` does the same with few
+events and one epoch into folders of its own. The second writes docs/results.md from docs/studies.jsonl, where the lines
+of a run are kept: nothing there is written by hand, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hep_ray.report.study import cells
+from hep_ray.search.definition import Search, StudyTable
+from hep_ray.search.find import load_search
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.training.config import TrialConfig
+
+ROOT = Path(__file__).parents[2]
+LINES = ROOT / "docs/studies.jsonl"
+RESULTS = ROOT / "docs/results.md"
+BEGIN, END = "<!-- studies: begin, written by docs/scripts/studies.py -->", "<!-- studies: end -->"
+REAL = Path(os.environ.get("HEP_RAY_TEST_DATA", ROOT.parent / "shared/data"))
+METRICS = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss"}
+"""Metric of a line → how published numbers name it."""
+GAINS = {"93": ("Loose", 8.0), "88": ("Medium", 12.0), "80": ("Tight", 18.0)}
+"""Signal efficiency in % → working point, and the published factor gained over the likelihood method."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """How a dataset is made.
+
+    Attributes:
+        events: to simulate, full and in a smoke run; none where it is converted.
+        words: of `hep-ray data convert`, where it is; `{NAME}` is the folder of another dataset, `{real}` that of the
+            real events, without which the studies that need it are left out.
+    """
+
+    events: tuple[int, int] = (0, 0)
+    words: tuple[str, ...] = ()
+
+
+BINARY = ("{electron_id}", "--reader", "parquet", "--classes", "background=others,electron")
+CENTRAL = ("--train-where", "abs(eta) < 1.15")
+CMS = ("{real}/cms_jet_images/jet_images.h5", "--schema", "cms_jet_images")
+DATASETS = {
+    "electron_id": Dataset(events=(5000, 1200)),
+    "electron_id_binary": Dataset(words=(*BINARY, "--task", "electron_id_binary")),
+    "electron_central": Dataset(
+        words=("{electron_id_binary}", "--reader", "parquet", "--task", "electron_central", *CENTRAL)
+    ),
+    "susy": Dataset(events=(20000, 120)),
+    "jet_images": Dataset(events=(2000, 120)),
+    "cms_jet_images": Dataset(words=CMS),
+    "cms_jet_images_balanced": Dataset(words=(*CMS, "--balance")),
+    "atlas_objects": Dataset(events=(1600, 200)),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a study.
+
+    Attributes:
+        study: whose it is.
+        title: of the table.
+        search: script that fills it.
+        preset: of the script.
+        data: name in `DATASETS`.
+        place: of the table among those of the search.
+        metrics: of the lines, by their names on the validation split.
+        gains: whether the working points of figure 3.2 follow.
+    """
+
+    study: str
+    title: str
+    search: str
+    preset: str
+    data: str
+    place: int = 0
+    metrics: tuple[str, ...] = ("val_accuracy", "val_auc")
+    gains: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its storage, and on the command line."""
+        return f"{self.search}-{self.preset}-{self.data}"
+
+
+OBJECTS = tuple(f"val_accuracy_{name}" for name in ("electron", "jet", "muon", "tau"))
+CLOSE = ("val_auc", "val_accuracy", "val_loss")
+TABLES = (
+    Table("electrons", "best model, figure 3.2", "electron_id", "table", "electron_id_binary", gains=True),
+    Table("electrons", "table 3.2: parts of a candidate", "electron_parts", "table", "electron_id_binary"),
+    Table("electrons", "flat minima, in its own half of |η|", "flat_minima", "table", "electron_central"),
+    Table("jets", "CVN, simulated", "jet_images", "table_cvn", "jet_images", metrics=CLOSE),
+    Table("jets", "B-CNN, simulated", "jet_images", "table", "jet_images", metrics=CLOSE),
+    Table("jets", "CVN, CMS jets as they are", "jet_images", "table_cvn", "cms_jet_images", metrics=CLOSE),
+    Table(
+        "jets", "CVN, CMS jets balanced", "jet_images", "table_cvn", "cms_jet_images_balanced", metrics=CLOSE
+    ),
+    Table("jets", "B-CNN, CMS jets as they are", "jet_images", "table", "cms_jet_images", metrics=CLOSE),
+    Table(
+        "jets", "B-CNN, CMS jets balanced", "jet_images", "table", "cms_jet_images_balanced", metrics=CLOSE
+    ),
+    Table("susy", "baseline, 8 features and 18", "susy", "published_baseline", "susy"),
+    Table("susy", "regularisation of 16-16", "susy", "published_regularisation", "susy", place=1),
+    Table("susy", "final network", "susy", "published_final", "susy"),
+    Table("objects", "optimizers", "atlas_objects", "table", "atlas_objects"),
+    Table(
+        "objects", "classes, by network", "atlas_objects", "table", "atlas_objects", place=1, metrics=OBJECTS
+    ),
+)
+"""In the order in which they run; those of study 4.1 belong here too, from `searches/cnn_loss.py` and its sisters."""
+
+
+def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str, Any]]:
+    """Yield a line for each row and metric of a table that trials filled."""
+    started, study = state.started, search.tables[table.place]
+    assert started is not None
+    trials = list(state.trials.values())
+    metrics = (*table.metrics, *(f"val_background_rejection_at_{point}" for point in GAINS if table.gains))
+    asked = StudyTable(study.title, study.rows, metrics)
+    of_row: dict[str, TrialState] = {}
+    for trial in trials:
+        if trial.status == "completed":
+            of_row.setdefault(study.row(trial.started.params), trial)
+    protocol = search.presets[table.preset].published
+    found = cells(asked, trials, started.metric, started.mode)
+    for row, results in found.items():
+        if row not in of_row:
+            continue
+        example = of_row[row]
+        best = example.best(started.metric, started.mode) or {}
+        for metric, cell in zip(metrics, results.values(), strict=True):
+            values = [value for value in cell.values if math.isfinite(value)]
+            if not values:
+                continue
+            error = statistics.stdev(values) if len(values) > 1 else best.get(f"{metric}_error")
+            name = metric.removeprefix("val_")
+            yield {
+                "study": table.study,
+                "table": table.title,
+                "row": study.name_of(row),
+                "task": started.task,
+                "inputs": inputs_of(example.started.params, state),
+                "parameters": int(best["parameters"]) if "parameters" in best else None,
+                "seeds": len(values),
+                "metric": name,
+                "ours": round(statistics.fmean(values), 4),
+                "error": None if error is None else round(float(error), 4),
+                "published": None if study.other_kind(started.task, None) else published(study, row, name),
+                "deviations": []
+                if protocol is None or example.started.params.get("model") in FITTED
+                else [*protocol.ours],
+                "preset": f"{table.search} --preset {table.preset}",
+            }
+    if table.gains:
+        yield from gains(
+            table, {study.name_of(row): results for row, results in found.items()}, started.task, protocol
+        )
+
+
+FITTED = ("likelihood", "gradient_boosting", "logistic_regression")
+
+
+def gains(table: Table, found: Mapping[str, Any], task: str, protocol: Any) -> Iterator[dict[str, Any]]:
+    """Yield the factor by which the network rejects more background than the likelihood at each working point."""
+    for point, (name, factor) in GAINS.items():
+        heading = f"background rejection at {point}"
+        network, likelihood = (found[row][heading].values for row in ("network", "likelihood"))
+        ratios = [value / likelihood[0] for value in network if math.isfinite(value)]
+        if ratios:
+            yield {
+                "study": table.study,
+                "table": table.title,
+                "row": f"network over likelihood, {name}",
+                "task": task,
+                "inputs": None,
+                "parameters": None,
+                "seeds": len(ratios),
+                "metric": f"factor gained at {point} % signal",
+                "ours": round(statistics.fmean(ratios), 2),
+                "error": round(statistics.stdev(ratios), 2) if len(ratios) > 1 else None,
+                "published": factor,
+                "deviations": [*protocol.ours],
+                "preset": f"{table.search} --preset {table.preset}",
+            }
+
+
+def inputs_of(params: Mapping[str, Any], state: SearchState) -> int | None:
+    """Return how many numbers of an event a model reads; None where its dataset is not there any more."""
+    from hep_ray.dataset.dataset import Dataset as Events
+
+    folder = Path(state.started.options["data"]) if state.started else Path()
+    if not (folder / "manifest.json").is_file():
+        return None
+    schema = Events.open(folder).schema
+    with torch.device("meta"):
+        model = TrialConfig.from_params(params).build_model(schema)
+    return sum(math.prod(schema.column(name).shape) for name in model.columns)
+
+
+def published(table: StudyTable, row: str, metric: str) -> float | None:
+    """Return the published number of a row, of the words that the table has for it."""
+    words = table.published.get(row, "")
+    found = re.search(rf"\b{METRICS.get(metric, metric)} (?:about )?(\d+\.\d+)", words)
+    return float(found[1]) if found else None
+
+
+def make(name: str, folder: Path, *, smoke: bool) -> bool:
+    """Make a dataset, and those that it is made from; say whether it is there."""
+    out, how = folder / name, DATASETS[name]
+    if (out / "manifest.json").is_file():
+        return True
+    words = ["simulate", name, "--events", str(how.events[smoke]), "--seed", "1"]
+    if how.words:
+        named = re.findall(r"{(\w+)}", how.words[0])
+        if "real" in named and not REAL.is_dir():
+            return False
+        if not all(make(one, folder, smoke=smoke) for one in named if one != "real"):
+            return False
+        places = {"real": str(REAL), **{one: str(folder / one) for one in DATASETS}}
+        words = ["convert", *(word.format(**places) for word in how.words)]
+    call([sys.executable, "-m", "hep_ray", "data", *words, "--out", str(out)])
+    return True
+
+
+def call(command: Sequence[str]) -> None:
+    """Run a command; what it prints goes to stderr, so that stdout is lines alone."""
+    subprocess.run(command, stdout=sys.stderr, cwd=ROOT, check=True)  # noqa: S603 - our own
+
+
+def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, Any]] | None:
+    """Fill a table, or go on with it; None where its events cannot be had."""
+    if not make(table.data, data, smoke=smoke):
+        return None
+    storage = out / table.name
+    search = load_search(str(ROOT / "searches" / f"{table.search}.py"))
+    state = SearchState.read(storage / table.search)
+    if not state.finished:
+        words = ["--preset", table.preset, "--data", str(data / table.data)]
+        words = ["--resume"] if state.started else [*words, *(["--epochs", "1"] if smoke else [])]
+        script = str(ROOT / "searches" / f"{table.search}.py")
+        call([sys.executable, script, *words, "--storage", str(storage)])
+        state = SearchState.read(storage / table.search)
+    return list(lines(table, search, state))
+
+
+def page(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the part of the results' page that lines tell, in Markdown."""
+    parts = []
+    for study in dict.fromkeys(line["study"] for line in found):
+        parts.append(f"\n### {STUDIES.get(study, study)}\n")
+        own = [line for line in found if line["study"] == study]
+        for title in dict.fromkeys(line["table"] for line in own):
+            of_table = [line for line in own if line["table"] == title]
+            parts.append(f"\n**{title}** (`searches/{of_table[0]['preset'].replace(' ', '.py ', 1)}`)\n\n")
+            parts += markdown(of_table)
+            deviations = dict.fromkeys(text for line in of_table for text in line["deviations"])
+            parts += ["\nWhat differs: ", "; ".join(deviations), ".\n"] if deviations else []
+    return "".join(parts)
+
+
+STUDIES = {
+    "electrons": "Electron identification (UdeM thesis)",
+    "jets": "Jet images (UCSD)",
+    "susy": "SUSY (UoL report)",
+    "objects": "ATLAS objects (Islam and Ramachandra)",
+}
+
+
+def markdown(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the rows of one table: ours ± error of each metric, and beside it what was published."""
+    metrics = list(dict.fromkeys(line["metric"] for line in found))
+    by_row: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for line in found:
+        by_row.setdefault(line["row"], {})[line["metric"]] = line
+    told = [name for name in metrics if any(of[name]["published"] for of in by_row.values() if name in of)]
+    head = ["row", "inputs", "parameters", "seeds"]
+    for name in metrics:
+        head += [name.replace("_", " "), *(["published"] if name in told else [])]
+    yield f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
+    for row, of in by_row.items():
+        one = next(iter(of.values()))
+        counts = ["" if one[key] is None else f"{one[key]:,}" for key in ("inputs", "parameters", "seeds")]
+        values = []
+        for name in metrics:
+            line = of.get(name)
+            values.append("" if line is None else spread(line))
+            values += [f"{line['published']:g}" if line and line["published"] else ""] if name in told else []
+        yield f"| {' | '.join([row, *counts, *values])} |\n"
+
+
+def spread(line: Mapping[str, Any]) -> str:
+    """Return ours ± error, with the digits that the error leaves."""
+    if not line["error"]:
+        return f"{line['ours']:g}"
+    digits = max(0, 1 - math.floor(math.log10(line["error"])))
+    return f"{line['ours']:.{min(digits, 4)}f} ± {line['error']:.{min(digits, 4)}f}"
+
+
+def read_lines(path: Path = LINES) -> list[dict[str, Any]]:
+    """Return the lines of a file."""
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+def written(text: str, found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the results' page with its part between the marks written anew."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{page(found)}\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="tables; all unless given")
+    parser.add_argument("--smoke", action="store_true", help="few events and one epoch")
+    parser.add_argument("--data", type=Path, help="folder of the datasets")
+    parser.add_argument("--out", type=Path, help="folder of the searches and of lines.jsonl")
+    parser.add_argument("--write", action="store_true", help="write docs/results.md from docs/studies.jsonl")
+    given = parser.parse_args()
+    if given.write:
+        RESULTS.write_text(written(RESULTS.read_text(encoding="utf-8"), read_lines()), encoding="utf-8")
+        return
+    out = (given.out or ROOT / "runs" / ("studies-smoke" if given.smoke else "studies")).absolute()
+    data = (given.data or ROOT / "data" / ("smoke" if given.smoke else "")).absolute()
+    known = [table.name for table in TABLES]
+    if unknown := [name for name in given.names if name not in known]:
+        sys.exit(f"no table {', '.join(unknown)}; known: {', '.join(dict.fromkeys(known))}")
+    out.mkdir(parents=True, exist_ok=True)
+    kept: list[str] = []
+    for table in TABLES:
+        if given.names and table.name not in given.names:
+            continue
+        made = run(table, data, out, smoke=given.smoke)
+        if made is None:
+            print(f"left out: {table.name}, whose real events are not in {REAL}", file=sys.stderr)
+        for line in made or ():
+            kept.append(json.dumps(line, ensure_ascii=False))
+            print(kept[-1], flush=True)
+        (out / "lines.jsonl").write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
