@@ -80,7 +80,7 @@ def ray_temp_dir() -> Path:
     return Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"  # noqa: S108 - Ray's own
 
 
-def meant() -> Head | None:
+def head_to_join() -> Head | None:
     """Return the head that RAY_ADDRESS or the note of a local `ray start` names; None where a cluster is started here.
 
     Raises:
@@ -181,7 +181,7 @@ def connect() -> None:
     warnings.filterwarnings("ignore", category=ResourceWarning, module="ray")
     if ray.is_initialized():
         return
-    head = meant()
+    head = head_to_join()
     here = head is None and os.environ.get("RAY_ADDRESS") != "auto"
     if head is not None:
         check_head(head)

@@ -57,11 +57,11 @@ def run_app(app: typer.Typer, prog: str) -> None:
     try:
         with _interrupted_once():
             command_line(app)(prog_name=prog)
-    except HepRayError as error:
+    except HepRayError as exc:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {mask(str(error))}", file=sys.stderr)  # noqa: T201 - this is the place that prints errors
-        sys.exit(error.exit_code)
+        print(f"error: {mask(str(exc))}", file=sys.stderr)  # noqa: T201 - this is the place that prints errors
+        sys.exit(exc.exit_code)
     finally:
         disconnect()
 

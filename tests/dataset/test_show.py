@@ -18,7 +18,7 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.show import show
-from hep_ray.dataset.show.features import bin_edges, features_of
+from hep_ray.dataset.show.pictures import bin_edges, features_of
 from hep_ray.dataset.show.sample import draw_sample, kind_of
 from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, StorageError, UnreadableInput
 from tests.facts import raises, tells

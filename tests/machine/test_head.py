@@ -60,7 +60,7 @@ def closed_port():
 def refusal():
     start = time.monotonic()
     with pytest.raises(ClusterUnavailable) as refused:
-        cluster.check_head(cluster.meant())
+        cluster.check_head(cluster.head_to_join())
     assert time.monotonic() - start < 5
     return str(refused.value)
 
@@ -106,17 +106,17 @@ def test_the_note_of_a_cluster_that_is_gone_is_named_with_what_to_type(tmp_path)
 
 
 def test_a_cluster_is_started_here_where_none_is_named(monkeypatch, tmp_path):
-    assert cluster.meant() is None
+    assert cluster.head_to_join() is None
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text("10.0.0.5:6379")
-    assert str(cluster.meant()) == "10.0.0.5:6379"
+    assert str(cluster.head_to_join()) == "10.0.0.5:6379"
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert cluster.meant() is None
+    assert cluster.head_to_join() is None
     monkeypatch.setenv("RAY_ADDRESS", "[2001:db8::1]:6379")
-    assert (cluster.meant().host, cluster.meant().port) == ("2001:db8::1", 6379)
+    assert (cluster.head_to_join().host, cluster.head_to_join().port) == ("2001:db8::1", 6379)
     monkeypatch.setenv("RAY_ADDRESS", "the-cluster")
     with raises(InvalidConfig, "RAY_ADDRESS", "HOST:PORT"):
-        cluster.meant()
+        cluster.head_to_join()
 
 
 @pytest.mark.ray
@@ -125,7 +125,7 @@ def test_the_head_of_a_real_cluster_answers(ray_session, monkeypatch):
 
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     monkeypatch.setattr(cluster, "PROBE_SECONDS", 10)
-    cluster.check_head(cluster.meant())
+    cluster.check_head(cluster.head_to_join())
 
 
 CAUSES = """

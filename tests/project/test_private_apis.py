@@ -118,7 +118,7 @@ def test_ray_keeps_its_note_and_its_settings_where_hep_ray_looks(
     from ray._common.utils import get_ray_address_file
     from ray.data import DataContext
 
-    from hep_ray.cluster import meant, ray_temp_dir
+    from hep_ray.cluster import head_to_join, ray_temp_dir
 
     for variables in ({"TMPDIR": tmp_path / "t"}, {"TMPDIR": tmp_path / "t", "RAY_TMPDIR": tmp_path / "r"}):
         for key, value in variables.items():
@@ -128,6 +128,6 @@ def test_ray_keeps_its_note_and_its_settings_where_hep_ray_looks(
         assert note == ray_temp_dir() / "ray_current_cluster"
         note.parent.mkdir(parents=True)
         note.write_text("10.0.0.5:6379")
-        assert str(meant()) == "10.0.0.5:6379"
+        assert str(head_to_join()) == "10.0.0.5:6379"
     assert hasattr(DataContext.get_current(), "op_resource_reservation_enabled")
     assert {"resource_limits", "preserve_order"} <= set(dir(DataContext.get_current().execution_options))

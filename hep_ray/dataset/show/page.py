@@ -11,8 +11,15 @@ from matplotlib.figure import Figure
 
 from hep_ray.dataset.check import balance_notes, balance_problems
 from hep_ray.dataset.dataset import Manifest
-from hep_ray.dataset.show.features import QUANTILES, balance, distributions, features_of, sequences
-from hep_ray.dataset.show.images import mean_images, single_events
+from hep_ray.dataset.show.pictures import (
+    QUANTILES,
+    balance,
+    distributions,
+    features_of,
+    mean_images,
+    sequences,
+    single_events,
+)
 from hep_ray.dataset.show.sample import Sample, kind_of
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable, render
