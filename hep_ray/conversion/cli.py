@@ -223,9 +223,7 @@ def print_dataset(manifest: Manifest, folder: Path) -> None:
     for name, why in left_out.items() if isinstance(left_out, dict) else ():
         console.print(f"left out: {name} ({why})", soft_wrap=True, markup=False, highlight=False)
     console.print(f"fingerprint {manifest.fingerprint}", soft_wrap=True)
-    script = suggested_search(manifest.event_schema)
-    step = typed(python(), script, data=folder) if script else typed("hep-ray", "data", "show", folder)
-    console.print(f"next: {step}", soft_wrap=True, highlight=False)
+    console.print(f"next: {next_command(manifest.event_schema, folder)}", soft_wrap=True, highlight=False)
 
 
 def _table(manifest: Manifest) -> Table:
@@ -259,18 +257,40 @@ SCRIPTS = (Path("searches"), Path(__file__).resolve().parents[2] / "searches")
 """Where search scripts lie: here, else in the checkout that hep_ray is installed from."""
 CNN_PIXELS = 26
 """Smallest image that the network of `cnn_loss` takes."""
-FIRST = "cnn_loss"
-"""The search of the tutorial."""
+IMAGES, TABLES = "cnn_loss", "particle_id"
+"""The search that takes any image, and the one that takes any scalar and vector columns."""
+
+
+def next_command(schema: EventSchema, folder: Path) -> str:
+    """Return the command that searches these events: of a script that reads them, else one that writes a search."""
+    script = suggested_search(schema)
+    if script is not None:
+        return typed(python(), script, data=folder)
+    name = re.sub(r"\W+", "_", schema.task.lower()).strip("_")
+    return typed("hep-ray", "new", f"{name if name[:1].isalpha() else 'my'}_search", data=folder)
 
 
 def suggested_search(schema: EventSchema) -> str | None:
-    """Return the script of a search meant for events of this task, else the one that takes any image, else None."""
+    """Return the script of a search that reads these events; None where there is none.
+
+    One that is meant for the task comes first, if the columns that it names are there; then the one that takes any
+    image, or any scalars and vectors.
+    """
     folder = next((one for one in SCRIPTS if one.is_dir()), None)
     if folder is None:
         return None
     wanted = re.compile(rf"""^\s*task=["']{re.escape(schema.task)}["']""", re.MULTILINE)
     for script in sorted(folder.glob("*.py")):
-        if wanted.search(script.read_text(encoding="utf-8")):
+        text = script.read_text(encoding="utf-8")
+        if wanted.search(text) and _columns_named(text) <= {column.name for column in schema.inputs}:
             return str(script)
-    suits = any(column.name == "image" and min(column.shape[:2]) >= CNN_PIXELS for column in schema.columns)
-    return str(folder / f"{FIRST}.py") if suits and (folder / f"{FIRST}.py").is_file() else None
+    image = any(column.name == "image" and min(column.shape[:2]) >= CNN_PIXELS for column in schema.inputs)
+    table = all(len(column.shape) <= 1 for column in schema.inputs)
+    script = folder / f"{IMAGES if image else TABLES}.py"
+    return str(script) if (image or table) and script.is_file() else None
+
+
+def _columns_named(text: str) -> set[str]:
+    """Return the columns that a script names as what its network reads."""
+    found = re.findall(r"""^\s*(?:inputs|INPUTS)\s*=\s*["']([\w+]+)["'],?$""", text, re.MULTILINE)
+    return {name for names in found for name in names.split("+")} - {"all"}

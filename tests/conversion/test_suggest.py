@@ -15,16 +15,28 @@ def schema(task, shape=(50, 50, 3), column="image"):
     [
         (schema("jet_images", (25, 25, 1)), "searches/jet_images.py"),
         (schema("mbh_sph"), "searches/cnn_loss.py"),
-        (schema("electron_id", (7, 11, 6)), "searches/electron_id.py"),
+        (schema("electron_id_binary", (7, 11, 6)), "searches/electron_id.py"),
         (schema("mine"), "searches/cnn_loss.py"),
         (schema("mine", (7, 11, 6)), None),
-        (schema("mine", (18,), "features"), None),
+        (schema("mine", (18,), "features"), "searches/particle_id.py"),
+        (
+            schema("susy", (18,), "features"),
+            "searches/particle_id.py",
+        ),  # susy.py names columns that are not there
     ],
 )
 def test_the_search_that_is_meant_for_the_task_comes_first(given, script, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
     assert cli.suggested_search(given) == script
+
+
+def test_a_search_of_ones_own_is_offered_where_none_reads_the_events(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert cli.next_command(schema("jets+2", (7, 11, 6)), Path("my data")) == (
+        "hep-ray new jets_2_search --data 'my data'"
+    )
+    assert cli.next_command(schema("8 jets", (7, 11, 6)), Path("d")) == "hep-ray new my_search --data d"
 
 
 def test_without_scripts_there_is_nothing_to_suggest(monkeypatch, tmp_path):
