@@ -23,7 +23,7 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-ui test-cluster test-lowest coverage searches-smoke fuzz chaos statistics \
+.PHONY: help env search test test-slow test-ui test-cluster test-lowest coverage searches-smoke studies studies-smoke fuzz chaos statistics \
 	lint fmt types ui bench bench-gpu docs dist lock clean test-3.11 test-3.12 test-3.13
 
 help: ## Print the targets
@@ -84,6 +84,12 @@ coverage: env ## Tests without Ray, and how much of hep_ray they run, line by li
 
 searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events
 	$(VENV)/python tests/searches/smoke.py
+
+studies: env ## Fill every study's own tables at laptop size: one JSON line per row; goes on where it was stopped
+	@$(VENV)/python docs/scripts/studies.py
+
+studies-smoke: env ## The same on few events and for one epoch, in minutes
+	@$(VENV)/python docs/scripts/studies.py --smoke
 
 fuzz: env ## Hostile bytes against every parser, FUZZ_SECONDS for each (default 20)
 	$(VENV)/python tests/fuzz/campaign.py --seconds $(FUZZ_SECONDS)

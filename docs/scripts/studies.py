@@ -173,9 +173,11 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
                 "preset": f"{table.search} --preset {table.preset}",
             }
     if table.gains:
-        yield from gains(
-            table, {study.name_of(row): results for row, results in found.items()}, started.task, protocol
-        )
+        by_name = {
+            study.name_of(row): dict(zip(metrics, results.values(), strict=True))
+            for row, results in found.items()
+        }
+        yield from gains(table, by_name, started.task, protocol)
 
 
 FITTED = ("likelihood", "gradient_boosting", "logistic_regression")
@@ -184,8 +186,9 @@ FITTED = ("likelihood", "gradient_boosting", "logistic_regression")
 def gains(table: Table, found: Mapping[str, Any], task: str, protocol: Any) -> Iterator[dict[str, Any]]:
     """Yield the factor by which the network rejects more background than the likelihood at each working point."""
     for point, (name, factor) in GAINS.items():
-        heading = f"background rejection at {point}"
-        network, likelihood = (found[row][heading].values for row in ("network", "likelihood"))
+        metric = f"val_background_rejection_at_{point}"
+        both = [found[row][metric].values if row in found else () for row in ("network", "likelihood")]
+        network, likelihood = both if all(both) else ((), ())
         ratios = [value / likelihood[0] for value in network if math.isfinite(value)]
         if ratios:
             yield {

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.dataset.splits import SPLITS
+from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import InvalidConfig
 from hep_ray.flags import AsJson, Overwrite, Settings, python, typed
 
@@ -69,6 +69,10 @@ def convert_command(
     select: Annotated[
         str | None, typer.Option(help="Keep the events that fulfil this expression over fields.")
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Shares of train, val and test, in per cent: 64/16/20. Default: 60/15/25."),
+    ] = None,
     train_where: Annotated[
         str | None,
         typer.Option(help="Expression over columns: events that fulfil it are train and val, others test."),
@@ -104,10 +108,10 @@ def convert_command(
     """
     from hep_ray.conversion.convert import convert
     from hep_ray.conversion.schema_file import LabelRule, SchemaFile, load_schema
-    from hep_ray.dataset.splits import SplitRule
 
     _refuse_empty(reader=reader, schema=schema, classes=classes, columns=columns, label=label, weight=weight)
     _refuse_empty(label_values=label_values, select=select, train_where=train_where, task=task, signal=signal)
+    _refuse_empty(split=split)
     rules: str | SchemaFile | None = schema
     if label is not None or label_values is not None:
         if schema is None and reader is None:
@@ -129,7 +133,7 @@ def convert_command(
             words(classes),
             out,
             schema=rules,
-            rule=SplitRule(train_where=train_where),
+            rule=split_rule(split, train_where),
             overwrite=overwrite,
             workers=workers,
             progress=lambda done, total: bar.update(row, completed=done, total=total),
@@ -164,6 +168,27 @@ def _refuse_empty(**given: str | None) -> None:
     for name, text in given.items():
         if text is not None and not text.strip(" ,"):
             raise InvalidConfig(f"--{name.replace('_', '-')} got '{text}', which says nothing: leave it out")
+
+
+def split_rule(shares: str | None, train_where: str | None) -> SplitRule:
+    """Return the rule of the splits, of shares in per cent such as 64/16/20.
+
+    Raises:
+        InvalidConfig: they are not three numbers whose sum is 100, or the rule refuses them.
+    """
+    if shares is None:
+        return SplitRule(train_where=train_where)
+    try:
+        train, val, test = (float(share) for share in shares.split("/"))
+    except ValueError:
+        raise InvalidConfig(
+            f"--split '{shares}' is not three numbers: type per cents of train, val and test, such as 64/16/20"
+        ) from None
+    if abs(train + val + test - 100) > 1e-6:  # noqa: PLR2004
+        raise InvalidConfig(
+            f"--split {shares} adds up to {train + val + test:g}; per cents add up to 100: 64/16/20"
+        )
+    return SplitRule(train=train / 100, val=val / 100, test=test / 100, train_where=train_where)
 
 
 def words(text: str | None) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ OUTSIDE = 0.001
 """Fraction of the events on either side that the outermost bins take in."""
 NARROWEST = 0.01
 """Width of a kernel at least, in bins: all of it lies in its own bin then."""
+WIDEST = 10
+"""Width of a kernel at most, in ranges of the histogram: it is flat over the bins then, and a wider one underflows."""
 SHARPNESS = 15
 """Divisor of the transformed discriminant (same source)."""
 
@@ -154,10 +156,11 @@ def _spread(counts: Floats, widths: Floats) -> Floats:
     """Return (B,) counts, those of each bin spread by a Gaussian of its own width about its centre."""
     from scipy.special import ndtr
 
-    edges, centres = np.arange(len(counts) + 1), np.arange(len(counts)) + 0.5
-    below = ndtr((edges[None] - centres[:, None]) / np.maximum(widths, NARROWEST)[:, None])
-    shares = np.diff(below, axis=1)
-    return np.asarray(counts @ (shares / shares.sum(axis=1, keepdims=True)), dtype=np.float64)
+    filled = np.flatnonzero(counts)
+    edges = np.arange(len(counts) + 1)
+    limited = np.clip(widths[filled], NARROWEST, WIDEST * len(counts))[:, None]
+    shares = np.diff(ndtr((edges[None] - (filled + 0.5)[:, None]) / limited), axis=1)
+    return np.asarray(counts[filled] @ (shares / shares.sum(axis=1, keepdims=True)), dtype=np.float64)
 
 
 def _from_probabilities(_module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:

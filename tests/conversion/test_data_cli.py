@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from hep_ray.conversion.cli import app
+from hep_ray.conversion.cli import app, split_rule
 from hep_ray.dataset.dataset import Manifest
+from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig
-from tests.facts import tells
+from tests.facts import raises, tells
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ def test_check_prints_json_and_exits_by_what_it_found(make_dataset: Callable[...
         "weight",
         "select",
         "train-where",
+        "split",
         "task",
         "signal",
         "schema",
@@ -71,6 +73,21 @@ def test_a_flag_without_a_word_is_refused(flag: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d"), f"--{flag}", " "])
     assert isinstance(result.exception, InvalidConfig)
     assert tells(str(result.exception), f"--{flag}", "' '")
+
+
+@pytest.mark.parametrize(
+    ("shares", "facts"),
+    [("64/16", ["64/16"]), ("64/16/x", ["64/16/x"]), ("64/16/10", [90, 100]), ("0/50/50", ["train"])],
+)
+def test_shares_of_the_splits_are_three_per_cents(shares: str, facts: list[object]) -> None:
+    with raises(InvalidConfig, *facts):
+        split_rule(shares, None)
+
+
+def test_shares_of_the_splits_are_taken() -> None:
+    rule = split_rule("64/16/20", "x > 0")
+    assert (rule.train, rule.val, rule.test, rule.train_where) == (0.64, 0.16, 0.2, "x > 0")
+    assert split_rule(None, None) == SplitRule()
 
 
 def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> None:

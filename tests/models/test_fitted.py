@@ -130,6 +130,12 @@ def test_the_adaptive_kernel_is_the_sum_over_events():
     assert width_of_the_lone_event > 2 * fixed / math.sqrt(spread * first[2])
     np.testing.assert_array_equal(adaptive_estimate(np.array([0, 5.0, 0])), [0, 5, 0])
     np.testing.assert_array_equal(adaptive_estimate(np.zeros(3)), np.zeros(3))
+    lonely = np.zeros(
+        500
+    )  # the first estimate underflows between the two, and at the second is all but nothing
+    lonely[[3, 4, 499]] = 3_000, 3_000, 1
+    assert np.isfinite(adaptive_estimate(lonely)).all()
+    assert adaptive_estimate(lonely).sum() == pytest.approx(6_001)
 
 
 @pytest.mark.parametrize(

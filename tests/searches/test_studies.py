@@ -1,0 +1,137 @@
+"""Lines of the studies' tables, and the part of the results' page that is written from them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from hep_ray.search.find import load_search
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def studies() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("studies_script", ROOT / "docs/scripts/studies.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # which its dataclasses look up
+    spec.loader.exec_module(module)
+    return module
+
+
+def state_of(
+    task: str, metric: str, trials: list[tuple[dict[str, Any], dict[str, float]]], folder: Path
+) -> SearchState:
+    """A search of one epoch each."""
+    state = SearchState()
+    state.apply(
+        SearchStarted(
+            time=0.0,
+            search="s",
+            search_id="s",
+            dataset_fingerprint="",
+            task=task,
+            metric=metric,
+            mode="max",
+            epochs=1,
+            sampler="grid",
+            scheduler="none",
+            seed=0,
+            options={"data": str(folder)},
+            provenance={},
+        )
+    )
+    for number, (params, metrics) in enumerate(trials):
+        trial = f"t{number:04d}"
+        state.apply(TrialStarted(time=0.0, trial_id=trial, number=number, seed=number, params=params))
+        state.apply(EpochFinished(time=0.0, trial_id=trial, metrics={"epoch": 1.0, **metrics}))
+        state.apply(TrialFinished(time=0.0, trial_id=trial, status="completed"))
+    return state
+
+
+def test_a_line_holds_ours_the_published_number_and_what_differs(studies: ModuleType, tmp_path: Path) -> None:
+    table = next(one for one in studies.TABLES if one.preset == "published_baseline")
+    search = load_search(str(ROOT / "searches/susy.py"))
+    space = search.presets[table.preset].space
+    assert space is not None
+    low = next(params for params in space.grid() if params["inputs"] == "low_level")
+    trials = [
+        ({**low, "seed": seed}, {"val_auc": auc, "val_accuracy": 0.75, "parameters": 433.0})
+        for seed, auc in ((1, 0.81), (2, 0.83))
+    ]
+    made = list(studies.lines(table, search, state_of("susy", "val_auc", trials, tmp_path)))
+    assert [line["metric"] for line in made] == ["accuracy", "auc"]
+    auc = made[1]
+    assert (auc["row"], auc["parameters"], auc["seeds"]) == ("baseline 16-16", 433, 2)
+    assert auc["ours"] == pytest.approx(0.82)
+    assert auc["error"] == pytest.approx(0.0141)
+    assert (made[0]["published"], auc["published"]) == (0.7951, 0.868)
+    assert any("GeV" in text for text in auc["deviations"])
+
+
+def test_another_task_has_no_published_number(studies: ModuleType, tmp_path: Path) -> None:
+    """CMS jets are top quarks against QCD, and the study's are Higgs bosons."""
+    table = next(one for one in studies.TABLES if one.name == "jet_images-table_cvn-cms_jet_images")
+    search = load_search(str(ROOT / "searches/jet_images.py"))
+    space = search.presets[table.preset].space
+    assert space is not None
+    params = next(one for one in space.grid() if one["model"] == "cvn_ucsd")
+    metrics = {
+        "val_auc": 0.5,
+        "val_auc_error": 0.02,
+        "val_accuracy": 0.5,
+        "val_loss": 0.6931,
+        "parameters": 535890.0,
+    }
+    for task, published in (("cms_jet_images", None), ("jet_images", 0.55)):
+        state = state_of(task, "val_auc", [(params, metrics)], tmp_path)
+        line = next(one for one in studies.lines(table, search, state) if one["metric"] == "auc")
+        assert (line["row"], line["published"], line["error"]) == ("CVN, p_T fractions", published, 0.02)
+
+
+def test_gains_are_ratios_of_rejections(studies: ModuleType, tmp_path: Path) -> None:
+    table = next(one for one in studies.TABLES if one.gains)
+    search = load_search(str(ROOT / "searches/electron_id.py"))
+    space = search.presets[table.preset].space
+    assert space is not None
+    network = next(iter(space.grid()))
+
+    def measured(rejection: float) -> dict[str, float]:
+        points = {f"val_background_rejection_at_{point}": rejection for point in (93, 88, 80)}
+        return {"val_accuracy": 0.9, "val_auc": 0.95, **points}
+
+    trials = [({**search.points_to_evaluate[0]}, measured(10.0))]
+    trials += [({**network, "seed": seed}, measured(value)) for seed, value in ((1, 40.0), (2, 60.0))]
+    made = list(
+        studies.lines(table, search, state_of("electron_id_binary", "val_accuracy", trials, tmp_path))
+    )
+    gains = [line for line in made if line["row"].startswith("network over likelihood")]
+    assert [(line["ours"], line["error"], line["published"]) for line in gains] == [
+        (5.0, 1.41, 8.0),
+        (5.0, 1.41, 12.0),
+        (5.0, 1.41, 18.0),
+    ]
+
+
+def test_the_results_are_what_the_lines_say(studies: ModuleType) -> None:
+    text = studies.RESULTS.read_text(encoding="utf-8")
+    assert studies.BEGIN in text
+    assert studies.written(text, studies.read_lines()) == text, "run: python docs/scripts/studies.py --write"
+
+
+def test_every_line_says_what_the_issue_asks_for(studies: ModuleType) -> None:
+    wanted = {"study", "table", "row", "task", "inputs", "parameters", "seeds", "metric"}
+    wanted |= {"ours", "error", "published", "deviations"}
+    for line in studies.read_lines():
+        assert wanted <= set(line), json.dumps(line)
+        assert line["published"] is None or line["deviations"]
