@@ -136,10 +136,10 @@ search = Search(
         "table": Preset(
             sampler="grid",
             scheduler="none",
-            epochs=6,
+            epochs=3,
             seeds=3,
             space=table,
-            published=BEST.with_ours("6 epochs, batches of 100"),
+            published=BEST.with_ours("3 epochs, batches of 100"),
         ),
         "published": Preset(
             sampler="grid", scheduler="none", epochs=50, seeds=3, space=published, published=BEST

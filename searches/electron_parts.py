@@ -74,9 +74,9 @@ search = Search(
         "table": Preset(
             sampler="grid",
             scheduler="none",
-            epochs=6,
+            epochs=3,
             space=table,
-            published=PROTOCOL.with_ours("6 epochs, batches of 100, one seed"),
+            published=PROTOCOL.with_ours("3 epochs, batches of 100, one seed"),
         ),
         "published": Preset(
             sampler="grid", scheduler="none", epochs=50, seeds=3, space=published, published=PROTOCOL
