@@ -11,8 +11,8 @@ logistic regression. The task is binary, as in the thesis (section 1.4); its dat
 With `--data data/electron_id` any preset tells six origins apart, which the thesis has as its outlook (section 3.4.4);
 no published number stands beside that.
 `published` is the thesis' best model; `architectures` tries its other networks on the six images of 7 × 11, beside the
-plain CNN of those images that they are compared with; `table` is the best model for minutes on two cores. What they
-follow, and what not: `--preset NAME --dry-run`.
+plain CNN of those images that they are compared with; `table` is the best model for minutes on two cores, and
+`published_scaling_law` gives it more and more candidates. What they follow, and what not: `--preset NAME --dry-run`.
 """
 
 from hep_ray import (
@@ -92,6 +92,7 @@ published = Space(
     batch_size=500,
 )
 table = published.replace(batch_size=100)
+scaling_law = published.replace(batch_size=100, train_events=Choice(250, 500, 1000, 2000, 5000, 0))
 architectures = Space(
     model=Choice(*ARCHITECTURES, PLAIN),
     parts=Choice("layer_images").when(model=PLAIN),
@@ -144,6 +145,19 @@ search = Search(
         "published": Preset(
             sampler="grid", scheduler="none", epochs=50, seeds=3, space=published, published=BEST
         ),
+        "published_scaling_law": Preset(
+            sampler="grid",
+            scheduler="none",
+            epochs=20,
+            seeds=3,
+            space=scaling_law,
+            published=Published(
+                "UdeM thesis, section 3.4.2",
+                ("the best model, trained with more and more candidates", *SETTINGS),
+                (EVENTS, "250 to 5,000 candidates and all; 20 epochs, batches of 100; three seeds"),
+                OPEN,
+            ),
+        ),
         "architectures": Preset(
             sampler="grid",
             scheduler="none",
@@ -182,6 +196,11 @@ search = Search(
                 "model=gradient_boosting": "gradient boosting",
                 "model=logistic_regression": "logistic regression",
             },
+        ),
+        StudyTable(
+            title="Accuracy by the candidates that were learnt from (section 3.4.2; 0 is all)",
+            rows=("model", "train_events"),
+            metrics=("val_accuracy", "val_auc"),
         ),
     ),
 )

@@ -63,6 +63,7 @@ baseline = Space(
     epsilon=1e-7,
     learning_rate=0.001,
     batch_size=512,
+    train_auc=True,
 )
 regularisation = baseline.replace(
     inputs=LOW_LEVEL,
@@ -240,7 +241,7 @@ search = Search(
         StudyTable(
             title="Networks by features after 10 and 20 epochs",
             rows=("model", "inputs", "hidden_layers", "hidden_features"),
-            metrics=("val_auc", "train_loss"),
+            metrics=("val_auc",),
             epochs=(10, 20),
         ),
     ),

@@ -13,7 +13,7 @@ import torch
 
 from hep_ray.config import FORMERLY
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import CorruptCheckpoint
+from hep_ray.errors import CorruptCheckpoint, InvalidConfig, UnknownName
 from hep_ray.files import whole
 from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.models import Model
@@ -117,11 +117,16 @@ def _sums(path: Path) -> str:
 def check_own(state: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     """Refuse the state of a trial with other parameters; one older than a parameter has what was done before it.
 
+    That is today's default, unless `FORMERLY` has another.
+
     Raises:
         CorruptCheckpoint: it is one.
     """
-    formerly = {key: value for key, value in FORMERLY.items() if key in params}
-    if formerly | state["params"] != params:
+    try:
+        own = TrialConfig.completed(state["params"], FORMERLY).resolved()
+    except (InvalidConfig, UnknownName):  # a parameter that nothing reads any more
+        own = state["params"]
+    if own != params:
         raise CorruptCheckpoint(
             f"a trial resumes its own checkpoint; this one holds {state['params']}, the trial is {params}"
         )

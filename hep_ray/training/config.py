@@ -47,6 +47,9 @@ class TrainerConfig(FitConfig):
         schedule: name in the learning-rate schedule registry.
         learning_rate: step size that the schedule starts from.
         batch_size: events per optimizer step.
+        train_events: learn from so many events of the training split, the first ones, which stand in random order; 0
+            takes all. Scalers are fitted to them alone.
+        train_auc: report the AUC of the training events too (`train_auc`), by one more pass over them per epoch.
         last_batch: what becomes of the r events of an epoch that do not fill a batch. `share`: fewer than half a batch
             take events over from the batch before, so that no step, and no batch normalisation, sees fewer than half a
             batch; `keep`: they make a step of their own, however few; `drop`: they are left out of the epoch.
@@ -70,6 +73,8 @@ class TrainerConfig(FitConfig):
     schedule: str = "none"
     learning_rate: PositiveFloat
     batch_size: PositiveInt = 100
+    train_events: NonNegativeInt = 0
+    train_auc: bool = False
     last_batch: LastBatch = "share"
     scalar_scaling: str = NONE
     sequence_scaling: str = NONE

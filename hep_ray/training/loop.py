@@ -138,6 +138,8 @@ class TrialLoop:
         self.model = config.build_model(schema).to(self._device)
         if config.training.sync_batch_norm and not communicator.alone:
             synchronise(self.model, self._device)
+        if config.training.train_events:
+            train = train.head(config.training.train_events)
         weights = training_weights(train, schema, balanced=config.training.class_weights == "balanced")
         self._train = on_device(train.select(self.model.columns, weights), self._device, gpu_fraction)
         self._val = on_device(val.select(self.model.columns), self._device, gpu_fraction)
@@ -176,8 +178,8 @@ class TrialLoop:
         """Train one epoch, then validate.
 
         Returns:
-            `epoch` (from 1), `train_*`, `val_*`, `parameters`, `flops` of one event, `learning_rate` used,
-            `epoch_seconds`.
+            `epoch` (from 1), `train_*` (`train_auc` where asked for), `val_*`, `parameters`, `flops` of one event,
+            `learning_rate` used, `epoch_seconds`.
 
         Raises:
             NonFiniteLoss: the loss of a step, or of the validation split, is NaN or infinite.
@@ -188,16 +190,9 @@ class TrialLoop:
         self._schedule.step()
         self._workers.broadcast_buffers(self.model)
         self._update_kept()
-        val_metrics = validate(
-            self.kept,
-            self.loss,
-            self._val,
-            self.schema,
-            self._where,
-            half=self._half,
-            device=self._device,
-            communicator=self._workers,
-        )
+        val_metrics = self._evaluated(self._val)
+        if self.config.training.train_auc:
+            train_metrics["train_auc"] = self._evaluated(self._train)["val_auc"]
         self.epoch += 1
         self._patience.see(val_metrics)
         return {
@@ -208,6 +203,19 @@ class TrialLoop:
             "learning_rate": learning_rate,
             "epoch_seconds": time.perf_counter() - start,
         }
+
+    def _evaluated(self, events: EventSource) -> dict[str, float]:
+        """Return the metrics of the kept model on these events, under the names of the validation split."""
+        return validate(
+            self.kept,
+            self.loss,
+            events,
+            self.schema,
+            self._where,
+            half=self._half,
+            device=self._device,
+            communicator=self._workers,
+        )
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()

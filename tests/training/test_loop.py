@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, UnknownName
@@ -124,6 +125,35 @@ def test_a_checkpoint_of_other_parameters_is_refused():
 
     with raises(CorruptCheckpoint, "learning_rate"):
         loop(learning_rate=0.5).load_state_dict(state)
+
+
+def test_a_checkpoint_older_than_a_parameter_has_its_default():
+    state = loop().state_dict()
+    older = {
+        key: value for key, value in state["params"].items() if key not in ("train_events", "plane_scaling")
+    }
+    loop().load_state_dict({**state, "params": older})
+    with raises(CorruptCheckpoint, "train_events"):
+        loop(train_events=16).load_state_dict({**state, "params": older})
+
+
+def test_it_learns_from_the_first_events_alone_where_it_is_told_to():
+    few = loop(train_events=20).run_epoch()
+    same = loop(train=TRAIN.head(20)).run_epoch()
+    assert numbers(few) == numbers(same)
+    assert numbers(loop(train_events=10**6).run_epoch()) == numbers(loop().run_epoch()) != numbers(few)
+
+
+def test_the_training_auc_is_that_of_the_training_events():
+    seen = loop().run_epoch()
+    trial = loop(train_auc=True)
+    metrics = trial.run_epoch()
+    assert "train_auc" not in seen
+    with torch.inference_mode():
+        logits = trial.model.eval()(torch.from_numpy(np.asarray(TRAIN.inputs["image"])))
+    expected = roc_auc_score(TRAIN.labels, (logits[:, 1] - logits[:, 0]).numpy())
+    assert metrics["train_auc"] == pytest.approx(expected)
+    assert numbers({key: value for key, value in metrics.items() if key != "train_auc"}) == numbers(seen)
 
 
 def test_a_torn_checkpoint_is_refused_by_name(tmp_path):
