@@ -1,0 +1,558 @@
+"""Search by learning curves: which trial to train next, and how far, so that the best value rises soonest.
+
+Trials are trained to a milestone and pause. One Gaussian process over configurations and epochs sees all curves; a
+worker that gets free takes the trial, paused or new, that most probably rises above a threshold within a horizon, both
+drawn anew for every decision, so that near and far, sure and daring gains have their turns (MFPI-random of Rakotoarison
+et al., arXiv:2404.16795; freezing and thawing after Swersky et al., arXiv:1406.3896). The more has been trained, the
+more often a new configuration is trained in full at once, chosen by a second process that sees full trainings alone:
+what shows late is not learnt from early epochs.
+
+Pure arithmetic on what it is told: the same calls in the same order make the same searcher, so a journal restores it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import ndtr
+
+from hep_ray.search.curves_gp import Array, Kernel, Process, Warp, fit, log_expected_gain
+from hep_ray.search.curves_space import Encoding
+from hep_ray.search.space import Space, Value
+
+FIRST = 17
+"""Of the epochs, the first milestone is one part in so many."""
+RATIO = 1.6
+"""Of a milestone to the one before, about."""
+DRAWN = 6
+"""Configurations that are drawn at random before the model is asked."""
+LEAST = 3
+"""Of them, that must have reached the first milestone."""
+MOST_NEW = 0.5
+"""Share of new trials in the last 20 decisions above which paused ones go first."""
+RECENT = 20
+THRESHOLD = (-1.5, 0.5)
+"""Decimal exponents of the least and the largest rise that is asked for, in standard deviations of what was seen."""
+ACTIVE = 250
+"""Values that the model sees, at most."""
+FITTED = 120
+"""Values that its hyperparameters are fitted to, at most."""
+REFIT = 1.25
+"""Growth of the number of values after which they are fitted anew."""
+FULL_SHARE, FULL_MOST = 1.0, 0.4
+"""Share of epochs for new configurations that are trained in full: after as many as 100 such trainings, and at most."""
+FULL = 0.7
+"""Of its epochs, from which a training counts as a full one."""
+LEAST_FULL = 5
+SHORTLIST = 60
+"""Paused trials that are looked at in one decision: the best 40, and others by chance."""
+BEST = 40
+ALIKE = 2
+"""Decimals in which the codes of two configurations agree that count as one."""
+ENUMERATED = 4096
+"""Configurations of a space, up to which all are candidates."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Decision to train a trial.
+
+    Attributes:
+        trial: its number, in the order in which trials were opened.
+        params: whole configuration.
+        start: epochs that it has been trained for; 0 for a new one.
+        until: epoch after which it pauses, or ends if it is the last.
+        why: in words.
+        repeat: how many trials with the same configuration were opened before.
+    """
+
+    trial: int
+    params: dict[str, Value]
+    start: int
+    until: int
+    why: str = ""
+    repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Prediction of where a trial ends, in units of the metric.
+
+    Attributes:
+        mean: its best value, as the model expects it (the median).
+        low: a standard deviation below.
+        high: a standard deviation above.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass
+class _Trial:
+    number: int
+    params: dict[str, Value]
+    genes: Array
+    code: Array
+    values: list[float] = field(default_factory=list)
+    """Best value after each epoch, larger is better."""
+    until: int = 0
+    """Epoch that it is being trained to; 0 while it is not."""
+    over: bool = False
+    failed: bool = False
+
+    @property
+    def epoch(self) -> int:
+        return len(self.values)
+
+    @property
+    def best(self) -> float:
+        return self.values[-1] if self.values else -math.inf
+
+
+@dataclass(frozen=True)
+class _View:
+    """Process, scale and record at one moment.
+
+    Attributes:
+        process: over configurations and epochs.
+        warp: of values.
+        best: the best value so far, warped.
+    """
+
+    process: Process
+    warp: Warp
+    best: float
+
+
+def milestones(epochs: int) -> list[int]:
+    """Return the epochs after which trials pause; of 52: 3, 5, 8, 12, 20, 32 and 52."""
+    first = max(1, round(epochs / FIRST))
+    steps = round(math.log(epochs / first) / math.log(RATIO))
+    return sorted(
+        {round(first * (epochs / first) ** (step / max(steps, 1))) for step in range(steps + 1)} | {epochs}
+    )
+
+
+class CurveSearcher:
+    """Decides which trial is trained next, and how far.
+
+    Args:
+        space: what may vary.
+        epochs: full length of a trial.
+        mode: whether more or less of the metric is better.
+        seed: of the draws.
+        trials: most that are opened, references aside; None is no limit.
+        budget: most epochs that are handed out; None is no limit.
+        points: references, which are trained in full before anything else.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        epochs: int,
+        *,
+        mode: Literal["max", "min"] = "max",
+        seed: int = 0,
+        trials: int | None = None,
+        budget: int | None = None,
+        points: Sequence[Mapping[str, Value]] = (),
+    ) -> None:
+        self._space, self._epochs, self._seed = space, epochs, seed
+        self._sign = 1 if mode == "max" else -1
+        self._most, self._budget, self._points = trials, budget, [dict(point) for point in points]
+        self._encoding = Encoding(space)
+        self._marks = milestones(epochs)
+        self._grid = np.array(sorted({1, *self._marks}))
+        self._trials: list[_Trial] = []
+        self._lost: list[tuple[int, int]] = []
+        self._opened: list[bool] = []
+        self._tried: dict[bytes, int] = {}
+        self._handed = self._handed_in_full = 0
+        self._kernel = self._full_kernel = Kernel.start(self._encoding.groups)
+        self._fitted = self._full_fitted = 0
+        self._view: _View | None = None
+        self._all = self._enumerate() if self._encoding.finite <= ENUMERATED else None
+
+    # what it is told
+
+    def next(self) -> Step | None:
+        """Return the next decision; None while there is nothing to do."""
+        rng = np.random.default_rng([self._seed, len(self._opened)])
+        step = self._decide(rng)
+        if step is not None:
+            self._enter(step)
+        return step
+
+    def took(self, step: Step) -> None:
+        """Take in a decision of an earlier attempt, in place of `next`."""
+        self._refit()
+        self._enter(step)
+
+    def report(self, trial: int, epoch: int, value: float) -> None:
+        """Take in the value after an epoch; one that is not finite ends the trial as failed."""
+        one = self._trials[trial]
+        self._view = None
+        if not math.isfinite(value):
+            self.ended(trial, failed=True)
+            return
+        best = max(self._sign * value, one.best)
+        while len(one.values) < epoch - 1:
+            one.values.append(one.best if one.values else best)
+        if epoch > one.epoch:
+            one.values.append(best)
+        if epoch >= self._epochs:
+            one.over = True
+        if epoch >= min(one.until, self._epochs):
+            one.until = 0
+
+    def released(self, trial: int) -> None:
+        """Take in that a trial's worker was lost: it will be handed out again."""
+        one = self._trials[trial]
+        if one.until:
+            self._lost.append((trial, one.until))
+            self._handed -= one.until - one.epoch
+            one.until = 0
+
+    def ended(self, trial: int, *, failed: bool = False) -> None:
+        """Take in that a trial will not be continued; a model that is fitted in one go is then as good as it gets.
+
+        Args:
+            trial: its number.
+            failed: of its parameters, so that others like it are avoided.
+        """
+        one = self._trials[trial]
+        self._view = None
+        self._handed -= max(0, one.until - one.epoch)
+        self._lost = [lost for lost in self._lost if lost[0] != trial]
+        one.until, one.over, one.failed = 0, True, failed
+        if one.values and self._encoding.fitted(one.params):
+            one.values.extend([one.best] * (self._epochs - one.epoch))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will be handed out any more, unless a running trial is released."""
+        if self._lost or any(one.until for one in self._trials):
+            return False
+        return self._spent_out() or not (self._may_open() or self._paused() or self._references_left())
+
+    def prediction(self, trial: int) -> Ending | None:
+        """Return where a trial ends; None before there is a model."""
+        one = self._trials[trial]
+        if not self._modelled() or one.failed:
+            return None
+        view = self._seen()
+        mean, spread = view.process.spread(one.code[None], np.ones(1))
+        low, middle, high = (
+            max(view.warp.back(float(mean[0] + by * spread[0])), one.best) * self._sign for by in (-1, 0, 1)
+        )
+        return Ending(middle, min(low, high), max(low, high))
+
+    # decisions
+
+    def _enter(self, step: Step) -> None:
+        if step.trial == len(self._trials):
+            genes = self._encoding.of(step.params)
+            code = self._encoding.codes(genes[None])[0]
+            self._trials.append(_Trial(step.trial, dict(step.params), genes, code))
+            if step.trial >= len(self._points):
+                self._tried[self._key(code)] = self._tried.get(self._key(code), 0) + 1
+                self._handed_in_full += step.until if step.until == self._epochs else 0
+        one = self._trials[step.trial]
+        one.until = step.until
+        self._lost = [lost for lost in self._lost if lost[0] != step.trial]
+        self._handed += step.until - one.epoch
+        self._opened.append(step.start == 0)
+        self._view = None
+
+    def _decide(self, rng: np.random.Generator) -> Step | None:
+        if self._lost:
+            number, until = self._lost[0]
+            one = self._trials[number]
+            return Step(
+                number, one.params, one.epoch, until, f"{_name(number)} is taken up again, to epoch {until}"
+            )
+        if self._references_left():
+            number = len(self._trials)
+            return Step(
+                number,
+                self._points[number],
+                0,
+                self._epochs,
+                f"{_name(number)} is a reference, trained in full",
+            )
+        if self._spent_out():
+            return None
+        if not self._modelled():
+            return self._begin(rng) if self._may_open() else self._longest()
+        if not (self._may_open() or self._paused()):
+            return None
+        self._refit()
+        step = self._choose(rng)
+        if self._budget is None:
+            return step
+        left = self._budget - self._handed
+        return Step(step.trial, step.params, step.start, min(step.until, step.start + left), step.why)
+
+    def _references_left(self) -> bool:
+        return len(self._trials) < len(self._points)
+
+    def _spent_out(self) -> bool:
+        return self._budget is not None and self._handed >= self._budget and not self._references_left()
+
+    def _may_open(self) -> bool:
+        drawn = len(self._trials) - len(self._points)
+        return (self._most is None or drawn < self._most) and len(self._tried) < self._encoding.finite
+
+    def _paused(self) -> list[_Trial]:
+        return [one for one in self._trials if one.values and not one.until and not one.over]
+
+    def _modelled(self) -> bool:
+        reached = sum(one.epoch >= self._marks[0] for one in self._trials)
+        drawn = len(self._trials) - len(self._points)
+        return (drawn >= DRAWN or not self._may_open()) and reached >= LEAST
+
+    def _longest(self) -> Step | None:
+        """The paused trial that is best, while there are too few for a model."""
+        paused = self._paused()
+        return (
+            self._go_on(max(paused, key=lambda one: one.best), "there is nothing else to do")
+            if paused
+            else None
+        )
+
+    def _begin(self, rng: np.random.Generator) -> Step:
+        """A configuration drawn at random, away from those that there are."""
+        genes = self._untried(rng.random((64, self._encoding.genes)))
+        codes = self._encoding.codes(genes)
+        if self._trials:
+            others = np.stack([one.code for one in self._trials])
+            apart = ((codes[:, None] - others[None]) ** 2).sum(-1).min(1)
+            genes = genes[[int(apart.argmax())]]
+        return self._open(genes[0], self._marks[0], "drawn at random")
+
+    def _open(self, genes: Array, until: int, reason: str) -> Step:
+        number = len(self._trials)
+        return Step(
+            number,
+            self._encoding.params(genes),
+            0,
+            until,
+            f"{_name(number)} begins, to epoch {until}: {reason}",
+        )
+
+    def _go_on(self, one: _Trial, reason: str) -> Step:
+        until = next(mark for mark in self._marks if mark > one.epoch)
+        return Step(
+            one.number,
+            one.params,
+            one.epoch,
+            until,
+            f"{_name(one.number)} goes on to epoch {until}: {reason}",
+        )
+
+    def _choose(self, rng: np.random.Generator) -> Step:
+        view = self._seen()
+        threshold = view.best + 10 ** rng.uniform(*THRESHOLD)
+        horizon = math.exp(rng.uniform(0, math.log(self._epochs)))
+        share = min(FULL_MOST, FULL_SHARE * self._handed / (100 * self._epochs))
+        in_full = self._handed_in_full < share * self._handed
+        paused = self._paused()
+        may_open = self._may_open()
+        if in_full and may_open:
+            return self._full(rng, view)
+        if may_open and paused:
+            may_open = float(np.mean(self._opened[-RECENT:])) <= MOST_NEW
+        best: tuple[float, float, Step] | None = None
+        if paused:
+            best = self._best_paused(rng, view, paused, threshold, horizon)
+        if may_open:
+            found = self._best_new(rng, view, threshold, max(horizon, self._marks[0]))
+            if best is None or found[0] > best[0]:
+                best = found
+        assert best is not None
+        return best[2]
+
+    def _best_paused(
+        self, rng: np.random.Generator, view: _View, paused: list[_Trial], threshold: float, horizon: float
+    ) -> tuple[float, float, Step]:
+        if len(paused) > SHORTLIST:
+            order = sorted(paused, key=lambda one: -one.best)
+            others = rng.choice(len(order) - BEST, SHORTLIST - BEST, replace=False)
+            paused = order[:BEST] + [order[BEST + place] for place in others]
+        following = [next(mark for mark in self._marks if mark > one.epoch) for one in paused]
+        epochs = np.minimum(np.maximum([one.epoch + horizon for one in paused], following), self._epochs)
+        mean, spread = view.process.spread(np.stack([one.code for one in paused]), self._log(epochs))
+        score = (mean - threshold) / spread
+        place = int(score.argmax())
+        chance = float(ndtr((mean[place] - view.best) / spread[place]))
+        return float(score[place]), chance, self._go_on(paused[place], self._percent(chance))
+
+    def _best_new(
+        self, rng: np.random.Generator, view: _View, threshold: float, epoch: float
+    ) -> tuple[float, float, Step]:
+        when = self._log(np.array([min(epoch, self._epochs)]))
+
+        def score(codes: Array, few: int) -> Array:
+            times = np.repeat(when, len(codes))
+            scores = np.full(len(codes), -np.inf)
+            mean = view.process.mean(codes, times)
+            keep = np.argsort(-mean)[:few]
+            keep = np.union1d(keep, rng.integers(len(codes), size=few // 2))
+            expected, spread = view.process.spread(codes[keep], times[keep])
+            scores[keep] = (expected - threshold) / spread
+            return scores
+
+        start = np.concatenate(
+            [self._encoding.scattered(rng, 150), self._encoding.around(rng, self._tops(), 150)]
+        )
+        genes, value = self._climb(rng, start, score, [(0.02, 0.06, 0.15), (0.005, 0.02, 0.05)])
+        mean, spread = view.process.spread(self._encoding.codes(genes[None]), when)
+        chance = float(ndtr((mean[0] - view.best) / spread[0]))
+        return value, chance, self._open(genes, self._marks[0], self._percent(chance))
+
+    def _full(self, rng: np.random.Generator, view: _View) -> Step:
+        codes, values = self._full_data(view.warp)
+        top = float(values.max())
+        middle, deviation = float(values.mean()), float(values.std()) or 1.0
+        running = [one.code for one in self._trials if one.until >= FULL * self._epochs]
+        all_codes = np.concatenate([codes, running]) if running else codes
+        process = Process(
+            self._full_kernel, all_codes, np.ones(len(all_codes)), (values - middle) / deviation
+        )
+
+        def score(codes: Array, few: int) -> Array:  # noqa: ARG001 - full trainings are few
+            return log_expected_gain(*process.spread(codes, np.ones(len(codes))), (top - middle) / deviation)
+
+        start = np.concatenate(
+            [self._encoding.scattered(rng, 400), self._encoding.around(rng, self._tops(), 300)]
+        )
+        scales = [(0.05, 0.15), (0.03, 0.1), (0.01, 0.03), (0.003, 0.01)]
+        genes, _ = self._climb(rng, start, score, scales)
+        return self._open(genes, self._epochs, f"in full, to improve on {self._best_words()}")
+
+    # candidates
+
+    def _climb(self, rng: np.random.Generator, genes: Array, score: Any, scales: Any) -> tuple[Array, float]:
+        """Best of these candidates by a score, and of those drawn ever closer around the best."""
+        best, value = genes[0], -math.inf
+        for scale in [*scales, None]:
+            genes = self._untried(genes)
+            scores = score(self._encoding.codes(genes), 40)
+            order = np.argsort(-scores)[:4]
+            if scores[order[0]] > value:
+                best, value = genes[order[0]], float(scores[order[0]])
+            if scale is None or self._all is not None:
+                break
+            genes = self._encoding.around(rng, np.concatenate([genes[order], best[None]]), 60, scale)
+        return best, value
+
+    def _tops(self) -> Array:
+        seen = [one for one in self._trials if one.values]
+        return np.stack([one.genes for one in sorted(seen, key=lambda one: -one.best)[:6]])
+
+    def _untried(self, genes: Array) -> Array:
+        """Those of which no trial has the configuration, or nearly; of a small space, all that there are."""
+        genes = genes if self._all is None else self._all
+        fresh = [self._key(code) not in self._tried for code in self._encoding.codes(genes)]
+        return genes[fresh] if any(fresh) else genes
+
+    def _key(self, code: Array) -> bytes:
+        """Equal where two configurations are, or nearly in a space that is not small."""
+        return np.round(code, 9 if self._encoding.finite <= ENUMERATED else ALIKE).tobytes()
+
+    def _enumerate(self) -> Array:
+        """Genes of every configuration of a small space, each once."""
+        genes = self._encoding.every()
+        keys = [self._key(code) for code in self._encoding.codes(genes)]
+        _, first = np.unique(keys, return_index=True)
+        self._encoding.finite = len(first)
+        return genes[np.sort(first)]
+
+    # the model
+
+    def _log(self, epochs: Any) -> Array:
+        logs: Array = np.log(np.asarray(epochs, float)) / max(math.log(self._epochs), 1e-9)
+        return logs
+
+    def _data(self) -> tuple[Array, Array, Array, Warp]:
+        """Codes, times and warped values that the model sees: the last of every curve, more of those of the best."""
+        seen = [one for one in self._trials if one.values]
+        best = np.array([one.best for one in seen])
+        warp = Warp(best)
+        rank = np.empty(len(seen))
+        rank[np.argsort(-best, kind="stable")] = np.arange(len(seen)) / len(seen)
+        epoch = np.array([one.epoch for one in seen])
+        grid = np.minimum(self._grid[None], epoch[:, None])
+        use = np.concatenate([np.ones((len(seen), 1), bool), grid[:, 1:] > grid[:, :-1]], axis=1)
+        back = use.sum(1)[:, None] - np.cumsum(use, axis=1)
+        order = np.where(back == 0, rank[:, None], 3 + back + 6 * rank[:, None])
+        row, column = np.nonzero(use)
+        if len(row) > ACTIVE:
+            keep = np.sort(np.argsort(order[row, column], kind="stable")[:ACTIVE])
+            row, column = row[keep], column[keep]
+        table = np.array([[one.values[at - 1] for at in ats] for one, ats in zip(seen, grid, strict=True)])
+        codes = np.stack([one.code for one in seen])[row]
+        times = self._log(grid[row, column])
+        values = warp.standardise(table[row, column])
+        failed = [one.code for one in self._trials if one.failed and not one.values]
+        if failed:
+            codes = np.concatenate([codes, failed, failed])
+            times = np.concatenate([times, np.repeat(self._log([self._marks[0], self._epochs]), len(failed))])
+            values = np.concatenate([values, np.full(2 * len(failed), values.min())])
+        return codes, times, values, warp
+
+    def _full_data(self, warp: Warp) -> tuple[Array, Array]:
+        long = [one for one in self._trials if one.epoch >= FULL * self._epochs]
+        if len(long) < LEAST_FULL:
+            seen = [one for one in self._trials if one.values]
+            long = sorted(seen, key=lambda one: (-one.epoch, -one.best))[: 2 * LEAST_FULL]
+        return np.stack([one.code for one in long]), warp([one.best for one in long])
+
+    def _refit(self) -> None:
+        """Fit the hyperparameters where there is so much more to fit them to."""
+        if not self._modelled() or self._references_left() or self._lost or self._spent_out():
+            return  # as where nothing is asked of the model: a decision that is taken over must leave the same state
+        points = sum(one.epoch > 0 for one in self._trials) + sum(one.epoch for one in self._trials) // 10
+        if points > REFIT * self._fitted:
+            codes, times, values, _ = self._data()
+            self._fitted = points
+            rng = np.random.default_rng([self._seed, len(self._opened), 1])
+            pick = np.arange(len(values))
+            if len(values) > FITTED:
+                pick = np.sort(rng.choice(len(values), FITTED, replace=False))
+            self._kernel = fit(codes[pick], times[pick], values[pick], self._kernel)
+        full = sum(one.epoch >= FULL * self._epochs for one in self._trials)
+        if full >= LEAST_FULL and full > 1.15 * self._full_fitted:
+            self._full_fitted = full
+            codes, values = self._full_data(self._data()[3])
+            values = (values - values.mean()) / (values.std() or 1.0)
+            self._full_kernel = fit(
+                codes, np.ones(len(values)), values, Kernel.start(self._encoding.groups), flat=True
+            )
+
+    def _seen(self) -> _View:
+        if self._view is None:
+            codes, times, values, warp = self._data()
+            running = [one for one in self._trials if one.until]
+            if running:
+                codes = np.concatenate([codes, np.stack([one.code for one in running])])
+                times = np.concatenate([times, self._log([one.until for one in running])])
+            best = max(one.best for one in self._trials)
+            self._view = _View(Process(self._kernel, codes, times, values), warp, float(warp(best)))
+        return self._view
+
+    def _best_words(self) -> str:
+        return f"{self._sign * max(one.best for one in self._trials):.4g}"
+
+    def _percent(self, chance: float) -> str:
+        return f"{100 * chance:.0f} % to beat {self._best_words()}"
+
+
+def _name(number: int) -> str:
+    return f"t{number:04d}"

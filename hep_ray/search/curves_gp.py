@@ -1,0 +1,263 @@
+"""Gaussian processes over configurations and epochs.
+
+Covariance of two points (x, u), x a configuration and u the logarithm of the epoch from 0 to 1:
+
+    k = m(x, x') (a + b s(u, u')) + c s(u, u') + noise where both are the same
+
+with m and s Matérn of 5/2, m with a length for every parameter. Lengths and variances are those of the highest
+posterior density under log-normal priors, found by L-BFGS from the gradient in closed form (Rasmussen and Williams,
+Gaussian Processes for Machine Learning, 2006, section 5.4.1).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import ndtr
+
+Array = npt.NDArray[np.float64]
+ROOT5 = math.sqrt(5)
+JITTER = 1e-6
+STRETCH = 0.1
+"""Of the warp: the smaller, the more the values next to the best are pulled apart."""
+FLAT = 1e-9
+"""Variance below which curves are taken to be flat."""
+STEPS = 20
+"""Of L-BFGS, at most."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Hyperparameters, all positive.
+
+    Attributes:
+        lengths: (parameters,) of the configuration.
+        time: length in the logarithm of the epoch.
+        level: variance that all epochs share, a.
+        shape: variance of the configuration's curve, b.
+        trend: variance of the curve that all configurations share, c.
+        noise: variance of a value.
+        groups: (columns,) parameter of each column of the code.
+    """
+
+    lengths: Array
+    time: float
+    level: float
+    shape: float
+    trend: float
+    noise: float
+    groups: npt.NDArray[np.int_]
+
+    @classmethod
+    def start(cls, groups: npt.NDArray[np.int_]) -> Kernel:
+        """Return the middle of the priors."""
+        return cls.of(_prior(groups)[0], groups)
+
+    @classmethod
+    def of(cls, logs: Array, groups: npt.NDArray[np.int_]) -> Kernel:
+        """Return the kernel of the logarithms in the order of the attributes."""
+        values = np.exp(logs)
+        time, level, shape, trend, noise = (float(value) for value in values[-5:])
+        return cls(values[:-5], time, level, shape, trend, noise, groups)
+
+    def logs(self) -> Array:
+        """Return the logarithms in the order of the attributes."""
+        rest = [self.time, self.level, self.shape, self.trend, self.noise]
+        logs: Array = np.log(np.concatenate([self.lengths, rest]))
+        return logs
+
+    def between(self, codes: Array, times: Array, others: Array, their_times: Array) -> Array:
+        """Return (n, m) covariances, without noise."""
+        scale = ROOT5 / self.lengths[self.groups]
+        near = _near(codes * scale, others * scale)
+        if self.shape + self.trend < FLAT:
+            near *= self.level
+            return near
+        here, row = np.unique(times, return_inverse=True)
+        there, column = np.unique(their_times, return_inverse=True)
+        when, _ = _matern(((here[:, None] - there[None]) / self.time) ** 2)
+        near *= (self.level + self.shape * when)[row][:, column]
+        near += (self.trend * when)[row][:, column]
+        return near
+
+    def variance(self) -> float:
+        """Return the variance of a point, without noise."""
+        return self.level + self.shape + self.trend
+
+
+def _matern(square: Array) -> tuple[Array, Array]:
+    """Matérn 5/2 of squared distances, and minus twice its derivative by them."""
+    root = ROOT5 * np.sqrt(square)
+    fade = np.exp(-root)
+    slope = (5 / 3) * (1 + root) * fade
+    return (1 + root + (5 / 3) * square) * fade, slope
+
+
+def _near(codes: Array, others: Array) -> Array:
+    """(n, m) Matérn 5/2 between codes in units of their lengths, times the root of five."""
+    square = codes @ (-2 * others.T)
+    square += (codes**2).sum(1)[:, None]
+    square += (others**2).sum(1)
+    np.maximum(square, 0, out=square)
+    root = np.sqrt(square)
+    square /= 3
+    square += root
+    square += 1
+    np.negative(root, out=root)
+    np.exp(root, out=root)
+    square *= root
+    return square
+
+
+def _prior(groups: npt.NDArray[np.int_]) -> tuple[Array, Array]:
+    count = int(groups.max()) + 1 if len(groups) else 0
+    lengths = np.full(count, math.log(0.5 * math.sqrt(max(count, 1))))
+    middle = np.concatenate([lengths, np.log([0.7, 0.6, 0.3, 0.2, 1e-3])])
+    width = np.concatenate([np.full(count, 1.0), [0.7, 0.8, 1.0, 1.0, 1.2]])
+    return middle, width
+
+
+def fit(codes: Array, times: Array, values: Array, start: Kernel, *, flat: bool = False) -> Kernel:
+    """Return the hyperparameters of the highest posterior density.
+
+    Args:
+        codes: (n, columns) of configurations.
+        times: (n,) logarithm of the epoch, from 0 to 1.
+        values: (n,) about zero, of about unit variance.
+        start: of the descent.
+        flat: all values are of one epoch: no curve is fitted.
+    """
+    groups = start.groups
+    middle, width = _prior(groups)
+    count = len(middle) - 5
+    squares = np.zeros((count, len(codes), len(codes)))
+    for column, group in enumerate(groups):
+        squares[group] += (codes[:, None, column] - codes[None, :, column]) ** 2
+    apart = (times[:, None] - times[None]) ** 2
+    free = np.ones(len(middle), bool)
+    if flat:
+        free[[count, count + 2, count + 3]] = False
+    base = start.logs() if not flat else np.where(free, start.logs() if start.shape else middle, -30.0)
+    eye = np.eye(len(codes))
+
+    def loss(given: npt.NDArray[np.float64]) -> tuple[float, Array]:
+        logs = base.copy()
+        logs[free] = given
+        values_of = np.exp(logs)
+        lengths, (time, level, shape, trend, noise) = values_of[:count], values_of[count:]
+        near, slope = _matern(np.tensordot(lengths**-2.0, squares, 1))
+        gap = apart / time**2
+        when, bend = _matern(gap)
+        mix = level + shape * when
+        covariance = near * mix + trend * when + (noise + JITTER) * eye
+        try:
+            lower = cholesky(covariance, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            return 1e10, np.zeros_like(given)
+        weights = cho_solve((lower, True), values, check_finite=False)
+        inverse = cho_solve((lower, True), eye, check_finite=False)
+        inner = inverse - np.outer(weights, weights)
+        away = (logs - middle)[free] / width[free]
+        value = 0.5 * values @ weights + np.log(np.diag(lower)).sum() + 0.5 * (away**2).sum()
+        gradient = np.empty(len(logs))
+        pull = (inner * slope * mix).ravel()
+        gradient[:count] = 0.5 * (squares.reshape(count, -1) @ pull) / lengths**2
+        gradient[count] = 0.5 * np.vdot(inner, (shape * near + trend) * bend * gap)
+        gradient[count + 1] = 0.5 * level * np.vdot(inner, near)
+        gradient[count + 2] = 0.5 * shape * np.vdot(inner, near * when)
+        gradient[count + 3] = 0.5 * trend * np.vdot(inner, when)
+        gradient[count + 4] = 0.5 * noise * np.trace(inner)
+        return float(value), gradient[free] + away / width[free]
+
+    bounds = [(m - 4 * w, m + 4 * w) for m, w in zip(middle[free], width[free], strict=True)]
+    found = minimize(loss, base[free], jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    logs = base.copy()
+    logs[free] = found.x
+    return Kernel.of(logs, groups)
+
+
+class Warp:
+    """Values as the model sees them: those below the median drawn together, those next to the best pulled apart.
+
+    Args:
+        bests: best value of every trial.
+    """
+
+    def __init__(self, bests: Array) -> None:
+        self._top, self._middle = float(bests.max()), float(np.median(bests))
+        self._scale = self._top - self._middle or float(np.ptp(bests)) or 1.0
+        self.mean, self.deviation = 0.0, 1.0
+
+    def standardise(self, values: Array) -> Array:
+        """Warp these, and let their mean be 0 and their deviation 1 from now on."""
+        raw = self._raw(values)
+        self.mean, self.deviation = float(raw.mean()), float(raw.std()) or 1.0
+        return (raw - self.mean) / self.deviation
+
+    def __call__(self, values: Any) -> Array:
+        """Warp values."""
+        return (self._raw(np.asarray(values, float)) - self.mean) / self.deviation
+
+    def _raw(self, values: Array) -> Array:
+        unit = (values - self._middle) / self._scale
+        unit = np.where(unit < 0, unit / (1 - np.minimum(unit, 0) / 2), unit)
+        warped: Array = -np.log(np.maximum(1 + STRETCH - unit, 1e-3))
+        return warped
+
+    def back(self, warped: float) -> float:
+        """Return the value that a warped one stands for."""
+        unit = 1 + STRETCH - math.exp(min(-(warped * self.deviation + self.mean), 50.0))
+        unit = max(unit, -1.98)
+        unit = unit / (1 + unit / 2) if unit < 0 else unit
+        return self._middle + self._scale * unit
+
+
+class Process:
+    """A Gaussian process that has seen values; those that are only awaited are taken to be as it predicts them.
+
+    Args:
+        kernel: its hyperparameters.
+        codes: (n, columns) of configurations.
+        times: (n,) logarithm of the epoch.
+        values: (m,) of the first m, m ≤ n; the others are awaited.
+    """
+
+    def __init__(self, kernel: Kernel, codes: Array, times: Array, values: Array) -> None:
+        self._kernel, self._codes, self._times = kernel, codes, times
+        covariance = kernel.between(codes, times, codes, times)
+        covariance[np.diag_indices(len(codes))] += kernel.noise + JITTER
+        self._lower = cholesky(covariance, lower=True, check_finite=False)
+        seen = len(values)
+        half = np.zeros(len(codes))
+        half[:seen] = solve_triangular(self._lower[:seen, :seen], values, lower=True, check_finite=False)
+        # that what is awaited is as predicted leaves its whitened residual at zero
+        self._weights = solve_triangular(self._lower, half, lower=True, trans="T", check_finite=False)
+
+    def mean(self, codes: Array, times: Array) -> Array:
+        """Return (k,) expected values."""
+        expected: Array = self._kernel.between(codes, times, self._codes, self._times) @ self._weights
+        return expected
+
+    def spread(self, codes: Array, times: Array) -> tuple[Array, Array]:
+        """Return (k,) expected values and their standard deviations, without noise."""
+        across = self._kernel.between(codes, times, self._codes, self._times)
+        half = solve_triangular(self._lower, across.T, lower=True, check_finite=False)
+        variance = self._kernel.variance() - (half**2).sum(0)
+        return across @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
+
+
+def log_expected_gain(mean: Array, spread: Array, best: float) -> Array:
+    """Return the logarithm of the expected improvement of normal values on the best, also far below it."""
+    away = (mean - best) / spread
+    density = np.exp(-0.5 * away**2) / math.sqrt(2 * math.pi)
+    near = np.log(np.maximum(density + away * ndtr(away), 1e-300))
+    # far below, E = φ(z) / z² (Ament et al., arXiv:2310.20708)
+    far = -0.5 * away**2 - 0.5 * math.log(2 * math.pi) - 2 * np.log(np.maximum(-away, 1.0))
+    gain: Array = np.where(away < -6, far, near) + np.log(spread)  # noqa: PLR2004
+    return gain
