@@ -120,9 +120,8 @@ TABLES = (
     Table(
         "jets", "B-CNN, CMS jets balanced", "jet_images", "table", "cms_jet_images_balanced", metrics=CLOSE
     ),
-    Table("susy", "baseline, 8 features and 18", "susy", "published_baseline", "susy"),
-    Table("susy", "regularisation of 16-16", "susy", "published_regularisation", "susy", place=1),
-    Table("susy", "final network", "susy", "published_final", "susy"),
+    Table("susy", "baseline and final network, 8 features and 18", "susy", "table", "susy"),
+    Table("susy", "regularisation of 16-16", "susy", "table_regularisation", "susy", place=1),
     Table("objects", "optimizers", "atlas_objects", "table", "atlas_objects"),
     Table(
         "objects", "classes, by network", "atlas_objects", "table", "atlas_objects", place=1, metrics=OBJECTS

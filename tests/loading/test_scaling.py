@@ -89,6 +89,13 @@ def test_per_channel_shares_its_numbers_over_the_pixels() -> None:
     np.testing.assert_allclose(scaled.std((0, 1, 2)), 1, atol=1e-3)
 
 
+def test_mean_one_by_hand() -> None:
+    scaler = SCALERS["mean_one"]((3,))
+    scaler.fit(np.array([[2.0, -1.0, 0.0], [4.0, 3.0, 0.0]], dtype=np.float32))  # mean magnitudes 3, 2, 0
+    found = scaler(torch.tensor([[6.0, -4.0, 5.0], [0.0, 1.0, 0.0]]))
+    assert found.tolist() == [[2.0, -2.0, 5.0], [0.0, 0.5, 0.0]]
+
+
 def test_log1p_by_hand() -> None:
     scaler = SCALERS["log1p"](())
     scaler.fit(values(()))

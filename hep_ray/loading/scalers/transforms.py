@@ -51,6 +51,24 @@ class PerChannel(Standardize):
         return self.shape[-1:]
 
 
+@scaler("mean_one")
+class MeanOne(Scaler):
+    """x / mean |x| of each place, which takes quantities in GeV to order one and leaves zero where it is."""
+
+    magnitude: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.register_buffer("magnitude", torch.ones(shape))
+
+    def _fit(self, values: npt.NDArray[np.float64]) -> None:
+        magnitude = np.abs(values).mean(axis=0)
+        self.magnitude.copy_(torch.as_tensor(np.where(magnitude > 0, magnitude, 1.0)))
+
+    def _scale(self, values: Tensor) -> Tensor:
+        return values / self.magnitude
+
+
 @scaler("log1p")
 class Log1p(Scaler):
     """sgn(x) ln(1 + |x|); nothing is fitted, but it is asked for as of every scaler."""
