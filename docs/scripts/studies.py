@@ -24,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 
+from hep_ray.cluster import connect
 from hep_ray.report.study import cells
 from hep_ray.search.definition import Search, StudyTable
 from hep_ray.search.find import load_search
@@ -350,6 +352,8 @@ def main() -> None:
     if unknown := [name for name in given.names if name not in known]:
         sys.exit(f"no table {', '.join(unknown)}; known: {', '.join(dict.fromkeys(known))}")
     out.mkdir(parents=True, exist_ok=True)
+    connect()  # one Ray for all of them
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     kept: list[str] = []
     for table in TABLES:
         if given.names and table.name not in given.names:

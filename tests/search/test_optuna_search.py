@@ -411,17 +411,47 @@ def test_a_dry_run_says_what_draws_and_what_stops(preset, told):
 
 JOINTLY = {
     ("atlas_objects", "laptop"): [
-        {"wide", "activation", "loss", "optimizer", "image_dropout", "dropout", "learning_rate"}
+        {
+            "second_features",
+            "second_image_dropout",
+            "activation",
+            "loss",
+            "optimizer",
+            "image_dropout",
+            "dropout",
+        }
+        | {"learning_rate", "schedule", "batch_size"},
+        {"decay_rate"},  # where the schedule is that of inverse time
     ],
     ("cnn_loss", "smoke"): [{"dropout", "root_index", "optimizer", "learning_rate"}],
     ("cnn_loss", "laptop"): [{"dropout", "root_index", "optimizer", "learning_rate"}],
     ("electron_id", "smoke"): [
-        {"conv_layers", "conv_features", "dense_layers", "dense_features", "dropout"}
-        | {"class_weights", "optimizer", "weight_decay", "learning_rate"}
+        {
+            "conv_layers",
+            "conv_features",
+            "dense_layers",
+            "dense_features",
+            "dropout",
+            "conv_dropout",
+            "track_form",
+        }
+        | {"kernel_size", "scalar_scaling", "sequence_scaling"}
+        | {"class_weights", "optimizer", "weight_decay", "learning_rate"},
+        {"momentum"},  # where the optimizer is SGD
     ],
     ("electron_id", "laptop"): [
-        {"conv_layers", "conv_features", "dense_layers", "dense_features", "dropout"}
-        | {"class_weights", "optimizer", "weight_decay", "learning_rate"}
+        {
+            "conv_layers",
+            "conv_features",
+            "dense_layers",
+            "dense_features",
+            "dropout",
+            "conv_dropout",
+            "track_form",
+        }
+        | {"kernel_size", "scalar_scaling", "sequence_scaling"}
+        | {"class_weights", "optimizer", "weight_decay", "learning_rate"},
+        {"momentum"},  # where the optimizer is SGD
     ],
     ("flat_minima", "laptop"): [
         {"optimizer", "learning_rate", "manifold_mixup"},
@@ -431,6 +461,10 @@ JOINTLY = {
     ("jet_images", "laptop"): [{"dropout", "weight_decay", "learning_rate", "swa_start", "phi_flip"}],
     ("jet_images", "networks"): [
         {"model", "optimizer", "weight_decay", "learning_rate", "phi_flip", "eta_flip"}
+    ],
+    ("jet_images", "bcnn_search"): [
+        {"input_transform", "optimizer", "weight_decay", "learning_rate", "schedule", "phi_flip", "eta_flip"}
+        | {"batch_size"}
     ],
     ("particle_id", "smoke"): [
         {"scalar_scaling", "hidden_layers", "hidden_features", "dropout", "learning_rate", "batch_size"}
