@@ -38,12 +38,10 @@ COLOURS = {"black_hole": "#3f51b5", "sphaleron": "#e45f2b"}
 def ours(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """Columns of our events by class."""
     manifest = Manifest.load(folder)
-    table = pq.ParquetDataset([folder / shard.file for shard in manifest.shards]).read()
-    labels = table["label"].to_numpy()
-    columns = {name: table[name].to_numpy() for name in VARIABLES}
-    columns["image"] = table["image"].combine_chunks().to_numpy_ndarray()
+    table = pq.ParquetDataset([folder / shard.file for shard in manifest.shards]).read().combine_chunks()
+    events = manifest.event_schema.decode(table.to_batches()[0])
     return {
-        name: {column: values[labels == label] for column, values in columns.items()}
+        name: {column: events[column][events["label"] == label] for column in (*VARIABLES, "image")}
         for label, name in enumerate(manifest.event_schema.classes)
     }
 

@@ -10,8 +10,9 @@ those that restore the incoming partons' charge, baryon and lepton number.
 Sources: Dimopoulos and Landsberg, hep-ph/0106295 (production and decay); Harris, Richardson and
 Webber, hep-ph/0307305 (sequence of emissions, remnant); BlackMax, arXiv:0711.3012, whose events the
 reference sample holds; parameters of arXiv:2310.15227. Simplifications: all energy of the partons
-enters the hole, gravitons are not radiated, and each emission that would leave less than nothing is
-drawn again.
+enters the hole; an energy that would leave less than nothing is drawn again for the same species; a graviton,
+whose rate is that into the bulk, flies along the brane as a massless particle (PDG number 39), as an event
+record can hold it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import itertools
 import numpy as np
 
 from hep_ray.simulate import Array
-from hep_ray.simulate.hawking import emission_spectra, horizon_radius
+from hep_ray.simulate.hawking import RadiusConvention, emission_spectra, horizon_radius
 from hep_ray.simulate.particles import (
+    GRAVITON,
     SPECIES,
     Charges,
     HardEvent,
@@ -37,18 +39,28 @@ from hep_ray.simulate.particles import (
 from hep_ray.simulate.phase_space import boost, invariant_mass, isotropic_direction, rambo
 
 PARTONS: tuple[int, ...] = (21, 1, 2, 3, 4, 5, -1, -2, -3, -4, -5)
+EMITTED = (*SPECIES, GRAVITON)
 PAIRS = tuple((first, second) for first in PARTONS for second in PARTONS)
 
 
 def black_hole_event(
-    pair: PartonPair, energy: float, planck_mass: float, extra_dimensions: int, rng: np.random.Generator
+    pair: PartonPair,
+    energy: float,
+    planck_mass: float,
+    extra_dimensions: int,
+    rng: np.random.Generator,
+    *,
+    gravitons: bool = True,
+    convention: RadiusConvention = RadiusConvention.PDG,
 ) -> HardEvent:
     """Make one hole, from the merging partons to its last particles; √s and M∗ in GeV."""
     first, second = incoming_pair(pair.pdgs, pair.fractions, energy, [(0, 0), (0, 0)])
     hole = first.momentum + second.momentum
     total = charges_of(pair.pdgs[0]) + charges_of(pair.pdgs[1])
     while True:
-        emitted, momenta, remnant = evaporate(hole, planck_mass, extra_dimensions, rng)
+        emitted, momenta, remnant = evaporate(
+            hole, planck_mass, extra_dimensions, rng, gravitons=gravitons, convention=convention
+        )
         missing = total
         for pdg in emitted:
             missing = missing - charges_of(pdg)
@@ -66,7 +78,13 @@ def black_hole_event(
 
 
 def evaporate(
-    hole: Array, planck_mass: float, extra_dimensions: int, rng: np.random.Generator
+    hole: Array,
+    planck_mass: float,
+    extra_dimensions: int,
+    rng: np.random.Generator,
+    *,
+    gravitons: bool = True,
+    convention: RadiusConvention = RadiusConvention.PDG,
 ) -> tuple[list[int], list[Array], Array]:
     """Let a hole of that four-momentum emit until its mass is below M∗.
 
@@ -74,16 +92,17 @@ def evaporate(
         PDG numbers and four-momenta of what was emitted, and the remnant's four-momentum, (E, px, py, pz) in GeV.
     """
     spectra = emission_spectra(extra_dimensions)
-    cumulative = np.cumsum(_emission_weights(extra_dimensions))
+    cumulative = np.cumsum(_emission_weights(extra_dimensions, gravitons))
     emitted: list[int] = []
     momenta: list[Array] = []
     while (mass := invariant_mass(hole)) > planck_mass:
-        species = SPECIES[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
-        radius = horizon_radius(mass, planck_mass, extra_dimensions)
-        energy = spectra[species.spin].sample(rng.random()) / radius
+        species = EMITTED[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
+        radius = horizon_radius(mass, planck_mass, extra_dimensions, convention)
         # A body of mass m takes at most (M² + m²)/2M from a hole of mass M, and leaves it massless.
-        if not species.mass < energy < (mass**2 + species.mass**2) / (2 * mass):
-            continue
+        most = (mass**2 + species.mass**2) / (2 * mass)
+        energy = spectra[species.spin].sample(rng.random()) / radius
+        while not species.mass < energy < most:
+            energy = spectra[species.spin].sample(rng.random()) / radius
         momentum = np.sqrt(energy**2 - species.mass**2) * isotropic_direction(rng)
         particle = boost(np.array([energy, *momentum]), hole)
         hole = hole - particle
@@ -107,16 +126,18 @@ def remnant_bodies(
 
 
 @functools.lru_cache(maxsize=16)
-def _emission_weights(extra_dimensions: int) -> tuple[float, ...]:
+def _emission_weights(extra_dimensions: int, gravitons: bool) -> tuple[float, ...]:
+    """Return the share of each of `EMITTED` in what a hole emits."""
     spectra = emission_spectra(extra_dimensions)
-    weights = np.array([species.freedom * spectra[species.spin].rate for species in SPECIES])
+    rates = [species.freedom * spectra[species.spin].rate for species in EMITTED]
+    weights = np.array(rates) * [gravitons or species is not GRAVITON for species in EMITTED]
     return tuple(weights / weights.sum())
 
 
 @functools.lru_cache(maxsize=16)
 def _closing_sets(extra_dimensions: int) -> dict[Charges, tuple[list[tuple[int, ...]], Array]]:
     weights: dict[int, float] = {}
-    for species, weight in zip(SPECIES, _emission_weights(extra_dimensions), strict=True):
+    for species, weight in zip(EMITTED[:-1], _emission_weights(extra_dimensions, False)[:-1], strict=True):
         if species.self_conjugate:
             weights[species.pdg] = weight
         else:

@@ -1,6 +1,7 @@
-"""Task `mbh_sph`: microscopic black holes against sphalerons at the LHC, as η–φ images.
+"""Task `mbh_sph`: microscopic black holes against sphalerons at the LHC, as η–φ images of towers and tracks.
 
-Parameters are those of arXiv:2310.15227 and of the HVL thesis; the detector is the ATLAS card of Delphes.
+Parameters are those of arXiv:2310.15227, of its generator cards and of the HVL thesis; the detector is the ATLAS
+card of Delphes.
 The signal is the black hole: the thesis searches for it and treats the sphaleron as the look-alike.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +19,15 @@ from pydantic import Field, field_validator, model_validator
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.simulate import Columns, black_hole, simulation, sphaleron
+from hep_ray.simulate.hawking import RadiusConvention
 from hep_ray.simulate.objects import (
     CHANNELS,
     PIXELS,
-    Objects,
+    Event,
     Reconstruction,
     event_image,
     event_variables,
+    object_image,
 )
 from hep_ray.simulate.particles import PartonLuminosity
 from hep_ray.simulate.pythia import CollisionConfig, Density, HardProcess, Shower, draw_seed
@@ -56,12 +60,38 @@ SCHEMA = EventSchema(
 )
 
 
-class MbhSphConfig(CollisionConfig):
+class ImagesConfig(CollisionConfig):
+    """Parameters that `mbh_sph` and `six_hypotheses` share; the defaults are those of the reference sample.
+
+    Attributes:
+        multiparton_interactions: simulate further parton collisions of the same two protons.
+        images: of calorimeter `towers` and tracks, as the thesis and arXiv:2310.15227 fill them, or of reconstructed
+            `objects`, one bin each, as the reference's h5 files hold them.
+        gravitons: let black holes emit gravitons.
+        planck_mass_convention: which mass M∗ is: `unit` (r_H M∗ = (M/M∗)^(1/(n+1)), as in the reference's card), `pdg`
+            or `dimopoulos_landsberg`.
+        sphaleron_mass: every transition at the `threshold`, as in the reference, or at what the `partons` carry
+            above it.
+        parton_densities: Pythia's number of the proton's densities (`PDF:pSet`); 5 is MSTW2008 LO.
+        lost_muons: probability that a measured muon goes unseen altogether. The card loses none; 0.6 imitates the
+            reference's files, for a reason that is not known.
+    """
+
+    multiparton_interactions: bool = True
+    images: Literal["towers", "objects"] = "towers"
+    gravitons: bool = True
+    planck_mass_convention: RadiusConvention = RadiusConvention.UNIT
+    sphaleron_mass: Literal["threshold", "partons"] = "threshold"
+    parton_densities: int = Field(default=5, ge=1)
+    lost_muons: float = Field(default=0.0, ge=0, le=1)
+
+
+class MbhSphConfig(ImagesConfig):
     """Parameters of the task.
 
     Attributes:
         extra_dimensions: number n of extra dimensions, 1 to 7.
-        planck_mass: fundamental scale M∗ (Particle Data Group convention), in GeV.
+        planck_mass: fundamental scale M∗, in GeV.
         black_hole_mass_min: least mass of a hole, in GeV; above M∗.
         sphaleron_threshold: least energy of a transition, in GeV.
         sphaleron_plus: probability of ΔN_CS = +1; the reference has −1 alone.
@@ -100,25 +130,26 @@ class MbhSphConfig(CollisionConfig):
 
 @simulation("mbh_sph", MbhSphConfig, SCHEMA, requires=("pythia8mc",))
 def generate(config: MbhSphConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
-    """Microscopic black holes (n = 4, M > 10 TeV) against sphalerons (E > 9 TeV): 50×50×3 η–φ images."""
-    return as_columns(itertools.islice(reconstructed(config, class_name, seed), events))
+    """Microscopic black holes (n = 4, M > 10 TeV) against sphalerons (E = 9 TeV): 50×50×3 η–φ images."""
+    return as_columns(config, itertools.islice(reconstructed(config, class_name, seed), events))
 
 
-def reconstructed(config: MbhSphConfig, class_name: str, seed: SeedSequence) -> Iterator[Objects]:
-    """Reconstructed objects of one event after another, without end."""
+def reconstructed(config: MbhSphConfig, class_name: str, seed: SeedSequence) -> Iterator[Event]:
+    """Measure and reconstruct one event after another, without end."""
     shower, reconstruction = _generators(config, class_name)
     rng = np.random.default_rng(seed)
     for state in shower.events(rng, draw_seed(rng)):
-        yield reconstruction.objects(state, rng)
+        yield reconstruction.event(state, rng)
 
 
-def as_columns(events: Iterable[Objects]) -> Columns:
-    """Columns of the schema."""
+def as_columns(config: ImagesConfig, events: Iterable[Event]) -> Columns:
+    """Return the columns of the schema."""
     images: list[npt.NDArray[np.float32]] = []
     variables: dict[str, list[float]] = {}
-    for objects in events:
-        images.append(event_image(objects))
-        for name, value in event_variables(objects).items():
+    for event in events:
+        towers = config.images == "towers"
+        images.append(event_image(event.measured) if towers else object_image(event.objects))
+        for name, value in event_variables(event.objects).items():
             variables.setdefault(name, []).append(value)
     columns = {name: np.array(values, dtype=np.float32) for name, values in variables.items()}
     return {"image": np.stack(images), **columns}
@@ -128,8 +159,9 @@ def as_columns(events: Iterable[Objects]) -> Columns:
 def _generators(config: MbhSphConfig, class_name: str) -> tuple[Shower, Reconstruction]:
     """Built once per process; `generate` seeds them anew, so nothing passes from call to call."""
     prepare = {BLACK_HOLE: _black_holes, SPHALERON: _sphalerons}[class_name]
-    shower = Shower(functools.partial(prepare, config), config.with_settings(*config.pythia))
-    return shower, Reconstruction(config.jet_radius, config.jet_pt)
+    settings = (f"PDF:pSet = {config.parton_densities}", *config.pythia)
+    shower = Shower(functools.partial(prepare, config), config.with_settings(*settings))
+    return shower, Reconstruction(config.jet_radius, config.jet_pt, config.lost_muons)
 
 
 def _black_holes(config: MbhSphConfig, density: Density) -> HardProcess:
@@ -139,12 +171,25 @@ def _black_holes(config: MbhSphConfig, density: Density) -> HardProcess:
         density, config.energy, config.black_hole_mass_min, growth, black_hole.PAIRS
     )
     return lambda rng: black_hole.black_hole_event(
-        luminosity.sample(rng), config.energy, config.planck_mass, config.extra_dimensions, rng
+        luminosity.sample(rng),
+        config.energy,
+        config.planck_mass,
+        config.extra_dimensions,
+        rng,
+        gravitons=config.gravitons,
+        convention=config.planck_mass_convention,
     )
 
 
 def _sphalerons(config: MbhSphConfig, density: Density) -> HardProcess:
-    luminosity = PartonLuminosity(density, config.energy, config.sphaleron_threshold, 0.0, sphaleron.PAIRS)
+    luminosity = PartonLuminosity(
+        density,
+        config.energy,
+        config.sphaleron_threshold,
+        0.0,
+        sphaleron.PAIRS,
+        at_threshold=config.sphaleron_mass == "threshold",
+    )
     return lambda rng: sphaleron.sphaleron_event(
         luminosity.sample(rng), config.energy, config.sphaleron_plus, rng
     )

@@ -36,7 +36,7 @@ class Species:
     @property
     def self_conjugate(self) -> bool:
         """Whether particle and antiparticle are the same."""
-        return self.pdg in {21, 22, 23, 25}
+        return self.pdg in {21, 22, 23, 25, 39}
 
 
 # Masses: Particle Data Group. W and Z count their longitudinal state as gauge bosons, which with one
@@ -60,7 +60,9 @@ SPECIES: tuple[Species, ...] = (
     Species(24, 80.369, 3, 0, 0, Spin.VECTOR, 6),
     Species(25, 125.2, 0, 0, 0, Spin.SCALAR, 1),
 )
-BY_PDG: dict[int, Species] = {species.pdg: species for species in SPECIES}
+# All its polarisations, in every dimension, as one degree of freedom.
+GRAVITON = Species(39, 0.0, 0, 0, 0, Spin.GRAVITON, 1)
+BY_PDG: dict[int, Species] = {species.pdg: species for species in (*SPECIES, GRAVITON)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +183,7 @@ class PartonLuminosity:
         threshold: least invariant mass in GeV.
         growth: σ̂ grows like M to this power.
         pairs: allowed (PDG, PDG).
+        at_threshold: every pair has the threshold mass, and its rapidity alone is drawn.
     """
 
     _NODES = 512
@@ -193,6 +196,8 @@ class PartonLuminosity:
         threshold: float,
         growth: float,
         pairs: Sequence[tuple[int, int]],
+        *,
+        at_threshold: bool = False,
     ) -> None:
         self._log_tau_min = 2 * np.log(threshold / energy)
         self._growth = growth
@@ -202,15 +207,16 @@ class PartonLuminosity:
             pdg: np.array([max(0.0, density(pdg, x, threshold**2)) for x in np.exp(self._nodes)])
             for pdg in sorted({pdg for pair in self._pairs for pdg in pair})
         }
-        log_tau = np.linspace(self._log_tau_min, 0.0, 200)[:, None]
+        self._log_tau_max = self._log_tau_min if at_threshold else 0.0
+        log_tau = np.linspace(self._log_tau_min, self._log_tau_max, 200)[:, None]
         rapidity = log_tau / 2 * np.linspace(-1, 1, 81)
         grid = np.broadcast_to(log_tau, rapidity.shape)
         self._ceiling = 1.2 * float(self._weights(grid.ravel(), rapidity.ravel()).sum(axis=0).max())
 
     def sample(self, rng: np.random.Generator) -> PartonPair:
-        """One pair."""
+        """Draw one pair."""
         while True:
-            log_tau = rng.uniform(self._log_tau_min, 0.0, self._BLOCK)
+            log_tau = rng.uniform(self._log_tau_min, self._log_tau_max, self._BLOCK)
             # y is flat over the widest range; points outside that of their own τ get no weight.
             rapidity = rng.uniform(self._log_tau_min / 2, -self._log_tau_min / 2, self._BLOCK)
             weights = self._weights(log_tau, rapidity)

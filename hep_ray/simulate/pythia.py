@@ -159,9 +159,7 @@ class Shower:
         self._pythia = module.Pythia("", False)
         self._source = _les_houches_source(module, config.energy)
         generation = f"{GENERATION}:new = sphaleron_generation void 0 0 0 1000.0 0.0 0.0 0.0 0.0"
-        _initialise(
-            self._pythia, config, "Beams:frameType = 5", STABLE_PIONS, generation, source=self._source
-        )
+        _initialise(self._pythia, config, "Beams:frameType = 5", generation, source=self._source)
         densities = self._pythia.getPDFPtr(PROTON)
         self._process = prepare(densities.xf)
         self._charges: dict[int, int] = {}

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.simulate import Columns, mbh_sph, simulation
-from hep_ray.simulate.mbh_sph import BLACK_HOLE, SPHALERON, MbhSphConfig
-from hep_ray.simulate.objects import Objects, event_variables
-from hep_ray.simulate.pythia import CollisionConfig, passing
+from hep_ray.simulate.mbh_sph import BLACK_HOLE, SPHALERON, ImagesConfig, MbhSphConfig
+from hep_ray.simulate.objects import Event, event_variables
+from hep_ray.simulate.pythia import passing
 
 HOLES = {
     "bh_n2_m10": (2, 10),
@@ -42,14 +42,14 @@ SCHEMA = EventSchema(
 )
 
 
-class SixHypothesesConfig(CollisionConfig):
+class SixHypothesesConfig(ImagesConfig):
     """Parameters of the task.
 
     Attributes:
-        planck_mass: fundamental scale M∗ (Particle Data Group convention), in GeV.
+        planck_mass: fundamental scale M∗, in GeV.
         sphaleron_threshold: least energy of a transition, in GeV.
-        objects_min: least number of objects with p_T > 70 GeV.
-        st_min: least S_T, the sum of their p_T and of missing p_T, in GeV.
+        objects_min: least number of objects with p_T > 70 GeV and |η| < 2.4.
+        st_min: least S_T, the sum of their p_T and of a missing p_T above 70 GeV, in GeV.
     """
 
     energy: float = Field(default=13_000.0, gt=12_000)
@@ -70,10 +70,7 @@ class SixHypothesesConfig(CollisionConfig):
         """Parameters of `mbh_sph` that make this class."""
         dimensions, mass = HOLES.get(class_name, (4, 10))
         return MbhSphConfig(
-            energy=self.energy,
-            planck_mass=self.planck_mass,
-            sphaleron_threshold=self.sphaleron_threshold,
-            multiparton_interactions=self.multiparton_interactions,
+            **self.model_dump(exclude={"objects_min", "st_min"}),
             extra_dimensions=dimensions,
             black_hole_mass_min=1000.0 * mass,
         )
@@ -84,11 +81,11 @@ def generate(config: SixHypothesesConfig, class_name: str, events: int, seed: Se
     """Sphalerons and black holes of five kinds that pass N ≥ 5 and S_T ≥ 7 TeV: 50×50×3 η–φ images."""
     kind = SPHALERON if class_name == SPHALERON else BLACK_HOLE
 
-    def attempts() -> Iterator[list[Objects]]:
-        for objects in mbh_sph.reconstructed(config.of_class(class_name), kind, seed):
-            found = event_variables(objects)
+    def attempts() -> Iterator[list[Event]]:
+        for event in mbh_sph.reconstructed(config.of_class(class_name), kind, seed):
+            found = event_variables(event.objects)
             passed = found["n_objects_70"] >= config.objects_min and found["st"] >= config.st_min
-            yield [objects] if passed else []
+            yield [event] if passed else []
 
     wanted = f"event of {class_name} has {config.objects_min} objects and S_T of {config.st_min:g} GeV"
-    return mbh_sph.as_columns(passing(attempts(), events, PATIENCE, wanted))
+    return mbh_sph.as_columns(config, passing(attempts(), events, PATIENCE, wanted))

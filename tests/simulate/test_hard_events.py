@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hep_ray.simulate.black_hole import black_hole_event
-from hep_ray.simulate.particles import INTERMEDIATE, Charges, HardEvent, PartonPair, charges_of, mass_of
+from hep_ray.simulate.particles import (
+    INTERMEDIATE,
+    Charges,
+    HardEvent,
+    PartonLuminosity,
+    PartonPair,
+    charges_of,
+    mass_of,
+)
 from hep_ray.simulate.phase_space import invariant_mass
 from hep_ray.simulate.sphaleron import doublet_members, sphaleron_event
 
@@ -89,6 +97,30 @@ def test_doublet_members_are_balanced() -> None:
     members = [*(pdg for generation in quarks for pdg in generation), *leptons]
     assert [len(generation) for generation in quarks] == [1, 3, 3]
     assert sum(pdg % 2 == 0 for pdg in members) == 5
+
+
+def test_gravitons_are_emitted_unless_left_out() -> None:
+    def gravitons(**options: bool) -> int:
+        rng = np.random.default_rng(3)
+        pair = PartonPair((2, 2), (0.8, 0.78))
+        events = [black_hole_event(pair, ENERGY, 4000.0, 4, rng, **options) for _ in range(150)]
+        return sum(one.pdg == 39 for event in events for one in event.outgoing)
+
+    # 1.66 % of what a hole with n = 4 emits, some 5 particles: 12 of 150 events, less those too hard to leave
+    assert 2 <= gravitons() <= 25
+    assert gravitons(gravitons=False) == 0
+
+
+def test_transitions_at_the_threshold() -> None:
+    def masses(**options: bool) -> list[float]:
+        luminosity = PartonLuminosity(
+            lambda _pdg, x, _scale: (1 - x) ** 3, ENERGY, 9000.0, 0.0, [(2, 2)], **options
+        )
+        rng = np.random.default_rng(4)
+        return [luminosity.sample(rng).mass(ENERGY) for _ in range(50)]
+
+    assert masses(at_threshold=True) == pytest.approx([9000.0] * 50)
+    assert 9000.0 < min(masses()) < max(masses()) < ENERGY
 
 
 def test_colder_holes_emit_more() -> None:

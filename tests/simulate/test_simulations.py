@@ -161,12 +161,24 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch) -> None:
 
 
 def test_the_preselection_s_quantities_come_from_objects_above_70_gev() -> None:
-    """Of 100, 80, 70 and 20 GeV two are above 70 GeV: S_T = 100 + 80 + 30 missing; H_T counts all: 300."""
+    """Of 100, 80, 70 and 20 GeV two are above 70 GeV: S_T = 100 + 80 + 75 missing; H_T counts all: 345."""
     pt = np.array([100.0, 80.0, 70.0, 20.0])
-    objects = Objects(pt, *(np.zeros(4) for _ in range(4)), np.zeros(4, dtype=bool), missing=30.0)
+    objects = Objects(pt, *(np.zeros(4) for _ in range(4)), np.zeros(4, dtype=bool), missing=75.0)
     variables = event_variables(objects)
-    assert (variables["st"], variables["n_objects_70"]) == (210.0, 2.0)
-    assert (variables["ht"], variables["n_objects"]) == (300.0, 5.0)
+    assert (variables["st"], variables["n_objects_70"]) == (255.0, 2.0)
+    assert (variables["ht"], variables["n_objects"]) == (345.0, 5.0)
+
+
+@needs_pythia
+def test_images_of_objects_are_of_the_same_events() -> None:
+    entry = SIMULATIONS["mbh_sph"]
+    towers, objects = (
+        entry.generate(entry.config(images=kind), "black_hole", 4, seed(3)) for kind in ("towers", "objects")
+    )
+    assert all(np.array_equal(towers[name], objects[name]) for name in towers if name != "image")
+    filled = [(one["image"].max(axis=-1) > 0).sum(axis=(1, 2)) for one in (towers, objects)]
+    assert (filled[1] < objects["n_objects"]).all()  # a bin per object, missing momentum has none
+    assert (filled[0] > 50).all()
 
 
 def test_settings_of_the_command_line() -> None:
