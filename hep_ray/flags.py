@@ -45,6 +45,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be given several times."),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Shares of train, val and test, in per cent: 64/16/20. Default: 60/15/25."),
+]
 SEED = typer.Option(
     min=0, max=LARGEST_SEED, help="Seed of every random number: draws, weights, order of events."
 )

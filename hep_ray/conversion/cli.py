@@ -15,7 +15,7 @@ from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import AsJson, Overwrite, Settings, python, typed
+from hep_ray.flags import AsJson, Overwrite, Settings, Split, python, typed
 
 app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
 
@@ -32,7 +32,7 @@ def convert_command(
     ],
     out: Annotated[Path, typer.Option(help="Dataset folder to make; absent or empty.")],
     reader: Annotated[
-        str | None, typer.Option(help="Format: hdf5, hvl, npz, parquet, png, root, text.")
+        str | None, typer.Option(help="Format: delphes, hdf5, hvl, npz, parquet, png, root, text.")
     ] = None,
     schema: Annotated[
         str | None,
@@ -69,10 +69,7 @@ def convert_command(
     select: Annotated[
         str | None, typer.Option(help="Keep the events that fulfil this expression over fields.")
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Shares of train, val and test, in per cent: 64/16/20. Default: 60/15/25."),
-    ] = None,
+    split: Split = None,
     train_where: Annotated[
         str | None,
         typer.Option(help="Expression over columns: events that fulfil it are train and val, others test."),
@@ -93,7 +90,8 @@ def convert_command(
 ) -> None:
     """Turn files into a dataset: Parquet shards in three splits, with a manifest.
 
-    Every event is given to train (60 %), val (15 %) or test (25 %) by a hash of its id, once and for all.
+    Every event is given to train (60 %), val (15 %) or test (25 %; others with --split) by a hash of its id, once and
+    for all.
     A search trains on train and ranks by val; test is kept for the final confirmation.
 
     Such as:
@@ -103,6 +101,8 @@ def convert_command(
     hep-ray data convert SUSY.csv.gz --schema uci_susy --out data/susy
 
     hep-ray data convert electron=E.root pion=P.root --reader root --select "p > 1.5" --out data/pid
+
+    hep-ray data convert sphaleron=sph.root black_hole=bh.root --schema delphes_images --out data/delphes
 
     hep-ray data convert data/mbh_sph --reader parquet --select "n_objects_70 >= 5 and st >= 7000" --out data/cut
     """
@@ -134,6 +134,7 @@ def convert_command(
             out,
             schema=rules,
             rule=split_rule(split, train_where),
+            every_class=split is not None,
             overwrite=overwrite,
             workers=workers,
             progress=lambda done, total: bar.update(row, completed=done, total=total),
@@ -305,7 +306,7 @@ def suggested_search(schema: EventSchema) -> str | None:
     if folder is None:
         return None
     wanted = re.compile(rf"""^\s*task=["']{re.escape(schema.task)}["']""", re.MULTILINE)
-    for script in sorted(folder.glob("*.py")):
+    for script in sorted(folder.glob("*.py"), key=lambda path: (path.stem != IMAGES, path)):
         text = script.read_text(encoding="utf-8")
         if wanted.search(text) and _columns_named(text) <= {column.name for column in schema.inputs}:
             return str(script)

@@ -75,6 +75,7 @@ def convert(
     schema: str | SchemaFile | None = None,
     rule: SplitRule = DEFAULT_RULE,
     overwrite: bool = False,
+    every_class: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
     **choices: Any,
@@ -92,6 +93,7 @@ def convert(
         schema: a schema file, or the name of one; without it every numeric field becomes a column.
         rule: fractions of the splits, or the expression that decides the test split.
         overwrite: replace an earlier dataset.
+        every_class: refuse a split that would have no event of some class.
         workers: more than one read and write side by side as Ray tasks.
         progress: called after every task.
         choices: fields of `Choices`.
@@ -129,6 +131,7 @@ def convert(
         rule,
         source,
         overwrite=overwrite,
+        every_class=every_class,
         balance=chosen.balance,
         drop_repeated=chosen.drop_duplicates,
         mapper=tasks_done,

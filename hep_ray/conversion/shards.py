@@ -197,6 +197,7 @@ class ShardWriter:
         buffer_bytes: events held in memory before they are spilled.
         balance: in every split, keep as many events of each class as the rarest has: those that come first
             in the order of the hash of their id.
+        every_class: refuse a split that would have no event of some class, before a shard is written.
         drop_repeated: of events with the same id keep one; none, where they belong to different classes.
         encoding: `auto` leaves out the zeros of columns that have many (`hep_ray.conversion.shards`), `dense` of none.
         mapper: does the writing of shards, in any order; one after the other in this process by default.
@@ -224,6 +225,7 @@ class ShardWriter:
     overwrite: bool = False
     buffer_bytes: int = BUFFER_BYTES
     balance: bool = False
+    every_class: bool = False
     drop_repeated: bool = False
     encoding: Encoding = "auto"
     mapper: Mapper = map
@@ -282,6 +284,8 @@ class ShardWriter:
         if not counts.all():
             named = dict(zip(self.schema.classes, counts.tolist(), strict=True))
             raise InvalidEvents(f"a class has no events: {named}")
+        if self.every_class:
+            self._refuse_absent(runs)
         sparse = sparse_columns(self.schema, runs) if self.encoding == "auto" else {}
         ranges = [one for split in SPLITS for one in self._ranges(split, runs, tuple(sparse))]
         shards = chain.from_iterable(self.mapper(write_shards, ranges))
@@ -306,6 +310,20 @@ class ShardWriter:
         )
         (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
+
+    def _refuse_absent(self, runs: Sequence[SortedRun]) -> None:
+        """Refuse a split of a fraction above 0 in which a class has no events."""
+        for split in SPLITS:
+            labels = [run.labels() for run in runs if run.split == split]
+            counts = np.bincount(
+                np.concatenate([[], *labels]).astype(np.int64), minlength=len(self.schema.classes)
+            )
+            if self.rule.fraction(split) > 0 and not counts.all():
+                found = ", ".join(f"{one} {n}" for one, n in zip(self.schema.classes, counts, strict=True))
+                raise InvalidEvents(
+                    f"the split '{split}' would have no events of a class ({found}) at the fraction "
+                    f"{self.rule.fraction(split):g}: give it more events, or a larger share with --split"
+                )
 
     def _ranges(
         self, split: Split, all_runs: Sequence[SortedRun], sparse: tuple[str, ...]

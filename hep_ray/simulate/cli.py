@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hep_ray.conversion.cli import parse_settings, print_dataset
+from hep_ray.conversion.cli import parse_settings, print_dataset, split_rule
 from hep_ray.errors import Interrupted, InvalidConfig
-from hep_ray.flags import SEED, Overwrite, Settings
+from hep_ray.flags import SEED, Overwrite, Settings, Split
 
 if TYPE_CHECKING:
     from hep_ray.simulate import Simulation
@@ -30,6 +30,7 @@ def simulate(
     workers: Annotated[int | None, typer.Option(min=1, help="CPUs to use. Default: all.")] = None,
     overwrite: Overwrite = False,
     settings: Settings = None,
+    split: Split = None,
     listing: Annotated[
         bool, typer.Option("--list", help="List the simulations and their parameters.")
     ] = False,
@@ -42,7 +43,7 @@ def simulate(
 
     Example: hep-ray data simulate mbh_sph --events 6000 --seed 1 --out data/mbh_sph
 
-    Harder to tell apart: add --set planck_mass=3000 --set black_hole_mass_min=8000
+    Images of reconstructed objects in place of towers and tracks: add --set images=objects
     """
     from hep_ray.simulate import SIMULATIONS
 
@@ -66,11 +67,13 @@ def simulate(
             workers=workers,
             overwrite=overwrite,
             settings=parse_settings(words),
+            rule=split_rule(split, None) if split else None,
             progress=True,
         )
     except Interrupted as exc:
         again = ["hep-ray", "data", "simulate", name, "--events", str(events), "--seed", str(seed)]
         again += ["--out", str(folder), *(word for setting in words for word in ("--set", setting))]
+        again += ["--split", split] if split else []
         again += ["--workers", str(workers)] if workers else []
         again += ["--overwrite"] if overwrite else []
         raise Interrupted(f"{exc}: {shlex.join(again)}") from None

@@ -28,9 +28,10 @@ from pydantic import JsonValue
 
 from hep_ray.cluster import in_tasks
 from hep_ray.config import Config, parse
-from hep_ray.conversion.shards import ShardWriter
+from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
 from hep_ray.dataset.dataset import MANIFEST, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
+from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import (
     Interrupted,
     InvalidConfig,
@@ -236,6 +237,7 @@ def simulate(
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
     chunk: int | None = None,
+    rule: SplitRule | None = None,
     progress: bool = False,
 ) -> Manifest:
     """Simulate a dataset and write it.
@@ -253,6 +255,7 @@ def simulate(
         settings: parameters of the simulation by name; defaults for the rest.
         chunk: events that share one stream of random numbers; another size gives another dataset. As the
             simulation says unless given.
+        rule: of the splits; where one is given, every class must get events in each of them.
         progress: show a bar on stderr.
 
     Raises:
@@ -285,7 +288,14 @@ def simulate(
     with ChunkStore(Path(out), entry.schema, {**source, "hep_ray": version}) as store:
         with _bar(events, shown=progress) as bar:
             _fill(store, [Job(name, config, seed, one) for one in chunks], workers, bar)
-        with ShardWriter(out, entry.schema, source=source, overwrite=overwrite) as writer:
+        with ShardWriter(
+            out,
+            entry.schema,
+            rule or DEFAULT_RULE,
+            source,
+            overwrite=overwrite,
+            every_class=rule is not None,
+        ) as writer:
             for one in chunks:
                 writer.write(store.load(one))
         store.discard()

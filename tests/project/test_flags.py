@@ -113,7 +113,8 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     },
     "data simulate": {
         **dict.fromkeys(
-            ("--events", "--seed", "--out", "--workers", "--overwrite", "--set"), "tests/simulate/test_run.py"
+            ("--events", "--seed", "--out", "--workers", "--overwrite", "--set", "--split"),
+            "tests/simulate/test_run.py",
         ),
         "--list": "tests/project/test_flags.py::test_simulations_are_listed",
     },

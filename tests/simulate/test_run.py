@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hep_ray.config import Config
+from hep_ray.dataset.manifest import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import Infeasible, Interrupted, InvalidConfig, SimulationFailed, StorageError
 from hep_ray.simulate import Simulation, run
@@ -97,12 +98,14 @@ def test_the_command_line_says_what_to_type_after_ctrl_c(tmp_path: Path, dice: D
 
     dice.fail_at = {2: KeyboardInterrupt()}
     words = f"data simulate dice --events 40 --seed 7 --out {tmp_path / 'out'} --set sides=20 --workers 1"
+    words += " --split 50/25/25"
     result = CliRunner().invoke(app, words.split())
     assert isinstance(result.exception, Interrupted)
     again = str(result.exception).partition("hep-ray ")[2]
     before = dice.calls
     assert CliRunner().invoke(app, again.split()).exit_code == 0
     assert dice.calls - before == 8 - 1
+    assert Manifest.load(tmp_path / "out").split_rule.train == 0.5
 
 
 @pytest.mark.parametrize(
