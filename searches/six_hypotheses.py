@@ -30,7 +30,7 @@ published = Space(
     optimizer="adam",
     learning_rate=0.01,
     schedule="step",
-    step_size=10,
+    step_size=5,
     gamma=0.9,
     batch_size=100,
 )
@@ -60,7 +60,7 @@ search = Search(
             published_task="six_hypotheses",
             published_classes=6,
             published_inputs="images of calorimeter towers and tracks",
-            inputs="images of reconstructed objects",
+            inputs="images of calorimeter towers and tracks",
         ),
     ),
 )

@@ -12,8 +12,8 @@
     stage 4       512 x  2 x  2                    2048 x  2 x  2
     head          flatten 2048, linear             average to 2048, linear 1000, linear
 
-Departures from He et al. are the thesis' own: every convolution carries a bias although batch
-normalisation follows it, resnet34 flattens its last maps instead of averaging them, and the deeper ones
+Departures from He et al. are the thesis' own: every convolution but the deeper ones' first (listing A.5) carries a bias
+although batch normalisation follows it, resnet34 flattens its last maps instead of averaging them, and the deeper ones
 have a second linear layer. Shortcuts that change shape are 1x1 convolutions with batch normalisation;
 a bottleneck's stride is in its 3x3 convolution.
 
@@ -78,10 +78,12 @@ class Residual(nn.Module):
         return relu(self.branch(features) + self.shortcut(features), inplace=True)
 
 
-def convolution(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution with bias, padded to keep the size at stride 1, and its batch normalisation."""
+def convolution(
+    channels_in: int, channels_out: int, kernel: int, stride: int = 1, *, bias: bool = True
+) -> nn.Sequential:
+    """A convolution, padded to keep the size at stride 1, and its batch normalisation."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2),
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=bias),
         nn.BatchNorm2d(channels_out),
     )
 
@@ -147,12 +149,12 @@ class ResNet34(ImageModel):
 
 
 class BottleneckResNet(ImageModel):
-    """Bottleneck blocks, average pooling and two linear layers."""
+    """Bottleneck blocks, average pooling and two linear layers; the first convolution has no bias (listing A.5)."""
 
     def __init__(self, config: ImageConfig, schema: SchemaLike, depths: tuple[int, int, int, int]) -> None:
         super().__init__(config, schema)
         self.stem = nn.Sequential(
-            convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
+            convolution(self.image.channels, STEM_CHANNELS, 7, stride=2, bias=False),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
@@ -163,6 +165,14 @@ class BottleneckResNet(ImageModel):
             nn.Linear(channels, HIDDEN_FEATURES),
             nn.Linear(HIDDEN_FEATURES, len(schema.classes)),
         )
+        self.register_load_state_dict_pre_hook(_without_stem_bias)  # type: ignore[no-untyped-call]
+
+
+def _without_stem_bias(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Fold the bias of weights saved when the first convolution had one into the normalisation behind it."""
+    bias = state.pop(f"{prefix}stem.0.0.bias", None)
+    if bias is not None:
+        state[f"{prefix}stem.0.1.running_mean"] = state[f"{prefix}stem.0.1.running_mean"] - bias
 
 
 @model("resnet50", ImageConfig)

@@ -80,7 +80,7 @@ RESNET34 = (
     + (normalised(256, 512, 3) + 5 * normalised(512, 512, 3) + normalised(256, 512, 1))
     + linear(2048, 2)
 )
-BOTTLENECK_HEAD = normalised(3, 64, 7) + linear(2048, 1000) + linear(1000, 2)
+BOTTLENECK_HEAD = normalised(3, 64, 7) - 64 + linear(2048, 1000) + linear(1000, 2)  # a stem without bias
 
 
 class TestSizes:
@@ -93,14 +93,26 @@ class TestSizes:
             # 21,797,672, 25,557,032 and 44,549,160. ResNet34 loses its classifier (512·1000 + 1000), gains
             # 64 + 6·64 + 9·128 + 13·256 + 7·512 = 8,512 biases and 2048·2 + 2 = 4,098.
             ("resnet34", RESNET34, 21_797_672 - 513_000 + 8_512 + 4_098),
-            # Biases: 64 + (3·384 + 256) + (4·768 + 512) + (6·1536 + 1024) + (3·3072 + 2048) = 26,560; the
+            # Biases: (3·384 + 256) + (4·768 + 512) + (6·1536 + 1024) + (3·3072 + 2048) = 26,496; the
             # 1000-way classifier stays, 1000·2 + 2 is added. ResNet101 has 17·1536 = 26,112 biases more.
-            ("resnet50", bottlenecks((3, 4, 6, 3)) + BOTTLENECK_HEAD, 25_557_032 + 26_560 + 2_002),
-            ("resnet101", bottlenecks((3, 4, 23, 3)) + BOTTLENECK_HEAD, 44_549_160 + 52_672 + 2_002),
+            ("resnet50", bottlenecks((3, 4, 6, 3)) + BOTTLENECK_HEAD, 25_557_032 + 26_496 + 2_002),
+            ("resnet101", bottlenecks((3, 4, 23, 3)) + BOTTLENECK_HEAD, 44_549_160 + 52_608 + 2_002),
         ],
     )
     def test_parameters(self, model_name: str, by_formula: int, by_hand: int):
         assert parameters(build_model(model_name, {}, SCHEMA)) == by_formula == by_hand
+
+    def test_weights_saved_with_a_bias_in_the_stem_give_the_same_outputs(self):
+        """The bias is folded into the running mean that the normalisation subtracts."""
+        network = build_model("resnet50", {}, SCHEMA).eval()
+        images = torch.rand(2, 50, 50, 3)
+        saved = {name: values.clone() for name, values in network.state_dict().items()}
+        bias = torch.linspace(-1, 1, 64)
+        saved["stem.0.0.bias"] = bias
+        saved["stem.0.1.running_mean"] += bias  # what a network with this bias would have averaged
+        again = build_model("resnet50", {}, SCHEMA).eval()
+        again.load_state_dict(saved)
+        assert torch.allclose(again(images), network(images), atol=1e-4)
 
     @pytest.mark.parametrize(
         ("model_name", "values", "shape", "by_hand"),
