@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from matplotlib.colors import LogNorm
 from PIL import Image
 
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 
 mpl.use("Agg")
 TARGET = Path(__file__).parents[1] / "images" / "image_reference.png"

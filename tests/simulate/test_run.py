@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hep_ray.config import Config
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import Infeasible, Interrupted, InvalidConfig, SimulationFailed, StorageError
 from hep_ray.simulate import Simulation, run

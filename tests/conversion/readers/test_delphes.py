@@ -11,7 +11,7 @@ import pytest
 import uproot
 
 from hep_ray.conversion.convert import convert
-from hep_ray.dataset.manifest import Manifest
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, UnreadableInput
 from tests.facts import raises
