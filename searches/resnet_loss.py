@@ -5,7 +5,7 @@ The preset `thesis` is the published protocol, each value with its source: eight
 three runs each, 40 epochs (tables 6.1 and 6.2), Adam at 0.01 (chapter 5), batches of 100 (the authors' final sweeps;
 table 5.1 says 50), StepLR with γ = 0.9 every 5 epochs (their sweeps from May 2023 on; 10 is the default of their single
 run), no dropout, energies as they are.
-Its events: `hep-ray data simulate mbh_sph --events 30000 --fractions 0.75,0.25,0`; the thesis reads its 25 % after
+Its events: `hep-ray data simulate mbh_sph --events 30000 --split 75/25/0`; the thesis reads its 25 % after
 every epoch, as validation is read here. `--resume` goes on after any interruption.
 The preset `hour` is the same grid shortened for two cores: lr 0.001 along half a cosine, products in bfloat16.
 """

@@ -170,6 +170,7 @@ CONVERT_FLAGS: dict[str, list[str]] = {
     "--missing": ["0"],
     "--select": ["x > 0.5"],
     "--train-where": ["x > 0.2"],
+    "--split": ["50/25/25"],
     "--drop-duplicates": [],
     "--balance": [],
     "--set": ["separator=;"],

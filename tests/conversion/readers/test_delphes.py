@@ -13,7 +13,7 @@ import uproot
 from hep_ray.conversion.convert import convert
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SplitRule
-from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, UnreadableInput
+from hep_ray.errors import HepRayError, InvalidEvents, UnreadableInput
 from tests.facts import raises
 
 EVENTS = 24
@@ -165,5 +165,7 @@ def test_a_split_without_events_of_a_class_is_refused(tmp_path: Path) -> None:
     for seed, name in enumerate(("sph", "bh")):
         delphes(tmp_path / f"{name}.root", seed)
     with raises(HepRayError, "val", "no events"):
-        converted(tmp_path, "delphes_images", rule=SplitRule(train=0.999, val=0.001, test=0), every_class=True)
+        converted(
+            tmp_path, "delphes_images", rule=SplitRule(train=0.999, val=0.001, test=0), every_class=True
+        )
     assert not (tmp_path / "out").exists()
