@@ -22,6 +22,9 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.metrics.inference import LEVEL, SAME, Interval
 from hep_ray.metrics.roc import Floats
 
+UNLIKELY = 0.01
+"""Chance of a spread of seeds as small as theirs below which it is not believed."""
+
 
 @dataclass(frozen=True)
 class Variance:
@@ -108,8 +111,7 @@ def crossed(
     for one in groups:
         part, interaction = moments(one)
         of_seeds.append(part)
-        seeds = part.degrees + 1
-        shared -= interaction / (seeds * events) if math.isfinite(seeds) else 0.0
+        shared -= interaction / one.size
     of_sample = Variance(max(0.0, shared), events - 1)
     return Crossed(
         difference=sum(sign * float(mean.mean()) for sign, mean in zip(signs, means, strict=True)),
@@ -120,14 +122,25 @@ def crossed(
 
 
 def moments(values: Floats) -> tuple[Variance, float]:
-    """Variance of the mean over seeds from their spread, and the interaction σ²_AB: of (S, N) values."""
-    seeds = len(values)
+    """Variance of the mean over seeds from their spread, and the interaction σ²_AB: of (S, N) values.
+
+    The first estimates σ²_A/S + σ²_AB/(S N), of which the second part is known from how seeds differ event by event,
+    with (S − 1)(N − 1) degrees of freedom. Seeds may have nearly the same mean by chance, two of them even the same,
+    and would leave no error at all. A spread so far below the second part that χ² is so with less than `UNLIKELY`
+    gives way to it; a larger one counts as it is, for what `degrees` allows for.
+    """
+    from scipy import stats
+
+    seeds, events = values.shape
     if seeds == 1:
         return Variance(0.0, math.inf), 0.0
     of_events = float(np.var(values.mean(axis=0), ddof=1))
     within = float(np.var(values, axis=1, ddof=1).sum())
     interaction = max(0.0, (within - seeds * of_events) / (seeds - 1))
-    return Variance(float(np.var(values.mean(axis=1), ddof=1)) / seeds, seeds - 1), interaction
+    spread = Variance(float(np.var(values.mean(axis=1), ddof=1)) / seeds, seeds - 1)
+    least = Variance(interaction / (seeds * events), (seeds - 1) * (events - 1))
+    smallest = least.variance * float(stats.chi2.ppf(UNLIKELY, seeds - 1)) / (seeds - 1)
+    return (least if spread.variance < smallest else spread), interaction
 
 
 def degrees(parts: Sequence[Variance]) -> float:

@@ -34,6 +34,23 @@ def test_the_variances_of_a_small_table_by_hand() -> None:
     assert found.p_value == pytest.approx(stats.ttest_1samp([1.0, 2 / 3], 0).pvalue)
 
 
+def test_seeds_of_equal_means_leave_the_error_of_what_they_differ_in_event_by_event() -> None:
+    """Two seeds that are right in other events, three quarters each: D = [[1, 1, 1, 0], [0, 1, 1, 1]].
+
+    Means of seeds 3/4, of events 1/2, 1, 1, 1/2, of all 3/4. Seeds: 0. Events: 2·4·(1/4)² = 1/2 with 3 degrees: 1/6.
+    All squares: 8·3/4·1/4 = 3/2, so that the rest is 3/2 − 1/2 = 1 with 3 degrees: 1/3. Events beyond the rest:
+    1/12 − 1/6 < 0. The error is √((1/3)/8), where that of the seeds' means would be 0.
+    """
+    values = np.array([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0]])
+    found = crossed(values, np.zeros_like(values), paired=True)
+    assert found is not None
+    assert found.event_error == 0.0
+    assert found.seed_error == pytest.approx(math.sqrt(1 / 24))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(0.75 / math.sqrt(1 / 24), 3))
+    half = found.interval(0.95).high - 0.75
+    assert half == pytest.approx(3.182446 * math.sqrt(1 / 24), rel=1e-6)  # t of 97.5 % with 3 degrees
+
+
 def test_events_that_every_seed_sees_alike_are_the_noise_of_a_paired_test_over_events() -> None:
     of_events = np.random.default_rng(1).normal(0.1, 1.0, 400)
     values = np.tile(of_events, (4, 1))
