@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hep_ray.search.published import Published
     from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
     from hep_ray.side_by_side import compare
+    from hep_ray.signature import Range
 
 __all__ = [
     "Choice",
@@ -32,6 +33,7 @@ __all__ = [
     "Mapped",
     "Preset",
     "Published",
+    "Range",
     "Result",
     "Search",
     "SearchOptions",
@@ -66,6 +68,7 @@ _HOME = {
     "Mapped": "hep_ray.search.space",
     "Uniform": "hep_ray.search.space",
     "SearchOptions": "hep_ray.search.options",
+    "Range": "hep_ray.signature",
     "prepare": "hep_ray.search.plan",
     "run_search": "hep_ray.search.execute",
     "Space": "hep_ray.search.space",

@@ -13,6 +13,8 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import UnknownName
+from hep_ray.flags import Plugins
+from hep_ray.plugins import import_named
 from hep_ray.registry import implementation
 
 if TYPE_CHECKING:
@@ -143,6 +145,7 @@ def _meanings(config: type[Config]) -> dict[str, str]:
 def show(
     kind: Annotated[str | None, typer.Argument(help="model, loss, optimizer, … [default: all].")] = None,
     name: Annotated[str | None, typer.Argument(help="One of that kind: its keys in full.")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """List what a search can be made of, with every key that a space may state.
 
@@ -150,10 +153,12 @@ def show(
 
     Raises:
         UnknownName: there is no such kind, or no such component of it.
+        PluginFailed: a module that --plugin names cannot be imported.
     """
     from rich.table import Table
     from rich.text import Text
 
+    import_named(plugin or ())
     console = result_console()
     listed = [one for each in ([kind] if kind else registries()) for one in components(each)]
     if kind and name:

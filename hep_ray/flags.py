@@ -38,6 +38,15 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Dataset folder [default: where the search found it].", show_default=False),
 ]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        help="Module or file with components of your own: mypkg.nets, nets.py; may be given several times.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print what would be done; do nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]

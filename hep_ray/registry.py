@@ -1,13 +1,15 @@
 """A name → component table that fills itself from the modules of one folder, and takes what users register.
 
 Adding a model, loss or simulation is adding one file to its folder: the registry imports
-the folder's modules the first time it is asked for anything. A search script may register its own beside them.
+the folder's modules the first time it is asked for anything. A search script may register its own beside them, and so
+may an installed package that names a module in the entry-point group `hep_ray.components`, imported at the same time.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import logging
 import pkgutil
 import sys
@@ -17,14 +19,17 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hep_ray.errors import DuplicateName, UnknownName
+from hep_ray.own_code import INSTALLED, OWN_CODE, importing_from
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 C = TypeVar("C")
 
-OWN_CODE: dict[str, list[str]] = {}
-"""Module outside hep_ray → what it registered, such as `loss 'mine'`."""
+GROUP = "hep_ray.components"
+"""Entry points of installed packages that register components: each names a module."""
+_loaded_points: set[str] = set()
+_points_lock = threading.RLock()
 
 
 def implementation(entry: Any) -> Any:
@@ -77,10 +82,12 @@ class Registry(Generic[T]):
             self._discover()  # so that a name of hep_ray's own is taken, whoever comes first
         if name in self._entries:
             before = str(getattr(implementation(self._entries[name]), "__module__", self.package))
-            if not (outside and _file(before) == _file(module)):
+            again = before == module and not module.startswith("_") and module.partition(".")[0] in INSTALLED
+            if not (outside and (again or _file(before) == _file(module))):
                 raise DuplicateName(
-                    f"{self.kind} '{name}' is registered twice, by {_file(before)} and by {_file(module)}: "
+                    f"{self.kind} '{name}' is registered twice, by {_whose(before)} and by {_whose(module)}: "
                     "a name is used once, so give one of them another"
+                    + (", or uninstall one" if {_top(before), _top(module)} & INSTALLED.keys() else "")
                 )
         if outside and f"{self.kind} '{name}'" not in OWN_CODE.setdefault(module, []):
             OWN_CODE[module].append(f"{self.kind} '{name}'")
@@ -131,10 +138,48 @@ class Registry(Generic[T]):
                 folder = importlib.import_module(self.package)
                 for module in pkgutil.iter_modules(folder.__path__):
                     importlib.import_module(f"{self.package}.{module.name}")
+                load_installed()
                 self._discovered = True
                 logger.debug("%s: %s", self.package, ", ".join(sorted(self._entries)))
             finally:
                 self._discovering = False
+
+
+def load_installed() -> None:
+    """Import the modules that installed packages name in the entry-point group `hep_ray.components`, each once.
+
+    Raises:
+        PluginFailed: one cannot be imported; the message names the package, the file and the line.
+        DuplicateName: one registers a name that is taken.
+    """
+    with _points_lock:
+        for point in importlib.metadata.entry_points(group=GROUP):
+            if point.value in _loaded_points:
+                continue
+            _loaded_points.add(point.value)
+            named = (
+                "an installed package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+            )
+            INSTALLED[_top(point.module)] = named
+            try:
+                with importing_from(
+                    point.module, _top(point.module), f" (an entry point of {named}: mend or uninstall it)"
+                ):
+                    point.load()
+            except BaseException:
+                _loaded_points.discard(point.value)
+                raise
+            logger.debug("imported %s of %s", point.value, named)
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _whose(module: str) -> str:
+    """The file of a module, and the distribution that it came with."""
+    installed = INSTALLED.get(_top(module))
+    return f"{_file(module)} ({installed})" if installed else _file(module)
 
 
 def _file(module: str) -> str:

@@ -12,7 +12,7 @@ from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotConfirm, InvalidSpace, StorageHeld
-from hep_ray.plugins import Plugin, restore
+from hep_ray.plugins import Plugin, import_named, places, restore
 from hep_ray.search.find import CROSS_ENTROPY, Found, Stated, find_search, has_parameters, script_of
 from hep_ray.search.options import EPOCH_TIMEOUT, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
@@ -37,6 +37,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
         PluginFailed: a file that registers its components has gone or changed.
         StorageError, ClusterUnavailable, Infeasible: see `preflight`.
     """
+    import_named(options.plugin or ())
     found = find_search(options.search, options.storage, options.scripts)
     name, options = found.name, dataclasses.replace(options, storage=found.storage)
     state = _ended(options, name)
@@ -179,7 +180,7 @@ class ConfirmPlan:
     @property
     def provenance(self) -> dict[str, str]:
         """Code, versions, machine and command, as they are now."""
-        return provenance(self.source, [Path(plugin.path) for plugin in self.plugins])
+        return provenance(self.source, places(self.plugins))
 
     @property
     def search_folder(self) -> Path:

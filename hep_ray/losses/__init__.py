@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hep_ray.config import Config, parse
+from hep_ray.errors import InvalidConfig
+from hep_ray.own_code import blaming, defined_at
 from hep_ray.registry import Registry
+from hep_ray.signature import config_of
 
 
 class Loss(nn.Module):
@@ -97,20 +102,84 @@ class LossEntry:
 
 LOSSES: Registry[LossEntry] = Registry("loss", __name__)
 
-L = TypeVar("L", bound=type[Loss])
+L = TypeVar("L", bound=Callable[..., Any])
 
 
-def loss(name: str, config: type[Config]) -> Callable[[L], L]:
-    """Register a class whose `__init__` takes (config).
+def loss(name: str, config: type[Config] | None = None) -> Callable[[L], L]:
+    """Register a loss.
+
+    With a configuration class, a class whose `__init__` takes (config). Without one, a class of `Loss` whose
+    `__init__` takes annotated parameters, or a function `(logits, labels, …) → (N,)` whose other parameters are
+    annotated: they are the keys. The probabilities of a function are the softmax of the logits.
 
     Args:
         name: what a search calls the loss.
-        config: the loss' configuration class.
+        config: the loss' configuration class; None takes the keys from the signature.
 
     Raises:
         DuplicateName: another loss has the name.
+        InvalidConfig: a parameter is not annotated, or not with what a space can state.
     """
-    return LOSSES.decorator(name, lambda cls: LossEntry(name, config, cls))
+
+    def entry(made: Any) -> LossEntry:
+        keys, build = (config, made) if config is not None else _plain(name, made)
+        return LossEntry(name, keys, build)
+
+    return LOSSES.decorator(name, entry)
+
+
+def _plain(name: str, made: Any) -> tuple[type[Config], Callable[[Any], Loss]]:
+    """Configuration and builder of a class of `Loss`, or of a function, whose keys are its parameters."""
+    what, is_class = f"loss '{name}'", inspect.isclass(made)
+    if is_class:
+        if not issubclass(made, Loss):
+            raise InvalidConfig(
+                f"{what} is a class {made.__name__}: a loss is a class of hep_ray.losses.Loss, or a function "
+                "(logits, labels) that returns (N,)"
+            )
+        keys = config_of(made, what, leaving_out=0, owner=made)
+    else:
+        keys = config_of(made, what, leaving_out=2)
+
+    @functools.wraps(made, updated=())
+    def build(config: Config) -> Loss:
+        values = {key: getattr(config, key) for key in keys.model_fields}
+        with blaming(f"building {what}"):
+            if is_class:
+                built: Loss = made(**values)
+                return built
+        return FunctionLoss(f"{defined_at(made)}{what}", functools.partial(made, **values))
+
+    return keys, build
+
+
+class FunctionLoss(SoftmaxLoss):
+    """A loss that a function computes.
+
+    Args:
+        what: it is called in messages.
+        function: of logits (N, C) and labels (N,), returning (N,).
+    """
+
+    def __init__(self, what: str, function: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.what, self.function = what, function
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss (N,) of logits (N, C) and true classes (N,).
+
+        Raises:
+            InvalidConfig: the function returns something else than one number per event.
+        """
+        losses: Any = self.function(logits, target)
+        if not isinstance(losses, Tensor) or losses.shape != target.shape:
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            hint = ": leave out the mean, or give torch's functions reduction='none'" if got == () else ""
+            raise InvalidConfig(
+                f"{self.what} returned {got} for {len(target)} events: it must return one loss per event, "
+                f"({len(target)},){hint}"
+            )
+        return losses
 
 
 def build_loss(name: str, config_values: Mapping[str, Any]) -> Loss:

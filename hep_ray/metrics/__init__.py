@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.metrics.roc import Counts, RocCurve, order_of, roc_curve
+from hep_ray.own_code import blaming, defined_at
 from hep_ray.registry import Registry
 
 __all__ = ["METRICS", "RocCurve", "classification_metrics", "larger_is_better", "metric", "roc_curve"]
@@ -92,8 +93,10 @@ class Metric:
 
         Raises:
             InvalidConfig: the function returns something else than numbers, or a key that is not its own.
+            PluginFailed: it raises something that is no named error.
         """
-        result = self.compute(**{name: getattr(found, name) for name in self.arguments})
+        with blaming(f"computing metric '{self.name}'"):
+            result = self.compute(**{name: getattr(found, name) for name in self.arguments})
         pairs: Any = result
         if isinstance(result, Mapping):
             pairs = result.items()
@@ -103,12 +106,13 @@ class Metric:
             values = [(str(key), float(value)) for key, value in pairs]
         except (TypeError, ValueError):
             raise InvalidConfig(
-                f"metric '{self.name}' returned {result!r}: it must return a number, or numbers by key"
+                f"{defined_at(self.compute)}metric '{self.name}' returned {result!r}: it must return a number, or "
+                "numbers by key"
             ) from None
         if foreign := [key for key, _ in values if not self.owns(key)]:
             raise InvalidConfig(
-                f"metric '{self.name}' returned the key '{foreign[0]}': its keys must be '{self.name}' or "
-                f"begin with '{self.name}_'"
+                f"{defined_at(self.compute)}metric '{self.name}' returned the key '{foreign[0]}': its keys must be "
+                f"'{self.name}' or begin with '{self.name}_'"
             )
         return values
 

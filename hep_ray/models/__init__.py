@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -9,7 +11,10 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from hep_ray.config import Config, parse
+from hep_ray.errors import InvalidConfig
+from hep_ray.own_code import blaming
 from hep_ray.registry import Registry
+from hep_ray.signature import config_of
 
 
 class ColumnLike(Protocol):
@@ -78,22 +83,74 @@ class ModelEntry:
 
 MODELS: Registry[ModelEntry] = Registry("model", __name__)
 
-M = TypeVar("M", bound=type[Model])
+M = TypeVar("M", bound=Callable[..., nn.Module])
 
 
-def model(name: str, config: type[Config], *, example: Mapping[str, Any] | None = None) -> Callable[[M], M]:
-    """Register a class whose `__init__` takes (config, schema).
+def model(
+    name: str, config: type[Config] | None = None, *, example: Mapping[str, Any] | None = None
+) -> Callable[[M], M]:
+    """Register a network.
+
+    With a configuration class, a class whose `__init__` takes (config, schema). Without one, any `nn.Module` whose
+    `__init__` takes `schema` and annotated parameters, or a function that returns one: `hidden: int = 64` is a key of
+    every space that offers the model. What its `forward` takes are the columns of the parameters' names or, where these
+    are no columns, all columns that a model may read, in their order; or it sets `self.columns`.
 
     Args:
         name: what a search calls the model.
-        config: the model's configuration class.
+        config: the model's configuration class; None takes the keys from the signature.
         example: fields with which the model builds anywhere; none where its defaults do.
 
     Raises:
         DuplicateName: another model has the name.
+        InvalidConfig: a parameter is not annotated, or not with what a space can state.
     """
-    return MODELS.decorator(
-        name, lambda cls: ModelEntry(name, config, cls, example or {}, fitted=hasattr(cls, "fit"))
+
+    def entry(made: Any) -> ModelEntry:
+        keys, build = (config, made) if config is not None else _plain(name, made)
+        ours = config is not None or (inspect.isclass(made) and issubclass(made, Model))
+        return ModelEntry(name, keys, build, example or {}, fitted=ours and hasattr(made, "fit"))
+
+    return MODELS.decorator(name, entry)
+
+
+def _plain(name: str, made: Any) -> tuple[type[Config], Callable[[Any, SchemaLike], Any]]:
+    """Configuration and builder of a module, or of a function that returns one, whose keys are its parameters."""
+    what, is_class = f"model '{name}'", inspect.isclass(made)
+    keys = (
+        config_of(made, what, leaving_out=1, owner=made) if is_class else config_of(made, what, leaving_out=1)
+    )
+
+    @functools.wraps(made, updated=())
+    def build(config: Config, schema: SchemaLike) -> Any:
+        with blaming(f"building {what}"):
+            module = made(schema, **{key: getattr(config, key) for key in keys.model_fields})
+        if not isinstance(module, nn.Module):
+            raise InvalidConfig(
+                f"{what} is a {type(module).__name__}: it must be an nn.Module, or return one"
+            )
+        if not hasattr(module, "columns"):
+            setattr(module, "columns", _columns_of(module, what, schema))  # noqa: B010 - of any module
+        return module
+
+    return keys, build
+
+
+def _columns_of(module: nn.Module, what: str, schema: SchemaLike) -> tuple[str, ...]:
+    """Names of the columns that `forward` takes, by the names of its parameters, else all that may be read."""
+    inputs = tuple(column.name for column in schema.inputs)
+    taken = list(inspect.signature(module.forward).parameters.values())
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in taken):
+        return inputs
+    names = tuple(one.name for one in taken if one.default is inspect.Parameter.empty)
+    if names and set(names) <= set(inputs):
+        return names
+    if len(names) == len(inputs):
+        return inputs
+    raise InvalidConfig(
+        f"forward of {what} takes {len(names)} tensors ({', '.join(names) or 'none'}), and the events have "
+        f"{len(inputs)} columns to read ({', '.join(inputs)}): name its parameters as the columns it reads, take "
+        "*columns, or set self.columns in __init__"
     )
 
 

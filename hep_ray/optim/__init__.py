@@ -5,6 +5,8 @@ To resume a run: build the optimizer and the schedule as for a new run, then loa
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
+from hep_ray.own_code import blaming
 from hep_ray.registry import Registry
+from hep_ray.signature import config_of
 
 Parameters = Iterable[nn.Parameter]
 OptimizerFactory = Callable[[Any, Parameters, float], Optimizer]
@@ -100,22 +104,50 @@ OPTIMIZERS: Registry[OptimizerEntry] = Registry("optimizer", __name__)
 SCHEDULES: Registry[ScheduleEntry] = Registry("schedule", __name__)
 
 
-def optimizer(name: str, config: type[Config]) -> Callable[[OptimizerFactory], OptimizerFactory]:
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def optimizer(name: str, config: type[Config] | None = None) -> Callable[[M], M]:
     """Register a function (config, parameters, learning_rate) → Optimizer.
+
+    Without a configuration class it takes (parameters, learning_rate, …), as torch's classes do, and its other
+    parameters, annotated, are the keys.
 
     Raises:
         DuplicateName: another optimizer has the name.
+        InvalidConfig: a parameter is not annotated, or not with what a space can state.
     """
-    return OPTIMIZERS.decorator(name, lambda factory: OptimizerEntry(name, config, factory))
+    return OPTIMIZERS.decorator(
+        name, lambda made: OptimizerEntry(name, *_plain(f"optimizer '{name}'", made, config))
+    )
 
 
-def schedule(name: str, config: type[Config]) -> Callable[[ScheduleFactory], ScheduleFactory]:
+def schedule(name: str, config: type[Config] | None = None) -> Callable[[M], M]:
     """Register a function (config, optimizer, epochs) → LRScheduler.
+
+    Without a configuration class it takes (optimizer, epochs, …), and its other parameters, annotated, are the keys.
 
     Raises:
         DuplicateName: another schedule has the name.
+        InvalidConfig: a parameter is not annotated, or not with what a space can state.
     """
-    return SCHEDULES.decorator(name, lambda factory: ScheduleEntry(name, config, factory))
+    return SCHEDULES.decorator(
+        name, lambda made: ScheduleEntry(name, *_plain(f"schedule '{name}'", made, config))
+    )
+
+
+def _plain(what: str, made: Any, config: type[Config] | None) -> tuple[type[Config], Any]:
+    """Configuration and factory; without a class for it, the keys are the parameters after the first two."""
+    if config is not None:
+        return config, made
+    keys = config_of(made, what, leaving_out=2, owner=made if inspect.isclass(made) else None)
+
+    @functools.wraps(made, updated=())
+    def factory(config: Config, first: Any, second: Any) -> Any:
+        with blaming(f"building {what}"):
+            return made(first, second, **{key: getattr(config, key) for key in keys.model_fields})
+
+    return keys, factory
 
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

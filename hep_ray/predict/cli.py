@@ -12,7 +12,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig, StorageError
-from hep_ray.flags import IN_STORAGE, STORAGE, Settings, Storage, python, typed
+from hep_ray.flags import IN_STORAGE, STORAGE, Plugins, Settings, Storage, python, typed
 
 if TYPE_CHECKING:
     from hep_ray.promote.package import Package
@@ -72,6 +72,7 @@ def predict(
             help="Run the code that a model with components of its own carries; read it first.",
         ),
     ] = False,
+    plugin: Plugins = None,
     storage: Storage = STORAGE,
     tracking_uri: Annotated[str | None, IN_STORAGE] = None,
 ) -> None:
@@ -93,13 +94,14 @@ def predict(
     Raises:
         UnknownName: there is no such model, version or alias.
         ModelMismatch: the events are not such as the model was trained on.
-        UntrustedCode: the model carries code of its own, and --trust-code is not given.
+        UntrustedCode: the model carries code of its own, and neither --trust-code nor --plugin is given.
         TrackingUnavailable: MLflow does not answer.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
+    from hep_ray.plugins import import_named, vouched
     from hep_ray.predict.inputs import Ways
     from hep_ray.predict.run import Crew
     from hep_ray.predict.run import predict as score
@@ -117,7 +119,9 @@ def predict(
     crew = Crew(workers, gpus_per_worker, batch)
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
     package, origin = find_model(model, storage, tracking_uri)
-    package = dataclasses.replace(package, trust_code=trust_code)
+    import_named(plugin or ())
+    trusted = trust_code or vouched(package.description.plugins)
+    package = dataclasses.replace(package, trust_code=trusted)
     say = partial(result_console().print, soft_wrap=True, highlight=False, markup=False)
     if onnx is not None:
         from hep_ray.predict.onnx_export import export_onnx, rounding

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hep_ray.console import result_console
-from hep_ray.flags import STORAGE, Data, DryRun, SearchName, Storage, TrackingUri, typed
+from hep_ray.flags import STORAGE, Data, DryRun, Plugins, SearchName, Storage, TrackingUri, typed
 from hep_ray.masking import mask
 
 
@@ -35,6 +35,7 @@ def promote(
         float,
         typer.Option(help="One-sided rate of false alarms: 0.025 lets one in forty pass that is no better."),
     ] = 0.025,
+    plugin: Plugins = None,
     dry_run: DryRun = False,
 ) -> None:
     """Register the winner of a confirmed search as the champion, if it deserves it.
@@ -54,12 +55,14 @@ def promote(
         TrackingUnavailable: MLflow does not answer.
         PromotionRefused: a check failed.
     """
+    from hep_ray.plugins import import_named
     from hep_ray.promote.run import Wishes
     from hep_ray.promote.run import promote as promote_search
     from hep_ray.search.find import find_search
     from hep_ray.tracking.client import default_uri
 
     say = partial(result_console().print, soft_wrap=True, markup=False, highlight=False)
+    import_named(plugin or ())
     found = find_search(search, storage)
     wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level)
     done = promote_search(found.folder, wishes, report=lambda check: say(check.line))

@@ -35,7 +35,7 @@ from hep_ray.errors import (
     StorageHeld,
 )
 from hep_ray.files import storing
-from hep_ray.plugins import Plugin, restore
+from hep_ray.plugins import Plugin, restore, with_source
 from hep_ray.promote import gate
 from hep_ray.promote.gate import (
     LEVEL,
@@ -153,7 +153,7 @@ def _promote(
     """Judge and register once; None where another one was made the champion meanwhile."""
     uri, started = registry.uri, SearchState.read(folder).started
     options = {} if started is None else started.options
-    plugins = restore(SearchState.read(folder / FOLDER).plugins)
+    plugins = with_source(restore(SearchState.read(folder / FOLDER).plugins))
     candidate, run = gate.choose(confirmation)
     fingerprint = confirmation.dataset_fingerprint
     earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)

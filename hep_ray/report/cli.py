@@ -9,7 +9,7 @@ import typer
 
 from hep_ray.console import print_text, result_console
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import STORAGE, Data, SearchName, Storage, TrackingUri
+from hep_ray.flags import STORAGE, Data, Plugins, SearchName, Storage, TrackingUri
 
 if TYPE_CHECKING:
     from hep_ray.search.find import Stated
@@ -28,6 +28,8 @@ def report(
     ] = None,
     data: Data = None,
     tracking_uri: TrackingUri = None,
+    *,
+    plugin: Plugins = None,
     table: Annotated[bool, typer.Option("--table", help="Only print the study's own tables.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --table: in Markdown, for a document.")
@@ -49,8 +51,10 @@ def report(
         InvalidConfig: `--table` of a search that states no table.
         TrackingUnavailable: the page is written, but MLflow does not take it.
     """
+    from hep_ray.plugins import import_named
     from hep_ray.search.find import find_search
 
+    import_named(plugin or ())
     found = find_search(name, storage)
     started = found.state().started
     assert started is not None

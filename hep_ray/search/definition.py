@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
+from hep_ray.plugins import import_named
 from hep_ray.registry import check_name
 from hep_ray.search.published import Published
 from hep_ray.search.space import Space
@@ -205,12 +206,15 @@ class Search:
         tables: of the study, for `hep-ray report`.
         points_to_evaluate: whole configurations, each trained (or fitted) once before any is drawn, so that the
             leaderboard shows what the search adds to them: gradient boosting, say, or the published best.
+        plugins: modules that register components of your own, such as `mypkg.nets`, beside those that the script
+            registers itself.
 
     `cost` and `references`, the former names of the two, are taken with a DeprecationWarning.
 
     Raises:
         UnknownName: there is no such mode.
         InvalidConfig: a name that is no file name, or a metric that is not of the validation split.
+        PluginFailed: a plug-in cannot be imported, or registers nothing.
     """
 
     name: str
@@ -224,16 +228,20 @@ class Search:
     second_objective: str | None = None
     tables: tuple[StudyTable, ...] = ()
     points_to_evaluate: tuple[Mapping[str, str | int | float], ...] = ()
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise InvalidConfig(
                 f"invalid name of a search: '{self.name}'; it must be lower case letters, digits and _"
             )
+        import_named(self.plugins)
         if str(self.mode) == THAT_OF_THE_METRIC:
             from hep_ray.metrics import larger_is_better
 
-            object.__setattr__(self, "mode", "min" if larger_is_better(self.metric) is False else "max")
+            larger = larger_is_better(self.metric)
+            object.__setattr__(self, "mode", "min" if larger is False else "max")
+            object.__setattr__(self, "_unknown_direction", larger is None)
         check_name("mode", self.mode, get_args(Mode))
         if not self.metric.startswith("val_"):
             raise InvalidConfig(f"cannot rank by '{self.metric}': it is not of the validation split (val_…)")
@@ -255,6 +263,11 @@ class Search:
         """Former name of `points_to_evaluate`."""
         _warn_renamed("references")
         return self.points_to_evaluate
+
+    def with_direction(self) -> Search:
+        """Return the search with the mode that its metric has, where `--plugin` brought that after it was stated."""
+        unknown = getattr(self, "_unknown_direction", False)
+        return replace(self, mode=THAT_OF_THE_METRIC, plugins=()) if unknown else self
 
     def better(self, left: float, right: float) -> bool:
         """Return whether `left` is the better value of the metric."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from hep_ray.errors import InvalidConfig, NotRun, UnknownName, UnknownSearch
 from hep_ray.flags import STORAGE
-from hep_ray.plugins import SCRIPT, import_source
+from hep_ray.plugins import SCRIPT, import_script
 from hep_ray.search.definition import Search, StudyTable
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME
@@ -44,9 +44,7 @@ def load_search(name: str, folder: Path = HERE) -> Search:
         folder = OURS if path.parent == OURS else folder
         known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
         raise UnknownName(f"no search script {path}; {folder} has: {known or 'none'}")
-    module = import_source(
-        SCRIPT + re.sub(r"\W", "_", path.stem), path.resolve(), path.read_text(encoding="utf-8")
-    )
+    module = import_script(SCRIPT + re.sub(r"\W", "_", path.stem), path)
     search = getattr(module, "search", None)
     if not isinstance(search, Search):
         raise UnknownName(f"no search in {path}: it must have a variable 'search' of class Search")

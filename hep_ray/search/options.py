@@ -27,6 +27,7 @@ from hep_ray.flags import (
     SEED,
     STORAGE,
     WORKERS_PER_TRIAL,
+    Plugins,
     SearchName,
     Storage,
     TrackingUri,
@@ -108,6 +109,7 @@ class SearchOptions:
     epoch_timeout: Annotated[float, EPOCH_TIMEOUT_FLAG, Resume.MAY_CHANGE] = EPOCH_TIMEOUT
     cache: Annotated[Cache, CACHE_FLAG, Resume.MAY_CHANGE] = "auto"
     memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, Resume.MAY_CHANGE] = None
+    plugin: Annotated[Plugins, Resume.MAY_CHANGE] = None
     accept_changed_code: Annotated[
         bool,
         typer.Option(
@@ -214,6 +216,7 @@ class ConfirmOptions:
         bool,
         typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),
     ] = False
+    plugin: Plugins = None
     scripts: Path = Path("searches")
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, StorageError, UnknownName
-from hep_ray.plugins import Plugin, differences, registered
+from hep_ray.plugins import Plugin, differences, import_named, places, registered
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.find import stated_by
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions
@@ -141,7 +141,7 @@ class SearchPlan:
     @property
     def provenance(self) -> dict[str, str]:
         """Code, versions, machine and command, as they are now."""
-        return provenance(self.given.source, [Path(plugin.path) for plugin in self.plugins])
+        return provenance(self.given.source, places(self.plugins))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -259,14 +259,17 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
 
     Raises:
         UnknownName: no such preset.
+        PluginFailed: a module that --plugin names cannot be imported.
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: trials on this dataset do not report the metric.
         InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
     """
+    import_named(options.plugin or ())
+    search = search.with_direction()
     preset = _preset(search, options)
-    plugins = registered()
     space = preset.space or search.space
+    plugins = registered(_words(search, space))
     space.check()
     trials = total_trials(search, preset, space)
     dataset = Dataset.open(options.data)
@@ -274,6 +277,13 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     configurations = configurations_of(space, search.points_to_evaluate, options.workers_per_trial)
     resources = preflight(dataset, options, configurations, plugins, trials=trials)
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
+
+
+def _words(search: Search, space: Space) -> set[str]:
+    """Every word that a trial may state, among them the names of its components."""
+    values = [value for one in space.parameters.values() for value in one.corners()]
+    values += [value for params in search.points_to_evaluate for value in params.values()]
+    return {value for value in values if isinstance(value, str)}
 
 
 def _preset(search: Search, options: SearchOptions) -> Preset:

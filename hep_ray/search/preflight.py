@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hep_ray.cluster import connect, nodes
 from hep_ray.dataset.dataset import MANIFEST, Dataset
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import InvalidConfig, InvalidSpace, StorageError, UnknownName
+from hep_ray.errors import InvalidConfig, InvalidSpace, PluginFailed, StorageError, UnknownName
 from hep_ray.files import make_folder
 from hep_ray.loading.augment import check_augmentation
 from hep_ray.loading.batches import BatchRequest, torch_dtype
@@ -26,13 +26,14 @@ from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.plugins import Plugin
-from hep_ray.search.node_checks import check_every_node, check_plugins
+from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.own_checks import check_plugins
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
 from hep_ray.search.space import Choice, Mapped, Space
 from hep_ray.search.state import OF_MODEL, TIMES
-from hep_ray.training.config import TrialConfig
+from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import local_step
 from hep_ray.training.evaluation import validation_keys
 
@@ -76,7 +77,7 @@ def preflight(
     )
     connect()
     check_every_node(options.storage, dataset.folder / MANIFEST)
-    check_plugins(plugins, samples, dataset.schema)
+    check_plugins(plugins, samples, dataset)
     expected = expected_nodes()
     ingest = plan_ingest(dataset.manifest, nodes(), options.cache, options.memory_budget)
     resources = plan_resources(
@@ -200,11 +201,11 @@ def check_configurations(
             scaling = "" if config.fitted else repr(config.training.scaling_by_rank)
             built = f"{config.trainer.model} {config.components['model']!r} {scaling}"
             if built not in models:
-                with torch.device("meta"):
-                    models[built] = config.build_model(schema)
+                models[built] = _weightless(config, schema)
         except (InvalidConfig, UnknownName) as exc:
             raise InvalidSpace(f"model '{params['model']}' cannot be trained on this dataset: {exc}") from exc
-        samples.setdefault((built, str(config.components.get("loss"))), params)
+        kinds = [params.get(kind, "") for kind in REGISTRIES if kind != "model"]
+        samples.setdefault((built, str(config.components.get("loss")), *map(str, kinds)), params)
         if config.augmentation.on_images:
             try:
                 read = [schema.column(name) for name in models[built].columns]
@@ -219,6 +220,15 @@ def check_configurations(
     return list(samples.values()), max(
         (sum(one.nbytes for one in state if hasattr(one, "nbytes")) for state in weights), default=0
     )
+
+
+def _weightless(config: TrialConfig, schema: EventSchema) -> Model:
+    """A model without memory for its weights; one that looks at numbers while it is built is built with them."""
+    try:
+        with torch.device("meta"):
+            return config.build_model(schema)
+    except (NotImplementedError, RuntimeError, PluginFailed):
+        return config.build_model(schema)
 
 
 def _check_batches(

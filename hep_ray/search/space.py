@@ -18,6 +18,7 @@ boosting; that condition need not be written.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -242,7 +243,6 @@ class Space:
 
     def __init__(self, **parameters: Parameter | Value) -> None:
         self.parameters: dict[str, Parameter] = {}
-        self._of_training = training_keys()
         for name, parameter in sorted(parameters.items(), key=lambda item: item[0] != "model"):
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
@@ -251,6 +251,11 @@ class Space:
                     f"'{name}' cannot follow from '{given.other}': a {name} is a Choice, which others may follow"
                 )
             self.parameters[name] = given
+
+    @functools.cached_property
+    def _of_training(self) -> set[str]:
+        """Parameters of training, of plug-ins too, which may be imported after the space is stated."""
+        return training_keys()
 
     def _check_condition(self, name: str, parameter: Parameter) -> None:
         for key, values in parameter.condition.items():

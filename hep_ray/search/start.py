@@ -11,6 +11,7 @@ from hep_ray.cluster import describe
 from hep_ray.errors import CannotResume
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
+from hep_ray.plugins import summary
 from hep_ray.search.definition import Search
 from hep_ray.search.options import SearchOptions, recorded_options
 from hep_ray.search.plan import SearchPlan, prepare
@@ -57,8 +58,8 @@ def plan_rows(plan: SearchPlan) -> Iterator[tuple[str, str]]:
         yield from plan.preset.published.rows()
     for name, parameter in plan.space.parameters.items():
         yield "space", f"{name}: {parameter}"
-    for plugin in plan.plugins:
-        yield "own code", f"{plugin.path}: {', '.join(plugin.registers)}"
+    for told in summary(plan.plugins):
+        yield "own code", told
     for params in plan.search.points_to_evaluate:
         yield "evaluated first", ", ".join(f"{name}={value}" for name, value in params.items())
     yield "budget", plan.budget

@@ -18,6 +18,7 @@ from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
 from hep_ray.loading.stream import EventData
 from hep_ray.masking import mask
+from hep_ray.own_code import own_line
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.failures import begin_log, kind_of, time_limit, write_log
 from hep_ray.search.options import EPOCH_TIMEOUT
@@ -201,9 +202,12 @@ def failure_of(exc: Exception) -> dict[str, Any]:
 
 
 def cause_of(exc: Exception) -> str:
-    """Return the text of an exception; of one that is no named error, its traceback too."""
+    """Return the text of an exception; of one that is no named error, the user's own line first, the traceback last."""
     text = f"{type(exc).__name__}: {exc}"
-    return mask(text if isinstance(exc, HepRayError) else text + "\n" + traceback.format_exc())
+    if isinstance(exc, HepRayError):
+        return mask(text)
+    line = own_line(exc)
+    return mask(f"{line}: {text}" if line else text) + "\n" + mask("".join(traceback.format_exception(exc)))
 
 
 class TrialActor(tune.Trainable):

@@ -12,7 +12,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -42,7 +41,7 @@ WHOSE = {"hep_ray": "hep_ray", "script": "the search script"}
 """Prefix of facts -> whose commit and changes they tell."""
 
 
-def provenance(source: Path, plugins: Iterable[Path] = ()) -> dict[str, str]:
+def provenance(source: Path, plugins: Mapping[Path, str] | Iterable[Path] = ()) -> dict[str, str]:
     """Return flat facts for MLflow tags and the leaderboard's header.
 
     `git_commit` and `git_dirty` are of the checkout that holds the script, else of that of hep_ray. The code that
@@ -52,9 +51,12 @@ def provenance(source: Path, plugins: Iterable[Path] = ()) -> dict[str, str]:
     Args:
         source: a file of the code that runs (the search script), or the folder in which no script does: a notebook.
             `ray submit` copies a script out of its checkout, and there is then a script of its name in `searches/`.
-        plugins: files of the user's own that register components.
+        plugins: files, and folders of packages, of the user's own that register components, with the release where
+            one is installed.
     """
     checkout = _checkout(source)
+    releases = plugins if isinstance(plugins, Mapping) else dict.fromkeys(plugins, "")
+    own = [(path, release) for path, release in releases.items() if path.resolve() != source.resolve()]
     return {
         "command": mask(shlex.join([Path(sys.executable).name, *sys.argv])),
         "git_commit": (checkout and _git(checkout, "rev-parse", "HEAD")) or "unknown: not a git checkout",
@@ -67,7 +69,7 @@ def provenance(source: Path, plugins: Iterable[Path] = ()) -> dict[str, str]:
         "hep_ray_files": code_hash(),
         "script": str(source.resolve()) if source.is_file() else "",
         **_prefixed("script", _of_file(source)),
-        "plugins": json.dumps([_of_plugin(path) for path in plugins if path.resolve() != source.resolve()]),
+        "plugins": json.dumps([_of_plugin(path, release) for path, release in own]),
     }
 
 
@@ -86,9 +88,7 @@ def doubts(facts: Mapping[str, str]) -> list[str]:
             whose, prefix, facts.get(f"{prefix}_commit", ""), facts.get(f"{prefix}_dirty", "")
         )
     for one in json.loads(facts.get("plugins", "[]")):
-        found += _doubts_of(
-            f"{one['path']}, which registers components,", "plug-in", one["commit"], one["dirty"]
-        )
+        found += _doubts_of(f"{one['path']}, code of its components,", "plug-in", one["commit"], one["dirty"])
     return found
 
 
@@ -178,15 +178,27 @@ def _of_file(source: Path) -> tuple[str, str]:
     return commit, "unknown" if status is None else str(bool(status)).lower()
 
 
-def _of_plugin(path: Path) -> dict[str, str]:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
-    if any(
-        path.resolve().is_relative_to(Path(sysconfig.get_path(one)).resolve())
-        for one in ("purelib", "platlib")
-    ):
-        return {"path": str(path), "commit": "installed", "dirty": "false", "sha256": digest}
-    commit, dirty = _of_file(path)
+def _of_plugin(path: Path, release: str = "") -> dict[str, str]:
+    if path.is_dir():
+        files = sorted(path.rglob("*.py"))
+        texts = [f"{file.relative_to(path).as_posix()}\0".encode() + file.read_bytes() for file in files]
+        digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
+    else:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
+    if release or {"site-packages", "dist-packages"} & set(path.parts):
+        commit = f"release {release}" if release else "installed"
+        return {"path": str(path), "commit": commit, "dirty": "false", "sha256": digest}
+    commit, dirty = _of_package_folder(path) if path.is_dir() else _of_file(path)
     return {"path": str(path), "commit": commit, "dirty": dirty, "sha256": digest}
+
+
+def _of_package_folder(folder: Path) -> tuple[str, str]:
+    """Commit of the checkout that holds a package of the user's own, and whether its Python files differ from that."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None or not _git(folder, "ls-files", "--", "*.py"):
+        return "unknown: not in git", "unknown"
+    status = _git(folder, "status", "--porcelain", "-uall", "--", "*.py")
+    return commit, "unknown" if status is None else str(bool(status)).lower()
 
 
 def _checkout(source: Path) -> Path | None:

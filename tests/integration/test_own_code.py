@@ -1,4 +1,4 @@
-"""The network and the loss of docs/howto/own_code.md: through their whole life, by the commands that a user types."""
+"""The components of docs/howto/own_code.md: through their whole life, by the commands that a user types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hep_ray.tracking.journal import read_records
-from hep_ray.tracking.records import CodeAccepted, SearchStarted
+from hep_ray.tracking.records import CodeAccepted, EpochFinished, SearchStarted
 from tests.facts import tells
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "own_code.md"
@@ -31,6 +31,10 @@ def hep_ray(place: Path, *words: str, code: int = 0) -> str:
     return run(place, sys.executable, "-c", "from hep_ray.cli import main; main()", *words, code=code)
 
 
+def test_the_readers_code_is_at_most_forty_lines() -> None:
+    assert len([line for line in SCRIPT.splitlines() if line.strip()]) <= 40
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("committed_hep_ray")
 def test_components_of_the_script_live_through_search_confirmation_promotion_and_prediction(
@@ -41,18 +45,20 @@ def test_components_of_the_script_live_through_search_confirmation_promotion_and
     told = run(
         place, sys.executable, "searches/own_code.py", "--data", "data", "--preset", "smoke", "--dry-run"
     )
-    assert "own_code.py: model 'quadratic', loss 'brier'" in told
+    assert "own_code.py: model 'quadratic', loss 'brier', metric 'separation'" in told
+    assert "max val_separation" in told
     run(place, sys.executable, "searches/own_code.py", "--data", "data", "--preset", "smoke")
 
     # The products of the features decide the quadrant: the network of the script has learnt, not something else.
-    told = hep_ray(place, "confirm", "own_code", "--top", "1", "--seeds", "3")
+    named = ("--plugin", "searches/own_code.py")  # the user's own copy, which is the same
+    told = hep_ray(place, "confirm", "own_code", "--top", "1", "--seeds", "3", *named)
     assert "own_code" in told
 
-    hep_ray(place, "report", "own_code")
+    hep_ray(place, "report", "own_code", *named)
     page = (place / "runs" / "own_code" / "report.html").read_text()
     assert "Figures of scores are left out" not in page
 
-    told = hep_ray(place, "promote", "own_code")
+    told = hep_ray(place, "promote", "own_code", *named)
     assert "models:/quadrants@champion is version 1" in told
 
     told = hep_ray(place, "predict", "models:/quadrants@champion", "data", "--out", "scores", code=2)
@@ -60,12 +66,17 @@ def test_components_of_the_script_live_through_search_confirmation_promotion_and
     assert not (place / "scores").exists()
     told = hep_ray(place, "predict", "models:/quadrants@champion", "data", "--out", "scores", "--trust-code")
     assert tells(told, "1500 events", "models:/quadrants/1")
+    told = hep_ray(place, "predict", "models:/quadrants@champion", "data", "--out", "named", *named)
+    assert tells(told, "1500 events", "models:/quadrants/1")
     told = hep_ray(place, "predict", "models:/quadrants@champion", "--onnx", "own.onnx", "--trust-code")
     assert "ONNX Runtime and torch differ by" in told
 
-    started, *_ = read_records(place / "runs" / "own_code")
+    started, *records = read_records(place / "runs" / "own_code")
     assert isinstance(started, SearchStarted)
     assert started.plugins[0].source == ""
+    epochs = [one for one in records if isinstance(one, EpochFinished)]
+    assert epochs
+    assert all(-1 < one.metrics["val_separation"] < 1 for one in epochs)
 
     script.write_text(script.read_text().replace("0.03", "0.03 "))
     resume = (sys.executable, "searches/own_code.py", "--resume")

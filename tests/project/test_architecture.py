@@ -32,8 +32,11 @@ BASE = {
         "flags",
         "log",
         "masking",
+        "own_code",
         "plugins",
         "registry",
+        "signature",
+        "sources",
     ),
 }
 RAY = {"cluster"}

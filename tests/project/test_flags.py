@@ -47,9 +47,15 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--tracking-uri": "tests/tracking/test_server.py",
         "--dry-run": "tests/project/test_flags.py::test_each_flag_of_a_search_changes_its_plan_or_is_refused",
         "--accept-changed-code": "tests/integration/test_own_code.py",
+        "--plugin": "tests/project/test_plugins.py::test_a_search_imports_what_is_named_before_its_trials_are_checked",
     },
-    "confirm": {"--dry-run": "tests/confirm/test_confirm.py"},
+    "confirm": {
+        "--dry-run": "tests/confirm/test_confirm.py",
+        "--plugin": "tests/integration/test_own_code.py",
+    },
+    "components": {"--plugin": "tests/project/test_plugins.py"},
     "report": {
+        "--plugin": "tests/integration/test_own_code.py",
         "--storage": "tests/report/test_report.py",
         "--out": "tests/report/test_report.py",
         "--figures": "tests/report/test_report.py",
@@ -82,6 +88,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--level": "tests/promote/test_promote.py",
         "--accept-reused-test": "tests/promote/test_promote.py",
         "--dry-run": "tests/promote/test_promote.py",
+        "--plugin": "tests/integration/test_own_code.py",
     },
     "predict": {
         "--out": "tests/predict/test_predict.py",
@@ -94,6 +101,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--gpus-per-worker": "tests/predict/test_predict.py",
         "--onnx": "tests/predict/test_onnx.py",
         "--trust-code": "tests/integration/test_own_code.py",
+        "--plugin": "tests/integration/test_own_code.py",
         "--storage": "tests/project/test_flags.py::test_other_databases_are_asked",
         "--tracking-uri": "tests/project/test_flags.py::test_other_databases_are_asked",
     },

@@ -6,12 +6,30 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from hep_ray import Search, SearchOptions, Space, plugins, prepare, sources
+from hep_ray.cli import app
 from hep_ray.errors import DuplicateName, PluginFailed, UnknownName, UntrustedCode
 from hep_ray.losses import LOSSES
-from hep_ray.plugins import Plugin, differences, import_source, importing, load, restore, trust
+from hep_ray.metrics import METRICS
+from hep_ray.plugins import (
+    Plugin,
+    differences,
+    import_named,
+    import_source,
+    importing,
+    load,
+    places,
+    registered,
+    restore,
+    summary,
+    trust,
+    vouched,
+)
 from hep_ray.registry import OWN_CODE
 from hep_ray.search.find import load_search
 from tests.facts import raises, tells
@@ -47,7 +65,10 @@ def forget():
     """What a test registered is gone after it."""
     LOSSES._discover()
     modules, entries, own = set(sys.modules), dict(LOSSES._entries), dict(OWN_CODE)
+    places, named, texts = list(sys.path), dict(plugins._NAMED), dict(sources._TEXTS)
     yield
+    sys.path[:] = places
+    plugins._NAMED, sources._TEXTS = named, texts
     for name in set(sys.modules) - modules:
         if not name.startswith(("hep_ray", "torch")):
             sys.modules.pop(name)
@@ -213,3 +234,183 @@ def test_a_thread_that_asks_while_another_still_imports_the_folder_waits_for_it(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "True"]
+
+
+FILES = {
+    "of_a_test_pkg/__init__.py": "from .nets import Mine\n",
+    "of_a_test_pkg/nets.py": LOSS.format(name="of_a_test", words="Of a package.")
+    + "\nfrom .blocks import WIDTH\nimport of_a_test_helper\n",
+    "of_a_test_pkg/blocks.py": "WIDTH = 3\n",
+    "of_a_test_pkg/later.py": "LATER = 1\n",
+    "of_a_test_helper.py": "HELP = 1\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a package of several files that registers a loss, and a module that this imports."""
+    folder = tmp_path / "there"
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def own(name: str) -> tuple[Plugin, ...]:
+    """What this process registered, and what that imports, of one package."""
+    return tuple(one for one in registered() if one.package == name or one.module == "of_a_test_helper")
+
+
+def forget_modules() -> None:
+    for name in [name for name in sys.modules if name.startswith("of_a_test")]:
+        del sys.modules[name]
+    LOSSES._entries.pop("of_a_test")
+    OWN_CODE.clear()
+
+
+def test_all_files_of_a_package_and_what_they_import_from_beside_it_travel(package: Path) -> None:
+    import_named(["of_a_test_pkg.nets"])
+    sent = own("of_a_test_pkg")
+    assert {one.module: one.source for one in sent} == {_module(name): text for name, text in FILES.items()}
+    assert [one.registers for one in sent] == [("loss 'of_a_test'",), (), (), (), ()]
+    assert list(places(sent)) == [package / "of_a_test_pkg", package / "of_a_test_helper.py"]
+    assert tells(" ".join(summary(sent)), "loss 'of_a_test'", "with 4 more files", "of_a_test_helper")
+
+    forget_modules()
+    for name in FILES:
+        (package / name).unlink()  # another node has no such files
+    load(sent)
+    assert LOSSES["of_a_test"].build.__doc__ == "Of a package."
+    assert sys.modules["of_a_test_pkg.blocks"].WIDTH == 3
+    assert __import__("of_a_test_pkg.later").later.LATER == 1
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_a_package_that_was_moved_is_found_again_and_one_changed_file_of_it_is_named(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_named(["of_a_test_pkg.nets"])
+    recorded = [one.recorded for one in own("of_a_test_pkg")]
+    forget_modules()
+    package.rename(tmp_path / "elsewhere")
+    with raises(PluginFailed, "'of_a_test'", "--plugin"):
+        restore(recorded)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert all(one.source for one in restore(recorded))
+    assert LOSSES["of_a_test"].build.__doc__ == "Of a package."
+
+    forget_modules()
+    blocks = tmp_path / "elsewhere/of_a_test_pkg/blocks.py"
+    blocks.write_text("WIDTH = 4\n")
+    with raises(PluginFailed, "of_a_test_pkg/blocks.py", "changed"):
+        restore(recorded)
+
+
+def test_a_process_kept_warm_takes_a_changed_file_of_a_package_and_what_imported_it(package: Path) -> None:
+    import_named(["of_a_test_pkg.nets"])
+    before = own("of_a_test_pkg")
+    source = "WIDTH = 5\n"
+    after = tuple(
+        one.model_copy(update={"source": source, "sha256": hashlib.sha256(source.encode()).hexdigest()})
+        if one.module.endswith("blocks")
+        else one
+        for one in before
+    )
+    load(after)
+    assert sys.modules["of_a_test_pkg.nets"].WIDTH == 5
+    assert differences(before, after)[0].startswith(str(package / "of_a_test_pkg/blocks.py"))
+
+
+def test_a_new_file_that_registers_nothing_is_no_change(package: Path) -> None:
+    one = Plugin(module="one", path="/x/one.py", sha256="a" * 64, registers=("loss 'one'",))
+    helper = Plugin(module="helper", path="/x/helper.py", sha256="b" * 64)
+    assert differences([one], [one, helper]) == []
+    (gone,) = differences([one, helper], [one])
+    assert tells(gone, "/x/helper.py", "was imported", "not loaded")
+    (changed,) = differences([helper], [helper.model_copy(update={"sha256": "c" * 64})])
+    assert tells(changed, "/x/helper.py", "bbbbbbbbbbbb", "cccccccccccc")
+
+
+def test_a_file_is_named_by_its_path(package: Path) -> None:
+    plugin_of(package / "of_a_test_file.py")
+    import_named([str(package / "of_a_test_file.py")])
+    assert "of_a_test" in LOSSES
+    assert [one.path for one in own("of_a_test_file")] == [str(package / "of_a_test_file.py")]
+
+
+def test_a_search_imports_what_is_named_before_its_trials_are_checked(package: Path) -> None:
+    file = package / "of_a_test_metric.py"
+    file.write_text(
+        "from hep_ray.metrics import metric\n"
+        "@metric('of_a_test', larger_is_better=False)\n"
+        "def of_a_test(scores): return float(scores.mean())\n"
+    )
+    search = Search(
+        name="named", task="t", title="T.", space=Space(model="mlp"), presets={}, metric="val_of_a_test"
+    )
+    try:
+        with raises(UnknownName, "preset"):
+            prepare(search, SearchOptions(data=package, plugin=[str(file)]))
+        assert (search.mode, search.with_direction().mode) == ("max", "min")
+        assert Search(**{**vars_of(search), "plugins": ("of_a_test_metric",)}).mode == "min"
+    finally:
+        METRICS._entries.pop("of_a_test")
+
+
+def vars_of(search: Search) -> dict[str, Any]:
+    return {name: getattr(search, name) for name in ("name", "task", "title", "space", "presets", "metric")}
+
+
+def test_the_keys_of_a_file_of_ones_own_are_listed(package: Path) -> None:
+    plugin_of(package / "of_a_test_file.py")
+    done = CliRunner().invoke(
+        app, ["components", "loss", "of_a_test", "--plugin", str(package / "of_a_test_file.py")]
+    )
+    assert done.exit_code == 0, done.output
+    assert tells(done.output, "loss of_a_test: A loss.")
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("no_such.py", ("no plug-in no_such.py",)),
+        ("no_such_module", ("cannot import no_such_module", "ModuleNotFoundError")),
+        ("of_a_test_helper", ("registers no component",)),
+        ("a b", ("no plug-in",)),
+        ("{folder}/json.py", ("cannot be imported as 'json'", "another name")),
+    ],
+)
+def test_a_plug_in_that_cannot_be_named_so(package: Path, word: str, words: tuple[str, ...]) -> None:
+    (package / "json.py").write_text("")
+    with pytest.raises(PluginFailed) as caught:
+        import_named([word.format(folder=package)])
+    assert tells(str(caught.value), *words)
+
+
+def test_a_component_behind_the_guard_of_a_script_is_missed_before_any_trial(tmp_path: Path) -> None:
+    plugin = plugin_of(tmp_path / "nets.py")
+    source = "import sys\nif 'of_a_test_absent' in sys.modules:" + plugin.source.replace("\n", "\n    ")
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    with raises(PluginFailed, "'of_a_test'", "__name__"):
+        load([plugin.model_copy(update={"source": source, "sha256": digest})])
+
+
+def test_the_line_of_a_package_that_cannot_be_imported_is_that_of_the_file_within(package: Path) -> None:
+    (package / "of_a_test_pkg/blocks.py").write_text("x = 1\nWIDTH = 1 / 0\n")
+    with raises(PluginFailed, f"{package}/of_a_test_pkg/blocks.py, line 2: ZeroDivisionError"):
+        import_named(["of_a_test_pkg.nets"])
+
+
+def test_a_user_who_has_the_same_file_vouches_for_the_code_of_a_model(package: Path) -> None:
+    plugin = plugin_of(package / "of_a_test_file.py", module="_search_of_a_test_file")
+    (package / "of_a_test_file.py").rename(package / "of_a_test_copy.py")
+    assert not vouched([plugin])
+    (package / "of_a_test_copy.py").rename(package / "of_a_test_file.py")
+    import_named([str(package / "of_a_test_file.py")])
+    assert vouched([plugin])
+    assert not vouched([plugin.model_copy(update={"sha256": "0" * 64})])
+    trust([plugin], trust_code=False)

@@ -18,6 +18,7 @@ from hep_ray.tracking.records import SearchStarted
 RECORDED = {
     "data", "preset", "trials", "epochs", "seed", "tracking_uri", "cpus_per_trial", "gpus_per_trial",
     "workers_per_trial", "min_workers_per_trial", "epoch_timeout", "cache", "memory_budget",
+    "plugin",
 }  # fmt: skip
 """What journals of 2026-11-28 record; a search of then has to find them all."""
 

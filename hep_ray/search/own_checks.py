@@ -1,0 +1,224 @@
+"""Try the components that are not hep_ray's own on a few events, on every node, before any trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.exceptions import RayTaskError
+
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.schema import EventSchema
+from hep_ray.errors import HepRayError, InvalidConfig, PluginFailed
+from hep_ray.loading.batches import BatchRequest, Events
+from hep_ray.loading.scalers import SCALERS
+from hep_ray.loading.shards import RowGroups, ShardStream
+from hep_ray.losses import LOSSES
+from hep_ray.metrics import METRICS, Predictions
+from hep_ray.models import MODELS, Model
+from hep_ray.optim import OPTIMIZERS, SCHEDULES
+from hep_ray.own_code import blaming, defined_at
+from hep_ray.plugins import Plugin, load
+from hep_ray.registry import implementation
+from hep_ray.search.node_checks import ask, living_nodes, one_line
+from hep_ray.training.config import REGISTRIES, ScaledModel, TrialConfig
+from hep_ray.training.distributed import seed_everything
+
+EVENTS = 8
+"""On which components are tried."""
+SCORED = 64
+"""Events of each class, made up, on which metrics are tried."""
+SEED = 20241
+
+Shapes = list[tuple[str, tuple[int, ...]]]
+
+
+def check_plugins(plugins: Sequence[Plugin], samples: Sequence[Mapping[str, Any]], dataset: Dataset) -> None:
+    """Import the user's own components on every node; build there what trials may state, and do a step with it.
+
+    Args:
+        plugins: files that register them; nothing is asked where there is none.
+        samples: parameters of trials that name every component once.
+        dataset: whose first training events are taken.
+
+    Raises:
+        PluginFailed: a node cannot import one or cannot train with it, or what is built is not the same each time.
+    """
+    if not plugins:
+        return
+    nodes, schema = living_nodes(), dataset.schema
+    answers = ask(nodes, tried, tuple(plugins), list(samples), schema, first_events(dataset))
+    faults: dict[str, list[str]] = {}
+    for node in nodes:
+        if isinstance(answer := answers[node.node_id], Exception):
+            faults.setdefault(_told(answer), []).append(node.address)
+    if faults:
+        where = {fault: f" (on {', '.join(at)})" if len(nodes) > 1 else "" for fault, at in faults.items()}
+        raise PluginFailed("; ".join(f"{fault}{at}" for fault, at in where.items()))
+    if len({str(answer) for answer in answers.values()}) > 1:
+        files = ", ".join(plugin.path for plugin in plugins if plugin.registers)
+        raise PluginFailed(f"{files} builds other networks on other nodes; a trial may run on any")
+
+
+def first_events(dataset: Dataset) -> Events:
+    """Return the first training events, with all columns that a model may read."""
+    names = tuple(column.name for column in dataset.schema.inputs)
+    return ShardStream(dataset.schema, RowGroups.of(dataset, "train"), names, {}).head(EVENTS)
+
+
+def _told(exc: Exception) -> str:
+    """Return a node's answer: a named error as it was raised there, of another one the last line."""
+    cause = exc.cause if isinstance(exc, RayTaskError) else exc
+    return str(cause) if isinstance(cause, HepRayError) else one_line(exc)
+
+
+def tried(
+    plugins: Sequence[Plugin], samples: Sequence[Mapping[str, Any]], schema: EventSchema, events: Events
+) -> list[Shapes]:
+    """Import plug-ins and try what they register; return the names and shapes of the weights of every sample's model.
+
+    Raises:
+        PluginFailed: a component raises an exception, or a model is another one each time.
+        InvalidConfig: a component gives something else than it must.
+    """
+    load(plugins)
+    own = {one for plugin in plugins for one in plugin.registers}
+    for name in METRICS:
+        if f"metric '{name}'" in own:
+            _try_metric(name, schema)
+    return [_try_sample(params, schema, events, own) for params in samples]
+
+
+def _try_metric(name: str, schema: EventSchema) -> None:
+    classes, metric = len(schema.classes), METRICS[name]
+    random = np.random.default_rng(SEED)
+    labels = np.arange(SCORED * classes) % classes
+    scores = random.dirichlet(np.ones(classes), len(labels)).astype(np.float32)
+    signal = schema.signal_index
+    odds = np.log(scores.astype(np.float64)) - np.log1p(-scores.astype(np.float64))
+    found = Predictions(scores, labels, np.ones(len(labels)), schema.classes, signal, odds)
+    for key, value in metric.values(found):
+        if not math.isfinite(value):
+            raise InvalidConfig(
+                f"{defined_at(metric.compute)}metric '{name}' is {value} ({key}) for {len(labels)} events of random "
+                "scores: it must be a finite number"
+            )
+
+
+def _try_sample(params: Mapping[str, Any], schema: EventSchema, events: Events, own: set[str]) -> Shapes:
+    config = TrialConfig.from_params(params)
+    name = config.trainer.model
+    if f"model '{name}'" in own:
+        model = _built_twice(config, schema)
+    else:
+        with torch.device("meta"):
+            model = config.build_model(schema)
+    shapes = [(key, tuple(getattr(one, "shape", ()))) for key, one in model.state_dict().items()]
+    if not config.fitted:
+        stated = {f"{kind} '{getattr(config.training, kind)}'" for kind in REGISTRIES}
+        scalers = {f"scaler '{one}'" for one in config.training.scaling_by_rank.values() if one in SCALERS}
+        if own & (stated | scalers):
+            _try_step(config, schema, events)
+    return shapes
+
+
+def _built_twice(config: TrialConfig, schema: EventSchema) -> Model:
+    """Build a model twice from one seed, as a trial that is resumed does, and compare."""
+    states = []
+    for _ in range(2):
+        seed_everything(SEED)
+        with blaming(f"building model '{config.trainer.model}'"):
+            model = config.build_model(schema)
+        states.append(model.state_dict())
+    first, second = states
+    other = [
+        key
+        for key in first.keys() | second.keys()
+        if key not in first or key not in second or not _same(first[key], second[key])
+    ]
+    if other:
+        raise PluginFailed(
+            f"{_where('model', config.trainer.model)}model '{config.trainer.model}' is another network each time it is "
+            f"built from {config.components['model']!r}: {min(other)} differs; draw its numbers from torch's or "
+            "numpy's global generator, which a trial seeds"
+        )
+    return model
+
+
+def _same(one: Any, other: Any) -> bool:
+    if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
+        return bool(one == other)
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
+    """Train one step on a few events, as a trial would."""
+    training, parts = config.training, config.components
+    seed_everything(SEED)
+    model = config.build_model(schema)
+    if isinstance(model, ScaledModel):
+        with blaming("fitting a scaler"):
+            model.fit({name: events.inputs[name] for name in model.columns})
+    with blaming(f"building loss '{training.loss}'"):
+        loss = LOSSES[training.loss].build(parts["loss"])
+    weights = [one for one in model.parameters() if one.requires_grad]
+    with blaming(f"building optimizer '{training.optimizer}'"):
+        optimizer = OPTIMIZERS[training.optimizer].build(parts["optimizer"], weights, training.learning_rate)
+    with blaming(f"building schedule '{training.schedule}'"):
+        schedule = SCHEDULES[training.schedule].build(parts["schedule"], optimizer, 1)
+    batch = next(iter(events.select(model.columns).batches(BatchRequest(len(events)))))
+    logits = _logits(model.train(), [batch.inputs[name] for name in model.columns], config, schema)
+    with blaming(f"computing loss '{training.loss}'"):
+        losses = loss(logits, batch.labels)
+    at = _where("loss", training.loss)
+    if losses.shape != batch.labels.shape:
+        raise InvalidConfig(
+            f"{at}loss '{training.loss}' returned {tuple(losses.shape)} for {len(batch)} events: it must return one "
+            f"loss per event, ({len(batch)},)"
+        )
+    if not losses.requires_grad:
+        raise InvalidConfig(
+            f"{at}loss '{training.loss}' has no gradient for model '{training.model}': compute it from the logits with "
+            "torch, without detach(), item() or numpy"
+        )
+    with blaming(f"the gradient of loss '{training.loss}'"):
+        torch.autograd.backward(losses.mean())
+    with blaming(f"a step of optimizer '{training.optimizer}'"):
+        optimizer.step()
+    with blaming(f"a step of schedule '{training.schedule}'"):
+        schedule.step()
+    with torch.inference_mode():
+        _logits(model.eval(), [batch.inputs[name] for name in model.columns], config, schema)
+    with torch.inference_mode(), blaming(f"probabilities of loss '{training.loss}'"):
+        loss.probabilities(logits.detach())
+        loss.log_odds(logits.detach())
+
+
+def _logits(
+    model: Model, inputs: Sequence[torch.Tensor], config: TrialConfig, schema: EventSchema
+) -> torch.Tensor:
+    name, events, classes = config.trainer.model, len(inputs[0]), len(schema.classes)
+    shapes = ", ".join(
+        f"{column} {tuple(one.shape)}" for column, one in zip(model.columns, inputs, strict=True)
+    )
+    with blaming(f"model '{name}' with {shapes}"):
+        logits: Any = model(*inputs)
+    if (
+        not isinstance(logits, torch.Tensor)
+        or logits.shape != (events, classes)
+        or not logits.is_floating_point()
+    ):
+        is_tensor = isinstance(logits, torch.Tensor)
+        got = f"{tuple(logits.shape)} of {logits.dtype}" if is_tensor else type(logits).__name__
+        raise InvalidConfig(
+            f"{_where('model', name)}model '{name}' returned {got} for {shapes}: it must return logits ({events}, "
+            f"{classes}), one for each of {', '.join(schema.classes)}"
+        )
+    return logits
+
+
+def _where(kind: str, name: str) -> str:
+    return defined_at(implementation((MODELS if kind == "model" else LOSSES)[name]))

@@ -1,0 +1,313 @@
+"""Components of a user's own, tried on a few events: what is wrong with them is told with their own line first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.errors import HepRayError
+from hep_ray.loading.batches import Events
+from hep_ray.loading.scalers import SCALERS
+from hep_ray.losses import LOSSES
+from hep_ray.metrics import METRICS, classification_metrics, larger_is_better
+from hep_ray.models import MODELS
+from hep_ray.optim import OPTIMIZERS, SCHEDULES
+from hep_ray.plugins import Plugin, import_source
+from hep_ray.registry import OWN_CODE
+from hep_ray.search.own_checks import tried
+from hep_ray.search.trial import cause_of
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.loop import start_trial
+from tests.facts import tells
+
+SCHEMA = EventSchema(
+    task="toy",
+    columns=(Column(name="features", shape=(3,)), Column(name="ht")),
+    classes=("background", "signal"),
+    signal="signal",
+)
+EVENTS = Events.from_arrays(
+    {
+        "features": np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32),
+        "ht": np.arange(8, dtype=np.float32),
+    },
+    np.arange(8) % 2,
+)
+HEAD = """
+import numpy as np
+import torch
+from torch import nn
+from hep_ray.loading.scalers import Scaler, scaler
+from hep_ray.losses import loss
+from hep_ray.metrics import metric
+from hep_ray.models import model
+from hep_ray.optim import optimizer, schedule
+"""
+NETWORK = """
+@model("own")
+class Own(nn.Module):
+    def __init__(self, schema, hidden: int = 4):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, len(schema.classes)))
+    def forward(self, features):
+        return self.layers(features)
+"""
+PARAMS = {"model": "own", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """What a test registered is gone after it."""
+    registries = (MODELS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES, SCALERS)
+    assert all(len(one) for one in registries)
+    before, own = [dict(one._entries) for one in registries], dict(OWN_CODE)
+    yield
+    for one, entries in zip(registries, before, strict=True):
+        one._entries = entries
+    OWN_CODE.clear()
+    OWN_CODE.update(own)
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Callable[..., Any]:
+    """Write a file of components, import it as a trial's process does, and try it with these parameters."""
+
+    def checked(source: str, **params: object) -> Any:
+        path = tmp_path / "own_nets.py"
+        path.write_text(HEAD + source)
+        import_source("own_nets", path, HEAD + source)
+        plugin = Plugin(module="own_nets", path=str(path), sha256="", registers=tuple(OWN_CODE["own_nets"]))
+        plugin = plugin.model_copy(update={"sha256": _digest(path)})
+        return tried([plugin], [{**PARAMS, **params}], SCHEMA, EVENTS)
+
+    return checked
+
+
+def _digest(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def line_of(path: Path, text: str) -> str:
+    lines = path.read_text().splitlines()
+    return f"{path}, line {1 + next(number for number, line in enumerate(lines) if text in line)}"
+
+
+def test_a_plain_module_a_function_for_a_loss_and_one_for_a_metric_are_enough(check) -> None:
+    source = NETWORK + (
+        '@loss("own")\n'
+        "def own_loss(logits, labels, power: float = 2.0):\n"
+        "    truth = nn.functional.one_hot(labels, logits.shape[1])\n"
+        "    return (logits.softmax(dim=1) - truth).abs().pow(power).sum(dim=1)\n"
+        '@metric("own", larger_is_better=False)\n'
+        "def own_metric(scores, labels, weights) -> float:\n"
+        "    return float(np.average((scores[:, 1] - labels) ** 2, weights=weights))\n"
+    )
+    (shapes,) = check(source, loss="own", power=1.5, hidden=5)
+    assert ("layers.0.weight", (5, 3)) in shapes
+
+    config = TrialConfig.from_params({**PARAMS, "loss": "own", "power": 1.5})
+    loop = start_trial(config, SCHEMA, EVENTS, EVENTS, epochs=1, seed=0)
+    metrics = loop.run_epoch()
+    assert loop.model.columns == ("features",)
+    assert 0 < metrics["val_own"] < 1
+    assert larger_is_better("val_own") is False
+    assert config.resolved()["hidden"] == 4
+
+
+def test_the_loss_of_a_function_is_what_the_function_says(check) -> None:
+    import torch
+
+    check(
+        NETWORK
+        + '@loss("own")\ndef own(logits, labels, scale: float = 3.0):\n    return scale * logits[:, 0]\n'
+    )
+    entry = LOSSES["own"]
+    assert entry.build(entry.config(scale=2.0))(torch.tensor([[1.0, 5.0]]), torch.tensor([0])).tolist() == [
+        2.0
+    ]
+    made = entry.build(entry.config())
+    assert made.probabilities(torch.tensor([[0.0, 0.0]])).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("forward", "columns"),
+    [
+        ("def forward(self, ht): return self.layers(ht[:, None].expand(-1, 3))", ("ht",)),
+        ("def forward(self, x, y): return self.layers(x)", ("features", "ht")),
+        ("def forward(self, *x): return self.layers(x[0])", ("features", "ht")),
+        ("def forward(self, ht, features): return self.layers(features)", ("ht", "features")),
+    ],
+)
+def test_forward_says_which_columns_it_takes(check, forward: str, columns: tuple[str, ...]) -> None:
+    check(NETWORK.replace("def forward(self, features):\n        return self.layers(features)", forward))
+    assert MODELS["own"].build(MODELS["own"].config(), SCHEMA).columns == columns
+
+
+FAULTS = {
+    "a tensor of the wrong shape": (
+        NETWORK.replace("return self.layers(features)", "return self.layers(features[:, :2])"),
+        {},
+        "self.layers(features[:, :2])",
+        (
+            "in forward: return self.layers(features[:, :2])",
+            "RuntimeError",
+            "model 'own' with features (8, 3)",
+        ),
+    ),
+    "logits that are none": (
+        NETWORK.replace("self.layers(features)", "self.layers(features).sum(dim=1)"),
+        {},
+        "def __init__",
+        ("returned (8,)", "logits (8, 2)", "background, signal"),
+    ),
+    "too many tensors": (
+        NETWORK.replace("def forward(self, features)", "def forward(self, a, b, c)"),
+        {},
+        None,
+        ("forward of model 'own' takes 3 tensors (a, b, c)", "2 columns to read (features, ht)"),
+    ),
+    "no module": (
+        '@model("own")\ndef own(schema, hidden: int = 3):\n    return 3\n',
+        {},
+        None,
+        ("model 'own' is a int", "nn.Module"),
+    ),
+    "another network each time": (
+        NETWORK.replace(
+            "super().__init__()",
+            "super().__init__(); self.w = nn.Parameter(torch.tensor(np.random.default_rng().random()))",
+        ),
+        {},
+        "def __init__",
+        ("another network each time", "w differs"),
+    ),
+    "an exception in init": (
+        NETWORK.replace("super().__init__()", "super().__init__(); 1 / 0"),
+        {},
+        "1 / 0",
+        ("in __init__: super().__init__(); 1 / 0: ZeroDivisionError", "building model 'own'"),
+    ),
+    "a mean": (
+        NETWORK + '@loss("own")\ndef own(logits, labels):\n    return logits.mean()\n',
+        {"loss": "own"},
+        '@loss("own")',
+        ("returned () for 8 events", "(8,)", "leave out the mean"),
+    ),
+    "a loss without a gradient": (
+        NETWORK + '@loss("own")\ndef own(logits, labels):\n    return logits.detach()[:, 0]\n',
+        {"loss": "own"},
+        '@loss("own")',
+        ("no gradient",),
+    ),
+    "a loss that raises": (
+        NETWORK + '@loss("own")\ndef own(logits, labels):\n    return logits[:, labels.nope]\n',
+        {"loss": "own"},
+        "labels.nope",
+        ("AttributeError", "computing loss 'own'"),
+    ),
+    "a metric that is an array": (
+        NETWORK + '@metric("own", larger_is_better=True)\ndef own(scores): return scores[:, 0]\n',
+        {},
+        '@metric("own"',
+        ("metric 'own' returned array(", "must return a number"),
+    ),
+    "a metric that is not a number": (
+        NETWORK + '@metric("own", larger_is_better=True)\ndef own(scores): return float("nan")\n',
+        {},
+        '@metric("own"',
+        ("metric 'own' is nan", "finite"),
+    ),
+    "a metric that raises": (
+        NETWORK + '@metric("own", larger_is_better=True)\ndef own(scores): return scores.nope\n',
+        {},
+        "scores.nope",
+        ("AttributeError", "computing metric 'own'"),
+    ),
+    "an optimizer that raises": (
+        NETWORK
+        + '@optimizer("own")\nclass Own2(torch.optim.SGD):\n'
+        + "    def __init__(self, params, lr, weight_decay: float = 0.0):\n"
+        + "        super().__init__(params, lr)\n"
+        + "    def step(self, closure=None):\n        raise ValueError('no step')\n",
+        {"optimizer": "own"},
+        "no step",
+        ("ValueError", "a step of optimizer 'own'"),
+    ),
+    "a schedule that raises": (
+        NETWORK
+        + '@schedule("own")\ndef own(optimizer, epochs, gamma: float = 0.5):\n    return epochs.nope\n',
+        {"schedule": "own"},
+        "epochs.nope",
+        ("AttributeError", "building schedule 'own'"),
+    ),
+    "a scaler that raises": (
+        NETWORK
+        + '@scaler("own")\nclass Own2(Scaler):\n    def _fit(self, values):\n        values.nope\n'
+        + "    def _scale(self, values):\n        return values\n",
+        {"scalar_scaling": "own"},
+        "values.nope",
+        ("AttributeError", "fitting a scaler"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_a_named_error_with_the_user_s_own_line_first(check, tmp_path: Path, fault: str) -> None:
+    source, params, text, words = FAULTS[fault]
+    with pytest.raises(HepRayError) as caught:
+        check(source, **params)
+    told = str(caught.value)
+    assert tells(told, *words), told
+    if text is not None:
+        assert told.startswith(line_of(tmp_path / "own_nets.py", text)), told
+
+
+def test_own_optimizer_schedule_and_scaler_are_taken_as_they_are(check) -> None:
+    source = (
+        NETWORK
+        + '@optimizer("own")\nclass Own2(torch.optim.SGD):\n'
+        + "    def __init__(self, params, lr, momentum: float = 0.5):\n"
+        + "        super().__init__(params, lr, momentum=momentum)\n"
+        + '@schedule("own")\ndef own(optimizer, epochs, gamma: float = 0.5):\n'
+        + "    return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)\n"
+        + '@scaler("own")\nclass Own3(Scaler):\n    def _fit(self, values):\n        pass\n'
+        + "    def _scale(self, values):\n        return values / 100\n"
+    )
+    params = {"optimizer": "own", "schedule": "own", "scalar_scaling": "own", "momentum": 0.25, "gamma": 0.1}
+    check(source, **params)
+    loop = start_trial(TrialConfig.from_params(PARAMS | params), SCHEMA, EVENTS, EVENTS, epochs=2, seed=0)
+    rates = [loop.run_epoch()["learning_rate"] for _ in range(2)]
+    assert rates == pytest.approx([0.01, 0.001])
+    assert loop._optimizer.param_groups[0]["momentum"] == 0.25
+
+
+def test_a_failed_trial_tells_the_user_s_own_line_first(check, tmp_path: Path) -> None:
+    broken = NETWORK.replace('"own"', '"broken"').replace(
+        "return self.layers(features)", "return features.nope"
+    )
+    check(NETWORK + broken)
+    with pytest.raises(AttributeError) as caught:
+        start_trial(
+            TrialConfig.from_params({**PARAMS, "model": "broken"}), SCHEMA, EVENTS, EVENTS, epochs=1, seed=0
+        )
+    told = cause_of(caught.value)
+    assert told.startswith(line_of(tmp_path / "own_nets.py", "features.nope")), told
+    assert tells(told.splitlines()[0], "in forward: return features.nope: AttributeError")
+    assert "Traceback" in told
+
+
+def test_a_metric_of_ones_own_is_among_those_of_every_evaluation(check) -> None:
+    check(
+        NETWORK
+        + '@metric("own", larger_is_better=True)\ndef own(scores, labels, weights): return weights.sum()\n'
+    )
+    scores = np.array([[0.5, 0.5], [0.2, 0.8]])
+    found = classification_metrics(scores, np.array([0, 1]), SCHEMA.classes, "signal")
+    assert found["own"] == 2
