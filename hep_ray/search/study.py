@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from hep_ray.search.sampler import TOLD_AS
@@ -84,9 +84,10 @@ def _frozen(
 def _takes(distribution: BaseDistribution, value: object) -> bool:
     """Return whether a parameter may have been drawn: that of a reference may be none of the space's."""
     try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))  # noqa: SLF001 - no public way
+        create_trial(value=0.0, params={"x": value}, distributions={"x": distribution})
     except (TypeError, ValueError):
         return False
+    return True
 
 
 def _time(seconds: float) -> dt.datetime:

@@ -19,10 +19,6 @@ from tests.facts import raises, tells
 SCRIPTS = sorted((Path(__file__).parents[2] / "searches").glob("*.py"))
 OURS = {"particle_id"}
 """Searches that no publication precedes."""
-UNACCOUNTED = {
-    *("cnn_loss", "resnet_loss", "pretrained", "six_hypotheses"),
-}
-"""Searches whose published presets do not yet say what follows the document."""
 
 ELECTRONS = SIMULATIONS["electron_id"].schema
 SCHEMAS = {name: SIMULATIONS[name].schema for name in ("susy", "jet_images", "atlas_objects")} | {
@@ -101,9 +97,7 @@ def test_parameters_of_published_networks(
         assert sum(one.numel() for one in built.parameters()) == by_formula == by_hand
 
 
-@pytest.mark.parametrize(
-    "script", [one for one in SCRIPTS if one.stem not in OURS | UNACCOUNTED], ids=lambda one: one.stem
-)
+@pytest.mark.parametrize("script", [one for one in SCRIPTS if one.stem not in OURS], ids=lambda one: one.stem)
 def test_presets_with_a_published_name_account_for_themselves(script: Path) -> None:
     search = load_search(str(script))
     for name, preset in search.presets.items():
