@@ -35,7 +35,7 @@ LEAST = 3
 MOST_NEW = 0.5
 """Share of new trials in the last 20 decisions above which paused ones go first."""
 RECENT = 20
-THRESHOLD = (-1.5, 0.5)
+THRESHOLD = (-2.0, 0.3)
 """Decimal exponents of the least and the largest rise that is asked for, in standard deviations of what was seen."""
 ACTIVE = 250
 """Values that the model sees, at most."""

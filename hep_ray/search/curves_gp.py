@@ -24,7 +24,7 @@ from scipy.special import ndtr
 Array = npt.NDArray[np.float64]
 ROOT5 = math.sqrt(5)
 JITTER = 1e-6
-STRETCH = 0.1
+STRETCH = 1.0
 """Of the warp: the smaller, the more the values next to the best are pulled apart."""
 FLAT = 1e-9
 """Variance below which curves are taken to be flat."""
