@@ -88,7 +88,7 @@ cvn = Space(
 table_bcnn = bcnn.replace(pooling="streams", input_transform="fraction")
 STUDY = "UCSD study of H → bb jet images"
 EVENTS = (
-    "images of 30 × 30 pixels over ±1.0, not 224 × 224 over ±0.8, of a parametrised detector, not of CMS",
+    "images of 30 × 30 pixels, not 224 × 224 over ±0.8; simulated ones over ±1.0, of a parametrised detector",
     "the classes are as the dataset has them: equal where simulated; `--balance` of `data convert` makes them so",
 )
 B_CNN = Published(

@@ -89,6 +89,7 @@ class Table:
         place: of the table among those of the search.
         metrics: of the lines, by their names on the validation split.
         gains: whether the working points of figure 3.2 follow.
+        differs: what differs beside the deviations of the preset.
     """
 
     study: str
@@ -99,6 +100,7 @@ class Table:
     place: int = 0
     metrics: tuple[str, ...] = ("val_accuracy", "val_auc")
     gains: bool = False
+    differs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -107,20 +109,68 @@ class Table:
 
 
 OBJECTS = tuple(f"val_accuracy_{name}" for name in ("electron", "jet", "muon", "tau"))
+TOP = ("top quarks against QCD, of CMS' simulation: another task, so no published number stands beside",)
+EASY = (
+    "the background is easier than that of ATLAS: 98 % of it are single charged hadrons of light jets",
+    "with some hundred background candidates few are left at any working point: rejections are rough",
+)
 CLOSE = ("val_auc", "val_accuracy", "val_loss")
 TABLES = (
-    Table("electrons", "best model, figure 3.2", "electron_id", "table", "electron_id_binary", gains=True),
-    Table("electrons", "table 3.2: parts of a candidate", "electron_parts", "table", "electron_id_binary"),
+    Table(
+        "electrons",
+        "best model, figure 3.2",
+        "electron_id",
+        "table",
+        "electron_id_binary",
+        gains=True,
+        differs=EASY,
+    ),
+    Table(
+        "electrons",
+        "table 3.2: parts of a candidate",
+        "electron_parts",
+        "table",
+        "electron_id_binary",
+        differs=EASY[:1],
+    ),
     Table("electrons", "flat minima, in its own half of |η|", "flat_minima", "table", "electron_central"),
     Table("jets", "CVN, simulated", "jet_images", "table_cvn", "jet_images", metrics=CLOSE),
     Table("jets", "B-CNN, simulated", "jet_images", "table", "jet_images", metrics=CLOSE),
-    Table("jets", "CVN, CMS jets as they are", "jet_images", "table_cvn", "cms_jet_images", metrics=CLOSE),
     Table(
-        "jets", "CVN, CMS jets balanced", "jet_images", "table_cvn", "cms_jet_images_balanced", metrics=CLOSE
+        "jets",
+        "CVN, CMS jets as they are",
+        "jet_images",
+        "table_cvn",
+        "cms_jet_images",
+        metrics=CLOSE,
+        differs=TOP,
     ),
-    Table("jets", "B-CNN, CMS jets as they are", "jet_images", "table", "cms_jet_images", metrics=CLOSE),
     Table(
-        "jets", "B-CNN, CMS jets balanced", "jet_images", "table", "cms_jet_images_balanced", metrics=CLOSE
+        "jets",
+        "CVN, CMS jets balanced",
+        "jet_images",
+        "table_cvn",
+        "cms_jet_images_balanced",
+        metrics=CLOSE,
+        differs=TOP,
+    ),
+    Table(
+        "jets",
+        "B-CNN, CMS jets as they are",
+        "jet_images",
+        "table",
+        "cms_jet_images",
+        metrics=CLOSE,
+        differs=TOP,
+    ),
+    Table(
+        "jets",
+        "B-CNN, CMS jets balanced",
+        "jet_images",
+        "table",
+        "cms_jet_images_balanced",
+        metrics=CLOSE,
+        differs=TOP,
     ),
     Table("susy", "baseline and final network, 8 features and 18", "susy", "table", "susy"),
     Table("susy", "regularisation of 16-16", "susy", "table_regularisation", "susy", place=1),
@@ -170,7 +220,7 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
                 "published": None if study.other_kind(started.task, None) else published(study, row, name),
                 "deviations": []
                 if protocol is None or example.started.params.get("model") in FITTED
-                else [*protocol.ours],
+                else [*protocol.ours, *table.differs],
                 "preset": f"{table.search} --preset {table.preset}",
             }
     if table.gains:
@@ -204,7 +254,7 @@ def gains(table: Table, found: Mapping[str, Any], task: str, protocol: Any) -> I
                 "ours": round(statistics.fmean(ratios), 2),
                 "error": round(statistics.stdev(ratios), 2) if len(ratios) > 1 else None,
                 "published": factor,
-                "deviations": [*protocol.ours],
+                "deviations": [*protocol.ours, *table.differs],
                 "preset": f"{table.search} --preset {table.preset}",
             }
 
@@ -260,6 +310,8 @@ def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, A
     search = load_search(str(ROOT / "searches" / f"{table.search}.py"))
     state = SearchState.read(storage / table.search)
     if not state.finished:
+        connect()  # one Ray for all of them
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         words = ["--preset", table.preset, "--data", str(data / table.data)]
         words = ["--resume"] if state.started else [*words, *(["--epochs", "1"] if smoke else [])]
         script = str(ROOT / "searches" / f"{table.search}.py")
@@ -352,8 +404,6 @@ def main() -> None:
     if unknown := [name for name in given.names if name not in known]:
         sys.exit(f"no table {', '.join(unknown)}; known: {', '.join(dict.fromkeys(known))}")
     out.mkdir(parents=True, exist_ok=True)
-    connect()  # one Ray for all of them
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     kept: list[str] = []
     for table in TABLES:
         if given.names and table.name not in given.names:
