@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hep_ray.report.groups import groups_of
 from hep_ray.search.find import load_search
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted
@@ -135,3 +136,18 @@ def test_every_line_says_what_the_issue_asks_for(studies: ModuleType) -> None:
     for line in studies.read_lines():
         assert wanted <= set(line), json.dumps(line)
         assert line["published"] is None or line["deviations"]
+
+
+def test_bars_and_legends_call_rows_as_the_study_does(tmp_path: Path) -> None:
+    """Trials that stand alone are no t0000, where the study has a name for each; else they are."""
+    search = load_search(str(ROOT / "searches/electron_parts.py"))
+    space = search.presets["table"].space
+    assert space is not None
+    params = [one for one in space.grid() if "+" not in str(one["parts"])]
+    metrics = {"val_accuracy": 0.9, "val_auc": 0.9}
+    state = state_of("electron_id_binary", "val_accuracy", [(one, metrics) for one in params], tmp_path)
+    names = [group.name for group in groups_of(search, state).members]
+    assert names == ["56 × 11 image", "7 × 11 images", "tracks", "scalars"]
+    unknown = [{**params[0], "parts": "tracks+scalars"}, params[1]]
+    state = state_of("electron_id_binary", "val_accuracy", [(one, metrics) for one in unknown], tmp_path)
+    assert all(group.name.startswith("t000") for group in groups_of(search, state).members)
