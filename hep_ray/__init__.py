@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,8 @@ _FORMER = {"By": "Mapped"}
 """Former public name → what it is called now."""
 
 
+if "IPython" in sys.modules:  # tqdm, which Optuna imports, asks for ipywidgets; nothing here needs them
+    warnings.filterwarnings("ignore", message="IProgress not found")
 if "HEP_RAY_LOG_LEVEL" in os.environ:
     importlib.import_module("hep_ray.log").show(os.environ["HEP_RAY_LOG_LEVEL"])
 

@@ -178,6 +178,9 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Tune counts failed trials after we have told of them.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.widgets.util").setLevel(
+        logging.WARNING
+    )  # asks for ipywidgets, which is not needed
     warnings.filterwarnings("ignore", category=ResourceWarning, module="ray")
     if ray.is_initialized():
         return

@@ -14,6 +14,9 @@ import typer
 STORAGE = Path("runs")
 """Folder of all searches, unless another is named."""
 
+LONG_SECONDS = 90
+"""Times from here on are told in minutes and hours."""
+
 LARGEST_SEED = 2**31 - 1
 """What every library takes, and leaves room for the seeds of a confirmation, which are larger."""
 
@@ -79,6 +82,18 @@ SearchName = Annotated[
         metavar="SEARCH", help="Search: its name, its folder in a storage, or the path of its script."
     ),
 ]
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as it is typed, with minutes for the smallest unit of long ones: `50s`, `45m`, `2h10m`.
+
+    >>> in_words(7800.0)
+    '2h10m'
+    """
+    if seconds < LONG_SECONDS:
+        return f"{max(round(seconds), 1)}s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}h" * (hours > 0) + f"{minutes}m" * (minutes > 0)
 
 
 def typed(*words: object, storage: Path = STORAGE, **flags: object) -> str:

@@ -62,6 +62,10 @@ def build_app(search: Search) -> typer.Typer:
         plan = planned(search, given, resume=resume)
         print_rows(console, plan_rows(plan))
         if dry_run:
+            from hep_ray.search.estimate import LONGEST, estimate
+
+            console.print(f"[dim]timing a few batches of each kind of trial, for at most {LONGEST:g} s …[/]")
+            print_rows(console, estimate(plan).rows())
             console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
             return
         result = run_search(plan, resume=resume, console=console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from html import escape
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hep_ray.search.notebook import NotebookView, progress_html, summary
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -21,6 +23,9 @@ from hep_ray.tracking.records import (
     TrialLost,
     TrialStarted,
 )
+
+REDRAW_SECONDS = 0.5
+"""At least so much time passes between two views of a notebook."""
 
 
 class Progress:
@@ -32,7 +37,7 @@ class Progress:
         epochs: full length of a trial.
         metric: key shown per trial.
         mode: whether more or less of it is better.
-        console: where to write; a terminal gets a live view, anything else plain lines.
+        console: where to write; a terminal and a notebook get a live view, anything else plain lines.
     """
 
     def __init__(
@@ -43,26 +48,44 @@ class Progress:
         self._console = console
         self._start = time.monotonic()
         self._done_before = sum(len(trial.history) for trial in state.drawn())
+        self._notebook: NotebookView | None = None
+        self._shown = 0.0
         self._live = Live(get_renderable=self._view, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_jupyter:
+            self._notebook = None if self._console.quiet else NotebookView()
+        elif self._console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._console.is_terminal:
+        if self._notebook is not None:
+            self._notebook.show(f"<p>{escape(summary(self._state))}; {self._clock()}</p>")
+        if self._live.is_started:
             self._live.stop()
 
     def record(self, record: Record) -> None:
-        """Print a line about a new record to a log file; the live view redraws by itself."""
+        """Print a line about a new record to a log file, redraw in a notebook; a terminal's view redraws by itself."""
+        if self._console.is_jupyter:
+            self._redraw()
+            return
         if self._console.is_terminal and not isinstance(record, TrialFinished | TrialLost):
             return
         line = self._line(record)
         if line:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _redraw(self) -> None:
+        now = time.monotonic()
+        if self._notebook is not None and now - self._shown > REDRAW_SECONDS:
+            self._shown = now
+            page = progress_html(
+                self._state, self._total, self._epochs, self._metric, self._mode, self._clock() + self._left()
+            )
+            self._notebook.show(page)
 
     def _line(self, record: Record) -> str:
         if isinstance(record, SearchStarted):

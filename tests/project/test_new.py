@@ -101,6 +101,7 @@ def test_a_project_suits_each_simulation(tmp_path, task) -> None:
     assert command == [f"hep-ray data simulate {task} --events 4000 --seed 1 --out data/{task}"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_new_project_can_be_planned_on_its_data(ray_session, tmp_path, tracks, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,8 +112,14 @@ def test_a_new_project_can_be_planned_on_its_data(ray_session, tmp_path, tracks,
     )
 
     program = build_app(load_search("vertex/vertex.py"))
-    told = CliRunner().invoke(program, ["--data", "tracks", "--preset", "smoke", "--dry-run"]).output
+    planned = CliRunner().invoke(program, ["--data", "tracks", "--preset", "smoke", "--dry-run"])
+    assert planned.exception is None, planned.exception
+    told = planned.output
     assert tells(told, "'vertex_network'", "model=gradient_boosting", "4 trials", "2 epochs", "b / c / light")
+    # The two kinds of models are timed, or it is said that they were not.
+    assert tells(told, "fit of gradient_boosting", "epoch of vertex_network") or tells(
+        told, "not timed within 20 s"
+    )
 
 
 @pytest.mark.slow
