@@ -25,7 +25,7 @@ from pydantic import Field
 from hep_ray.config import Config
 from hep_ray.errors import PluginFailed, UntrustedCode
 from hep_ray.own_code import OWN_CODE, importing_from, is_of_a_user
-from hep_ray.sources import digest, digest_of, import_source, importing, provide, provided
+from hep_ray.sources import digest, digest_of, import_source, importing, only_importing, provide, provided
 
 __all__ = [
     "Plugin",
@@ -103,7 +103,7 @@ def import_named(words: Iterable[str]) -> None:
             _import_file(name, Path(word))
         else:
             _look_in(Path.cwd())
-            with importing_from(word, name.partition(".")[0]):
+            with only_importing(name), importing_from(word, name.partition(".")[0]):
                 importlib.import_module(name)
         top = name.partition(".")[0]
         if not any(_top(module) == top for module in OWN_CODE):
@@ -121,7 +121,7 @@ def _import_file(name: str, path: Path) -> None:
     if main is not None and Path(main).resolve() == path.resolve():
         raise PluginFailed(f"{path} is the script that runs: its components are known without --plugin")
     _look_in(path.resolve().parent)
-    with importing_from(str(path.resolve())):
+    with only_importing(name), importing_from(str(path.resolve())):
         module = importlib.import_module(name)
     if Path(str(getattr(module, "__file__", ""))).resolve() != path.resolve():
         raise PluginFailed(

@@ -7,7 +7,8 @@ import importlib
 import importlib.abc
 import linecache
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,16 @@ def digest_of(module: ModuleType | None) -> str | None:
 def importing() -> bool:
     """Whether a script is being imported for what it registers, rather than run."""
     return bool(_IMPORTING)
+
+
+@contextmanager
+def only_importing(name: str) -> Iterator[None]:
+    """Within, `main(search)` of a script that is imported does nothing."""
+    _IMPORTING.append(name)
+    try:
+        yield
+    finally:
+        _IMPORTING.pop()
 
 
 def provide(name: str, path: Path, text: str) -> None:
@@ -94,12 +105,8 @@ class _Texts(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def exec_module(self, module: ModuleType) -> None:
         path, source = _TEXTS[module.__name__]
         linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
-        _IMPORTING.append(module.__name__)
-        try:
-            with importing_from(str(path)):
-                exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's own script
-        finally:
-            _IMPORTING.pop()
+        with only_importing(module.__name__), importing_from(str(path)):
+            exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's own script
         module.__dict__["__hep_ray_sha256__"] = digest(source)
 
 

@@ -365,6 +365,16 @@ def vars_of(search: Search) -> dict[str, Any]:
     return {name: getattr(search, name) for name in ("name", "task", "title", "space", "presets", "metric")}
 
 
+def test_a_script_without_a_guard_that_is_named_does_not_run_its_search(package: Path) -> None:
+    plugin = plugin_of(package / "of_a_test_file.py")
+    search = "Search(name='x', task='t', title='T.', space=Space(model='cnn'), presets={})"
+    text = f"{plugin.source}\nfrom hep_ray import Search, Space\nmain({search})\n"
+    (package / "of_a_test_file.py").write_text(text)
+    import_named([str(package / "of_a_test_file.py")])
+    assert "of_a_test" in LOSSES
+    assert not importing()
+
+
 def test_the_keys_of_a_file_of_ones_own_are_listed(package: Path) -> None:
     plugin_of(package / "of_a_test_file.py")
     done = CliRunner().invoke(
