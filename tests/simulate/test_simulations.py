@@ -117,8 +117,8 @@ def test_event_variables_resemble_the_reference(
 ) -> None:
     """Means of 150 events within 12 % (objects) and 15 % (H_T) of the reference's.
 
-    The leading p_T of black holes is 12 % too high in 1,500 events (docs/simulation.md says why), to which 150 events add
-    a statistical error of 3 %; so twice that is allowed beside it.
+    The leading p_T of black holes is 12 % too high in 1,500 events (docs/simulation.md says why), to which 150 events
+    add a statistical error of 3 %; so twice that is allowed beside it.
     """
     with (real_data / "black_holes" / "event_variables" / file).open() as lines:
         rows = list(csv.DictReader(lines))
