@@ -29,7 +29,6 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from hep_ray import Integer, LogUniform, Preset, Search, Space, Uniform
 from hep_ray.errors import UnreadableInput
 from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.scheduler import ResumableASHA
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
 
@@ -135,30 +134,25 @@ class Ours:
     def __init__(self, seed: int, **preset: Any) -> None:
         search = Search(name="lcbench", task="lcbench", title="", space=SPACE, presets={}, metric=METRIC)
         chosen = Preset(**{"epochs": EPOCHS, "trials": BUDGETS[-1], **preset})
-        self._scheduler = ResumableASHA(
-            search.metric, search.mode, chosen.epochs, chosen.grace, chosen.reduction_factor
-        )
         self._state = SearchState()
         self._searcher = OptunaSearcher(search, chosen, SPACE, seed, None, self._state, self._write)
 
     def start(self) -> tuple[str, dict[str, Any]]:
         """Name and parameters of the next trial."""
         config: Any = self._searcher.suggest("")
-        self._scheduler.on_trial_add(None, SimpleNamespace(config=config))
         return config["trial_id"], config["params"]
 
     def report(self, name: str, epoch: int, value: float) -> bool:
         """Take in a result; whether the trial ends."""
-        trial = SimpleNamespace(config={"trial_id": name})
-        metrics = {"epoch": epoch, METRIC: value}
-        decision = self._scheduler.on_trial_result(None, trial, metrics)
-        self._write(EpochFinished(time=0, trial_id=name, metrics=metrics))
-        ends = decision == TrialScheduler.STOP or epoch == EPOCHS
+        reported = EpochFinished(time=0, trial_id=name, metrics={"epoch": epoch, METRIC: value})
+        self._write(reported)
+        self._searcher.record(reported)
+        ends = self._searcher.after_epoch(name) != "go on"
         if ends:
-            self._scheduler.on_trial_complete(None, trial, metrics)
             status = "completed" if epoch == EPOCHS else "stopped"
-            self._write(TrialFinished(time=0, trial_id=name, status=status))
-            self._searcher.record(TrialFinished(time=0, trial_id=name, status=status))
+            ended = TrialFinished(time=0, trial_id=name, status=status)
+            self._write(ended)
+            self._searcher.record(ended)
         return ends
 
     def _write(self, record: Record) -> None:

@@ -1,8 +1,8 @@
 """Epochs that a search spends until it has what training the whole grid would have found.
 
 The grid was trained once (`grid/make_learning_curves.py`): every configuration in full, with its validation metric
-after every epoch. Here the searcher and the scheduler of `run_search` themselves (`OptunaSearcher`, `ResumableASHA`,
-with the journal between them) search that grid, and each epoch they ask for is looked up. Two workers take trials as
+after every epoch. Here the searcher and the scheduler of `run_search` themselves (`OptunaSearcher`,
+with the journal beside it) search that grid, and each epoch they ask for is looked up. Two workers take trials as
 they get free, an epoch of each lasting as long as the table says it did, so that trials end out of order as they do.
 
 An epoch counts when it has ended. Ours is the median over seeds of the epochs until a trial shows the best value of
@@ -26,15 +26,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.progress import track
 
 from hep_ray import Choice, Preset, Search, Space
-from hep_ray.search.definition import Sampler
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.scheduler import ResumableASHA
 from hep_ray.search.space import Value
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
@@ -110,7 +107,7 @@ def _value(text: str) -> Value:
     return value
 
 
-def replay(grid: Grid, sampler: Sampler, seed: int, grace: int, folder: Path) -> tuple[int, int]:
+def replay(grid: Grid, sampler: str, seed: int, grace: int, folder: Path) -> tuple[int, int]:
     """Search the grid.
 
     Args:
@@ -132,7 +129,6 @@ def replay(grid: Grid, sampler: Sampler, seed: int, grace: int, folder: Path) ->
         metric=METRIC,
     )
     preset = Preset(epochs=grid.length, trials=grid.epochs, sampler=sampler, grace_epochs=grace)
-    asha = ResumableASHA(search.metric, search.mode, preset.epochs, preset.grace, preset.reduction_factor)
     goals = {grid.best: grid.epochs, grid.best - grid.error: grid.epochs}
     spent = 0
     with Journal(folder) as journal:
@@ -147,7 +143,6 @@ def replay(grid: Grid, sampler: Sampler, seed: int, grace: int, folder: Path) ->
             trial.seconds, trial.values = grid.curves[
                 tuple(trial.config["params"][name] for name in grid.axes)
             ]
-            asha.on_trial_add(None, trial)
             return trial
 
         running: list[tuple[float, int, Any]] = []
@@ -161,10 +156,8 @@ def replay(grid: Grid, sampler: Sampler, seed: int, grace: int, folder: Path) ->
             spent += 1
             goals = {goal: min(epochs, spent) if value >= goal else epochs for goal, epochs in goals.items()}
             metrics = {"epoch": trial.epoch, METRIC: value}
-            decision = asha.on_trial_result(None, trial, metrics)
             recorder.write(EpochFinished(time=now, trial_id=trial.config["trial_id"], metrics=metrics))
-            if decision == TrialScheduler.STOP or trial.epoch == grid.length:
-                asha.on_trial_complete(None, trial, metrics)
+            if searcher.after_epoch(trial.config["trial_id"]) != "go on":
                 recorder.finish(trial.config["trial_id"])
                 trial = start()
             heapq.heappush(running, (now + trial.seconds, worker, trial))

@@ -215,7 +215,6 @@ class ConfirmPlan:
             epochs=self.started.epochs,
             metric=self.started.metric,
             mode=self.started.mode,
-            grace=self.started.epochs,
             keep=len(self.runs),
             epoch_timeout=self.epoch_timeout,
             plugins=self.plugins,

@@ -42,10 +42,10 @@ from hep_ray.plugins import Plugin, differences, load
 from hep_ray.search.execute import execute, head_watchdog
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.sampler import JournalSearcher
+from hep_ray.search.sampler import FixedList
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.mlflow_writer import log_confirmed
-from hep_ray.tracking.records import Record, SearchStarted, TrialStarted, TrialTested
+from hep_ray.tracking.records import Record, SearchStarted, TrialTested
 from hep_ray.training.testing import Outcome, evaluate_once
 
 
@@ -226,38 +226,6 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
                 f"some models are not tested yet; every evaluation that ended is kept: {plan.training.to_go_on} to go "
                 "on"
             ) from None
-
-
-class FixedList(JournalSearcher):
-    """Hands out trainings that an earlier attempt left unfinished, then those that it had not begun.
-
-    Args:
-        runs: what is to be trained, in order; the time of each is set when it is begun.
-        state: what the journal tells.
-        write: records a training before it runs.
-    """
-
-    def __init__(
-        self, runs: Sequence[TrialStarted], state: SearchState, write: Callable[[Record], None]
-    ) -> None:
-        super().__init__()
-        self._pending = [trial.started for trial in state.unfinished()]
-        self._pending += [run for run in runs if run.trial_id not in state.trials]
-        self._begun = set(state.trials)
-        self._write = write
-
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
-        """Return the next training, or that there is none."""
-        if not self._pending:
-            finished: str = self.FINISHED
-            return finished
-        run = self._pending.pop(0)
-        if run.trial_id not in self._begun:
-            self._write(run.model_copy(update={"time": time.time()}))
-        return {"trial_id": run.trial_id, "params": run.params, "seed": run.seed}
 
 
 RESTARTS = 3

@@ -195,7 +195,7 @@ def _study(folder: Path, state: SearchState) -> Iterator[Finding]:
     assert state.started is not None
     import optuna
 
-    from hep_ray.search.sampler import TOLD_AS
+    from hep_ray.search.draws import TOLD_AS
 
     database = folder / "optuna.db"
     if not database.exists():

@@ -40,8 +40,9 @@ def build_app(search: Search) -> typer.Typer:
         add_completion=False, rich_markup_mode="markdown", context_settings={"max_content_width": 100}
     )
     presets = "; ".join(
-        f"{name}: {preset.trials or 'all'} trials × {preset.epochs} epochs, {preset.sampler}, {preset.stopping}"
-        for name, preset in search.presets.items()
+        f"{name}: {preset.trials or 'all'} trials × {preset.epochs} epochs, {preset.sampler_name}, {preset.stopping}"
+        for name, one in search.presets.items()
+        for preset in [one.resolved(search)]
     )
 
     @app.command(help=f"{search.title}\n\nPresets: {presets}.")
@@ -105,5 +106,5 @@ def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     if words := words_to_confirm(result.state, stated_in(started, plan.search)):
         yield typed("hep-ray", *words, storage=storage)
     if plan.preset.sampler != "grid":
-        more = 2 * len(result.state.trials)
+        more = 2 * plan.trials
         yield typed(python(), sys.argv[0], "--resume", "--trials", more, storage=storage)

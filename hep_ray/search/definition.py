@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.plugins import import_named
@@ -17,8 +17,19 @@ from hep_ray.search.published import Published
 from hep_ray.search.space import Space
 from hep_ray.tracking.records import RENAMED, stopping_words
 
-Sampler = Literal["tpe", "random", "grid"]
-Scheduler = Literal["asha", "none"]
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from hep_ray.search.named_samplers import SamplerFactory
+    from hep_ray.search.scheduler import Scheduler, SearchGoal
+
+SAMPLERS = ("auto", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
+"""Samplers that a preset may name; `named_samplers.py` says what each is."""
+SCHEDULERS = ("auto", "asha", "asha_pausing", "hyperband", "median", "none")
+"""Schedulers that a preset may name; `scheduler.py` says what each is."""
+OTHER_NAMES = {"promoting": "asha_pausing"}
+NO_FACTOR = ("median", "curves")
+"""Schedulers without rungs."""
 Mode = Literal["max", "min"]
 THAT_OF_THE_METRIC: Any = ""
 
@@ -35,33 +46,40 @@ class Preset:
     Attributes:
         epochs: full length of a trial.
         trials: configurations drawn; None runs the whole grid.
-        sampler: `tpe` (learns from finished trials), `random`, or `grid` (every configuration).
-        scheduler: `asha` stops the weaker trials early, `none` trains every trial in full.
+        sampler: `auto` (chooses by space and budget, and says what), `tpe`, `gp` (a Gaussian process), `cmaes`,
+            `nsga2`, `nsga3`, `qmc` (a Sobol sequence), `random`, `grid` (every configuration); or one of Optuna's
+            samplers; or a function seed → sampler, asked for every draw, so that a resumed search draws the same.
+        scheduler: `auto`, `asha` (stops the weaker trials early), `asha_pausing` (or `promoting`: pauses all and goes
+            on with the best), `hyperband`, `median`, `none` (trains every trial in full); or an object of a class
+            that derives from `Scheduler`.
         seeds: trainings of each configuration of a grid, with different seeds.
         grace_epochs: no trial is stopped before; None is a ninth of the epochs, and at least three, since what a
             network shows after its first epochs hardly ranks it.
         reduction_factor: at each rung of ASHA one trial in this many goes on.
         space: parameters stated anew for this preset.
         published: how it stands to the document that it repeats; None where it repeats none.
+        why: `auto` chose so; set by `resolved`.
 
     Raises:
         UnknownName: there is no such sampler, or no such scheduler.
-        InvalidConfig: a number below 1, or a count of trials that contradicts the sampler.
+        InvalidConfig: a number below 1, an object of another kind, or a count of trials that contradicts the sampler.
     """
 
     epochs: int
     trials: int | None = None
-    sampler: Sampler = "tpe"
-    scheduler: Scheduler = "asha"
+    sampler: str | BaseSampler | SamplerFactory = "tpe"
+    scheduler: str | Scheduler = "asha"
     seeds: int = 1
     grace_epochs: int | None = None
     reduction_factor: int = 3
     space: Space | None = None
     published: Published | None = None
+    why: str = ""
 
     def __post_init__(self) -> None:
-        check_name("sampler", self.sampler, get_args(Sampler))
-        check_name("scheduler", self.scheduler, get_args(Scheduler))
+        if isinstance(self.scheduler, str) and self.scheduler in OTHER_NAMES:
+            object.__setattr__(self, "scheduler", OTHER_NAMES[self.scheduler])
+        self._check_components()
         for name in ("epochs", "trials", "seeds", "grace_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -70,12 +88,60 @@ class Preset:
             raise InvalidConfig(f"reduction_factor must be at least 2; got {self.reduction_factor}")
         if self.trials is None and self.sampler != "grid":
             raise InvalidConfig(
-                f"sampler '{self.sampler}' needs a number of trials; only a grid ends by itself"
+                f"sampler '{self.sampler_name}' needs a number of trials; only a grid ends by itself"
             )
         if self.seeds > 1 and self.sampler != "grid":
             raise InvalidConfig(
-                f"several seeds per configuration belong to a grid; sampler is '{self.sampler}', seeds {self.seeds}"
+                f"several seeds per configuration belong to a grid; sampler is '{self.sampler_name}', seeds "
+                f"{self.seeds}"
             )
+
+    def _check_components(self) -> None:
+        if isinstance(self.sampler, str | None):
+            check_name("sampler", self.sampler, SAMPLERS)
+        else:
+            from optuna.samplers import BaseSampler
+
+            if isinstance(self.sampler, type) or not (
+                isinstance(self.sampler, BaseSampler) or callable(self.sampler)
+            ):
+                raise InvalidConfig(
+                    f"a sampler is a name ({', '.join(SAMPLERS)}), one of Optuna's samplers, or a function that makes "
+                    f"one of a seed; got {self.sampler!r}"
+                )
+        if isinstance(self.scheduler, str | None):
+            check_name("scheduler", self.scheduler, (*SCHEDULERS, *OTHER_NAMES))
+        else:
+            from hep_ray.search.scheduler import Scheduler
+
+            if not isinstance(self.scheduler, Scheduler):
+                raise InvalidConfig(
+                    f"a scheduler is a name ({', '.join(SCHEDULERS)}) or an object of a class that derives from "
+                    f"hep_ray.search.scheduler.Scheduler; got {self.scheduler!r}"
+                )
+
+    @property
+    def sampler_name(self) -> str:
+        """Return the sampler's name, or where the class of the object is defined, as the journal records it."""
+        if isinstance(self.sampler, str):
+            return self.sampler
+        from hep_ray.search.named_samplers import name_of
+
+        return name_of(self.sampler)
+
+    @property
+    def scheduler_name(self) -> str:
+        """Return the scheduler's name, or where the class of the object is defined, as the journal records it."""
+        if isinstance(self.scheduler, str):
+            return self.scheduler
+        return f"{type(self.scheduler).__module__}.{type(self.scheduler).__qualname__}"
+
+    @property
+    def pauses(self) -> bool:
+        """Return whether trials pause, so that the budget is in epochs."""
+        if isinstance(self.scheduler, str):
+            return self.scheduler == "asha_pausing"
+        return self.scheduler.pauses
 
     @property
     def grace(self) -> int:
@@ -89,7 +155,8 @@ class Preset:
         if self.scheduler == "none":
             return {"scheduler": "none", "grace_epochs": None, "reduction_factor": None}
         grace = self.grace_epochs or self.grace
-        return {"scheduler": "asha", "grace_epochs": grace, "reduction_factor": self.reduction_factor}
+        factor = None if self.scheduler in NO_FACTOR else self.reduction_factor
+        return {"scheduler": self.scheduler_name, "grace_epochs": grace, "reduction_factor": factor}
 
     @property
     def stopping(self) -> str:
@@ -99,6 +166,39 @@ class Preset:
     def with_recorded_grace(self, grace_epochs: int | None) -> Preset:
         """Return the preset with the grace of a search that is resumed, where the preset leaves it open."""
         return self if self.grace_epochs or grace_epochs is None else replace(self, grace_epochs=grace_epochs)
+
+    def goal(self, search: Search, seed: int) -> SearchGoal:
+        """Return what a scheduler compares the trials of a search by."""
+        from hep_ray.search.scheduler import SearchGoal
+
+        return SearchGoal(
+            search.metric,
+            search.mode,
+            self.epochs,
+            self.grace,
+            self.reduction_factor,
+            search.second_objective,
+            seed,
+        )
+
+    def resolved(self, search: Search, sampler: str | None = None, scheduler: str | None = None) -> Preset:
+        """Return the preset with what `auto` stands for.
+
+        Args:
+            search: whose preset it is.
+            sampler: that a search which is resumed has recorded; it goes on with that.
+            scheduler: likewise.
+        """
+        made = self
+        if made.scheduler == "auto":
+            known = scheduler if scheduler in SCHEDULERS else None
+            made = replace(made, scheduler=known or ("none" if search.second_objective else "asha"))
+        if made.sampler == "auto":
+            from hep_ray.search.named_samplers import chosen
+
+            name, why = chosen(made, search) if sampler not in SAMPLERS else (str(sampler), "as it was begun")
+            made = replace(made, sampler=name, why=why)
+        return made
 
 
 @dataclass(frozen=True)
@@ -245,12 +345,6 @@ class Search:
         check_name("mode", self.mode, get_args(Mode))
         if not self.metric.startswith("val_"):
             raise InvalidConfig(f"cannot rank by '{self.metric}': it is not of the validation split (val_…)")
-        stopping = [name for name, preset in self.presets.items() if preset.scheduler != "none"]
-        if self.second_objective is not None and stopping:
-            raise InvalidConfig(
-                f"preset {stopping[0]} stops trials early; a search with a second objective trains every trial in full "
-                "(scheduler='none'), since a trial that is stopped early is always cheap"
-            )
 
     @property
     def cost(self) -> str | None:

@@ -29,8 +29,7 @@ from hep_ray.loading.stream import open_events
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
-from hep_ray.search.sampler import JournalSearcher, OptunaSearcher
-from hep_ray.search.scheduler import ResumableASHA
+from hep_ray.search.sampler import FollowsSearcher, JournalSearcher, OptunaSearcher
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, judge, leaderboard, write_leaderboard
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
@@ -180,10 +179,11 @@ def execute(
         recorder.sweep()
         for record in records:
             recorder.write(record)
+        done = False
         try:
             try:
-                _train(plan, journal, recorder, sampler, console)
-                if not state.to_run(plan.trials):
+                done = _train(plan, recorder, sampler, console)
+                if done:
                     if when_trained is not None:
                         when_trained(recorder)
                     if not state.finished:
@@ -197,7 +197,7 @@ def execute(
                     published = publish(state, tracker.run_ids)
             if published is not None:
                 untracked = untracked or _untracked(partial(tracker.attach, published))
-            judge(state, plan.trials, plan.to_go_on)
+            judge(state, len(state.trials) if done else plan.trials, plan.to_go_on)
             assert published is not None
         except BaseException:
             if untracked is not None:
@@ -206,30 +206,38 @@ def execute(
     return Executed(state, published, tracker.parent_run_id, untracked)
 
 
-def _train(
-    plan: TrainingPlan, journal: Journal, recorder: Recorder, sampler: Sampler, console: Console
-) -> None:
-    """Let Tune train what is left, as often as it gives trials up that it has to train again."""
-    again = True
-    while again:
-        scheduler = ResumableASHA(plan.metric, plan.mode, plan.epochs, plan.grace, plan.reduction_factor)
-        for trial_id in sorted(scheduler.replay(journal)):
-            recorder.finish(trial_id)
+def _train(plan: TrainingPlan, recorder: Recorder, sampler: Sampler, console: Console) -> bool:
+    """Let Tune train what is left, as often as it gives trials up that it has to train again.
+
+    Returns:
+        Whether nothing is left.
+    """
+    told: set[str] = set()
+    while True:
         searcher = sampler(recorder.state, recorder.write)
-        if not recorder.state.to_run(plan.trials):
-            return
+        for warning in searcher.warnings():
+            if warning not in told:
+                beside(console)(warning)
+            told.add(warning)
         with recorder.listening(searcher.record):
-            _tune(plan, recorder, searcher, scheduler, console)
-        for doubt in scheduler.doubts():
-            beside(console)(doubt)
-        again = recorder.given_back()
+            searcher.settle(plan.epochs, recorder.finish)
+            if not searcher.has_work():
+                searcher.end()
+                return True
+            _tune(plan, recorder, searcher, console)
+            for doubt in searcher.doubts():
+                beside(console)(doubt)
+            if not recorder.given_back():
+                if recorder.state.running() or searcher.has_work():
+                    return False
+                searcher.end()
+                return True
 
 
 def _tune(
     plan: TrainingPlan,
     recorder: Recorder,
     searcher: JournalSearcher,
-    scheduler: ResumableASHA,
     console: Console,
 ) -> None:
     """Let Tune train trials on the training split until the searcher has none left.
@@ -256,8 +264,8 @@ def _tune(
     scratch = plan.folder.resolve() / ".tune"
     tune_config = tune.TuneConfig(
         search_alg=searcher,
-        scheduler=scheduler,
-        num_samples=state.to_run(plan.trials),
+        scheduler=FollowsSearcher(searcher, recorder.take),
+        num_samples=-1 if searcher.pauses else state.to_run(plan.trials),
         max_concurrent_trials=resources.concurrent,
         reuse_actors=True,
     )

@@ -74,6 +74,8 @@ class SearchOptions:
     Attributes:
         source: the search script.
         grace_epochs: of the search that is resumed, which keeps it where the preset leaves it open.
+        sampler: likewise, where the preset says `auto`.
+        scheduler: likewise.
 
     Raises:
         InvalidConfig: no epoch can take so long.
@@ -119,6 +121,8 @@ class SearchOptions:
     ] = False
     source: Path = Path()
     grace_epochs: int | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.epoch_timeout <= LONGEST_EPOCH:
@@ -170,6 +174,8 @@ def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
         "tracking_uri": recorded_uri(folder, started) if stated else None,
         "workers_per_trial": started.workers_per_trial,
         "grace_epochs": started.grace_epochs,
+        "sampler": started.sampler,
+        "scheduler": started.scheduler,
     }
 
 

@@ -14,12 +14,13 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, StorageError, UnknownName
 from hep_ray.plugins import Plugin, differences, import_named, places, registered
 from hep_ray.search.definition import Mode, Preset, Search
+from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
 from hep_ray.search.find import stated_by
+from hep_ray.search.named_samplers import check_sampler
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions
 from hep_ray.search.preflight import check_metrics, configurations_of, preflight
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.sampler import MIXED, n_startup_trials, stops, total_trials
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri
@@ -41,8 +42,6 @@ class TrainingPlan:
         epochs: full length of a trial.
         metric: key of the per-epoch report that ranks trials and decides which epoch's model is kept.
         mode: whether more (`max`) or less (`min`) of it is better.
-        grace: epochs before ASHA stops any trial; all of them where none is stopped.
-        reduction_factor: at each rung of ASHA one trial in this many goes on.
         keep: trials, best first, whose model stays on disk.
         epoch_timeout: seconds that an epoch may take.
         plugins: files of the user's own whose components the trials need.
@@ -58,8 +57,6 @@ class TrainingPlan:
     epochs: int
     metric: str
     mode: Mode
-    grace: int
-    reduction_factor: int = 3
     keep: int = KEEP_BEST
     epoch_timeout: float = EPOCH_TIMEOUT
     plugins: tuple[Plugin, ...] = ()
@@ -132,8 +129,6 @@ class SearchPlan:
             epochs=self.preset.epochs,
             metric=self.search.metric,
             mode=self.search.mode,
-            grace=self.preset.grace,
-            reduction_factor=self.preset.reduction_factor,
             epoch_timeout=self.given.epoch_timeout,
             plugins=self.plugins,
         )
@@ -155,7 +150,7 @@ class SearchPlan:
             "mode": self.search.mode,
             "second_objective": self.search.second_objective,
             "epochs": preset.epochs,
-            "sampler": preset.sampler,
+            "sampler": preset.sampler_name,
             **preset.early_stopping,
             **self.given.record(Resume.MUST_MATCH),
             "space": self.space.to_json(),
@@ -168,14 +163,16 @@ class SearchPlan:
         preset, drawn = self.preset, self.trials - len(self.search.points_to_evaluate)
         at_random = min(n_startup_trials(preset, self.space), drawn)
         third = f" and one in {MIXED}" if stops(preset) else ""
-        sampler = (
-            f"tpe after {at_random} trials at random{third}" if preset.sampler == "tpe" else preset.sampler
-        )
+        sampler = preset.sampler_name
+        if sampler in WAITING:
+            sampler += f" after {at_random} trials at random{third}"
+        chosen = f" (chosen by auto: {preset.why})" if preset.why else ""
         idle = preset.scheduler != "none" and not stops(preset)
         nobody = ", which stops none of so few epochs" if idle else ""
+        shared = f" = {drawn * preset.epochs} epochs, shared among trials that pause" if preset.pauses else ""
         return (
-            f"{self.trials} trials × {preset.epochs} epochs; sampler {sampler}, "
-            f"stopping {preset.stopping}{nobody}; seed {self.given.seed}"
+            f"{self.trials} trials × {preset.epochs} epochs{shared}; sampler {sampler}{chosen}, "
+            f"{'pausing' if preset.pauses else 'stopping'} {preset.stopping}{nobody}; seed {self.given.seed}"
         )
 
     @property
@@ -234,7 +231,8 @@ class SearchPlan:
         return [*self._changed_options(state, state.started.options), *self._changed_code(state)]
 
     def _changed_options(self, state: SearchState, before: Mapping[str, Any]) -> list[Record]:
-        if self.trials < len(state.trials) and self.given.trials not in (None, before.get("trials")):
+        fewer = self.trials < len(state.trials) and not self.preset.pauses
+        if fewer and self.given.trials not in (None, before.get("trials")):
             drawn = len(state.trials) - len(self.search.points_to_evaluate)
             raise CannotResume(
                 f"--trials {self.given.trials} is fewer than the {drawn} drawn already, beside the references, in "
@@ -260,6 +258,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     Raises:
         UnknownName: no such preset.
         PluginFailed: a module that --plugin names cannot be imported.
+        MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: trials on this dataset do not report the metric.
@@ -271,6 +270,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     space = preset.space or search.space
     plugins = registered(_words(search, space))
     space.check()
+    check_sampler(preset, search)
     trials = total_trials(search, preset, space)
     dataset = Dataset.open(options.data)
     check_metrics(search.metric, search.second_objective, dataset.schema)
@@ -292,8 +292,9 @@ def _preset(search: Search, options: SearchOptions) -> Preset:
             f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets)}"
         )
     preset = search.presets[options.preset].with_recorded_grace(options.grace_epochs)
-    return dataclasses.replace(
+    preset = dataclasses.replace(
         preset,
         trials=preset.trials if options.trials is None else options.trials,
         epochs=preset.epochs if options.epochs is None else options.epochs,
     )
+    return preset.resolved(search, options.sampler, options.scheduler)

@@ -97,6 +97,8 @@ class Recorder(Callback):
         self.state.apply(record)
         for listener in self.listeners:
             listener(record)
+        if isinstance(record, TrialFinished):
+            self._tidy(record.trial_id)
 
     @contextmanager
     def listening(self, listener: Callable[[Record], None]) -> Iterator[None]:
@@ -129,7 +131,6 @@ class Recorder(Callback):
                 time=time.time(), trial_id=trial_id, status=status, cause=cause, log=log, failure=failure
             )
         )
-        self._tidy(trial_id)
 
     def sweep(self) -> None:
         """Remove what processes that were killed left half-written, and checkpoints of trials that had ended."""
@@ -142,6 +143,10 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
+        """Record an epoch, unless the scheduler has had it recorded."""
+        self.take(trial, result)
+
+    def take(self, trial: Any, result: dict[str, Any]) -> None:
         """Record an epoch; one that a resumed trial repeats is already there."""
         trial_id = trial.config["trial_id"]
         metrics = dict(result.get(METRICS, ()))
@@ -152,7 +157,7 @@ class Recorder(Callback):
             trial.run_metadata.num_failures = 0  # Tune counts losses over a trial's whole life, days long
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Record the end of a trial that Tune let end.
+        """Record the end of a trial that Tune let end; one that pauses goes on later.
 
         Raises:
             StorageError: it ended because the storage is full: it is not recorded as failed, and goes on later.
@@ -163,6 +168,8 @@ class Recorder(Callback):
                 f"{unstored}; every finished epoch is kept: make room, then resume"
             )
             raise self.storage_error
+        if self.state.trials[trial.config["trial_id"]].paused:
+            return
         self.finish(
             trial.config["trial_id"],
             result.get(FAILURE, ""),

@@ -1,68 +1,127 @@
-"""Optuna as Tune's search algorithm, with a study in a database and draws that a restart does not change.
+"""What hands out trials to Tune, and decides after each epoch whether they go on; all of it follows from the journal.
 
 Ray Tune's own OptunaSearch keeps its state in pickles that lag behind the trials, and tells a
-trial that ASHA stopped as if it had been trained in full. Here the journal is the state: the
-k-th draw depends on the seed, on k and on the trials told so far, and on nothing else, so a
-search killed at any moment goes on as it would have.
+trial that ASHA stopped as if it had been trained in full. Here the journal is the state: `draws.py` draws from what it
+tells, `scheduler.py` decides by it, so a search killed at any moment goes on as it would have.
 
-Two studies. The one in the database has every trial, as Optuna's dashboard shows them. The one in
-memory draws, since a database commits once for every parameter and is read anew for every draw; it
-holds what a sampler can learn from and nothing else:
-
-- no reference, which has no parameter of the space: TPE draws jointly over what all its trials have;
-- a trial that was trained in full as its best value, a trial that was stopped as pruned, below those;
-- a trial that failed of its parameters (`OF_PARAMETERS`) as one that breaks a constraint, below all:
-  so it needs no value, which the first trial to fail would have none to be made from, and which with
-  a second objective would have to be bad in both;
-- a trial that was lost as failed, which says nothing of its parameters.
+Tune's own PAUSE is not used: it keeps checkpoints of its own, which a restart loses. A trial that pauses ends its Tune
+run; when it goes on, a Tune run with the same trial id begins, whose worker finds the checkpoint. So a trial is a
+sequence of legs, each from the epoch that it has reached until the epoch that the journal names.
 """
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.study import StudyDirection
-from optuna.trial import FixedTrial, FrozenTrial, create_trial
-from optuna.trial import TrialState as OptunaState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from hep_ray.errors import InvalidConfig
+from hep_ray.models import MODELS
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.draws import Draws, total_trials
+from hep_ray.search.named_samplers import draws_alike
+from hep_ray.search.scheduler import Decision, scheduler_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.tracking.client import sqlite_uri
-from hep_ray.tracking.records import OF_PARAMETERS, Record, TrialFinished, TrialStarted
+from hep_ray.search.stored_study import StoredStudy
+from hep_ray.tracking.records import (
+    EpochFinished,
+    Record,
+    TrialFinished,
+    TrialGoesOn,
+    TrialPaused,
+    TrialStarted,
+)
 
-TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
-"""How a trial ended, in Optuna's words."""
-REDRAWS = 20
-"""Times that a configuration which was tried before is drawn anew."""
-INSISTING = 4
-"""Of them, before it is drawn at random."""
-MOST_STARTUP_TRIALS = 10
-"""Trials that TPE waits for at most, in however many dimensions."""
-LEAST_TRAINED = 3
-"""Of those it waits for, that must not have failed: of failures alone nothing good can be learnt."""
-
-MIXED = 3
-"""Where trials are stopped, one draw in so many is random, as in BOHB: a rung needs the poor to compare with, they cost
-few epochs, and what TPE learns from stopped trials may mislead it."""
+MOST_PAUSED = 100
+"""Trials that wait with a checkpoint on disk; of more, the worst are given up, which no decision would take up soon."""
 
 
 class JournalSearcher(Searcher):
-    """Hands out trials; whoever derives from it writes `suggest`, and learns from records, not from Tune."""
+    """Hands out trials; whoever derives from it learns from records, not from Tune.
+
+    Args:
+        state: the search so far.
+        write: records a trial before it runs.
+
+    Attributes:
+        pauses: whether trials pause, so that their number is not known before.
+    """
+
+    pauses = False
+
+    def __init__(self, state: SearchState, write: Callable[[Record], None], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._state, self._write = state, write
+        self._pending = [trial.started for trial in state.running()]
+        self._closed = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its searcher to restore it, and here the journal restores."""
         return {}
 
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # noqa: ARG002
+        """Return the next trial's id, parameters and seed, None where it has to wait, or that there is none."""
+        finished: str = self.FINISHED
+        if self._closed:
+            return finished
+        started = self._pending.pop(0) if self._pending else self.leg()
+        if started is None:
+            return None if self.may_come() else finished
+        return {"trial_id": started.trial_id, "params": started.params, "seed": started.seed}
+
+    def leg(self) -> TrialStarted | None:
+        """Decide what a free worker trains, and record it; None where there is nothing now."""
+        raise NotImplementedError
+
+    def may_come(self) -> bool:
+        """Return whether there may be something to train although there is nothing now."""
+        return False
+
+    def close(self) -> None:
+        """Hand out nothing from now on: what is left goes on when the search is resumed."""
+        self._closed = True
+
+    def has_work(self) -> bool:
+        """Return whether anything is left to train; what is next is decided by it where trials pause."""
+        raise NotImplementedError
+
     def record(self, record: Record) -> None:
         """Listen to the recorder: nothing to learn, unless whoever derives from it does."""
+
+    def after_epoch(self, trial_id: str) -> Decision:  # noqa: ARG002
+        """Decide whether a trial goes on after an epoch that is recorded."""
+        return "go on"
+
+    def end(self) -> None:
+        """End: record what pauses as stopped, when nothing is left to train."""
+
+    def settle(self, epochs: int, finish: Callable[[str], None]) -> None:
+        """Do what was decided before the driver died, and is not recorded: end a trial, or let it pause.
+
+        Args:
+            epochs: full length of a trial.
+            finish: records the end of a trial.
+        """
+        for trial in self._state.running():
+            if len(trial.history) >= epochs or (
+                trial.history and self.after_epoch(trial.trial_id) != "go on"
+            ):
+                self._pending.remove(trial.started)
+                if not trial.paused:
+                    finish(trial.trial_id)
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know before the first trial, a sentence each."""
+        return []
+
+    def doubts(self) -> list[str]:
+        """Return what a user should know at the end, a sentence each."""
+        return []
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing to do: what a trial reports is recorded first."""
@@ -79,17 +138,48 @@ class JournalSearcher(Searcher):
         """Nothing to restore."""
 
 
+class FixedList(JournalSearcher):
+    """Hands out trainings that an earlier attempt left unfinished, then those that it had not begun.
+
+    Args:
+        runs: what is to be trained, in order; the time of each is set when it is begun.
+        state: what the journal tells.
+        write: records a training before it runs.
+    """
+
+    def __init__(
+        self, runs: Sequence[TrialStarted], state: SearchState, write: Callable[[Record], None]
+    ) -> None:
+        super().__init__(state, write)
+        self._to_begin = [run for run in runs if run.trial_id not in state.trials]
+
+    def __len__(self) -> int:
+        return len(self._pending) + len(self._to_begin)
+
+    def leg(self) -> TrialStarted | None:
+        """Begin the next training."""
+        if not self._to_begin:
+            return None
+        run = self._to_begin.pop(0)
+        self._write(run.model_copy(update={"time": time.time()}))
+        return run
+
+    def has_work(self) -> bool:
+        """Return whether a training has not ended."""
+        return len(self) > 0
+
+
 class OptunaSearcher(JournalSearcher):
-    """Hands trials that an earlier attempt left unfinished to Tune first, then draws new ones.
+    """Hands trials that an earlier attempt left unfinished to Tune first, then what sampler and scheduler decide.
 
     Args:
         search: what is optimised.
-        preset: sampler, seeds and number of trials.
+        preset: sampler, scheduler, seeds and number of trials.
         space: what may vary.
         seed: of the draws, and of the first training of each configuration.
         database: SQLite file of the Optuna study; None keeps it in memory, for simulations.
         state: the search so far.
-        write: records a new trial before it runs.
+        write: records a trial before it runs.
     """
 
     def __init__(
@@ -102,257 +192,249 @@ class OptunaSearcher(JournalSearcher):
         state: SearchState,
         write: Callable[[Record], None],
     ) -> None:
-        super().__init__(metric=search.metric, mode=search.mode)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._search, self._preset, self._space, self._seed = search, preset, space, seed
-        self._state, self._write = state, write
-        self._points = space.grid() if preset.sampler == "grid" else []
-        self._references = search.points_to_evaluate
+        super().__init__(state, write, metric=search.metric, mode=search.mode)
+        preset = preset.resolved(search)
+        self._search, self._preset, self._seed = search, preset, seed
+        self._references = len(search.points_to_evaluate)
         self.total = total_trials(search, preset, space)
-        self._n_startup_trials = n_startup_trials(preset, space)
-        self._pending = state.unfinished()
+        self._draws = Draws(search, preset, space, seed)
+        self._alike = draws_alike(preset.sampler, space)
+        self._scheduler = scheduler_for(preset.scheduler, preset.goal(search, seed))
+        self.pauses = self._scheduler.pauses
+        self._begun: dict[str, int | None] = {}
+        """Trial that the scheduler knows → epoch until which it trains first."""
+        self._decisions: dict[str, Decision] = {}
+        self._told: Record | None = None
+        self._replay(state)
         self._stored = StoredStudy(search, space, database, state)
-        self._drawing = optuna.create_study(directions=directions(search))
-        self._drawn_as: dict[str, int] = {}
-        """Trial → its number in the study that draws; references have none."""
-        for trial in list(state.trials.values())[len(self._references) :]:
-            self._drawing.add_trial(frozen_trial(trial.started.params, space))
-            self._drawn_as[trial.trial_id] = len(self._drawn_as)
-            if trial.finished is not None:
-                self._tell(trial)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # noqa: ARG002 - Tune names it
-        """Return the next trial's id, parameters and seed, or that there is none."""
+    def leg(self) -> TrialStarted | None:
+        """Let a paused trial go on, or begin a new one."""
+        going_on = self._going_on()
+        if going_on is not None:
+            self._note(going_on)
+            return self._state.trials[going_on.trial_id].started
+        return self._begin()
+
+    def may_come(self) -> bool:
+        """Return whether a trial that runs may leave something to go on with."""
+        return self.pauses and bool(self._state.running())
+
+    def has_work(self) -> bool:
+        """Return whether anything is left to train."""
         if self._pending:
-            trial = self._pending.pop(0).started
-        elif len(self._state.trials) < self.total:
-            trial = self._ask(len(self._state.trials))
-        else:
-            finished: str = self.FINISHED
-            return finished
-        return {"trial_id": trial.trial_id, "params": trial.params, "seed": trial.seed}
+            return True
+        if not self.pauses:
+            return len(self._state.trials) < self.total
+        if self._closed:
+            return True
+        started = self.leg()
+        self._pending += [started] if started else []
+        return started is not None
 
     def record(self, record: Record) -> None:
-        """Listen to the recorder: tell the study each trial's end."""
+        """Listen to the recorder: tell scheduler and studies what happened, each record once."""
+        if record is self._told:
+            return
+        self._told = record
         if isinstance(record, TrialFinished):
             self.tell(self._state.trials[record.trial_id])
+        self._tell_scheduler(record)
+
+    def after_epoch(self, trial_id: str) -> Decision:
+        """Decide whether a trial goes on after an epoch that is recorded; that it pauses is recorded first.
+
+        A leg that ends asks what a free worker would train: where that is this trial, it goes on without a pause.
+
+        Raises:
+            InvalidConfig: the scheduler, an object of the user's own, gives another answer than a scheduler can.
+        """
+        trial = self._state.trials[trial_id]
+        if trial.finished is not None or len(trial.history) >= self._preset.epochs:
+            return "stop"
+        decision = self._checked(self._decisions.get(trial_id, "go on"))
+        if decision == "go on" and trial.until is not None and len(trial.history) >= trial.until:
+            decision = "pause"
+        if decision != "pause":
+            return decision
+        going_on = self._going_on()
+        if going_on is not None and going_on.trial_id == trial_id:
+            self._note(going_on)
+            return "go on"
+        self._note(TrialPaused(time=time.time(), trial_id=trial_id, epoch=len(trial.history)))
+        if going_on is not None:
+            self._note(going_on)
+            self._pending.append(self._state.trials[going_on.trial_id].started)
+        self._give_up_worst()
+        return "pause"
 
     def tell(self, trial: TrialState) -> None:
-        """Tell how a trial ended; a trial whose end is known is left as it is."""
+        """Tell the studies how a trial ended; a trial whose end is known is left as it is."""
         self._stored.tell(trial)
-        self._tell(trial)
+        self._draws.end(trial)
 
-    def _tell(self, trial: TrialState) -> None:
-        """Tell the study that draws, if it has the trial; a failure of the parameters is worse than any value."""
-        assert trial.finished is not None
-        number = self._drawn_as.get(trial.trial_id)
-        if number is None:
+    def end(self) -> None:
+        """Record every trial that pauses as stopped: the budget is spent."""
+        for trial in self._state.unfinished():
+            if trial.paused:
+                self._note(TrialFinished(time=time.time(), trial_id=trial.trial_id, status="stopped"))
+
+    def doubts(self) -> list[str]:
+        """Return those of the scheduler, and a sampler that does not draw again what it drew."""
+        found = self._scheduler.doubts()
+        if self._draws.differs:
+            found.append(
+                f"{self._preset.sampler_name} drew {self._draws.differs} otherwise when it was asked again after the "
+                "restart: from there on the search is another than it would have been without one"
+            )
+        return found
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know before the first trial, a sentence each."""
+        if self._alike:
+            return []
+        return [
+            (
+                f"{self._preset.sampler_name} does not draw the same twice, so this search cannot be resumed exactly: "
+                "give it a seed, or state a function seed → sampler"
+            )
+        ]
+
+    def _replay(self, state: SearchState) -> None:
+        """Tell scheduler and draws what an earlier attempt recorded, in its order, as it was told then."""
+        self._state = SearchState()
+        for record in state.records:
+            if isinstance(record, TrialStarted):
+                self._draws.enter(record, self._state)
+            self._state.apply(record)
+            if isinstance(record, TrialFinished):
+                self._draws.end(self._state.trials[record.trial_id])
+            self._tell_scheduler(record)
+        self._state = state
+
+    def _tell_scheduler(self, record: Record) -> None:
+        name = getattr(record, "trial_id", "")
+        if isinstance(record, TrialStarted):
+            if name not in self._begun and self._is_scheduled(len(self._state.trials) - 1, record.params):
+                self._begun[name] = self._scheduler.begin(name, record.params)
+        elif name not in self._begun:
             return
-        if trial.finished.failure not in OF_PARAMETERS:
-            tell(self._drawing, number, trial, self._search)
-        elif not self._drawing.get_trials(deepcopy=False)[number].state.is_finished():
-            running_trial(self._drawing, number).set_constraint("fails", 1.0)
-            self._drawing.tell(number, state=OptunaState.PRUNED)
+        elif isinstance(record, EpochFinished):
+            self._decisions[name] = self._scheduler.report(name, record.epoch, record.metrics)
+        elif isinstance(record, TrialGoesOn):
+            self._decisions.pop(name, None)
+            self._scheduler.went_on(name, record.until)
+        elif isinstance(record, TrialFinished):
+            self._scheduler.end(name, record.status)
 
-    def _ask(self, count: int) -> TrialStarted:
-        repeat, name = 0, f"t{count:04d}"
-        if count < len(self._references):
-            params = dict(self._references[count])
-            number = self._stored.add(frozen_trial({}, self._space))
-        else:
-            if self._points:
-                repeat, index = divmod(count - len(self._references), len(self._points))
-                params = self._points[index]
-                self._drawing.add_trial(frozen_trial(params, self._space))
-            else:
-                params, repeat = self._ask_anew(count)
-            drawn = self._drawing.get_trials(deepcopy=False)[-1]
-            self._drawn_as[name] = drawn.number
-            number = self._stored.add(drawn)
+    def _is_scheduled(self, place: int, params: dict[str, Any]) -> bool:
+        """Return whether the scheduler is told of a trial.
+
+        The only epoch of a model that is fitted in one go is its last, and no rung compares a network's first epoch
+        with it. Where trials pause, references are trained in full, beside the budget.
+        """
+        model = params.get("model")
+        fitted = model in MODELS and MODELS[str(model)].fitted
+        return not fitted and (place >= self._references or not self.pauses)
+
+    def _begin(self) -> TrialStarted | None:
+        """Begin a new trial, unless trials, or epochs, are spent."""
+        place = len(self._state.trials)
+        reference = place < self._references
+        left = None
+        if self.pauses and not reference:
+            left = self._epochs_left()
+            if left <= 0 or (self._preset.sampler == "grid" and place >= self.total):
+                return None
+        elif place >= self.total:
+            return None
+        drawn = self._draws.next(self._state)
+        name = f"t{place:04d}"
+        if self._is_scheduled(place, drawn.params):
+            self._begun[name] = self._scheduler.begin(name, drawn.params)
+        until = None if left is None else min(self._begun.get(name) or self._preset.epochs, left)
         record = TrialStarted(
-            time=time.time(), trial_id=name, number=number, params=params, seed=self._seed + repeat
+            time=time.time(),
+            trial_id=name,
+            number=self._stored.add(drawn.frozen),
+            params=drawn.params,
+            seed=self._seed + drawn.repeat,
+            until=until,
         )
-        self._write(record)
+        self._note(record)
         return record
 
-    def _ask_anew(self, count: int) -> tuple[dict[str, Any], int]:
-        """Draw a configuration that no trial has had: with the same seed it would only give the same numbers again.
-
-        What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
-        TPE insists, chance decides; where that does not help (all has been tried, say) the configuration is trained
-        from another seed.
-
-        Returns:
-            The parameters, which the last trial of the study has, and how many trials have had them.
-        """
-        self._drawing.sampler = self._sampler(count)
-        tried = [trial.started.params for trial in self._state.trials.values()]
-        again: list[optuna.Trial] = []
-        drawn = self._drawing.ask()
-        params = self._space.suggest(drawn)
-        while params in tried and len(again) < REDRAWS:
-            again.append(drawn)
-            if len(again) == INSISTING:
-                self._drawing.sampler = RandomSampler(seed=self._seed_of(count))
-            drawn = self._drawing.ask()
-            params = self._space.suggest(drawn)
-        for one in again:
-            self._drawing.tell(one, state=OptunaState.FAIL)
-        return params, tried.count(params)
-
-    def _seed_of(self, count: int) -> int:
-        """Return the seed of the k-th draw; references are no draws: a search with them draws as one without."""
-        return (self._seed * 1_000_003 + count - len(self._references)) % 2**32
-
-    def _sampler(self, count: int) -> BaseSampler:
-        """Return the sampler of the k-th draw: random until TPE knows enough, and in every third draw of ASHA."""
-        seed = self._seed_of(count)
-        mixed = stops(self._preset) and (count - len(self._references)) % MIXED == MIXED - 1
-        if self._preset.sampler != "tpe" or mixed or not self._knows_enough():
-            return RandomSampler(seed=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(
-                seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=True
+    def _going_on(self) -> TrialGoesOn | None:
+        """Return which paused trial goes on, within the epochs that are left."""
+        if self._closed or not self.pauses or len(self._state.trials) < self._references:
+            return None
+        left = self._epochs_left()
+        taken = self._scheduler.take_up() if left > 0 else None
+        if taken is None:
+            return None
+        trial = self._state.trials.get(taken.trial_id)
+        reached = len(trial.history) if trial else 0
+        if trial is None or trial.finished is not None or taken.until <= reached:
+            raise InvalidConfig(
+                f"the scheduler {self._preset.scheduler_name} lets '{taken.trial_id}' go on to epoch {taken.until}; it "
+                f"may name a trial that pauses, and a later epoch than the {reached} that it has reached"
             )
+        until = min(taken.until, self._preset.epochs, reached + left)
+        return TrialGoesOn(time=time.time(), trial_id=taken.trial_id, until=until, reason=taken.reason)
 
-    def _knows_enough(self) -> bool:
-        ends = [trial.finished for name, trial in self._state.trials.items() if name in self._drawn_as]
-        trained = sum(end is not None and end.status != "failed" for end in ends)
-        failed = sum(end is not None and end.failure in OF_PARAMETERS for end in ends)
-        return trained + failed >= self._n_startup_trials and trained >= min(
-            LEAST_TRAINED, self._n_startup_trials
-        )
+    def _epochs_left(self) -> int:
+        """Return the epochs that are neither trained nor given to a trial that runs; references have their own."""
+        given = 0
+        for trial in list(self._state.trials.values())[self._references :]:
+            reached = len(trial.history)
+            runs = trial.finished is None and not trial.paused
+            given += max(reached, trial.until or self._preset.epochs) if runs else reached
+        return (self.total - self._references) * self._preset.epochs - given
+
+    def _checked(self, decision: Decision) -> Decision:
+        if decision not in get_args(Decision) or (decision == "pause" and not self.pauses):
+            allowed = [one for one in get_args(Decision) if one != "pause" or self.pauses]
+            raise InvalidConfig(
+                f"the scheduler {self._preset.scheduler_name} answered {decision!r} after an epoch; it may answer "
+                f"{', '.join(map(repr, allowed))}"
+                + (", and 'pause' where its class states pauses = True" * (decision == "pause"))
+            )
+        return decision
+
+    def _give_up_worst(self) -> None:
+        paused = [
+            trial for trial in self._state.ranked(self._search.metric, self._search.mode) if trial.paused
+        ]
+        for trial in paused[MOST_PAUSED:]:
+            self._note(TrialFinished(time=time.time(), trial_id=trial.trial_id, status="stopped"))
+
+    def _note(self, record: Record) -> None:
+        """Record a decision, and learn of it: the recorder may have told it by then."""
+        self._write(record)
+        self.record(record)
 
 
-class StoredStudy:
-    """Follows a search; nothing is drawn from it.
+class FollowsSearcher(FIFOScheduler):
+    """What Tune takes for its scheduler: it asks the searcher, once an epoch is recorded.
 
     Args:
-        search: what is optimised.
-        space: what may vary.
-        database: SQLite file; None keeps the study in memory, for simulations.
-        state: the search so far, with which the study is brought in line: they part in a crash between the two, and
-            the file may be lost.
+        searcher: decides.
+        take: records the result of a trial, if it is new.
     """
 
-    def __init__(self, search: Search, space: Space, database: Path | None, state: SearchState) -> None:
-        self._search, self._space = search, space
-        self._references = len(search.points_to_evaluate)
-        self._study = optuna.create_study(
-            storage=sqlite_uri(database) if database else None,
-            study_name=search.name,
-            directions=directions(search),
-            sampler=RandomSampler(seed=0),
-            load_if_exists=True,
-        )
-        self._settle(state)
-        self._held = len(self._study.get_trials(deepcopy=False))
+    def __init__(self, searcher: JournalSearcher, take: Callable[[Any, dict[str, Any]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._searcher, self._take = searcher, take
 
-    def add(self, trial: FrozenTrial) -> int:
-        """Enter a trial that starts; return its number."""
-        self._study.add_trial(trial)
-        self._held += 1
-        return self._held - 1
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None that would have to run next: Tune starts trials in their order, each on a worker that is free.
 
-    def tell(self, trial: TrialState) -> None:
-        """Tell how a trial ended; a trial whose end is known is left as it is."""
-        tell(self._study, trial.started.number, trial, self._search)
-
-    def _settle(self, state: SearchState) -> None:
-        self._drop_enqueued()
-        known = {trial.started.number for trial in state.trials.values()}
-        self._rebuild(state, len(self._study.get_trials(deepcopy=False)))
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.number not in known and not frozen.state.is_finished():
-                self._study.tell(frozen.number, state=OptunaState.FAIL)
-        for trial in state.trials.values():
-            if trial.finished is not None:
-                self.tell(trial)
-
-    def _drop_enqueued(self) -> None:
-        """Fail points that were enqueued but not asked for: they would be handed out in place of others."""
-        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
-            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
-
-    def _rebuild(self, state: SearchState, held: int) -> None:
-        """Enter the trials of the journal that the study does not hold.
-
-        The first trials are the references, whatever their parameters: one that was drawn may have the same.
+        A trial named here would take the first free worker, and Tune would kill the one that is starting for it:
+        where trials are shorter than the start of a worker, no second one would ever come up.
         """
-        for place, trial in enumerate(state.trials.values()):
-            if trial.started.number < held:
-                continue
-            while len(self._study.get_trials(deepcopy=False)) < trial.started.number:
-                self._study.tell(self._study.ask(), state=OptunaState.FAIL)
-            reference = place < self._references
-            self._study.add_trial(frozen_trial({} if reference else trial.started.params, self._space))
 
-
-def stops(preset: Preset) -> bool:
-    """Return whether any trial may be stopped."""
-    return preset.grace < preset.epochs
-
-
-def n_startup_trials(preset: Preset, space: Space) -> int:
-    """Return how many trials have to end before TPE draws: one more than there are parameters to draw.
-
-    At least three and at most ten, but no more than half of what is drawn: eight trials leave four to TPE. It is d + 1
-    in BOHB too (Falkner et al., arXiv:1807.01774), the least for a density in d dimensions.
-    """
-    assert preset.trials is not None or preset.sampler == "grid"
-    most = min(MOST_STARTUP_TRIALS, max(1, (preset.trials or 0) // 2))
-    return min(most, max(LEAST_TRAINED, len(space.drawn()) + 1))
-
-
-def total_trials(search: Search, preset: Preset, space: Space) -> int:
-    """Return how many trials a preset runs: the search's references, and those that are drawn.
-
-    Raises:
-        InvalidSpace: a grid over a range.
-    """
-    if preset.sampler != "grid":
-        assert preset.trials is not None
-        return len(search.points_to_evaluate) + preset.trials
-    whole = len(space.grid()) * preset.seeds
-    return len(search.points_to_evaluate) + (whole if preset.trials is None else min(preset.trials, whole))
-
-
-def directions(search: Search) -> list[StudyDirection]:
-    """Return the directions of the metric, and of the second objective where there is one."""
-    metric = StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE
-    return [metric, *([StudyDirection.MINIMIZE] if search.second_objective else [])]
-
-
-def frozen_trial(params: dict[str, Any], space: Space) -> FrozenTrial:
-    """Return a trial that starts with these parameters, as if they had been drawn; a reference has none."""
-    drawn: Any = FixedTrial(params)
-    if params:
-        space.suggest(drawn)
-    return create_trial(state=OptunaState.RUNNING, params=drawn.params, distributions=drawn.distributions)
-
-
-def tell(study: optuna.Study, number: int, trial: TrialState, search: Search) -> None:
-    """Tell a study how a trial ended, if it does not know: in full with its best value, stopped with all its values."""
-    assert trial.finished is not None
-    known = study.get_trials(deepcopy=False)[number]
-    if known.state.is_finished():
-        return
-    told = TOLD_AS[trial.finished.status]
-    if told == OptunaState.PRUNED:
-        for metrics in trial.history:
-            running_trial(study, number).report(metrics[search.metric], int(metrics["epoch"]))
-    best = trial.best(search.metric, search.mode)
-    values = None
-    if best and told == OptunaState.COMPLETE:
-        values = [
-            best[search.metric],
-            *([trial.total(search.second_objective)] if search.second_objective else []),
-        ]
-    study.tell(number, values, state=told)
-
-
-def running_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """Return a trial that runs, to report to."""
-    known = study.get_trials(deepcopy=False)[number]
-    return optuna.Trial(study, known._trial_id)  # noqa: SLF001 - there is no public way
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+        """Decide after an epoch whether the trial goes on."""
+        self._take(trial, result)
+        decision = self._searcher.after_epoch(trial.config["trial_id"])
+        return str(TrialScheduler.CONTINUE if decision == "go on" else TrialScheduler.STOP)

@@ -84,9 +84,9 @@ class Parameter:
         """Draw a value through Optuna."""
         given = self.distribution()
         if isinstance(given, FloatDistribution):
-            return trial.suggest_float(name, given.low, given.high, log=given.log)
+            return trial.suggest_float(name, given.low, given.high, log=given.log, step=given.step)
         if isinstance(given, IntDistribution):
-            return trial.suggest_int(name, given.low, given.high)
+            return trial.suggest_int(name, given.low, given.high, log=given.log, step=given.step)
         assert isinstance(given, CategoricalDistribution)
         value = trial.suggest_categorical(name, given.choices)
         assert value is not None
@@ -185,11 +185,22 @@ class _Range(Parameter):
 
 @dataclass(frozen=True)
 class Uniform(_Range):
-    """A real number, uniform between two bounds."""
+    """A real number, uniform between two bounds; with a step, one of `low`, `low + step` … `high`.
+
+    Raises:
+        InvalidSpace: the bounds are not whole steps apart.
+    """
+
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step is not None:
+            _check_step(self.low, self.high, self.step)
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's distribution."""
-        return FloatDistribution(self.low, self.high)
+        return FloatDistribution(self.low, self.high, step=self.step)
 
 
 @dataclass(frozen=True)
@@ -208,14 +219,45 @@ class LogUniform(_Range):
 
 @dataclass(frozen=True)
 class Integer(_Range):
-    """A whole number between two bounds, both included."""
+    """A whole number between two bounds, both included.
+
+        Integer(16, 512, log=True)   # uniform in its logarithm, so that 16 … 32 is as likely as 256 … 512
+        Integer(32, 512, step=32)    # 32, 64, 96 … 512
+
+    Raises:
+        InvalidSpace: the bounds are no whole numbers or not whole steps apart, a logarithmic range begins below 1, or
+            has a step too.
+    """
 
     low: int
     high: int
+    log: bool = False
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bounds: tuple[Any, ...] = (self.low, self.high, self.step)
+        if any(not isinstance(one, int) or isinstance(one, bool) for one in bounds):
+            raise InvalidSpace(
+                f"an Integer has whole bounds and a whole step; got {self.low!r}, {self.high!r}, step {self.step!r}"
+            )
+        if self.log and self.low < 1:
+            raise InvalidSpace(f"the low end of a logarithmic range must be at least 1; got low={self.low}")
+        if self.log and self.step != 1:
+            raise InvalidSpace(
+                f"an Integer is logarithmic or has a step, not both; got log=True, step={self.step}"
+            )
+        _check_step(self.low, self.high, self.step)
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's distribution."""
-        return IntDistribution(self.low, self.high)
+        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
+
+
+def _check_step(low: float, high: float, step: float) -> None:
+    steps = (high - low) / step if step > 0 else math.nan
+    if not abs(steps - round(steps) if math.isfinite(steps) else math.nan) < 1e-9 * max(1.0, steps):
+        raise InvalidSpace(f"high must be whole steps above low; got low={low}, high={high}, step={step}")
 
 
 def parameter_from(recorded: RecordedParameter) -> Parameter:
@@ -225,9 +267,9 @@ def parameter_from(recorded: RecordedParameter) -> Parameter:
         return Mapped(recorded.follows, dict(recorded.mapping)).when(**recorded.when)
     found = json_to_distribution(json.dumps(recorded.distribution))
     if isinstance(found, FloatDistribution):
-        made = (LogUniform if found.log else Uniform)(found.low, found.high)
+        made = LogUniform(found.low, found.high) if found.log else Uniform(found.low, found.high, found.step)
     elif isinstance(found, IntDistribution):
-        made = Integer(found.low, found.high)
+        made = Integer(found.low, found.high, found.log, found.step)
     else:
         made = Choice(*recorded.values)
     return made.when(**recorded.when)
@@ -287,6 +329,24 @@ class Space:
             for name, one in self.parameters.items()
             if not isinstance(one, Mapped) and len(one.corners()) > 1
         ]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every parameter is a Choice, or follows from one."""
+        return all(isinstance(one, Choice | Mapped) for one in self.parameters.values())
+
+    def conditional(self) -> list[str]:
+        """Return the drawn parameters that only some configurations have."""
+        return [name for name in self.drawn() if not self._is_everywhere(name)]
+
+    def _is_everywhere(self, name: str) -> bool:
+        models = self.parameters["model"].corners() if "model" in self.parameters else ()
+        if name in self._of_training and any(one in MODELS and MODELS[str(one)].fitted for one in models):
+            return False
+        return all(
+            set(self.parameters[key].corners()) <= set(values) and self._is_everywhere(key)
+            for key, values in self.parameters[name].condition.items()
+        )
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Draw one configuration, define-by-run: a parameter whose condition fails is not drawn."""
@@ -354,7 +414,7 @@ class Space:
     def _every_value(self, name: str, sample: Mapping[str, Value]) -> Sequence[Value]:
         parameter = self.parameters[name]
         if isinstance(parameter, Integer):
-            return range(parameter.low, parameter.high + 1)
+            return range(parameter.low, parameter.high + 1, parameter.step)
         return _values(parameter, sample)
 
     def augmented(self) -> Iterator[dict[str, Value]]:

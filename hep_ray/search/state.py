@@ -28,11 +28,15 @@ from hep_ray.tracking.records import (
     SearchStarted,
     Status,
     TrialFinished,
+    TrialGoesOn,
     TrialLost,
+    TrialPaused,
     TrialStarted,
     TrialTested,
 )
 
+OfTrial = EpochFinished | TrialLost | TrialPaused | TrialGoesOn | TrialFinished | TrialTested
+"""What happens to a trial that has started."""
 OF_MODEL = ("parameters", "flops")
 """Costs of a model, the same in every epoch."""
 TIMES = ("epoch_seconds", "cpu_seconds", "gpu_seconds")
@@ -57,6 +61,8 @@ class TrialState:
         losses: times that its process or node was lost.
         finished: how it ended; None while it has not.
         tested: what the test split said of it, in a confirmation; None before, and always in a search.
+        until: epoch after which it pauses; None where it trains to its end.
+        paused: whether it waits without a worker; at the end of a search it is recorded as stopped.
     """
 
     started: TrialStarted
@@ -65,6 +71,8 @@ class TrialState:
     losses: list[TrialLost] = field(default_factory=list)
     finished: TrialFinished | None = None
     tested: TrialTested | None = None
+    until: int | None = None
+    paused: bool = False
 
     @property
     def trial_id(self) -> str:
@@ -76,11 +84,22 @@ class TrialState:
         """How it ended, or `running`."""
         return self.finished.status if self.finished else "running"
 
-    def take(self, record: EpochFinished) -> None:
-        """Take in an epoch."""
-        self.history.append(record.metrics)
-        for name, seconds in record.used.items():
-            self.used[name] = self.used.get(name, 0.0) + seconds
+    def take(self, record: OfTrial) -> None:
+        """Take in what happened to the trial."""
+        if isinstance(record, EpochFinished):
+            self.history.append(record.metrics)
+            for name, seconds in record.used.items():
+                self.used[name] = self.used.get(name, 0.0) + seconds
+        elif isinstance(record, TrialLost):
+            self.losses.append(record)
+        elif isinstance(record, TrialPaused):
+            self.paused = True
+        elif isinstance(record, TrialGoesOn):
+            self.paused, self.until = False, record.until
+        elif isinstance(record, TrialFinished):
+            self.paused, self.finished = False, record
+        else:
+            self.tested = record
 
     @property
     def seconds(self) -> float:
@@ -115,12 +134,14 @@ class SearchState:
         started: what the search is; its options are those of the last time that it was resumed with others.
         trials: by their id, in the order in which they were drawn.
         finished: whether all of them ended, and as many as were asked for.
+        records: all that was folded, in its order.
     """
 
     started: SearchStarted | None = None
     trials: dict[str, TrialState] = field(default_factory=dict)
     finished: bool = False
     accepted: CodeAccepted | None = None
+    records: list[Record] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -152,6 +173,7 @@ class SearchState:
 
     def apply(self, record: Record) -> None:
         """Take in one record."""
+        self.records.append(record)
         if isinstance(record, SearchStarted):
             self.started = record
         elif isinstance(record, OptionsChanged):
@@ -160,16 +182,10 @@ class SearchState:
             drawn = len(self.trials) - len(self.started.points_to_evaluate)
             self.finished &= (record.options.get("trials") or 0) <= drawn
         elif isinstance(record, TrialStarted):
-            self.trials[record.trial_id] = TrialState(record)
+            self.trials[record.trial_id] = TrialState(record, until=record.until)
             self.finished = False
-        elif isinstance(record, EpochFinished):
+        elif isinstance(record, OfTrial):
             self.trials[record.trial_id].take(record)
-        elif isinstance(record, TrialLost):
-            self.trials[record.trial_id].losses.append(record)
-        elif isinstance(record, TrialFinished):
-            self.trials[record.trial_id].finished = record
-        elif isinstance(record, TrialTested):
-            self.trials[record.trial_id].tested = record
         elif isinstance(record, CodeAccepted):
             self.accepted = record
         elif isinstance(record, SearchFinished):
@@ -182,6 +198,10 @@ class SearchState:
     def unfinished(self) -> list[TrialState]:
         """Return the trials that have not ended, in the order in which they were drawn."""
         return [trial for trial in self.drawn() if trial.finished is None]
+
+    def running(self) -> list[TrialState]:
+        """Return the trials that have a worker or wait for one: neither ended nor paused."""
+        return [trial for trial in self.unfinished() if not trial.paused]
 
     def to_run(self, trials: int) -> int:
         """Return how many trainings a search of so many trials has before it: those begun, and those not drawn yet."""

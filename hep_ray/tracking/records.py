@@ -71,8 +71,9 @@ class RecordedParameter(Config):
         text = " | ".join(map(str, self.values))
         if self.is_range:
             low, high = self._bounds["low"], self._bounds["high"]
-            whole = self._bounds["step"] == 1
-            text = f"{low} … {high}, whole" if whole else f"{low:g} … {high:g}" + " (log)" * self.is_log
+            step = self._bounds["step"]
+            text = f"{low} … {high}, whole" if step == 1 else f"{low:g} … {high:g}"
+            text += " (log)" * self.is_log + (f" in steps of {step:g}" if step not in (None, 1) else "")
         condition = " and ".join(f"{key}={'|'.join(map(str, values))}" for key, values in self.when.items())
         return f"{text} when {condition}" if condition else text
 
@@ -93,7 +94,7 @@ class SearchStarted(Config):
     )
     epochs: int
     sampler: str
-    scheduler: str = Field(description="asha or none")
+    scheduler: str = Field(description="name, or the class of an object")
     grace_epochs: int | None = Field(None, description="no trial is stopped before; None where none is")
     reduction_factor: int | None = Field(None, description="of ASHA")
     seed: int
@@ -145,6 +146,8 @@ class TrialStarted(Config):
     number: int = Field(description="number of the trial in the Optuna study")
     params: dict[str, Any]
     seed: int
+    until: int | None = Field(None, description="epoch after which it pauses; None where it need not")
+    reason: str = Field("", description="why it was opened, where the scheduler says so")
     tags: dict[str, str] = Field(default_factory=dict, description="of its run in MLflow, beside the usual")
 
 
@@ -179,6 +182,25 @@ class TrialLost(Config):
     epoch: int = Field(description="last one that was heard of, 0 before the first")
     cause: str
     log: str = Field("", description="end of what the process wrote")
+
+
+class TrialPaused(Config):
+    """A trial gave its worker away; it goes on from its checkpoint where a later record says so."""
+
+    kind: Literal["trial_paused"] = "trial_paused"
+    time: float
+    trial_id: str
+    epoch: int = Field(description="that it has reached")
+
+
+class TrialGoesOn(Config):
+    """It was decided that a paused trial, or one whose leg has ended, trains on."""
+
+    kind: Literal["trial_goes_on"] = "trial_goes_on"
+    time: float
+    trial_id: str
+    until: int = Field(description="epoch after which it pauses again, unless it goes on then too")
+    reason: str = Field("", description="of the decision, in words")
 
 
 class TrialFinished(Config):
@@ -227,6 +249,8 @@ Record = (
     | TrialStarted
     | EpochFinished
     | TrialLost
+    | TrialPaused
+    | TrialGoesOn
     | TrialFinished
     | TrialTested
     | CodeAccepted
@@ -247,8 +271,8 @@ def decode(line: str | bytes) -> Record:
 
 def stopping_words(scheduler: str, grace_epochs: int | None, reduction_factor: int | None) -> str:
     """Return in words by which rule trials are stopped early."""
-    rungs = "" if grace_epochs is None else f", grace {grace_epochs}, factor {reduction_factor}"
-    return scheduler + rungs
+    grace = "" if grace_epochs is None else f", grace {grace_epochs}"
+    return scheduler + grace + ("" if reduction_factor is None else f", factor {reduction_factor}")
 
 
 def _before_2026_11_28(values: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from hep_ray.confirm.confirmation import (
     uses_of_others,
 )
 from hep_ray.confirm.finalists import choose_baseline, configurations, parse_baseline
-from hep_ray.confirm.run import FixedList
 from hep_ray.errors import CannotConfirm, StorageError
+from hep_ray.search.sampler import FixedList
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, Status, TrialFinished, TrialStarted
 from tests.facts import raises

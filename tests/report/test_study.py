@@ -183,11 +183,6 @@ def test_refusals() -> None:
         )
     with raises(UnknownName, "cnn_loss"):
         load_search("nothing", SCRIPTS)
-    with raises(InvalidConfig, "smoke", "scheduler='none'"):
-        Search(
-            "s", "t", "t", Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=0.1),
-            {"smoke": Preset(1, 1)}, second_objective="epoch_seconds",
-        )  # fmt: skip
 
 
 def test_a_search_that_never_ran_is_refused(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from hep_ray.errors import InvalidConfig, UnknownName
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.draws import n_startup_trials, total_trials
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import SearchPlan
-from hep_ray.search.sampler import OptunaSearcher, n_startup_trials, total_trials
+from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.space import Choice, LogUniform, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished
@@ -299,7 +300,7 @@ def test_a_trial_with_the_parameters_of_a_reference_is_made_again_as_what_it_was
 
 def learnt(driver):
     """State of each trial that draws, and whether it counts as worse than any value."""
-    trials = driver.searcher._drawing.trials
+    trials = driver.searcher._draws._study.trials
     return [(trial.state.name, bool(trial.constraints)) for trial in trials]
 
 
@@ -354,7 +355,7 @@ def test_tpe_starts_by_the_size_of_the_space(tmp_path, space, trials, expected):
     driver = Driver(tmp_path, preset, space, database=None)
     names = []
     for _ in range(min(trials, expected + 1)):
-        names.append(type(driver.searcher._sampler(len(names))).__name__)
+        names.append(type(driver.searcher._draws._sampler_of(len(names), driver.state)).__name__)
         suggestion = driver.searcher.suggest("")
         suggestion["params"] |= {"learning_rate": 0.1, "root_index": 1}
         driver.run(suggestion)
@@ -370,7 +371,7 @@ def test_where_trials_are_stopped_every_third_draw_is_random(tmp_path, epochs, t
     driver.fail(driver.searcher.suggest(""), "lost")
     for _ in range(12):
         driver.run(driver.searcher.suggest(""))
-    names = [type(driver.searcher._sampler(1 + draw)).__name__ for draw in range(12, 18)]
+    names = [type(driver.searcher._draws._sampler_of(draw, driver.state)).__name__ for draw in range(12, 18)]
     assert names == ["TPESampler", "TPESampler", third] * 2
 
 
@@ -491,7 +492,8 @@ JOINTLY = {
 
 def drawn_together(driver):
     """What TPE draws jointly, asked of Optuna's sampler."""
-    study, sampler = driver.searcher._drawing, driver.searcher._sampler(len(driver.state.trials))
+    draws = driver.searcher._draws
+    study, sampler = draws._study, draws._sampler_of(len(draws._drawn_as), driver.state)
     drawn = sampler.infer_relative_search_space(study, study.trials[-1])
     groups = (set(group) & set(drawn) for group in sampler._search_space_group.search_spaces)
     return [group for group in groups if group]
@@ -543,16 +545,16 @@ def test_a_fitted_model_among_the_choices_leaves_the_others_joint(tmp_path):
     ("make", "facts"),
     [
         (
-            lambda: Preset(epochs=1, trials=1, sampler="cmaes"),
-            ["'cmaes'", "tpe, random, grid"],
+            lambda: Preset(epochs=1, trials=1, sampler="cmeas"),
+            ["'cmeas'", "'cmaes'", "tpe, gp, cmaes"],
         ),
         (
-            lambda: Preset(epochs=1, trials=1, scheduler="median"),
-            ["'median'", "asha, none"],
+            lambda: Preset(epochs=1, trials=1, scheduler="medium"),
+            ["'medium'", "'median'", "asha, asha_pausing"],
         ),
         (
             lambda: Preset(epochs=1, trials=1, scheduler=None),
-            ["'None'", "asha, none"],
+            ["'None'", "hyperband, median, none"],
         ),
         (
             lambda: Search(name="toy", task="toy", title="", space=SPACE, presets={}, mode="maximum"),

@@ -1,35 +1,31 @@
-from types import SimpleNamespace
-
 import pytest
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.scheduler import ResumableASHA
-from hep_ray.search.space import Space
+from hep_ray.search.sampler import FollowsSearcher, OptunaSearcher
+from hep_ray.search.scheduler import scheduler_for
+from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
 
 SEARCH = Search(
     name="toy",
     task="toy",
     title="",
-    space=Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=0.1),
+    space=Space(model="cnn", loss="hinge", optimizer="adam", learning_rate=LogUniform(0.01, 0.1)),
     presets={},
 )
 
 
 def of_preset(preset):
-    return ResumableASHA(SEARCH.metric, SEARCH.mode, preset.epochs, preset.grace, preset.reduction_factor)
+    return scheduler_for(preset.scheduler, preset.goal(SEARCH, 0))
 
 
 def scheduler(**preset):
     return of_preset(Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset}))
 
 
-def trial(trial_id):
-    return SimpleNamespace(config={"trial_id": trial_id}, trial_id=f"tune-{trial_id}")
-
-
 def report(asha, trial_id, epoch, value):
-    return asha.on_trial_result(None, trial(trial_id), {"epoch": epoch, "val_accuracy": value})
+    return asha.report(trial_id, epoch, {"epoch": epoch, "val_accuracy": value})
 
 
 def records(results):
@@ -37,12 +33,23 @@ def records(results):
     journal = []
     for trial_id, epoch, value in results:
         if epoch == 1:
-            journal.append(
-                TrialStarted(time=0, trial_id=trial_id, number=int(trial_id[1:]), params={}, seed=0)
-            )
+            params = {"model": "cnn", "loss": "hinge", "optimizer": "adam", "learning_rate": 0.05}
+            number = int(trial_id[1:])
+            journal.append(TrialStarted(time=0, trial_id=trial_id, number=number, params=params, seed=0))
         metrics = {"epoch": epoch, "val_accuracy": value}
         journal.append(EpochFinished(time=0, trial_id=trial_id, metrics=metrics))
     return journal
+
+
+def replayed(journal, references=(), **preset):
+    """The searcher of an attempt that follows this journal, and the trials that it ends at once."""
+    state = SearchState.fold(journal)
+    search = Search(**{**vars(SEARCH), "points_to_evaluate": references})
+    made = Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset})
+    searcher = OptunaSearcher(search, made, SEARCH.space, 0, None, state, state.apply)
+    ended = set()
+    searcher.settle(made.epochs, ended.add)
+    return searcher, ended
 
 
 FIRST_RUNG = [("t0", 1, 0.9), ("t1", 1, 0.8), ("t2", 1, 0.7)]
@@ -50,63 +57,52 @@ FIRST_RUNG = [("t0", 1, 0.9), ("t1", 1, 0.8), ("t2", 1, 0.7)]
 
 def test_the_worse_two_thirds_stop_at_a_rung():
     asha = scheduler()
-    for name in ("t0", "t1", "t2", "t3"):
-        asha.on_trial_add(None, trial(name))
 
     # Rungs of 9 epochs and factor 3: epochs 1, 3, 9. At a rung a trial goes on when it is not below the
     # 2/3 quantile of those before it: of nothing, then {0.9}, then {0.8, 0.9} (0.867), then {0.7, 0.8, 0.9} (0.833).
-    assert report(asha, "t0", 1, 0.9) == "CONTINUE"
-    assert report(asha, "t1", 1, 0.8) == "STOP"
-    assert report(asha, "t2", 1, 0.7) == "STOP"
-    assert report(asha, "t3", 1, 0.84) == "CONTINUE"
-    assert report(asha, "t0", 9, 0.9) == "STOP"
+    assert report(asha, "t0", 1, 0.9) == "go on"
+    assert report(asha, "t1", 1, 0.8) == "stop"
+    assert report(asha, "t2", 1, 0.7) == "stop"
+    assert report(asha, "t3", 1, 0.84) == "go on"
+    assert report(asha, "t0", 9, 0.9) == "go on"  # it ends by itself
 
 
 def test_a_model_that_is_fitted_in_one_go_stays_outside_the_rungs():
-    asha = scheduler()
-    baseline = SimpleNamespace(config={"trial_id": "b", "params": {"model": "likelihood"}}, trial_id="tune-b")
-    result = {"epoch": 1, "val_accuracy": 0.99}
-    asha.on_trial_add(None, baseline)
-    assert asha.on_trial_result(None, baseline, result) == "CONTINUE"
-    asha.on_trial_complete(None, baseline, result)
     journal = [
-        TrialStarted(time=0, trial_id="b", number=0, params={"model": "likelihood"}, seed=0),
-        EpochFinished(time=0, trial_id="b", metrics=result),
+        TrialStarted(time=0, trial_id="t0000", number=0, params={"model": "likelihood"}, seed=0),
+        EpochFinished(time=0, trial_id="t0000", metrics={"epoch": 1, "val_accuracy": 0.99}),
     ]
-    assert scheduler().replay(journal) == set()  # to be run again: its end is not the scheduler's
+    searcher, ended = replayed(journal, references=({"model": "likelihood"},))
+    assert ended == set()  # to be run again: its end is not the scheduler's
 
-    for name, value in (("t0", 0.5), ("t1", 0.6)):
-        asha.on_trial_add(None, trial(name))
-        assert report(asha, name, 1, value) == "CONTINUE"
+    for name, value in (("t0001", 0.5), ("t0002", 0.6)):
+        assert searcher.suggest("")["trial_id"] in ("t0000", "t0001", "t0002")
+        assert report(searcher._scheduler, name, 1, value) == "go on"
 
 
 def test_after_a_restart_the_rungs_decide_as_before():
-    continued, restarted = scheduler(), scheduler()
+    continued = scheduler()
     for name, _, value in FIRST_RUNG:
-        continued.on_trial_add(None, trial(name))
         report(continued, name, 1, value)
-    restarted.replay(records(FIRST_RUNG))
+    restarted = replayed(records(FIRST_RUNG))[0]._scheduler
 
     for value in (0.6, 0.75, 0.83, 0.84, 0.95):
-        for asha in (continued, restarted):
-            asha.on_trial_add(None, trial(f"t{value}"))
         assert report(continued, f"t{value}", 1, value) == report(restarted, f"t{value}", 1, value)
 
 
 def test_a_replay_tells_which_trials_had_ended_without_a_record_of_it():
     journal = [*records(FIRST_RUNG), TrialFinished(time=0, trial_id="t1", status="stopped")]
 
-    assert scheduler().replay(journal) == {"t2"}
-    assert scheduler(scheduler="none", epochs=1).replay(records(FIRST_RUNG)) == {"t0", "t1", "t2"}
+    assert replayed(journal)[1] == {"t2"}
+    assert replayed(records(FIRST_RUNG), scheduler="none", epochs=1)[1] == {"t0", "t1", "t2"}
 
 
 def test_an_epoch_that_a_resumed_trial_reports_again_changes_nothing():
     asha = scheduler()
-    asha.replay(records([("t0", 1, 0.9)]))
+    assert report(asha, "t0", 1, 0.9) == "go on"
 
-    assert report(asha, "t0", 1, 0.9) == "CONTINUE"
-    asha.on_trial_add(None, trial("t1"))
-    assert report(asha, "t1", 1, 0.89) == "STOP"
+    assert report(asha, "t0", 1, 0.9) == "go on"
+    assert report(asha, "t1", 1, 0.89) == "stop"
 
 
 @pytest.mark.parametrize(
@@ -130,9 +126,8 @@ def test_the_grace_follows_the_length_of_the_training_and_is_stated_as_it_runs(p
     assert made.stopping == ("none" if preset.get("scheduler") == "none" else words)
     asha = of_preset(made)
     for name, value in (("t0", 0.9), ("t1", 0.1)):
-        asha.on_trial_add(None, trial(name))
         decisions = [report(asha, name, epoch, value) for epoch in range(1, preset["epochs"])]
-    assert decisions == ["CONTINUE"] * (grace - 1) + ["STOP"] * stops + decisions[grace:]
+    assert decisions == ["go on"] * (grace - 1) + ["stop"] * stops + decisions[grace:]
 
 
 def test_a_search_of_old_goes_on_with_the_grace_that_it_was_started_with():
@@ -145,9 +140,8 @@ def test_a_search_of_old_goes_on_with_the_grace_that_it_was_started_with():
 
 def climb(asha, name, first, last):
     """A trial of nine epochs, whose values at epochs 1 and 3 are these; the epochs that it is given."""
-    asha.on_trial_add(None, trial(name))
     for epoch, value in ((1, first), (2, first), (3, last)):
-        if report(asha, name, epoch, value) == "STOP":
+        if report(asha, name, epoch, value) == "stop":
             return epoch
     return epoch
 
@@ -176,14 +170,10 @@ def test_a_rung_whose_ranking_means_nothing_stops_no_trial_until_it_does():
 @pytest.mark.parametrize("epoch", range(1, 9))
 def test_without_a_scheduler_no_trial_stops_early(epoch):
     asha = scheduler(scheduler="none")
-    for name in ("t0", "t1"):
-        asha.on_trial_add(None, trial(name))
-
-    assert report(asha, "t0", epoch, 0.9) == "CONTINUE"
-    assert report(asha, "t1", epoch, 0.1) == "CONTINUE"
+    assert report(asha, "t0", epoch, 0.9) == "go on"
+    assert report(asha, "t1", epoch, 0.1) == "go on"
 
 
 def test_no_trial_takes_the_worker_of_another_while_its_own_starts():
     """Tune gives the first free worker to the trial named here, and kills the one that is starting for it."""
-    waiting = SimpleNamespace(status="PENDING", **vars(trial("t0")))
-    assert scheduler().choose_trial_to_run(SimpleNamespace(get_trials=lambda: [waiting])) is None
+    assert FollowsSearcher(replayed([])[0], lambda *_: None).choose_trial_to_run(None) is None

@@ -13,8 +13,8 @@ from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.metrics import classification_metrics
 from hep_ray.search.definition import Search
+from hep_ray.search.draws import total_trials
 from hep_ray.search.find import load_search
-from hep_ray.search.sampler import total_trials
 from hep_ray.search.space import Space
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.training.config import TrialConfig

@@ -1,0 +1,304 @@
+"""Draw configurations: the k-th depends on the seed, on k and on the trials told so far, and on nothing else.
+
+What draws holds what a sampler can learn from and nothing else:
+
+- no reference, which has no parameter of the space: TPE draws jointly over what all its trials have;
+- a trial that was trained in full as its best value, a trial that was stopped as pruned, below those;
+- a trial that failed of its parameters (`OF_PARAMETERS`) as one that breaks a constraint, below all:
+  so it needs no value, which the first trial to fail would have none to be made from, and which with
+  a second objective would have to be bad in both;
+- a trial that was lost as failed, which says nothing of its parameters.
+
+A sampler that knows no pruned trials (`gp`), or any where trials pause, learns from values after equally many epochs
+instead, as BOHB does (Falkner et al., arXiv:1807.01774): the most that enough trials have reached.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import FixedTrial, FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.named_samplers import SamplerOfDraws
+from hep_ray.search.space import Space
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.records import OF_PARAMETERS, TrialStarted
+
+TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
+"""How a trial ended, in Optuna's words."""
+REDRAWS = 20
+"""Times that a configuration which was tried before is drawn anew."""
+INSISTING = 4
+"""Of them, before it is drawn at random."""
+MOST_STARTUP_TRIALS = 10
+"""Trials that a sampler which learns waits for at most, in however many dimensions."""
+LEAST_TRAINED = 3
+"""Of those it waits for, that must not have failed: of failures alone nothing good can be learnt."""
+MIXED = 3
+"""Where trials are stopped, one draw in so many is random, as in BOHB: a rung needs the poor to compare with, they cost
+few epochs, and what TPE learns from stopped trials may mislead it."""
+WAITING = ("tpe", "gp")
+"""Samplers that a search lets wait for enough trials, and mixes random draws into; others begin by themselves."""
+
+
+class Drawn(NamedTuple):
+    """A configuration that was drawn.
+
+    Attributes:
+        params: its parameters.
+        repeat: trials that have had the same.
+        frozen: the trial as a study enters it.
+    """
+
+    params: dict[str, Any]
+    repeat: int
+    frozen: FrozenTrial
+
+
+class Draws:
+    """The configurations of a search, references first.
+
+    Args:
+        search: what is optimised.
+        preset: sampler and number of trials, `auto` resolved.
+        space: what may vary.
+        seed: of the draws.
+
+    Attributes:
+        differs: the first trial that was drawn otherwise when it was drawn again after a restart; empty where none was.
+    """
+
+    def __init__(self, search: Search, preset: Preset, space: Space, seed: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._search, self._preset, self._space, self._seed = search, preset, space, seed
+        self._references = search.points_to_evaluate
+        self._points = space.grid() if preset.sampler == "grid" else []
+        self._sampler = None if self._points else SamplerOfDraws(preset.sampler, space, seed)
+        self._n_startup_trials = n_startup_trials(preset, space)
+        self._equal_epochs = preset.sampler == "gp" or (preset.pauses and preset.sampler == "tpe")
+        self._study = optuna.create_study(directions=directions(search))
+        self._drawn_as: dict[str, int] = {}
+        """Trial → its number in the study that draws; references have none."""
+        self._frozen: dict[str, FrozenTrial] = {}
+        self.differs = ""
+
+    def next(self, state: SearchState) -> Drawn:
+        """Draw the next configuration; the trial that trains it is the next to be `enter`ed."""
+        count = len(state.trials)
+        if count < len(self._references):
+            return Drawn(dict(self._references[count]), 0, frozen_trial({}, self._space))
+        place, name = count - len(self._references), f"t{count:04d}"
+        if self._points:
+            repeat, index = divmod(place, len(self._points))
+            frozen = frozen_trial(self._points[index], self._space)
+            self._study.add_trial(frozen)
+            params: dict[str, Any] = self._points[index]
+        else:
+            study = self._at_equal_epochs(state) if self._equal_epochs else self._study
+            params, repeat = self._ask_anew(study, place, state)
+            frozen = study.get_trials(deepcopy=False)[-1]
+            if self._equal_epochs:
+                self._study.add_trial(frozen)
+        self._drawn_as[name] = len(self._study.get_trials(deepcopy=False)) - 1
+        self._frozen[name] = frozen
+        return Drawn(params, repeat, frozen)
+
+    def enter(self, started: TrialStarted, state: SearchState) -> None:
+        """Enter a trial of an earlier attempt, before `state` has it; a sampler that keeps a state draws it again."""
+        if started.trial_id in self._drawn_as or len(state.trials) < len(self._references):
+            return
+        if self._sampler is not None and not self._sampler.replays and not self.differs:
+            drawn = self.next(state)
+            if drawn.params == started.params:
+                return
+            self.differs = started.trial_id
+            self._study.tell(self._drawn_as.pop(started.trial_id), state=OptunaState.FAIL)
+        frozen = frozen_trial(started.params, self._space)
+        self._study.add_trial(frozen)
+        self._drawn_as[started.trial_id] = len(self._study.get_trials(deepcopy=False)) - 1
+        self._frozen[started.trial_id] = frozen
+
+    def end(self, trial: TrialState) -> None:
+        """Tell the study how a trial ended, if it has it; a failure of the parameters is worse than any value."""
+        assert trial.finished is not None
+        number = self._drawn_as.get(trial.trial_id)
+        if number is None:
+            return
+        if trial.finished.failure not in OF_PARAMETERS:
+            tell(self._study, number, trial, self._search)
+        elif not self._study.get_trials(deepcopy=False)[number].state.is_finished():
+            running_trial(self._study, number).set_constraint("fails", 1.0)
+            self._study.tell(number, state=OptunaState.PRUNED)
+
+    def _ask_anew(self, study: optuna.Study, place: int, state: SearchState) -> tuple[dict[str, Any], int]:
+        """Draw a configuration that no trial has had: with the same seed it would only give the same numbers again.
+
+        What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
+        TPE insists, chance decides; where that does not help (all has been tried, say) the configuration is trained
+        from another seed.
+
+        Returns:
+            The parameters, which the last trial of the study has, and how many trials have had them.
+        """
+        study.sampler = self._sampler_of(place, state)
+        tried = [trial.started.params for trial in state.trials.values()]
+        again: list[optuna.Trial] = []
+        drawn = study.ask()
+        params = self._space.suggest(drawn)
+        while params in tried and len(again) < REDRAWS:
+            again.append(drawn)
+            if len(again) == INSISTING:
+                study.sampler = RandomSampler(seed=self._seed_of(place))
+            drawn = study.ask()
+            params = self._space.suggest(drawn)
+        for one in again:
+            study.tell(one, state=OptunaState.FAIL)
+        return params, tried.count(params)
+
+    def _seed_of(self, place: int) -> int:
+        """Return the seed of the k-th draw; references are no draws: a search with them draws as one without."""
+        return (self._seed * 1_000_003 + place) % 2**32
+
+    def _sampler_of(self, place: int, state: SearchState) -> Any:
+        """Return the sampler of the k-th draw: random until TPE knows enough, and in every third draw of ASHA."""
+        seed = self._seed_of(place)
+        mixed = stops(self._preset) and place % MIXED == MIXED - 1
+        if self._preset.sampler in WAITING and (mixed or not self._knows_enough(state)):
+            return RandomSampler(seed=seed)
+        assert self._sampler is not None
+        return self._sampler(place, seed)
+
+    def _knows_enough(self, state: SearchState) -> bool:
+        known = [trial for name, trial in state.trials.items() if name in self._drawn_as]
+        ended = [trial for trial in known if trial.finished is not None or trial.paused]
+        trained = sum(trial.status != "failed" for trial in ended)
+        failed = sum(_failed_of_parameters(trial) for trial in ended)
+        return trained + failed >= self._n_startup_trials and trained >= min(
+            LEAST_TRAINED, self._n_startup_trials
+        )
+
+    def _at_equal_epochs(self, state: SearchState) -> optuna.Study:
+        """Return a study of the trials' values after the same number of epochs: the most that enough have reached.
+
+        A trial that ended by itself, its patience being over, counts as trained to any length. One that has not got so
+        far is left out, or still runs. One that failed of its parameters has the worst value of all.
+        """
+        known = [
+            trial for name, trial in state.trials.items() if name in self._frozen and trial.status != "failed"
+        ]
+        lengths = sorted((self._length(trial) for trial in known if trial.history), reverse=True)
+        epochs = lengths[: self._n_startup_trials][-1] if lengths else 0
+        values = {
+            trial.trial_id: self._values(trial, epochs)
+            for trial in known
+            if trial.history and self._length(trial) >= epochs
+        }
+        signs = [1 if one == StudyDirection.MAXIMIZE else -1 for one in directions(self._search)]
+        columns = zip(*values.values(), strict=True)
+        worst = [
+            sign * min(sign * one for one in column) for sign, column in zip(signs, columns, strict=False)
+        ]
+        study = optuna.create_study(directions=directions(self._search))
+        for name, frozen in self._frozen.items():
+            if name in values or (worst and _failed_of_parameters(state.trials[name])):
+                study.add_trial(_complete(frozen, values.get(name, worst)))
+            elif state.trials[name].finished is None and not state.trials[name].paused:
+                study.add_trial(frozen)
+        return study
+
+    def _length(self, trial: TrialState) -> int:
+        return self._preset.epochs if trial.status == "completed" else len(trial.history)
+
+    def _values(self, trial: TrialState, epochs: int) -> list[float]:
+        seen = TrialState(trial.started, history=trial.history[:epochs])
+        return objectives(seen, self._search)
+
+
+def _failed_of_parameters(trial: TrialState) -> bool:
+    return trial.finished is not None and trial.finished.failure in OF_PARAMETERS
+
+
+def _complete(frozen: FrozenTrial, values: list[float]) -> FrozenTrial:
+    return create_trial(
+        state=OptunaState.COMPLETE, params=frozen.params, distributions=frozen.distributions, values=values
+    )
+
+
+def stops(preset: Preset) -> bool:
+    """Return whether any trial may be stopped, or pause."""
+    return preset.grace < preset.epochs
+
+
+def n_startup_trials(preset: Preset, space: Space) -> int:
+    """Return how many trials have to end before TPE draws: one more than there are parameters to draw.
+
+    At least three and at most ten, but no more than half of what is drawn: eight trials leave four to TPE. It is d + 1
+    in BOHB too (Falkner et al., arXiv:1807.01774), the least for a density in d dimensions.
+    """
+    assert preset.trials is not None or preset.sampler == "grid"
+    most = min(MOST_STARTUP_TRIALS, max(1, (preset.trials or 0) // 2))
+    return min(most, max(LEAST_TRAINED, len(space.drawn()) + 1))
+
+
+def total_trials(search: Search, preset: Preset, space: Space) -> int:
+    """Return how many trials a preset runs: the search's references, and those that are drawn.
+
+    Where trials pause, this many trials in full are the budget, of which more are begun and few end.
+
+    Raises:
+        InvalidSpace: a grid over a range.
+    """
+    if preset.sampler != "grid":
+        assert preset.trials is not None
+        return len(search.points_to_evaluate) + preset.trials
+    whole = len(space.grid()) * preset.seeds
+    return len(search.points_to_evaluate) + (whole if preset.trials is None else min(preset.trials, whole))
+
+
+def directions(search: Search) -> list[StudyDirection]:
+    """Return the directions of the metric, and of the second objective where there is one."""
+    metric = StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE
+    return [metric, *([StudyDirection.MINIMIZE] if search.second_objective else [])]
+
+
+def objectives(trial: TrialState, search: Search) -> list[float]:
+    """Return the best value of the metric, and the second objective where there is one."""
+    best = trial.best(search.metric, search.mode)
+    assert best is not None
+    return [best[search.metric], *([trial.total(search.second_objective)] if search.second_objective else [])]
+
+
+def frozen_trial(params: dict[str, Any], space: Space) -> FrozenTrial:
+    """Return a trial that starts with these parameters, as if they had been drawn; a reference has none."""
+    drawn: Any = FixedTrial(params)
+    if params:
+        space.suggest(drawn)
+    return create_trial(state=OptunaState.RUNNING, params=drawn.params, distributions=drawn.distributions)
+
+
+def tell(study: optuna.Study, number: int, trial: TrialState, search: Search) -> None:
+    """Tell a study how a trial ended, if it does not know: in full with its best value, stopped with all its values.
+
+    Optuna takes values of single epochs for one objective alone.
+    """
+    assert trial.finished is not None
+    known = study.get_trials(deepcopy=False)[number]
+    if known.state.is_finished():
+        return
+    told = TOLD_AS[trial.finished.status]
+    if told == OptunaState.PRUNED and search.second_objective is None:
+        for metrics in trial.history:
+            running_trial(study, number).report(metrics[search.metric], int(metrics["epoch"]))
+    values = objectives(trial, search) if trial.history and told == OptunaState.COMPLETE else None
+    study.tell(number, values, state=told)
+
+
+def running_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """Return a trial that runs, to report to."""
+    known = study.get_trials(deepcopy=False)[number]
+    return optuna.Trial(study, known._trial_id)  # noqa: SLF001 - there is no public way
