@@ -174,7 +174,7 @@ def what_ran(data: ReportData) -> str:
     trials = data.state.trials
     ends = [
         f"{count} {status}"
-        for status in ("completed", "stopped", "failed", "running")
+        for status in ("completed", "stopped", "failed", "running", "paused")
         if (count := data.count(status))
     ]
     epochs = sum(len(trial.history) for trial in trials.values())

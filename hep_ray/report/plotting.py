@@ -16,7 +16,13 @@ WIDTH = 8.4
 """Of a figure, in inches."""
 GREY = "#c8c8c8"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-STATUS = {"completed": (0, "o"), "stopped": (1, "s"), "failed": (2, "X"), "running": (4, "^")}
+STATUS = {
+    "completed": (0, "o"),
+    "stopped": (1, "s"),
+    "failed": (2, "X"),
+    "running": (4, "^"),
+    "paused": (3, "D"),
+}
 """How a trial ended → place of its colour, and its marker."""
 
 

@@ -123,7 +123,7 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
     assert started is not None
     if not any(trial.status == "completed" for trial in state.trials.values()):
         counts: Counter[str] = Counter(trial.status for trial in state.trials.values())
-        ends = ("failed", "stopped", "running")
+        ends = ("failed", "stopped", "running", "paused")
         words = ", ".join(f"{counts[status]} {status}" for status in ends if counts[status])
         raise NothingCompleted(
             f"a report needs a trial that has completed; {folder} has {words or 'no trial'}"

@@ -24,7 +24,14 @@ from hep_ray.tracking.client import database_file, find_runs, look, open_client,
 from hep_ray.tracking.journal import FILE_NAME, Journal, read_records
 from hep_ray.tracking.mlflow import MlflowTracker
 from hep_ray.tracking.mlflow_writer import RUN_STATUS, SEARCH_TAG, TRIAL_TAG
-from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
+from hep_ray.tracking.records import (
+    EpochFinished,
+    Record,
+    TrialFinished,
+    TrialGoesOn,
+    TrialPaused,
+    TrialStarted,
+)
 from hep_ray.tracking.views import metric_key
 
 Kind = Literal["lost", "twice", "differs", "left over"]
@@ -111,10 +118,24 @@ def _journal(records: Sequence[Record], state: SearchState) -> Iterator[Finding]
         counts = Counter(int(metrics["epoch"]) for metrics in state.trials[name].history)
         for epoch in range(1, max(counts, default=0) + 1):
             yield from _once(counts[epoch], f"{name}: epoch {epoch} is {{}} times in the journal")
+    yield from _order(records)
+
+
+def _order(records: Sequence[Record]) -> Iterator[Finding]:
+    """Find what follows the end of a trial, or happens while it pauses."""
     gone: set[str] = set()
+    paused: set[str] = set()
     for record in records:
         if isinstance(record, TrialFinished):
             gone.add(record.trial_id)
+        elif isinstance(record, TrialPaused):
+            paused.add(record.trial_id)
+        elif isinstance(record, TrialGoesOn):
+            paused.discard(record.trial_id)
+            if record.trial_id in gone:
+                yield Finding("twice", f"{record.trial_id}: goes on to epoch {record.until} after its end")
+        elif isinstance(record, EpochFinished) and record.trial_id in paused:
+            yield Finding("twice", f"{record.trial_id}: epoch {record.epoch} while it pauses")
         elif isinstance(record, EpochFinished) and record.trial_id in gone:
             yield Finding("twice", f"{record.trial_id}: epoch {record.epoch} after its end")
 

@@ -281,7 +281,9 @@ def _tune(
     try:
         with (
             named_when_full(plan.folder),
-            Progress(state, total, plan.epochs, plan.metric, plan.mode, console) as progress,
+            Progress(
+                state, total, plan.epochs, plan.metric, plan.mode, console, searcher.epochs_in_all
+            ) as progress,
             recorder.listening(progress.record),
             head_watchdog(console, plan.to_go_on),
             memory_kills_are_losses(),

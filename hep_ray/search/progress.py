@@ -20,7 +20,9 @@ from hep_ray.tracking.records import (
     Record,
     SearchStarted,
     TrialFinished,
+    TrialGoesOn,
     TrialLost,
+    TrialPaused,
     TrialStarted,
 )
 
@@ -38,11 +40,20 @@ class Progress:
         metric: key shown per trial.
         mode: whether more or less of it is better.
         console: where to write; a terminal and a notebook get a live view, anything else plain lines.
+        budget: epochs in all, where trials pause and their number is not known before.
     """
 
     def __init__(
-        self, state: SearchState, total: int, epochs: int, metric: str, mode: str, console: Console
+        self,
+        state: SearchState,
+        total: int,
+        epochs: int,
+        metric: str,
+        mode: str,
+        console: Console,
+        budget: int | None = None,
     ) -> None:
+        self._budget = budget
         self._state, self._total, self._epochs = state, total, epochs
         self._metric, self._mode = metric, mode
         self._console = console
@@ -91,7 +102,16 @@ class Progress:
         if isinstance(record, SearchStarted):
             return ""
         if isinstance(record, TrialStarted):
-            return f"{self._clock()} {record.trial_id} starts: {_params(record)}"
+            why = f" ({record.reason})" if record.reason else ""
+            return f"{self._clock()} {record.trial_id} starts: {_params(record)}{why}"
+        if isinstance(record, TrialGoesOn):
+            why = f": {record.reason}" if record.reason else ""
+            return f"{self._clock()} {record.trial_id} goes on to epoch {record.until}{why}"
+        if isinstance(record, TrialPaused):
+            trial = self._state.trials[record.trial_id]
+            return (
+                f"{self._clock()} {record.trial_id} pauses after epoch {record.epoch}{self._best_of(trial)}"
+            )
         if isinstance(record, EpochFinished):
             value = record.metrics[self._metric]
             return f"{self._clock()} {record.trial_id} epoch {record.epoch}/{self._epochs}: {self._metric} {value:.4f}"
@@ -102,13 +122,13 @@ class Progress:
             cause = f": {record.cause.splitlines()[0]}" if record.cause else ""
             return (
                 f"{self._clock()} {record.trial_id} {record.status} after {len(trial.history)} epochs"
-                f"{self._best_of(trial)}{cause}  [{self._ended()} of {self._total} trials{self._left()}]"
+                f"{self._best_of(trial)}{cause}  [{self._done()}{self._left()}]"
             )
         return ""
 
     def _view(self) -> Group:
         running = Table.grid(padding=(0, 1))
-        for trial in self._state.unfinished():
+        for trial in self._state.running():
             running.add_row(
                 trial.trial_id,
                 ProgressBar(total=self._epochs, completed=len(trial.history), width=20),
@@ -117,10 +137,13 @@ class Progress:
                 Text(_params(trial.started), style="dim", overflow="ellipsis", no_wrap=True),
             )
         overall = Table.grid(padding=(0, 1))
+        kind, done, total = ("trials", self._ended(), self._total)
+        if self._budget is not None:
+            kind, done, total = "epochs", self._epochs_done(), self._budget
         overall.add_row(
-            Text("trials", style="bold"),
-            ProgressBar(total=self._total, completed=self._ended(), width=40),
-            f"{self._ended()}/{self._total}, {self._clock()}{self._left()}",
+            Text(kind, style="bold"),
+            ProgressBar(total=total, completed=done, width=40),
+            f"{done}/{total}, {self._clock()}{self._left()}",
         )
         ranked = self._state.ranked(self._metric, self._mode)
         lead = (
@@ -130,6 +153,14 @@ class Progress:
 
     def _ended(self) -> int:
         return sum(trial.finished is not None for trial in self._state.drawn())
+
+    def _epochs_done(self) -> int:
+        return sum(len(trial.history) for trial in self._state.drawn())
+
+    def _done(self) -> str:
+        if self._budget is not None:
+            return f"{self._epochs_done()} of {self._budget} epochs"
+        return f"{self._ended()} of {self._total} trials"
 
     def _best_of(self, trial: TrialState) -> str:
         best = trial.best(self._metric, self._mode)
@@ -142,7 +173,10 @@ class Progress:
         """Estimate the time left, if trials go on taking as long as those that ended in this run."""
         ended = [trial for trial in self._state.drawn() if trial.finished]
         elapsed = time.monotonic() - self._start
-        epochs = sum(len(trial.history) for trial in self._state.drawn()) - self._done_before
+        epochs = self._epochs_done() - self._done_before
+        if self._budget is not None:
+            left = self._budget - self._epochs_done()
+            return f", about {_duration(max(left, 0) * elapsed / epochs)} left" if epochs and left > 0 else ""
         if not ended or epochs < 1 or len(ended) == self._total:
             return ""
         per_trial = sum(len(trial.history) for trial in ended) / len(ended)

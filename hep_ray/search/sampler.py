@@ -12,7 +12,7 @@ sequence of legs, each from the epoch that it has reached until the epoch that t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,9 +50,11 @@ class JournalSearcher(Searcher):
 
     Attributes:
         pauses: whether trials pause, so that their number is not known before.
+        epochs_in_all: what they share then.
     """
 
     pauses = False
+    epochs_in_all: int | None = None
 
     def __init__(self, state: SearchState, write: Callable[[Record], None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -201,6 +203,9 @@ class OptunaSearcher(JournalSearcher):
         self._alike = draws_alike(preset.sampler, space)
         self._scheduler = scheduler_for(preset.scheduler, preset.goal(search, seed))
         self.pauses = self._scheduler.pauses
+        if self.pauses:
+            of_references = (1 if is_fitted(one) else preset.epochs for one in search.points_to_evaluate)
+            self.epochs_in_all = self._drawn_epochs() + sum(of_references)
         self._begun: dict[str, int | None] = {}
         """Trial that the scheduler knows → epoch until which it trains first."""
         self._decisions: dict[str, Decision] = {}
@@ -333,9 +338,7 @@ class OptunaSearcher(JournalSearcher):
         The only epoch of a model that is fitted in one go is its last, and no rung compares a network's first epoch
         with it. Where trials pause, references are trained in full, beside the budget.
         """
-        model = params.get("model")
-        fitted = model in MODELS and MODELS[str(model)].fitted
-        return not fitted and (place >= self._references or not self.pauses)
+        return not is_fitted(params) and (place >= self._references or not self.pauses)
 
     def _begin(self) -> TrialStarted | None:
         """Begin a new trial, unless trials, or epochs, are spent."""
@@ -389,7 +392,10 @@ class OptunaSearcher(JournalSearcher):
             reached = len(trial.history)
             runs = trial.finished is None and not trial.paused
             given += max(reached, trial.until or self._preset.epochs) if runs else reached
-        return (self.total - self._references) * self._preset.epochs - given
+        return self._drawn_epochs() - given
+
+    def _drawn_epochs(self) -> int:
+        return (self.total - self._references) * self._preset.epochs
 
     def _checked(self, decision: Decision) -> Decision:
         if decision not in get_args(Decision) or (decision == "pause" and not self.pauses):
@@ -412,6 +418,12 @@ class OptunaSearcher(JournalSearcher):
         """Record a decision, and learn of it: the recorder may have told it by then."""
         self._write(record)
         self.record(record)
+
+
+def is_fitted(params: Mapping[str, Any]) -> bool:
+    """Return whether a configuration's model is fitted in one go, so that it has one epoch."""
+    model = params.get("model")
+    return model in MODELS and MODELS[str(model)].fitted
 
 
 class FollowsSearcher(FIFOScheduler):

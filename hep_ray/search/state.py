@@ -81,8 +81,10 @@ class TrialState:
 
     @property
     def status(self) -> Status:
-        """How it ended, or `running`."""
-        return self.finished.status if self.finished else "running"
+        """How it ended, or `running`, or `paused`."""
+        if self.finished is not None:
+            return self.finished.status
+        return "paused" if self.paused else "running"
 
     def take(self, record: OfTrial) -> None:
         """Take in what happened to the trial."""

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from hep_ray.search.sampler import TOLD_AS
+from hep_ray.search.draws import TOLD_AS
 from hep_ray.search.state import SearchState, TrialState
 
 

@@ -11,8 +11,9 @@ from pydantic import Field, TypeAdapter, model_validator
 from hep_ray.config import FORMERLY, Config
 from hep_ray.plugins import Plugin
 
-Status = Literal["running", "completed", "stopped", "failed"]
-"""`completed`: all epochs, or until its patience ended; `stopped`: by the scheduler; `failed`: by an error."""
+Status = Literal["running", "paused", "completed", "stopped", "failed"]
+"""`completed`: all epochs, or until its patience ended; `stopped`: by the scheduler, or paused until the budget was
+spent; `failed`: by an error."""
 
 Failure = Literal["diverged", "out_of_memory", "error", "timeout", "lost"]
 """Why a trial failed. Its parameters brought it about: `diverged`, a loss or metric that is not finite;

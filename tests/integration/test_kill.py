@@ -9,6 +9,8 @@ import time
 import pytest
 
 from hep_ray.search.audit import compare, hand_over
+from hep_ray.search.find import load_search
+from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
@@ -37,6 +39,10 @@ if __name__ == "__main__":
     main(search)
 """
 TRIALS, EPOCHS = 5, 4
+PAUSING = SCRIPT.replace('name="killed"', 'name="paused"').replace(
+    'Preset(trials=5, epochs=4, scheduler="none")',
+    'Preset(trials=3, epochs=4, sampler="random", scheduler="asha_pausing", grace_epochs=1, reduction_factor=2)',
+)
 
 
 def epochs(folder):
@@ -155,3 +161,43 @@ def test_errors_are_one_paragraph_and_exit_with_two(tmp_path, flags, status, wor
         assert word in done.stderr
     assert not (tmp_path / "runs" / "killed").exists()
     assert not [entry for entry in tmp_path.rglob("*") if entry.name not in {"killed.py", "runs"}]
+
+
+def test_killed_while_trials_pause_and_resumed_it_decides_as_it_would_have(make_dataset, tmp_path):
+    script = tmp_path / "paused.py"
+    script.write_text(PAUSING)
+    folder = tmp_path / "runs" / "paused"
+    driver = start(script, "--data", str(make_dataset(events=96, size=28)), "--preset", "smoke")
+    deadline = time.monotonic() + 240
+    while not any(record.kind == "trial_goes_on" for record in journal_of(folder)):
+        assert driver.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline, "the search did not get going"
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = len(journal_of(folder))
+
+    resumed = start(script, "--resume")
+    assert resumed.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    records = read_records(folder)
+    state = SearchState.fold(records)
+    assert len(epochs(folder)) == sum(record.kind == "epoch_finished" for record in records) == 3 * 4
+    assert max(len(trial.history) for trial in state.trials.values()) == 4
+    assert {trial.status for trial in state.trials.values()} == {"completed", "stopped"}
+    went_on = [place for place, record in enumerate(records) if record.kind == "trial_goes_on"]
+    assert went_on[0] < before < went_on[-1]
+    for place in went_on:  # each is what the records before it, told to a new searcher, lead to
+        known = SearchState.fold(records[:place])
+        search = load_search(str(script))
+        searcher = OptunaSearcher(search, search.presets["smoke"], search.space, 0, None, known, known.apply)
+        due = searcher._going_on()
+        assert (due.trial_id, due.until, due.reason) == (
+            records[place].trial_id,
+            records[place].until,
+            records[place].reason,
+        )
+    assert list(compare(folder, default_uri(folder.parent)).findings) == []
+
+
+def journal_of(folder):
+    return read_records(folder) if (folder / "journal.jsonl").exists() else []
