@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from hep_ray.search.named_samplers import SamplerFactory
     from hep_ray.search.scheduler import Scheduler, SearchGoal
 
-SAMPLERS = ("auto", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
+SAMPLERS = ("auto", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid", "curves")
 """Samplers that a preset may name; `named_samplers.py` says what each is."""
-SCHEDULERS = ("auto", "asha", "asha_pausing", "hyperband", "median", "none")
+SCHEDULERS = ("auto", "asha", "asha_pausing", "hyperband", "median", "none", "curves")
 """Schedulers that a preset may name; `scheduler.py` says what each is."""
 OTHER_NAMES = {"promoting": "asha_pausing"}
-NO_FACTOR = ("median", "curves")
-"""Schedulers without rungs."""
+PAUSING = ("asha_pausing", "curves")
+"""Schedulers by which trials pause."""
+LEAST_FOR_CURVES = 5
+"""Epochs from which on `auto` for both is `curves`: of fewer there are no curves to learn from."""
 Mode = Literal["max", "min"]
 THAT_OF_THE_METRIC: Any = ""
 
@@ -46,12 +48,13 @@ class Preset:
     Attributes:
         epochs: full length of a trial.
         trials: configurations drawn; None runs the whole grid.
-        sampler: `auto` (chooses by space and budget, and says what), `tpe`, `gp` (a Gaussian process), `cmaes`,
-            `nsga2`, `nsga3`, `qmc` (a Sobol sequence), `random`, `grid` (every configuration); or one of Optuna's
-            samplers; or a function seed → sampler, asked for every draw, so that a resumed search draws the same.
-        scheduler: `auto`, `asha` (stops the weaker trials early), `asha_pausing` (or `promoting`: pauses all and goes
-            on with the best), `hyperband`, `median`, `none` (trains every trial in full); or an object of a class
-            that derives from `Scheduler`.
+        sampler: `tpe` unless stated; `auto` (chooses by space and budget, and says what), `gp` (a Gaussian process),
+            `cmaes`, `nsga2`, `nsga3`, `qmc` (a Sobol sequence), `random`, `grid` (every configuration); or one of
+            Optuna's samplers; or a function seed → sampler, asked for every draw, so that a resumed search draws alike.
+        scheduler: `asha` unless stated (stops the weaker trials early); `auto`, `asha_pausing` (or `promoting`: pauses
+            all and goes on with the best), `hyperband`, `median`, `none` (trains every trial in full); or an object of
+            a class that derives from `Scheduler`. `curves`, for either, chooses configurations and epochs by a model
+            of learning curves; trials pause under it too.
         seeds: trainings of each configuration of a grid, with different seeds.
         grace_epochs: no trial is stopped before; None is a ninth of the epochs, and at least three, since what a
             network shows after its first epochs hardly ranks it.
@@ -67,8 +70,8 @@ class Preset:
 
     epochs: int
     trials: int | None = None
-    sampler: str | BaseSampler | SamplerFactory = "tpe"
-    scheduler: str | Scheduler = "asha"
+    sampler: str | BaseSampler | SamplerFactory = ""
+    scheduler: str | Scheduler = ""
     seeds: int = 1
     grace_epochs: int | None = None
     reduction_factor: int = 3
@@ -79,7 +82,16 @@ class Preset:
     def __post_init__(self) -> None:
         if isinstance(self.scheduler, str) and self.scheduler in OTHER_NAMES:
             object.__setattr__(self, "scheduler", OTHER_NAMES[self.scheduler])
+        curves = "curves" in (self.sampler, self.scheduler)
+        for name, default in (("sampler", "tpe"), ("scheduler", "asha")):
+            if getattr(self, name) in ("", *(("auto",) if curves else ())):
+                object.__setattr__(self, name, "curves" if curves else default)
         self._check_components()
+        if curves and self.sampler != self.scheduler:
+            raise InvalidConfig(
+                "curves chooses both the configurations and their epochs: state no other sampler or scheduler beside "
+                f"it; got sampler '{self.sampler_name}', scheduler '{self.scheduler_name}'"
+            )
         for name in ("epochs", "trials", "seeds", "grace_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -140,7 +152,7 @@ class Preset:
     def pauses(self) -> bool:
         """Return whether trials pause, so that the budget is in epochs."""
         if isinstance(self.scheduler, str):
-            return self.scheduler == "asha_pausing"
+            return self.scheduler in PAUSING
         return self.scheduler.pauses
 
     @property
@@ -152,10 +164,10 @@ class Preset:
     @property
     def early_stopping(self) -> dict[str, Any]:
         """Return scheduler, grace and reduction factor, as the journal records them."""
-        if self.scheduler == "none":
-            return {"scheduler": "none", "grace_epochs": None, "reduction_factor": None}
+        if self.scheduler in ("none", "curves"):
+            return {"scheduler": self.scheduler, "grace_epochs": None, "reduction_factor": None}
         grace = self.grace_epochs or self.grace
-        factor = None if self.scheduler in NO_FACTOR else self.reduction_factor
+        factor = None if self.scheduler == "median" else self.reduction_factor
         return {"scheduler": self.scheduler_name, "grace_epochs": grace, "reduction_factor": factor}
 
     @property
@@ -190,6 +202,12 @@ class Preset:
             scheduler: likewise.
         """
         made = self
+        both = (self.sampler, self.scheduler) == ("auto", "auto")
+        begun_so = "curves" in (sampler, scheduler)
+        long = search.second_objective is None and self.epochs >= LEAST_FOR_CURVES
+        if both and (begun_so or (sampler is None and long)):
+            why = "as it was begun" if begun_so else f"one objective, {LEAST_FOR_CURVES} epochs or more"
+            return replace(self, sampler="curves", scheduler="curves", why=why)
         if made.scheduler == "auto":
             known = scheduler if scheduler in SCHEDULERS else None
             made = replace(made, scheduler=known or ("none" if search.second_objective else "asha"))

@@ -46,7 +46,7 @@ WAITING = ("tpe", "gp")
 """Samplers that a search lets wait for enough trials, and mixes random draws into; others begin by themselves."""
 
 
-class Drawn(NamedTuple):
+class DrawnTrial(NamedTuple):
     """A configuration that was drawn.
 
     Attributes:
@@ -87,11 +87,11 @@ class Draws:
         self._frozen: dict[str, FrozenTrial] = {}
         self.differs = ""
 
-    def next(self, state: SearchState) -> Drawn:
+    def next(self, state: SearchState) -> DrawnTrial:
         """Draw the next configuration; the trial that trains it is the next to be `enter`ed."""
         count = len(state.trials)
         if count < len(self._references):
-            return Drawn(dict(self._references[count]), 0, frozen_trial({}, self._space))
+            return DrawnTrial(dict(self._references[count]), 0, frozen_trial({}, self._space))
         place, name = count - len(self._references), f"t{count:04d}"
         if self._points:
             repeat, index = divmod(place, len(self._points))
@@ -106,7 +106,7 @@ class Draws:
                 self._study.add_trial(frozen)
         self._drawn_as[name] = len(self._study.get_trials(deepcopy=False)) - 1
         self._frozen[name] = frozen
-        return Drawn(params, repeat, frozen)
+        return DrawnTrial(params, repeat, frozen)
 
     def enter(self, started: TrialStarted, state: SearchState) -> None:
         """Enter a trial of an earlier attempt, before `state` has it; a sampler that keeps a state draws it again."""

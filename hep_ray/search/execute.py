@@ -29,7 +29,7 @@ from hep_ray.loading.stream import open_events
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
-from hep_ray.search.sampler import FollowsSearcher, JournalSearcher, OptunaSearcher
+from hep_ray.search.sampler import FollowsSearcher, JournalSearcher, searcher_for
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, judge, leaderboard, write_leaderboard
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
@@ -99,8 +99,8 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         plan = _with_recorded_cost(plan, state.started, console)
         return plan.opening(state, resume=resume)
 
-    def sampler(state: SearchState, write: Callable[[Record], None]) -> OptunaSearcher:
-        return OptunaSearcher(
+    def sampler(state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
+        return searcher_for(
             plan.search, plan.preset, plan.space, plan.given.seed, plan.folder / "optuna.db", state, write
         )
 

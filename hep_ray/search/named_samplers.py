@@ -217,6 +217,10 @@ def check_sampler(preset: Preset, search: Search) -> None:
                 f"'{preset.scheduler_name}' makes: take 'tpe', 'gp', 'qmc', 'random' or 'grid', or another scheduler"
             )
         return
+    if name == "curves" and search.second_objective is not None:
+        raise InvalidConfig(
+            f"curves serves one objective, and {search.name} has two: take sampler 'tpe' with scheduler 'asha_pausing'"
+        )
     sampler = NAMED.get(name)
     if sampler is None:
         return
@@ -234,6 +238,10 @@ def check_sampler(preset: Preset, search: Search) -> None:
             f"sampler '{name}' learns from generations of ended trials, and scheduler '{preset.scheduler_name}' pauses "
             "them: take 'tpe', 'gp', 'qmc', 'random' or 'grid', or another scheduler"
         )
+    _check_space(name, sampler, space)
+
+
+def _check_space(name: str, sampler: Named, space: Space) -> None:
     if not sampler.conditions and (conditional := space.conditional()):
         raise InvalidSpace(
             f"sampler '{name}' cannot draw '{conditional[0]}', which only some configurations have: take 'tpe', 'qmc' "

@@ -1,4 +1,4 @@
-"""What hands out trials to Tune, and decides after each epoch whether they go on; all of it follows from the journal.
+"""Hand out trials to Tune, and decide after each epoch whether they go on; all of it follows from the journal.
 
 Ray Tune's own OptunaSearch keeps its state in pickles that lag behind the trials, and tells a
 trial that ASHA stopped as if it had been trained in full. Here the journal is the state: `draws.py` draws from what it
@@ -21,14 +21,16 @@ from ray.tune.search import Searcher
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.models import MODELS
+from hep_ray.search.curves import CurveSearcher, Ending, Step
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.draws import Draws, total_trials
+from hep_ray.search.draws import Draws, frozen_trial, total_trials
 from hep_ray.search.named_samplers import draws_alike
 from hep_ray.search.scheduler import Decision, scheduler_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.search.stored_study import StoredStudy
 from hep_ray.tracking.records import (
+    OF_PARAMETERS,
     EpochFinished,
     Record,
     TrialFinished,
@@ -199,7 +201,7 @@ class OptunaSearcher(JournalSearcher):
         self._search, self._preset, self._seed = search, preset, seed
         self._references = len(search.points_to_evaluate)
         self.total = total_trials(search, preset, space)
-        self._draws = Draws(search, preset, space, seed)
+        self._draws = None if preset.sampler == "curves" else Draws(search, preset, space, seed)
         self._alike = draws_alike(preset.sampler, space)
         self._scheduler = scheduler_for(preset.scheduler, preset.goal(search, seed))
         self.pauses = self._scheduler.pauses
@@ -210,8 +212,12 @@ class OptunaSearcher(JournalSearcher):
         """Trial that the scheduler knows → epoch until which it trains first."""
         self._decisions: dict[str, Decision] = {}
         self._told: Record | None = None
+        self._prepare(space)
         self._replay(state)
         self._stored = StoredStudy(search, space, database, state)
+
+    def _prepare(self, space: Space) -> None:
+        """Make what decides, before it is told the journal."""
 
     def leg(self) -> TrialStarted | None:
         """Let a paused trial go on, or begin a new one."""
@@ -276,7 +282,8 @@ class OptunaSearcher(JournalSearcher):
     def tell(self, trial: TrialState) -> None:
         """Tell the studies how a trial ended; a trial whose end is known is left as it is."""
         self._stored.tell(trial)
-        self._draws.end(trial)
+        if self._draws is not None:
+            self._draws.end(trial)
 
     def end(self) -> None:
         """Record every trial that pauses as stopped: the budget is spent."""
@@ -287,7 +294,7 @@ class OptunaSearcher(JournalSearcher):
     def doubts(self) -> list[str]:
         """Return those of the scheduler, and a sampler that does not draw again what it drew."""
         found = self._scheduler.doubts()
-        if self._draws.differs:
+        if self._draws is not None and self._draws.differs:
             found.append(
                 f"{self._preset.sampler_name} drew {self._draws.differs} otherwise when it was asked again after the "
                 "restart: from there on the search is another than it would have been without one"
@@ -309,10 +316,10 @@ class OptunaSearcher(JournalSearcher):
         """Tell scheduler and draws what an earlier attempt recorded, in its order, as it was told then."""
         self._state = SearchState()
         for record in state.records:
-            if isinstance(record, TrialStarted):
+            if isinstance(record, TrialStarted) and self._draws is not None:
                 self._draws.enter(record, self._state)
             self._state.apply(record)
-            if isinstance(record, TrialFinished):
+            if isinstance(record, TrialFinished) and self._draws is not None:
                 self._draws.end(self._state.trials[record.trial_id])
             self._tell_scheduler(record)
         self._state = state
@@ -351,6 +358,7 @@ class OptunaSearcher(JournalSearcher):
                 return None
         elif place >= self.total:
             return None
+        assert self._draws is not None
         drawn = self._draws.next(self._state)
         name = f"t{place:04d}"
         if self._is_scheduled(place, drawn.params):
@@ -367,7 +375,7 @@ class OptunaSearcher(JournalSearcher):
         self._note(record)
         return record
 
-    def _going_on(self) -> TrialGoesOn | None:
+    def _going_on(self) -> TrialGoesOn | TrialStarted | None:
         """Return which paused trial goes on, within the epochs that are left."""
         if self._closed or not self.pauses or len(self._state.trials) < self._references:
             return None
@@ -426,8 +434,86 @@ def is_fitted(params: Mapping[str, Any]) -> bool:
     return model in MODELS and MODELS[str(model)].fitted
 
 
+class CurveTrials(OptunaSearcher):
+    """Trains next what the model of learning curves says, a paused trial or a new one: see `curves.py`."""
+
+    def _prepare(self, space: Space) -> None:
+        self._space = space
+        self._curves = CurveSearcher(
+            space,
+            self._preset.epochs,
+            mode=self._search.mode,
+            seed=self._seed,
+            budget=self.epochs_in_all,
+            points=self._search.points_to_evaluate,
+        )
+        self._numbers: dict[str, int] = {}
+        """Trial → its number for the model, in the order in which they were opened."""
+        self._mine: Record | None = None
+
+    def prediction(self, trial_id: str) -> Ending | None:
+        """Return where the model expects a trial to end; None before it knows enough."""
+        return self._curves.prediction(self._numbers[trial_id])
+
+    def _begin(self) -> TrialStarted | None:
+        return None
+
+    def _going_on(self) -> TrialGoesOn | TrialStarted | None:
+        """Return what the model says is to be trained next, a new trial among it."""
+        step = None if self._closed else self._curves.next()
+        if step is None:
+            return None
+        name = f"t{step.trial:04d}"
+        reason = step.why.removeprefix(f"{name} ")
+        if step.start > 0 or name in self._numbers:
+            reason = reason.partition(": ")[2]
+            self._mine = TrialGoesOn(time=time.time(), trial_id=name, until=step.until, reason=reason)
+            return self._mine
+        reference = step.trial < self._references
+        self._numbers[name] = step.trial
+        tried = [trial.started.params for trial in self._state.trials.values()]
+        self._mine = TrialStarted(
+            time=time.time(),
+            trial_id=name,
+            number=self._stored.add(frozen_trial({} if reference else step.params, self._space)),
+            params=step.params,
+            seed=self._seed + (0 if reference else tried[self._references :].count(step.params)),
+            until=step.until,
+            reason=reason,
+        )
+        return self._mine
+
+    def _tell_scheduler(self, record: Record) -> None:
+        if record is self._mine:
+            return
+        name = getattr(record, "trial_id", "")
+        if isinstance(record, TrialStarted | TrialGoesOn):
+            number = self._numbers.setdefault(name, len(self._numbers))
+            trial = self._state.trials[name]
+            until = record.until or self._preset.epochs
+            self._curves.took(Step(number, dict(trial.started.params), len(trial.history), until))
+        elif isinstance(record, EpochFinished):
+            self._curves.report(self._numbers[name], record.epoch, record.metrics[self._search.metric])
+        elif isinstance(record, TrialFinished):
+            self._curves.ended(self._numbers[name], failed=record.failure in OF_PARAMETERS)
+
+
+def searcher_for(
+    search: Search,
+    preset: Preset,
+    space: Space,
+    seed: int,
+    database: Path | None,
+    state: SearchState,
+    write: Callable[[Record], None],
+) -> OptunaSearcher:
+    """Return what hands out the trials of a preset; arguments as those of `OptunaSearcher`."""
+    made = CurveTrials if preset.resolved(search).sampler == "curves" else OptunaSearcher
+    return made(search, preset, space, seed, database, state, write)
+
+
 class FollowsSearcher(FIFOScheduler):
-    """What Tune takes for its scheduler: it asks the searcher, once an epoch is recorded.
+    """Scheduler that Tune sees: it asks the searcher, once an epoch is recorded.
 
     Args:
         searcher: decides.

@@ -32,7 +32,7 @@ LEAST_BESIDE = 5
 
 @dataclass(frozen=True)
 class SearchGoal:
-    """What a scheduler compares trials by, and how long they are.
+    """Goal by which a scheduler compares trials, and how long they are.
 
     Attributes:
         metric: key of the per-epoch report that ranks trials.
@@ -302,14 +302,21 @@ class PromotingASHA(_Rungs):
         self._promoted[max(rung for rung in self._rungs if trial_id in self._values[rung])].add(trial_id)
 
 
+class LearningCurves(Scheduler):
+    """Stands for `curves`, which chooses the configurations too: see `curves.py` and `sampler.CurveTrials`."""
+
+    pauses: ClassVar[bool] = True
+
+
 NAMED: dict[str, type[Scheduler]] = {
     "asha": StoppingASHA,
     "asha_pausing": PromotingASHA,
     "hyperband": Hyperband,
     "median": MedianStopping,
     "none": Scheduler,
+    "curves": LearningCurves,
 }
-"""Name in a preset → scheduler. `curves` is no scheduler alone: it chooses the configurations too."""
+"""Name in a preset → scheduler."""
 
 
 def scheduler_for(scheduler: str | Scheduler, goal: SearchGoal) -> Scheduler:

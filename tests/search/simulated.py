@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.sampler import OptunaSearcher
+from hep_ray.search.sampler import searcher_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
@@ -46,7 +46,7 @@ class Simulated:
         references: tuple[dict[str, Any], ...] = (),
         second: str | None = None,
         diverges: tuple[str, ...] = (),
-        searcher: Any = OptunaSearcher,
+        searcher: Any = searcher_for,
     ) -> None:
         self.state = SearchState.fold(records)
         self.search = Search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from typing import Any
 
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from hep_ray.errors import InvalidConfig
 from hep_ray.search.definition import Preset
+from hep_ray.search.named_samplers import check_sampler
 from hep_ray.search.scheduler import Decision, Scheduler, TakeUp
 from hep_ray.search.space import Choice, LogUniform, Space, Uniform
+from tests.facts import raises
 from tests.search.simulated import Simulated, told
 
 RANGES = Space(
@@ -220,3 +224,33 @@ def test_after_it_is_closed_nothing_is_handed_out_and_nothing_is_lost() -> None:
     assert isinstance(first, dict)
     again = Simulated(made, RANGES, whole.state.records)
     assert again.searcher.suggest("") == first
+
+
+@pytest.mark.parametrize("space", [RANGES, GRID], ids=["ranges", "grid"])
+def test_learning_curves_resume_exactly_and_say_why(space: Space) -> None:
+    reference = {**GRID.grid()[0], "learning_rate": 1e-4}
+    made = Preset(epochs=9, trials=8, scheduler="curves")
+    records = check(made, space, 12, references=(reference,), diverges=("t0002",))
+    epochs = [one for one in records if one["kind"] == "epoch_finished"]
+    assert len(epochs) <= 9 * 9
+    assert len(epochs) > 9 * 9 - 9
+    reasons = [one["reason"] for one in records if one["kind"] == "trial_goes_on"]
+    assert any("% to beat" in reason for reason in reasons)
+    trained = {one["trial_id"] for one in epochs}
+    assert len(trained) > 9
+    ends = [one["status"] for one in records if one["kind"] == "trial_finished"]
+    assert set(ends) == {"completed", "stopped", "failed"}
+
+
+def test_curves_stand_alone() -> None:
+    assert Preset(epochs=9, trials=1, sampler="curves").scheduler == "curves"
+    with raises(InvalidConfig, "'random'", "'curves'"):
+        Preset(epochs=9, trials=1, sampler="random", scheduler="curves")
+    with raises(InvalidConfig, "curves", "toy", "'asha_pausing'"):
+        search = Simulated(preset("random", "none"), RANGES, second="epoch_seconds").search
+        check_sampler(Preset(epochs=9, trials=1, sampler="curves"), search)
+    plain = Simulated(preset("random", "none"), RANGES).search
+    both = Preset(epochs=9, trials=1, sampler="auto", scheduler="auto")
+    assert both.resolved(plain).scheduler == "curves"
+    assert both.resolved(plain, "tpe", "asha").sampler == "tpe"  # as it was begun
+    assert dataclasses.replace(both, epochs=4).resolved(plain).scheduler == "asha"

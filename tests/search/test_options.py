@@ -42,7 +42,7 @@ def test_the_journal_records_what_it_did() -> None:
 def test_every_option_but_what_the_command_knows_is_a_flag_of_its_name(options: type) -> None:
     flags = {one.name: one for one in command(options).params}
     names = {one.name for one in dataclasses.fields(options)}
-    assert names - flags.keys() <= {"source", "grace_epochs", "scripts"}
+    assert names - flags.keys() <= {"source", "grace_epochs", "sampler", "scheduler", "scripts"}
     for one in dataclasses.fields(options):
         help_text = getattr(flags.get(one.name), "help", "")
         if one.name in RECORDED - {"data"} and options is SearchOptions:

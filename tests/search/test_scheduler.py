@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from hep_ray.search.definition import Preset, Search
@@ -44,7 +46,7 @@ def records(results):
 def replayed(journal, references=(), **preset):
     """The searcher of an attempt that follows this journal, and the trials that it ends at once."""
     state = SearchState.fold(journal)
-    search = Search(**{**vars(SEARCH), "points_to_evaluate": references})
+    search = dataclasses.replace(SEARCH, points_to_evaluate=references)
     made = Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset})
     searcher = OptunaSearcher(search, made, SEARCH.space, 0, None, state, state.apply)
     ended = set()
