@@ -1,13 +1,16 @@
-"""Learning curves of LCBench from its surrogate, and searches that are simulated on them by eight workers.
+"""Learning curves of LCBench from its surrogate, and searches that are simulated on them by asynchronous workers.
 
 The surrogate is that of YAHPO Gym (Pfisterer et al., arXiv:2109.03670) of the curves of Zimmer, Lindauer and Hutter
 (2021): networks of seven parameters on OpenML's tasks, 52 epochs each. `HEP_RAY_TEST_DATA` names the folder that holds
 `lcbench`, `../shared/data` by default.
 
-Eight workers take trials as they get free; every epoch costs one unit. A searcher is judged by the best validation
-accuracy that it has seen in any trial after any epoch. Its regret is normalised: (best known − that) / (best known −
-median of 1,000 random configurations in full). The best known is the highest after any of three epochs of 100,000
-random configurations, after any epoch of the 2,100 best of those, and in an evolutionary search of 88,000 evaluations.
+Eight workers take work as they get free; every epoch costs one unit, or the surrogate's own seconds. A searcher is
+judged by the best validation accuracy that it has seen in any trial after any epoch. Its regret is normalised: (best
+known − that) / (best known − median of 1,000 random configurations in full). The best known is the highest after any of
+three epochs of 100,000 random configurations, after any epoch of the 2,100 best of those, and in an evolutionary search
+of 88,000 evaluations.
+
+Nothing of hep_ray is imported here: rivals run in environments of their own.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+<<<<<<< HEAD
 import optuna
 from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -31,6 +34,8 @@ from hep_ray.errors import UnreadableInput
 from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
+=======
+>>>>>>> a5efc19 (A search by learning curves is measured beside rivals whose runs are kept)
 
 EPOCHS = 52
 WORKERS = 8
@@ -57,29 +62,29 @@ SCALE = {
     189908: (95.527, 81.120),
 }
 """Task of OpenML → best known and median validation accuracy, %. These are the tasks to develop on."""
-SPACE = Space(
-    model="mlp",
-    batch_size=LogUniform(16, 512),
-    learning_rate=LogUniform(1e-4, 1e-1),
-    momentum=Uniform(0.1, 0.99),
-    weight_decay=Uniform(1e-5, 1e-1),
-    num_layers=Integer(1, 5),
-    max_units=LogUniform(64, 1024),
-    max_dropout=Uniform(0.0, 1.0),
-)
+RANGES: dict[str, tuple[float, float, str]] = {
+    "batch_size": (16, 512, "log"),
+    "learning_rate": (1e-4, 1e-1, "log"),
+    "momentum": (0.1, 0.99, "real"),
+    "weight_decay": (1e-5, 1e-1, "real"),
+    "num_layers": (1, 5, "whole"),
+    "max_units": (64, 1024, "log"),
+    "max_dropout": (0.0, 1.0, "real"),
+}
+"""Parameter → bounds, and whether it is uniform in its logarithm, real or whole."""
 WHOLE = ("batch_size", "max_units")
 """Whole numbers that are drawn as real ones, uniform in their logarithm."""
 Curve = npt.NDArray[np.float64]
 
 
 class Surrogate:
-    """Validation accuracy after every epoch of any configuration, %.
+    """Validation accuracy after every epoch of any configuration, %, and the seconds until then.
 
     Args:
         folder: of the test data.
 
     Raises:
-        UnreadableInput: it holds no surrogate.
+        FileNotFoundError: it holds no surrogate.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -87,7 +92,7 @@ class Surrogate:
 
         data = folder or Path(os.environ.get("HEP_RAY_TEST_DATA") or "../shared/data")
         if not (data / "lcbench" / "model.onnx").is_file():
-            raise UnreadableInput(
+            raise FileNotFoundError(
                 f"the surrogate of LCBench is data of ours for tests; {data.absolute()} holds no lcbench/model.onnx: "
                 "let HEP_RAY_TEST_DATA name the folder that does"
             )
@@ -99,12 +104,29 @@ class Surrogate:
 
     def curve(self, task: int, params: dict[str, Any]) -> Curve:
         """(52,) validation accuracy, %."""
-        values = [round(params[name]) if name in WHOLE else params[name] for name in SPACE.drawn()]
+        return self.curve_and_seconds(task, params)[0]
+
+    def curve_and_seconds(self, task: int, params: dict[str, Any]) -> tuple[Curve, Curve]:
+        """(52,) validation accuracy, %, and (52,) seconds since the start."""
+        values = [round(params[name]) if name in WHOLE else params[name] for name in RANGES]
         rows = np.empty((EPOCHS, 1 + len(values)), np.float32)
         rows[:, 0], rows[:, 1:] = np.arange(1, EPOCHS + 1), values
         inputs = {"x_cat": np.full((EPOCHS, 1), self._codes[task], np.int32), "x_cont": rows}
-        curve: Curve = self._model.run(None, inputs)[0][:, 1].astype(np.float64)
-        return curve
+        seen = self._model.run(None, inputs)[0].astype(np.float64)
+        return seen[:, 1], np.maximum.accumulate(seen[:, 0])
+
+
+def drawn(rng: np.random.Generator) -> dict[str, Any]:
+    """A configuration at random."""
+    params: dict[str, Any] = {}
+    for name, (low, high, kind) in RANGES.items():
+        if kind == "whole":
+            params[name] = int(rng.integers(int(low), int(high) + 1))
+        elif kind == "log":
+            params[name] = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        else:
+            params[name] = float(rng.uniform(low, high))
+    return params
 
 
 def regret(task: int, accuracy: float) -> float:
@@ -116,21 +138,22 @@ def regret(task: int, accuracy: float) -> float:
 class Method(Protocol):
     """A searcher with its scheduler."""
 
-    def start(self) -> tuple[str, dict[str, Any]]:
-        """Name and parameters of the next trial."""
+    def start(self) -> tuple[str, dict[str, Any], int] | None:
+        """Name, parameters and epoch so far of what a free worker trains next; None: nothing for now."""
 
     def report(self, name: str, epoch: int, value: float) -> bool:
-        """Take in a result; whether the trial ends, as it does after its last epoch."""
+        """Take in a result; whether the worker gets free, as it does after the last epoch."""
 
 
 class Ours:
-    """The searcher and the scheduler of `run_search`, with a journal that is kept in memory.
+    """The searcher of learning curves, as a search has it by default.
 
     Args:
         seed: of the draws.
-        preset: what is not default: sampler, scheduler, grace and so on.
+        given: other arguments of `CurveSearcher`.
     """
 
+<<<<<<< HEAD
     def __init__(self, seed: int, **preset: Any) -> None:
         search = Search(name="lcbench", task="lcbench", title="", space=SPACE, presets={}, metric=METRIC)
         chosen = Preset(**{"epochs": EPOCHS, "trials": BUDGETS[-1], **preset})
@@ -157,94 +180,86 @@ class Ours:
 
     def _write(self, record: Record) -> None:
         self._state.apply(record)
+=======
+    def __init__(self, seed: int, **given: Any) -> None:
+        from hep_ray import Integer, LogUniform, Space, Uniform
+        from hep_ray.search.curves import CurveSearcher
 
+        kinds: dict[str, Any] = {"log": LogUniform, "real": Uniform, "whole": Integer}
+        space = {name: kinds[kind](low, high) for name, (low, high, kind) in RANGES.items()}
+        self.searcher = CurveSearcher(Space(model="mlp", **space), EPOCHS, seed=seed, **given)
+        self._until: dict[str, int] = {}
 
-class RandomASHA:
-    """Ray's own ASHA over configurations drawn at random: the least that a search has to do.
-
-    Args:
-        seed: of the draws.
-        grace: epochs before any trial is stopped; all of them for random search in full length.
-    """
-
-    def __init__(self, seed: int, grace: int = 1) -> None:
-        self._asha: Any = ASHAScheduler(
-            time_attr="epoch", metric=METRIC, mode="max", max_t=EPOCHS, grace_period=grace, reduction_factor=3
-        )
-        sampler = optuna.samplers.RandomSampler(seed=seed)
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._drawn = 0
-
-    def start(self) -> tuple[str, dict[str, Any]]:
-        """Name and parameters of the next trial."""
-        name = str(self._drawn)
-        self._drawn += 1
-        self._asha.on_trial_add(None, SimpleNamespace(trial_id=name))
-        return name, SPACE.suggest(self._study.ask())
+    def start(self) -> tuple[str, dict[str, Any], int] | None:
+        """Name, parameters and epoch so far of the next decision."""
+        step = self.searcher.next()
+        if step is None:
+            return None
+        self._until[str(step.trial)] = step.until
+        return str(step.trial), step.params, step.start
 
     def report(self, name: str, epoch: int, value: float) -> bool:
-        """Take in a result; whether the trial ends."""
-        result = {"epoch": epoch, METRIC: value}
-        decision: str = self._asha.on_trial_result(None, SimpleNamespace(trial_id=name), result)
-        return decision == TrialScheduler.STOP or epoch == EPOCHS
+        """Take in a result; whether the trial pauses or ends."""
+        self.searcher.report(int(name), epoch, value)
+        return epoch == self._until[name]
+>>>>>>> a5efc19 (A search by learning curves is measured beside rivals whose runs are kept)
 
 
-class OptunaTPE:
-    """Optuna's TPE as it comes, in full length or with its successive halving.
+def simulate(
+    surrogate: Surrogate,
+    task: int,
+    method: Method,
+    budgets: Iterable[float],
+    *,
+    workers: int = WORKERS,
+    seconds: bool = False,
+) -> list[float]:
+    """Search; best validation accuracy seen, %, after each of these costs, in rising order.
 
     Args:
-        seed: of the draws.
-        halving: whether trials are stopped.
+        surrogate: of the curves.
+        task: of OpenML.
+        method: that searches.
+        budgets: epochs in all, or seconds in all.
+        workers: that train at once.
+        seconds: an epoch costs what the surrogate says, not one unit.
     """
-
-    def __init__(self, seed: int, *, halving: bool) -> None:
-        pruner = optuna.pruners.SuccessiveHalvingPruner() if halving else optuna.pruners.NopPruner()
-        self._study = optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner
-        )
-        self._running: dict[str, optuna.Trial] = {}
-        self._best: dict[str, float] = {}
-
-    def start(self) -> tuple[str, dict[str, Any]]:
-        """Name and parameters of the next trial."""
-        trial = self._study.ask()
-        self._running[str(trial.number)] = trial
-        return str(trial.number), SPACE.suggest(trial)
-
-    def report(self, name: str, epoch: int, value: float) -> bool:
-        """Take in a result; whether the trial ends."""
-        trial = self._running[name]
-        self._best[name] = max(value, self._best.get(name, -np.inf))
-        trial.report(value, epoch)
-        if epoch == EPOCHS:
-            self._study.tell(trial, self._best[name])
-        elif trial.should_prune():
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            return False
-        return True
-
-
-def simulate(surrogate: Surrogate, task: int, method: Method, budgets: Iterable[int]) -> list[float]:
-    """Search; best validation accuracy seen, %, after each of these numbers of epochs, in rising order."""
-    seen, best, spent = [], -np.inf, 0
+    seen: list[float] = []
+    best, spent = -np.inf, 0.0
     marks = sorted(budgets)
-    running: list[tuple[int, int, str, Curve, int]] = []
+    curves: dict[str, tuple[Curve, Curve]] = {}
+    running: list[tuple[float, int, str, int]] = []
+    idle = list(range(workers))
 
-    def start(now: int, worker: int) -> None:
-        name, params = method.start()
-        heapq.heappush(running, (now + 1, worker, name, surrogate.curve(task, params), 1))
+    def cost(name: str, epoch: int) -> float:
+        if not seconds:
+            return 1.0
+        since = curves[name][1]
+        return max(1e-3, float(since[epoch - 1] - (since[epoch - 2] if epoch > 1 else 0.0)))
 
-    for worker in range(WORKERS):
-        start(0, worker)
-    while spent < marks[-1]:
-        now, worker, name, curve, epoch = heapq.heappop(running)
-        value = float(curve[epoch - 1])
-        best, spent = max(best, value), spent + 1
-        if spent in marks:
+    def start(now: float) -> None:
+        while idle and (work := method.start()) is not None:
+            name, params, epoch = work
+            if name not in curves:
+                curves[name] = surrogate.curve_and_seconds(task, params)
+            heapq.heappush(running, (now + cost(name, epoch + 1), idle.pop(0), name, epoch + 1))
+
+    start(0)
+    while len(seen) < len(marks):
+        now, worker, name, epoch = heapq.heappop(running)
+        value = float(curves[name][0][epoch - 1])
+        best, spent = max(best, value), spent + cost(name, epoch)
+        while len(seen) < len(marks) and spent >= marks[len(seen)]:
             seen.append(best)
         if method.report(name, epoch, value):
-            start(now, worker)
+            idle.append(worker)
+            start(now)
         else:
-            heapq.heappush(running, (now + 1, worker, name, curve, epoch + 1))
+            heapq.heappush(running, (now + cost(name, epoch + 1), worker, name, epoch + 1))
     return seen
+
+
+def seconds_of_a_training(surrogate: Surrogate, task: int) -> float:
+    """Median over 100 random configurations of the seconds of a training in full."""
+    rng = np.random.default_rng(0)
+    return float(np.median([surrogate.curve_and_seconds(task, drawn(rng))[1][-1] for _ in range(100)]))

@@ -129,8 +129,9 @@ def diverged_share() -> Iterator[dict[str, Any]]:
 
 
 def default_regret() -> Iterator[dict[str, Any]]:
-    """Normalised regret on LCBench's surrogate of a search by default, and of random search with Ray's ASHA."""
-    from lcbench import BUDGETS, Ours, RandomASHA, Surrogate, regret, simulate
+    """Normalised regret on LCBench's surrogate of the searcher by learning curves, and of random search with ASHA."""
+    from lcbench import BUDGETS, Ours, Surrogate, regret, simulate
+    from rivals import RandomASHA
 
     surrogate = Surrogate()
     regrets: dict[str, list[list[float]]] = {"ours": [], "random_asha": []}
