@@ -24,18 +24,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-<<<<<<< HEAD
-import optuna
-from optuna.trial import TrialState
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
-
-from hep_ray import Integer, LogUniform, Preset, Search, Space, Uniform
-from hep_ray.errors import UnreadableInput
-from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.state import SearchState
-from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
-=======
->>>>>>> a5efc19 (A search by learning curves is measured beside rivals whose runs are kept)
 
 EPOCHS = 52
 WORKERS = 8
@@ -153,34 +141,6 @@ class Ours:
         given: other arguments of `CurveSearcher`.
     """
 
-<<<<<<< HEAD
-    def __init__(self, seed: int, **preset: Any) -> None:
-        search = Search(name="lcbench", task="lcbench", title="", space=SPACE, presets={}, metric=METRIC)
-        chosen = Preset(**{"epochs": EPOCHS, "trials": BUDGETS[-1], **preset})
-        self._state = SearchState()
-        self._searcher = OptunaSearcher(search, chosen, SPACE, seed, None, self._state, self._write)
-
-    def start(self) -> tuple[str, dict[str, Any]]:
-        """Name and parameters of the next trial."""
-        config: Any = self._searcher.suggest("")
-        return config["trial_id"], config["params"]
-
-    def report(self, name: str, epoch: int, value: float) -> bool:
-        """Take in a result; whether the trial ends."""
-        reported = EpochFinished(time=0, trial_id=name, metrics={"epoch": epoch, METRIC: value})
-        self._write(reported)
-        self._searcher.record(reported)
-        ends = self._searcher.after_epoch(name) != "go on"
-        if ends:
-            status = "completed" if epoch == EPOCHS else "stopped"
-            ended = TrialFinished(time=0, trial_id=name, status=status)
-            self._write(ended)
-            self._searcher.record(ended)
-        return ends
-
-    def _write(self, record: Record) -> None:
-        self._state.apply(record)
-=======
     def __init__(self, seed: int, **given: Any) -> None:
         from hep_ray import Integer, LogUniform, Space, Uniform
         from hep_ray.search.curves import CurveSearcher
@@ -202,7 +162,6 @@ class Ours:
         """Take in a result; whether the trial pauses or ends."""
         self.searcher.report(int(name), epoch, value)
         return epoch == self._until[name]
->>>>>>> a5efc19 (A search by learning curves is measured beside rivals whose runs are kept)
 
 
 def simulate(
