@@ -21,7 +21,7 @@ from tests.facts import raises, tells
 
 
 @pytest.mark.parametrize(
-    ("pixels", "step"), [(26, "python searches/cnn_loss.py --data"), (4, "hep-ray data show")]
+    ("pixels", "step"), [(26, "python searches/cnn_loss.py --data"), (4, "hep-ray new bg_sig_search --data")]
 )
 def test_convert_ends_with_a_table_and_the_next_command(pixels: int, step: str, tmp_path: Path) -> None:
     for offset, name in enumerate(("a", "b")):
