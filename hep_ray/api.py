@@ -63,8 +63,10 @@ def run(search: Search, *, resume: bool = False, console: Console | None = None,
         HepRayError: see `plan` for what is refused before any trial.
     """
     from hep_ray.search.execute import run_search
+    from hep_ray.search.start import refuse_too_short
 
     found = plan(search, resume=resume, **options)
+    refuse_too_short(found)
     done = run_search(found, resume=resume, console=console)
     return Result(found.folder, done.state, done.untracked)
 

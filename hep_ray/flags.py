@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from hep_ray.errors import InvalidConfig
 
 STORAGE = Path("runs")
 """Folder of all searches, unless another is named."""
@@ -82,6 +85,22 @@ SearchName = Annotated[
         metavar="SEARCH", help="Search: its name, its folder in a storage, or the path of its script."
     ),
 ]
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def duration(text: str) -> float:
+    """Return the seconds of a time such as `90s`, `45m`, `2h` or `1h30m`.
+
+    Raises:
+        InvalidConfig: it is none.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        raise InvalidConfig(f"no time: '{text}'; type hours, minutes and seconds as 2h, 45m, 90s or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def in_words(seconds: float) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from hep_ray.console import print_rows, print_text, result_console, run_app
-from hep_ray.flags import DryRun, python, typed
+from hep_ray.flags import DryRun, in_words, python, typed
 from hep_ray.masking import mask
 from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
@@ -57,18 +57,21 @@ def build_app(search: Search) -> typer.Typer:
         **given: Any,
     ) -> None:
         from hep_ray.search.execute import run_search
-        from hep_ray.search.start import plan_rows, planned
+        from hep_ray.search.start import plan_rows, planned, refuse_too_short
 
         console = Console(stderr=True)
         plan = planned(search, given, resume=resume)
         print_rows(console, plan_rows(plan))
         if dry_run:
-            from hep_ray.search.estimate import LONGEST, estimate
+            from hep_ray.search.estimate import LONGEST, check_time, estimate
 
             console.print(f"[dim]timing a few batches of each kind of trial, for at most {LONGEST:g} s …[/]")
-            print_rows(console, estimate(plan).rows())
+            cost = estimate(plan)
+            print_rows(console, cost.rows())
+            check_time(plan.given.time_budget, cost)
             console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
             return
+        refuse_too_short(plan)
         result = run_search(plan, resume=resume, console=console)
         _print_result(result, plan)
         if result.untracked is not None:
@@ -103,8 +106,12 @@ def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     started, storage = result.state.started, plan.storage
     assert started is not None
     yield look(result.tracking_uri, storage)
+    if result.out_of_time:
+        budget = in_words(plan.given.time_budget or 0.0)
+        yield typed(python(), sys.argv[0], "--resume", "--time-budget", budget, storage=storage)
     if words := words_to_confirm(result.state, stated_in(started, plan.search)):
+        words += ["--allow-unfinished"] * bool(result.out_of_time)
         yield typed("hep-ray", *words, storage=storage)
-    if plan.preset.sampler != "grid":
+    if not result.out_of_time and plan.preset.sampler != "grid":
         more = 2 * plan.trials
         yield typed(python(), sys.argv[0], "--resume", "--trials", more, storage=storage)

@@ -23,6 +23,7 @@ import torch
 from hep_ray.cluster import result
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EventSchema
+from hep_ray.errors import InvalidConfig
 from hep_ray.flags import in_words
 from hep_ray.loading.batches import Events
 from hep_ray.plugins import Plugin, load
@@ -130,7 +131,7 @@ def estimate(plan: SearchPlan) -> SearchCost:
     )
     task = work.remote(
         kinds,
-        str(plan.dataset.folder),
+        str(plan.dataset.folder.resolve()),
         plan.plugins,
         resources.cpus_per_trial,
         gpu=resources.gpus_per_trial > 0,
@@ -153,6 +154,20 @@ def estimate(plan: SearchPlan) -> SearchCost:
         tuple(sorted(shares.keys() - known)),
         tuple(failed),
     )
+
+
+def check_time(seconds: float | None, cost: SearchCost) -> None:
+    """Refuse a time in which no trial could end an epoch.
+
+    Raises:
+        InvalidConfig: the budget is shorter than the shortest epoch that was timed.
+    """
+    shortest = cost.shortest_epoch
+    if seconds is not None and seconds < shortest:
+        raise InvalidConfig(
+            f"a --time-budget of {seconds:g} s is shorter than one epoch, of which the fastest that was timed takes "
+            f"about {shortest:.2g} s: type a longer one, such as --time-budget {in_words(20 * shortest)}"
+        )
 
 
 def _drawn(plan: SearchPlan) -> list[Mapping[str, Any]]:

@@ -31,11 +31,12 @@ from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.sampler import FollowsSearcher, JournalSearcher, searcher_for
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, judge, leaderboard, write_leaderboard
+from hep_ray.search.time_budget import TimeBudget
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
-from hep_ray.tracking.records import Record, SearchFinished, SearchStarted
+from hep_ray.tracking.records import Record, SearchFinished, SearchStarted, TimeBudgetSpent
 
 Opening = Callable[[SearchState], Iterable[Record]]
 """Returns the first records of this attempt, given what the journal holds."""
@@ -54,12 +55,14 @@ class SearchResult:
         leaderboard: path of `leaderboard.json`.
         tracking_uri: where MLflow holds the same.
         untracked: why MLflow does not hold all of it yet; None where it does.
+        out_of_time: what was not done in the time budget; empty where everything was.
     """
 
     state: SearchState
     leaderboard: Path
     tracking_uri: str
     untracked: TrackingUnavailable | None = None
+    out_of_time: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,14 @@ class Executed:
         published: the file that tells it.
         parent_run_id: MLflow's parent run; None while MLflow has none.
         untracked: why MLflow does not hold all of it yet; None where it does.
+        out_of_time: what was not done in the time budget; empty where everything was.
     """
 
     state: SearchState
     published: Path
     parent_run_id: str | None
     untracked: TrackingUnavailable | None
+    out_of_time: str = ""
 
 
 def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | None = None) -> SearchResult:
@@ -111,7 +116,9 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         sampler=sampler,
         publish=lambda state, run_ids: write_leaderboard(plan.folder, leaderboard(state, run_ids)),
     )
-    return SearchResult(done.state, done.published, plan.tracking_uri, done.untracked)
+    if done.out_of_time:
+        beside(console)(done.out_of_time)
+    return SearchResult(done.state, done.published, plan.tracking_uri, done.untracked, done.out_of_time)
 
 
 def _with_recorded_cost(plan: SearchPlan, started: SearchStarted | None, console: Console) -> SearchPlan:
@@ -159,6 +166,7 @@ def execute(
         SearchFailed: every trial failed.
     """
     untracked: TrackingUnavailable | None = None
+    budget = TimeBudget(plan.time_budget)
     with Journal(plan.folder) as journal:
         recorder = Recorder(
             journal,
@@ -168,6 +176,7 @@ def execute(
             plan.folder / "trials",
             keep=plan.keep,
             epoch_timeout=plan.epoch_timeout,
+            budget=budget,
         )
         state = recorder.state
         records = opening(state)
@@ -179,15 +188,17 @@ def execute(
         recorder.sweep()
         for record in records:
             recorder.write(record)
-        done = False
+        done, out_of_time = False, ""
         try:
             try:
-                done = _train(plan, recorder, sampler, console)
+                done = _train(plan, recorder, sampler, console, budget)
                 if done:
                     if when_trained is not None:
                         when_trained(recorder)
                     if not state.finished:
                         recorder.write(SearchFinished(time=time.time()))
+                else:
+                    out_of_time = _out_of_time(budget, recorder, plan.trials)
             except KeyboardInterrupt:  # a second one, while Tune was ending the first way
                 judge(state, plan.trials, plan.to_go_on)
                 raise
@@ -197,16 +208,28 @@ def execute(
                     published = publish(state, tracker.run_ids)
             if published is not None:
                 untracked = untracked or _untracked(partial(tracker.attach, published))
-            judge(state, len(state.trials) if done else plan.trials, plan.to_go_on)
+            if not out_of_time:
+                judge(state, len(state.trials) if done else plan.trials, plan.to_go_on)
             assert published is not None
         except BaseException:
             if untracked is not None:
                 beside(console)(str(untracked))
             raise
-    return Executed(state, published, tracker.parent_run_id, untracked)
+    return Executed(state, published, tracker.parent_run_id, untracked, out_of_time)
 
 
-def _train(plan: TrainingPlan, recorder: Recorder, sampler: Sampler, console: Console) -> bool:
+def _out_of_time(budget: TimeBudget, recorder: Recorder, trials: int) -> str:
+    """Record that the time budget is spent, and return in words what was not done; empty while it is not."""
+    if not budget.spent:
+        return ""
+    stopped = tuple(sorted(budget.stopped))
+    recorder.write(TimeBudgetSpent(time=time.time(), seconds=budget.seconds or 0.0, stopped=stopped))
+    return budget.words(recorder.state, trials)
+
+
+def _train(
+    plan: TrainingPlan, recorder: Recorder, sampler: Sampler, console: Console, budget: TimeBudget
+) -> bool:
     """Let Tune train what is left, as often as it gives trials up that it has to train again.
 
     Returns:
@@ -224,7 +247,9 @@ def _train(plan: TrainingPlan, recorder: Recorder, sampler: Sampler, console: Co
             if not searcher.has_work():
                 searcher.end()
                 return True
-            _tune(plan, recorder, searcher, console)
+            if budget.spent:
+                return False
+            _tune(plan, recorder, searcher, console, budget)
             for doubt in searcher.doubts():
                 beside(console)(doubt)
             if not recorder.given_back():
@@ -239,6 +264,7 @@ def _tune(
     recorder: Recorder,
     searcher: JournalSearcher,
     console: Console,
+    budget: TimeBudget,
 ) -> None:
     """Let Tune train trials on the training split until the searcher has none left.
 
@@ -273,6 +299,7 @@ def _tune(
         name=plan.folder.name,
         storage_path=str(scratch),
         callbacks=[recorder],
+        stop=budget.closing(searcher.close),
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         failure_config=tune.FailureConfig(max_failures=TRIES_AGAIN),
         verbose=0,

@@ -50,6 +50,8 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any, kind: Any, flag: OptionInfo) -> Any:
+    if flag.parser is not None and isinstance(value, str):
+        value = flag.parser(value)
     try:
         value = TypeAdapter(kind).validate_python(value)
     except ValidationError as exc:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from hep_ray.flags import (
     SearchName,
     Storage,
     TrackingUri,
+    duration,
 )
 from hep_ray.masking import without_password
 from hep_ray.tracking.records import SearchStarted
@@ -60,6 +62,12 @@ CACHE_FLAG = typer.Option(
     help="resident: load the events into memory once; streaming: read them in every epoch, with a core for it on each "
     "node; auto: stream what exceeds the memory budget."
 )
+TIME_BUDGET_FLAG = typer.Option(
+    parser=duration,
+    metavar="TIME",
+    help="Time after which no trial starts and each that runs stops after its epoch, such as 45m, 2h or 1h30m; "
+    "--resume goes on with them.",
+)
 MEMORY_BUDGET_FLAG = typer.Option(
     help="GB of a node's memory for the events; unless given, half of the smallest object store of Ray."
 )
@@ -78,7 +86,7 @@ class SearchOptions:
         scheduler: likewise.
 
     Raises:
-        InvalidConfig: no epoch can take so long.
+        InvalidConfig: no epoch can take so long, or there is no time.
     """
 
     data: Annotated[
@@ -98,6 +106,7 @@ class SearchOptions:
         typer.Option(min=1, help="Epochs of a full trial, instead of the preset's."),
         Resume.MAY_CHANGE,
     ] = None
+    time_budget: Annotated[float | None, TIME_BUDGET_FLAG] = None
     seed: Annotated[int, SEED, Resume.MUST_MATCH] = 0
     tracking_uri: Annotated[str | None, IN_STORAGE, Resume.MAY_CHANGE] = None
     cpus_per_trial: Annotated[int, CPUS_PER_WORKER, Resume.MAY_CHANGE] = 1
@@ -130,6 +139,9 @@ class SearchOptions:
                 f"no epoch can take --epoch-timeout {self.epoch_timeout:g} s; it must be more than 0 s and at most "
                 f"{LONGEST_EPOCH:.0f} s (a year), which is as good as no limit"
             )
+
+        if self.time_budget is not None and not 0 < self.time_budget < math.inf:
+            raise InvalidConfig(f"a --time-budget must be more than 0 s; got {self.time_budget:g} s")
 
     @classmethod
     def resolve(cls, given: Mapping[str, Any], recorded: Mapping[str, Any], task: str) -> Self:

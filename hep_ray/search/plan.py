@@ -12,6 +12,7 @@ from typing import Any
 
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, StorageError, UnknownName
+from hep_ray.flags import in_words
 from hep_ray.plugins import Plugin, differences, import_named, places, registered
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
@@ -45,6 +46,7 @@ class TrainingPlan:
         keep: trials, best first, whose model stays on disk.
         epoch_timeout: seconds that an epoch may take.
         plugins: files of the user's own whose components the trials need.
+        time_budget: seconds after which nothing starts, and what runs stops after its epoch; None is no limit.
         to_go_on: what to type after an interruption.
     """
 
@@ -60,6 +62,7 @@ class TrainingPlan:
     keep: int = KEEP_BEST
     epoch_timeout: float = EPOCH_TIMEOUT
     plugins: tuple[Plugin, ...] = ()
+    time_budget: float | None = None
     to_go_on: str = "run the same script with --resume"
 
     @property
@@ -131,6 +134,7 @@ class SearchPlan:
             mode=self.search.mode,
             epoch_timeout=self.given.epoch_timeout,
             plugins=self.plugins,
+            time_budget=self.given.time_budget,
         )
 
     @property
@@ -170,9 +174,15 @@ class SearchPlan:
         idle = preset.scheduler != "none" and not stops(preset)
         nobody = ", which stops none of so few epochs" if idle else ""
         shared = f" = {drawn * preset.epochs} epochs, shared among trials that pause" if preset.pauses else ""
+        limit = self.given.time_budget
+        in_time = (
+            ""
+            if limit is None
+            else f"; ends after {in_words(limit)}, with what runs stopping after its epoch"
+        )
         return (
             f"{self.trials} trials × {preset.epochs} epochs{shared}; sampler {sampler}{chosen}, "
-            f"{'pausing' if preset.pauses else 'stopping'} {preset.stopping}{nobody}; seed {self.given.seed}"
+            f"{'pausing' if preset.pauses else 'stopping'} {preset.stopping}{nobody}; seed {self.given.seed}{in_time}"
         )
 
     @property

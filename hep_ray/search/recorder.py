@@ -16,6 +16,7 @@ from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned
 from hep_ray.search.failures import hung, last_attempt, loss, loss_kind, tail
 from hep_ray.search.state import SearchState
+from hep_ray.search.time_budget import TimeBudget
 from hep_ray.search.trial import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (
@@ -48,6 +49,7 @@ class Recorder(Callback):
         listeners: called with every new record, after it is on disk.
         keep: trials, best first, whose best model stays on disk.
         epoch_timeout: of the trials, s, for the words in which one is recorded that took longer.
+        budget: what stops after it has not ended.
 
     Attributes:
         storage_error: why the storage takes no more records; Tune tells only its text.
@@ -63,9 +65,12 @@ class Recorder(Callback):
         listeners: Sequence[Callable[[Record], None]] = (),
         keep: int = KEEP_BEST,
         epoch_timeout: float = math.inf,
+        *,
+        budget: TimeBudget | None = None,
     ) -> None:
         self.state = SearchState.fold(journal)
         self._epoch_timeout = epoch_timeout
+        self._budget = budget or TimeBudget(None)
         self.storage_error: StorageError | None = None
         self._given_back: Counter[str] = Counter()
         self._to_run_again: set[str] = set()
@@ -169,6 +174,10 @@ class Recorder(Callback):
             )
             raise self.storage_error
         if self.state.trials[trial.config["trial_id"]].paused:
+            return
+        whole = result.get(ENDED, False) or result.get("epoch", 0) >= self._epochs
+        if self._budget.spent and not whole and FAILURE not in result:
+            self._budget.stopped.add(trial.config["trial_id"])
             return
         self.finish(
             trial.config["trial_id"],

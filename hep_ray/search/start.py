@@ -13,6 +13,7 @@ from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
 from hep_ray.plugins import summary
 from hep_ray.search.definition import Search
+from hep_ray.search.estimate import check_time, estimate
 from hep_ray.search.options import SearchOptions, recorded_options
 from hep_ray.search.plan import SearchPlan, prepare
 from hep_ray.search.state import SearchState
@@ -40,6 +41,16 @@ def planned(search: Search, given: Mapping[str, Any], *, resume: bool = False) -
         raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
     recorded = recorded_options(folder, started) if started else {}
     return prepare(search, SearchOptions.resolve({**given, "source": script()}, recorded, search.task))
+
+
+def refuse_too_short(plan: SearchPlan) -> None:
+    """Time a few batches where the search has a time budget, and refuse one that no epoch fits into.
+
+    Raises:
+        InvalidConfig: it is too short.
+    """
+    if plan.given.time_budget is not None:
+        check_time(plan.given.time_budget, estimate(plan))
 
 
 def script() -> Path:

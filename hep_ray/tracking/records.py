@@ -237,6 +237,15 @@ class CodeAccepted(Config):
     changes: tuple[str, ...] = Field(description="what differs from before, a sentence for each file")
 
 
+class TimeBudgetSpent(Config):
+    """The time that this attempt had is over; trials that have not ended go on when the search is resumed."""
+
+    kind: Literal["time_budget_spent"] = "time_budget_spent"
+    time: float
+    seconds: float = Field(description="the budget")
+    stopped: tuple[str, ...] = Field((), description="trials that ran, and stopped after an epoch")
+
+
 class SearchFinished(Config):
     """The search ended with every trial accounted for; a later resume may add trials after it."""
 
@@ -255,6 +264,7 @@ Record = (
     | TrialFinished
     | TrialTested
     | CodeAccepted
+    | TimeBudgetSpent
     | SearchFinished
 )
 

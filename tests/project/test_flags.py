@@ -139,6 +139,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--preset": ["smoke"],
     "--trials": ["3"],
     "--epochs": ["5"],
+    "--time-budget": ["45m"],
     "--storage": ["elsewhere"],
     "--seed": ["7"],
     "--resume": [],

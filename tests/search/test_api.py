@@ -34,6 +34,8 @@ SPACE = Space(
     learning_rate=LogUniform(1e-4, 1e-1),
     loss="cross_entropy",
 )
+BESIDE = {"source", "grace_epochs", "sampler", "scheduler"}
+"""Fields that no flag sets: the script, and what a resumed search was given."""
 DRAWN = [
     ({"optimizer": "adam", "learning_rate": 1e-3}, (0.5, 0.7, 0.6), "completed"),
     ({"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2}, (0.4,), "stopped"),
@@ -169,7 +171,7 @@ def test_journals_of_before_are_read(tmp_path: Path) -> None:
 
 
 def test_every_option_of_a_search_is_a_keyword() -> None:
-    fields = {name for name in SearchOptions.__dataclass_fields__ if name not in {"source", "grace_epochs"}}
+    fields = {name for name in SearchOptions.__dataclass_fields__ if name not in BESIDE}
     assert set(keywords()) == fields
     for function in (run, hep_ray.plan):
         parameters = inspect.signature(function).parameters
@@ -185,6 +187,11 @@ def test_keywords_are_converted_as_flags_are(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HEP_RAY_STORAGE", "/elsewhere")
     assert checked({}) == {"storage": Path("/elsewhere")}
     assert checked({"storage": "mine"}) == {"storage": Path("mine")}
+    assert (
+        checked({"time_budget": "1h30m"})["time_budget"]
+        == checked({"time_budget": 5400})["time_budget"]
+        == 5400.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,6 +202,7 @@ def test_keywords_are_converted_as_flags_are(monkeypatch: pytest.MonkeyPatch) ->
         ({"trials": "many"}, InvalidConfig, ["trials", "'many'"]),
         ({"trials": 2.5}, InvalidConfig, ["trials", "2.5"]),
         ({"seed": -1}, InvalidConfig, ["seed", "-1", 2**31 - 1]),
+        ({"time_budget": "soon"}, InvalidConfig, ["'soon'", "2h"]),
         ({"cache": "disk"}, InvalidConfig, ["cache", "'disk'", "'resident'"]),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hep_ray.errors import InvalidConfig
 from hep_ray.search.definition import Preset
 from hep_ray.search.estimate import (
     SearchCost,
@@ -16,8 +17,9 @@ from hep_ray.search.estimate import (
     _kinds,
     _time,
     _whole,
+    check_time,
 )
-from tests.facts import tells
+from tests.facts import raises, tells
 
 MLP: dict[str, Any] = {
     "model": "mlp", "inputs": "image", "hidden_features": 4, "loss": "cross_entropy", "optimizer": "adam",
@@ -71,6 +73,15 @@ def test_a_few_batches_are_timed(make_dataset, monkeypatch) -> None:
     assert memory > 10**7
     assert len(failed) == 1
     assert tells(failed[0], "mlp", "tracks")
+
+
+def test_a_budget_shorter_than_an_epoch_is_refused() -> None:
+    cost = SearchCost((Timed("mlp", 32, 12.0, 0), Timed("cnn", 32, 40.0, 0)), (1.0, 1.0, 1.0), 0, 0)
+    check_time(None, cost)
+    check_time(12.5, cost)
+    check_time(0.1, SearchCost((), (0.0, 0.0, 0.0), 0, 0))  # nothing was timed
+    with raises(InvalidConfig, "--time-budget", "5 s", "12 s", "4m"):
+        check_time(5.0, cost)
 
 
 def test_times_are_told_in_words() -> None:

@@ -12,8 +12,10 @@ import pytest
 import typer
 
 from hep_ray.errors import CannotConfirm, InvalidConfig
+from hep_ray.flags import duration, in_words
 from hep_ray.search.options import LONGEST_EPOCH, ConfirmOptions, Resume, SearchOptions, with_flags
 from hep_ray.tracking.records import SearchStarted
+from tests.facts import raises
 
 RECORDED = {
     "data", "preset", "trials", "epochs", "seed", "tracking_uri", "cpus_per_trial", "gpus_per_trial",
@@ -94,3 +96,39 @@ def test_a_confirmation_of_nothing_is_refused(given: dict[str, Any]) -> None:
     (name,) = given
     with pytest.raises(CannotConfirm, match=f"--{name}"):
         ConfirmOptions("toy", **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("45m", 2700),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("1h1m1s", 3661),
+        (" 5m ", 300),
+    ],
+)
+def test_a_time_is_read_as_it_is_typed(text, seconds):
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "90", "soon", "2 hours", "-5m", "30m1h", "1h 30m", "nan", "infs", "m", "1d"]
+)
+def test_what_is_no_time_is_refused(text):
+    with raises(InvalidConfig, f"'{text}'", "2h", "1h30m"):
+        duration(text)
+
+
+@pytest.mark.parametrize("seconds", [1, 59, 300, 2700, 3600, 5400, 36000])
+def test_a_time_is_told_as_it_is_typed(seconds):
+    assert duration(in_words(seconds)) == seconds
+
+
+def test_a_time_budget_is_of_one_attempt_and_not_recorded():
+    options = SearchOptions(data=Path("data"), time_budget=60.0)
+    assert "time_budget" not in options.record()
+    with raises(InvalidConfig, "--time-budget", "0 s"):
+        SearchOptions(data=Path("data"), time_budget=0.0)

@@ -1,0 +1,97 @@
+"""A search that ends in time: what ran stops after its epoch, nothing starts, and all of it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.execute import run_search
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.plan import prepare
+from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.time_budget import TimeBudget
+from hep_ray.tracking.journal import read_records
+from hep_ray.tracking.records import (
+    EpochFinished,
+    SearchFinished,
+    TimeBudgetSpent,
+    TrialFinished,
+    TrialStarted,
+)
+from tests.facts import tells
+
+SEARCH = Search(
+    name="in_time",
+    task="toy",
+    title="A toy.",
+    space=Space(
+        model="mlp", inputs="image", hidden_features=4, loss="cross_entropy", optimizer="adam",
+        learning_rate=LogUniform(1e-3, 1e-2), batch_size=16,
+    ),
+    presets={"laptop": Preset(trials=4, epochs=6, sampler="random", scheduler="none")},
+)  # fmt: skip
+
+
+@pytest.mark.ray
+def test_a_search_stops_at_its_budget_and_goes_on(ray_session, make_dataset, tmp_path, monkeypatch) -> None:
+    options = SearchOptions(
+        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3
+    )
+    reports: list[str] = []
+    asked = TimeBudget.__call__
+
+    def count(self: TimeBudget, trial_id: str, result: dict[str, Any]) -> bool:
+        reports.append(trial_id)
+        return asked(self, trial_id, result)
+
+    with monkeypatch.context() as patched:  # an hour that is over with the third epoch
+        patched.setattr(TimeBudget, "__call__", count)
+        patched.setattr(TimeBudget, "spent", property(lambda self: len(reports) >= 3))
+        console = Console(file=io.StringIO(), width=400)
+        result = run_search(prepare(SEARCH, options), console=console)
+
+    records = list(read_records(tmp_path / "runs/in_time"))
+    spent = records[-1]
+    assert isinstance(spent, TimeBudgetSpent)
+    ran = {trial.trial_id for trial in result.state.drawn() if trial.history}
+    assert (spent.seconds, set(spent.stopped)) == (3600.0, ran)
+    assert len(ran) <= 2
+    assert not [one for one in records if isinstance(one, TrialFinished | SearchFinished)]
+    assert not result.state.finished
+    assert tells(
+        result.out_of_time, "1h", "0 of 4 trials", f"{len(ran)} stopped", *ran, "--resume", "--time-budget 1h"
+    )
+    assert result.out_of_time in console.file.getvalue()  # type: ignore[attr-defined]
+
+    last = spent.time
+    plan = prepare(SEARCH, dataclasses.replace(options, time_budget=None))
+    resumed = run_search(plan, resume=True, console=Console(quiet=True))
+    assert resumed.out_of_time == ""
+    assert resumed.state.finished
+    assert [trial.status for trial in resumed.state.drawn()] == ["completed"] * 4
+    for trial in resumed.state.drawn():
+        assert [metrics["epoch"] for metrics in trial.history] == [1, 2, 3, 4, 5, 6]
+    after = [one for one in read_records(tmp_path / "runs/in_time") if one.time > last]
+    assert sum(isinstance(one, EpochFinished) for one in after) == 24 - len(reports)
+    assert {one.trial_id for one in after if isinstance(one, TrialStarted)}.isdisjoint(ran)
+
+
+def test_a_budget_begins_when_it_is_made() -> None:
+    closed: list[bool] = []
+    budget = TimeBudget(1000.0).closing(lambda: closed.append(True))
+    assert not budget.spent
+    assert not budget("t", {})
+    assert closed == []
+    over = TimeBudget(1e-9).closing(lambda: closed.append(True))
+    time.sleep(0.001)
+    assert over.spent
+    assert over("t", {})
+    assert closed == [True]
+    assert not over.stop_all()
+    assert not TimeBudget(None).spent
