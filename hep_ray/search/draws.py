@@ -132,7 +132,8 @@ class Draws:
         if trial.finished.failure not in OF_PARAMETERS:
             tell(self._study, number, trial, self._search)
         elif not self._study.get_trials(deepcopy=False)[number].state.is_finished():
-            running_trial(self._study, number).set_constraint("fails", 1.0)
+            if self._preset.sampler != "cmaes":  # which takes no constraints, and warns of each
+                running_trial(self._study, number).set_constraint("fails", 1.0)
             self._study.tell(number, state=OptunaState.PRUNED)
 
     def _ask_anew(self, study: optuna.Study, place: int, state: SearchState) -> tuple[dict[str, Any], int]:
