@@ -467,6 +467,10 @@ JOINTLY = {
         {"input_transform", "optimizer", "weight_decay", "learning_rate", "schedule", "phi_flip", "eta_flip"}
         | {"batch_size"}
     ],
+    ("outlook", "laptop"): [
+        {"model", "root_index", "weight_decay", "learning_rate", "phi_rotation", "phi_flip", "eta_flip"},
+        {"dropout"},
+    ],
     ("particle_id", "smoke"): [
         {"scalar_scaling", "hidden_layers", "hidden_features", "dropout", "learning_rate", "batch_size"}
     ],
