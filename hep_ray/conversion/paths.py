@@ -131,7 +131,7 @@ def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None)
         held = ", ".join(f"{count} {ending}" for ending, count in (kinds or others).items())
         if len(kinds) != 1:
             remedy = f": give a glob of those that are meant, '{path}/*{next(iter(kinds or others), '')}'"
-            fits = sorted(name for name in READERS if set(others) & set(READERS[name].suffixes))
+            fits = sorted({_by_ending()[ending] for ending in others if ending in _by_ending()})
             if kinds:
                 raise InvalidConfig(f"{path} has files of several kinds, {held}{remedy}")
             if fits:
@@ -153,13 +153,18 @@ def _ending(path: Path) -> str:
     return suffix.lower()
 
 
+def _by_ending() -> dict[str, str]:
+    """Return ending → name of the format that it tells."""
+    return {suffix: name for name in READERS if READERS[name].guessed for suffix in READERS[name].suffixes}
+
+
 def reader_by_ending(paths: Sequence[Path]) -> str:
     """Return name of the format that the endings of files tell; of folders, those of the files in them.
 
     Raises:
         InvalidConfig: there is none, or several.
     """
-    suffixes = {suffix: name for name in sorted(READERS, reverse=True) for suffix in READERS[name].suffixes}
+    suffixes = _by_ending()
     found = set()
     for path in paths:
         endings = {_ending(path)}

@@ -29,6 +29,7 @@ from hep_ray.dataset.dataset import MANIFEST, Dataset, Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, InvalidSchema, StorageError
+from tests.conversion.delphes_files import write_delphes
 from tests.facts import raises
 
 EVENTS = 200
@@ -91,7 +92,14 @@ def write_png(folder: Path, rows: Table) -> list[Path]:
     return [folder / "bg", folder / "sig"]
 
 
+def write_delphes_pair(folder: Path, rows: Table) -> list[Path]:
+    for label, name in enumerate(("bg", "sig")):
+        write_delphes(folder / f"{name}.root", rows["pt"][rows["label"] == label])
+    return [folder / "bg.root", folder / "sig.root"]
+
+
 WRITERS: dict[str, Callable[[Path, Table], Any]] = {
+    "delphes": write_delphes_pair,
     "hdf5": write_hdf5,
     "hvl": write_hvl,
     "npz": write_npz,

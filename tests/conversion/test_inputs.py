@@ -26,6 +26,7 @@ from hep_ray.conversion.schema_file import parse_schema
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
+from tests.conversion.delphes_files import write_delphes
 from tests.facts import raises, tells
 
 
@@ -78,6 +79,7 @@ def text(path: Path, pt: np.ndarray) -> None:
 
 
 FORMATS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
+    "delphes": ("out.root", write_delphes),
     "hdf5": ("out.h5", hdf5),
     "hvl": ("out.h5", hvl),
     "npz": ("out.npz", npz),

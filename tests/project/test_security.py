@@ -14,7 +14,7 @@ FORBIDDEN = {
     "tempfile.mktemp", "shutil.unpack_archive", "joblib.load", "marshal.loads",
 }  # fmt: skip
 UNPACKS = {"extractall", "extract"}
-OURS = {("loading/stream.py", "pickle.loads"), ("plugins.py", "exec")}
+OURS = {("loading/stream.py", "pickle.loads"), ("sources.py", "exec")}
 """What a task of our own has pickled, in a column whose name no dataset can have; and the user's own script, as it lies
 here with the recorded hash, as their own driver sends it to its trials, or as a model brings it that they trust."""
 SHELLS = sorted((REPOSITORY / "clusters").rglob("*.sh")) + sorted((REPOSITORY / "clusters").rglob("*.sbatch"))

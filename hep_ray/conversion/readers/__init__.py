@@ -105,6 +105,7 @@ class Reader:
         seekable: whether a range of rows is reached without reading those before it.
         suffixes: endings of its files, in small letters and without that of a compression.
         takes_folders: whether a folder is one input; otherwise it stands for the files in it.
+        guessed: whether the ending of a file tells the format; False for one layout among the files of an ending.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Reader:
     seekable: bool = True
     suffixes: tuple[str, ...] = ()
     takes_folders: bool = False
+    guessed: bool = True
 
     @property
     def summary(self) -> str:
@@ -132,11 +134,12 @@ def reader(
     seekable: bool = True,
     suffixes: tuple[str, ...] = (),
     takes_folders: bool = False,
+    guessed: bool = True,
 ) -> Callable[[F], F]:
     """Register an opening function as a format."""
 
     def register(function: F) -> F:
-        READERS.add(name, Reader(name, options, function, seekable, suffixes, takes_folders))
+        READERS.add(name, Reader(name, options, function, seekable, suffixes, takes_folders, guessed))
         return function
 
     return register

@@ -68,7 +68,7 @@ class DelphesOptions(Config):
     objects: bool | None = None
 
 
-@reader("delphes", DelphesOptions)
+@reader("delphes", DelphesOptions, suffixes=(".root",), guessed=False)
 def open_delphes(path: Path, options: DelphesOptions) -> Opened:
     """ROOT file that Delphes wrote: images of towers and tracks, reconstructed objects, event variables.
 

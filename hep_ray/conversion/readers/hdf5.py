@@ -208,7 +208,7 @@ def _labels(found: dict[str, StoredArray], path: Path, options: Hdf5Options) -> 
 IMAGE_AXES = 3
 
 
-@reader("hvl", suffixes=(".h5", ".hdf5"))
+@reader("hvl", suffixes=(".h5", ".hdf5"), guessed=False)
 def open_hvl(path: Path, options: Config) -> Opened:  # noqa: ARG001 (there are none)
     """HDF5 file with one group per event, in it the image `data`.
 

@@ -25,6 +25,7 @@ from hep_ray.conversion.readers import READERS, Opened, Part, arrays, fields, ro
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import HepRayError
+from tests.conversion.delphes_files import write_delphes
 from tests.facts import raises
 
 ROWS = 23
@@ -183,7 +184,13 @@ def dataset(folder: Path) -> Path:
     return folder / "d"
 
 
+def delphes(folder: Path) -> Path:
+    write_delphes(folder / "f.root", MASSES, number=np.arange(ROWS))
+    return folder / "f.root"
+
+
 CASES = {
+    "delphes": Case("delphes", delphes),
     "hdf5": Case("hdf5", hdf5, {"labels": "labels", "datasets": ["train/image", "train/mass"]}),
     "hdf5 classes": Case("hdf5", hdf5_classes, {"part_per_dataset": True}),
     "hdf5 compound": Case("hdf5", hdf5_compound),
