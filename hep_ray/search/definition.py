@@ -8,6 +8,8 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
@@ -41,6 +43,16 @@ GRACE_SHARE = 9
 """Of longer trainings, one part in so many is the grace."""
 
 
+def _check_kind(what: str, value: object, kind: Any, example: str) -> None:
+    """Refuse a value of another kind, with an example of what is meant.
+
+    Raises:
+        InvalidConfig: it is of another kind.
+    """
+    if not isinstance(value, kind):
+        raise InvalidConfig(f"{what} must be given as {example}; got {type(value).__name__} {value!r}"[:400])
+
+
 @dataclass(frozen=True)
 class Preset:
     """How much of a search is run.
@@ -65,7 +77,8 @@ class Preset:
 
     Raises:
         UnknownName: there is no such sampler, or no such scheduler.
-        InvalidConfig: a number below 1, an object of another kind, or a count of trials that contradicts the sampler.
+        InvalidConfig: no whole number, or one below 1, an object of another kind, or a count of trials that contradicts
+            the sampler.
     """
 
     epochs: int
@@ -87,15 +100,13 @@ class Preset:
             if getattr(self, name) in ("", *(("auto",) if curves else ())):
                 object.__setattr__(self, name, "curves" if curves else default)
         self._check_components()
+        _check_kind("space of a Preset", self.space, (Space, NoneType), "Space(model='mlp', …)")
         if curves and self.sampler != self.scheduler:
             raise InvalidConfig(
                 "curves chooses both the configurations and their epochs: state no other sampler or scheduler beside "
                 f"it; got sampler '{self.sampler_name}', scheduler '{self.scheduler_name}'"
             )
-        for name in ("epochs", "trials", "seeds", "grace_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidConfig(f"{name} must be at least 1; got {value}")
+        self._check_numbers()
         if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
             raise InvalidConfig(f"reduction_factor must be at least 2; got {self.reduction_factor}")
         if self.trials is None and self.sampler != "grid":
@@ -107,6 +118,17 @@ class Preset:
                 f"several seeds per configuration belong to a grid; sampler is '{self.sampler_name}', seeds "
                 f"{self.seeds}"
             )
+
+    def _check_numbers(self) -> None:
+        for name in ("epochs", "trials", "seeds", "grace_epochs", "reduction_factor"):
+            value = getattr(self, name)
+            if value is None and name in ("trials", "grace_epochs"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise InvalidConfig(f"{name} of a Preset must be a whole number; got {value!r}")
+            if value < 1:
+                raise InvalidConfig(f"{name} must be at least 1; got {value}")
+            object.__setattr__(self, name, int(value))
 
     def _check_components(self) -> None:
         if isinstance(self.sampler, str | None):
@@ -325,13 +347,14 @@ class Search:
         points_to_evaluate: whole configurations, each trained (or fitted) once before any is drawn, so that the
             leaderboard shows what the search adds to them: gradient boosting, say, or the published best.
         plugins: modules that register components of your own, such as `mypkg.nets`, beside those that the script
-            registers itself.
+            registers itself; a text is one of them.
 
     `cost` and `references`, the former names of the two, are taken with a DeprecationWarning.
 
     Raises:
         UnknownName: there is no such mode.
-        InvalidConfig: a name that is no file name, or a metric that is not of the validation split.
+        InvalidConfig: a name that is no file name, a metric that is not of the validation split, or a field of another
+            kind than stated here.
         PluginFailed: a plug-in cannot be imported, or registers nothing.
     """
 
@@ -349,6 +372,7 @@ class Search:
     plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise InvalidConfig(
                 f"invalid name of a search: '{self.name}'; it must be lower case letters, digits and _"
@@ -363,6 +387,38 @@ class Search:
         check_name("mode", self.mode, get_args(Mode))
         if not self.metric.startswith("val_"):
             raise InvalidConfig(f"cannot rank by '{self.metric}': it is not of the validation split (val_…)")
+
+    def _check_kinds(self) -> None:
+        """Refuse a field of another kind by its name, and make one text, or a list, a tuple.
+
+        Raises:
+            InvalidConfig: it is.
+        """
+        given: Any = self.plugins
+        object.__setattr__(self, "plugins", (given,) if isinstance(given, str) else given)
+        for name in ("name", "task", "title", "metric"):
+            _check_kind(f"{name} of a Search", getattr(self, name), (str,), f"{name}='…'")
+        _check_kind("space of a Search", self.space, (Space,), "Space(model='mlp', …)")
+        kind: Any
+        for name, kind, example in (
+            ("presets", Preset, "{'laptop': Preset(trials=12, epochs=10)}"),
+            ("baseline", (str, int, float), "{'loss': 'cross_entropy'}"),
+        ):
+            given = getattr(self, name)
+            _check_kind(f"{name} of a Search", given, (Mapping,), example)
+            for key, value in given.items():
+                _check_kind(f"a name among the {name} of a Search", key, (str,), example)
+                _check_kind(f"'{key}' among the {name} of a Search", value, kind, example)
+        for name, kind, example in (
+            ("points_to_evaluate", Mapping, "({'model': 'gradient_boosting'},)"),
+            ("tables", StudyTable, "(StudyTable('…', rows=('loss',)),)"),
+            ("plugins", str, "('mypkg.nets',)"),
+        ):
+            given = getattr(self, name)
+            _check_kind(f"{name} of a Search", given, (list, tuple), example)
+            for value in given:
+                _check_kind(f"each of the {name} of a Search", value, kind, example)
+            object.__setattr__(self, name, tuple(given))
 
     @property
     def cost(self) -> str | None:

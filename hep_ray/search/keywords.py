@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from typer.models import OptionInfo
@@ -52,6 +52,12 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(name: str, value: Any, kind: Any, flag: OptionInfo) -> Any:
     if flag.parser is not None and isinstance(value, str):
         value = flag.parser(value)
+    if list[str] in (kind, *get_args(kind)):  # a flag that may be typed several times
+        value = [value] if isinstance(value, str | os.PathLike) else value
+        if isinstance(value, list | tuple):
+            value = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in value]
+    if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+        raise InvalidConfig(f"option {name} cannot be {value!r}: it should be a number or a text")
     try:
         value = TypeAdapter(kind).validate_python(value)
     except ValidationError as exc:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import CannotResume, StorageError, UnknownName
+from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
 from hep_ray.flags import in_words
 from hep_ray.plugins import Plugin, differences, import_named, places, registered
+from hep_ray.registry import check_name
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
 from hep_ray.search.find import stated_by
@@ -22,7 +23,7 @@ from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions
 from hep_ray.search.preflight import check_metrics, configurations_of, preflight
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.space import Space
+from hep_ray.search.space import Choice, Mapped, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.provenance import provenance
@@ -266,7 +267,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     """Check a search against its dataset, the storage and the cluster.
 
     Raises:
-        UnknownName: no such preset.
+        UnknownName: no such preset, or the baseline names a parameter that no trial has.
+        InvalidConfig: no trial has a value of the baseline.
         PluginFailed: a module that --plugin names cannot be imported.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
@@ -280,6 +282,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     space = preset.space or search.space
     plugins = registered(_words(search, space))
     space.check()
+    _check_baseline(search)
     check_sampler(preset, search)
     trials = total_trials(search, preset, space)
     dataset = Dataset.open(options.data)
@@ -287,6 +290,32 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     configurations = configurations_of(space, search.points_to_evaluate, options.workers_per_trial)
     resources = preflight(dataset, options, configurations, plugins, trials=trials)
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
+
+
+def _check_baseline(search: Search) -> None:
+    """Refuse a baseline that no trial under any preset can be.
+
+    Raises:
+        UnknownName: it names a parameter that no trial has.
+        InvalidConfig: no trial has its value.
+    """
+    spaces = {
+        id(one): one for one in [search.space, *(preset.space for preset in search.presets.values())] if one
+    }
+    known = {
+        name
+        for one in (*(space.parameters for space in spaces.values()), *search.points_to_evaluate)
+        for name in one
+    }
+    for name, value in search.baseline.items():
+        check_name("parameter in the baseline", name, sorted(known))
+        stated = [space.parameters[name] for space in spaces.values() if name in space.parameters]
+        values = [one for parameter in stated for one in parameter.corners()]
+        values += [params[name] for params in search.points_to_evaluate if name in params]
+        if value not in values and all(isinstance(one, Choice | Mapped) for one in stated):
+            raise InvalidConfig(
+                f"no trial has the baseline's {name}={value}; it may be: {', '.join(map(str, dict.fromkeys(values)))}"
+            )
 
 
 def _words(search: Search, space: Space) -> set[str]:
@@ -299,7 +328,7 @@ def _words(search: Search, space: Space) -> set[str]:
 def _preset(search: Search, options: SearchOptions) -> Preset:
     if options.preset not in search.presets:
         raise UnknownName(
-            f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets)}"
+            f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets) or 'none'}"
         )
     preset = search.presets[options.preset].with_recorded_grace(options.grace_epochs)
     preset = dataclasses.replace(

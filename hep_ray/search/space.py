@@ -279,13 +279,18 @@ class Space:
     """Parameters by name; conditions may refer to parameters stated before.
 
     Raises:
-        InvalidSpace: a condition names a parameter that is not stated before it, or a value it
-            never has; or a component follows from another parameter.
+        InvalidSpace: what is stated is neither a parameter nor a value; a condition names a parameter that is not
+            stated before it, or a value it never has; or a component follows from another parameter.
     """
 
     def __init__(self, **parameters: Parameter | Value) -> None:
         self.parameters: dict[str, Parameter] = {}
         for name, parameter in sorted(parameters.items(), key=lambda item: item[0] != "model"):
+            if not isinstance(parameter, Parameter | Value):
+                raise InvalidSpace(
+                    f"'{name}' cannot be {parameter!r}: state one value, Choice(8, 16) for several, or a range such as "
+                    "LogUniform(1e-4, 1e-2)"
+                )
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
             if isinstance(given, Mapped) and name in REGISTRIES:

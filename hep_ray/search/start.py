@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.cluster import describe
-from hep_ray.errors import CannotResume
+from hep_ray.errors import CannotResume, InvalidConfig
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
 from hep_ray.plugins import summary
@@ -30,9 +30,17 @@ def planned(search: Search, given: Mapping[str, Any], *, resume: bool = False) -
         resume: go on with the search in the storage, with the options that it had.
 
     Raises:
+        InvalidConfig: it is no search.
         CannotResume: there is no search to resume, or one is not resumed and its changed code is accepted.
         HepRayError: see `prepare`.
     """
+    if not isinstance(search, Search):
+        raise InvalidConfig(
+            f"what is run must be a Search, as a script states it in `search = Search(…)`; got {search!r}: import it "
+            "from there"
+        )
+    if not isinstance(resume, bool):
+        raise InvalidConfig(f"resume must be True or False; got {resume!r}")
     folder = Path(given.get("storage") or STORAGE) / search.name
     started = SearchState.read(folder).started if resume else None
     if resume and started is None:

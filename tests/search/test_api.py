@@ -204,6 +204,9 @@ def test_keywords_are_converted_as_flags_are(monkeypatch: pytest.MonkeyPatch) ->
         ({"seed": -1}, InvalidConfig, ["seed", "-1", 2**31 - 1]),
         ({"time_budget": "soon"}, InvalidConfig, ["'soon'", "2h"]),
         ({"cache": "disk"}, InvalidConfig, ["cache", "'disk'", "'resident'"]),
+        ({"trials": True}, InvalidConfig, ["trials", "True"]),
+        ({"time_budget": True}, InvalidConfig, ["time_budget", "True"]),
+        ({"plugin": 3}, InvalidConfig, ["plugin", "3"]),
     ],
 )
 def test_a_wrong_keyword_is_refused(

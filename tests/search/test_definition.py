@@ -1,14 +1,21 @@
-"""Names that `Search` had before are still taken, with a warning."""
+"""A search and a preset take what they state and nothing else; former names are taken with a warning."""
 
 from __future__ import annotations
 
 import dataclasses
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
 
+from hep_ray.errors import HepRayError, InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.space import Space
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.plan import prepare
+from hep_ray.search.space import Choice, LogUniform, Mapped, Space
+from hep_ray.search.start import planned
+from tests.facts import raises
 
 BOOSTED = ({"model": "gradient_boosting"},)
 PRESETS = {"smoke": Preset(epochs=1, trials=1, scheduler="none")}
@@ -35,3 +42,90 @@ def test_a_search_is_still_a_frozen_value() -> None:
     assert (copied.name, copied.points_to_evaluate) == ("toy", BOOSTED)
     with pytest.raises(TypeError, match="unstated"):
         Search("toy", "toy", "Toy.", SEARCH.space, PRESETS, unstated=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "facts"),
+    [
+        ("name", 3, ["name", "int"]),
+        ("title", None, ["title", "NoneType"]),
+        ("space", {"model": "mlp"}, ["space", "dict", "Space(model='mlp', …)"]),
+        ("presets", [PRESETS["smoke"]], ["presets", "list"]),
+        ("presets", {"smoke": {"epochs": 3}}, ["'smoke'", "presets", "dict"]),
+        ("points_to_evaluate", BOOSTED[0], ["points_to_evaluate", "dict"]),
+        ("points_to_evaluate", ("gradient_boosting",), ["points_to_evaluate", "str"]),
+        ("baseline", ("model", "cnn"), ["baseline", "tuple"]),
+        ("baseline", {"model": ["cnn"]}, ["'model'", "baseline", "list"]),
+        ("plugins", (3,), ["plugins", "int"]),
+    ],
+)
+def test_a_field_of_another_kind_is_named_where_it_is_stated(
+    field: str, value: Any, facts: list[object]
+) -> None:
+    with raises(InvalidConfig, *facts):
+        dataclasses.replace(SEARCH, **{field: value})
+
+
+def test_one_module_and_a_list_of_configurations_are_as_good_as_tuples() -> None:
+    with raises(HepRayError, "no_such_module"):
+        dataclasses.replace(SEARCH, plugins="no_such_module")  # type: ignore[arg-type]
+    listed: Any = list(BOOSTED)
+    assert dataclasses.replace(SEARCH, points_to_evaluate=listed).points_to_evaluate == BOOSTED
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": "3"},
+        {"epochs": 2.5},
+        {"epochs": None},
+        {"trials": 2.0},
+        {"trials": True},
+        {"seeds": None},
+        {"grace_epochs": "one"},
+        {"reduction_factor": 2.5},
+    ],
+)
+def test_the_numbers_of_a_preset_are_whole(wrong: dict[str, Any]) -> None:
+    (name, value), *_ = wrong.items()
+    with raises(InvalidConfig, name, repr(value)):
+        Preset(**{"epochs": 1, "trials": 1, **wrong})
+    assert type(Preset(epochs=np.int64(3), trials=1).epochs) is int
+
+
+@pytest.mark.parametrize("wrong", ["toy.py", None, Search, [SEARCH]])
+def test_what_is_no_search_is_not_run(wrong: Any) -> None:
+    with raises(InvalidConfig, "Search"):
+        planned(wrong, {})
+    with raises(InvalidConfig, "resume", "'yes'"):
+        planned(SEARCH, {}, resume="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("values", [[8, 16], None, {"a": 1}, (1, 2)])
+def test_several_values_are_stated_as_a_choice(values: Any) -> None:
+    with raises(InvalidSpace, "'hidden_features'", repr(values), "Choice(8, 16)"):
+        Space(model="mlp", hidden_features=values)
+
+
+def test_a_baseline_that_no_trial_can_be_is_refused_before_any(tmp_path) -> None:
+    space = Space(
+        model="mlp",
+        hidden_features=Choice(8, 16),
+        hidden_layers=Mapped("hidden_features", {8: 1, 16: 2}),
+        loss="cross_entropy",
+        optimizer="adam",
+        learning_rate=LogUniform(1e-4, 1e-2),
+    )
+    search = Search("toy", "toy", "Toy.", space, PRESETS, points_to_evaluate=BOOSTED)
+
+    def attempt(**baseline: Any) -> None:
+        options = SearchOptions(data=tmp_path / "nowhere", storage=tmp_path / "runs", preset="smoke")
+        prepare(dataclasses.replace(search, baseline=baseline), options)
+
+    with raises(UnknownName, "'hiden_features'", "'hidden_features'"):
+        attempt(hiden_features=8)
+    with raises(InvalidConfig, "hidden_features=32", 8, 16):
+        attempt(hidden_features=32)
+    for takes in ({"model": "gradient_boosting"}, {"hidden_layers": 2}, {"learning_rate": 1e-3}):
+        with raises(HepRayError, "nowhere"):
+            attempt(**takes)
