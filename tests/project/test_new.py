@@ -32,8 +32,9 @@ from tests.facts import raises, tells
 def forget() -> Iterator[None]:
     """What a test registered is gone after it."""
     MODELS._discover()
-    modules, entries, own = set(sys.modules), dict(MODELS._entries), dict(OWN_CODE)
+    modules, entries, own, path = set(sys.modules), dict(MODELS._entries), dict(OWN_CODE), list(sys.path)
     yield
+    sys.path[:] = path
     for name in set(sys.modules) - modules:
         if name.startswith("_search_"):
             sys.modules.pop(name)
