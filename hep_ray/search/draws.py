@@ -74,7 +74,6 @@ class Draws:
     """
 
     def __init__(self, search: Search, preset: Preset, space: Space, seed: int) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._search, self._preset, self._space, self._seed = search, preset, space, seed
         self._references = search.points_to_evaluate
         self._points = space.grid() if preset.sampler == "grid" else []

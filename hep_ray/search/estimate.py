@@ -27,7 +27,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.flags import in_words
 from hep_ray.loading.batches import Events
 from hep_ray.plugins import Plugin, load
-from hep_ray.search.preflight import STATES
+from hep_ray.search.preflight import STATES, most_paused
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop, start_trial
@@ -150,7 +150,7 @@ def estimate(plan: SearchPlan) -> SearchCost:
         tuple(timed),
         _whole(plan, timed, shares),
         memory,
-        largest * (KEEP_BEST + STATES * resources.concurrent),
+        largest * (KEEP_BEST + STATES * (resources.concurrent + most_paused(plan.preset, plan.trials))),
         tuple(sorted(shares.keys() - known)),
         tuple(failed),
     )
@@ -272,7 +272,8 @@ def _whole(plan: SearchPlan, timed: Sequence[Timed], shares: Mapping[str, int]) 
     """Return seconds of the whole search: expected, least and most.
 
     Least has the fastest configurations of each model, and every trial stopped early that may be; most has the slowest,
-    all trained in full; expected the mean ones, and trials stopped as the scheduler does it in the mean.
+    all trained in full; expected the mean ones, and trials stopped as the scheduler does it in the mean. Where trials
+    pause, the epochs of so many trials in full are all trained, whatever the trials that share them.
     """
     by_model: dict[str, list[float]] = defaultdict(list)
     fitted = {one.model for one in timed if not one.batch_size}
@@ -284,6 +285,8 @@ def _whole(plan: SearchPlan, timed: Sequence[Timed], shares: Mapping[str, int]) 
     for name, seconds in by_model.items():
         part = shares[name] / total
         lengths = (1, 1, 1) if name in fitted else (stopped, min(plan.preset.grace, epochs), epochs)
+        if plan.preset.pauses:
+            lengths = (epochs, epochs, epochs)
         for place, epoch in enumerate((sum(seconds) / len(seconds), min(seconds), max(seconds))):
             sums[place] += part * epoch * lengths[place]
     waves = plan.trials / plan.resources.concurrent

@@ -20,7 +20,7 @@ from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_
 from hep_ray.search.find import stated_by
 from hep_ray.search.named_samplers import check_sampler
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions
-from hep_ray.search.preflight import check_metrics, configurations_of, preflight
+from hep_ray.search.preflight import check_metrics, configurations_of, most_paused, preflight
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.space import Choice, Mapped, Space
@@ -288,7 +288,8 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     dataset = Dataset.open(options.data)
     check_metrics(search.metric, search.second_objective, dataset.schema)
     configurations = configurations_of(space, search.points_to_evaluate, options.workers_per_trial)
-    resources = preflight(dataset, options, configurations, plugins, trials=trials)
+    paused = most_paused(preset, trials)
+    resources = preflight(dataset, options, configurations, plugins, trials=trials, paused=paused)
     return SearchPlan(search, preset, space, dataset, resources, options, plugins)
 
 

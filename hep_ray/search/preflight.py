@@ -26,11 +26,14 @@ from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.plugins import Plugin
+from hep_ray.search.curves import milestones
+from hep_ray.search.definition import Preset
 from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
+from hep_ray.search.sampler import MOST_PAUSED
 from hep_ray.search.space import Choice, Mapped, Space
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import REGISTRIES, TrialConfig
@@ -40,7 +43,7 @@ from hep_ray.training.evaluation import validation_keys
 DECIDE_BATCHES = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm", "swa_start")
 """Parameters that decide how the events of an epoch are cut into batches, and which batches a model meets."""
 STATES = 5
-"""Models' worth of a running trial's two checkpoints: the best model, and weights, two moments and an average."""
+"""Models' worth of the two checkpoints of a trial that has begun: the best; weights, two moments and an average."""
 
 
 def preflight(
@@ -51,6 +54,7 @@ def preflight(
     *,
     trials: int,
     keep: int = KEEP_BEST,
+    paused: int = 0,
 ) -> ResourcePlan:
     """Check that trials can be trained, then join the cluster and check that they can run there.
 
@@ -61,6 +65,7 @@ def preflight(
         plugins: files of the user's own that register components.
         trials: to run.
         keep: models that are kept.
+        paused: trials that may wait with a checkpoint, see `most_paused`.
 
     Raises:
         InvalidSpace: a trial could not be trained, see `check_configurations`.
@@ -89,7 +94,7 @@ def preflight(
         min_workers_per_trial=least,
         ingest=dataclasses.replace(ingest, readers=len(expected)),
     )
-    check_room(options.storage, model_bytes, resources.concurrent, keep)
+    check_room(options.storage, model_bytes, resources.concurrent, keep, paused)
     return resources
 
 
@@ -108,7 +113,22 @@ def check_storage(storage: Path) -> None:
         raise StorageError(f"cannot write to storage {storage}: {exc.strerror}") from exc
 
 
-def check_room(storage: Path, model_bytes: int, concurrent: int, keep: int = KEEP_BEST) -> None:
+def most_paused(preset: Preset, trials: int) -> int:
+    """Return how many trials may wait with a checkpoint at once; 0 where none pauses.
+
+    Args:
+        preset: with its scheduler, `auto` resolved.
+        trials: as many as that in full are the budget.
+    """
+    if not preset.pauses:
+        return 0
+    firsts = {"curves": milestones(preset.epochs)[0], "asha_pausing": preset.grace}
+    return min(MOST_PAUSED, trials * preset.epochs // firsts.get(preset.scheduler_name, 1))
+
+
+def check_room(
+    storage: Path, model_bytes: int, concurrent: int, keep: int = KEEP_BEST, paused: int = 0
+) -> None:
     """Refuse trials whose checkpoints do not fit on the storage as it is now.
 
     Args:
@@ -116,16 +136,18 @@ def check_room(storage: Path, model_bytes: int, concurrent: int, keep: int = KEE
         model_bytes: of the largest model's weights.
         concurrent: trials side by side.
         keep: models that are kept when all trials have ended.
+        paused: trials that wait.
 
     Raises:
         StorageError: the free space is less than that.
     """
-    needed = model_bytes * (keep + STATES * concurrent)
+    needed = model_bytes * (keep + STATES * (concurrent + paused))
     free = shutil.disk_usage(storage).free
     if free < needed:
         raise StorageError(
-            f"not enough room on storage {storage}: {keep} kept models and the state of {concurrent} running trials "
-            f"take {_size(needed)}, {_size(free)} are free"
+            f"not enough room on storage {storage}: {keep} kept models and the state of {concurrent} running trials"
+            f"{f', and of {paused} that pause,' * bool(paused)} take {_size(needed)}, {_size(free)} are free: make "
+            f"room, or choose another --storage{', or a scheduler that pauses none' * bool(paused)}"
         )
 
 

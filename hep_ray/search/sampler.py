@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import optuna
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -197,6 +198,7 @@ class OptunaSearcher(JournalSearcher):
         write: Callable[[Record], None],
     ) -> None:
         super().__init__(state, write, metric=search.metric, mode=search.mode)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         preset = preset.resolved(search)
         self._search, self._preset, self._seed = search, preset, seed
         self._references = len(search.points_to_evaluate)
@@ -255,7 +257,8 @@ class OptunaSearcher(JournalSearcher):
     def after_epoch(self, trial_id: str) -> Decision:
         """Decide whether a trial goes on after an epoch that is recorded; that it pauses is recorded first.
 
-        A leg that ends asks what a free worker would train: where that is this trial, it goes on without a pause.
+        A leg that ends asks what a free worker would train: where that is this trial, it goes on without a pause. A
+        model that is fitted in one go ends by itself; where its end is not recorded, it is to be told again.
 
         Raises:
             InvalidConfig: the scheduler, an object of the user's own, gives another answer than a scheduler can.
@@ -263,6 +266,8 @@ class OptunaSearcher(JournalSearcher):
         trial = self._state.trials[trial_id]
         if trial.finished is not None or len(trial.history) >= self._preset.epochs:
             return "stop"
+        if is_fitted(trial.started.params):
+            return "go on"
         decision = self._checked(self._decisions.get(trial_id, "go on"))
         if decision == "go on" and trial.until is not None and len(trial.history) >= trial.until:
             decision = "pause"

@@ -59,6 +59,15 @@ def test_the_time_of_a_search_follows_from_its_epochs() -> None:
     assert least == pytest.approx(4 * 3 * 1.0)
 
 
+@pytest.mark.parametrize("scheduler", ["curves", "asha_pausing"])
+def test_where_trials_pause_all_epochs_of_the_budget_are_trained(scheduler: str) -> None:
+    timed = [Timed("mlp", 32, 2.0, 100), Timed("mlp", 64, 1.0, 100)]
+    found = _whole(plan(sampler="", scheduler=scheduler), timed, Counter({"mlp": 3}))
+    assert found == pytest.approx(
+        [8 * 27 / 2 * seconds for seconds in (1.5, 1.0, 2.0)]
+    )  # by two side by side
+
+
 def test_a_few_batches_are_timed(make_dataset, monkeypatch) -> None:
     monkeypatch.setattr("hep_ray.search.estimate.SECONDS", 300.0)
     folder = make_dataset(events=300)

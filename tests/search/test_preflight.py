@@ -1,6 +1,8 @@
 """Trials that could not be trained are refused before anything starts."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,11 +10,12 @@ import pytest
 from hep_ray import Preset, Search
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import InvalidSpace
+from hep_ray.errors import InvalidSpace, StorageError
+from hep_ray.search.curves import milestones
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
-from hep_ray.search.preflight import check_configurations, configurations_of
+from hep_ray.search.preflight import check_configurations, check_room, configurations_of, most_paused
 from hep_ray.search.space import Choice, Integer, Space
 from hep_ray.simulate import SIMULATIONS
 from tests.facts import raises, tells
@@ -183,3 +186,25 @@ def test_every_search_of_ours_keeps_the_events_of_its_simulation_whole(script: P
             check_configurations(
                 (preset.space or search.space).augmented(), SIMULATIONS[search.task].schema, 4800
             )
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ({"scheduler": "asha"}, 0),
+        ({"scheduler": "none"}, 0),
+        # Ten times 27 epochs; a trial pauses after 3 at the earliest.
+        ({"scheduler": "asha_pausing", "grace_epochs": 3}, 90),
+        ({"scheduler": "asha_pausing", "grace_epochs": 27}, 10),
+        ({"scheduler": "curves"}, 270 // milestones(27)[0]),
+    ],
+)
+def test_trials_that_pause_are_bounded_by_the_budget(preset, expected):
+    assert most_paused(Preset(epochs=27, trials=10, **preset), 10) == min(expected, 100)
+
+
+def test_room_is_counted_for_trials_that_pause(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300))
+    check_room(tmp_path, 1, 2, keep=10, paused=56)
+    with raises(StorageError, "56 that pause", "0.0006 MB", tmp_path):  # 2 * (10 + 5 * (2 + 56))
+        check_room(tmp_path, 2, 2, keep=10, paused=56)

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.sampler import FollowsSearcher, OptunaSearcher
+from hep_ray.search.sampler import FollowsSearcher, OptunaSearcher, searcher_for
 from hep_ray.search.scheduler import scheduler_for
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.space import Choice, LogUniform, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
 
@@ -80,6 +80,21 @@ def test_a_model_that_is_fitted_in_one_go_stays_outside_the_rungs():
     for name, value in (("t0001", 0.5), ("t0002", 0.6)):
         assert searcher.suggest("")["trial_id"] in ("t0000", "t0001", "t0002")
         assert report(searcher._scheduler, name, 1, value) == "go on"
+
+
+@pytest.mark.parametrize("scheduler", ["curves", "asha_pausing"])
+def test_a_model_that_is_fitted_in_one_go_does_not_pause_where_a_driver_dies_before_its_end(scheduler):
+    journal = [
+        TrialStarted(time=0, trial_id="t0000", number=0, params={"model": "likelihood"}, seed=0, until=1),
+        EpochFinished(time=0, trial_id="t0000", metrics={"epoch": 1, "val_accuracy": 0.99}),
+    ]
+    state = SearchState.fold(journal)
+    space = SEARCH.space.replace(model=Choice("cnn", "likelihood"))
+    made = Preset(epochs=9, trials=9, scheduler=scheduler)
+    searcher = searcher_for(SEARCH, made, space, 0, None, state, state.apply)
+    searcher.settle(9, lambda name: pytest.fail(f"{name} is ended as if it had been stopped"))
+    assert not state.trials["t0000"].paused
+    assert searcher.suggest("")["trial_id"] == "t0000"
 
 
 def test_after_a_restart_the_rungs_decide_as_before():
