@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hep_ray.cores import usable_cores
 from hep_ray.errors import ClusterUnavailable, HepRayError, Infeasible, InvalidConfig, WorkersLost
 from hep_ray.log import LEVEL
 from hep_ray.masking import close_token, ray_token
+
+if TYPE_CHECKING:
+    from hep_ray.plugins import Plugin
 
 logger = logging.getLogger(__name__)
 
@@ -293,18 +296,23 @@ def in_tasks(
     if workers is not None and workers < 1:
         raise InvalidConfig(f"work is done by 1 worker or more; got {workers}")
     import ray
+    from ray import cloudpickle
+
+    from hep_ray.plugins import registered
 
     with connected():
         cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         if workers is not None and workers > cpus:
             raise Infeasible(f"each worker takes 1 CPU; asked for {workers} of the {cpus} in the cluster")
-        task = ray.remote(num_cpus=1)(work)
+        own = registered(set())
+        task = ray.remote(num_cpus=1)(_work_with_own_code)
         waiting = iter(pieces)
         running: dict[Any, T] = {}
         try:
             while True:
                 while len(running) < (workers or cpus) and (piece := next(waiting, None)) is not None:
-                    running[task.remote(piece)] = piece
+                    pickled = cloudpickle.dumps((work, piece))  # type: ignore[no-untyped-call]
+                    running[task.remote(own, pickled)] = piece
                 if not running:
                     return
                 (done,), _ = ray.wait(list(running))
@@ -312,6 +320,17 @@ def in_tasks(
         finally:
             for reference in running:
                 ray.cancel(reference)
+
+
+def _work_with_own_code(own: tuple[Plugin, ...], pickled: bytes) -> Any:
+    """Import the user's own components, which the piece of work may be made of, then do it."""
+    from ray import cloudpickle
+
+    from hep_ray.plugins import load
+
+    load(own)
+    work, piece = cloudpickle.loads(pickled)
+    return work(piece)
 
 
 @contextmanager

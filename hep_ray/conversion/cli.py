@@ -15,7 +15,7 @@ from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import AsJson, Overwrite, Settings, Split, python, typed
+from hep_ray.flags import AsJson, Overwrite, Plugins, Settings, Split, python, typed
 
 app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
 
@@ -87,6 +87,7 @@ def convert_command(
     task: Annotated[str | None, typer.Option(help="Name of the task. Default: the classes.")] = None,
     signal: Annotated[str | None, typer.Option(help="The signal class. Default: the last one.")] = None,
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
 ) -> None:
     """Turn files into a dataset: Parquet shards in three splits, with a manifest.
 
@@ -108,7 +109,9 @@ def convert_command(
     """
     from hep_ray.conversion.convert import convert
     from hep_ray.conversion.schema_file import LabelRule, SchemaFile, load_schema
+    from hep_ray.plugins import import_named
 
+    import_named(plugin or ())
     _refuse_empty(reader=reader, schema=schema, classes=classes, columns=columns, label=label, weight=weight)
     _refuse_empty(label_values=label_values, select=select, train_where=train_where, task=task, signal=signal)
     _refuse_empty(split=split)

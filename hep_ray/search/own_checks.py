@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -81,15 +84,35 @@ def tried(
     """Import plug-ins and try what they register; return the names and shapes of the weights of every sample's model.
 
     Raises:
-        PluginFailed: a component raises an exception, or a model is another one each time.
+        PluginFailed: a component raises an exception, does not find a file, or a model is another one each time.
         InvalidConfig: a component gives something else than it must.
     """
-    load(plugins)
-    own = {one for plugin in plugins for one in plugin.registers}
-    for name in METRICS:
-        if f"metric '{name}'" in own:
-            _try_metric(name, schema)
-    return [_try_sample(params, schema, events, own) for params in samples]
+    with _in_a_folder_of_its_own():
+        load(plugins)
+        own = {one for plugin in plugins for one in plugin.registers}
+        for name in METRICS:
+            if f"metric '{name}'" in own:
+                _try_metric(name, schema)
+        return [_try_sample(params, schema, events, own) for params in samples]
+
+
+@contextmanager
+def _in_a_folder_of_its_own() -> Iterator[None]:
+    """Work in an empty folder, as trials do in theirs: what lies in the user's is not there.
+
+    Raises:
+        PluginFailed: code of the user's own does not find a file.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        try:
+            yield
+        except PluginFailed as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError):
+                raise
+            raise PluginFailed(
+                f"{exc}; a trial runs in a folder of its own: name the file by Path(__file__).with_name(…) or in "
+                "full, where every node sees it"
+            ) from exc
 
 
 def _try_metric(name: str, schema: EventSchema) -> None:

@@ -74,8 +74,8 @@ class Simulation:
 
     @property
     def summary(self) -> str:
-        """First line of the generating function's docstring."""
-        return (self.generate.__doc__ or "").strip().splitlines()[0]
+        """First line of the generating function's docstring, if it has one."""
+        return (self.generate.__doc__ or "").strip().partition("\n")[0]
 
 
 SIMULATIONS: Registry[Simulation] = Registry("simulation", __name__)

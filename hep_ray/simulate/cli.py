@@ -11,7 +11,7 @@ import typer
 
 from hep_ray.conversion.cli import parse_settings, print_dataset, split_rule
 from hep_ray.errors import Interrupted, InvalidConfig
-from hep_ray.flags import SEED, Overwrite, Settings, Split
+from hep_ray.flags import SEED, Overwrite, Plugins, Settings, Split
 
 if TYPE_CHECKING:
     from hep_ray.simulate import Simulation
@@ -34,6 +34,7 @@ def simulate(
     listing: Annotated[
         bool, typer.Option("--list", help="List the simulations and their parameters.")
     ] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Simulate collisions and write them as a dataset, ready for a search.
 
@@ -45,8 +46,10 @@ def simulate(
 
     Images of reconstructed objects in place of towers and tracks: add --set images=objects
     """
+    from hep_ray.plugins import import_named
     from hep_ray.simulate import SIMULATIONS
 
+    import_named(plugin or ())
     if listing:
         for known in SIMULATIONS:
             _describe(SIMULATIONS[known])
@@ -76,6 +79,7 @@ def simulate(
         again += ["--split", split] if split else []
         again += ["--workers", str(workers)] if workers else []
         again += ["--overwrite"] if overwrite else []
+        again += [word for module in plugin or () for word in ("--plugin", module)]
         raise Interrupted(f"{exc}: {shlex.join(again)}") from None
     print_dataset(manifest, folder)
 
@@ -87,7 +91,8 @@ def _describe(entry: Simulation) -> None:
     console = Console()
     console.print(f"[bold]{entry.name}[/bold]  {entry.summary}", highlight=False)
     for class_name in entry.schema.classes:
-        console.print(f"  {class_name}: {entry.schema.class_meaning[class_name]}", highlight=False)
+        meaning = entry.schema.class_meaning.get(class_name)
+        console.print(f"  {class_name}" + (f": {meaning}" if meaning else ""), highlight=False)
     table = Table("--set KEY", "default")
     for key, field in entry.config.model_fields.items():
         table.add_row(key, str(field.default))

@@ -40,6 +40,7 @@ from hep_ray.errors import (
     StorageHeld,
 )
 from hep_ray.files import refuse_occupied, storing, whole
+from hep_ray.plugins import registered
 from hep_ray.simulate import SIMULATIONS, Simulation
 
 if TYPE_CHECKING:
@@ -284,6 +285,8 @@ def simulate(
         "settings": config.model_dump(mode="json"),
         "packages": dict(required_versions(entry)),
     }
+    if own := [one for one in registered(set()) if not one.distribution]:
+        source["own_code"] = {one.module: one.sha256 for one in own}
     version = importlib.metadata.version("hep-ray")
     with ChunkStore(Path(out), entry.schema, {**source, "hep_ray": version}) as store:
         with _bar(events, shown=progress) as bar:

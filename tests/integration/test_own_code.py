@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from hep_ray.simulate import SIMULATIONS
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.records import CodeAccepted, EpochFinished, SearchStarted
 from tests.facts import tells
@@ -33,6 +36,16 @@ def hep_ray(place: Path, *words: str, code: int = 0) -> str:
 
 def test_the_readers_code_is_at_most_forty_lines() -> None:
     assert len([line for line in SCRIPT.splitlines() if line.strip()]) <= 40
+
+
+def test_the_readers_network_takes_the_events_that_the_page_simulates() -> None:
+    simulation = re.search(r"^hep-ray data simulate (\w+)", PAGE.read_text(), re.MULTILINE)
+    schema = SIMULATIONS[simulation[1]].schema  # type: ignore[index]
+    code: dict[str, Any] = {"__name__": "quadratic"}
+    exec(re.sub(r"^@\w+\(.*\)\n", "", SCRIPT.partition("search = ")[0], flags=re.MULTILINE), code)
+    inputs = [torch.ones(5, *column.shape) for column in schema.inputs]
+    for products in (False, True):
+        assert code["Quadratic"](schema, products)(*inputs).shape == (5, 2)
 
 
 @pytest.mark.slow

@@ -115,6 +115,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "data convert": {
         "--out": "tests/conversion/test_data_cli.py",
         "--workers": "tests/conversion/test_convert.py",
+        "--plugin": "tests/simulate/test_own_simulation.py",
     },
     "data check": {
         "--json": "tests/conversion/test_data_cli.py",
@@ -126,6 +127,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
             "tests/simulate/test_run.py",
         ),
         "--list": "tests/project/test_flags.py::test_simulations_are_listed",
+        "--plugin": "tests/simulate/test_own_simulation.py",
     },
     "data show": {"--out": "tests/dataset/test_show.py", "--split": "tests/dataset/test_show.py"},
 }

@@ -23,7 +23,7 @@ from hep_ray.search.own_checks import tried
 from hep_ray.search.trial import cause_of
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import start_trial
-from tests.facts import tells
+from tests.facts import raises, tells
 
 SCHEMA = EventSchema(
     task="toy",
@@ -267,6 +267,34 @@ def test_a_fault_is_a_named_error_with_the_user_s_own_line_first(check, tmp_path
     assert tells(told, *words), told
     if text is not None:
         assert told.startswith(line_of(tmp_path / "own_nets.py", text)), told
+
+
+@pytest.mark.parametrize("when", ["imported", "built"])
+def test_a_file_of_the_user_s_folder_is_missed_before_any_trial(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.txt").write_text("3")
+
+    def attempt(name: str, file: str) -> Any:
+        reads, source = f"open({file!r}).close()", HEAD + NETWORK
+        source = (
+            source + reads
+            if when == "imported"
+            else source.replace("super().__init__()", f"super().__init__(); {reads}")
+        )
+        path = tmp_path / f"{name}.py"
+        path.write_text(source)
+        plugin = Plugin(
+            module=name, path=str(path), sha256=_digest(path), registers=("model 'own'",), source=source
+        )
+        return tried([plugin], [PARAMS], SCHEMA, EVENTS)
+
+    assert attempt("reads_files", str(tmp_path / "weights.txt"))
+    MODELS._entries.pop("own")
+    with raises(HepRayError, "weights.txt", "Path(__file__).with_name(…)"):
+        attempt("reads_files_here", "weights.txt")
+    assert Path.cwd() == tmp_path
 
 
 def test_own_optimizer_schedule_and_scaler_are_taken_as_they_are(check) -> None:

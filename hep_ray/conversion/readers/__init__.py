@@ -118,8 +118,8 @@ class Reader:
 
     @property
     def summary(self) -> str:
-        """First line of the opening function's docstring."""
-        return (self.open.__doc__ or "").strip().splitlines()[0]
+        """First line of the opening function's docstring, if it has one."""
+        return (self.open.__doc__ or "").strip().partition("\n")[0]
 
 
 READERS: Registry[Reader] = Registry("reader", "hep_ray.conversion.readers")
