@@ -56,7 +56,7 @@ def new(
 
     folder = write_project(name, data=data, task=task, out=out)
     files = ", ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
-    commands = "\n".join(f"  {one}" for one in (f"cd {folder}", *_commands(folder / "README.md")))
+    commands = "\n".join(f"  {one}" for one in (typed("cd", folder), *_commands(folder / "README.md")))
     print_text(result_console(), f"{folder}: {files}\nNext:\n{commands}")
 
 

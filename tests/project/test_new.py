@@ -143,6 +143,12 @@ def test_a_name_that_python_cannot_import_or_knows_is_refused(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_folder_is_told_as_a_shell_takes_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(app, ["new", "vertex", "--out", "my searches/vertex"])
+    assert tells(made.output, "cd 'my searches/vertex'")
+
+
 def test_what_is_there_stays(tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")
