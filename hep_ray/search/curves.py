@@ -15,10 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from scipy.special import ndtr
+from threadpoolctl import ThreadpoolController
 
 from hep_ray.search.curves_gp import Array, Kernel, Process, Warp, fit, log_expected_gain
 from hep_ray.search.curves_space import Encoding
@@ -130,6 +132,16 @@ class _View:
     best: float
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread() -> Any:
+    """Have linear algebra use one core: for such small matrices more only wait, 40 times as long where trials train."""
+    return _libraries().limit(limits=1)
+
+
 def milestones(epochs: int) -> list[int]:
     """Return the epochs after which trials pause; of 52: 3, 5, 8, 12, 20, 32 and 52."""
     first = max(1, round(epochs / FIRST))
@@ -184,14 +196,16 @@ class CurveSearcher:
     def next(self) -> Step | None:
         """Return the next decision; None while there is nothing to do."""
         rng = np.random.default_rng([self._seed, len(self._opened)])
-        step = self._decide(rng)
+        with one_thread():
+            step = self._decide(rng)
         if step is not None:
             self._enter(step)
         return step
 
     def took(self, step: Step) -> None:
         """Take in a decision of an earlier attempt, in place of `next`."""
-        self._refit()
+        with one_thread():
+            self._refit()
         self._enter(step)
 
     def report(self, trial: int, epoch: int, value: float) -> None:
@@ -246,8 +260,9 @@ class CurveSearcher:
         one = self._trials[trial]
         if not self._modelled() or one.failed:
             return None
-        view = self._seen()
-        mean, spread = view.process.spread(one.code[None], np.ones(1))
+        with one_thread():
+            view = self._seen()
+            mean, spread = view.process.spread(one.code[None], np.ones(1))
         low, middle, high = (
             max(view.warp.back(float(mean[0] + by * spread[0])), one.best) * self._sign for by in (-1, 0, 1)
         )

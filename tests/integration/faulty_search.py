@@ -1,7 +1,6 @@
 """A search over models that go wrong, each in another way, in a training step of its second epoch.
 
-Run as a script, for its workers must know a model that hep_ray does not have: `register` is Ray's setup hook of each
-worker process.
+Run as a script, which brings its workers a model that hep_ray does not have.
 """
 
 import os
@@ -50,6 +49,7 @@ class FaultyConfig(Config):
     faulty_at: int = 6
 
 
+@model("faulty", FaultyConfig)
 class Faulty(Model):
     """A linear classifier with dropout."""
 
@@ -110,10 +110,6 @@ def end_or_hang(behaviour: str, folder: Path) -> None:
         re.match(r"(a+)+$", "a" * 64 + "b")
 
 
-def register() -> None:
-    model("faulty", FaultyConfig)(Faulty)
-
-
 def grid(*behaviours: str) -> Space:
     training = {"loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": BATCH}
     return Space(model="faulty", behaviour=Choice(*behaviours), **training)
@@ -143,11 +139,5 @@ if __name__ == "__main__":
 
     from hep_ray import main
 
-    register()
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": "faulty_search.register"},
-    )
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     main(search)
