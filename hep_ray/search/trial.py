@@ -18,7 +18,8 @@ from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
 from hep_ray.loading.stream import EventData
 from hep_ray.masking import mask
-from hep_ray.own_code import own_line
+from hep_ray.metrics import metric_of
+from hep_ray.own_code import defined_at, own_line
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.failures import begin_log, kind_of, time_limit, write_log
 from hep_ray.search.options import EPOCH_TIMEOUT
@@ -185,8 +186,14 @@ class TrialRun:
 def _check_finite(metrics: dict[str, float]) -> None:
     bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
+        own = [
+            metric_of(name.removeprefix("val_"))
+            for name, value in metrics.items()
+            if not math.isfinite(value)
+        ]
+        where = next((line for one in own if one is not None and (line := defined_at(one.compute))), "")
         raise NonFiniteLoss(
-            f"every metric of an epoch is finite; after epoch {metrics['epoch']:g} {', '.join(bad)}"
+            f"{where}every metric of an epoch is finite; after epoch {metrics['epoch']:g} {', '.join(bad)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import HepRayError
+from hep_ray.errors import HepRayError, NonFiniteLoss
 from hep_ray.loading.batches import Events
 from hep_ray.loading.scalers import SCALERS
 from hep_ray.losses import LOSSES
@@ -20,7 +21,7 @@ from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.plugins import Plugin, import_source
 from hep_ray.registry import OWN_CODE
 from hep_ray.search.own_checks import tried
-from hep_ray.search.trial import cause_of
+from hep_ray.search.trial import _check_finite, cause_of
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import start_trial
 from tests.facts import raises, tells
@@ -339,3 +340,16 @@ def test_a_metric_of_ones_own_is_among_those_of_every_evaluation(check) -> None:
     scores = np.array([[0.5, 0.5], [0.2, 0.8]])
     found = classification_metrics(scores, np.array([0, 1]), SCHEMA.classes, "signal")
     assert found["own"] == 2
+
+
+def test_a_metric_that_is_no_number_later_is_told_with_its_line(check, tmp_path: Path) -> None:
+    late = '@metric("own", larger_is_better=True)\ndef own(labels): return 0.5\n'
+    check(NETWORK + late)
+    for metrics, line in (
+        ({"epoch": 4.0, "val_own": math.nan}, line_of(tmp_path / "own_nets.py", "@metric")),
+        ({"epoch": 4.0, "val_loss": math.inf}, "every metric"),
+    ):
+        with pytest.raises(NonFiniteLoss, match="after epoch 4") as caught:
+            _check_finite(metrics)
+        assert str(caught.value).startswith(line)
+    _check_finite({"epoch": 4.0, "val_own": 0.5})
