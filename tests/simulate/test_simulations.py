@@ -1,6 +1,7 @@
 """Simulations as a whole: contract of every registered one, reproducibility, reference distributions."""
 
 import csv
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -51,9 +52,16 @@ def test_contract(name: str) -> None:
         assert any(values.tobytes() != second[column].tobytes() for column, values in first.items())
 
 
+@pytest.fixture
+def equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many events of each class, for so few that rare ones would have none."""
+    entries = {name: dataclasses.replace(SIMULATIONS[name], shares=None) for name in SIMULATIONS}
+    monkeypatch.setattr(SIMULATIONS, "_entries", entries)
+
+
 @needs_pythia
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_session", "equal_shares")
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_the_dataset_is_the_same_for_any_number_of_workers_and_differs_by_seed(tmp_path, name: str) -> None:
     events = 10 * len(SIMULATIONS[name].schema.classes)
@@ -72,7 +80,7 @@ def test_the_dataset_is_the_same_for_any_number_of_workers_and_differs_by_seed(t
 
 @needs_pythia
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_session", "equal_shares")
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_more_events_leave_the_earlier_ones_in_their_splits(tmp_path, name: str) -> None:
     """With whole chunks, the events of the smaller dataset are those of the larger, split by split."""
