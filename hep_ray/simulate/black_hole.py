@@ -40,6 +40,8 @@ from hep_ray.simulate.phase_space import boost, invariant_mass, isotropic_direct
 
 PARTONS: tuple[int, ...] = (21, 1, 2, 3, 4, 5, -1, -2, -3, -4, -5)
 EMITTED = (*SPECIES, GRAVITON)
+DRAWS = 1000
+"""Energies drawn for a species before the hole is taken to have too little mass for it."""
 PAIRS = tuple((first, second) for first in PARTONS for second in PARTONS)
 
 
@@ -100,9 +102,10 @@ def evaporate(
         radius = horizon_radius(mass, planck_mass, extra_dimensions, convention)
         # A body of mass m takes at most (M² + m²)/2M from a hole of mass M, and leaves it massless.
         most = (mass**2 + species.mass**2) / (2 * mass)
-        energy = spectra[species.spin].sample(rng.random()) / radius
-        while not species.mass < energy < most:
-            energy = spectra[species.spin].sample(rng.random()) / radius
+        draws = (spectra[species.spin].sample(rng.random()) / radius for _ in range(DRAWS))
+        energy = next((drawn for drawn in draws if species.mass < drawn < most), None)
+        if energy is None:
+            continue  # a light hole is too hot for a graviton in many dimensions: it emits something else
         momentum = np.sqrt(energy**2 - species.mass**2) * isotropic_direction(rng)
         particle = boost(np.array([energy, *momentum]), hole)
         hole = hole - particle

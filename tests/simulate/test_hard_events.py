@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hep_ray.simulate.black_hole import black_hole_event
+from hep_ray.simulate.black_hole import black_hole_event, evaporate
+from hep_ray.simulate.hawking import RadiusConvention
 from hep_ray.simulate.particles import (
     INTERMEDIATE,
     Charges,
@@ -132,3 +133,12 @@ def test_colder_holes_emit_more() -> None:
         )
 
     assert multiplicity(2000.0) > multiplicity(4000.0) + 2
+
+
+def test_a_hole_that_has_too_little_mass_for_a_graviton_emits_something_else() -> None:
+    """With n = 6 and this radius the gravitons of a hole of 4.3 TeV would have 16 TeV."""
+    rng = np.random.default_rng(0)
+    hole = np.array([4300.0, 0.0, 0.0, 0.0])
+    emitted = [evaporate(hole, 4000.0, 6, rng, convention=RadiusConvention.UNIT)[0] for _ in range(200)]
+    assert all(emitted)
+    assert sum(39 in one for one in emitted) <= 2
