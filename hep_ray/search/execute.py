@@ -23,7 +23,7 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from rich.console import Console
 
-from hep_ray.errors import StorageError, TrackingUnavailable
+from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
 from hep_ray.files import storing
 from hep_ray.loading.stream import open_events
 from hep_ray.search.plan import SearchPlan, TrainingPlan
@@ -317,12 +317,21 @@ def _tune(
             trainable(job, resources, scratch) as actor,
         ):
             tune.Tuner(actor, tune_config=tune_config, run_config=run_config).fit()
-    except Exception:
+    except Exception as exc:
         if recorder.storage_error is not None:
             raise recorder.storage_error from None
+        if (fault := _named(exc)) is not None:
+            raise fault from None
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _named(exc: BaseException | None) -> HepRayError | None:
+    """Return the named error, as of a scheduler of the user's own, that Tune wrapped into its own."""
+    while exc is not None and not isinstance(exc, HepRayError):
+        exc = exc.__cause__ or exc.__context__
+    return exc
 
 
 def beside(console: Console) -> Callable[[str], None]:

@@ -26,15 +26,24 @@ from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.own_code import blaming, defined_at
 from hep_ray.plugins import Plugin, load
 from hep_ray.registry import implementation
+from hep_ray.search.definition import Preset, Search
 from hep_ray.search.node_checks import ask, living_nodes, one_line
+from hep_ray.search.sampler import OptunaSearcher, searcher_for
+from hep_ray.search.space import Space
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState
+from hep_ray.tracking.records import EpochFinished, Record, Status, TrialFinished
 from hep_ray.training.config import REGISTRIES, ScaledModel, TrialConfig
 from hep_ray.training.distributed import seed_everything
+from hep_ray.training.evaluation import validation_keys
 
 EVENTS = 8
 """On which components are tried."""
 SCORED = 64
 """Events of each class, made up, on which metrics are tried."""
 SEED = 20241
+REHEARSED = 8
+"""Legs of made-up trials on which a scheduler of the user's own decides."""
+OF_TRAINING = ("train_loss", "train_accuracy", "train_auc", "learning_rate")
 
 Shapes = list[tuple[str, tuple[int, ...]]]
 
@@ -64,6 +73,48 @@ def check_plugins(plugins: Sequence[Plugin], samples: Sequence[Mapping[str, Any]
     if len({str(answer) for answer in answers.values()}) > 1:
         files = ", ".join(plugin.path for plugin in plugins if plugin.registers)
         raise PluginFailed(f"{files} builds other networks on other nodes; a trial may run on any")
+
+
+def rehearse(search: Search, preset: Preset, space: Space, schema: EventSchema) -> None:
+    """Let a scheduler or a sampler of the user's own decide on a few trials that are made up, before any is trained.
+
+    Args:
+        search: what is optimised.
+        preset: with what decides; nothing is asked where both are names.
+        space: what may vary.
+        schema: of the events, which decides what trials report.
+
+    Raises:
+        PluginFailed: it raised; the error begins with the user's own line.
+        InvalidConfig: it answered what nobody could follow.
+    """
+    if isinstance(preset.sampler, str) and isinstance(preset.scheduler, str):
+        return
+    state = SearchState()
+    listeners: list[OptunaSearcher] = []
+
+    def write(record: Record) -> None:
+        state.apply(record)
+        for listener in listeners:
+            listener.record(record)
+
+    searcher = searcher_for(search, preset, space, SEED, None, state, write)
+    listeners.append(searcher)
+    for place in range(REHEARSED):
+        suggestion = searcher.suggest("")
+        if not isinstance(suggestion, dict):
+            break
+        name, decision = suggestion["trial_id"], "go on"
+        while decision == "go on":
+            epoch = len(state.trials[name].history) + 1
+            rising = 0.5 + 0.01 * place + 0.4 * (1 - 1 / epoch)
+            reported = dict.fromkeys((*OF_TRAINING, *OF_MODEL, *TIMES, *validation_keys(schema)), rising)
+            write(EpochFinished(time=0, trial_id=name, metrics={**reported, "epoch": epoch}))
+            decision = searcher.after_epoch(name)
+        if decision == "stop":
+            ended: Status = "completed" if epoch >= preset.epochs else "stopped"
+            write(TrialFinished(time=0, trial_id=name, status=ended))
+    searcher.doubts()
 
 
 def first_events(dataset: Dataset) -> Events:

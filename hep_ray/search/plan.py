@@ -20,6 +20,7 @@ from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_
 from hep_ray.search.find import stated_by
 from hep_ray.search.named_samplers import check_sampler
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions
+from hep_ray.search.own_checks import rehearse
 from hep_ray.search.preflight import check_metrics, configurations_of, most_paused, preflight
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
@@ -274,6 +275,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: trials on this dataset do not report the metric.
+        InvalidConfig, PluginFailed: a scheduler or a sampler of the user's own fails, see `rehearse`.
         InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
     """
     import_named(options.plugin or ())
@@ -287,6 +289,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     trials = total_trials(search, preset, space)
     dataset = Dataset.open(options.data)
     check_metrics(search.metric, search.second_objective, dataset.schema)
+    rehearse(search, preset, space, dataset.schema)
     configurations = configurations_of(space, search.points_to_evaluate, options.workers_per_trial)
     paused = most_paused(preset, trials)
     resources = preflight(dataset, options, configurations, plugins, trials=trials, paused=paused)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,11 +23,12 @@ from ray.tune.search import Searcher
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.models import MODELS
+from hep_ray.own_code import blaming
 from hep_ray.search.curves import CurveSearcher, Ending, Step
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws, frozen_trial, total_trials
 from hep_ray.search.named_samplers import draws_alike
-from hep_ray.search.scheduler import Decision, scheduler_for
+from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.search.stored_study import StoredStudy
@@ -203,9 +205,13 @@ class OptunaSearcher(JournalSearcher):
         self._search, self._preset, self._seed = search, preset, seed
         self._references = len(search.points_to_evaluate)
         self.total = total_trials(search, preset, space)
+        self._of_scheduler = f"asking the scheduler {preset.scheduler_name}"
+        self._of_sampler = f"asking the sampler {preset.sampler_name}"
         self._draws = None if preset.sampler == "curves" else Draws(search, preset, space, seed)
-        self._alike = draws_alike(preset.sampler, space)
-        self._scheduler = scheduler_for(preset.scheduler, preset.goal(search, seed))
+        with blaming(self._of_sampler):
+            self._alike = draws_alike(preset.sampler, space)
+        with blaming(self._of_scheduler):
+            self._scheduler = scheduler_for(preset.scheduler, preset.goal(search, seed))
         self.pauses = self._scheduler.pauses
         if self.pauses:
             of_references = (1 if is_fitted(one) else preset.epochs for one in search.points_to_evaluate)
@@ -298,7 +304,8 @@ class OptunaSearcher(JournalSearcher):
 
     def doubts(self) -> list[str]:
         """Return those of the scheduler, and a sampler that does not draw again what it drew."""
-        found = self._scheduler.doubts()
+        with blaming(self._of_scheduler):
+            found = list(self._scheduler.doubts())
         if self._draws is not None and self._draws.differs:
             found.append(
                 f"{self._preset.sampler_name} drew {self._draws.differs} otherwise when it was asked again after the "
@@ -322,7 +329,8 @@ class OptunaSearcher(JournalSearcher):
         self._state = SearchState()
         for record in state.records:
             if isinstance(record, TrialStarted) and self._draws is not None:
-                self._draws.enter(record, self._state)
+                with blaming(self._of_sampler):
+                    self._draws.enter(record, self._state)
             self._state.apply(record)
             if isinstance(record, TrialFinished) and self._draws is not None:
                 self._draws.end(self._state.trials[record.trial_id])
@@ -330,10 +338,14 @@ class OptunaSearcher(JournalSearcher):
         self._state = state
 
     def _tell_scheduler(self, record: Record) -> None:
+        with blaming(self._of_scheduler):
+            self._pass_on(record)
+
+    def _pass_on(self, record: Record) -> None:
         name = getattr(record, "trial_id", "")
         if isinstance(record, TrialStarted):
             if name not in self._begun and self._is_scheduled(len(self._state.trials) - 1, record.params):
-                self._begun[name] = self._scheduler.begin(name, record.params)
+                self._enter(name, record.params)
         elif name not in self._begun:
             return
         elif isinstance(record, EpochFinished):
@@ -343,6 +355,21 @@ class OptunaSearcher(JournalSearcher):
             self._scheduler.went_on(name, record.until)
         elif isinstance(record, TrialFinished):
             self._scheduler.end(name, record.status)
+
+    def _enter(self, name: str, params: Mapping[str, Any]) -> None:
+        """Tell the scheduler of a trial, and keep until when it trains first.
+
+        Raises:
+            InvalidConfig: the scheduler answers something else than an epoch, or None.
+        """
+        with blaming(self._of_scheduler):
+            until: Any = self._scheduler.begin(name, params)
+        if until is not None and (not isinstance(until, Integral) or until < 1):
+            raise InvalidConfig(
+                f"the scheduler {self._preset.scheduler_name} answered {until!r} when '{name}' began; it may answer an "
+                "epoch, from 1 on, or None"
+            )
+        self._begun[name] = None if until is None else int(until)
 
     def _is_scheduled(self, place: int, params: dict[str, Any]) -> bool:
         """Return whether the scheduler is told of a trial.
@@ -364,10 +391,11 @@ class OptunaSearcher(JournalSearcher):
         elif place >= self.total:
             return None
         assert self._draws is not None
-        drawn = self._draws.next(self._state)
+        with blaming(self._of_sampler):
+            drawn = self._draws.next(self._state)
         name = f"t{place:04d}"
         if self._is_scheduled(place, drawn.params):
-            self._begun[name] = self._scheduler.begin(name, drawn.params)
+            self._enter(name, drawn.params)
         until = None if left is None else min(self._begun.get(name) or self._preset.epochs, left)
         record = TrialStarted(
             time=time.time(),
@@ -385,9 +413,15 @@ class OptunaSearcher(JournalSearcher):
         if self._closed or not self.pauses or len(self._state.trials) < self._references:
             return None
         left = self._epochs_left()
-        taken = self._scheduler.take_up() if left > 0 else None
+        with blaming(self._of_scheduler):
+            taken: Any = self._scheduler.take_up() if left > 0 else None
         if taken is None:
             return None
+        if not isinstance(taken, TakeUp):
+            raise InvalidConfig(
+                f"the scheduler {self._preset.scheduler_name} answered {taken!r} when it was asked what goes on; it "
+                "may answer TakeUp(trial_id, until, reason), or None"
+            )
         trial = self._state.trials.get(taken.trial_id)
         reached = len(trial.history) if trial else 0
         if trial is None or trial.finished is not None or taken.until <= reached:
