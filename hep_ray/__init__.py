@@ -6,6 +6,7 @@ Importing this package loads neither Ray nor torch; each name below loads what i
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -80,8 +81,9 @@ _FORMER = {"By": "Mapped"}
 """Former public name → what it is called now."""
 
 
-if "IPython" in sys.modules:  # tqdm, which Optuna imports, asks for ipywidgets; nothing here needs them
+if "IPython" in sys.modules:  # Ray, when it is imported, and tqdm ask for ipywidgets; nothing here needs them
     warnings.filterwarnings("ignore", message="IProgress not found")
+    logging.getLogger("ray.widgets.util").addFilter(lambda record: record.levelno > logging.INFO)
 if "HEP_RAY_LOG_LEVEL" in os.environ:
     importlib.import_module("hep_ray.log").show(os.environ["HEP_RAY_LOG_LEVEL"])
 

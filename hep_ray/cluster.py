@@ -181,7 +181,6 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Tune counts failed trials after we have told of them.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-    logging.getLogger("ray.widgets.util").addFilter(_above_info)
     warnings.filterwarnings("ignore", category=ResourceWarning, module="ray")
     if ray.is_initialized():
         return
@@ -213,11 +212,6 @@ def connect() -> None:
             "this machine"
         ) from exc
     logger.info("Ray's logs are in %s", ray_temp_dir() / "session_latest" / "logs")
-
-
-def _above_info(record: logging.LogRecord) -> bool:
-    """Leave out that Ray asks for ipywidgets, which is not needed; levels of its loggers it sets back itself."""
-    return record.levelno > logging.INFO
 
 
 def disconnect() -> None:

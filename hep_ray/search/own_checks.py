@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,13 +28,15 @@ from hep_ray.plugins import Plugin, load
 from hep_ray.registry import implementation
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.node_checks import ask, living_nodes, one_line
-from hep_ray.search.sampler import OptunaSearcher, searcher_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState
 from hep_ray.tracking.records import EpochFinished, Record, Status, TrialFinished
 from hep_ray.training.config import REGISTRIES, ScaledModel, TrialConfig
 from hep_ray.training.distributed import seed_everything
 from hep_ray.training.evaluation import validation_keys
+
+if TYPE_CHECKING:
+    from hep_ray.search.sampler import OptunaSearcher
 
 EVENTS = 8
 """On which components are tried."""
@@ -90,6 +92,8 @@ def rehearse(search: Search, preset: Preset, space: Space, schema: EventSchema) 
     """
     if isinstance(preset.sampler, str) and isinstance(preset.scheduler, str):
         return
+    from hep_ray.search.sampler import searcher_for  # with most of Ray
+
     state = SearchState()
     listeners: list[OptunaSearcher] = []
 

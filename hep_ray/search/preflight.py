@@ -31,9 +31,8 @@ from hep_ray.search.definition import Preset
 from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
-from hep_ray.search.recorder import KEEP_BEST
+from hep_ray.search.recorder import KEEP_BEST, MOST_PAUSED
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
-from hep_ray.search.sampler import MOST_PAUSED
 from hep_ray.search.space import Choice, Mapped, Space
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import REGISTRIES, TrialConfig

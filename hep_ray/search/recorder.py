@@ -35,6 +35,8 @@ TRIES_AGAIN_HUNG = 1
 """The same after an epoch that took too long: what hangs twice at the same place costs no third wait."""
 KEEP_BEST = 10
 """Trials whose best model stays on disk."""
+MOST_PAUSED = 100
+"""Trials that wait with a checkpoint on disk; of more, the worst are given up, which no decision would take up soon."""
 
 
 class Recorder(Callback):

@@ -28,6 +28,7 @@ from hep_ray.search.curves import CurveSearcher, Ending, Step
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws, frozen_trial, total_trials
 from hep_ray.search.named_samplers import draws_alike
+from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
@@ -41,9 +42,6 @@ from hep_ray.tracking.records import (
     TrialPaused,
     TrialStarted,
 )
-
-MOST_PAUSED = 100
-"""Trials that wait with a checkpoint on disk; of more, the worst are given up, which no decision would take up soon."""
 
 
 class JournalSearcher(Searcher):
