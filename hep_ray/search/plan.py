@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
+from hep_ray.errors import CannotResume, StorageError, UnknownName
 from hep_ray.flags import in_words
 from hep_ray.plugins import Plugin, differences, import_named, places, registered
 from hep_ray.registry import check_name
@@ -24,7 +24,7 @@ from hep_ray.search.own_checks import rehearse
 from hep_ray.search.preflight import check_metrics, configurations_of, most_paused, preflight
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.space import Choice, Mapped, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.provenance import provenance
@@ -297,29 +297,17 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
 
 
 def _check_baseline(search: Search) -> None:
-    """Refuse a baseline that no trial under any preset can be.
+    """Refuse a baseline of parameters that no trial has; one that is outside the space is trained by `confirm` anew.
 
     Raises:
-        UnknownName: it names a parameter that no trial has.
-        InvalidConfig: no trial has its value.
+        UnknownName: it names such a parameter.
     """
-    spaces = {
-        id(one): one for one in [search.space, *(preset.space for preset in search.presets.values())] if one
-    }
+    spaces = [one for one in (search.space, *(preset.space for preset in search.presets.values())) if one]
     known = {
-        name
-        for one in (*(space.parameters for space in spaces.values()), *search.points_to_evaluate)
-        for name in one
+        name for one in (*(space.parameters for space in spaces), *search.points_to_evaluate) for name in one
     }
-    for name, value in search.baseline.items():
+    for name in search.baseline:
         check_name("parameter in the baseline", name, sorted(known))
-        stated = [space.parameters[name] for space in spaces.values() if name in space.parameters]
-        values = [one for parameter in stated for one in parameter.corners()]
-        values += [params[name] for params in search.points_to_evaluate if name in params]
-        if value not in values and all(isinstance(one, Choice | Mapped) for one in stated):
-            raise InvalidConfig(
-                f"no trial has the baseline's {name}={value}; it may be: {', '.join(map(str, dict.fromkeys(values)))}"
-            )
 
 
 def _words(search: Search, space: Space) -> set[str]:
