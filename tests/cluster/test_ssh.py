@@ -102,9 +102,9 @@ def test_the_doctor_finds_nothing(cluster: Any) -> None:
     assert checks["mlflow"]["found"] == "http://127.0.0.1:5000"
     assert checks["authentication"]["found"] == "RAY_AUTH_MODE token"
 
-    (cluster.project / "hep_ray/new.py").write_text("")
+    (cluster.project / "hep_ray/of_this_test.py").write_text("")
     changed = cluster.ok("env", f"PYTHONPATH={cluster.project}", "hep-ray", "doctor", "--print-code").strip()
-    (cluster.project / "hep_ray/new.py").unlink()
+    (cluster.project / "hep_ray/of_this_test.py").unlink()
     code, out = cluster.run("ray", "exec", CLUSTER, f"hep-ray doctor --code {changed}")
     assert code == 1
     assert "FAIL  code" in out
