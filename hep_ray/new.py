@@ -78,10 +78,9 @@ def write_project(
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
-        raise InvalidConfig(
-            f"invalid name of a search: '{name}'; it must be lower case letters, digits and _"
-        )
+    from hep_ray.search.definition import check_search_name
+
+    check_search_name(name)
     if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
         raise InvalidConfig(
             f"'{name}' is the name of a Python module, which {name}.py would hide: choose another, such as "

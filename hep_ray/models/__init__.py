@@ -83,6 +83,12 @@ class ModelEntry:
 
 MODELS: Registry[ModelEntry] = Registry("model", __name__)
 
+
+def is_fitted(model: object) -> bool:
+    """Return whether that is the name of a model that is fitted in one go, so that a trial of it has one epoch."""
+    return model in MODELS and MODELS[str(model)].fitted
+
+
 M = TypeVar("M", bound=Callable[..., nn.Module])
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
+from hep_ray.models import is_fitted
 from hep_ray.search.curves_gp import Array, Kernel, Process, Warp, fit, log_expected_gain
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.space import Space, Value
@@ -245,7 +246,7 @@ class CurveSearcher:
         self._handed -= max(0, one.until - one.epoch)
         self._lost = [lost for lost in self._lost if lost[0] != trial]
         one.until, one.over, one.failed = 0, True, failed
-        if one.values and self._encoding.fitted(one.params):
+        if one.values and is_fitted(one.params.get("model")):
             one.values.extend([one.best] * (self._epochs - one.epoch))
 
     @property

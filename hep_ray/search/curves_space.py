@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hep_ray.models import MODELS
+from hep_ray.models import is_fitted
 from hep_ray.search.space import Choice, Mapped, Space, Value
 from hep_ray.training.config import training_keys
 
@@ -139,7 +139,7 @@ class Encoding:
         self._space = space
         self._of_training = training_keys()
         models = space.parameters["model"].corners() if "model" in space.parameters else ()
-        self._fitted = [model for model in models if model in MODELS and MODELS[str(model)].fitted]
+        self._fitted = [model for model in models if is_fitted(model)]
         self._conditional = bool(self._fitted) or any(one.condition for one in space.parameters.values())
         parents = {key for one in space.parameters.values() for key in one.condition}
         self._genes: list[_Gene] = []
@@ -219,19 +219,11 @@ class Encoding:
                 place = self._places[name]
                 if active[place]:
                     chosen[name] = self._genes[place].value(float(genes[place]))
-            elif self._exists(name, chosen):
+            elif self._space.exists(name, chosen):
                 chosen[name] = (
                     parameter.value(chosen) if isinstance(parameter, Mapped) else parameter.corners()[0]
                 )
         return chosen
-
-    def _exists(self, name: str, chosen: Mapping[str, Value]) -> bool:
-        fitted = chosen.get("model") in self._fitted
-        return self._space.parameters[name].holds(chosen) and not (fitted and name in self._of_training)
-
-    def fitted(self, params: Mapping[str, Any]) -> bool:
-        """Return whether the configuration's model is fitted in one go."""
-        return params.get("model") in self._fitted
 
     def every(self) -> Array:
         """Return (n, genes) of every configuration of a finite space; some are the same, but for idle genes."""

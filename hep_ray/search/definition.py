@@ -43,6 +43,18 @@ GRACE_SHARE = 9
 """Of longer trainings, one part in so many is the grace."""
 
 
+def check_search_name(name: str) -> None:
+    """Refuse a name that could not be that of a search's script and folder.
+
+    Raises:
+        InvalidConfig: it is another than lower case letters, digits and _, a letter first.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InvalidConfig(
+            f"invalid name of a search: '{name}'; it must be lower case letters, digits and _"
+        )
+
+
 def _check_kind(what: str, value: object, kind: Any, example: str) -> None:
     """Refuse a value of another kind, with an example of what is meant.
 
@@ -373,10 +385,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise InvalidConfig(
-                f"invalid name of a search: '{self.name}'; it must be lower case letters, digits and _"
-            )
+        check_search_name(self.name)
         import_named(self.plugins)
         if str(self.mode) == THAT_OF_THE_METRIC:
             from hep_ray.metrics import larger_is_better

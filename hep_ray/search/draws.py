@@ -27,7 +27,7 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import SamplerOfDraws
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.tracking.records import OF_PARAMETERS, TrialStarted
+from hep_ray.tracking.records import OF_PARAMETERS, SearchStarted, TrialStarted
 
 TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
 """How a trial ended, in Optuna's words."""
@@ -260,13 +260,13 @@ def total_trials(search: Search, preset: Preset, space: Space) -> int:
     return len(search.points_to_evaluate) + (whole if preset.trials is None else min(preset.trials, whole))
 
 
-def directions(search: Search) -> list[StudyDirection]:
+def directions(search: Search | SearchStarted) -> list[StudyDirection]:
     """Return the directions of the metric, and of the second objective where there is one."""
     metric = StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE
     return [metric, *([StudyDirection.MINIMIZE] if search.second_objective else [])]
 
 
-def objectives(trial: TrialState, search: Search) -> list[float]:
+def objectives(trial: TrialState, search: Search | SearchStarted) -> list[float]:
     """Return the best value of the metric, and the second objective where there is one."""
     best = trial.best(search.metric, search.mode)
     assert best is not None

@@ -27,8 +27,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.flags import in_words
 from hep_ray.loading.batches import Events
 from hep_ray.plugins import Plugin, load
-from hep_ray.search.preflight import STATES, most_paused
-from hep_ray.search.recorder import KEEP_BEST
+from hep_ray.search.preflight import disk_bytes, most_paused, size_words
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop, start_trial
 
@@ -108,7 +107,7 @@ class SearchCost:
             yield "time", f"about {expected} ({least} to {most}), {by}: {', '.join(parts)}"
             yield (
                 "memory",
-                f"{_bytes(self.memory)} for each worker, events apart; checkpoints {_bytes(self.disk)}",
+                f"{size_words(self.memory)} for each worker, events apart; checkpoints {size_words(self.disk)}",
             )
         if self.untimed:
             yield "time", f"not timed within {LONGEST:g} s: {', '.join(self.untimed)}"
@@ -150,7 +149,7 @@ def estimate(plan: SearchPlan) -> SearchCost:
         tuple(timed),
         _whole(plan, timed, shares),
         memory,
-        largest * (KEEP_BEST + STATES * (resources.concurrent + most_paused(plan.preset, plan.trials))),
+        disk_bytes(largest, resources.concurrent, paused=most_paused(plan.preset, plan.trials)),
         tuple(sorted(shares.keys() - known)),
         tuple(failed),
     )
@@ -306,7 +305,3 @@ def _epochs_when_stopped(plan: SearchPlan) -> float:
 
 def _named(one: Timed) -> str:
     return f"an epoch of {one.model} with batches of {one.batch_size}"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"  # noqa: PLR2004 - the unit's own bound

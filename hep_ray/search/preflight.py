@@ -125,6 +125,11 @@ def most_paused(preset: Preset, trials: int) -> int:
     return min(MOST_PAUSED, trials * preset.epochs // firsts.get(preset.scheduler_name, 1))
 
 
+def disk_bytes(model_bytes: int, concurrent: int, keep: int = KEEP_BEST, paused: int = 0) -> int:
+    """Return the bytes of kept models and of the checkpoints of trials that run or pause; arguments as `check_room`."""
+    return model_bytes * (keep + STATES * (concurrent + paused))
+
+
 def check_room(
     storage: Path, model_bytes: int, concurrent: int, keep: int = KEEP_BEST, paused: int = 0
 ) -> None:
@@ -140,13 +145,13 @@ def check_room(
     Raises:
         StorageError: the free space is less than that.
     """
-    needed = model_bytes * (keep + STATES * (concurrent + paused))
+    needed = disk_bytes(model_bytes, concurrent, keep, paused)
     free = shutil.disk_usage(storage).free
     if free < needed:
         raise StorageError(
             f"not enough room on storage {storage}: {keep} kept models and the state of {concurrent} running trials"
-            f"{f', and of {paused} that pause,' * bool(paused)} take {_size(needed)}, {_size(free)} are free: make "
-            f"room, or choose another --storage{', or a scheduler that pauses none' * bool(paused)}"
+            f"{f', and of {paused} that pause,' * bool(paused)} take {size_words(needed)}, {size_words(free)} are "
+            f"free: make room, or choose another --storage{', or a scheduler that pauses none' * bool(paused)}"
         )
 
 
@@ -321,5 +326,6 @@ def _takes_one_event(model: Model, schema: EventSchema) -> bool:
     return not single
 
 
-def _size(size: int) -> str:
+def size_words(size: int) -> str:
+    """Return a number of bytes in words, such as `1.3 GB`."""
     return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"  # noqa: PLR2004 - the unit's own bound

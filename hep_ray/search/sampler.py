@@ -22,7 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from hep_ray.errors import InvalidConfig
-from hep_ray.models import MODELS
+from hep_ray.models import is_fitted
 from hep_ray.own_code import blaming
 from hep_ray.search.curves import CurveSearcher, Ending, Step
 from hep_ray.search.definition import Preset, Search
@@ -212,7 +212,9 @@ class OptunaSearcher(JournalSearcher):
             self._scheduler = scheduler_for(preset.scheduler, preset.goal(search, seed))
         self.pauses = self._scheduler.pauses
         if self.pauses:
-            of_references = (1 if is_fitted(one) else preset.epochs for one in search.points_to_evaluate)
+            of_references = (
+                1 if is_fitted(one.get("model")) else preset.epochs for one in search.points_to_evaluate
+            )
             self.epochs_in_all = self._drawn_epochs() + sum(of_references)
         self._begun: dict[str, int | None] = {}
         """Trial that the scheduler knows → epoch until which it trains first."""
@@ -270,7 +272,7 @@ class OptunaSearcher(JournalSearcher):
         trial = self._state.trials[trial_id]
         if trial.finished is not None or len(trial.history) >= self._preset.epochs:
             return "stop"
-        if is_fitted(trial.started.params):
+        if is_fitted(trial.started.params.get("model")):
             return "go on"
         decision = self._checked(self._decisions.get(trial_id, "go on"))
         if decision == "go on" and trial.until is not None and len(trial.history) >= trial.until:
@@ -375,7 +377,7 @@ class OptunaSearcher(JournalSearcher):
         The only epoch of a model that is fitted in one go is its last, and no rung compares a network's first epoch
         with it. Where trials pause, references are trained in full, beside the budget.
         """
-        return not is_fitted(params) and (place >= self._references or not self.pauses)
+        return not is_fitted(params.get("model")) and (place >= self._references or not self.pauses)
 
     def _begin(self) -> TrialStarted | None:
         """Begin a new trial, unless trials, or epochs, are spent."""
@@ -453,6 +455,8 @@ class OptunaSearcher(JournalSearcher):
         return decision
 
     def _give_up_worst(self) -> None:
+        if sum(trial.paused for trial in self._state.drawn()) <= MOST_PAUSED:
+            return
         paused = [
             trial for trial in self._state.ranked(self._search.metric, self._search.mode) if trial.paused
         ]
@@ -463,12 +467,6 @@ class OptunaSearcher(JournalSearcher):
         """Record a decision, and learn of it: the recorder may have told it by then."""
         self._write(record)
         self.record(record)
-
-
-def is_fitted(params: Mapping[str, Any]) -> bool:
-    """Return whether a configuration's model is fitted in one go, so that it has one epoch."""
-    model = params.get("model")
-    return model in MODELS and MODELS[str(model)].fitted
 
 
 class CurveTrials(OptunaSearcher):

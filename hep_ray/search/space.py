@@ -37,7 +37,7 @@ from optuna.distributions import (
 
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.loading.augment import AugmentConfig
-from hep_ray.models import MODELS
+from hep_ray.models import MODELS, is_fitted
 from hep_ray.tracking.records import RecordedParameter
 from hep_ray.training.config import (
     REGISTRIES,
@@ -346,7 +346,7 @@ class Space:
 
     def _is_everywhere(self, name: str) -> bool:
         models = self.parameters["model"].corners() if "model" in self.parameters else ()
-        if name in self._of_training and any(one in MODELS and MODELS[str(one)].fitted for one in models):
+        if name in self._of_training and any(is_fitted(one) for one in models):
             return False
         return all(
             set(self.parameters[key].corners()) <= set(values) and self._is_everywhere(key)
@@ -357,17 +357,17 @@ class Space:
         """Draw one configuration, define-by-run: a parameter whose condition fails is not drawn."""
         chosen: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
-            if self._exists(name, chosen):
+            if self.exists(name, chosen):
                 if isinstance(parameter, Mapped):
                     chosen[name] = parameter.value(chosen)
                 else:
                     chosen[name] = parameter.suggest(trial, name)
         return chosen
 
-    def _exists(self, name: str, chosen: Mapping[str, Value]) -> bool:
-        model = chosen.get("model")
-        fitted = model in MODELS and MODELS[str(model)].fitted
-        return self.parameters[name].holds(chosen) and not (fitted and name in self._of_training)
+    def exists(self, name: str, chosen: Mapping[str, Value]) -> bool:
+        """Return whether a configuration has a parameter, given those that are stated before it."""
+        fitted = name in self._of_training and is_fitted(chosen.get("model"))
+        return self.parameters[name].holds(chosen) and not fitted
 
     def grid(self) -> list[dict[str, Value]]:
         """Return every configuration.
@@ -384,7 +384,7 @@ class Space:
                 for point in points
                 for extended in (
                     [{**point, name: value} for value in _values(parameter, point)]
-                    if self._exists(name, point)
+                    if self.exists(name, point)
                     else [point]
                 )
             ]
@@ -487,7 +487,7 @@ class Space:
         """A configuration of these components, with the wanted values of what exists beside them, else the first."""
         sample: dict[str, Value] = {kind: name for kind, name in chosen.items() if kind in self.parameters}
         for name, parameter in self.parameters.items():
-            if name not in sample and self._exists(name, sample):
+            if name not in sample and self.exists(name, sample):
                 free = wanted is not None and name in wanted and not isinstance(parameter, Mapped)
                 sample[name] = wanted[name] if wanted and free else _values(parameter, sample)[0]
         return sample

@@ -307,7 +307,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
     """Return the leaderboard for a terminal: each trial at its best epoch, how it ended, and what varied."""
     started = state.started
     assert started is not None
-    ranked = state.ranked(started.metric, started.mode)
+    ranked, naming = state.ranked(started.metric, started.mode), state.naming
     known = {key for trial in ranked for key in (trial.best(started.metric, started.mode) or {})}
     shown = [key for key in dict.fromkeys([started.metric, *COLUMNS]) if key in known]
     made = Table(
@@ -340,7 +340,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
             ),
             f"{len(trial.history)}/{started.epochs}",
             trial.status,
-            ", ".join(filter(None, (state.naming.words(trial.started.params), seeds.get(trial.trial_id)))),
+            ", ".join(filter(None, (naming.words(trial.started.params), seeds.get(trial.trial_id)))),
         )
     if len(ranked) > rows:
         made.caption = f"{len(ranked) - rows} more in {LEADERBOARD}"

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from hep_ray.search.draws import TOLD_AS
+from hep_ray.search.draws import TOLD_AS, directions, objectives
 from hep_ray.search.state import SearchState, TrialState
 
 
@@ -31,9 +30,7 @@ def study_of(state: SearchState) -> optuna.Study:
     started = state.started
     assert started is not None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = [StudyDirection.MAXIMIZE if started.mode == "max" else StudyDirection.MINIMIZE]
-    directions += [StudyDirection.MINIMIZE] * (started.second_objective is not None)
-    study = optuna.create_study(study_name=started.search, directions=directions)
+    study = optuna.create_study(study_name=started.search, directions=directions(started))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([name for name in (started.metric, started.second_objective) if name])
@@ -55,11 +52,7 @@ def _frozen(
     assert started is not None
     own = {name: space[name] for name in params if name in space and _takes(space[name], params[name])}
     told = OptunaState.RUNNING if trial.finished is None else TOLD_AS[trial.finished.status]
-    best = trial.best(started.metric, started.mode)
-    values = None
-    if best is not None and told == OptunaState.COMPLETE:
-        cost = [trial.total(started.second_objective)] if started.second_objective else []
-        values = [best[started.metric], *cost]
+    values = objectives(trial, started) if trial.history and told == OptunaState.COMPLETE else None
     beside = {name: value for name, value in params.items() if name not in own}
     return FrozenTrial(
         number=number,
