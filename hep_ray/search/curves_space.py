@@ -19,6 +19,7 @@ import numpy.typing as npt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hep_ray.models import is_fitted
+from hep_ray.search.named_samplers import at_fraction
 from hep_ray.search.space import Choice, Mapped, Space, Value
 from hep_ray.training.config import training_keys
 
@@ -64,7 +65,11 @@ class _Gene:
         """Return the position in the range, from 0 to 1, of the value that a gene stands for."""
         given = self.distribution
         if isinstance(given, FloatDistribution):
-            return genes
+            if given.step is None:
+                return genes
+            last = round((given.high - given.low) / given.step)
+            stepped: Array = np.minimum(np.floor(genes * (last + 1)), last) / last
+            return stepped
         whole = self._whole(genes)
         if given.log:
             low, high = math.log(given.low), math.log(given.high)
@@ -96,10 +101,7 @@ class _Gene:
         given = self.distribution
         if isinstance(given, IntDistribution):
             return int(self._whole(np.array([gene]))[0])
-        if given.log:
-            low, high = math.log(given.low), math.log(given.high)
-            return float(np.clip(math.exp(low + gene * (high - low)), given.low, given.high))
-        return float(np.clip(given.low + gene * (given.high - given.low), given.low, given.high))
+        return float(at_fraction(given, gene))
 
     def gene(self, value: Any) -> float | None:
         """Return the gene of a value; None where the parameter never has it."""

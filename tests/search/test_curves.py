@@ -296,6 +296,20 @@ def test_every_kind_of_parameter_survives_its_code() -> None:
     assert len(kinds) == 3
 
 
+def test_a_range_in_steps_gives_its_steps_and_equal_ones_the_same_code() -> None:
+    space = Space(model="mlp", dropout=Uniform(0.1, 0.5, step=0.2), learning_rate=LogUniform(1e-4, 1e-1))
+    encoding = Encoding(space)
+    genes = np.random.default_rng(0).random((200, encoding.genes))
+    values = [encoding.params(one)["dropout"] for one in genes]
+    assert {round(value, 9) for value in values} == {0.1, 0.3, 0.5}
+    codes = encoding.codes(genes)[:, [one.name for one in encoding._genes].index("dropout")]
+    assert {(round(value, 9), code) for value, code in zip(values, codes, strict=True)} == {
+        (0.1, 0.0),
+        (0.3, 0.5),
+        (0.5, 1.0),
+    }
+
+
 def test_a_space_of_every_kind_is_searched() -> None:
     searcher = CurveSearcher(MIXED, 9, seed=0)
     models = []
