@@ -7,6 +7,7 @@ DATA ?= data/mbh_sph
 EVENTS ?= 10000
 HEP_RAY_STORAGE ?= runs
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 FUZZ_SECONDS ?= 20
 CHAOS_ARGS ?=
 STATISTICS_ARGS ?=
@@ -47,8 +48,15 @@ data/mbh_sph/manifest.json: | $(INSTALLED)
 search: env $(DATA)/manifest.json ## Simulate events where absent, run (or resume) a search, print its leaderboard
 	$(VENV)/python $(SEARCH) $(if $(wildcard $(JOURNAL)),--resume,--data $(DATA) --preset $(PRESET))
 
+# Files of tests without Ray are shared out to processes of one thread; those with Ray use all cores themselves.
+APART := -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not cluster and not ray and not ui"
 test: lint types ## Lint, types, and every test that is neither slow nor needs ssh
+ifeq ($(strip $(PYTEST_ARGS)),)
+	OMP_NUM_THREADS=1 $(VENV)/pytest $(APART)
+	$(VENV)/pytest -m "(ray or ui) and not slow and not cluster"
+else
 	$(VENV)/pytest -m "not slow and not cluster" $(PYTEST_ARGS)
+endif
 
 test-slow: env ## The tests that take minutes
 	$(VENV)/pytest -m slow $(PYTEST_ARGS)
@@ -79,7 +87,7 @@ test-lowest: env ## Tests without Ray, on the lowest versions that pyproject.tom
 
 # Counting lines takes a third more time, and nothing is counted in Ray's processes: only tests without Ray are counted.
 coverage: env ## Tests without Ray, and how much of hep_ray they run, line by line in htmlcov/
-	$(VENV)/pytest -m "not slow and not cluster and not ray and not ui" --cov --cov-report=html $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/pytest $(APART) --cov --cov-report=html $(PYTEST_ARGS)
 	@echo "Coverage of hep_ray by the tests without Ray: $$($(VENV)/coverage report --format=total) % of its lines"
 
 searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events

@@ -31,6 +31,8 @@ SKIPPED = pytest.StashKey[dict[str, str]]()
 """Skipped test, or file of tests → why."""
 RAN = pytest.StashKey[set[str]]()
 COMPLAINT = pytest.StashKey[str]()
+COLLECTED = pytest.StashKey[int]()
+"""Tests of the files asked for that are neither slow nor need ssh, before `-m` and `-k` leave some out."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,11 +40,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Skips(config), "skips")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    apart = {"slow", "cluster"}
+    config.stash[COLLECTED] = sum(not apart & {mark.name for mark in item.iter_markers()} for item in items)
+
+
 class Skips:
     """Lets a run fail that was asked for and of which nothing ran, or that skipped what must run."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._stash = config.stash
+        # What one process of several (pytest-xdist) tells the first one; none in that.
+        self._told: dict[str, Any] | None = getattr(config, "workeroutput", None)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and not hasattr(report, "wasxfail"):
@@ -54,7 +64,15 @@ class Skips:
         if report.skipped:
             self._stash[SKIPPED][report.nodeid] = _reason(report)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what a worker skipped whole files for: only it has seen that."""
+        self._stash[SKIPPED].update(getattr(node, "workeroutput", {}).get("skipped", {}))
+
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._told is not None:
+            self._told["skipped"] = self._stash[SKIPPED]
+            return
         complaint = complain(
             self._stash[SKIPPED],
             len(self._stash[RAN]),
@@ -108,6 +126,11 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     found = report.longrepr
     text = found[2] if isinstance(found, tuple) else str(found)
     return text.removeprefix("Skipped: ")
+
+
+@pytest.fixture(scope="session")
+def tests_collected(pytestconfig: pytest.Config) -> int:
+    return pytestconfig.stash[COLLECTED]
 
 
 @pytest.fixture(scope="session")

@@ -189,7 +189,8 @@ def test_errors_are_one_paragraph_and_exit_with_two(tmp_path, flags, status, wor
     assert not [entry for entry in tmp_path.rglob("*") if entry.name not in {"killed.py", "runs"}]
 
 
-@pytest.mark.parametrize("preset", ["curves", pytest.param("asha", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["curves", "asha"])
 def test_killed_while_trials_pause_and_resumed_it_decides_as_it_would_have(
     make_search_place, tmp_path, preset
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -50,6 +51,22 @@ def test_where_skips_are_strict_one_that_is_not_listed_fails_the_run(tmp_path: P
     assert code == 1, told
     assert "shellcheck is not installed" in complaint
     assert "no real events" not in complaint
+
+
+@pytest.mark.parametrize("processes", [(), ("-n", "1")])
+def test_a_whole_file_that_is_skipped_is_seen_from_every_process(
+    tmp_path: Path, processes: tuple[str, ...]
+) -> None:
+    """A worker of pytest-xdist alone sees that; the run fails all the same."""
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    for name in ("conftest.py", "skips.toml"):
+        shutil.copy(REPOSITORY / "tests" / name, folder)
+    (folder / "test_ran.py").write_text("def test_it() -> None:\n    pass\n")
+    (folder / "test_absent.py").write_text("import pytest\n\npytest.importorskip('no_such_package')\n")
+    code, told = run(tmp_path, "--rootdir", str(tmp_path), *processes, str(folder), HEP_RAY_STRICT_SKIPS="1")
+    assert code == 1, told
+    assert "tests/test_absent.py: could not import 'no_such_package'" in told.rpartition("these are not:")[2]
 
 
 @pytest.fixture(scope="module")
