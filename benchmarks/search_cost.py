@@ -9,7 +9,8 @@ An epoch counts when it has ended. Ours is the median over seeds of the epochs u
 the whole table, exactly, all its epochs included; a seed that does not get there within a third of the grid's epochs
 counts as all of them. `within_one_error` is the easier goal of anything no more than one standard error of that value
 (Hanley and McNeil, from the number of validation events) below it. No trial is stopped before its third epoch, as in
-the shipped searches. `--sampler random` draws at random under the same scheduler.
+the shipped searches. `--sampler random` draws at random under the same scheduler; `--sampler curves` follows learning
+curves, which set their own milestones.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from rich.progress import track
 
 from hep_ray import Choice, Preset, Search, Space
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.sampler import OptunaSearcher
+from hep_ray.search.sampler import searcher_for
 from hep_ray.search.space import Value
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
@@ -128,28 +129,37 @@ def replay(grid: Grid, sampler: str, seed: int, grace: int, folder: Path) -> tup
         presets={},
         metric=METRIC,
     )
-    preset = Preset(epochs=grid.length, trials=grid.epochs, sampler=sampler, grace_epochs=grace)
+    early: dict[str, Any] = {} if sampler == "curves" else {"grace_epochs": grace}
+    preset = Preset(epochs=grid.length, trials=grid.epochs, sampler=sampler, **early)
     goals = {grid.best: grid.epochs, grid.best - grid.error: grid.epochs}
     spent = 0
     with Journal(folder) as journal:
         recorder = Recorder(journal, search.metric, search.mode, grid.length, folder / "trials")
-        searcher = OptunaSearcher(
+        searcher = searcher_for(
             search, preset, search.space, seed, folder / "optuna.db", recorder.state, recorder.write
         )
         recorder.listeners.append(searcher.record)
 
-        def start() -> SimpleNamespace:
-            trial = SimpleNamespace(config=searcher.suggest(""), epoch=0)
+        def start() -> SimpleNamespace | None:
+            suggestion = searcher.suggest("")
+            if not isinstance(suggestion, dict):
+                return None
+            trial = SimpleNamespace(config=suggestion)
+            trial.epoch = len(recorder.state.trials[trial.config["trial_id"]].history)
             trial.seconds, trial.values = grid.curves[
                 tuple(trial.config["params"][name] for name in grid.axes)
             ]
             return trial
 
         running: list[tuple[float, int, Any]] = []
-        for worker in range(WORKERS):
-            trial = start()
-            heapq.heappush(running, (trial.seconds, worker, trial))
-        while spent < LIMIT * grid.epochs and goals[grid.best] == grid.epochs:
+        idle = list(range(WORKERS))
+
+        def fill(now: float) -> None:
+            while idle and (trial := start()) is not None:
+                heapq.heappush(running, (now + trial.seconds, idle.pop(0), trial))
+
+        fill(0.0)
+        while running and spent < LIMIT * grid.epochs and goals[grid.best] == grid.epochs:
             now, worker, trial = heapq.heappop(running)  # whose epoch ends first
             value = trial.values[trial.epoch]
             trial.epoch += 1
@@ -157,10 +167,14 @@ def replay(grid: Grid, sampler: str, seed: int, grace: int, folder: Path) -> tup
             goals = {goal: min(epochs, spent) if value >= goal else epochs for goal, epochs in goals.items()}
             metrics = {"epoch": trial.epoch, METRIC: value}
             recorder.write(EpochFinished(time=now, trial_id=trial.config["trial_id"], metrics=metrics))
-            if searcher.after_epoch(trial.config["trial_id"]) != "go on":
+            decision = searcher.after_epoch(trial.config["trial_id"])
+            if decision == "stop":
                 recorder.finish(trial.config["trial_id"])
-                trial = start()
-            heapq.heappush(running, (now + trial.seconds, worker, trial))
+            if decision == "go on":
+                heapq.heappush(running, (now + trial.seconds, worker, trial))
+            else:
+                idle.append(worker)
+                fill(now)
     exactly, within = goals.values()
     return exactly, within
 
@@ -174,7 +188,7 @@ def main() -> None:
     parser.add_argument(
         "--grace", type=int, default=3, help="epochs before any is stopped; the shipped searches have 2 or 3"
     )
-    parser.add_argument("--sampler", choices=["tpe", "random"], default="tpe")
+    parser.add_argument("--sampler", choices=["tpe", "random", "curves"], default="tpe")
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
     grid = read_grid(options.table)
@@ -185,9 +199,9 @@ def main() -> None:
             results.append(replay(grid, options.sampler, seed, options.grace, Path(folder)))
     exactly, within = zip(*results, strict=True)
     ours, easier = statistics.median(exactly), statistics.median(within)
+    by = "curves" if options.sampler == "curves" else f"{options.sampler} and ASHA"
     line = {
-        "what": f"search_cost: epochs of {options.sampler} and ASHA until the best validation AUC of the whole grid, "
-        "median over seeds",
+        "what": f"search_cost: epochs of {by} until the best validation AUC of the whole grid, median over seeds",
         "ours": ours,
         "peer": grid.epochs,
         "ratio": round(grid.epochs / ours, 2),
@@ -198,7 +212,7 @@ def main() -> None:
         "within_one_error_of_each_seed": within,
         "best": grid.best,
         "error": round(grid.error, 5),
-        "grace_epochs": options.grace,
+        "grace_epochs": None if options.sampler == "curves" else options.grace,
     }
     print(json.dumps(line))
 

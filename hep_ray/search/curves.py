@@ -276,9 +276,12 @@ class CurveSearcher:
             genes = self._encoding.of(step.params)
             code = self._encoding.codes(genes[None])[0]
             self._trials.append(_Trial(step.trial, dict(step.params), genes, code))
-            if step.trial >= len(self._points):
+            drawn = step.trial >= len(self._points)
+            if drawn or self._encoding.params(genes) == dict(
+                step.params
+            ):  # a reference that could be drawn as well
                 self._tried[self._key(code)] = self._tried.get(self._key(code), 0) + 1
-                self._handed_in_full += step.until if step.until == self._epochs else 0
+            self._handed_in_full += step.until if drawn and step.until == self._epochs else 0
         one = self._trials[step.trial]
         one.until = step.until
         self._lost = [lost for lost in self._lost if lost[0] != step.trial]
@@ -475,17 +478,22 @@ class CurveSearcher:
     def _untried(self, genes: Array) -> Array:
         """Those of which no trial has the configuration, or nearly; of a small space, all that there are."""
         genes = genes if self._all is None else self._all
-        fresh = [self._key(code) not in self._tried for code in self._encoding.codes(genes)]
+        fresh = [key not in self._tried for key in self._keys(self._encoding.codes(genes))]
         return genes[fresh] if any(fresh) else genes
 
     def _key(self, code: Array) -> bytes:
+        return self._keys(code[None])[0]
+
+    def _keys(self, codes: Array) -> list[bytes]:
         """Equal where two configurations are, or nearly in a space that is not small."""
-        return np.round(code, 9 if self._encoding.finite <= ENUMERATED else ALIKE).tobytes()
+        return [
+            code.tobytes() for code in np.round(codes, 9 if self._encoding.finite <= ENUMERATED else ALIKE)
+        ]
 
     def _enumerate(self) -> Array:
         """Genes of every configuration of a small space, each once."""
         genes = self._encoding.every()
-        keys = [self._key(code) for code in self._encoding.codes(genes)]
+        keys = self._keys(self._encoding.codes(genes))
         _, first = np.unique(keys, return_index=True)
         self._encoding.finite = len(first)
         return genes[np.sort(first)]

@@ -34,6 +34,8 @@ PAUSING = ("asha_pausing", "curves")
 """Schedulers by which trials pause."""
 LEAST_FOR_CURVES = 5
 """Epochs from which on `auto` for both is `curves`: of fewer there are no curves to learn from."""
+UNREAD_BY_CURVES: dict[str, Any] = {"grace_epochs": None, "reduction_factor": 3}
+"""Fields of a preset that `curves` does not read → their defaults."""
 Mode = Literal["max", "min"]
 THAT_OF_THE_METRIC: Any = ""
 
@@ -119,6 +121,12 @@ class Preset:
                 f"it; got sampler '{self.sampler_name}', scheduler '{self.scheduler_name}'"
             )
         self._check_numbers()
+        unread = [name for name, unset in UNREAD_BY_CURVES.items() if getattr(self, name) != unset]
+        if curves and unread:
+            raise InvalidConfig(
+                f"curves sets its own milestones and does not read {unread[0]}: leave it out; got "
+                f"{getattr(self, unread[0])}"
+            )
         if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
             raise InvalidConfig(f"reduction_factor must be at least 2; got {self.reduction_factor}")
         if self.trials is None and self.sampler != "grid":
@@ -239,9 +247,10 @@ class Preset:
         both = (self.sampler, self.scheduler) == ("auto", "auto")
         begun_so = "curves" in (sampler, scheduler)
         long = search.second_objective is None and self.epochs >= LEAST_FOR_CURVES
+        long = long and bool((self.space or search.space).drawn())
         if both and (begun_so or (sampler is None and long)):
             why = "as it was begun" if begun_so else f"one objective, {LEAST_FOR_CURVES} epochs or more"
-            return replace(self, sampler="curves", scheduler="curves", why=why)
+            return replace(self, sampler="curves", scheduler="curves", why=why, **UNREAD_BY_CURVES)
         if made.scheduler == "auto":
             known = scheduler if scheduler in SCHEDULERS else None
             made = replace(made, scheduler=known or ("none" if search.second_objective else "asha"))

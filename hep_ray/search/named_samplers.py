@@ -217,6 +217,11 @@ def check_sampler(preset: Preset, search: Search) -> None:
                 f"'{preset.scheduler_name}' makes: take 'tpe', 'gp', 'qmc', 'random' or 'grid', or another scheduler"
             )
         return
+    if name == "curves" and not space.drawn():
+        raise InvalidSpace(
+            f"curves has nothing to draw: every parameter of {search.name} has one value; state a range or a Choice, "
+            "or take sampler 'grid'"
+        )
     if name == "curves" and search.second_objective is not None:
         raise InvalidConfig(
             f"curves serves one objective, and {search.name} has two: take sampler 'tpe' with scheduler 'asha_pausing'"

@@ -12,7 +12,8 @@ sequence of legs, each from the epoch that it has reached until the epoch that t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +22,7 @@ import optuna
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import HepRayError, InvalidConfig
 from hep_ray.models import is_fitted
 from hep_ray.own_code import blaming
 from hep_ray.search.curves import CurveSearcher, Ending, Step
@@ -203,12 +204,10 @@ class OptunaSearcher(JournalSearcher):
         self._search, self._preset, self._seed = search, preset, seed
         self._references = len(search.points_to_evaluate)
         self.total = total_trials(search, preset, space)
-        self._of_scheduler = f"asking the scheduler {preset.scheduler_name}"
-        self._of_sampler = f"asking the sampler {preset.sampler_name}"
         self._draws = None if preset.sampler == "curves" else Draws(search, preset, space, seed)
-        with blaming(self._of_sampler):
+        with self._asking_sampler():
             self._alike = draws_alike(preset.sampler, space)
-        with blaming(self._of_scheduler):
+        with self._asking_scheduler():
             self._scheduler = scheduler_for(preset.scheduler, preset.goal(search, seed))
         self.pauses = self._scheduler.pauses
         if self.pauses:
@@ -304,7 +303,7 @@ class OptunaSearcher(JournalSearcher):
 
     def doubts(self) -> list[str]:
         """Return those of the scheduler, and a sampler that does not draw again what it drew."""
-        with blaming(self._of_scheduler):
+        with self._asking_scheduler():
             found = list(self._scheduler.doubts())
         if self._draws is not None and self._draws.differs:
             found.append(
@@ -329,7 +328,7 @@ class OptunaSearcher(JournalSearcher):
         self._state = SearchState()
         for record in state.records:
             if isinstance(record, TrialStarted) and self._draws is not None:
-                with blaming(self._of_sampler):
+                with self._asking_sampler():
                     self._draws.enter(record, self._state)
             self._state.apply(record)
             if isinstance(record, TrialFinished) and self._draws is not None:
@@ -338,7 +337,7 @@ class OptunaSearcher(JournalSearcher):
         self._state = state
 
     def _tell_scheduler(self, record: Record) -> None:
-        with blaming(self._of_scheduler):
+        with self._asking_scheduler():
             self._pass_on(record)
 
     def _pass_on(self, record: Record) -> None:
@@ -362,7 +361,7 @@ class OptunaSearcher(JournalSearcher):
         Raises:
             InvalidConfig: the scheduler answers something else than an epoch, or None.
         """
-        with blaming(self._of_scheduler):
+        with self._asking_scheduler():
             until: Any = self._scheduler.begin(name, params)
         if until is not None and (not isinstance(until, Integral) or until < 1):
             raise InvalidConfig(
@@ -391,7 +390,7 @@ class OptunaSearcher(JournalSearcher):
         elif place >= self.total:
             return None
         assert self._draws is not None
-        with blaming(self._of_sampler):
+        with self._asking_sampler():
             drawn = self._draws.next(self._state)
         name = f"t{place:04d}"
         if self._is_scheduled(place, drawn.params):
@@ -413,7 +412,7 @@ class OptunaSearcher(JournalSearcher):
         if self._closed or not self.pauses or len(self._state.trials) < self._references:
             return None
         left = self._epochs_left()
-        with blaming(self._of_scheduler):
+        with self._asking_scheduler():
             taken: Any = self._scheduler.take_up() if left > 0 else None
         if taken is None:
             return None
@@ -463,10 +462,35 @@ class OptunaSearcher(JournalSearcher):
         for trial in paused[MOST_PAUSED:]:
             self._note(TrialFinished(time=time.time(), trial_id=trial.trial_id, status="stopped"))
 
+    def _asking_scheduler(self) -> AbstractContextManager[None]:
+        return _asking(self._preset.scheduler, f"the scheduler {self._preset.scheduler_name}")
+
+    def _asking_sampler(self) -> AbstractContextManager[None]:
+        return _asking(self._preset.sampler, f"the sampler {self._preset.sampler_name}")
+
     def _note(self, record: Record) -> None:
         """Record a decision, and learn of it: the recorder may have told it by then."""
         self._write(record)
         self.record(record)
+
+
+@contextmanager
+def _asking(given: object, name: str) -> Iterator[None]:
+    """Within, what an object that the user gave raises becomes a named error; one of ours raises as it is.
+
+    Raises:
+        PluginFailed: their own code raised; the error begins with the line.
+        InvalidConfig: other code did, such as Optuna's.
+    """
+    try:
+        with blaming(f"asking {name}"):
+            yield
+    except HepRayError:
+        raise
+    except Exception as exc:
+        if isinstance(given, str):
+            raise
+        raise InvalidConfig(f"{name} raised {type(exc).__name__}: {exc}") from exc
 
 
 class CurveTrials(OptunaSearcher):

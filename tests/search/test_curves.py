@@ -218,6 +218,20 @@ def test_a_small_space_is_searched_once() -> None:
     assert searcher.finished
 
 
+def test_a_reference_of_a_small_space_is_not_trained_again() -> None:
+    space = Space(model="mlp", batch_size=Choice(32, 64), weight_decay=Choice(0.0, 0.1, 0.2))
+    inside = {"model": "mlp", "batch_size": 64, "weight_decay": 0.1}
+    outside = {"model": "mlp", "batch_size": 64, "weight_decay": 0.5}  # coded as one in the middle
+    searcher = CurveSearcher(space, 3, points=[inside, outside])
+    opened = []
+    while (step := searcher.next()) is not None:
+        opened += [step.params] if step.start == 0 else []
+        for epoch in range(step.start + 1, step.until + 1):
+            searcher.report(step.trial, epoch, 0.5 + epoch / 10)
+    assert len(opened) == 7  # six of the space, one of which is a reference, and the other
+    assert all(opened.count(one) == 1 for one in opened)
+
+
 def test_where_trainings_diverge_few_go_on() -> None:
     """Every training with a learning rate above 0.01 diverges at once: a third of the space."""
     searcher, drawn = CurveSearcher(PLAIN, EPOCHS, seed=1), []

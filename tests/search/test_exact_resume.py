@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, InvalidSpace
 from hep_ray.search.definition import Preset
 from hep_ray.search.named_samplers import check_sampler
 from hep_ray.search.scheduler import Decision, Scheduler, TakeUp
@@ -249,7 +249,18 @@ def test_curves_stand_alone() -> None:
     with raises(InvalidConfig, "curves", "toy", "'asha_pausing'"):
         search = Simulated(preset("random", "none"), RANGES, second="epoch_seconds").search
         check_sampler(Preset(epochs=9, trials=1, sampler="curves"), search)
+    with raises(InvalidConfig, "curves", "grace_epochs", "2"):
+        Preset(epochs=9, trials=1, scheduler="curves", grace_epochs=2)
+    with raises(InvalidConfig, "curves", "reduction_factor", "4"):
+        Preset(epochs=9, trials=1, scheduler="curves", reduction_factor=4)
     plain = Simulated(preset("random", "none"), RANGES).search
+    constant = dataclasses.replace(plain, space=GRID.replace(learning_rate=0.1, momentum=0.5))
+    with raises(InvalidSpace, "curves", "toy", "Choice", "'grid'"):
+        check_sampler(Preset(epochs=9, trials=1, sampler="curves"), constant)
+    assert preset("auto", "auto", 9).resolved(constant).sampler == "grid"
+    assert (
+        preset("auto", "auto", 9).resolved(plain).sampler == "curves"
+    )  # a grace that is stated is for others
     both = Preset(epochs=9, trials=1, sampler="auto", scheduler="auto")
     assert both.resolved(plain).scheduler == "curves"
     assert both.resolved(plain, "tpe", "asha").sampler == "tpe"  # as it was begun

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.samplers import RandomSampler
+from optuna.samplers import GridSampler, RandomSampler
 from ray.tune import TuneError
 
 from hep_ray.dataset.schema import Column, EventSchema
@@ -108,6 +108,7 @@ def no_sampler(seed: int) -> Any:
         ({"sampler": BadSampler(seed=0)}, PluginFailed, ["test_rehearsal.py", "no draw", "BadSampler"]),
         ({"sampler": no_sampler}, PluginFailed, ["test_rehearsal.py", "'startup'", "no_sampler"]),
         ({"sampler": lambda _: 5}, InvalidConfig, ["5"]),
+        ({"sampler": GridSampler({"momentum": [0.5]})}, InvalidConfig, ["GridSampler", "learning_rate"]),
     ],
 )
 def test_what_would_end_a_search_in_its_midst_is_refused_before(
