@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hep_ray.conversion.columns import field_of, is_numeric
 from hep_ray.conversion.external_sort import take
 from hep_ray.conversion.labels import BatchOrigin, labels_of
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
 from hep_ray.dataset.expressions import Expression
-from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column, EventSchema
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column, EventSchema, all_finite
 from hep_ray.errors import InvalidEvents
 
 Mask = npt.NDArray[np.bool_]
@@ -31,8 +32,8 @@ def assemble(
     rules: SchemaFile,
     columns: Sequence[ColumnRule],
     schema: EventSchema,
-) -> Arrays:
-    """Return the events of a batch that fulfil the selection, with their labels and ids.
+) -> dict[str, Any]:
+    """Return the events of a batch that fulfil the selection, with their labels and, as Arrow strings, their ids.
 
     Raises:
         InvalidEvents: a value is absent, outside its dtype, or belongs to no class; file and row are named.
@@ -58,16 +59,40 @@ def assemble(
     for name in id_fields:
         if pa.types.is_integer(kind := batch.schema.field(name).type):
             raw[name] = np.asarray(raw[name]).astype(kind.to_pandas_dtype())
-    names = [np.asarray(raw[field]).tolist() for field in id_fields] or [(origin.start + rows).tolist()]
-    prefix = "" if rules.event_id.fields else f"{origin.stem}/"
-    ids = ["/".join(map(str, parts)) for parts in zip(*names, strict=True)]
-    if not rules.event_id.as_is:
-        classes = [schema.classes[label] for label in labels.tolist()]
-        ids = [f"{one}/{prefix}{name}" for one, name in zip(classes, ids, strict=True)]
-    arrays: Arrays = {LABEL: labels, EVENT_ID: np.array(ids, dtype=object)}
+    arrays: dict[str, Any] = {
+        LABEL: labels,
+        EVENT_ID: _ids(raw, id_fields, rows, labels, origin, rules, schema),
+    }
     for rule in columns:
         arrays.update(_column(raw, rule, schema, origin, rows, arrays[EVENT_ID]))
     return arrays
+
+
+def _ids(
+    raw: Mapping[str, Any],
+    fields: Sequence[str],
+    rows: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    origin: BatchOrigin,
+    rules: SchemaFile,
+    schema: EventSchema,
+) -> pa.Array:
+    """Return the ids of events, (N,) Arrow strings: the values of fields, or the file's name and the row's number."""
+    parts = [_as_text(raw[name]) for name in fields] or [_as_text(origin.start + rows)]
+    name = pc.binary_join_element_wise(*parts, "/") if len(parts) > 1 else parts[0]
+    if rules.event_id.as_is:
+        return name
+    before = "/" if rules.event_id.fields else f"/{origin.stem}/"
+    classes = pa.array(schema.classes, pa.string()).take(pa.array(labels))
+    return pc.binary_join_element_wise(classes, before, name, "")
+
+
+def _as_text(values: Any) -> pa.Array:
+    """Return values as Python writes them."""
+    array = np.asarray(values)
+    if array.ndim == 1 and array.dtype.kind in "iu":
+        return pa.array(array).cast(pa.string())
+    return pa.array(map(str, array.tolist()), pa.string())
 
 
 def _values(batch: pa.RecordBatch, name: str, origin: BatchOrigin) -> Any:
@@ -154,7 +179,7 @@ def _column(
     schema: EventSchema,
     origin: BatchOrigin,
     rows: npt.NDArray[np.int64],
-    ids: npt.NDArray[Any],
+    ids: pa.Array,
 ) -> Arrays:
     """Return the column of a rule, and the one that tells which values were missing, if it has one."""
     column = schema.column(rule.name)
@@ -182,18 +207,27 @@ def _column(
     values = values.reshape(len(rows), *column.shape)
     if values.dtype.kind not in "biuf":
         raise InvalidEvents(f"{origin.shown} gives column '{column.name}' {values.dtype} and no numbers")
-    missing: Mask = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
-    for sentinel in rule.sentinels:
-        missing |= values == (values.dtype.type(sentinel) if values.dtype.kind == "f" else sentinel)
-    if missing.any():
+    missing = _missing(values, rule)
+    if missing is not None and missing.any():
         if rule.missing is None:
             raise _refused(missing, rule, origin, rows, ids)
         kind = np.int64 if values.dtype.kind != "f" and rule.missing.is_integer() else np.float64
         values = np.where(missing, kind(rule.missing), values.astype(kind))
     arrays = {rule.name: _cast(values, column, origin, rows)}
     if rule.indicator is not None:
-        arrays[rule.indicator] = missing.astype(np.uint8)
+        absent = np.zeros(values.shape, dtype=bool) if missing is None else missing
+        arrays[rule.indicator] = absent.astype(np.uint8)
     return arrays
+
+
+def _missing(values: npt.NDArray[Any], rule: ColumnRule) -> Mask | None:
+    """Return which values are NaN or stand for a missing one; None where it is soon seen that none is."""
+    if not rule.sentinels and all_finite(values):
+        return None
+    missing: Mask = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+    for sentinel in rule.sentinels:
+        missing |= values == (values.dtype.type(sentinel) if values.dtype.kind == "f" else sentinel)
+    return missing
 
 
 def _refused(
@@ -201,7 +235,7 @@ def _refused(
     rule: ColumnRule,
     origin: BatchOrigin,
     rows: npt.NDArray[np.int64],
-    ids: npt.NDArray[Any],
+    ids: pa.Array,
 ) -> InvalidEvents:
     """Return the error that names the first event without a value, and what to type."""
     without = missing.reshape(len(missing), -1).any(axis=1)

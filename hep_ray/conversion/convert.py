@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 from pydantic import Field, FiniteFloat, JsonValue
 
 from hep_ray.cluster import in_tasks
@@ -33,7 +33,11 @@ Progress = Callable[[int, int | None], None]
 """Called after every task with the events read and how many there will be (None: unknown)."""
 
 TASK_BYTES = 64 * 2**20
-"""About as many bytes of events are one task."""
+"""About as many bytes of events are one task, at most."""
+LEAST_BYTES = 4 * 2**20
+"""About as many bytes of events are one task, at least."""
+TASKS_PER_WORKER = 4
+"""Reading tasks of each worker, at least, where there are enough events."""
 
 
 class Choices(Config):
@@ -136,7 +140,7 @@ def convert(
         drop_repeated=chosen.drop_duplicates,
         mapper=tasks_done,
     ) as writer:
-        tasks = list(_read_tasks(opened, columns, writer, content_ids=chosen.drop_duplicates))
+        tasks = list(_read_tasks(opened, columns, writer, workers, content_ids=chosen.drop_duplicates))
         done = 0
         for runs, events in tasks_done(read_events, tasks):
             writer.adopt(runs)
@@ -259,9 +263,14 @@ class ReadTask:
 
 
 def _read_tasks(
-    opened: Inputs, columns: tuple[ColumnRule, ...], target: ShardWriter, *, content_ids: bool
+    opened: Inputs, columns: tuple[ColumnRule, ...], target: ShardWriter, workers: int, *, content_ids: bool
 ) -> Iterator[ReadTask]:
-    stride = max(1, TASK_BYTES // max(1, sum(column.nbytes for column in target.schema.columns)))
+    row_bytes = max(1, sum(column.nbytes for column in target.schema.columns))
+    stride = max(1, TASK_BYTES // row_bytes)
+    if workers > 1 and opened.events is not None:  # few events are shared too, unless they are very few
+        stride = max(
+            min(stride, -(-opened.events // (TASKS_PER_WORKER * workers))), LEAST_BYTES // row_bytes, 1
+        )
     number = itertools.count()
     for table in opened.tables:
         fields = tuple(fields_read(opened.rules, columns, table.part))
@@ -286,7 +295,7 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
     """
     table, writer = task.table, task.writer
     reader = READERS[task.rules.reader]
-    opened = reader.open(table.path, parse_options(reader, task.rules.options))
+    opened = table.opened or reader.open(table.path, parse_options(reader, task.rules.options))
     row = task.start
     for batch in opened.read(opened.parts[table.number], task.start, task.stop, task.fields):
         origin = BatchOrigin(table.stem, table.shown, table.label, row, opened.cell)
@@ -301,8 +310,8 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
         return writer.finish(), row - task.start
 
 
-def content_ids(arrays: Arrays, names: Sequence[str]) -> npt.NDArray[np.object_]:
+def content_ids(arrays: Arrays, names: Sequence[str]) -> pa.Array:
     """Return ids that are equal for events whose columns are: a BLAKE2b hash of the values, 32 hexadecimal digits."""
     columns = [np.ascontiguousarray(arrays[name]).reshape(len(arrays[LABEL]), -1) for name in names]
     rows = np.concatenate([column.view(np.uint8).reshape(len(column), -1) for column in columns], axis=1)
-    return np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows], dtype=object)
+    return pa.array((hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows), pa.string())

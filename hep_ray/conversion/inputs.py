@@ -38,6 +38,7 @@ class InputTable:
         label: the class, where the file or the part decides it.
         stem: of which ids are made: the file's name without its endings, and more where that is not enough to tell
             the events of this part from those of another.
+        opened: the input, where to open it again is costly.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class InputTable:
     part: Part
     label: int | None
     stem: str = ""
+    opened: Opened | None = None
 
     @property
     def shown(self) -> str:
@@ -104,7 +106,7 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     _refuse_class_of_file(given, rules, of_dataset=schema is not None)
     rules = _with_classes(rules, given, opened) if schema is None else _rules_of_dataset(rules, schema)
     tables = [
-        InputTable(path, number, part, label)
+        InputTable(path, number, part, label, opened=found if found.costly else None)
         for path, found in opened
         for number, part, label in _labelled(found.parts, given, typed[path], rules)
     ]

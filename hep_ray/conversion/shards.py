@@ -25,9 +25,13 @@ from pydantic import JsonValue
 
 from hep_ray.conversion.external_sort import (
     BUFFER_BYTES,
+    SORT_BYTES,
+    Events,
+    Keys,
     SortedRun,
     SortedRunWriter,
-    concatenate,
+    held_bytes,
+    joined,
     merged,
     take,
 )
@@ -40,7 +44,7 @@ from hep_ray.dataset.dataset import (
     fingerprint_of,
     sha256_of,
 )
-from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
+from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.files import refuse_occupied, replacing, storing
@@ -49,8 +53,17 @@ from hep_ray.registry import check_name
 Encoding = Literal["auto", "dense"]
 
 DEFAULT_RULE = SplitRule()
-SHARDS_AT_A_TIME = 8
-"""Shards of one piece of work."""
+ROWS_PER_SHARD = 4096
+"""Events of a shard, unless there are so many that the shards would be more than `MOST_SHARDS`."""
+MOST_SHARDS = 4096
+FEWEST_AT_A_TIME = 8
+"""Shards of one piece of work, at least."""
+RANGES = 64
+"""Pieces of work of a split, about, unless they are larger than is sorted at once."""
+WRITE_BYTES = 8 * 2**20
+"""About as many bytes of events, whole, are encoded and hashed at a time."""
+KEYS_AT_A_TIME = 2**22
+"""Keys that are sorted together to find repeated ones and the shards' bounds."""
 
 
 @dataclass(frozen=True)
@@ -89,24 +102,34 @@ def write_shards(shards: ShardRange) -> list[Shard]:
         InvalidEvents: two different ids have the same hash.
         OSError: the storage cannot be written.
     """
-    rows = min(ROW_GROUP, shards.rows_per_shard)
-    groups = enumerate(_regrouped(_kept(shards), rows))
+    row_bytes = sum(column.nbytes for column in shards.schema.columns)
+    rows = _rows_at_a_time(shards.rows_per_shard, row_bytes)
+    groups = enumerate(_regrouped(_kept(shards), rows, shards.sparse))
     return [
         _write_shard(shards, shards.first + number, (events for _, events in members))
         for number, members in groupby(groups, key=lambda group: group[0] * rows // shards.rows_per_shard)
     ]
 
 
-def _kept(shards: ShardRange) -> Iterator[Arrays]:
+def _rows_at_a_time(rows_per_shard: int, row_bytes: int) -> int:
+    """Return how many events are written at a time: whole row groups, of which a shard is a multiple."""
+    if rows_per_shard <= ROW_GROUP:
+        return rows_per_shard
+    groups = rows_per_shard // ROW_GROUP
+    most = max(1, WRITE_BYTES // (row_bytes * ROW_GROUP))
+    return ROW_GROUP * max(number for number in range(1, min(groups, most) + 1) if groups % number == 0)
+
+
+def _kept(shards: ShardRange) -> Iterator[Events]:
     last_keys = np.array(shards.last_keys, dtype=np.uint64)
     special = np.array(sorted(shards.repeated | shards.refused), dtype=np.uint64)
     seen: dict[int, str] = {}  # key → id of the first event that has it
-    for events, keys in merged(shards.runs, shards.schema, shards.low, shards.high):
+    for events, keys in merged(shards.runs, shards.schema, shards.low, shards.high, shards.sparse):
         keep = np.ones(len(keys), dtype=bool)
         if len(last_keys):
             keep &= keys <= last_keys[events[LABEL]]
         for row in np.flatnonzero(np.isin(keys, special)) if len(special) else ():
-            key, event_id = int(keys[row]), events[EVENT_ID][row]
+            key, event_id = int(keys[row]), events[EVENT_ID][int(row)].as_py()
             keep[row] &= key not in shards.refused and key not in seen
             if seen.setdefault(key, event_id) != event_id:
                 raise InvalidEvents(
@@ -115,7 +138,7 @@ def _kept(shards: ShardRange) -> Iterator[Arrays]:
         yield events if keep.all() else take(events, keep)
 
 
-def _write_shard(shards: ShardRange, number: int, groups: Iterator[Arrays]) -> Shard:
+def _write_shard(shards: ShardRange, number: int, groups: Iterator[Events]) -> Shard:
     path = shards.folder / f"{shards.split}-{number:05d}.parquet"
     content = ContentHash(shards.schema)
     counts: npt.NDArray[np.int64] = np.zeros(len(shards.schema.classes), dtype=np.int64)
@@ -127,7 +150,7 @@ def _write_shard(shards: ShardRange, number: int, groups: Iterator[Arrays]) -> S
         write_statistics=[EVENT_ID, LABEL],
     ) as parquet:
         for events in groups:
-            parquet.write_batch(shards.schema.encode(events, shards.sparse))
+            parquet.write_batch(shards.schema.encode(events, shards.sparse), row_group_size=ROW_GROUP)
             content.update(events)
             counts += np.bincount(events[LABEL], minlength=len(counts))
     return Shard(
@@ -141,22 +164,22 @@ def _write_shard(shards: ShardRange, number: int, groups: Iterator[Arrays]) -> S
     )
 
 
-def _regrouped(chunks: Iterator[Arrays], rows: int) -> Iterator[Arrays]:
+def _regrouped(chunks: Iterator[Events], rows: int, sparse: Sequence[str]) -> Iterator[Events]:
     """Yield the same events, so many rows at a time."""
-    held: list[Arrays] = []
+    held: list[Events] = []
     count = 0
     for chunk in chunks:
         held.append(chunk)
         count += len(chunk[LABEL])
         if count < rows:
             continue
-        events = concatenate(held)
+        events = joined(held, sparse)
         whole = count - count % rows
         for start in range(0, whole, rows):
             yield take(events, slice(start, start + rows))
         held, count = [take(events, slice(whole, None))], count - whole
     if count:
-        yield concatenate(held)
+        yield joined(held, sparse)
 
 
 def sparse_columns(schema: EventSchema, runs: Sequence[SortedRun]) -> dict[str, float]:
@@ -171,7 +194,7 @@ def sparse_columns(schema: EventSchema, runs: Sequence[SortedRun]) -> dict[str, 
     Returns:
         Column → values per event that are not zero, on average over the events given.
     """
-    events = sum(len(run.keys()) for run in runs)
+    events = sum(run.rows for run in runs)
     chosen = {}
     for column in schema.columns if events else ():
         filled = sum(run.filled[column.name] for run in runs) / events
@@ -192,7 +215,8 @@ class ShardWriter:
         schema: of the events.
         rule: which split an event belongs to.
         source: JSON values kept in the manifest: the input files or the generator's settings.
-        rows_per_shard: events in a shard.
+        rows_per_shard: events in a shard; 4096 unless given, and of more than 16 million events twice that, four
+            times and so on, so that the shards stay about 4096 at most.
         overwrite: replace an earlier dataset in `out_dir`.
         buffer_bytes: events held in memory before they are spilled.
         balance: in every split, keep as many events of each class as the rarest has: those that come first
@@ -221,7 +245,7 @@ class ShardWriter:
     rule: SplitRule = DEFAULT_RULE
     source: dict[str, JsonValue] = field(default_factory=dict)
     _: KW_ONLY
-    rows_per_shard: int = 4096
+    rows_per_shard: int | None = None
     overwrite: bool = False
     buffer_bytes: int = BUFFER_BYTES
     balance: bool = False
@@ -235,7 +259,7 @@ class ShardWriter:
     def __post_init__(self) -> None:
         check_name("encoding", self.encoding, get_args(Encoding))
         rows = self.rows_per_shard
-        if rows < 1 or (rows > ROW_GROUP and rows % ROW_GROUP):
+        if rows is not None and (rows < 1 or (rows > ROW_GROUP and rows % ROW_GROUP)):
             raise InvalidConfig(
                 f"rows_per_shard must be a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; got {rows}"
             )
@@ -277,10 +301,10 @@ class ShardWriter:
         self._adopted += runs
 
     def _finish(self) -> Manifest:
-        runs = [*self._events.finish(), *self._adopted]
+        runs = [*self._events.finish(), *sorted(self._adopted, key=lambda run: run.path.name)]
         counts = np.zeros(len(self.schema.classes), dtype=np.int64)
         for run in runs:
-            counts += np.bincount(run.labels(), minlength=len(counts))
+            counts += np.array(run.classes)
         if not counts.all():
             named = dict(zip(self.schema.classes, counts.tolist(), strict=True))
             raise InvalidEvents(f"a class has no events: {named}")
@@ -314,10 +338,9 @@ class ShardWriter:
     def _refuse_absent(self, runs: Sequence[SortedRun]) -> None:
         """Refuse a split of a fraction above 0 in which a class has no events."""
         for split in SPLITS:
-            labels = [run.labels() for run in runs if run.split == split]
-            counts = np.bincount(
-                np.concatenate([[], *labels]).astype(np.int64), minlength=len(self.schema.classes)
-            )
+            counts = np.zeros(len(self.schema.classes), dtype=np.int64)
+            for run in runs:
+                counts += np.array(run.classes) * (run.split == split)
             if self.rule.fraction(split) > 0 and not counts.all():
                 found = ", ".join(f"{one} {n}" for one, n in zip(self.schema.classes, counts, strict=True))
                 raise InvalidEvents(
@@ -331,28 +354,22 @@ class ShardWriter:
         runs = tuple(run for run in all_runs if run.split == split)
         if not runs:
             return
-        keys = np.concatenate([run.keys() for run in runs])
-        labels = np.concatenate([run.labels() for run in runs])
-        order = np.argsort(keys, kind="stable")
-        keys, labels = keys[order], labels[order]
-        first = np.concatenate([[True], keys[1:] != keys[:-1]])
-        repeated = np.unique(keys[~first])
-        if len(repeated) and not self.drop_repeated:
-            event_id = next(merged(runs, self.schema, int(repeated[0])))[0][EVENT_ID][0]
-            raise InvalidEvents(f"the event id '{event_id}' is there twice")
-        change = ~first & (labels != np.concatenate([labels[:1], labels[:-1]]))
-        refused = np.unique(keys[change])  # of events in different classes
-        keep = first & ~np.isin(keys, refused)
-        last_keys: tuple[int, ...] = ()
-        if self.balance:
-            of_class = [keys[keep & (labels == label)] for label in range(len(self.schema.classes))]
-            rarest = min(map(len, of_class))
-            last_keys = tuple(int(class_keys[rarest - 1]) if rarest else 0 for class_keys in of_class)
-            keep &= keys <= np.array(last_keys, dtype=np.uint64)[labels]
-        kept = keys[keep]
-        starts = range(0, len(kept), SHARDS_AT_A_TIME * self.rows_per_shard)
-        bounds = [0, *(int(kept[start]) for start in starts[1:]), 2**64]
-        for number, (low, high) in enumerate(pairwise(bounds) if len(kept) else ()):
+        keys = _SplitKeys(runs, self.schema, drop_repeated=self.drop_repeated)
+        last_keys = keys.balanced() if self.balance else ()
+        rows_per_shard = self._rows_per_shard(all_runs)
+        bounds = [0]
+        kept, step = 0, self._shards_at_a_time(runs, sparse, rows_per_shard) * rows_per_shard
+        repeated, refused = [], []
+        for part in range(keys.parts):
+            found = keys.part(part, last_keys)
+            repeated.append(found.repeated)
+            refused.append(found.refused)
+            starts = range(-kept % step, len(found.kept), step)
+            bounds += [int(found.kept[start]) for start in starts if kept + start]
+            kept += len(found.kept)
+        special = [np.concatenate(several) for several in (repeated, refused)]
+        for number, (low, high) in enumerate(pairwise([*bounds, 2**64]) if kept else ()):
+            here = [several[(several >= low) & (several <= high - 1)].tolist() for several in special]
             yield ShardRange(
                 folder=self.folder,
                 schema=self.schema,
@@ -360,10 +377,94 @@ class ShardWriter:
                 runs=runs,
                 low=low,
                 high=high,
-                first=number * SHARDS_AT_A_TIME,
-                rows_per_shard=self.rows_per_shard,
+                first=number * step // rows_per_shard,
+                rows_per_shard=rows_per_shard,
                 last_keys=last_keys,
-                repeated=frozenset(repeated.tolist()),
-                refused=frozenset(refused.tolist()),
+                repeated=frozenset(here[0]),
+                refused=frozenset(here[1]),
                 sparse=sparse,
             )
+
+    def _rows_per_shard(self, runs: Sequence[SortedRun]) -> int:
+        """Return the events of a shard: as given, or so many that there are at most `MOST_SHARDS`, about."""
+        if self.rows_per_shard is not None:
+            return self.rows_per_shard
+        rows = ROWS_PER_SHARD
+        while sum(run.rows for run in runs) > rows * MOST_SHARDS:
+            rows *= 2
+        return rows
+
+    def _shards_at_a_time(
+        self, runs: Sequence[SortedRun], sparse: tuple[str, ...], rows_per_shard: int
+    ) -> int:
+        """Return the shards of one piece of work: enough pieces to share, and few where there are many runs."""
+        shard_bytes = rows_per_shard * held_bytes(runs, self.schema, sparse)
+        most = max(FEWEST_AT_A_TIME, int(SORT_BYTES / shard_bytes))
+        return min(most, max(FEWEST_AT_A_TIME, sum(run.rows for run in runs) // (RANGES * rows_per_shard)))
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Keys of a part of a split: of the events kept, of repeated ones, and of those in several classes."""
+
+    kept: Keys
+    labels: npt.NDArray[np.int64]
+    repeated: Keys
+    refused: Keys
+
+
+@dataclass(frozen=True)
+class _SplitKeys:
+    """The keys of a split, a part of their range at a time: never all in memory."""
+
+    runs: tuple[SortedRun, ...]
+    schema: EventSchema
+    _: KW_ONLY
+    drop_repeated: bool
+
+    @property
+    def parts(self) -> int:
+        """How many parts there are."""
+        return -(-sum(run.rows for run in self.runs) // KEYS_AT_A_TIME)
+
+    def part(self, number: int, last_keys: tuple[int, ...] = ()) -> _Keys:
+        """Return one part; `last_keys` are those after which the events of a class are left out.
+
+        Raises:
+            InvalidEvents: an event is given twice, and is not to be dropped.
+        """
+        low, high = (2**64 * place // self.parts for place in (number, number + 1))
+        found = [run.keys_and_labels(low, high) for run in self.runs]
+        keys, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.argsort(keys, kind="stable")
+        keys, labels = keys[order], labels[order]
+        first = np.ones(len(keys), dtype=bool)
+        first[1:] = keys[1:] != keys[:-1]
+        repeated = np.unique(keys[~first])
+        if len(repeated) and not self.drop_repeated:
+            key = int(repeated[0])
+            events, _ = next(merged(self.runs, self.schema, key, key + 1))
+            raise InvalidEvents(f"the event id '{events[EVENT_ID][0].as_py()}' is there twice")
+        change = ~first
+        change[1:] &= labels[1:] != labels[:-1]
+        refused = np.unique(keys[change])  # of events in different classes
+        keep = first & ~np.isin(keys, refused) if len(refused) else first
+        if last_keys:
+            keep = keep & (keys <= np.array(last_keys, dtype=np.uint64)[labels])
+        return _Keys(keys[keep], labels[keep], repeated, refused)
+
+    def balanced(self) -> tuple[int, ...]:
+        """Return the key of each class after which its events are more than the rarest class has."""
+        classes = len(self.schema.classes)
+        counts = np.array(
+            [np.bincount(self.part(number).labels, minlength=classes) for number in range(self.parts)]
+        )
+        ends = np.cumsum(counts, axis=0)
+        rarest = int(ends[-1].min())
+        last_keys = [0] * classes
+        for label in range(classes) if rarest else ():
+            number = int(np.searchsorted(ends[:, label], rarest))
+            part = self.part(number)
+            of_class = part.kept[part.labels == label]
+            last_keys[label] = int(of_class[rarest - 1 - int(ends[number, label] - counts[number, label])])
+        return tuple(last_keys)

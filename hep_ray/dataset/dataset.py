@@ -11,11 +11,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, JsonValue
 
 from hep_ray.config import Config, parse
-from hep_ray.dataset.schema import EVENT_ID, Arrays, EventSchema
+from hep_ray.dataset.schema import EVENT_ID, Arrays, EventSchema, texts
 from hep_ray.dataset.sparse import index_dtype
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, UnreadableInput
@@ -178,7 +179,7 @@ class ContentHash:
         """Append events."""
         for name, hasher in self._columns.items():
             if name == EVENT_ID:
-                hasher.update("".join(f"{len(event_id)}:{event_id}" for event_id in arrays[name]).encode())
+                hasher.update(_with_lengths(texts(arrays[name])))
             else:
                 values = np.ascontiguousarray(arrays[name])
                 hasher.update(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
@@ -187,6 +188,15 @@ class ContentHash:
         """Return the hash of all events so far."""
         digests = "".join(f"{name}:{hasher.hexdigest()}\n" for name, hasher in self._columns.items())
         return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def _with_lengths(ids: pa.Array) -> memoryview:
+    """Return the bytes of `LENGTH:ID` for every id, one after the other; lengths are counted in characters."""
+    lengths = pc.utf8_length(ids).cast(pa.string())
+    counted = pc.binary_join_element_wise(lengths, ids, ":")
+    _, bounds, content = counted.buffers()
+    ends = np.frombuffer(bounds, np.int32)[counted.offset : counted.offset + len(counted) + 1]
+    return memoryview(content or b"")[int(ends[0]) : int(ends[-1])] if len(ends) else memoryview(b"")
 
 
 def sha256_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from hep_ray.config import Config
@@ -180,7 +181,7 @@ class Column(Config):
         """Return values of N rows as an array (N, *shape), however they are stored."""
         return np.asarray(self.compact(values))
 
-    def checked(self, values: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def checked(self, values: npt.NDArray[Any], event_ids: Any) -> npt.NDArray[Any]:
         """Return the same values, once they are known to have this column's dtype and shape and to be finite.
 
         Raises:
@@ -191,14 +192,46 @@ class Column(Config):
                 f"column '{self.name}' got {values.dtype} of shape {values.shape}; it must be {self.dtype} of shape "
                 f"{(len(event_ids), *self.shape)}"
             )
-        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-        if not finite.all():
+        if not all_finite(values):
+            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             row = int(finite.argmin())
             raise InvalidEvents(
                 f"column '{self.name}' of event '{event_ids[row]}' (and {int((~finite).sum()) - 1} more) holds NaN or "
                 "infinity"
             )
         return values
+
+
+def all_finite(values: npt.NDArray[Any]) -> bool:
+    """Return whether no value is NaN or infinite: their sum is neither, which is quick to see, or each is looked at."""
+    if values.dtype.kind != "f":
+        return True
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+
+
+def texts(ids: Any) -> pa.Array:
+    """Return ids as Arrow strings (N,)."""
+    return ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
+
+
+def _checked_ids(ids: Any) -> Any:
+    """Return ids, of Python or Arrow, once each is known to be a string that is not empty.
+
+    Raises:
+        InvalidEvents: one is not.
+    """
+    if not isinstance(ids, pa.Array):
+        ids = np.asarray(ids, dtype=object)
+        for row, event_id in enumerate(ids):
+            if not isinstance(event_id, str) or not event_id:
+                raise InvalidEvents(f"the event id of row {row} is {event_id!r}, and no string or empty")
+        return ids
+    empty = pc.equal(pc.fill_null(pc.binary_length(ids), 0), 0)
+    if pc.any(empty).as_py():
+        row = empty.index(True).as_py()
+        raise InvalidEvents(f"the event id of row {row} is {ids[row].as_py()!r}, and no string or empty")
+    return ids
 
 
 _CLASS_NAME = re.compile(r"[A-Za-z0-9_+-]+")
@@ -320,10 +353,12 @@ class EventSchema(Config):
     def encode(self, arrays: Mapping[str, npt.NDArray[Any]], sparse: Collection[str] = ()) -> pa.RecordBatch:
         """Return numpy events, already `checked`, as an Arrow record batch."""
         columns = [
-            (column.sparse_type.encode if column.name in sparse else column.to_arrow)(arrays[column.name])
+            column.sparse_type.encode(arrays[column.name])
+            if column.name in sparse
+            else column.to_arrow(np.asarray(arrays[column.name]))
             for column in self.columns
         ]
-        own = (pa.array(arrays[EVENT_ID], pa.string()), pa.array(arrays[LABEL]))
+        own = (texts(arrays[EVENT_ID]), pa.array(arrays[LABEL]))
         return pa.record_batch([*own, *columns], schema=self.arrow(sparse))
 
     def decode(self, batch: pa.RecordBatch) -> Arrays:
@@ -355,7 +390,8 @@ class EventSchema(Config):
         """Return the same events, once they are known to obey the schema.
 
         Args:
-            arrays: `event_id` (N,) strings, `label` (N,) integers, and every column (N, *shape) in its dtype.
+            arrays: `event_id` (N,) strings, of Python or Arrow, `label` (N,) integers, and every column (N, *shape)
+                in its dtype.
 
         Raises:
             InvalidEvents: a column is missing or unknown; a shape, dtype or length differs; a label is
@@ -364,10 +400,7 @@ class EventSchema(Config):
         expected = [EVENT_ID, LABEL, *(column.name for column in self.columns)]
         if set(arrays) != set(expected):
             raise InvalidEvents(f"events got the columns {sorted(arrays)}; they must have {expected}")
-        event_ids = np.asarray(arrays[EVENT_ID], dtype=object)
-        for row, event_id in enumerate(event_ids):
-            if not isinstance(event_id, str) or not event_id:
-                raise InvalidEvents(f"the event id of row {row} is {event_id!r}, and no string or empty")
+        event_ids = _checked_ids(arrays[EVENT_ID])
         columns = {
             column.name: column.checked(np.asarray(arrays[column.name]), event_ids) for column in self.columns
         }
@@ -382,8 +415,8 @@ class EventSchema(Config):
         labels = self._checked_labels(np.asarray(arrays[LABEL]), event_ids)
         return {EVENT_ID: event_ids, LABEL: labels, **columns}
 
-    def _checked_labels(self, labels: npt.NDArray[Any], event_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        if labels.shape != event_ids.shape or labels.dtype.kind not in "iu":
+    def _checked_labels(self, labels: npt.NDArray[Any], event_ids: Any) -> npt.NDArray[np.int64]:
+        if labels.shape != (len(event_ids),) or labels.dtype.kind not in "iu":
             raise InvalidEvents(
                 f"labels got {labels.dtype} {labels.shape}; each of {len(event_ids)} events needs one integer"
             )

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from pydantic import model_validator
 
 from hep_ray.config import Config
@@ -75,18 +76,16 @@ def split_of(event_ids: Iterable[str], rule: SplitRule) -> npt.NDArray[Any]:
     return np.array(SPLITS)[split_codes(event_hashes(event_ids, rule.salt), rule)]
 
 
-def event_hashes(event_ids: Iterable[str], salt: str) -> npt.NDArray[np.uint64]:
-    """Return two independent 64-bit hashes of every event id, by BLAKE2b.
+def event_hashes(event_ids: Iterable[str] | pa.Array, salt: str) -> npt.NDArray[np.uint64]:
+    """Return two independent 64-bit hashes of every event id, of Python or Arrow, by BLAKE2b.
 
     Returns:
         (N, 2): the first decides the split, the second the order of rows within it.
     """
-    keyed = hashlib.blake2b(salt.encode(), digest_size=16)
-    digests = []
-    for event_id in event_ids:
-        hasher = keyed.copy()
-        hasher.update(b"\0" + event_id.encode())
-        digests.append(hasher.digest())
+    if isinstance(event_ids, pa.Array):
+        event_ids = event_ids.to_pylist()
+    before, blake2b = f"{salt}\0", hashlib.blake2b
+    digests = [blake2b((before + event_id).encode(), digest_size=16).digest() for event_id in event_ids]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 

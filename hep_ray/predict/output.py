@@ -200,6 +200,7 @@ def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) ->
         origin = BatchOrigin(piece.prefix, str(piece.path), 0, row, opened.cell, piece.prefix, FILLS)
         events = assemble(batch, origin, rules, prediction.columns, schema)
         row += batch.num_rows
-        if piece.prefix:
-            events[EVENT_ID] = np.array([piece.prefix + name for name in events[EVENT_ID]], dtype=object)
+        events[EVENT_ID] = np.array(
+            [piece.prefix + name for name in events[EVENT_ID].to_pylist()], dtype=object
+        )
         yield events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hep_ray.conversion import external_sort, shards
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Manifest, verify_shards
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.dataset.splits import SplitRule, split_of
+from hep_ray.dataset.splits import SPLITS, SplitRule, split_of
 from hep_ray.errors import (
     InvalidConfig,
     InvalidEvents,
@@ -126,6 +128,50 @@ def test_events_that_make_no_dataset_leave_nothing_behind(
 def test_a_duplicate_in_another_run_is_found(tmp_path: Path) -> None:
     with raises(InvalidEvents, "'e7'"):
         write(tmp_path / "d", [np.arange(300), np.array([7])], buffer_bytes=1)
+
+
+def test_every_event_is_read_back_once_with_few_files_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"read": 0}
+
+    def counted(*arguments: Any) -> Any:
+        if (chunk := read_chunk(*arguments)) is not None:
+            rows["read"] += len(chunk[1])
+        return chunk
+
+    read_chunk = external_sort._chunk
+    monkeypatch.setattr(external_sort, "_chunk", counted)
+    reference = write(tmp_path / "a", [np.arange(4000)], rows_per_shard=50)
+    rows["read"] = 0
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
+    try:
+        pieces = np.split(np.random.default_rng(0).permutation(4000), 100)  # 300 runs
+        other = write(tmp_path / "b", pieces, rows_per_shard=50, buffer_bytes=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert other == reference
+    assert rows["read"] == 4000
+
+
+def test_of_very_many_events_the_shards_are_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 64)
+    monkeypatch.setattr(shards, "MOST_SHARDS", 10)
+    few, many = (write(tmp_path / name, [np.arange(count)]) for name, count in (("a", 600), ("b", 2000)))
+    assert max(shard.rows for shard in few.shards) == 64
+    assert max(shard.rows for shard in many.shards) == 256
+
+
+def test_keys_are_looked_at_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"rows_per_shard": 16, "balance": True, "drop_repeated": True}
+    pieces = [np.arange(40, 1000), np.array([7, 200]), np.arange(300)]
+    at_once = write(tmp_path / "a", pieces, **options)
+    monkeypatch.setattr(shards, "KEYS_AT_A_TIME", 100)
+    assert write(tmp_path / "b", pieces, **options) == at_once
+    counts = [at_once.class_counts(split) for split in SPLITS]
+    assert all(of_split["bg"] == of_split["sig"] > 0 for of_split in counts)
 
 
 def test_a_failure_within_the_block_leaves_nothing_behind(tmp_path: Path) -> None:

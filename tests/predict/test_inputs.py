@@ -110,7 +110,7 @@ def test_the_same_scores_from_every_format(tmp_path, events, dataset, package, w
     np.testing.assert_allclose(scores[:, :2], reference, rtol=0, atol=1e-5)
     np.testing.assert_allclose(1 / (1 + np.exp(-scores[:, 2:])), reference, rtol=0, atol=1e-5)
     if write is not as_dataset:
-        assert len(prediction.pieces) == (1 if prediction.rules.reader == "text" else 3)
+        assert len(prediction.pieces) == 3
 
 
 def test_a_selection_leaves_out_events_and_keeps_their_ids(tmp_path, events, dataset, package):

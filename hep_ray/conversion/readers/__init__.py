@@ -72,12 +72,14 @@ class Opened:
             of the fields of these names, in order, in batches of about `BATCH_BYTES`.
         companions: files that belong to the input and are read beside it, such as labels.
         cell: `cell(row, name)` shows where a value stands and how it is written, for messages.
+        costly: to open it takes as long as to read it: workers are handed what was found, and do not look again.
     """
 
     parts: tuple[Part, ...]
     read: Callable[[Part, int, int | None, Sequence[str]], Iterator[pa.RecordBatch]]
     companions: tuple[Path, ...] = ()
     cell: Callable[[int, str], str] | None = None
+    costly: bool = False
 
 
 class Open(Protocol):

@@ -67,7 +67,7 @@ class TextOptions(Config):
     label_file: str | None = None
 
 
-@reader("text", TextOptions, seekable=False, suffixes=(".csv", ".tsv", ".txt"))
+@reader("text", TextOptions, suffixes=(".csv", ".tsv", ".txt"))
 def open_text(path: Path, options: TextOptions) -> Opened:
     """Text file with one event per line: CSV, TSV or columns divided by spaces; also gzipped.
 
@@ -91,27 +91,25 @@ def open_text(path: Path, options: TextOptions) -> Opened:
     left_out = dict(layout.left_out)
     if layout.unnamed and layout.names[0] in layout.whole:
         left_out[layout.names[0]] = ROW_INDEX
-    part = Part("", None, fields, left_out, layout.whole, layout.wide)
+    part = Part("", layout.rows if labels is None else None, fields, left_out, layout.whole, layout.wide)
 
     def read(_part: Part, start: int, stop: int | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         schema = asked(part, names, path)
         own = [name for name in dict.fromkeys(names) if name in layout.names]
-        batches = batches_of(layout, own or layout.names[:1], stop)
+        batches = batches_of(layout, own or layout.names[:1], start, stop)
         if labels is not None and LABEL_VALUE in names:
-            batches = beside(batches, batches_of(labels, [LABEL_VALUE], stop), path, labels.path)
-        step, row = rows_per_batch(schema), 0
+            batches = beside(batches, batches_of(labels, [LABEL_VALUE], start, stop), path, labels.path)
+        step = rows_per_batch(schema)
         for batch in batches:
-            wanted = batch.slice(max(0, start - row))  # `batches_of` ends at `stop`
-            row += batch.num_rows
-            for first in range(0, wanted.num_rows, step):
-                piece = wanted.slice(first, step)
+            for first in range(0, batch.num_rows, step):
+                piece = batch.slice(first, step)
                 yield pa.record_batch([piece.column(name) for name in names], schema=schema)
 
     def cell(row: int, name: str) -> str:
         of = labels if labels is not None and name == LABEL_VALUE else layout
         return shown(of, row, of.names.index(name))
 
-    return Opened((part,), read, companions=() if labels is None else (labels.path,), cell=cell)
+    return Opened((part,), read, companions=() if labels is None else (labels.path,), cell=cell, costly=True)
 
 
 def _layout(path: Path, options: TextOptions) -> TextLayout:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
 import itertools
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,9 @@ from hep_ray.conversion.readers.fields import reading
 from hep_ray.errors import InvalidEvents
 
 BLOCK_BYTES = 4 * 2**20
+"""About as many bytes of whole lines are parsed together."""
+AT_A_TIME = 2
+"""Ranges of lines that are parsed side by side when a file is looked through for its types."""
 LABEL_VALUE = "label_value"
 SPACES = " "
 GZIP = b"\x1f\x8b"
@@ -64,6 +70,8 @@ class TextLayout(TextHead):
         left_out: columns that become no feature of themselves.
         whole: columns of numbers that are whole.
         wide: those of them that float32 does not hold exactly.
+        spans: where each range of whole lines begins in the file, how many bytes it has, and how many rows; none
+            for a compressed file, which is read from its start.
     """
 
     fields: pa.Schema
@@ -72,6 +80,12 @@ class TextLayout(TextHead):
     left_out: Mapping[str, LeftOut]
     whole: frozenset[str]
     wide: frozenset[str]
+    spans: tuple[tuple[int, int, int], ...]
+
+    @property
+    def rows(self) -> int | None:
+        """How many there are; None for a compressed file."""
+        return sum(rows for _, _, rows in self.spans) if self.spans else None
 
 
 @contextmanager
@@ -170,7 +184,7 @@ def with_types(head: TextHead, decimal: str | None) -> TextLayout:
         UnreadableInput: the file is broken.
     """
     with reading(head.path, OSError):
-        columns = _scanned(head, decimal or ".")
+        columns, spans = _scanned(head, decimal or ".")
     texts = [one for one in columns.values() if isinstance(one, CellKinds)]
     mark = decimal or "."
     if decimal is None and head.delimiter == ";" and any(one.has("comma") for one in texts):
@@ -200,23 +214,35 @@ def with_types(head: TextHead, decimal: str | None) -> TextLayout:
         left_out=left_out,
         whole=whole,
         wide=frozenset(name for name in whole if not columns[name].narrow),
+        spans=spans,
     )
 
 
-def _scanned(head: TextHead, decimal: str) -> dict[str, _Numbers | CellKinds]:
-    """Look at every cell, once; again from the start when a column turns out to be no plain numbers."""
+Spans = tuple[tuple[int, int, int], ...]
+
+
+def _scanned(head: TextHead, decimal: str) -> tuple[dict[str, _Numbers | CellKinds], Spans]:
+    """Look at every cell, once; again from the start when a column turns out to be no plain numbers.
+
+    Returns:
+        What the columns hold, and the spans of a file that is not compressed with the rows of each.
+    """
     other = set(head.other)
+    ranges = None if _compressed(head.path) else tuple(_line_ranges(head.path))
     while True:
         columns: dict[str, _Numbers | CellKinds] = {
             name: CellKinds() if name in other else _Numbers() for name in head.names
         }
         types = {name: pa.binary() if name in other else pa.float64() for name in head.names}
-        row = 0
+        spans, row = [], 0
         try:
-            for batch in _rows(head, types, head.names, decimal):
-                for name, column in columns.items():
-                    column.add(batch.column(name), row)
-                row += batch.num_rows
+            for place, batches in enumerate(_parts(head, types, decimal, ranges)):
+                begin = row
+                for batch in batches:
+                    for name, column in columns.items():
+                        column.add(batch.column(name), row)
+                    row += batch.num_rows
+                spans += [(*ranges[place], row - begin)] if ranges else []
         except pa.ArrowInvalid as exc:
             found = _BAD_COLUMN.search(str(exc))
             bad = head.names[int(found.group(1))] if found and int(found.group(1)) < len(head.names) else None
@@ -224,7 +250,47 @@ def _scanned(head: TextHead, decimal: str) -> dict[str, _Numbers | CellKinds]:
                 raise _fault_of(head, {}, exc) from None
             other.add(bad)
         else:
-            return columns
+            return columns, tuple(spans)
+
+
+def _parts(
+    head: TextHead,
+    types: Mapping[str, pa.DataType],
+    decimal: str,
+    ranges: Sequence[tuple[int, int]] | None,
+) -> Iterator[Iterable[pa.RecordBatch]]:
+    """Yield the rows of all columns, range by range in their order; several ranges are parsed side by side."""
+    if ranges is None:
+        yield _rows(head, types, head.names, decimal)
+        return
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        pending: deque[Future[list[pa.RecordBatch]]] = deque()
+        for offset, size in ranges:
+            pending.append(pool.submit(_rows_of_range, head, types, head.names, decimal, (offset, size)))
+            if len(pending) > AT_A_TIME:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+def _line_ranges(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield where ranges of whole lines begin in a file, and their bytes: about `BLOCK_BYTES` each.
+
+    No cell holds a line end: Arrow refuses rows that are so divided.
+    """
+    begin, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        while begin < size:
+            file.seek(begin + BLOCK_BYTES)
+            file.readline()
+            end = min(file.tell(), size)
+            yield begin, end - begin
+            begin = end
 
 
 def _rows(
@@ -232,23 +298,52 @@ def _rows(
 ) -> Iterator[pa.RecordBatch]:
     """Yield all rows of these columns, each of its type; Arrow's and the system's errors are passed on."""
     with open_text_stream(head.path, squeezed=head.delimiter == SPACES) as stream:
-        yield from pacsv.open_csv(
-            stream,
-            read_options=pacsv.ReadOptions(
-                column_names=list(head.names), skip_rows=head.skipped, block_size=BLOCK_BYTES
-            ),
-            parse_options=pacsv.ParseOptions(delimiter=head.delimiter),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict(types),
-                include_columns=list(names),
-                null_values=list(MISSING),
-                decimal_point=decimal,
-            ),
-        )
+        yield from pacsv.open_csv(stream, **_csv_options(head, types, names, decimal, head.skipped))
 
 
-def batches_of(layout: TextLayout, names: Sequence[str], stop: int | None) -> Iterator[pa.RecordBatch]:
-    """Yield the rows from the first up to `stop`, of these columns.
+def _rows_of_range(
+    head: TextHead,
+    types: Mapping[str, pa.DataType],
+    names: Iterable[str],
+    decimal: str,
+    span: tuple[int, int],
+) -> list[pa.RecordBatch]:
+    """Return the rows of a range of whole lines; Arrow's and the system's errors are passed on."""
+    offset, size = span
+    with head.path.open("rb") as file:
+        file.seek(offset)
+        lines = file.read(size)
+    if head.delimiter == SPACES:
+        lines = _squeeze(lines)
+    if not lines.strip():
+        return []
+    options = _csv_options(head, types, names, decimal, 0 if offset else head.skipped)
+    options["read_options"].use_threads = False
+    found: list[pa.RecordBatch] = pacsv.read_csv(pa.BufferReader(lines), **options).to_batches()
+    return found
+
+
+def _csv_options(
+    head: TextHead, types: Mapping[str, pa.DataType], names: Iterable[str], decimal: str, skipped: int
+) -> dict[str, Any]:
+    return {
+        "read_options": pacsv.ReadOptions(
+            column_names=list(head.names), skip_rows=skipped, block_size=2 * BLOCK_BYTES
+        ),
+        "parse_options": pacsv.ParseOptions(delimiter=head.delimiter),
+        "convert_options": pacsv.ConvertOptions(
+            column_types=dict(types),
+            include_columns=list(names),
+            null_values=list(MISSING),
+            decimal_point=decimal,
+        ),
+    }
+
+
+def batches_of(
+    layout: TextLayout, names: Sequence[str], start: int, stop: int | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows from `start` up to `stop`, of these columns; only their lines are read, unless compressed.
 
     Raises:
         InvalidEvents: a row has another number of cells, or a cell is no number.
@@ -256,20 +351,37 @@ def batches_of(layout: TextLayout, names: Sequence[str], stop: int | None) -> It
     """
     schema = pa.schema([layout.fields.field(name) for name in names])
     types = {item.name: pa.string() if item.name in layout.as_written else item.type for item in schema}
-    batches, rows = _rows(layout, types, names, layout.decimal), 0
-    while stop is None or rows < stop:
+    batches, row = _from(layout, types, names, start)
+    while stop is None or row < stop:
         try:
-            with reading(f"{layout.path}, after row {rows}", OSError):
+            with reading(f"{layout.path}, after row {row}", OSError):
                 batch = next(batches, None)
             if batch is None:
                 return
-            columns = [_converted(batch.column(item.name), item.type, layout) for item in schema]
+            wanted = batch.slice(max(0, start - row))
+            wanted = wanted if stop is None else wanted.slice(0, stop - max(start, row))
+            columns = [_converted(wanted.column(item.name), item.type, layout) for item in schema]
         except pa.ArrowInvalid as exc:
             marks = {item.name: layout.decimal for item in schema if item.type == pa.float64()}
             raise _fault_of(layout, marks, exc) from None
-        whole = pa.record_batch(columns, schema=schema)
-        yield whole if stop is None else whole.slice(0, stop - rows)
-        rows += batch.num_rows
+        row += batch.num_rows
+        if wanted.num_rows:
+            yield pa.record_batch(columns, schema=schema)
+
+
+def _from(
+    layout: TextLayout, types: Mapping[str, pa.DataType], names: Sequence[str], start: int
+) -> tuple[Iterator[pa.RecordBatch], int]:
+    """Return batches from the range of lines that holds row `start` on, and the number of their first row."""
+    if not layout.spans:
+        return _rows(layout, types, names, layout.decimal), 0
+    ends = list(itertools.accumulate(rows for _, _, rows in layout.spans))
+    first = bisect.bisect_right(ends, start)
+    ranges = (
+        _rows_of_range(layout, types, names, layout.decimal, (offset, size))
+        for offset, size, _ in layout.spans[first:]
+    )
+    return itertools.chain.from_iterable(ranges), ends[first - 1] if first else 0
 
 
 def _converted(values: pa.Array, kind: pa.DataType, layout: TextLayout) -> pa.Array:
@@ -324,7 +436,8 @@ def beside(
     Raises:
         InvalidEvents: one has more rows than the other.
     """
-    held = pa.table({LABEL_VALUE: next(labels, pa.record_batch({})).column(0)})
+    first = next(labels, None)
+    held = pa.table({LABEL_VALUE: pa.array([], pa.float64()) if first is None else first.column(0)})
     rows = 0
     for batch in batches:
         while held.num_rows < batch.num_rows and (more := next(labels, None)) is not None:

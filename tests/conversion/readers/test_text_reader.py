@@ -47,6 +47,29 @@ def test_layouts_are_recognised(tmp_path: Path, content: str, expected: dict[str
     assert table(tmp_path / "f") == expected
 
 
+@pytest.mark.parametrize(("mark", "end"), [(",", "\n"), (" ", "\n"), (";", "\r\n")])
+@pytest.mark.parametrize("block", [64, 10_000])
+def test_ranges_of_lines_are_read_on_their_own(
+    mark: str, end: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", block)
+    lines = [f"pt{mark}eta", *(f"{row}{mark}{row / 8}" for row in range(200))]
+    (tmp_path / "f").write_bytes(end.join([*lines[:100], "", *lines[100:]]).encode())
+    found = opened(tmp_path / "f")
+    assert found.parts[0].rows == 200
+    read: list[Any] = []
+    rows = text_rows._rows_of_range
+    monkeypatch.setattr(text_rows, "_rows_of_range", lambda *given: read.append(given[-1]) or rows(*given))
+    for start, stop in ((0, 7), (93, 108), (150, None), (199, 200), (200, 200)):
+        batches = found.read(found.parts[0], start, stop, ["eta"])
+        values = [value for batch in batches for value in batch.column("eta").to_pylist()]
+        assert values == [row / 8 for row in range(200)][start:stop]
+    size = (tmp_path / "f").stat().st_size
+    assert max(first + length for first, length in read) <= size
+    if block == 64:
+        assert sum(length for _, length in read) < 0.7 * size
+
+
 @pytest.mark.parametrize(("line", "names"), [("0,1,2", ["0", "1", "2"]), (",0,1,2", ["c0", "0", "1", "2"])])
 def test_a_first_line_that_counts_is_no_event_unless_that_is_said(
     line: str, names: list[str], tmp_path: Path
