@@ -20,12 +20,14 @@ export PYTHONDONTWRITEBYTECODE :=
 
 VENV := .venv/bin
 INSTALLED := .venv/.installed
+# The extra `bench` stays out of the pinned set: only the rivals of a benchmark want it.
+EXTRAS := $(addprefix --extra ,cloud sim onnx postgres dev)
 COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
 .PHONY: help env search test test-slow test-ui test-cluster test-lowest coverage searches-smoke studies studies-smoke fuzz chaos statistics \
-	lint fmt types ui bench bench-gpu docs dist lock clean test-3.11 test-3.12 test-3.13
+	lint fmt types ui bench bench-gpu rival docs dist lock clean test-3.11 test-3.12 test-3.13
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z][a-z0-9.-]*\)[^:=]*:.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -77,7 +79,7 @@ test-3.11 test-3.12 test-3.13: test-%: env ## As `make test`, on another Python 
 
 # Old versions of libraries use what is deprecated since; that is not what is tried here.
 test-lowest: env ## Tests without Ray, on the lowest versions that pyproject.toml allows
-	$(VENV)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --all-extras --no-header \
+	$(VENV)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 $(EXTRAS) --no-header \
 		--output-file .venv-lowest.txt pyproject.toml
 	$(VENV)/uv venv --quiet --allow-existing --no-project --python 3.11 .venv-lowest
 	$(VENV)/uv pip sync --quiet --python .venv-lowest/bin/python .venv-lowest.txt
@@ -126,6 +128,9 @@ ui: env ## Show the searches in MLflow's pages on 127.0.0.1
 bench: env ## Run every benchmark but that of a GPU; each line is JSON with ours, the peer's and their ratio
 	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do $(VENV)/python $$script || exit 1; done
 
+rival: env ## Run a rival of the search benchmark in an environment of its own: make rival RIVAL=dehb SEEDS=5
+	@$(VENV)/python benchmarks/rivals.py --own-environment --rivals $(RIVAL) --seeds $(or $(SEEDS),1)
+
 bench-gpu: env ## The benchmark of an NVIDIA GPU, on a machine that has one
 	@$(VENV)/python benchmarks/gpu.py
 
@@ -138,7 +143,7 @@ dist: env ## Build wheel and sdist into dist/, and try the wheel in an empty env
 	$(VENV)/pytest -m slow tests/project/test_dist.py
 
 lock: env ## Pin the requirements anew from pyproject.toml
-	$(COMPILE) --all-extras --output-file requirements/lock.txt pyproject.toml
+	$(COMPILE) $(EXTRAS) --output-file requirements/lock.txt pyproject.toml
 	$(COMPILE) --output-file requirements/uv.txt requirements/uv.in
 
 clean: ## Remove .venv, caches and site/; data and searches stay

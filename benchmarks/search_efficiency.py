@@ -1,14 +1,18 @@
 """What a search by learning curves has found after 10, 30 and 100 full trainings, beside what else one can install.
 
 Every searcher is simulated on the surrogate of LCBench's learning curves by workers that take trials as they get free
-(`lcbench.py` says how). Ours is `CurveSearcher` as it comes. The rivals were run by `rivals.py`, each in an environment
-that has it; what they found is kept in `rivals.json`, with versions and seeds.
+(`lcbench.py` says how). Ours is `CurveSearcher` as it comes. The rivals were run by `rivals.py`, each in an
+environment that has it; what they found is kept in `rivals.json`, with versions and seeds.
 
-One line for each budget: mean normalised regrets, 0 for the best known and 1 for a median configuration, of ours and of
-the best rival over the same tasks and seeds. `ratio` is ours over the rival's, with the interval of 95 % of a bootstrap
-over tasks (and seeds within them); `rank` is the mean over tasks and seeds of our rank among all, 1 the best. A rival
-counts where it was run for every task and seed that is asked for, or for the fewer seeds that `rivals` states; its
-ratio is then that of the pairs it has.
+One line for each budget: mean normalised regrets, 0 for the best known and 1 for a median configuration, of ours and
+of the best rival over the same tasks and seeds. `ratio` is ours over the rival's, with the interval of 95 % of a
+bootstrap over tasks (and seeds within them), and `p` is that of Wilcoxon's signed ranks over the tasks' mean
+differences. The best rival is the one to which our ratio is largest, each over the runs that it has: slow rivals have
+fewer seeds, or stop at a smaller budget, and `pairs` says how many. A rival without a run of every task is left out.
+`rank` is the mean over tasks and seeds of our rank among all that have the run, 1 the best; `ranks` has the mean ranks
+of all over the runs that all have, which `ranked` counts.
+
+With `--seconds` an epoch costs what the surrogate says, and budgets are as many 52nds of a median training's seconds.
 """
 
 from __future__ import annotations
@@ -23,12 +27,15 @@ import numpy as np
 from lcbench import BUDGETS, SCALE, WORKERS, Ours, Surrogate, regret, seconds_of_a_training, simulate
 from rich.console import Console
 from rich.progress import track
-from rivals import MARKS, kept
+from rivals import MARKS, kept, setting_of
+from scipy.stats import wilcoxon
 
 Runs = dict[tuple[int, int], dict[float, float]]
 """(task, seed) → cost → normalised regret."""
 DRAWS = 2000
 """Of the bootstrap."""
+COLOURED = 5
+"""Rivals that the figure names."""
 
 
 def ours(surrogate: Surrogate, options: argparse.Namespace, known: Any = None) -> Runs:
@@ -51,18 +58,16 @@ def ours(surrogate: Surrogate, options: argparse.Namespace, known: Any = None) -
 
 
 def theirs(options: argparse.Namespace) -> dict[str, Runs]:
-    """Rival → what was kept of its runs with as many workers."""
+    """Rival → what was kept of its runs in the same setting."""
     found: dict[str, Runs] = {}
     for name, stored in kept().items():
         if options.rivals and not any(name.startswith(rival) for rival in options.rivals):
             continue
         runs: Runs = {}
-        for run, values in stored["runs"].items():
-            task, seed, workers = (int(part) for part in run.split("/"))
-            if workers == options.workers and task in options.tasks and seed < options.seeds:
-                runs[task, seed] = {
-                    mark: regret(task, value) for mark, value in zip(MARKS, values, strict=False)
-                }
+        for run, values in stored.runs.get(setting_of(options), {}).items():
+            task, seed = (int(part) for part in run.split("/"))
+            if task in options.tasks and seed < options.seeds:
+                runs[task, seed] = {mark: value / 1e4 for mark, value in zip(MARKS, values, strict=False)}
         found[name] = runs
     return found
 
@@ -73,40 +78,88 @@ def beside(one: Runs, other: Runs, budget: float, rng: np.random.Generator) -> d
         key: (one[key][budget], run[budget]) for key, run in other.items() if key in one and budget in run
     }
     tasks = sorted({task for task, _ in one})
-    of_task = [[pair for (at, _), pair in pairs.items() if at == task] for task in tasks]
-    if not all(of_task):
+    of_task = [np.array([pair for (at, _), pair in pairs.items() if at == task]) for task in tasks]
+    if not all(len(runs) for runs in of_task):
         return None
-    ratios = []
-    for _ in range(DRAWS):
-        drawn = [of_task[place] for place in rng.integers(len(tasks), size=len(tasks))]
-        again = np.array(
-            [np.mean([runs[at] for at in rng.integers(len(runs), size=len(runs))], axis=0) for runs in drawn]
-        )
-        ratios.append(again[:, 0].mean() / max(again[:, 1].mean(), 1e-9))
-    mean = np.mean([np.mean(runs, axis=0) for runs in of_task], axis=0)
+    again = np.zeros((DRAWS, len(tasks), 2))
+    for place, runs in enumerate(of_task):
+        again[:, place] = runs[rng.integers(len(runs), size=(DRAWS, len(runs)))].mean(1)
+    drawn = rng.integers(len(tasks), size=(DRAWS, len(tasks)))
+    means = np.take_along_axis(again, drawn[:, :, None], axis=1).mean(1)
+    ratios = means[:, 0] / np.maximum(means[:, 1], 1e-9)
+    of_tasks = np.array([runs.mean(0) for runs in of_task])
+    mean = of_tasks.mean(0)
     low, high = np.quantile(ratios, [0.025, 0.975])
+    differences = of_tasks[:, 0] - of_tasks[:, 1]
     return {
         "ours": round(float(mean[0]), 4),
         "peer": round(float(mean[1]), 4),
         "ratio": round(float(mean[0] / mean[1]), 3),
         "interval": [round(float(low), 3), round(float(high), 3)],
+        "p": float(f"{wilcoxon(differences).pvalue:.2g}") if differences.any() else 1.0,
         "pairs": len(pairs),
+        "tasks_ahead": int((differences < 0).sum()),
     }
 
 
-def draw(mine: Runs, rivals: dict[str, Runs], file: Path) -> None:
-    """Draw mean regret against epochs."""
+def ranks_among(all_runs: dict[str, Runs], budget: float) -> tuple[dict[str, float], int]:
+    """Mean rank of each over the runs that all have, 1 the best, and how many those are."""
+    having = [{key for key, run in runs.items() if budget in run} for runs in all_runs.values()]
+    common = sorted(set.intersection(*having))
+    if not common:
+        return {}, 0
+    values = np.array([[runs[key][budget] for key in common] for runs in all_runs.values()])
+    ranks = 1 + (values[None] < values[:, None]).sum(1).astype(float)
+    return {name: round(float(rank), 2) for name, rank in zip(all_runs, ranks.mean(1), strict=True)}, len(
+        common
+    )
+
+
+def draw(mine: Runs, rivals: dict[str, Runs], file: Path, cost: str) -> None:
+    """Draw mean regret against cost, ours with its standard error over the tasks; the five best rivals in colour."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name, runs in [("learning curves (ours)", mine), *rivals.items()]:
-        marks = [mark for mark in MARKS if all(mark in run for run in runs.values())] if runs else []
-        if marks:
-            values = np.array([[run[mark] for mark in marks] for run in runs.values()])
-            axes.plot(marks, values.mean(0), marker=".", lw=2.5 if runs is mine else 1, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="epochs in all", ylabel="mean normalised regret")
-    axes.legend(fontsize="x-small")
-    figure.savefig(file)
+    tasks = sorted({task for task, _ in mine})
+
+    def of_tasks(runs: Runs) -> tuple[list[float], Any]:
+        marks = [mark for mark in MARKS if all(mark in run for run in runs.values())]
+        rows = [[run[mark] for mark in marks] for run in runs.values()]
+        keys = [task for task, _ in runs]
+        return list(marks), np.array(
+            [
+                np.mean([row for row, key in zip(rows, keys, strict=True) if key == task], axis=0)
+                for task in tasks
+            ]
+        )
+
+    curves = {
+        name: of_tasks(runs) for name, runs in rivals.items() if {task for task, _ in runs} == set(tasks)
+    }
+    curves = {name: curve for name, curve in curves.items() if curve[0]}
+    order = sorted(curves, key=lambda name: float(np.log(np.maximum(curves[name][1].mean(0), 1e-3)).mean()))
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for place, name in reversed(list(enumerate(order))):
+        marks, values = curves[name]
+        style: dict[str, Any] = {"color": "0.8", "lw": 0.8, "zorder": 1}
+        if place < COLOURED:
+            style = {"color": f"C{place}", "lw": 1.3, "marker": ".", "label": name}
+        axes.plot(marks, values.mean(0), **style)
+    marks, values = of_tasks(mine)
+    mean, error = values.mean(0), values.std(0, ddof=min(1, len(tasks) - 1)) / len(tasks) ** 0.5
+    axes.plot(marks, mean, color="k", lw=2.2, label="learning curves (ours)")
+    axes.fill_between(marks, np.maximum(mean - error, 1e-3), mean + error, color="k", alpha=0.15, lw=0)
+    axes.set(xscale="log", yscale="log", xlabel=f"{cost} in all", ylabel="mean normalised regret")
+    ticks = [104, 260, 520, 1040, 1560, 2600, 5200]
+    axes.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(
+        fontsize="x-small", title=f"{len(order)} rivals, {len(tasks)} tasks", title_fontsize="x-small"
+    )
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
 
 
 def main() -> int:
@@ -140,7 +193,7 @@ def main() -> int:
     except FileNotFoundError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
-    mine, rivals = ours(surrogate, options), {} if options.seconds else theirs(options)
+    mine, rivals = ours(surrogate, options), theirs(options)
     if options.keep:
         kept_runs = [[task, seed, run] for (task, seed), run in mine.items()]
         options.keep.write_text(json.dumps(kept_runs))
@@ -149,12 +202,14 @@ def main() -> int:
         compared = {
             name: found for name, runs in rivals.items() if (found := beside(mine, runs, budget, rng))
         }
-        best = min(compared, key=lambda name: compared[name]["peer"], default=None)
+        best = max(compared, key=lambda name: compared[name]["ratio"], default=None)
+        present = {name: runs for name, runs in rivals.items() if name in compared}
         ranks = [
             1 + sum(run[budget] < value[budget] for run in others)
             for key, value in mine.items()
-            if (others := [rivals[name][key] for name in compared if budget in rivals[name].get(key, {})])
+            if (others := [runs[key] for runs in present.values() if budget in runs.get(key, {})])
         ]
+        of_all, ranked = ranks_among({"ours": mine, **present}, budget)
         line: dict[str, Any] = {
             "what": "search_efficiency",
             "budget": budget,
@@ -164,6 +219,8 @@ def main() -> int:
             "ratio": None,
             **(compared[best] if best else {}),
             "rank": round(float(np.mean(ranks)), 2) if ranks else None,
+            "ranks": dict(sorted(of_all.items(), key=lambda item: item[1])),
+            "ranked": ranked,
             "rivals": compared,
             "cost": "seconds" if options.seconds else "epochs",
             "tasks": options.tasks,
@@ -172,7 +229,12 @@ def main() -> int:
         }
         print(json.dumps(line), flush=True)
     if options.figure:
-        draw(mine, rivals, options.figure)
+        draw(
+            mine,
+            rivals,
+            options.figure,
+            "52nds of a median training's seconds" if options.seconds else "epochs",
+        )
     return 0
 
 
