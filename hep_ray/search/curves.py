@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
@@ -81,18 +81,17 @@ class Step:
     repeat: int = 0
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """Prediction of where a trial ends, in units of the metric.
 
     Attributes:
-        mean: its best value, as the model expects it (the median).
         low: a standard deviation below.
+        mean: its best value, as the model expects it (the median).
         high: a standard deviation above.
     """
 
-    mean: float
     low: float
+    mean: float
     high: float
 
 
@@ -267,7 +266,7 @@ class CurveSearcher:
         low, middle, high = (
             max(view.warp.back(float(mean[0] + by * spread[0])), one.best) * self._sign for by in (-1, 0, 1)
         )
-        return Ending(middle, min(low, high), max(low, high))
+        return Ending(min(low, high), middle, max(low, high))
 
     # decisions
 

@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from hep_ray.errors import HepRayError, InvalidConfig
 from hep_ray.models import is_fitted
 from hep_ray.own_code import blaming
-from hep_ray.search.curves import CurveSearcher, Ending, Step
+from hep_ray.search.curves import CurveSearcher, Step
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws, frozen_trial, total_trials
 from hep_ray.search.named_samplers import draws_alike
@@ -223,6 +223,9 @@ class OptunaSearcher(JournalSearcher):
         self._replay(state)
         self._stored = StoredStudy(search, space, database, state)
 
+    def _ending(self, trial_id: str) -> tuple[float, float, float] | None:
+        """Where a trial that pauses would end; None where nothing predicts it."""
+
     def _prepare(self, space: Space) -> None:
         """Make what decides, before it is told the journal."""
 
@@ -282,7 +285,8 @@ class OptunaSearcher(JournalSearcher):
         if going_on is not None and going_on.trial_id == trial_id:
             self._note(going_on)
             return "go on"
-        self._note(TrialPaused(time=time.time(), trial_id=trial_id, epoch=len(trial.history)))
+        epoch, ending = len(trial.history), self._ending(trial_id)
+        self._note(TrialPaused(time=time.time(), trial_id=trial_id, epoch=epoch, ending=ending))
         if going_on is not None:
             self._note(going_on)
             self._pending.append(self._state.trials[going_on.trial_id].started)
@@ -510,8 +514,7 @@ class CurveTrials(OptunaSearcher):
         """Trial → its number for the model, in the order in which they were opened."""
         self._mine: Record | None = None
 
-    def prediction(self, trial_id: str) -> Ending | None:
-        """Return where the model expects a trial to end; None before it knows enough."""
+    def _ending(self, trial_id: str) -> tuple[float, float, float] | None:
         return self._curves.prediction(self._numbers[trial_id])
 
     def _begin(self) -> TrialStarted | None:

@@ -63,6 +63,7 @@ class TrialState:
         tested: what the test split said of it, in a confirmation; None before, and always in a search.
         until: epoch after which it pauses; None where it trains to its end.
         paused: whether it waits without a worker; at the end of a search it is recorded as stopped.
+        ending: best value in full that was predicted when it last paused: a standard deviation below, median, above.
     """
 
     started: TrialStarted
@@ -73,6 +74,7 @@ class TrialState:
     tested: TrialTested | None = None
     until: int | None = None
     paused: bool = False
+    ending: tuple[float, float, float] | None = None
 
     @property
     def trial_id(self) -> str:
@@ -95,7 +97,7 @@ class TrialState:
         elif isinstance(record, TrialLost):
             self.losses.append(record)
         elif isinstance(record, TrialPaused):
-            self.paused = True
+            self.paused, self.ending = True, record.ending
         elif isinstance(record, TrialGoesOn):
             self.paused, self.until = False, record.until
         elif isinstance(record, TrialFinished):

@@ -192,6 +192,11 @@ class TrialPaused(Config):
     time: float
     trial_id: str
     epoch: int = Field(description="that it has reached")
+    ending: tuple[float, float, float] | None = Field(
+        None,
+        description="best value of the metric, were it trained in full: a standard deviation below, the median and one "
+        "above, as the model of learning curves predicts",
+    )
 
 
 class TrialGoesOn(Config):

@@ -20,11 +20,13 @@ from hep_ray.report.figures.bars import Bar, bars, epochs_of
 from hep_ray.report.figures.classes import confusion_shares, reliability_points, score_densities
 from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
 from hep_ray.report.figures.roc import roc_band
+from hep_ray.report.figures.trials import predicted_ends
 from hep_ray.report.formatting import axis_label, interval, plus_minus
 from hep_ray.report.groups import groups_of
 from hep_ray.report.report_data import gather
 from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Scored, performance_of
-from hep_ray.search.state import SearchState
+from hep_ray.search.state import SearchState, TrialState
+from hep_ray.tracking.records import EpochFinished, TrialPaused, TrialStarted
 from tests.facts import raises
 
 LABELS = np.arange(300) % 3
@@ -191,3 +193,19 @@ def test_values_stand_with_their_errors() -> None:
     assert metric_words("test_accuracy_black_hole") == "test accuracy black_hole"
     assert metric_words("val_unheard_of") == "validation unheard of"
     assert axis_label("val_auc") == "Validation AUC"
+
+
+def test_predicted_ends_are_those_of_trials_that_were_left_best_first() -> None:
+    trials = []
+    for name, epochs, ending in (("a", 2, 0.7), ("b", 3, 0.95), ("c", 1, 0.8), ("d", 1, None)):
+        trial = TrialState(TrialStarted(time=0, trial_id=name, number=0, params={}, seed=0))
+        band = None if ending is None else (ending - 0.1, ending, ending + 0.1)
+        trial.take(TrialPaused(time=0, trial_id=name, epoch=1, ending=band))
+        for epoch in range(epochs):
+            trial.take(
+                EpochFinished(time=0, trial_id=name, metrics={"epoch": epoch + 1, "val_accuracy": 0.5})
+            )
+        trials.append(trial)
+    assert [trial.trial_id for trial, _ in predicted_ends(trials, 3, "max")] == ["c", "a"]
+    assert [trial.trial_id for trial, _ in predicted_ends(trials, 3, "min")] == ["a", "c"]
+    assert predicted_ends(trials, 3, "max")[0][1] == pytest.approx((0.7, 0.8, 0.9))

@@ -238,6 +238,9 @@ def test_learning_curves_resume_exactly_and_say_why(space: Space) -> None:
     assert any("% to beat" in reason for reason in reasons)
     trained = {one["trial_id"] for one in epochs}
     assert len(trained) > 9
+    ending = [one["ending"] for one in records if one["kind"] == "trial_paused" and one["ending"]]
+    assert ending
+    assert all(low <= middle <= high for low, middle, high in ending)
     ends = [one["status"] for one in records if one["kind"] == "trial_finished"]
     assert set(ends) == {"completed", "stopped", "failed"}
 

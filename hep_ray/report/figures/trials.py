@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -12,11 +13,14 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label, capital, count_words
 from hep_ray.report.plotting import STATUS, epoch_axis, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.search.state import OF_MODEL, pareto_front
+from hep_ray.search.state import OF_MODEL, TrialState, pareto_front
 
 DECADES = 30
 """Ratio of the largest to the smallest cost from which they are drawn by their logarithms."""
 LARGE = 1e5
+Ends = tuple[float, float, float]
+PREDICTED = 8
+"""Ends that are drawn of trials which were left."""
 
 
 @figure("stopping", "search", 50, "How trials ended")
@@ -32,6 +36,7 @@ def stopping(data: ReportData) -> Drawn | str | None:
         axes.plot(epochs, values, color=colour(place), linewidth=0.7, alpha=0.6)
         axes.plot(epochs[-1], values[-1], color=colour(place), marker=marker, markersize=4, linestyle="none")
     full = data.started.epochs
+    foreseen = _draw_predicted(axes, predicted_ends(trials, full, data.started.mode), full)
     epochs = np.arange(1, full + 1)
     bottom = np.zeros(full)
     for status, (place, _) in STATUS.items():
@@ -66,9 +71,29 @@ def stopping(data: ReportData) -> Drawn | str | None:
     unseen = f" {count_words(lost, 'trial')} without an epoch not shown on the left." if lost else ""
     return Drawn(
         drawing,
-        "Left: every trial, with a mark where it ended. Right: trials by the epochs that they trained, coloured by "
-        f"how they ended. {count_words(spent, 'epoch')} of {allowed:,} were trained ({spent / allowed:.0%}); "
-        f"{rule}.{unseen}",
+        f"Left: every trial, with a mark where it ended.{foreseen} Right: trials by the epochs that they trained, "
+        f"coloured by how they ended. {count_words(spent, 'epoch')} of {allowed:,} were trained "
+        f"({spent / allowed:.0%}); {rule}.{unseen}",
+    )
+
+
+def predicted_ends(trials: list[TrialState], full: int, mode: str) -> list[tuple[TrialState, Ends]]:
+    """Return the trials that were left with a predicted end, the most promising first."""
+    left = [(one, one.ending) for one in trials if one.ending is not None and len(one.history) < full]
+    return sorted(left, key=lambda pair: pair[1][1], reverse=mode == "max")
+
+
+def _draw_predicted(axes: Axes, left: list[tuple[TrialState, Ends]], full: int) -> str:
+    """Draw where they would have ended, the first few; return the caption's words of it."""
+    for place, (trial, (low, middle, high)) in enumerate(left[:PREDICTED]):
+        own, at = colour(STATUS[trial.status][0]), full + 0.15 * (place + 1)
+        axes.errorbar([at], [middle], [[middle - low], [high - middle]], color=own, marker="_", linewidth=0.8)
+    if not left:
+        return ""
+    return (
+        f" Right of the last epoch, with one standard deviation: where {min(len(left), PREDICTED)} of the "
+        f"{count_words(len(left), 'trial')} that were left before it would have ended, as the model of learning curves "
+        "expected when they last paused; the most promising first."
     )
 
 
