@@ -51,7 +51,7 @@ def confirm(
     from hep_ray.confirm.run import run_confirmation
 
     console = Console(stderr=True)
-    plan = prepare_confirmation(ConfirmOptions(**given))
+    plan = prepare_confirmation(ConfirmOptions(**given), hashes="none" if dry_run else "once")
     print_rows(console, _plan_rows(plan, again=again))
     if dry_run:
         console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
-from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotConfirm, InvalidSpace, StorageHeld
 from hep_ray.plugins import Plugin, import_named, places, restore
 from hep_ray.search.find import CROSS_ENTROPY, Found, Stated, find_search, has_parameters, script_of
@@ -26,8 +26,12 @@ from hep_ray.tracking.records import SearchStarted, TrialStarted
 from hep_ray.training.testing import metric_keys
 
 
-def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
+def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") -> ConfirmPlan:
     """Check that a search can be confirmed, and choose whom.
+
+    Args:
+        options: of the confirmation.
+        hashes: which of the dataset's shards are hashed, see `verify_shards`.
 
     Raises:
         UnknownSearch: no name, folder or script is the search's.
@@ -51,7 +55,7 @@ def prepare_confirmation(options: ConfirmOptions) -> ConfirmPlan:
             f"a finalist is another configuration than the baseline; {name} has only {ranked[0].name}, "
             f"{baseline.origin}"
         )
-    dataset = _dataset(options, state.started)
+    dataset = _dataset(options, state.started, hashes)
     contenders = [baseline.params, *(one.params for one in finalists)]
     given = dataclasses.replace(options.as_in_search(state.started), data=dataset.folder)
     trainings = len(contenders) * options.seeds
@@ -123,9 +127,9 @@ def _ended(options: ConfirmOptions, name: str) -> SearchState:
     return state
 
 
-def _dataset(options: ConfirmOptions, started: SearchStarted) -> Dataset:
+def _dataset(options: ConfirmOptions, started: SearchStarted, hashes: Hashes) -> Dataset:
     folder = options.data or Path(started.options["data"])
-    dataset = Dataset.open(folder)
+    dataset = Dataset.open(folder, hashes=hashes)
     if dataset.fingerprint != started.dataset_fingerprint:
         raise CannotConfirm(
             f"a search is confirmed on the dataset that it searched; its fingerprint was {started.dataset_fingerprint} "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +21,7 @@ from hep_ray.config import Config, parse
 from hep_ray.dataset.schema import EVENT_ID, Arrays, EventSchema, texts
 from hep_ray.dataset.sparse import index_dtype
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
+from hep_ray.dataset.verified import Stamp, record, recorded, stamp_of
 from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, UnreadableInput
 from hep_ray.registry import check_name
 
@@ -30,6 +33,12 @@ OFFSET_BYTES = 8
 """Bytes of a label, and of where an event's values begin in a column without its zeros."""
 TestPurpose = Literal["confirm", "promote", "report", "check"]
 """Who may read the test split: a search ranks its trials without it."""
+
+
+Hashes = Literal["once", "all", "none"]
+"""Which shards are hashed when a dataset is opened."""
+SIDE_BY_SIDE = 8
+"""Shards that are looked at side by side, at most."""
 
 
 class Shard(Config):
@@ -218,12 +227,13 @@ class Dataset:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: Path | str, *, verify: bool = True) -> Dataset:
+    def open(cls, folder: Path | str, *, verify: bool = True, hashes: Hashes = "once") -> Dataset:
         """Open a dataset that can be trained on.
 
         Args:
             folder: of the manifest.
             verify: compare every shard with the manifest first.
+            hashes: which shards are hashed for that, see `verify_shards`.
 
         Raises:
             UnreadableInput: there is no readable manifest.
@@ -231,7 +241,7 @@ class Dataset:
             InvalidEvents: the training or the validation split lacks a class.
         """
         folder = Path(folder)
-        manifest = verify_shards(folder) if verify else Manifest.load(folder)
+        manifest = verify_shards(folder, hashes=hashes) if verify else Manifest.load(folder)
         for split in SPLITS[:2]:
             if not all((counts := manifest.class_counts(split)).values()):
                 raise InvalidEvents(f"the split '{split}' of {folder} lacks a class: {counts}")
@@ -294,8 +304,13 @@ class Dataset:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def verify_shards(folder: Path | str) -> Manifest:
+def verify_shards(folder: Path | str, *, hashes: Hashes = "once") -> Manifest:
     """Compare every shard with the manifest: presence, size, SHA-256, rows and schema.
+
+    Args:
+        folder: of the dataset.
+        hashes: `once` hashes the files that this host has not yet found sound, or that changed since; `all` every
+            file; `none` none, so that only presence, size, rows and schema are compared.
 
     Returns:
         The manifest.
@@ -305,39 +320,56 @@ def verify_shards(folder: Path | str) -> Manifest:
         ShardMismatch: the folder differs; the message names every file with what is wrong.
     """
     manifest = Manifest.load(Path(folder))
-    if problems := list(shard_problems(Path(folder), manifest)):
+    if problems := list(shard_problems(Path(folder), manifest, hashes)):
         raise ShardMismatch(f"{folder} is not as its manifest says: " + "; ".join(problems))
     return manifest
 
 
-def shard_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield one sentence for every file that is not as the manifest says."""
+def shard_problems(folder: Path, manifest: Manifest, hashes: Hashes = "all") -> Iterator[str]:
+    """Yield one sentence for every file that is not as the manifest says; see `verify_shards`.
+
+    Files are looked at side by side, and those that were hashed and found sound are recorded for this host.
+    """
     listed = {shard.file for shard in manifest.shards}
     for path in sorted(folder.glob("*.parquet")):
         if path.name not in listed:
             yield f"{path.name} is extra: the manifest does not list it"
-    for shard in manifest.shards:
-        if problem := _problem(folder / shard.file, shard, manifest):
+    known = recorded(folder) if hashes == "once" else {}
+    schema = manifest.event_schema.arrow(manifest.sparse)
+
+    def look(shard: Shard) -> tuple[str | None, Stamp | None]:
+        path = folder / shard.file
+        if not path.is_file():
+            return "is missing", None
+        stamp = stamp_of(path, shard.sha256)  # before it is hashed: a change meanwhile has another one
+        hashed = hashes != "none" and known.get(shard.file) != stamp
+        problem = _problem(path, stamp[0], shard, schema, hashed=hashed)
+        return problem, None if problem or hashes == "none" else stamp
+
+    with ThreadPoolExecutor(min(SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(look, manifest.shards))
+    sound = {shard.file: stamp for shard, (_, stamp) in zip(manifest.shards, found, strict=True) if stamp}
+    if sound != known and hashes != "none":
+        record(folder, sound)
+    for shard, (problem, _) in zip(manifest.shards, found, strict=True):
+        if problem:
             yield f"{shard.file} {problem}"
 
 
-def _problem(path: Path, shard: Shard, manifest: Manifest) -> str | None:
-    if not path.is_file():
-        return "is missing"
-    size = path.stat().st_size
+def _problem(path: Path, size: int, shard: Shard, schema: pa.Schema, *, hashed: bool) -> str | None:
     if size == 0:
         return f"is empty: 0 of {shard.size} bytes"
     if size < shard.size:
         return f"is truncated: {size} of {shard.size} bytes"
-    if size > shard.size or sha256_of(path) != shard.sha256:
+    if size > shard.size or (hashed and sha256_of(path) != shard.sha256):
         return f"was altered: its SHA-256 is not {shard.sha256}"
     try:
         with pq.ParquetFile(path) as parquet:
-            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+            rows, stored = parquet.metadata.num_rows, parquet.schema_arrow
     except pa.ArrowException as exc:
         return f"is not Parquet: {exc}"
     if rows != shard.rows or rows != sum(shard.classes.values()):
         return f"has {rows} rows, its manifest says {shard.rows} in classes {shard.classes}"
-    if not schema.equals(manifest.event_schema.arrow(manifest.sparse)):
+    if not stored.equals(schema):
         return "has other columns than the manifest's schema"
     return None

@@ -216,7 +216,7 @@ def _origin(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun)
 
 def _dataset(data: Path, confirmation: Confirmation, answered: Callable[..., None]) -> Dataset | None:
     try:
-        dataset = Dataset.open(data)
+        dataset = Dataset.open(data, hashes="all")
     except HepRayError as exc:
         answered(Criterion("dataset", False, str(exc)))
         return None

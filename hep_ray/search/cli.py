@@ -60,7 +60,7 @@ def build_app(search: Search) -> typer.Typer:
         from hep_ray.search.start import plan_rows, planned, refuse_too_short
 
         console = Console(stderr=True)
-        plan = planned(search, given, resume=resume)
+        plan = planned(search, given, resume=resume, hashes="none" if dry_run else "once")
         print_rows(console, plan_rows(plan))
         if dry_run:
             from hep_ray.search.estimate import LONGEST, check_time, estimate

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotResume, StorageError, UnknownName
 from hep_ray.flags import in_words
 from hep_ray.plugins import Plugin, differences, import_named, places, registered
@@ -264,8 +264,13 @@ class SearchPlan:
         return [CodeAccepted(time=time.time(), plugins=now, changes=tuple(changes))] if changes else []
 
 
-def prepare(search: Search, options: SearchOptions) -> SearchPlan:
+def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") -> SearchPlan:
     """Check a search against its dataset, the storage and the cluster.
+
+    Args:
+        search: as a script states it.
+        options: of the search.
+        hashes: which of the dataset's shards are hashed, see `verify_shards`.
 
     Raises:
         UnknownName: no such preset, or the baseline names a parameter that no trial has.
@@ -287,7 +292,7 @@ def prepare(search: Search, options: SearchOptions) -> SearchPlan:
     _check_baseline(search)
     check_sampler(preset, search)
     trials = total_trials(search, preset, space)
-    dataset = Dataset.open(options.data)
+    dataset = Dataset.open(options.data, hashes=hashes)
     check_metrics(search.metric, search.second_objective, dataset.schema)
     rehearse(search, preset, space, dataset.schema)
     configurations = configurations_of(space, search.points_to_evaluate, options.workers_per_trial)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hep_ray.cluster import describe
+from hep_ray.dataset.dataset import Hashes
 from hep_ray.errors import CannotResume, InvalidConfig
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
@@ -21,13 +22,16 @@ from hep_ray.tracking.client import default_uri
 from hep_ray.tracking.provenance import doubts
 
 
-def planned(search: Search, given: Mapping[str, Any], *, resume: bool = False) -> SearchPlan:
+def planned(
+    search: Search, given: Mapping[str, Any], *, resume: bool = False, hashes: Hashes = "once"
+) -> SearchPlan:
     """Check a search with its options, and return its plan.
 
     Args:
         search: as a script states it.
         given: options by field of `SearchOptions`; None where the recorded one, or the default, is meant.
         resume: go on with the search in the storage, with the options that it had.
+        hashes: which of the dataset's shards are hashed, see `verify_shards`.
 
     Raises:
         InvalidConfig: it is no search.
@@ -48,7 +52,8 @@ def planned(search: Search, given: Mapping[str, Any], *, resume: bool = False) -
     if given.get("accept_changed_code") and not resume:
         raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
     recorded = recorded_options(folder, started) if started else {}
-    return prepare(search, SearchOptions.resolve({**given, "source": script()}, recorded, search.task))
+    options = SearchOptions.resolve({**given, "source": script()}, recorded, search.task)
+    return prepare(search, options, hashes=hashes)
 
 
 def refuse_too_short(plan: SearchPlan) -> None:
