@@ -32,7 +32,7 @@ from rich.progress import track
 
 from hep_ray import Choice, Preset, Search, Space
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.sampler import searcher_for
+from hep_ray.search.sampler import searcher_of
 from hep_ray.search.space import Value
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
@@ -135,7 +135,7 @@ def replay(grid: Grid, sampler: str, seed: int, grace: int, folder: Path) -> tup
     spent = 0
     with Journal(folder) as journal:
         recorder = Recorder(journal, search.metric, search.mode, grid.length, folder / "trials")
-        searcher = searcher_for(
+        searcher = searcher_of(search, preset)(
             search, preset, search.space, seed, folder / "optuna.db", recorder.state, recorder.write
         )
         recorder.listeners.append(searcher.record)

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from hep_ray.dataset.dataset import Dataset
     from hep_ray.promote.package import load_model
     from hep_ray.search.cli import main
-    from hep_ray.search.definition import Preset, Search, StudyTable
+    from hep_ray.search.definition import Preset, Published, Search, StudyTable
     from hep_ray.search.execute import run_search
     from hep_ray.search.options import SearchOptions
     from hep_ray.search.plan import prepare
-    from hep_ray.search.published import Published
     from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
     from hep_ray.side_by_side import compare
     from hep_ray.signature import Range
@@ -62,7 +61,7 @@ _HOME = {
     "load_model": "hep_ray.promote.package",
     "main": "hep_ray.search.cli",
     "Preset": "hep_ray.search.definition",
-    "Published": "hep_ray.search.published",
+    "Published": "hep_ray.search.definition",
     "Search": "hep_ray.search.definition",
     "Choice": "hep_ray.search.space",
     "Integer": "hep_ray.search.space",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hep_ray.errors import CannotConfirm, NothingCompleted, UnknownName
 from hep_ray.flags import STORAGE
 from hep_ray.search.find import find_search
-from hep_ray.search.keywords import signature
+from hep_ray.search.options import signature
 from hep_ray.search.state import SearchState, TrialState
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def plan(search: Search, *, resume: bool = False, **options: Any) -> SearchPlan:
         UnknownName: there is no such option, or no such preset.
         HepRayError: see `prepare` for what else is refused.
     """
-    from hep_ray.search.keywords import checked
-    from hep_ray.search.start import planned
+    from hep_ray.search.options import checked
+    from hep_ray.search.plan import planned
 
     return planned(search, checked(options), resume=resume)
 
@@ -62,11 +62,12 @@ def run(search: Search, *, resume: bool = False, console: Console | None = None,
         Interrupted, SearchFailed: trials have not ended, or all failed; `Result.open` shows what there is.
         HepRayError: see `plan` for what is refused before any trial.
     """
+    from hep_ray.search.estimate import estimate
     from hep_ray.search.execute import run_search
-    from hep_ray.search.start import refuse_too_short
 
     found = plan(search, resume=resume, **options)
-    refuse_too_short(found)
+    if found.time_budget is not None:
+        estimate(found).check(found.time_budget)
     done = run_search(found, resume=resume, console=console)
     return Result(found.folder, done.state, done.untracked)
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
-from hep_ray.files import rename, write_whole
+from hep_ray.files import rename, storing, write_whole
 from hep_ray.flags import typed
 from hep_ray.tracking.journal import Journal
 
@@ -168,9 +168,14 @@ class Confirmation(Config):
 
 
 def save_confirmation(search_folder: Path, confirmation: Confirmation) -> Path:
-    """Write it whole or not at all into the search's folder."""
+    """Write it whole or not at all into the search's folder.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     path = search_folder / FOLDER / FILE_NAME
-    write_whole(path, confirmation.model_dump_json(indent=1) + "\n")
+    with storing(path):
+        write_whole(path, confirmation.model_dump_json(indent=1) + "\n")
     return path
 
 

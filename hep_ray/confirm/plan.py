@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +13,18 @@ from typing import Any, Literal
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset, Hashes
-from hep_ray.errors import CannotConfirm, InvalidSpace, StorageHeld
-from hep_ray.plugins import Plugin, import_named, places, restore
+from hep_ray.errors import CannotConfirm, CannotResume, InvalidSpace, StorageHeld
+from hep_ray.plugins import differences, import_named, places, restore
 from hep_ray.search.find import CROSS_ENTROPY, Found, Stated, find_search, has_parameters, script_of
-from hep_ray.search.options import EPOCH_TIMEOUT, ConfirmOptions
+from hep_ray.search.options import ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
-from hep_ray.search.preflight import preflight
-from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.preflight import Trials, preflight
+from hep_ray.search.sampler import FixedList, JournalSearcher
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance
-from hep_ray.tracking.records import SearchStarted, TrialStarted
+from hep_ray.tracking.records import Record, SearchStarted, TrialStarted
 from hep_ray.training.testing import metric_keys
 
 
@@ -60,22 +62,31 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     given = dataclasses.replace(options.as_in_search(state.started), data=dataset.folder)
     trainings = len(contenders) * options.seeds
     try:
-        resources = preflight(dataset, given, contenders, plugins, trials=trainings, keep=trainings)
+        resources = preflight(Trials(dataset, given, contenders, plugins, trainings, keep=trainings))
     except InvalidSpace as exc:
         raise CannotConfirm(f"a contender cannot be trained: {exc}") from exc
     first = 1 + max(trial.started.seed for trial in state.trials.values())
+    folder = options.storage / name
     return ConfirmPlan(
+        experiment=name,
+        storage=options.storage,
+        folder=folder / FOLDER,
+        tracking_uri=options.tracking_uri or recorded_uri(folder, state.started),
+        dataset=dataset,
+        resources=resources,
+        epochs=state.started.epochs,
+        metric=state.started.metric,
+        mode=state.started.mode,
+        keep=trainings,
+        epoch_timeout=given.epoch_timeout,
+        plugins=plugins,
         started=state.started,
         finalists=finalists,
         ranked=len(ranked),
         baseline=baseline,
         seeds=tuple(range(first, first + options.seeds)),
-        dataset=dataset,
-        resources=resources,
         given=options,
         source=_source(found, state.started),
-        plugins=plugins,
-        epoch_timeout=given.epoch_timeout,
     )
 
 
@@ -151,22 +162,18 @@ BASELINE = "baseline"
 """Name of the contender that the others are compared with."""
 
 
-@dataclass(frozen=True)
-class ConfirmPlan:
-    """A confirmation that can run.
+@dataclass(frozen=True, kw_only=True)
+class ConfirmPlan(TrainingPlan):
+    """A confirmation that can run: every contender is trained at full length.
 
     Attributes:
-        started: first record of the search: metric, mode, full length of a trial.
+        started: first record of the search.
         finalists: best first.
         ranked: number of distinct configurations that they were chosen from.
         baseline: what they are to beat.
         seeds: of each contender's trainings, the same for all; none was used by the search.
-        dataset: opened and verified, the one that was searched on.
-        resources: what runs side by side.
         given: the options it was made from.
         source: file whose git checkout is stated as provenance.
-        plugins: files of the user's own that register components.
-        epoch_timeout: seconds that an epoch may take.
     """
 
     started: SearchStarted
@@ -174,12 +181,9 @@ class ConfirmPlan:
     ranked: int
     baseline: Baseline
     seeds: tuple[int, ...]
-    dataset: Dataset
-    resources: ResourcePlan
     given: ConfirmOptions
     source: Path
-    plugins: tuple[Plugin, ...] = ()
-    epoch_timeout: float = EPOCH_TIMEOUT
+    to_go_on: str = "type the same command again, without --again"
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -189,41 +193,64 @@ class ConfirmPlan:
     @property
     def search_folder(self) -> Path:
         """Folder of the search."""
-        return self.given.storage / self.started.search
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the confirmation."""
-        return self.search_folder / FOLDER
+        return self.storage / self.experiment
 
     @property
     def test_metric(self) -> str:
         """Metric of the test split by which the finalists are compared: the search's own."""
         return of_test(self.started.metric)
 
-    @property
-    def tracking_uri(self) -> str:
-        """MLflow server or database: as asked for, else that of the search."""
-        return self.given.tracking_uri or recorded_uri(self.search_folder, self.started)
+    def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:  # noqa: ARG002
+        """Return the first record of a new confirmation; none of one that goes on.
 
-    @property
-    def training(self) -> TrainingPlan:
-        """Return what `execute` trains: every contender at full length."""
-        return TrainingPlan(
-            experiment=self.started.search,
-            storage=self.given.storage,
-            folder=self.folder,
-            tracking_uri=self.tracking_uri,
-            dataset=self.dataset,
-            resources=self.resources,
-            epochs=self.started.epochs,
-            metric=self.started.metric,
-            mode=self.started.mode,
-            keep=len(self.runs),
-            epoch_timeout=self.epoch_timeout,
-            plugins=self.plugins,
-            to_go_on="type the same command again, without --again",
-        )
+        Raises:
+            CannotResume: the journal holds another confirmation than this one; the message says what differs.
+        """
+        started = state.started
+        if started is None:
+            return [
+                SearchStarted(
+                    time=time.time(),
+                    search_id=uuid.uuid4().hex,
+                    provenance={**self.provenance, "confirms": self.started.search_id},
+                    options={
+                        "top": self.given.top,
+                        "seeds": self.given.seeds,
+                        "baseline": self.given.baseline,
+                        "level": self.given.level,
+                        "data": str(self.dataset.folder.resolve()),
+                    },
+                    title=f"{self.started.search} (confirmation)",
+                    tags={"hep_ray.kind": "confirmation"},
+                    plugins=tuple(plugin.recorded for plugin in self.plugins),
+                    unstated=self.started.unstated,
+                    **self.identity,
+                )
+            ]
+        if changes := differences(started.plugins, self.plugins):
+            raise CannotResume(
+                f"the code of this confirmation has changed: {'; '.join(changes)}: put it back, or type --again"
+            )
+        now = {**self.identity, "confirms": self.started.search_id}
+        recorded = {key: getattr(started, key) for key in self.identity}
+        recorded["confirms"] = started.provenance["confirms"]
+        names = {
+            "contenders": "the contenders",
+            "sampler": "the seeds",
+            "seed": "the first seed",
+            "confirms": "the search",
+        }
+        for key, value in now.items():
+            if recorded[key] != value:
+                raise CannotResume(
+                    f"cannot go on with another confirmation; {names.get(key, key)} were {recorded[key]!r} and are now "
+                    f"{value!r}: type it as before, or --again to set {self.folder} aside and start anew"
+                )
+        return []
+
+    def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
+        """Return what hands out the trainings, in their order."""
+        return FixedList(self.runs, state, write)
 
     @property
     def contenders(self) -> list[tuple[str, Literal["finalist", "baseline"], dict[str, Any]]]:

@@ -7,7 +7,6 @@ it is opened, and for whom, is recorded before (`record_use`).
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,16 +35,15 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, EventSchema
-from hep_ray.errors import CannotResume, Interrupted, SearchFailed, TrackingUnavailable
+from hep_ray.errors import Interrupted, SearchFailed, TrackingUnavailable
 from hep_ray.loading.stream import EventData, open_events
-from hep_ray.plugins import Plugin, differences, load
+from hep_ray.plugins import Plugin, load
 from hep_ray.search.execute import execute, head_watchdog
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.sampler import FixedList
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.mlflow_writer import log_confirmed
-from hep_ray.tracking.records import Record, SearchStarted, TrialTested
+from hep_ray.tracking.records import Record, TrialTested
 from hep_ray.training.testing import Outcome, evaluate_once
 
 
@@ -92,10 +90,8 @@ def run_confirmation(
     if again:
         set_aside(plan.folder)
     done = execute(
-        plan.training,
+        plan,
         console,
-        opening=partial(_opening, plan),
-        sampler=partial(FixedList, plan.runs),
         publish=partial(_publish, plan),
         when_trained=partial(_open_test_split, plan, console=console),
     )
@@ -105,7 +101,7 @@ def run_confirmation(
         try:
             log_confirmed(
                 plan.tracking_uri,
-                plan.started.search,
+                plan.experiment,
                 plan.started.search_id,
                 done.parent_run_id,
                 main=plan.test_metric.removeprefix("test_"),
@@ -119,51 +115,6 @@ def run_confirmation(
             untracked = exc
     looks = earlier_uses(plan.search_folder, plan.dataset.fingerprint, confirmation.confirmation_id)
     return ConfirmResult(confirmation, done.published, plan.tracking_uri, len(looks), untracked)
-
-
-def _opening(plan: ConfirmPlan, state: SearchState) -> list[Record]:
-    """Return the first record of a new confirmation; none of one that goes on."""
-    started = state.started
-    if started is None:
-        return [
-            SearchStarted(
-                time=time.time(),
-                search_id=uuid.uuid4().hex,
-                provenance={**plan.provenance, "confirms": plan.started.search_id},
-                options={
-                    "top": plan.given.top,
-                    "seeds": plan.given.seeds,
-                    "baseline": plan.given.baseline,
-                    "level": plan.given.level,
-                    "data": str(plan.dataset.folder.resolve()),
-                },
-                title=f"{plan.started.search} (confirmation)",
-                tags={"hep_ray.kind": "confirmation"},
-                plugins=tuple(plugin.recorded for plugin in plan.plugins),
-                unstated=plan.started.unstated,
-                **plan.identity,
-            )
-        ]
-    if changes := differences(started.plugins, plan.plugins):
-        raise CannotResume(
-            f"the code of this confirmation has changed: {'; '.join(changes)}: put it back, or type --again"
-        )
-    now = {**plan.identity, "confirms": plan.started.search_id}
-    recorded = {key: getattr(started, key) for key in plan.identity}
-    recorded["confirms"] = started.provenance["confirms"]
-    names = {
-        "contenders": "the contenders",
-        "sampler": "the seeds",
-        "seed": "the first seed",
-        "confirms": "the search",
-    }
-    for key, value in now.items():
-        if recorded[key] != value:
-            raise CannotResume(
-                f"cannot go on with another confirmation; {names.get(key, key)} were {recorded[key]!r} and are now "
-                f"{value!r}: type it as before, or --again to set {plan.folder} aside and start anew"
-            )
-    return []
 
 
 def _publish(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path | None:
@@ -217,13 +168,13 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
             console.print(f"tested {told} of {len(plan.seeds) * len(judged)}", highlight=False)
 
         try:
-            with head_watchdog(console, plan.training.to_go_on):
+            with head_watchdog(console, plan.to_go_on):
                 evaluate_all(
                     plan.dataset, plan.resources, plan.folder / "trials", closed, write, plan.plugins
                 )
         except KeyboardInterrupt:
             raise Interrupted(
-                f"some models are not tested yet; every evaluation that ended is kept: {plan.training.to_go_on} to go "
+                f"some models are not tested yet; every evaluation that ended is kept: {plan.to_go_on} to go "
                 "on"
             ) from None
 

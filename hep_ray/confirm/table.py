@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hep_ray.confirm.confirmation import Comparison, Confirmation, Estimate
 from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
+from hep_ray.search.naming import number
 
 
 def confirmation_table(confirmation: Confirmation) -> Table:
@@ -49,7 +50,7 @@ def contender_lines(confirmation: Confirmation) -> list[str]:
     names = dict.fromkeys(name for params in everyone for name in params)
     differ = [name for name in names if len({params.get(name) for params in everyone}) > 1]
     lines = [
-        f"{one.name:9} {', '.join(f'{key}={_number(one.params[key])}' for key in differ if key in one.params)}"
+        f"{one.name:9} {', '.join(f'{key}={number(one.params[key])}' for key in differ if key in one.params)}"
         for one in confirmation.contenders
     ]
     return lines + [f"{name:9} {cause.splitlines()[0]}" for name, cause in confirmation.dropped.items()]
@@ -123,7 +124,3 @@ def _p(value: float | None) -> str:
 
 def _alpha(confirmation: Confirmation) -> str:
     return f"{100 * (1 - confirmation.level):.3g} %"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -31,7 +31,8 @@ def main(search: Search) -> None:
     """
     if importing():
         return
-    run_app(build_app(search), prog=sys.argv[0])
+    app = build_app(search)
+    run_app(app, prog=sys.argv[0])
 
 
 def build_app(search: Search) -> typer.Typer:
@@ -56,22 +57,21 @@ def build_app(search: Search) -> typer.Typer:
         dry_run: DryRun = False,
         **given: Any,
     ) -> None:
+        from hep_ray.search.estimate import LONGEST, estimate
         from hep_ray.search.execute import run_search
-        from hep_ray.search.start import plan_rows, planned, refuse_too_short
+        from hep_ray.search.plan import planned
 
         console = Console(stderr=True)
         plan = planned(search, given, resume=resume, hashes="none" if dry_run else "once")
-        print_rows(console, plan_rows(plan))
-        if dry_run:
-            from hep_ray.search.estimate import LONGEST, check_time, estimate
-
+        print_rows(console, plan.rows())
+        if dry_run or plan.time_budget is not None:
             console.print(f"[dim]timing a few batches of each kind of trial, for at most {LONGEST:g} s …[/]")
             cost = estimate(plan)
             print_rows(console, cost.rows())
-            check_time(plan.given.time_budget, cost)
+            cost.check(plan.time_budget)
+        if dry_run:
             console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
             return
-        refuse_too_short(plan)
         result = run_search(plan, resume=resume, console=console)
         _print_result(result, plan)
         if result.untracked is not None:
@@ -107,7 +107,7 @@ def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     assert started is not None
     yield look(result.tracking_uri, storage)
     if result.out_of_time:
-        budget = in_words(plan.given.time_budget or 0.0)
+        budget = in_words(plan.time_budget or 0.0)
         yield typed(python(), sys.argv[0], "--resume", "--time-budget", budget, storage=storage)
     if words := words_to_confirm(result.state, stated_in(started, plan.search)):
         words += ["--allow-unfinished"] * bool(result.out_of_time)

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from types import NoneType
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from hep_ray.errors import InvalidConfig
 from hep_ray.plugins import import_named
 from hep_ray.registry import check_name
-from hep_ray.search.published import Published
 from hep_ray.search.space import Space
 from hep_ray.tracking.records import RENAMED, stopping_words
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from hep_ray.search.named_samplers import SamplerFactory
+    from hep_ray.search.options import SearchOptions
     from hep_ray.search.scheduler import Scheduler, SearchGoal
 
 SAMPLERS = ("auto", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid", "curves")
@@ -65,6 +65,45 @@ def _check_kind(what: str, value: object, kind: Any, example: str) -> None:
     """
     if not isinstance(value, kind):
         raise InvalidConfig(f"{what} must be given as {example}; got {type(value).__name__} {value!r}"[:400])
+
+
+@dataclass(frozen=True)
+class Published:
+    """Account of a preset that repeats a publication: what is its, what is not, and where it says nothing.
+
+    `--dry-run` prints it, and `docs/howto/protocols.md` holds those of all searches.
+
+    Attributes:
+        document: whose protocol it is, with the place in it.
+        follows: settings that the document states and the preset has.
+        ours: settings in which the preset differs from the document: its deviations.
+        silent: settings that the document leaves open, or that are not known to us, and what stands in their place.
+
+    Raises:
+        InvalidConfig: it names no document, or nothing that follows it.
+    """
+
+    document: str
+    follows: tuple[str, ...]
+    ours: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.document or not self.follows:
+            raise InvalidConfig(
+                "a published protocol needs a document and what follows it; one of them is empty"
+            )
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield heading and statement, one by one, as a terminal and a page show them."""
+        yield "document", self.document
+        for heading, statements in (("follows", self.follows), ("ours", self.ours), ("silent", self.silent)):
+            for statement in statements:
+                yield heading, statement
+
+    def with_ours(self, *deviations: str) -> Published:
+        """Return the same protocol with more deviations, as of a preset that is cut to minutes."""
+        return replace(self, ours=(*self.ours, *deviations))
 
 
 @dataclass(frozen=True)
@@ -217,10 +256,6 @@ class Preset:
         """Return in words by which rule trials are stopped early."""
         return stopping_words(**self.early_stopping)
 
-    def with_recorded_grace(self, grace_epochs: int | None) -> Preset:
-        """Return the preset with the grace of a search that is resumed, where the preset leaves it open."""
-        return self if self.grace_epochs or grace_epochs is None else replace(self, grace_epochs=grace_epochs)
-
     def goal(self, search: Search, seed: int) -> SearchGoal:
         """Return what a scheduler compares the trials of a search by."""
         from hep_ray.search.scheduler import SearchGoal
@@ -234,6 +269,13 @@ class Preset:
             search.second_objective,
             seed,
         )
+
+    def with_options(self, options: SearchOptions) -> Preset:
+        """Return the preset as it was asked for, with the grace of a search that is resumed where it leaves it open."""
+        asked: dict[str, Any] = {"trials": options.trials, "epochs": options.epochs}
+        if self.grace_epochs is None:
+            asked["grace_epochs"] = options.grace_epochs
+        return replace(self, **{name: value for name, value in asked.items() if value is not None})
 
     def resolved(self, search: Search, sampler: str | None = None, scheduler: str | None = None) -> Preset:
         """Return the preset with what `auto` stands for.

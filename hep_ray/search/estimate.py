@@ -27,7 +27,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.flags import in_words
 from hep_ray.loading.batches import Events
 from hep_ray.plugins import Plugin, load
-from hep_ray.search.preflight import disk_bytes, most_paused, size_words
+from hep_ray.search.preflight import disk_bytes, size_words
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop, start_trial
 
@@ -92,6 +92,19 @@ class SearchCost:
         """Seconds of an epoch of the fastest configuration that is trained epoch by epoch; 0 where none was timed."""
         return min((one.epoch_seconds for one in self.timed if one.batch_size), default=0.0)
 
+    def check(self, seconds: float | None) -> None:
+        """Refuse a time budget in which no trial could end an epoch.
+
+        Raises:
+            InvalidConfig: it is shorter than the shortest epoch that was timed.
+        """
+        shortest = self.shortest_epoch
+        if seconds is not None and seconds < shortest:
+            raise InvalidConfig(
+                f"a --time-budget of {seconds:g} s is shorter than one epoch, of which the fastest that was timed "
+                f"takes about {shortest:.2g} s: type a longer one, such as --time-budget {in_words(20 * shortest)}"
+            )
+
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield the estimate in words, as rows of a plan."""
         if self.timed:
@@ -149,24 +162,10 @@ def estimate(plan: SearchPlan) -> SearchCost:
         tuple(timed),
         _whole(plan, timed, shares),
         memory,
-        disk_bytes(largest, resources.concurrent, paused=most_paused(plan.preset, plan.trials)),
+        disk_bytes(largest, resources.concurrent, paused=plan.paused),
         tuple(sorted(shares.keys() - known)),
         tuple(failed),
     )
-
-
-def check_time(seconds: float | None, cost: SearchCost) -> None:
-    """Refuse a time in which no trial could end an epoch.
-
-    Raises:
-        InvalidConfig: the budget is shorter than the shortest epoch that was timed.
-    """
-    shortest = cost.shortest_epoch
-    if seconds is not None and seconds < shortest:
-        raise InvalidConfig(
-            f"a --time-budget of {seconds:g} s is shorter than one epoch, of which the fastest that was timed takes "
-            f"about {shortest:.2g} s: type a longer one, such as --time-budget {in_words(20 * shortest)}"
-        )
 
 
 def _drawn(plan: SearchPlan) -> list[Mapping[str, Any]]:

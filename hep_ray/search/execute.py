@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,54 +24,30 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from rich.console import Console
 
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
-from hep_ray.files import storing
 from hep_ray.loading.stream import open_events
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
-from hep_ray.search.sampler import FollowsSearcher, JournalSearcher, searcher_for
-from hep_ray.search.state import OF_MODEL, TIMES, SearchState, judge, leaderboard, write_leaderboard
-from hep_ray.search.time_budget import TimeBudget
+from hep_ray.search.sampler import FollowsSearcher, JournalSearcher
+from hep_ray.search.state import SearchState, judge, leaderboard, write_leaderboard
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.mlflow import MlflowTracker
-from hep_ray.tracking.records import Record, SearchFinished, SearchStarted, TimeBudgetSpent
+from hep_ray.tracking.records import SearchFinished
 
-Opening = Callable[[SearchState], Iterable[Record]]
-"""Returns the first records of this attempt, given what the journal holds."""
-Sampler = Callable[[SearchState, Callable[[Record], None]], JournalSearcher]
-"""Returns what hands out trials, given what the journal holds and what records a new trial."""
 Publish = Callable[[SearchState, Mapping[str, str]], Path | None]
 """Writes what was found, given that and trial id → MLflow run id; returns the file, None where it is too early."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Result of a finished search.
-
-    Attributes:
-        state: every trial with its history.
-        leaderboard: path of `leaderboard.json`.
-        tracking_uri: where MLflow holds the same.
-        untracked: why MLflow does not hold all of it yet; None where it does.
-        out_of_time: what was not done in the time budget; empty where everything was.
-    """
-
-    state: SearchState
-    leaderboard: Path
-    tracking_uri: str
-    untracked: TrackingUnavailable | None = None
-    out_of_time: str = ""
-
-
-@dataclass(frozen=True)
-class Executed:
     """Result of an executed plan.
 
     Attributes:
         state: every trial with its history.
-        published: the file that tells it.
+        published: the file that tells it: `leaderboard.json`, or `confirmation.json`.
+        tracking_uri: where MLflow holds the same.
         parent_run_id: MLflow's parent run; None while MLflow has none.
         untracked: why MLflow does not hold all of it yet; None where it does.
         out_of_time: what was not done in the time budget; empty where everything was.
@@ -79,9 +55,15 @@ class Executed:
 
     state: SearchState
     published: Path
-    parent_run_id: str | None
-    untracked: TrackingUnavailable | None
+    tracking_uri: str
+    parent_run_id: str | None = None
+    untracked: TrackingUnavailable | None = None
     out_of_time: str = ""
+
+    @property
+    def leaderboard(self) -> Path:
+        """Path of `leaderboard.json`."""
+        return self.published
 
 
 def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | None = None) -> SearchResult:
@@ -98,55 +80,23 @@ def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | Non
         TrackingUnavailable, Interrupted, SearchFailed: see `execute`.
     """
     console = console or Console(stderr=True)
-
-    def opening(state: SearchState) -> list[Record]:
-        nonlocal plan
-        plan = _with_recorded_cost(plan, state.started, console)
-        return plan.opening(state, resume=resume)
-
-    def sampler(state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
-        return searcher_for(
-            plan.search, plan.preset, plan.space, plan.given.seed, plan.folder / "optuna.db", state, write
-        )
-
     done = execute(
-        plan.training,
+        dataclasses.replace(plan, resume=resume),
         console,
-        opening=opening,
-        sampler=sampler,
         publish=lambda state, run_ids: write_leaderboard(plan.folder, leaderboard(state, run_ids)),
     )
     if done.out_of_time:
         beside(console)(done.out_of_time)
-    return SearchResult(done.state, done.published, plan.tracking_uri, done.untracked, done.out_of_time)
-
-
-def _with_recorded_cost(plan: SearchPlan, started: SearchStarted | None, console: Console) -> SearchPlan:
-    """Return the plan; of a search that began when its script still counted time, with that for its cost."""
-    if (
-        started is None
-        or started.second_objective not in TIMES
-        or plan.search.second_objective not in OF_MODEL
-    ):
-        return plan
-    beside(console)(
-        f"this search began with the cost {started.second_objective} and goes on with it; one started anew counts "
-        f"{plan.search.second_objective}, which does not depend on what else the machine does"
-    )
-    return dataclasses.replace(
-        plan, search=dataclasses.replace(plan.search, second_objective=started.second_objective)
-    )
+    return done
 
 
 def execute(
     plan: TrainingPlan,
     console: Console,
     *,
-    opening: Opening,
-    sampler: Sampler,
     publish: Publish,
     when_trained: Callable[[Recorder], None] | None = None,
-) -> Executed:
+) -> SearchResult:
     """Train every trial of a plan that has not ended yet.
 
     An MLflow server that is away, at the start, in the middle or at the end, stops nothing: the result says so.
@@ -154,8 +104,6 @@ def execute(
     Args:
         plan: what is trained.
         console: where progress is shown.
-        opening: of the journal.
-        sampler: hands out each trial's id, parameters and seed.
         publish: writes what was found, also when the trials were interrupted.
         when_trained: called once all trials have ended, before it is recorded that they have.
 
@@ -166,7 +114,6 @@ def execute(
         SearchFailed: every trial failed.
     """
     untracked: TrackingUnavailable | None = None
-    budget = TimeBudget(plan.time_budget)
     with Journal(plan.folder) as journal:
         recorder = Recorder(
             journal,
@@ -176,36 +123,35 @@ def execute(
             plan.folder / "trials",
             keep=plan.keep,
             epoch_timeout=plan.epoch_timeout,
-            budget=budget,
+            time_budget=plan.time_budget,
         )
         state = recorder.state
-        records = opening(state)
+        records = plan.opening(state, beside(console))
+        recorder.sweep()
         tracker = MlflowTracker(
             plan.tracking_uri, plan.experiment, plan.storage / "mlartifacts", beside(console)
         )
         tracker.replay(journal)
         recorder.listeners.append(tracker.record)
-        recorder.sweep()
         for record in records:
             recorder.write(record)
         done, out_of_time = False, ""
         try:
             try:
-                done = _train(plan, recorder, sampler, console, budget)
+                done = _train(plan, recorder, console)
                 if done:
                     if when_trained is not None:
                         when_trained(recorder)
                     if not state.finished:
                         recorder.write(SearchFinished(time=time.time()))
                 else:
-                    out_of_time = _out_of_time(budget, recorder, plan.trials)
+                    out_of_time = recorder.out_of_time(plan.trials)
             except KeyboardInterrupt:  # a second one, while Tune was ending the first way
                 judge(state, plan.trials, plan.to_go_on)
                 raise
             finally:
                 untracked = _untracked(tracker.close)
-                with storing(plan.folder):
-                    published = publish(state, tracker.run_ids)
+                published = publish(state, tracker.run_ids)
             if published is not None:
                 untracked = untracked or _untracked(partial(tracker.attach, published))
             if not out_of_time:
@@ -215,21 +161,10 @@ def execute(
             if untracked is not None:
                 beside(console)(str(untracked))
             raise
-    return Executed(state, published, tracker.parent_run_id, untracked, out_of_time)
+    return SearchResult(state, published, plan.tracking_uri, tracker.parent_run_id, untracked, out_of_time)
 
 
-def _out_of_time(budget: TimeBudget, recorder: Recorder, trials: int) -> str:
-    """Record that the time budget is spent, and return in words what was not done; empty while it is not."""
-    if not budget.spent:
-        return ""
-    stopped = tuple(sorted(budget.stopped))
-    recorder.write(TimeBudgetSpent(time=time.time(), seconds=budget.seconds or 0.0, stopped=stopped))
-    return budget.words(recorder.state, trials)
-
-
-def _train(
-    plan: TrainingPlan, recorder: Recorder, sampler: Sampler, console: Console, budget: TimeBudget
-) -> bool:
+def _train(plan: TrainingPlan, recorder: Recorder, console: Console) -> bool:
     """Let Tune train what is left, as often as it gives trials up that it has to train again.
 
     Returns:
@@ -237,7 +172,7 @@ def _train(
     """
     told: set[str] = set()
     while True:
-        searcher = sampler(recorder.state, recorder.write)
+        searcher = plan.searcher(recorder.state, recorder.write)
         for warning in searcher.warnings():
             if warning not in told:
                 beside(console)(warning)
@@ -247,9 +182,9 @@ def _train(
             if not searcher.has_work():
                 searcher.end()
                 return True
-            if budget.spent:
+            if recorder.budget.spent:
                 return False
-            _tune(plan, recorder, searcher, console, budget)
+            _tune(plan, recorder, searcher, console)
             for doubt in searcher.doubts():
                 beside(console)(doubt)
             if not recorder.given_back():
@@ -264,7 +199,6 @@ def _tune(
     recorder: Recorder,
     searcher: JournalSearcher,
     console: Console,
-    budget: TimeBudget,
 ) -> None:
     """Let Tune train trials on the training split until the searcher has none left.
 
@@ -299,7 +233,7 @@ def _tune(
         name=plan.folder.name,
         storage_path=str(scratch),
         callbacks=[recorder],
-        stop=budget.closing(searcher.close),
+        stop=recorder.budget.closing(searcher.close),
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         failure_config=tune.FailureConfig(max_failures=TRIES_AGAIN),
         verbose=0,
@@ -308,11 +242,11 @@ def _tune(
     try:
         with (
             named_when_full(plan.folder),
+            head_watchdog(console, plan.to_go_on),
             Progress(
                 state, total, plan.epochs, plan.metric, plan.mode, console, searcher.epochs_in_all
             ) as progress,
             recorder.listening(progress.record),
-            head_watchdog(console, plan.to_go_on),
             memory_kills_are_losses(),
             trainable(job, resources, scratch) as actor,
         ):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hep_ray.metrics.labels import metric_words
 from hep_ray.search.naming import number
-from hep_ray.search.state import SearchState
+from hep_ray.search.state import SearchState, with_error
 
 if TYPE_CHECKING:
     from hep_ray.search.space import Space
@@ -59,12 +60,9 @@ def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
     ranked = state.ranked(started.metric, started.mode)
     naming = state.naming
     beside = any(naming.apart(trial.started.params) for trial in ranked[:rows])
-    error = f"{started.metric}_error"
     lines = []
     for trial in ranked[:rows]:
-        best = trial.best(started.metric, started.mode) or {}
-        value = number(best[started.metric]) if best else "–"
-        value += f" ± {best[error]:.2g}" if error in best else ""
+        value = with_error(trial.best(started.metric, started.mode) or {}, started.metric)
         params = trial.started.params
         epochs = f"{len(trial.history)}/{started.epochs}"
         own = [number(params[name]) if name in params else "" for name in naming.varied]
@@ -86,9 +84,7 @@ def summary(state: SearchState) -> str:
     """Return in one line how far a search is."""
     started = state.started
     assert started is not None
-    counts: dict[str, int] = {}
-    for trial in state.drawn():
-        counts[trial.status] = counts.get(trial.status, 0) + 1
+    counts = Counter(trial.status for trial in state.drawn())
     parts = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none yet"
     epochs = sum(len(trial.history) for trial in state.drawn())
     end = "" if state.finished else "; it has not ended"

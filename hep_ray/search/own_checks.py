@@ -92,7 +92,7 @@ def rehearse(search: Search, preset: Preset, space: Space, schema: EventSchema) 
     """
     if isinstance(preset.sampler, str) and isinstance(preset.scheduler, str):
         return
-    from hep_ray.search.sampler import searcher_for  # with most of Ray
+    from hep_ray.search.sampler import OptunaSearcher  # with most of Ray
 
     state = SearchState()
     listeners: list[OptunaSearcher] = []
@@ -102,7 +102,7 @@ def rehearse(search: Search, preset: Preset, space: Space, schema: EventSchema) 
         for listener in listeners:
             listener.record(record)
 
-    searcher = searcher_for(search, preset, space, SEED, None, state, write)
+    searcher = OptunaSearcher(search, preset, space, SEED, None, state, write)
     listeners.append(searcher)
     for place in range(REHEARSED):
         suggestion = searcher.suggest("")

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 import uuid
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hep_ray.cluster import describe
 from hep_ray.dataset.dataset import Dataset, Hashes
-from hep_ray.errors import CannotResume, StorageError, UnknownName
-from hep_ray.flags import in_words
-from hep_ray.plugins import Plugin, differences, import_named, places, registered
+from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
+from hep_ray.flags import STORAGE, in_words
+from hep_ray.masking import mask
+from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
 from hep_ray.registry import check_name
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
 from hep_ray.search.find import stated_by
 from hep_ray.search.named_samplers import check_sampler
-from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions
+from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, recorded_options
 from hep_ray.search.own_checks import rehearse
-from hep_ray.search.preflight import check_metrics, configurations_of, most_paused, preflight
+from hep_ray.search.preflight import Trials, check_metrics, configurations_of, most_paused, preflight
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.sampler import JournalSearcher, searcher_of
 from hep_ray.search.space import Space
-from hep_ray.search.state import SearchState
-from hep_ray.tracking.client import default_uri
-from hep_ray.tracking.provenance import provenance
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState
+from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
+class TrainingPlan(ABC):
     """Plan of trials to train: which, on what data, with which resources and until when; a search or a confirmation.
 
     Attributes:
@@ -72,72 +77,64 @@ class TrainingPlan:
         """Return the number of trials to run."""
         return self.resources.trials
 
+    @abstractmethod
+    def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:
+        """Return the first records of this attempt, given what the journal holds; say what a user should know."""
 
-@dataclass(frozen=True)
-class SearchPlan:
+    @abstractmethod
+    def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
+        """Return what hands out trials, given what the journal holds and what records a new trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan(TrainingPlan):
     """A search that can run: dataset, space and resources agree.
 
     Attributes:
         search: as the script states it.
         preset: with the command line's overrides.
         space: the preset's.
-        dataset: opened and verified.
-        resources: what runs side by side.
         given: the options it was made from.
-        plugins: files of the user's own that register components.
+        paused: trials that may wait with a checkpoint at once.
+        resume: go on with the search that the journal holds.
     """
 
     search: Search
     preset: Preset
     space: Space
-    dataset: Dataset
-    resources: ResourcePlan
     given: SearchOptions
-    plugins: tuple[Plugin, ...] = ()
+    paused: int = 0
+    resume: bool = False
 
-    @property
-    def storage(self) -> Path:
-        """Folder of all searches."""
-        return self.given.storage
-
-    @property
-    def folder(self) -> Path:
-        """Folder of this search."""
-        return self.given.storage / self.search.name
-
-    @property
-    def trials(self) -> int:
-        """Return the number of trials to run."""
-        return self.resources.trials
-
-    @property
-    def tracking_uri(self) -> str:
-        """MLflow server or database."""
-        return self.given.tracking_uri or default_uri(self.storage)
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield the plan in words: name and text of each row; a name that goes on is repeated."""
+        schema = self.dataset.schema
+        splits = ", ".join(f"{self.dataset.rows(split)} {split}" for split in ("train", "val"))
+        yield "search", f"{self.search.name}, preset {self.given.preset}"
+        yield "data", f"{self.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
+        if self.preset.published:
+            yield from self.preset.published.rows()
+        for name, parameter in self.space.parameters.items():
+            yield "space", f"{name}: {parameter}"
+        for told in summary(self.plugins):
+            yield "own code", told
+        for params in self.search.points_to_evaluate:
+            yield "evaluated first", ", ".join(f"{name}={value}" for name, value in params.items())
+        yield "budget", self.budget
+        yield "goal", f"{self.mode} {self.metric}"
+        yield "cluster", describe()
+        yield "resources", str(self.resources)
+        yield "patience", f"an epoch may take {self.epoch_timeout:g} s"
+        yield "events", str(self.resources.ingest)
+        yield "storage", str(self.folder)
+        yield "tracking", mask(self.tracking_uri)
+        for doubt in doubts(self.provenance):
+            yield "promotion", f"will be refused as things are: {doubt}"
 
     def _repr_html_(self) -> str:
         from hep_ray.search.notebook import html_rows
-        from hep_ray.search.start import plan_rows
 
-        return html_rows(plan_rows(self))
-
-    @property
-    def training(self) -> TrainingPlan:
-        """Return what `execute` trains."""
-        return TrainingPlan(
-            experiment=self.search.name,
-            storage=self.storage,
-            folder=self.folder,
-            tracking_uri=self.tracking_uri,
-            dataset=self.dataset,
-            resources=self.resources,
-            epochs=self.preset.epochs,
-            metric=self.search.metric,
-            mode=self.search.mode,
-            epoch_timeout=self.given.epoch_timeout,
-            plugins=self.plugins,
-            time_budget=self.given.time_budget,
-        )
+        return html_rows(self.rows())
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -176,7 +173,7 @@ class SearchPlan:
         idle = preset.scheduler != "none" and not stops(preset)
         nobody = ", which stops none of so few epochs" if idle else ""
         shared = f" = {drawn * preset.epochs} epochs, shared among trials that pause" if preset.pauses else ""
-        limit = self.given.time_budget
+        limit = self.time_budget
         in_time = (
             ""
             if limit is None
@@ -192,19 +189,27 @@ class SearchPlan:
         """Return what the journal records of the options, for a later --resume without flags."""
         return {**self.given.record(), "cache": self.resources.ingest.cache}
 
-    def opening(self, state: SearchState, *, resume: bool) -> list[Record]:
+    def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
+        """Return what draws trials and decides after each epoch whether they go on."""
+        search, seed, database = self._as_begun(state), self.given.seed, self.folder / "optuna.db"
+        kind = searcher_of(search, self.preset)
+        return kind(search, self.preset, self.space, seed, database, state, write)
+
+    def _as_begun(self, state: SearchState) -> Search:
+        """Return the search; one that began when its script still counted time, with that for its second objective."""
+        recorded = state.started.second_objective if state.started else None
+        timed = recorded in TIMES and self.search.second_objective in OF_MODEL
+        return dataclasses.replace(self.search, second_objective=recorded) if timed else self.search
+
+    def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:
         """Return the first records of this attempt: a new search, or changed flags and accepted code.
 
-        Args:
-            state: what the journal holds.
-            resume: go on with the search that it holds.
-
         Raises:
-            StorageError: it holds a search, and `resume` is off.
+            StorageError: the journal holds a search, and `resume` is off.
             CannotResume: it holds none, or another one than this.
         """
         if state.started is None:
-            if resume:
+            if self.resume:
                 raise CannotResume(
                     f"no search to resume: {self.folder} holds none; start it without --resume"
                 )
@@ -220,13 +225,20 @@ class SearchPlan:
                     **self.identity,
                 )
             ]
-        if not resume:
+        if not self.resume:
             ended = sum(trial.finished is not None for trial in state.trials.values())
             raise StorageError(
                 f"{self.folder} holds a search already, of {len(state.trials)} trials, {ended} ended: type --resume to "
                 "go on with it, or choose another --storage"
             )
         before, now = {key: getattr(state.started, key) for key in self.identity}, self.identity
+        cost, stated = self._as_begun(state).second_objective, self.search.second_objective
+        if cost != stated:
+            now["second_objective"] = cost
+            say(
+                f"this search began with the cost {cost} and goes on with it; one started anew counts {stated}, which "
+                "does not depend on what else the machine does"
+            )
         if state.started.stated is not None:
             before["baseline"], now["baseline"] = state.started.stated["baseline"], dict(self.search.baseline)
         if changes := self.space.changes_since(before.pop("space")):
@@ -264,41 +276,107 @@ class SearchPlan:
         return [CodeAccepted(time=time.time(), plugins=now, changes=tuple(changes))] if changes else []
 
 
-def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") -> SearchPlan:
-    """Check a search against its dataset, the storage and the cluster.
+def planned(
+    search: Search, given: Mapping[str, Any], *, resume: bool = False, hashes: Hashes = "once"
+) -> SearchPlan:
+    """Check a search with its options, and return its plan.
 
     Args:
         search: as a script states it.
-        options: of the search.
+        given: options by field of `SearchOptions`; None where the recorded one, or the default, is meant.
+        resume: go on with the search in the storage, with the options that it had.
         hashes: which of the dataset's shards are hashed, see `verify_shards`.
 
     Raises:
-        UnknownName: no such preset, or the baseline names a parameter that no trial has.
-        InvalidConfig: no trial has a value of the baseline.
-        PluginFailed: a module that --plugin names cannot be imported.
-        MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
-        InvalidSpace: the trainer would not read, or would refuse, a parameter.
-        ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
-        InvalidConfig: trials on this dataset do not report the metric.
-        InvalidConfig, PluginFailed: a scheduler or a sampler of the user's own fails, see `rehearse`.
-        InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
+        InvalidConfig: it is no search.
+        CannotResume: there is no search to resume, or one is not resumed and its changed code is accepted.
+        HepRayError: see `prepare`.
     """
-    import_named(options.plugin or ())
-    search = search.with_direction()
-    preset = _preset(search, options)
-    space = preset.space or search.space
-    plugins = registered(_words(search, space))
-    space.check()
-    _check_baseline(search)
-    check_sampler(preset, search)
-    trials = total_trials(search, preset, space)
-    dataset = Dataset.open(options.data, hashes=hashes)
-    check_metrics(search.metric, search.second_objective, dataset.schema)
-    rehearse(search, preset, space, dataset.schema)
-    configurations = configurations_of(space, search.points_to_evaluate, options.workers_per_trial)
-    paused = most_paused(preset, trials)
-    resources = preflight(dataset, options, configurations, plugins, trials=trials, paused=paused)
-    return SearchPlan(search, preset, space, dataset, resources, options, plugins)
+    if not isinstance(search, Search):
+        raise InvalidConfig(
+            f"what is run must be a Search, as a script states it in `search = Search(…)`; got {search!r}: import it "
+            "from there"
+        )
+    if not isinstance(resume, bool):
+        raise InvalidConfig(f"resume must be True or False; got {resume!r}")
+    folder = Path(given.get("storage") or STORAGE) / search.name
+    started = SearchState.read(folder).started if resume else None
+    if resume and started is None:
+        raise CannotResume(f"there is no search to resume in {folder}: start it without --resume")
+    if given.get("accept_changed_code") and not resume:
+        raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
+    recorded = recorded_options(folder, started) if started else {}
+    options = SearchOptions.resolve({**given, "source": script()}, recorded, search.task)
+    return prepare(search, options, hashes=hashes)
+
+
+def script() -> Path:
+    """Return the script that runs; in a notebook, or where Python is typed, the working folder."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path.cwd() if path is None or "ipykernel" in sys.modules else Path(sys.argv[0]).resolve()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A search as it is asked for, before it is known that it can run.
+
+    Attributes:
+        search: as the script states it.
+        preset: as the options have it, `auto` resolved.
+        options: that it was asked for with.
+        hashes: which of the dataset's shards are hashed, see `verify_shards`.
+    """
+
+    search: Search
+    preset: Preset
+    options: SearchOptions
+    hashes: Hashes = "once"
+
+    @property
+    def space(self) -> Space:
+        """Return the preset's space, else the search's."""
+        return self.preset.space or self.search.space
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Open the dataset when the first check needs it.
+
+        Raises:
+            ShardMismatch, UnreadableInput, InvalidEvents: it is not whole.
+        """
+        return Dataset.open(self.options.data, hashes=self.hashes)
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Return the files of the user's own that register what a trial may state."""
+        values = [value for one in self.space.parameters.values() for value in one.corners()]
+        values += [value for params in self.search.points_to_evaluate for value in params.values()]
+        return registered({value for value in values if isinstance(value, str)})
+
+    @property
+    def trials(self) -> Trials:
+        """Return the trials that it needs."""
+        search, options = self.search, self.options
+        number = total_trials(search, self.preset, self.space)
+        return Trials(
+            self.dataset,
+            options,
+            configurations_of(self.space, search.points_to_evaluate, options.workers_per_trial),
+            self.plugins,
+            number,
+            paused=most_paused(self.preset, number),
+        )
+
+
+CHECKS: tuple[Callable[[Draft], object], ...] = (
+    lambda draft: draft.space.check(),
+    lambda draft: _check_baseline(draft.search),
+    lambda draft: check_sampler(draft.preset, draft.search),
+    lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
+    lambda draft: check_metrics(draft.search.metric, draft.search.second_objective, draft.dataset.schema),
+    lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
+)
+"""What a search is refused for by itself, then by its events, in this order; `preflight.CHECKS` is what follows."""
 
 
 def _check_baseline(search: Search) -> None:
@@ -315,22 +393,52 @@ def _check_baseline(search: Search) -> None:
         check_name("parameter in the baseline", name, sorted(known))
 
 
-def _words(search: Search, space: Space) -> set[str]:
-    """Every word that a trial may state, among them the names of its components."""
-    values = [value for one in space.parameters.values() for value in one.corners()]
-    values += [value for params in search.points_to_evaluate for value in params.values()]
-    return {value for value in values if isinstance(value, str)}
+def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") -> SearchPlan:
+    """Check a search against its dataset, the storage and the cluster.
 
+    Args:
+        search: as a script states it.
+        options: of the search.
+        hashes: which of the dataset's shards are hashed, see `verify_shards`.
 
-def _preset(search: Search, options: SearchOptions) -> Preset:
+    Raises:
+        UnknownName: no such preset, or the baseline names a parameter that no trial has.
+        PluginFailed: a module that --plugin names cannot be imported.
+        InvalidSpace: the trainer would not read, or would refuse, a parameter.
+        MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
+        ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
+        InvalidConfig: trials on this dataset do not report the metric.
+        InvalidConfig, PluginFailed: a scheduler or a sampler of the user's own fails, see `rehearse`.
+        InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
+    """
+    import_named(options.plugin or ())
+    search = search.with_direction()
     if options.preset not in search.presets:
         raise UnknownName(
             f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets) or 'none'}"
         )
-    preset = search.presets[options.preset].with_recorded_grace(options.grace_epochs)
-    preset = dataclasses.replace(
-        preset,
-        trials=preset.trials if options.trials is None else options.trials,
-        epochs=preset.epochs if options.epochs is None else options.epochs,
+    asked = search.presets[options.preset].with_options(options)
+    preset = asked.resolved(search, options.sampler, options.scheduler)
+    draft = Draft(search, preset, options, hashes)
+    for check in CHECKS:
+        check(draft)
+    trials = draft.trials
+    return SearchPlan(
+        experiment=search.name,
+        storage=options.storage,
+        folder=options.storage / search.name,
+        tracking_uri=options.tracking,
+        dataset=draft.dataset,
+        resources=preflight(trials),
+        epochs=preset.epochs,
+        metric=search.metric,
+        mode=search.mode,
+        epoch_timeout=options.epoch_timeout,
+        plugins=trials.plugins,
+        time_budget=options.time_budget,
+        search=search,
+        preset=preset,
+        space=draft.space,
+        given=options,
+        paused=trials.paused,
     )
-    return preset.resolved(search, options.sampler, options.scheduler)

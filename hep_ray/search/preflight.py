@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +47,58 @@ STATES = 5
 """Models' worth of the two checkpoints of a trial that has begun: the best; weights, two moments and an average."""
 
 
-def preflight(
-    dataset: Dataset,
-    options: SearchOptions,
-    configurations: Iterable[Mapping[str, Any]],
-    plugins: Sequence[Plugin],
-    *,
-    trials: int,
-    keep: int = KEEP_BEST,
-    paused: int = 0,
-) -> ResourcePlan:
-    """Check that trials can be trained, then join the cluster and check that they can run there.
+@dataclass(frozen=True)
+class Trials:
+    """Trials that are asked for, before it is known that they can run.
 
-    Args:
+    Attributes:
         dataset: opened.
         options: what the command line chose.
         configurations: parameters of trials, between them every model and every kind of batch.
         plugins: files of the user's own that register components.
-        trials: to run.
+        number: to run.
         keep: models that are kept.
         paused: trials that may wait with a checkpoint, see `most_paused`.
+    """
+
+    dataset: Dataset
+    options: SearchOptions
+    configurations: Iterable[Mapping[str, Any]]
+    plugins: tuple[Plugin, ...]
+    number: int
+    keep: int = KEEP_BEST
+    paused: int = 0
+
+    @property
+    def workers(self) -> range:
+        """Numbers of workers that a trial may be trained by."""
+        least, most = self.options.min_workers_per_trial, self.options.workers_per_trial
+        return range(most if least is None else max(least, 1), most + 1)
+
+    @cached_property
+    def built(self) -> tuple[list[Mapping[str, Any]], int]:
+        """A configuration for each different model and loss, and the bytes of the largest model's weights."""
+        dataset = self.dataset
+        return check_configurations(self.configurations, dataset.schema, dataset.rows("train"), self.workers)
+
+    @cached_property
+    def resources(self) -> ResourcePlan:
+        """Trials side by side on the cluster that this process has joined, and where their events are."""
+        options, expected = self.options, expected_nodes()
+        ingest = plan_ingest(self.dataset.manifest, nodes(), options.cache, options.memory_budget)
+        return plan_resources(
+            expected,
+            self.number,
+            options.cpus_per_trial,
+            options.gpus_per_trial,
+            workers_per_trial=options.workers_per_trial,
+            min_workers_per_trial=options.min_workers_per_trial,
+            ingest=dataclasses.replace(ingest, readers=len(expected)),
+        )
+
+
+def preflight(trials: Trials) -> ResourcePlan:
+    """Check that trials can be trained, then join the cluster and check that they can run there.
 
     Raises:
         InvalidSpace: a trial could not be trained, see `check_configurations`.
@@ -73,28 +107,22 @@ def preflight(
         ClusterUnavailable: the cluster does not take this driver.
         Infeasible: the workers of a trial can never run at once, or the events do not fit as asked.
     """
-    check_storage(options.storage)
-    least, most = options.min_workers_per_trial, options.workers_per_trial
-    workers = range(most if least is None else max(least, 1), most + 1)
-    samples, model_bytes = check_configurations(
-        configurations, dataset.schema, dataset.rows("train"), workers
-    )
-    connect()
-    check_every_node(options.storage, dataset.folder / MANIFEST)
-    check_plugins(plugins, samples, dataset)
-    expected = expected_nodes()
-    ingest = plan_ingest(dataset.manifest, nodes(), options.cache, options.memory_budget)
-    resources = plan_resources(
-        expected,
-        trials,
-        options.cpus_per_trial,
-        options.gpus_per_trial,
-        workers_per_trial=most,
-        min_workers_per_trial=least,
-        ingest=dataclasses.replace(ingest, readers=len(expected)),
-    )
-    check_room(options.storage, model_bytes, resources.concurrent, keep, paused)
-    return resources
+    for check in CHECKS:
+        check(trials)
+    return trials.resources
+
+
+CHECKS: tuple[Callable[[Trials], object], ...] = (
+    lambda trials: check_storage(trials.options.storage),
+    lambda trials: trials.built,
+    lambda _: connect(),
+    lambda trials: check_every_node(trials.options.storage, trials.dataset.folder / MANIFEST),
+    lambda trials: check_plugins(trials.plugins, trials.built[0], trials.dataset),
+    lambda trials: check_room(
+        trials.options.storage, trials.built[1], trials.resources.concurrent, trials.keep, trials.paused
+    ),
+)
+"""What trials are refused for, in this order: the storage, a model, the cluster, its nodes, own code, no room."""
 
 
 def check_storage(storage: Path) -> None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned
+from hep_ray.flags import in_words
 from hep_ray.search.failures import hung, last_attempt, loss, loss_kind, tail
 from hep_ray.search.state import SearchState
-from hep_ray.search.time_budget import TimeBudget
 from hep_ray.search.trial import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (
@@ -24,6 +24,7 @@ from hep_ray.tracking.records import (
     Failure,
     Record,
     Status,
+    TimeBudgetSpent,
     TrialFinished,
     TrialLost,
 )
@@ -39,6 +40,52 @@ MOST_PAUSED = 100
 """Trials that wait with a checkpoint on disk; of more, the worst are given up, which no decision would take up soon."""
 
 
+NAMED = 5
+"""Trials that are named beside a spent time budget."""
+
+
+class TimeBudget(Stopper):
+    """Clock of one attempt at a search, which Tune asks after every epoch whether the trial is to stop.
+
+    Args:
+        seconds: from now on; None is no limit.
+
+    Attributes:
+        seconds: the same.
+        stopped: trials that were stopped for it; in the journal they have not ended.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._deadline = math.inf if seconds is None else time.monotonic() + seconds
+        self._close: Callable[[], None] = lambda: None
+        self.stopped: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles what stops it to restore it, and here the journal restores."""
+        return {}
+
+    @property
+    def spent(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._deadline
+
+    def closing(self, close: Callable[[], None]) -> TimeBudget:
+        """Return this clock, which calls `close` once the time is over, before another trial is asked for."""
+        self._close = close
+        return self
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Tell Tune whether a trial stops after this epoch."""
+        if self.spent:
+            self._close()
+        return self.spent
+
+    def stop_all(self) -> bool:
+        """Tell Tune to stop nothing in the midst of an epoch."""
+        return False
+
+
 class Recorder(Callback):
     """Callback of Tune that turns what it reports into records.
 
@@ -51,9 +98,10 @@ class Recorder(Callback):
         listeners: called with every new record, after it is on disk.
         keep: trials, best first, whose best model stays on disk.
         epoch_timeout: of the trials, s, for the words in which one is recorded that took longer.
-        budget: what stops after it has not ended.
+        time_budget: seconds from now on after which trials stop; None is no limit.
 
     Attributes:
+        budget: clock of this attempt.
         storage_error: why the storage takes no more records; Tune tells only its text.
     """
 
@@ -68,11 +116,11 @@ class Recorder(Callback):
         keep: int = KEEP_BEST,
         epoch_timeout: float = math.inf,
         *,
-        budget: TimeBudget | None = None,
+        time_budget: float | None = None,
     ) -> None:
         self.state = SearchState.fold(journal)
         self._epoch_timeout = epoch_timeout
-        self._budget = budget or TimeBudget(None)
+        self.budget = TimeBudget(time_budget)
         self.storage_error: StorageError | None = None
         self._given_back: Counter[str] = Counter()
         self._to_run_again: set[str] = set()
@@ -105,7 +153,7 @@ class Recorder(Callback):
         for listener in self.listeners:
             listener(record)
         if isinstance(record, TrialFinished):
-            self._tidy(record.trial_id)
+            self._tidy(self._trials_folder / record.trial_id, record.trial_id)
 
     @contextmanager
     def listening(self, listener: Callable[[Record], None]) -> Iterator[None]:
@@ -141,11 +189,8 @@ class Recorder(Callback):
 
     def sweep(self) -> None:
         """Remove what processes that were killed left half-written, and checkpoints of trials that had ended."""
-        remove_abandoned(self._trials_folder.parent.rglob(UNFINISHED))
-        for trial in self.state.trials.values():
-            if trial.finished is not None:
-                (self._trials_folder / trial.trial_id / LAST).unlink(missing_ok=True)
-        self._forget_weaker()
+        ended = [trial.trial_id for trial in self.state.trials.values() if trial.finished is not None]
+        self._tidy(self._trials_folder.parent, *ended)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -178,8 +223,8 @@ class Recorder(Callback):
         if self.state.trials[trial.config["trial_id"]].paused:
             return
         whole = result.get(ENDED, False) or result.get("epoch", 0) >= self._epochs
-        if self._budget.spent and not whole and FAILURE not in result:
-            self._budget.stopped.add(trial.config["trial_id"])
+        if self.budget.spent and not whole and FAILURE not in result:
+            self.budget.stopped.add(trial.config["trial_id"])
             return
         self.finish(
             trial.config["trial_id"],
@@ -217,6 +262,24 @@ class Recorder(Callback):
             failure=loss_kind(_told(trial), log),
         )
 
+    def out_of_time(self, trials: int) -> str:
+        """Record that the time budget is spent, and return in words what was not done; empty while it is not.
+
+        Args:
+            trials: that were to be trained.
+        """
+        if not self.budget.spent:
+            return ""
+        names, seconds = sorted(self.budget.stopped), self.budget.seconds or 0.0
+        self.write(TimeBudgetSpent(time=time.time(), seconds=seconds, stopped=tuple(names)))
+        ended = sum(trial.finished is not None for trial in self.state.drawn())
+        listing = ", ".join(names[:NAMED] + ["…"] * (len(names) > NAMED))
+        stopped = f"; {len(names)} stopped at the budget after an epoch ({listing})" if names else ""
+        return (
+            f"the time budget of {in_words(seconds)} is spent: {ended} of {trials} trials have ended{stopped}: go on "
+            f"with --resume, and --time-budget {in_words(seconds)} for as long again"
+        )
+
     def given_back(self) -> bool:
         """Return whether Tune gave up trials that another Tune run is to train; asked once per run."""
         again = {trial.trial_id for trial in self.state.unfinished()} & self._to_run_again
@@ -239,14 +302,11 @@ class Recorder(Callback):
     def _cause(self, trial: Any, log: str) -> str:
         return loss(_told(trial), log, self._epoch_timeout)
 
-    def _tidy(self, ended: str) -> None:
-        folder = self._trials_folder / ended
-        (folder / LAST).unlink(missing_ok=True)
-        remove_abandoned(folder.glob(UNFINISHED))
-        self._forget_weaker()
-
-    def _forget_weaker(self) -> None:
-        """Remove the models of trials that are no longer among the best."""
+    def _tidy(self, folder: Path, *ended: str) -> None:
+        """Remove what lies half-written in a folder, what ended trials went on from, and models no longer the best."""
+        remove_abandoned(folder.rglob(UNFINISHED))
+        for trial_id in ended:
+            (self._trials_folder / trial_id / LAST).unlink(missing_ok=True)
         ranked = self.state.ranked(self._metric, self._mode)
         for trial in [trial for trial in ranked if trial.finished][self._keep :]:
             if trial.trial_id not in self._forgotten:

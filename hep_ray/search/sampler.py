@@ -33,7 +33,7 @@ from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.search.stored_study import StoredStudy
+from hep_ray.search.study import StoredStudy
 from hep_ray.tracking.records import (
     OF_PARAMETERS,
     EpochFinished,
@@ -341,32 +341,28 @@ class OptunaSearcher(JournalSearcher):
         self._state = state
 
     def _tell_scheduler(self, record: Record) -> None:
-        with self._asking_scheduler():
-            self._pass_on(record)
-
-    def _pass_on(self, record: Record) -> None:
         name = getattr(record, "trial_id", "")
-        if isinstance(record, TrialStarted):
-            if name not in self._begun and self._is_scheduled(len(self._state.trials) - 1, record.params):
-                self._enter(name, record.params)
-        elif name not in self._begun:
-            return
-        elif isinstance(record, EpochFinished):
-            self._decisions[name] = self._scheduler.report(name, record.epoch, record.metrics)
-        elif isinstance(record, TrialGoesOn):
-            self._decisions.pop(name, None)
-            self._scheduler.went_on(name, record.until)
-        elif isinstance(record, TrialFinished):
-            self._scheduler.end(name, record.status)
+        with self._asking_scheduler():
+            if isinstance(record, TrialStarted):
+                if name not in self._begun and self._is_scheduled(len(self._state.trials) - 1, record.params):
+                    self._enter(name, record.params)
+            elif name not in self._begun:
+                return
+            elif isinstance(record, EpochFinished):
+                self._decisions[name] = self._scheduler.report(name, record.epoch, record.metrics)
+            elif isinstance(record, TrialGoesOn):
+                self._decisions.pop(name, None)
+                self._scheduler.went_on(name, record.until)
+            elif isinstance(record, TrialFinished):
+                self._scheduler.end(name, record.status)
 
     def _enter(self, name: str, params: Mapping[str, Any]) -> None:
-        """Tell the scheduler of a trial, and keep until when it trains first.
+        """Tell the scheduler of a trial, and keep until when it trains first; within `_asking_scheduler`.
 
         Raises:
             InvalidConfig: the scheduler answers something else than an epoch, or None.
         """
-        with self._asking_scheduler():
-            until: Any = self._scheduler.begin(name, params)
+        until: Any = self._scheduler.begin(name, params)
         if until is not None and (not isinstance(until, Integral) or until < 1):
             raise InvalidConfig(
                 f"the scheduler {self._preset.scheduler_name} answered {until!r} when '{name}' began; it may answer an "
@@ -398,7 +394,8 @@ class OptunaSearcher(JournalSearcher):
             drawn = self._draws.next(self._state)
         name = f"t{place:04d}"
         if self._is_scheduled(place, drawn.params):
-            self._enter(name, drawn.params)
+            with self._asking_scheduler():
+                self._enter(name, drawn.params)
         until = None if left is None else min(self._begun.get(name) or self._preset.epochs, left)
         record = TrialStarted(
             time=time.time(),
@@ -560,18 +557,9 @@ class CurveTrials(OptunaSearcher):
             self._curves.ended(self._numbers[name], failed=record.failure in OF_PARAMETERS)
 
 
-def searcher_for(
-    search: Search,
-    preset: Preset,
-    space: Space,
-    seed: int,
-    database: Path | None,
-    state: SearchState,
-    write: Callable[[Record], None],
-) -> OptunaSearcher:
-    """Return what hands out the trials of a preset; arguments as those of `OptunaSearcher`."""
-    made = CurveTrials if preset.resolved(search).sampler == "curves" else OptunaSearcher
-    return made(search, preset, space, seed, database, state, write)
+def searcher_of(search: Search, preset: Preset) -> type[OptunaSearcher]:
+    """Return the class that hands out the trials of a preset."""
+    return CurveTrials if preset.resolved(search).sampler == "curves" else OptunaSearcher
 
 
 class FollowsSearcher(FIFOScheduler):

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hep_ray.errors import Interrupted, SearchFailed
-from hep_ray.files import write_whole
+from hep_ray.files import storing, write_whole
 from hep_ray.metrics.labels import metric_words
 from hep_ray.plugins import Plugin
 from hep_ray.search.naming import Naming, number
@@ -299,9 +299,14 @@ def cost_words(cost: str) -> str:
 
 
 def write_leaderboard(folder: Path, board: Mapping[str, Any]) -> Path:
-    """Write `leaderboard.json` whole or not at all."""
+    """Write `leaderboard.json` whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     path = folder / LEADERBOARD
-    write_whole(path, json.dumps(board, indent=1) + "\n")
+    with storing(folder):
+        write_whole(path, json.dumps(board, indent=1) + "\n")
     return path
 
 
@@ -334,7 +339,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
         best = trial.best(started.metric, started.mode) or {}
         made.add_row(
             trial.trial_id,
-            *(_with_error(best, name) for name in shown),
+            *(with_error(best, name) for name in shown),
             *(
                 [f"{trial.total(started.second_objective):.4g}", "●" if trial.trial_id in front else ""]
                 if started.second_objective
@@ -354,7 +359,8 @@ def all_parameters(trial: TrialState) -> dict[str, Any]:
     return {**trial.started.params, "seed": trial.started.seed}
 
 
-def _with_error(metrics: Mapping[str, float], name: str) -> str:
+def with_error(metrics: Mapping[str, float], name: str) -> str:
+    """Return a metric in few digits, with its statistical error where it is known."""
     if name not in metrics:
         return "–"
     error = metrics.get(f"{name}_error")

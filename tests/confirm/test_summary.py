@@ -48,8 +48,16 @@ def configuration(number: int, rate: float) -> Configuration:
 @pytest.fixture
 def plan(tmp_path: Path) -> ConfirmPlan:
     finalists = (configuration(0, 0.1), configuration(7, 1e9), configuration(4, 0.002))
+    searched = started("searched")
     return ConfirmPlan(
-        started=started("searched"),
+        experiment="searched",
+        storage=tmp_path,
+        folder=tmp_path / "searched" / "confirm",
+        tracking_uri="",
+        epochs=searched.epochs,
+        metric=searched.metric,
+        mode=searched.mode,
+        started=searched,
         finalists=finalists,
         ranked=4,
         baseline=Baseline(BASE, "t0002, as asked", None),

@@ -10,7 +10,7 @@ import pytest
 
 from hep_ray.search.audit import compare, hand_over
 from hep_ray.search.find import load_search
-from hep_ray.search.sampler import searcher_for
+from hep_ray.search.sampler import searcher_of
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
@@ -228,7 +228,7 @@ def test_killed_while_trials_pause_and_resumed_it_decides_as_it_would_have(
     assert decided[0] < len(before) < decided[-1]
     for place in decided:  # each is what the records before it, told to a new searcher, lead to
         known = SearchState.fold(records[:place])
-        due = searcher_for(search, made, search.space, 0, None, known, known.apply)._going_on()
+        due = searcher_of(search, made)(search, made, search.space, 0, None, known, known.apply)._going_on()
         assert due.model_dump(exclude={"time"}) == records[place].model_dump(exclude={"time"})
     assert list(compare(folder, default_uri(folder.parent)).findings) == []
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.sampler import searcher_for
+from hep_ray.search.sampler import searcher_of
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
@@ -46,7 +46,7 @@ class Simulated:
         references: tuple[dict[str, Any], ...] = (),
         second: str | None = None,
         diverges: tuple[str, ...] = (),
-        searcher: Any = searcher_for,
+        searcher: Any = None,
     ) -> None:
         self.state = SearchState.fold(records)
         self.search = Search(
@@ -59,7 +59,8 @@ class Simulated:
             second_objective=second,
         )
         self.preset, self._diverges = preset, diverges
-        self.searcher = searcher(self.search, preset, space, seed, None, self.state, self._write)
+        kind = searcher or searcher_of(self.search, preset)
+        self.searcher = kind(self.search, preset, space, seed, None, self.state, self._write)
         self._working: list[str] = []
 
     def run(self) -> list[dict[str, Any]]:

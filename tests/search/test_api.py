@@ -19,9 +19,8 @@ from hep_ray.errors import (
     UnknownName,
     UnknownSearch,
 )
-from hep_ray.search.keywords import checked, keywords
 from hep_ray.search.notebook import html_table, progress_html, space_html
-from hep_ray.search.options import SearchOptions
+from hep_ray.search.options import SearchOptions, checked, keywords
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, TrialFinished, TrialStarted

@@ -12,9 +12,8 @@ import pytest
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.plan import prepare
+from hep_ray.search.plan import planned, prepare
 from hep_ray.search.space import Choice, LogUniform, Mapped, Space
-from hep_ray.search.start import planned
 from tests.facts import raises
 
 BOOSTED = ({"model": "gradient_boosting"},)

@@ -17,7 +17,6 @@ from hep_ray.search.estimate import (
     _kinds,
     _time,
     _whole,
-    check_time,
 )
 from tests.facts import raises, tells
 
@@ -86,11 +85,11 @@ def test_a_few_batches_are_timed(make_dataset, monkeypatch) -> None:
 
 def test_a_budget_shorter_than_an_epoch_is_refused() -> None:
     cost = SearchCost((Timed("mlp", 32, 12.0, 0), Timed("cnn", 32, 40.0, 0)), (1.0, 1.0, 1.0), 0, 0)
-    check_time(None, cost)
-    check_time(12.5, cost)
-    check_time(0.1, SearchCost((), (0.0, 0.0, 0.0), 0, 0))  # nothing was timed
+    cost.check(None)
+    cost.check(12.5)
+    SearchCost((), (0.0, 0.0, 0.0), 0, 0).check(0.1)  # nothing was timed
     with raises(InvalidConfig, "--time-budget", "5 s", "12 s", "4m"):
-        check_time(5.0, cost)
+        cost.check(5.0)
 
 
 def test_times_are_told_in_words() -> None:

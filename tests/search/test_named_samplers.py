@@ -169,7 +169,7 @@ def test_the_budget_says_what_draws_and_what_stops(sampler: Any, scheduler: str,
 
     made = Preset(epochs=9, trials=9, sampler=sampler, scheduler=scheduler)
     plan: Any = SimpleNamespace(
-        preset=made, space=RANGES, search=search(), trials=9, given=SimpleNamespace(seed=0, time_budget=None)
+        preset=made, space=RANGES, search=search(), trials=9, time_budget=None, given=SimpleNamespace(seed=0)
     )
     text = SearchPlan.budget.fget(plan)  # type: ignore[attr-defined]
     assert all(word in text for word in words), text

@@ -406,7 +406,21 @@ def test_a_dry_run_says_what_draws_and_what_stops(preset, told):
         points_to_evaluate=({"model": "likelihood"},),
     )
     resources = SimpleNamespace(trials=total_trials(search, made, SPACE))
-    plan = SearchPlan(search, made, SPACE, None, resources, SearchOptions(data=Path(), seed=7))
+    plan = SearchPlan(
+        experiment="toy",
+        storage=Path(),
+        folder=Path("toy"),
+        tracking_uri="",
+        dataset=None,
+        resources=resources,
+        epochs=made.epochs,
+        metric=search.metric,
+        mode=search.mode,
+        search=search,
+        preset=made,
+        space=SPACE,
+        given=SearchOptions(data=Path(), seed=7),
+    )
     assert plan.budget == f"{told}; seed 7"
 
 

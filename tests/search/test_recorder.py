@@ -8,10 +8,9 @@ import torch
 
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, NonFiniteLoss, StorageError
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.recorder import TRIES_AGAIN, Recorder
+from hep_ray.search.recorder import TRIES_AGAIN, Recorder, TimeBudget
 from hep_ray.search.space import Space
 from hep_ray.search.state import LOG
-from hep_ray.search.time_budget import TimeBudget
 from hep_ray.search.trial import ENDED, FAILURE, FAILURE_KIND, failure_of
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import OF_PARAMETERS, TrialFinished, TrialStarted, decode
@@ -98,14 +97,14 @@ def test_the_loss_that_exhausts_the_tries_ends_the_trial(recorder, tmp_path):
 def test_after_the_time_budget_a_trial_with_epochs_left_has_not_ended(
     recorder, tmp_path, last, status, stopped
 ):
-    recorder._budget = TimeBudget(1e-9)
+    recorder.budget = TimeBudget(1e-9)
     trial = tune_trial(tmp_path, failures=0)
     for epoch in range(1, last["epoch"] + 1):
         recorder.on_trial_result(1, [], trial, result(epoch))
     trial.last_result = last
     recorder.on_trial_complete(1, [], trial)
     assert recorder.state.trials["t0000"].status == status
-    assert recorder._budget.stopped == stopped
+    assert recorder.budget.stopped == stopped
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.sampler import FollowsSearcher, OptunaSearcher, searcher_for
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.sampler import FollowsSearcher, OptunaSearcher, searcher_of
 from hep_ray.search.scheduler import scheduler_for
 from hep_ray.search.space import Choice, LogUniform, Space
 from hep_ray.search.state import SearchState
@@ -91,7 +93,7 @@ def test_a_model_that_is_fitted_in_one_go_does_not_pause_where_a_driver_dies_bef
     state = SearchState.fold(journal)
     space = SEARCH.space.replace(model=Choice("cnn", "likelihood"))
     made = Preset(epochs=9, trials=9, scheduler=scheduler)
-    searcher = searcher_for(SEARCH, made, space, 0, None, state, state.apply)
+    searcher = searcher_of(SEARCH, made)(SEARCH, made, space, 0, None, state, state.apply)
     searcher.settle(9, lambda name: pytest.fail(f"{name} is ended as if it had been stopped"))
     assert not state.trials["t0000"].paused
     assert searcher.suggest("")["trial_id"] == "t0000"
@@ -150,9 +152,10 @@ def test_the_grace_follows_the_length_of_the_training_and_is_stated_as_it_runs(p
 def test_a_search_of_old_goes_on_with_the_grace_that_it_was_started_with():
     """One epoch, where a preset stated none."""
     old = "asha, grace 1, factor 3"
-    assert Preset(epochs=9, trials=1).with_recorded_grace(1).stopping == old
-    assert Preset(epochs=9, trials=1, grace_epochs=2).with_recorded_grace(1).grace == 2
-    assert Preset(epochs=9, trials=1).with_recorded_grace(None).grace == 3
+    recorded = SearchOptions(data=Path(), grace_epochs=1)
+    assert Preset(epochs=9, trials=1).with_options(recorded).stopping == old
+    assert Preset(epochs=9, trials=1, grace_epochs=2).with_options(recorded).grace == 2
+    assert Preset(epochs=9, trials=1).with_options(SearchOptions(data=Path())).grace == 3
 
 
 def climb(asha, name, first, last):
