@@ -347,6 +347,8 @@ class CurveSearcher:
     def _begin(self, rng: np.random.Generator) -> Step:
         """A configuration drawn at random, away from those that there are."""
         genes = self._untried(rng.random((64, self._encoding.genes)))
+        if self._all is not None:  # in the order of the space, which every seed would begin with
+            genes = genes[rng.permutation(len(genes))[:64]]
         codes = self._encoding.codes(genes)
         if self._trials:
             others = np.stack([one.code for one in self._trials])

@@ -218,6 +218,16 @@ def test_a_small_space_is_searched_once() -> None:
     assert searcher.finished
 
 
+def test_a_small_space_is_begun_otherwise_with_another_seed() -> None:
+    space = Space(model="mlp", batch_size=Choice(16, 32, 64), weight_decay=Choice(0.0, 0.1, 0.2, 0.3))
+    begun = set()
+    for seed in range(8):
+        step = CurveSearcher(space, 3, seed=seed).next()
+        assert step is not None
+        begun.add(tuple(step.params.items()))
+    assert len(begun) > 2
+
+
 def test_a_reference_of_a_small_space_is_not_trained_again() -> None:
     space = Space(model="mlp", batch_size=Choice(32, 64), weight_decay=Choice(0.0, 0.1, 0.2))
     inside = {"model": "mlp", "batch_size": 64, "weight_decay": 0.1}
