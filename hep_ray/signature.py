@@ -60,11 +60,9 @@ def config_of(
         raise InvalidConfig(
             f"{where}{what} takes {taken}; it must take {leaving_out} arguments before its keys"
         )
-    meanings = _meanings(owner) | _meanings(function)
-    fields = {
-        one.name: _field(one, where, what, meanings.get(one.name, "")) for one in parameters[leaving_out:]
-    }
-    listed = "".join(f"    {name}: {meanings.get(name, '')}\n" for name in fields)
+    told = meanings(owner) | meanings(function)
+    fields = {one.name: _field(one, where, what, told.get(one.name, "")) for one in parameters[leaving_out:]}
+    listed = "".join(f"    {name}: {told.get(name, '')}\n" for name in fields)
     doc = f"Configuration of {what}.\n" + (f"\nAttributes:\n{listed}" if listed else "")
     made: type[Config] = create_model(
         f"{getattr(owner or function, '__name__', 'Own')}Config", __base__=Config, **fields
@@ -122,8 +120,8 @@ def _is_kind(annotation: Any) -> bool:
     return annotation in KINDS
 
 
-def _meanings(documented: Any) -> dict[str, str]:
-    """Parameter → its entry in the docstring, under `Args:` or `Attributes:`."""
+def meanings(documented: Any) -> dict[str, str]:
+    """Return parameter → its entry in a docstring, under `Args:` or `Attributes:`."""
     doc = inspect.cleandoc(getattr(documented, "__doc__", None) or "") + "\n"
     return {
         name: " ".join(text.split())

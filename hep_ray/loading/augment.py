@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,7 @@ class Augmentation:
         epoch: each draws anew.
         rank: of the worker, each of which draws for its own events.
         columns: of a batch; None takes every tensor of rank 4 for an image of axes φ, η and channel.
+        own: an augmentation of the user's own, a function of inputs and a seed; before events are mixed.
 
     Raises:
         InvalidConfig: the φ axes of an event's images have no step in common by which to turn them, or an image lacks
@@ -110,15 +111,19 @@ class Augmentation:
         epoch: int,
         rank: int = 0,
         columns: Sequence[Column] | None = None,
+        own: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._own = config, own
         self._random = np.random.default_rng((seed, epoch, 1, *([rank] if rank else [])))
         self._images = None if columns is None else images_of(columns, config.on_images)
 
     def __call__(self, batch: Batch) -> Batch:
         """A new batch; the tensors of the given one stay as they are."""
         config = self._config
-        batch = dataclasses.replace(batch, inputs=self._changed(self._turned(batch), batch))
+        inputs = self._changed(self._turned(batch), batch)
+        if self._own is not None:
+            inputs = self._own(inputs, int(self._random.integers(2**62)))
+        batch = dataclasses.replace(batch, inputs=inputs)
         offered = (
             (self._mixup, config.mixup),
             (self._cutmix, config.cutmix),
@@ -165,7 +170,7 @@ class Augmentation:
                 inputs[name] = inputs[name].masked_fill(self._rectangles(inputs[name], image, places), 0)
         if self._config.noise:
             for name in images:
-                inputs[name] = self._noisy(_real(inputs[name]))
+                inputs[name] = self._noisy(as_float(inputs[name]))
         return inputs
 
     def _rotated(self, images: Tensor, axis: int, shifts: npt.NDArray[np.int64]) -> Tensor:
@@ -254,12 +259,12 @@ def _with_second(batch: Batch, permutation: Tensor, mix_ratio: float) -> Batch:
 
 
 def _lerp(values: Tensor, permutation: Tensor, mix_ratio: float) -> Tensor:
-    values = _real(values)
+    values = as_float(values)
     return torch.lerp(values[permutation], values, mix_ratio)
 
 
-def _real(values: Tensor) -> Tensor:
-    """As numbers that can lie between two others: integers and 16 bits as float32, as every model takes them."""
+def as_float(values: Tensor) -> Tensor:
+    """Return numbers that can lie between two others: integers and 16 bits as float32, as every model takes them."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 

@@ -14,14 +14,14 @@ import torch
 from ray.exceptions import RayTaskError
 
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.schema import EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import HepRayError, InvalidConfig, PluginFailed
 from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.loading.scalers import SCALERS
 from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.losses import LOSSES
 from hep_ray.metrics import METRICS, Predictions
-from hep_ray.models import MODELS, Model
+from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.own_code import blaming, defined_at
 from hep_ray.plugins import Plugin, load
@@ -248,7 +248,8 @@ def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
     with blaming(f"building schedule '{training.schedule}'"):
         schedule = SCHEDULES[training.schedule].build(parts["schedule"], optimizer, 1)
     batch = next(iter(events.select(model.columns).batches(BatchRequest(len(events)))))
-    logits = _logits(model.train(), [batch.inputs[name] for name in model.columns], config, schema)
+    inputs = _augmented(config, batch.inputs, [schema.column(name) for name in model.columns])
+    logits = _logits(model.train(), [inputs[name] for name in model.columns], config, schema)
     with blaming(f"computing loss '{training.loss}'"):
         losses = loss(logits, batch.labels)
     at = _where("loss", training.loss)
@@ -275,6 +276,34 @@ def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
         loss.log_odds(logits.detach())
 
 
+def _augmented(
+    config: TrialConfig, inputs: Mapping[str, torch.Tensor], columns: Sequence[Column]
+) -> dict[str, torch.Tensor]:
+    """Augment a batch twice from one seed, as a trial that is resumed does, and compare."""
+    own, name = config.own_augmentation(columns), config.training.augmentation
+    before = {column: values.clone() for column, values in inputs.items()}
+    if own is None:
+        return before
+    seed_everything(SEED)
+    first = own(dict(inputs), SEED)
+    second = own({column: values.clone() for column, values in before.items()}, SEED)
+    at = f"{_where('augmentation', name)}augmentation '{name}'"
+    for column, values in before.items():
+        if not _same(values, inputs[column]):
+            raise PluginFailed(
+                f"{at} changes '{column}' in place, and with it the events of every later epoch: return a new tensor, "
+                "as values + … or values.clone() does"
+            )
+        if not _same(first[column], second[column]):
+            raise PluginFailed(
+                f"{at} gives another '{column}' each time for one seed: draw from the generator that it is given, as "
+                "torch.rand(…, generator=generator, device=generator.device) does"
+            )
+        if not torch.isfinite(first[column]).all():
+            raise InvalidConfig(f"{at} gives NaN or infinite values of '{column}'")
+    return first
+
+
 def _logits(
     model: Model, inputs: Sequence[torch.Tensor], config: TrialConfig, schema: EventSchema
 ) -> torch.Tensor:
@@ -299,4 +328,4 @@ def _logits(
 
 
 def _where(kind: str, name: str) -> str:
-    return defined_at(implementation((MODELS if kind == "model" else LOSSES)[name]))
+    return defined_at(implementation(REGISTRIES[kind][name]))

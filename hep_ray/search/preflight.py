@@ -27,6 +27,7 @@ from hep_ray.loading.stream import plan_ingest
 from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
+from hep_ray.own_code import OWN_CODE
 from hep_ray.plugins import Plugin
 from hep_ray.search.curves import milestones
 from hep_ray.search.definition import Preset
@@ -43,6 +44,8 @@ from hep_ray.training.evaluation import validation_keys
 
 DECIDE_BATCHES = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm", "swa_start")
 """Parameters that decide how the events of an epoch are cut into batches, and which batches a model meets."""
+OWN_VALUES = 32
+"""Values of keys of the user's own components that are tried before the first trial, at most."""
 STATES = 5
 """Models' worth of the two checkpoints of a trial that has begun: the best; weights, two moments and an average."""
 
@@ -204,6 +207,8 @@ def configurations_of(
 ) -> Iterator[Mapping[str, Any]]:
     """Configurations that between them have every model, augmentation and kind of batch that a search may draw.
 
+    Of components of the user's own each value of each key is among them too, up to `OWN_VALUES`.
+
     Args:
         space: of the trials.
         references: configurations beside it.
@@ -220,6 +225,7 @@ def configurations_of(
         )
     yield from space.varied(DECIDE_BATCHES)
     yield from space.augmented()
+    yield from space.each_value({one for names in OWN_CODE.values() for one in names}, OWN_VALUES)
     yield from references
 
 
@@ -240,7 +246,7 @@ def check_configurations(
         workers: numbers of workers that a trial may be trained by.
 
     Returns:
-        A configuration for each different model and loss, and the bytes of the largest model's weights.
+        A configuration for each different set of components, and the bytes of the largest model's weights.
 
     Raises:
         InvalidSpace: a model does not take the dataset; an augmentation would break its events; a batch cannot be
@@ -258,12 +264,15 @@ def check_configurations(
                 models[built] = _weightless(config, schema)
         except (InvalidConfig, UnknownName) as exc:
             raise InvalidSpace(f"model '{params['model']}' cannot be trained on this dataset: {exc}") from exc
-        kinds = [params.get(kind, "") for kind in REGISTRIES if kind != "model"]
-        samples.setdefault((built, str(config.components.get("loss")), *map(str, kinds)), params)
-        if config.augmentation.on_images:
+        others = [
+            f"{params.get(kind)} {config.components.get(kind)}" for kind in REGISTRIES if kind != "model"
+        ]
+        samples.setdefault((built, *others), params)
+        if not config.fitted:
             try:
                 read = [schema.column(name) for name in models[built].columns]
                 check_augmentation(config.augmentation.on_images, read)
+                config.own_augmentation(read)
             except InvalidConfig as exc:
                 raise InvalidSpace(
                     f"augmentation does not suit the dataset with model '{params['model']}': {exc}"

@@ -22,7 +22,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +40,7 @@ from hep_ray.loading.augment import AugmentConfig
 from hep_ray.models import MODELS, is_fitted
 from hep_ray.tracking.records import RecordedParameter
 from hep_ray.training.config import (
+    NONE,
     REGISTRIES,
     TrainerConfig,
     TrialConfig,
@@ -437,10 +438,10 @@ class Space:
         ]
         happens = [
             (name, value)
-            for name in AugmentConfig.field_names()
+            for name in (*AugmentConfig.field_names(), "augmentation")
             if name in self.parameters
             for value in self.parameters[name].corners()
-            if value
+            if value and value != NONE
         ]
         for model in self._component_choices("model") if happens else ():
             for (name, value), other in itertools.product(happens, [{}, *words]):
@@ -448,6 +449,32 @@ class Space:
                 sample = self._sample(dict([model]), {**where, name: value, **other})
                 if sample.get(name) == value:
                     yield sample
+
+    def each_value(self, components: Collection[str], most: int) -> Iterator[dict[str, Value]]:
+        """Yield configurations that between them state each value of each key that some components read.
+
+        Args:
+            components: such as `model 'mine'`, or `scaler 'mine'`.
+            most: configurations that are yielded at most.
+        """
+        seen: set[tuple[str, str, Value]] = set()
+        for chosen in self._combinations() if components else ():
+            readers = keys_read(chosen)
+            for name, parameter in self.parameters.items():
+                for value in parameter.corners() if name not in REGISTRIES else ():
+                    label = readers.get(name, "")
+                    if label not in components and f"scaler '{value}'" not in components:
+                        continue
+                    sample = self._sample(chosen, {**self._needed(name), name: value})
+                    if sample.get(name) == value and (label, name, value) not in seen and len(seen) < most:
+                        seen.add((label, name, value))
+                        yield sample
+
+    def _needed(self, name: str) -> dict[str, Value]:
+        """Return values beside which a parameter exists."""
+        condition = self.parameters[name].condition
+        needed = {key: value for other in condition for key, value in self._needed(other).items()}
+        return needed | {key: values[0] for key, values in condition.items()}
 
     def _combinations(self) -> Iterator[dict[str, str]]:
         """Every choice of components; a model that is fitted goes without the others."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,10 +10,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from hep_ray.config import Config, parse
-from hep_ray.dataset.schema import EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.sparse import Values
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import AugmentConfig
+from hep_ray.loading.augmentations import AUGMENTATIONS, turned_on
 from hep_ray.loading.batches import EventSource, LastBatch
 from hep_ray.loading.scalers import SCALERS, Scaler
 from hep_ray.losses import LOSSES
@@ -45,6 +46,8 @@ class TrainerConfig(FitConfig):
         loss: name in the loss registry.
         optimizer: name in the optimizer registry.
         schedule: name in the learning-rate schedule registry.
+        augmentation: name in the registry of augmentations: one of the user's own, or one of hep_ray's, whose own keys
+            combine several.
         learning_rate: step size that the schedule starts from.
         batch_size: events per optimizer step.
         train_events: learn from so many events of the training split, the first ones, which stand in random order; 0
@@ -70,7 +73,8 @@ class TrainerConfig(FitConfig):
 
     loss: str
     optimizer: str
-    schedule: str = "none"
+    schedule: str = NONE
+    augmentation: str = NONE
     learning_rate: PositiveFloat
     batch_size: PositiveInt = 100
     train_events: NonNegativeInt = 0
@@ -100,6 +104,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "augmentation": AUGMENTATIONS,
 }
 """Kind of component → the registry its name is looked up in."""
 
@@ -166,8 +171,25 @@ class TrialConfig:
         if isinstance(trainer, TrainerConfig):
             for name in set(trainer.scaling_by_rank.values()) - {NONE}:
                 SCALERS[name]  # an unknown one is refused here
-        augmentation = {key: params[key] for key in AugmentConfig.field_names() if key in params}
-        return cls(trainer, components, parse(AugmentConfig, augmentation, "augmentation"))
+        stated = {key: params[key] for key in AugmentConfig.field_names() if key in params}
+        augmentation = parse(AugmentConfig, stated, "augmentation")
+        if isinstance(trainer, TrainerConfig):
+            augmentation = turned_on(trainer.augmentation, components["augmentation"], augmentation)
+        return cls(trainer, components, augmentation)
+
+    def own_augmentation(
+        self, columns: Sequence[Column]
+    ) -> Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None:
+        """Return what an augmentation of the user's own does to inputs, given a seed; None where there is none.
+
+        Args:
+            columns: that the model reads.
+
+        Raises:
+            InvalidConfig: it changes none of them.
+        """
+        entry = AUGMENTATIONS[self.training.augmentation]
+        return entry.on(self.components["augmentation"], columns)
 
     def build_model(self, schema: EventSchema) -> Model:
         """A new model for events of this schema.

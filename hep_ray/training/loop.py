@@ -220,10 +220,10 @@ class TrialLoop:
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
         batches_of_epoch = self._train.batches(self._request(shuffle=True))
-        if self.config.augmentation.active:
-            columns = [self.schema.column(name) for name in self.model.columns]
-            augmentation = self.config.augmentation
-            augment = Augmentation(augmentation, self._seed, self.epoch, self._workers.rank, columns)
+        columns = [self.schema.column(name) for name in self.model.columns]
+        augmentation, own = self.config.augmentation, self.config.own_augmentation(columns)
+        if augmentation.active or own is not None:
+            augment = Augmentation(augmentation, self._seed, self.epoch, self._workers.rank, columns, own)
             batches_of_epoch = map(augment, batches_of_epoch)
         steps = [
             train_step(

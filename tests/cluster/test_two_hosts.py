@@ -2,7 +2,8 @@
 
 Each host has processes, mounts, a network, a name and a home of its own, and an sshd on port 22; what the file calls
 the shared folder is one folder of this machine. Then trials of two workers, one on each host, also with a host that
-loses its power in the middle and is switched on again.
+loses its power in the middle and is switched on again; and a script with components of its own, of which that one file
+is copied.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from hep_ray.tracking.client import open_client
 from hep_ray.tracking.journal import read_records
 
 README = Path(__file__).parents[2] / "README.md"
+OWN_SEARCH = Path(__file__).parents[1] / "integration/own_search.py"
 CLUSTER = "clusters/onprem.yaml"
 HEAD, WORKER, LAPTOP = "10.88.0.1", "10.88.0.2", "10.88.0.254"
 NAMES = {LAPTOP: "laptop", HEAD: "head", WORKER: "worker"}
@@ -287,3 +289,50 @@ def test_a_host_that_loses_power_costs_nothing_that_was_finished(cluster: Lab, f
     trials = board(storage / "cnn_loss")
     assert {trial["status"] for trial in trials} <= {"completed", "stopped"}
     assert any(trial["epochs"] == 40 for trial in trials)
+
+
+def test_a_script_with_its_own_network_loss_and_metric_trains_on_both_hosts(
+    cluster: Lab, make_search_place: Callable[..., Path]
+) -> None:
+    data = make_search_place(cluster.shared / "own", 600, own_search=OWN_SEARCH.read_text()) / "data"
+    script = cluster.base / "project/own_search.py"  # in no folder that the cluster file copies
+    shutil.copy(OWN_SEARCH, script)
+    log, storage = cluster.base / "own.log", cluster.shared / "runs"
+    folder = storage / "own_search"
+    submit_it = ("ray", "submit", CLUSTER, "own_search.py", "--")
+    flags = ["--preset", "smoke", "--epochs", "20", "--data", str(data)]
+    shape = ["--workers-per-trial", "2", "--cpus-per-worker", "2"]
+    search = cluster.laptop.start(*submit_it, *flags, *shape, log=log)
+
+    wait_for(lambda: both_train(cluster), search, log, seconds=600)
+
+    assert search.wait(timeout=900) == 0, log.read_text()[-8000:]
+    assert (cluster.base / "head/own_search.py").exists()
+    for host in ("head", "worker"):  # the one file was copied to the one host, and to no other place
+        copies = sorted(
+            str(path.relative_to(cluster.base / host)) for path in (cluster.base / host).rglob("own_search*")
+        )
+        assert copies == (["own_search.py"] if host == "head" else [])
+    started, *records = read_records(folder)
+    (plugin,) = started.plugins
+    own = {
+        "model 'residual_blocks'",
+        "loss 'soft_margin_power'",
+        "metric 'yield_significance'",
+        "schedule 'warm_up'",
+    }
+    assert set(plugin.registers) == own | {"augmentation 'swap_signs'"}
+    trained = [one for one in records if one.kind == "epoch_finished"]
+    assert len(trained) == 4 * 20
+    assert all(one.metrics["val_yield_significance"] > 0 for one in trained)
+    assert {trial["status"] for trial in board(folder)} == {"completed"}
+
+    confirm = "hep-ray confirm own_search --top 1 --seeds 2"
+    assert "own_search" in cluster.laptop.ok("ray", "exec", CLUSTER, confirm)
+    cluster.laptop.ok("ray", "exec", CLUSTER, "hep-ray report own_search")
+    assert "residual_blocks" in (folder / "report.html").read_text()
+
+    script.write_text(script.read_text().replace("power=1.5", "power=1.25"))
+    code, told = cluster.laptop.run(*submit_it, "--resume")
+    assert code == 1
+    assert "own_search.py has changed" in " ".join(told.split())

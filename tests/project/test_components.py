@@ -96,6 +96,7 @@ COMPONENTS = {
     "loss": ("generalised_cross_entropy", "robustness"),
     "metric": ("balanced_accuracy", "Mean over classes"),
     "schedule": ("inverse_sqrt", "flat_epochs"),
+    "augmentation": ("dead_towers", "share"),
     "reader": ("raw", "shape"),
     "simulation": ("two_bumps", "resolution"),
 }
@@ -103,6 +104,8 @@ COMPONENTS = {
 
 TRAINING = """
 import numpy as np
+import torch
+from hep_ray.loading.augmentations import AUGMENTATIONS
 from hep_ray.loading.batches import Events
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.training.config import TrialConfig
@@ -123,6 +126,10 @@ for report in reports:
     assert abs(report["val_balanced_accuracy"] - report["val_accuracy"]) < 1e-12, report
 search = Search("bumps", "two_bumps", "Bumps.", Space(**params | dict(learning_rate=Choice(0.1, 0.2))),
                 {"smoke": Preset(trials=1, epochs=1)}, metric="val_balanced_accuracy")
+dead = AUGMENTATIONS["dead_towers"]
+images = dead.apply(dead.config(share=0.25), torch.ones(4, 50, 50, 3), seed=1)
+assert abs(1 - images.mean() - 0.25) < 0.02
+assert not images.std(dim=3).any()
 print(search.mode, *sorted(reports[1]))
 """
 

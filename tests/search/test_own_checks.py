@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import HepRayError, NonFiniteLoss
+from hep_ray.loading.augmentations import AUGMENTATIONS
 from hep_ray.loading.batches import Events
 from hep_ray.loading.scalers import SCALERS
 from hep_ray.losses import LOSSES
@@ -43,6 +45,7 @@ HEAD = """
 import numpy as np
 import torch
 from torch import nn
+from hep_ray.loading.augmentations import augmentation
 from hep_ray.loading.scalers import Scaler, scaler
 from hep_ray.losses import loss
 from hep_ray.metrics import metric
@@ -58,13 +61,19 @@ class Own(nn.Module):
     def forward(self, features):
         return self.layers(features)
 """
+SMEAR = """
+@augmentation("own", columns=("features",))
+def smear(values, generator, width: float = 0.5):
+    noise = torch.randn(values.shape, generator=generator, device=values.device)
+    return values + width * noise
+"""
 PARAMS = {"model": "own", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 0.01}
 
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """What a test registered is gone after it."""
-    registries = (MODELS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES, SCALERS)
+    registries = (MODELS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES, SCALERS, AUGMENTATIONS)
     assert all(len(one) for one in registries)
     before, own = [dict(one._entries) for one in registries], dict(OWN_CODE)
     yield
@@ -256,6 +265,48 @@ FAULTS = {
         "values.nope",
         ("AttributeError", "fitting a scaler"),
     ),
+    "an augmentation that raises": (
+        NETWORK + SMEAR.replace("width * noise", "width.nope"),
+        {"augmentation": "own"},
+        "width.nope",
+        ("in smear: return values + width.nope: AttributeError", "computing augmentation 'own'"),
+    ),
+    "an augmentation that draws from elsewhere": (
+        NETWORK + SMEAR.replace("generator=generator, ", ""),
+        {"augmentation": "own"},
+        "@augmentation",
+        ("augmentation 'own' gives another 'features' each time for one seed", "generator=generator"),
+    ),
+    "an augmentation that changes the events themselves": (
+        NETWORK + SMEAR.replace("values + width * noise", "values.add_(noise)"),
+        {"augmentation": "own"},
+        "@augmentation",
+        ("augmentation 'own' changes 'features' in place",),
+    ),
+    "an augmentation of another shape": (
+        NETWORK + SMEAR.replace("values + width * noise", "values[:, :2]"),
+        {"augmentation": "own"},
+        "@augmentation",
+        ("augmentation 'own' returned (8, 2) for values (8, 3)",),
+    ),
+    "an augmentation that is not finite": (
+        NETWORK + SMEAR.replace("values + width * noise", "values / 0"),
+        {"augmentation": "own"},
+        "@augmentation",
+        ("augmentation 'own' gives NaN or infinite values of 'features'",),
+    ),
+    "an augmentation of what no model reads": (
+        NETWORK + SMEAR.replace('("features",)', '("tracks",)'),
+        {"augmentation": "own"},
+        "@augmentation",
+        ("augmentation 'own' changes tracks, and the model reads features",),
+    ),
+    "an augmentation of images, of which there are none": (
+        NETWORK + SMEAR.replace(', columns=("features",)', ""),
+        {"augmentation": "own"},
+        "@augmentation",
+        ("augmentation 'own' changes images, and the model reads none (features)",),
+    ),
 }
 
 
@@ -315,6 +366,28 @@ def test_own_optimizer_schedule_and_scaler_are_taken_as_they_are(check) -> None:
     rates = [loop.run_epoch()["learning_rate"] for _ in range(2)]
     assert rates == pytest.approx([0.01, 0.001])
     assert loop._optimizer.param_groups[0]["momentum"] == 0.25
+
+
+def test_an_own_augmentation_changes_training_alone_and_a_resumed_trial_sees_the_same(check) -> None:
+    check(NETWORK + SMEAR, augmentation="own", width=0.25)
+
+    def trial(**params: object) -> Any:
+        config = TrialConfig.from_params(PARAMS | {"batch_size": 4} | params)
+        return start_trial(config, SCHEMA, EVENTS, EVENTS, epochs=3, seed=0)
+
+    def numbers(metrics: dict[str, float]) -> dict[str, float]:
+        return {key: value for key, value in metrics.items() if key != "epoch_seconds"}
+
+    whole, plain = trial(augmentation="own", width=2.0), trial()
+    first = whole.run_epoch()
+    assert whole.config.resolved()["width"] == 2.0
+    assert first["train_loss"] != plain.run_epoch()["train_loss"]
+    state = copy.deepcopy(whole.state_dict())
+    resumed = trial(augmentation="own", width=2.0)
+    resumed.load_state_dict(state)
+    assert [numbers(whole.run_epoch()) for _ in range(2)] == [numbers(resumed.run_epoch()) for _ in range(2)]
+    # A width of nothing leaves the events as they are: validation and the rest of training are not touched.
+    assert numbers(trial(augmentation="own", width=0.0).run_epoch()) == numbers(trial().run_epoch())
 
 
 def test_a_failed_trial_tells_the_user_s_own_line_first(check, tmp_path: Path) -> None:

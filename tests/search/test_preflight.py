@@ -11,6 +11,7 @@ from hep_ray import Preset, Search
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidSpace, StorageError
+from hep_ray.own_code import OWN_CODE
 from hep_ray.search.curves import milestones
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
@@ -33,6 +34,16 @@ def space(**parameters):
 def check(space, references=(), schema=VECTORS, events=4800, *, least=1, most=1):
     workers = range(least, most + 1)
     return check_configurations(configurations_of(space, references, most), schema, events, workers)
+
+
+def test_each_value_of_ones_own_components_is_to_be_tried(monkeypatch):
+    layers = space(hidden_layers=Choice(1, 2, 3), optimizer="sgd", momentum=Choice(0.1, 0.5))
+    assert len(check(layers)[0]) == 1
+    monkeypatch.setitem(OWN_CODE, "mine", ["model 'mlp'", "optimizer 'sgd'"])
+    samples, _ = check(layers)
+    assert {one["hidden_layers"] for one in samples} == {1, 2, 3}
+    assert {one["momentum"] for one in samples} == {0.1, 0.5}
+    assert len(samples) == 1 + 2 + 1  # the first values of all; then one of each other value
 
 
 def test_equal_shares_and_whole_batches_are_taken():

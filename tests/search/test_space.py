@@ -269,3 +269,25 @@ def test_a_change_is_told_with_before_and_now():
 def test_a_choice_that_json_cannot_hold_is_refused(value):
     with pytest.raises(InvalidSpace, match=str(value)):
         Choice(0.1, value)
+
+
+def test_each_value_of_the_keys_of_some_components_is_met_once_beside_what_it_needs() -> None:
+    space = Space(
+        model=Choice("mlp", "cnn"),
+        hidden_layers=Choice(1, 2, 3).when(model="mlp"),
+        loss=Choice("cross_entropy", "focal"),
+        focusing=Uniform(0.5, 3.0).when(loss="focal"),
+        optimizer="adam",
+        learning_rate=LogUniform(1e-4, 1e-2),
+        batch_size=Choice(8, 16),
+    )
+    found = list(space.each_value({"model 'mlp'", "loss 'focal'"}, 99))
+    assert [(one["model"], one["hidden_layers"]) for one in found if one["loss"] == "cross_entropy"] == [
+        ("mlp", 1),
+        ("mlp", 2),
+        ("mlp", 3),
+    ]
+    assert [one["focusing"] for one in found if one["loss"] == "focal"] == [0.5, 3.0]
+    assert {one["batch_size"] for one in found} == {8}
+    assert list(space.each_value(set(), 99)) == []
+    assert len(list(space.each_value({"model 'mlp'"}, 2))) == 2

@@ -20,6 +20,7 @@ from hep_ray.config import Config
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.batches import Events
+from hep_ray.metrics import metric
 from hep_ray.models import Model, SchemaLike, model
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.distributed import ALONE, Communicator
@@ -53,6 +54,13 @@ class Dropped(Normalised):
     def __init__(self, config: Config, schema: SchemaLike) -> None:
         super().__init__(config, schema)
         self.layers.insert(5, nn.Dropout(0.5))
+
+
+@metric("own_gap", larger_is_better=True)
+def own_gap(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """What no mean of the workers' own values is: medians, and how many events there are."""
+    of_signal, of_background = (float(np.median(scores[labels == label, 1])) for label in (1, 0))
+    return {"own_gap": of_signal - of_background, "own_gap_events": float(weights.sum())}
 
 
 FEATURES = EventSchema(

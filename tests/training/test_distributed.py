@@ -15,6 +15,7 @@ import torch
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import BatchRequest
+from hep_ray.metrics import METRICS
 from hep_ray.models import MODELS
 from hep_ray.registry import OWN_CODE
 from hep_ray.training.averaging import take_anew
@@ -38,6 +39,7 @@ def rank() -> Iterator[ModuleType]:
     MODELS._entries.pop("normalised")
     OWN_CODE.pop("rank", None)
     MODELS._entries.pop("dropped")
+    METRICS._entries.pop("own_gap")
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,18 @@ def test_the_metrics_are_those_of_one_process_that_evaluates_what_rank_0_saved(
         single = validate(trial.kept, trial.loss, rank.events(schema, 1100, 1), schema, str)
         over_ranks = {key: seen[0][case]["metrics"][-1][key] for key in single}
         assert over_ranks == pytest.approx(single, rel=1e-6, abs=1e-6), case
+
+
+def test_a_metric_of_ones_own_is_of_all_events_together_however_many_workers_share_them(
+    rank: ModuleType, seen: list[dict[str, Any]]
+) -> None:
+    trial = rank.loop("weighted")
+    trial.kept.load_state_dict(seen[0]["weighted"]["kept"])
+    single = validate(trial.kept, trial.loss, rank.events(rank.FEATURES, 1100, 1), rank.FEATURES, str)
+    for one in seen:
+        last = one["weighted"]["metrics"][-1]
+        assert last["val_own_gap"] == single["val_own_gap"] > 0.02
+        assert last["val_own_gap_events"] == single["val_own_gap_events"] == 1100
 
 
 def test_statistics_of_an_average_are_those_that_one_process_finds_for_its_weights(
