@@ -41,7 +41,8 @@ def build_app(search: Search) -> typer.Typer:
         add_completion=False, rich_markup_mode="markdown", context_settings={"max_content_width": 100}
     )
     presets = "; ".join(
-        f"{name}: {preset.trials or 'all'} trials × {preset.epochs} epochs, {preset.sampler_name}, {preset.stopping}"
+        f"{name}: {preset.trials or ('trials in a time budget' if preset.endless else 'all')}"
+        f"{'' if preset.endless else ' trials'} × {preset.epochs} epochs, {preset.sampler_name}, {preset.stopping}"
         for name, one in search.presets.items()
         for preset in [one.resolved(search)]
     )

@@ -112,7 +112,7 @@ class Preset:
 
     Attributes:
         epochs: full length of a trial.
-        trials: configurations drawn; None runs the whole grid.
+        trials: configurations drawn; None runs the whole grid, and of another sampler as many as a time budget allows.
         sampler: `tpe` unless stated; `auto` (chooses by space and budget, and says what), `gp` (a Gaussian process),
             `cmaes`, `nsga2`, `nsga3`, `qmc` (a Sobol sequence), `random`, `grid` (every configuration); or one of
             Optuna's samplers; or a function seed → sampler, asked for every draw, so that a resumed search draws alike.
@@ -168,9 +168,10 @@ class Preset:
             )
         if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
             raise InvalidConfig(f"reduction_factor must be at least 2; got {self.reduction_factor}")
-        if self.trials is None and self.sampler != "grid":
+        if self.endless and self.pauses:
             raise InvalidConfig(
-                f"sampler '{self.sampler_name}' needs a number of trials; only a grid ends by itself"
+                f"scheduler '{self.scheduler_name}' shares the epochs of a number of trials among those that pause: "
+                "state trials"
             )
         if self.seeds > 1 and self.sampler != "grid":
             raise InvalidConfig(
@@ -212,6 +213,11 @@ class Preset:
                     f"a scheduler is a name ({', '.join(SCHEDULERS)}) or an object of a class that derives from "
                     f"hep_ray.search.scheduler.Scheduler; got {self.scheduler!r}"
                 )
+
+    @property
+    def endless(self) -> bool:
+        """Whether no number of trials is stated and the sampler never ends, so that a time budget must."""
+        return self.trials is None and self.sampler != "grid"
 
     @property
     def sampler_name(self) -> str:
@@ -289,7 +295,7 @@ class Preset:
         both = (self.sampler, self.scheduler) == ("auto", "auto")
         begun_so = "curves" in (sampler, scheduler)
         long = search.second_objective is None and self.epochs >= LEAST_FOR_CURVES
-        long = long and bool((self.space or search.space).drawn())
+        long = long and not self.endless and bool((self.space or search.space).drawn())
         if both and (begun_so or (sampler is None and long)):
             why = "as it was begun" if begun_so else f"one objective, {LEAST_FOR_CURVES} epochs or more"
             return replace(self, sampler="curves", scheduler="curves", why=why, **UNREAD_BY_CURVES)

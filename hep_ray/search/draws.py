@@ -26,7 +26,7 @@ from optuna.trial import TrialState as OptunaState
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import SamplerOfDraws
 from hep_ray.search.space import Space
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import ENDLESS, SearchState, TrialState
 from hep_ray.tracking.records import OF_PARAMETERS, SearchStarted, TrialStarted
 
 TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
@@ -240,22 +240,22 @@ def n_startup_trials(preset: Preset, space: Space) -> int:
     At least three and at most ten, but no more than half of what is drawn: eight trials leave four to TPE. It is d + 1
     in BOHB too (Falkner et al., arXiv:1807.01774), the least for a density in d dimensions.
     """
-    assert preset.trials is not None or preset.sampler == "grid"
-    most = min(MOST_STARTUP_TRIALS, max(1, (preset.trials or 0) // 2))
+    drawn = ENDLESS if preset.endless else preset.trials or 0
+    most = min(MOST_STARTUP_TRIALS, max(1, drawn // 2))
     return min(most, max(LEAST_TRAINED, len(space.drawn()) + 1))
 
 
 def total_trials(search: Search, preset: Preset, space: Space) -> int:
     """Return how many trials a preset runs: the search's references, and those that are drawn.
 
-    Where trials pause, this many trials in full are the budget, of which more are begun and few end.
+    Where trials pause, this many trials in full are the budget, of which more are begun and few end. Where a time
+    budget alone ends the search it is `ENDLESS` or more.
 
     Raises:
         InvalidSpace: a grid over a range.
     """
     if preset.sampler != "grid":
-        assert preset.trials is not None
-        return len(search.points_to_evaluate) + preset.trials
+        return len(search.points_to_evaluate) + (ENDLESS if preset.trials is None else preset.trials)
     whole = len(space.grid()) * preset.seeds
     return len(search.points_to_evaluate) + (whole if preset.trials is None else min(preset.trials, whole))
 

@@ -176,13 +176,16 @@ def name_of(sampler: str | BaseSampler | SamplerFactory) -> str:
 def chosen(preset: Preset, search: Search) -> tuple[str, str]:
     """Return the sampler that `auto` takes, and why.
 
-    A grid where the trials suffice for every configuration; NSGA-II for two objectives and ten generations or more; a
-    Gaussian process where every trial is trained in full, no parameter has a condition and one is a range; else TPE.
+    A grid where the trials suffice for every configuration, or where their number is not stated and a grid is small;
+    NSGA-II for two objectives and ten generations or more; a Gaussian process where every trial is trained in full, no
+    parameter has a condition and one is a range; else TPE.
     """
     space, trials = preset.space or search.space, preset.trials
     conditional = space.conditional()
     if trials is None:
-        return "grid", "no number of trials is stated"
+        if space.finite and _at_most(space) <= LARGEST_GRID:
+            return "grid", "no number of trials is stated, and every parameter has values"
+        return "tpe", "no number of trials is stated, and a grid does not end in time"
     if search.second_objective is not None:
         if trials >= LEAST_GENERATIONS * POPULATION and not conditional:
             return "nsga2", f"two objectives, {LEAST_GENERATIONS} generations of {POPULATION} or more"

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hep_ray.search.notebook import NotebookView, progress_html, summary
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import ENDLESS, SearchState, TrialState
 from hep_ray.tracking.records import (
     EpochFinished,
     Record,
@@ -142,8 +142,8 @@ class Progress:
             kind, done, total = "epochs", self._epochs_done(), self._budget
         overall.add_row(
             Text(kind, style="bold"),
-            ProgressBar(total=total, completed=done, width=40),
-            f"{done}/{total}, {self._clock()}{self._left()}",
+            ProgressBar(total=None if total >= ENDLESS else total, completed=done, width=40),
+            f"{done}{'' if total >= ENDLESS else f'/{total}'}, {self._clock()}{self._left()}",
         )
         ranked = self._state.ranked(self._metric, self._mode)
         lead = (
@@ -160,7 +160,7 @@ class Progress:
     def _done(self) -> str:
         if self._budget is not None:
             return f"{self._epochs_done()} of {self._budget} epochs"
-        return f"{self._ended()} of {self._total} trials"
+        return f"{self._ended()}{'' if self._total >= ENDLESS else f' of {self._total}'} trials"
 
     def _best_of(self, trial: TrialState) -> str:
         best = trial.best(self._metric, self._mode)
@@ -177,7 +177,7 @@ class Progress:
         if self._budget is not None:
             left = self._budget - self._epochs_done()
             return f", about {_duration(max(left, 0) * elapsed / epochs)} left" if epochs and left > 0 else ""
-        if not ended or epochs < 1 or len(ended) == self._total:
+        if not ended or epochs < 1 or len(ended) == self._total or self._total >= ENDLESS:
             return ""
         per_trial = sum(len(trial.history) for trial in ended) / len(ended)
         to_run = per_trial * (self._total - len(ended)) - sum(

@@ -18,6 +18,7 @@ from typing import Any
 from hep_ray.cluster import nodes
 from hep_ray.errors import Infeasible, InvalidConfig
 from hep_ray.loading.stream import RESIDENT, Ingest, with_streams
+from hep_ray.search.state import ENDLESS, trials_in_words
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,8 @@ class ResourcePlan:
             sums += f" and {self._workers * self.gpus_per_trial:g} GPU"
         data = f" + Ray Data {self.data_cpus} CPU" if self.data_cpus else ""
         cluster = f"{self.cpus} CPU, {self.gpus:g} GPU"
-        waves = -(-self.trials // self.concurrent)
-        return (
-            f"{text}{data} = {sums} of a cluster with {cluster}: {self.trials} trials in about {waves} waves"
-        )
+        waves = "" if self.trials >= ENDLESS else f" in about {-(-self.trials // self.concurrent)} waves"
+        return f"{text}{data} = {sums} of a cluster with {cluster}: {trials_in_words(self.trials)}{waves}"
 
 
 def plan_resources(

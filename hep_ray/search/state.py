@@ -47,6 +47,8 @@ LOG = "log.txt"
 LEADERBOARD = "leaderboard.json"
 COLUMNS = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
 """Metrics shown beside the ranking one, where the study has them."""
+ENDLESS = 10**9
+"""Trials, or more, stand for no number of them: a time budget alone ends the search."""
 _NUMBER = re.compile(r"[-+]?\b\d[\w.+-]*")
 
 
@@ -387,6 +389,11 @@ def causes(trials: Iterable[TrialState]) -> list[tuple[str, list[TrialState]]]:
     return [(headline(group[0]), group) for group in ordered]
 
 
+def trials_in_words(trials: int) -> str:
+    """Return `8 trials`, or that only the time ends them."""
+    return "as many trials as there is time for" if trials >= ENDLESS else f"{trials} trials"
+
+
 def judge(state: SearchState, trials: int, to_go_on: str) -> None:
     """Raise unless all trials have ended and one of them succeeded.
 
@@ -401,6 +408,7 @@ def judge(state: SearchState, trials: int, to_go_on: str) -> None:
     """
     if left := state.to_run(trials):
         begun = ", ".join(trial.trial_id for trial in state.unfinished()) or "none of them begun"
+        left = len(state.unfinished()) if left >= ENDLESS else left
         raise Interrupted(
             f"{left} trials have not ended ({begun}); every finished epoch is kept: {to_go_on} to go on"
         )

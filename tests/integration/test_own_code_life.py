@@ -104,7 +104,12 @@ def test_a_search_of_own_code_is_killed_resumed_confirmed_promoted_and_used(
     assert not (place / "scores").exists()
     run(place, *HEP_RAY, "predict", *champion, "--trust-code")
     scores = pq.read_table(place / "scores").to_pandas().set_index("event_id")
-    events = pq.read_table(sorted((place / "data").glob("*.parquet"))).to_pandas().set_index("event_id").loc[scores.index]
+    events = (
+        pq.read_table(sorted((place / "data").glob("*.parquet")))
+        .to_pandas()
+        .set_index("event_id")
+        .loc[scores.index]
+    )
     probabilities = scores[["score_background", "score_signal"]].to_numpy()
     found = classification_metrics(
         probabilities, events["label"].to_numpy(), ("background", "signal"), "signal"

@@ -197,7 +197,7 @@ def test_the_readme_runs(tmp_path: Path, make_dataset: Callable[..., Path]) -> N
 
 
 def test_the_components_of_the_guide_work(tmp_path: Path) -> None:
-    model, loss, metric, schedule, reader, _, simulation, search = blocks(
+    model, loss, metric, schedule, augmentation, reader, _, simulation, search = blocks(
         COMPONENTS, "python"
     )  # _: a test's case
     use = """
@@ -231,10 +231,16 @@ assert abs(float(build_loss("generalised_cross_entropy", {"robustness": 0.5})(to
 # Of class 0 one of two events is right, of class 1 its only one: (1/2 + 1) / 2.
 likely = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
 assert balanced_accuracy(likely, np.array([0, 0, 1])) == 0.75
+
+# A pixel is dead in all its channels, another in each event; the same generator draws the same.
+alive, seeded = torch.ones(2, 50, 50, 3), lambda: torch.Generator().manual_seed(1)
+blanked = dead_towers(alive, seeded(), share=0.25)
+assert not blanked.std(dim=3).any() and not torch.equal(blanked[0], blanked[1]) and alive.all()
+assert abs(float(blanked.mean()) - 0.75) < 0.02 and torch.equal(blanked, dead_towers(alive, seeded(), share=0.25))
 """
     parts = [
         block.replace("from __future__ import annotations\n", "")
-        for block in (model, loss, metric, schedule, reader)
+        for block in (model, loss, metric, schedule, augmentation, reader)
     ]
     search_block = search.replace('if __name__ == "__main__":\n    main(search)', "search.space.check()")
     run_python(
