@@ -288,7 +288,7 @@ def _whole(plan: SearchPlan, timed: Sequence[Timed], shares: Mapping[str, int]) 
         for place, epoch in enumerate((sum(seconds) / len(seconds), min(seconds), max(seconds))):
             sums[place] += part * epoch * lengths[place]
     if plan.preset.endless:
-        return (plan.given.time_budget or 0.0,) * 3
+        return (plan.time_budget or 0.0,) * 3
     waves = plan.trials / plan.resources.concurrent
     return (waves * sums[0], waves * sums[1], waves * sums[2])
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hep_ray.metrics.labels import metric_words
 from hep_ray.search.naming import number
-from hep_ray.search.state import SearchState, with_error
+from hep_ray.search.state import ENDLESS, SearchState, with_error
 
 if TYPE_CHECKING:
     from hep_ray.search.space import Space
@@ -94,7 +94,8 @@ def summary(state: SearchState) -> str:
 def progress_html(state: SearchState, total: int, epochs: int, metric: str, mode: str, clock: str) -> str:
     """Return how a search gets on: a bar for all trials, one for each that runs, and the best so far."""
     ended = sum(trial.finished is not None for trial in state.drawn())
-    rows = [_bar("trials", ended, total, f"{ended}/{total}, {clock}")]
+    of = "" if total >= ENDLESS else f"/{total}"
+    rows = [_bar("trials", ended, total, f"{ended}{of}, {clock}")]
     for trial in state.unfinished():
         best = trial.best(metric, mode)
         value = f", {metric} {best[metric]:.4f}" if best else ""

@@ -31,7 +31,7 @@ from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import JournalSearcher, searcher_of
 from hep_ray.search.space import Space
-from hep_ray.search.state import OF_MODEL, TIMES, SearchState
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 
@@ -180,7 +180,7 @@ class SearchPlan(TrainingPlan):
             else f"; ends after {in_words(limit)}, with what runs stopping after its epoch"
         )
         return (
-            f"{self.trials} trials × {preset.epochs} epochs{shared}; sampler {sampler}{chosen}, "
+            f"{trials_in_words(self.trials)} × {preset.epochs} epochs{shared}; sampler {sampler}{chosen}, "
             f"{'pausing' if preset.pauses else 'stopping'} {preset.stopping}{nobody}; seed {self.given.seed}{in_time}"
         )
 
@@ -372,6 +372,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: draft.space.check(),
     lambda draft: _check_baseline(draft.search),
     lambda draft: check_sampler(draft.preset, draft.search),
+    lambda draft: _check_end(draft.preset, draft.options),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
     lambda draft: check_metrics(draft.search.metric, draft.search.second_objective, draft.dataset.schema),
     lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
@@ -393,6 +394,19 @@ def _check_baseline(search: Search) -> None:
         check_name("parameter in the baseline", name, sorted(known))
 
 
+def _check_end(preset: Preset, options: SearchOptions) -> None:
+    """Refuse a search that neither a number of trials nor a time budget would end.
+
+    Raises:
+        InvalidConfig: it would not.
+    """
+    if preset.endless and options.time_budget is None:
+        raise InvalidConfig(
+            f"preset '{options.preset}' states no number of trials, and '{preset.sampler_name}' draws for ever: "
+            'type --time-budget 2h, or --trials 20 (time_budget="2h" or trials=20 of run)'
+        )
+
+
 def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") -> SearchPlan:
     """Check a search against its dataset, the storage and the cluster.
 
@@ -406,6 +420,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         PluginFailed: a module that --plugin names cannot be imported.
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
+        InvalidConfig: neither a number of trials nor a time ends it.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: trials on this dataset do not report the metric.
         InvalidConfig, PluginFailed: a scheduler or a sampler of the user's own fails, see `rehearse`.

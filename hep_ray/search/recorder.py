@@ -16,7 +16,7 @@ from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned
 from hep_ray.flags import in_words
 from hep_ray.search.failures import hung, last_attempt, loss, loss_kind, tail
-from hep_ray.search.state import SearchState
+from hep_ray.search.state import ENDLESS, SearchState
 from hep_ray.search.trial import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (
@@ -275,8 +275,9 @@ class Recorder(Callback):
         ended = sum(trial.finished is not None for trial in self.state.drawn())
         listing = ", ".join(names[:NAMED] + ["…"] * (len(names) > NAMED))
         stopped = f"; {len(names)} stopped at the budget after an epoch ({listing})" if names else ""
+        of = "" if trials >= ENDLESS else f" of {trials}"
         return (
-            f"the time budget of {in_words(seconds)} is spent: {ended} of {trials} trials have ended{stopped}: go on "
+            f"the time budget of {in_words(seconds)} is spent: {ended}{of} trials have ended{stopped}: go on "
             f"with --resume, and --time-budget {in_words(seconds)} for as long again"
         )
 

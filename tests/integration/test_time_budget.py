@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from hep_ray.errors import InvalidConfig
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.draws import total_trials
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.search.recorder import TimeBudget
 from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.state import ENDLESS
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -24,7 +27,7 @@ from hep_ray.tracking.records import (
     TrialFinished,
     TrialStarted,
 )
-from tests.facts import tells
+from tests.facts import raises, tells
 
 SEARCH = Search(
     name="in_time",
@@ -95,3 +98,56 @@ def test_a_budget_begins_when_it_is_made() -> None:
     assert closed == [True]
     assert not over.stop_all()
     assert not TimeBudget(None).spent
+
+
+ENDLESS_SEARCH = dataclasses.replace(
+    SEARCH, presets={"laptop": Preset(epochs=2, sampler="random", scheduler="none")}
+)
+
+
+def test_a_search_without_a_number_of_trials_asks_for_a_time_budget(make_dataset, tmp_path) -> None:
+    options = SearchOptions(data=make_dataset(events=96), storage=tmp_path / "runs")
+    with raises(InvalidConfig, "'laptop'", "--time-budget 2h", "--trials 20"):
+        prepare(ENDLESS_SEARCH, options)
+    assert not (tmp_path / "runs").exists()
+    assert total_trials(ENDLESS_SEARCH, ENDLESS_SEARCH.presets["laptop"], SEARCH.space) >= ENDLESS
+    for scheduler in ("asha_pausing", "curves"):
+        with raises(InvalidConfig, scheduler, "state trials"):
+            Preset(epochs=9, scheduler=scheduler)
+    assert Preset(epochs=9, sampler="auto", scheduler="auto").resolved(SEARCH).sampler == "tpe"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_without_a_number_of_trials_ends_by_its_time(
+    ray_session, make_dataset, tmp_path, monkeypatch
+) -> None:
+    options = SearchOptions(
+        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3
+    )
+    reports: list[str] = []
+    asked = TimeBudget.__call__
+
+    def count(self: TimeBudget, trial_id: str, result: dict[str, Any]) -> bool:
+        reports.append(trial_id)
+        return asked(self, trial_id, result)
+
+    plan = prepare(ENDLESS_SEARCH, options)
+    assert tells(plan.budget, "as many trials as there is time for", "2 epochs", "ends after 1h")
+    assert "as many trials as there is time for" in str(plan.resources)
+    with monkeypatch.context() as patched:  # an hour that is over with the eleventh epoch
+        patched.setattr(TimeBudget, "__call__", count)
+        patched.setattr(TimeBudget, "spent", property(lambda self: len(reports) >= 11))
+        console = Console(file=io.StringIO(), width=400)
+        result = run_search(plan, console=console)
+    done = [trial for trial in result.state.drawn() if trial.finished is not None]
+    assert len(done) >= 4
+    assert f"{len(done)} trials have ended" in result.out_of_time
+    assert str(ENDLESS)[:6] not in console.file.getvalue()  # type: ignore[attr-defined]
+    assert not result.state.finished
+
+    more = len(result.state.trials) + 1
+    plan = prepare(ENDLESS_SEARCH, dataclasses.replace(options, time_budget=None, trials=more))
+    resumed = run_search(plan, resume=True, console=Console(quiet=True))
+    assert resumed.state.finished
+    assert [trial.status for trial in resumed.state.drawn()] == ["completed"] * more
