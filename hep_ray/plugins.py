@@ -29,6 +29,8 @@ from hep_ray.sources import digest, digest_of, import_source, importing, only_im
 
 __all__ = [
     "Plugin",
+    "code_changes",
+    "code_of",
     "differences",
     "import_named",
     "import_script",
@@ -489,6 +491,29 @@ def differences(before: Sequence[Plugin], now: Sequence[Plugin]) -> list[str]:
             of = f" ({' → '.join(sorted(releases))})" if releases else ""
             sentences.append(
                 f"{new.path} has changed{of}: SHA-256 was {old.sha256[:12]} and is now {new.sha256[:12]}"
+            )
+    return sentences
+
+
+def code_of(kind: str, name: str) -> dict[str, str]:
+    """Return file → SHA-256 of the file, or the package, of the user's own that registers a component.
+
+    Empty where the component is hep_ray's, or was registered where there is no file, as in a notebook.
+    """
+    modules = [one for one, names in OWN_CODE.items() if f"{kind} '{name}'" in names and _found_at(one)[0]]
+    files = [path for module in modules for _, path in _files_of(module)]
+    return {str(path.resolve()): digest(path.read_text(encoding="utf-8")) for path in files}
+
+
+def code_changes(recorded: object) -> list[str]:
+    """Say which of the files that `code_of` told, as a manifest keeps them, are other ones now; absent ones are not."""
+    sentences = []
+    for path, before in recorded.items() if isinstance(recorded, dict) else ():
+        file = Path(path)
+        now = digest(file.read_text(encoding="utf-8")) if file.suffix == ".py" and file.is_file() else before
+        if now != before:
+            sentences.append(
+                f"{path}, which read these events, has changed since: SHA-256 was {before[:12]} and is now {now[:12]}"
             )
     return sentences
 

@@ -28,6 +28,7 @@ from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, legal_n
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig, InvalidSchema
 from hep_ray.files import refuse_occupied, storing
+from hep_ray.plugins import code_changes, code_of
 
 Progress = Callable[[int, int | None], None]
 """Called after every task with the events read and how many there will be (None: unknown)."""
@@ -122,8 +123,14 @@ def convert(
         "files": opened.files,
         "drop_duplicates": chosen.drop_duplicates,
         "balance": chosen.balance,
-        "notes": [*opened.notes, *(renamed(columns) if not rules.columns else ())],
+        "notes": [
+            *opened.notes,
+            *(renamed(columns) if not rules.columns else ()),
+            *_changed_since(Path(out)),
+        ],
     }
+    if own_code := code_of("reader", rules.reader):
+        source["own_code"] = dict(own_code)
     if left_out := _left_out(opened, rules, chosen):
         source["left_out"] = dict(left_out)
     tasks_done: Callable[..., Any] = (
@@ -149,6 +156,11 @@ def convert(
                 progress(done, opened.events)
         writer.source["events_read"] = done
     return writer.manifest
+
+
+def _changed_since(out: Path) -> list[str]:
+    """Say which files of a user's own reader have changed since an earlier dataset there was made by them."""
+    return code_changes(Manifest.read(out).source.get("own_code")) if (out / MANIFEST).exists() else []
 
 
 def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices) -> SchemaFile:

@@ -20,6 +20,7 @@ from hep_ray.dataset.leakage import Leakage
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
 from hep_ray.dataset.splits import SPLITS, event_hashes, split_codes
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.plugins import code_changes
 
 BATCH_BYTES = 32 * 2**20
 """Decoded events that are looked at together."""
@@ -91,7 +92,7 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
         splits=manifest.split_counts(),
         fingerprint=manifest.fingerprint,
         problems=tuple(problems),
-        notes=(*balance_notes(manifest), *notes),
+        notes=(*code_changes(manifest.source.get("own_code")), *balance_notes(manifest), *notes),
     )
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hep_ray import plugins
+from hep_ray.conversion.convert import convert
+from hep_ray.conversion.readers import READERS
+from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Manifest
+from hep_ray.own_code import OWN_CODE
 from hep_ray.sources import digest
 from tests.facts import tells
 
@@ -83,3 +91,44 @@ def test_a_simulation_of_ones_own_runs_in_every_worker(tmp_path: Path) -> None:
     manifest = Manifest.load(tmp_path / "d")
     assert sum(manifest.split_counts().values()) == 200
     assert manifest.source["own_code"] == {"my_bumps": digest(SIMULATION)}
+
+
+COMPONENTS = Path(__file__).parents[2] / "docs/howto/components.md"
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """What a test registered is gone after it."""
+    assert len(READERS)
+    entries, own, named, searched = (
+        dict(READERS._entries), dict(OWN_CODE), dict(plugins._NAMED), list(sys.path),
+    )  # fmt: skip
+    yield
+    READERS._entries, plugins._NAMED, sys.path[:] = entries, named, searched
+    OWN_CODE.clear()
+    OWN_CODE.update(own)
+    sys.modules.pop("my_raw", None)
+
+
+@pytest.mark.usefixtures("forget")
+def test_a_dataset_tells_which_file_read_its_events_and_when_that_has_changed(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", COMPONENTS.read_text(), re.DOTALL)
+    text = next(block for block in blocks if '@reader("raw"' in block)
+    file = tmp_path / "my_raw.py"
+    file.write_text(text)
+    for start, name in enumerate(("signal", "background")):
+        np.arange(start, start + 160, dtype="<f4").tofile(tmp_path / f"{name}.raw")
+    plugins.import_named([str(file)])
+    inputs = [f"{name}={tmp_path / name}.raw" for name in ("signal", "background")]
+    out = tmp_path / "made"
+    made = convert(inputs, "raw", None, out, options={"shape": [2, 2, 1]})
+    assert made.source["own_code"] == {str(file): digest(text)}
+    assert not [note for note in check(out).notes if "changed" in note]
+
+    file.write_text(text + "\n# as the detector was in 2026\n")
+    (note,) = [note for note in check(out).notes if "changed" in note]
+    assert tells(note, file, "has changed", digest(text)[:12], digest(file.read_text())[:12])
+    assert check(out).problems == ()
+    again = convert(inputs, "raw", None, out, options={"shape": [2, 2, 1]}, overwrite=True)
+    assert note in again.source["notes"]
+    assert again.fingerprint == made.fingerprint
