@@ -19,7 +19,7 @@ from hep_ray.metrics import METRICS
 from hep_ray.models import MODELS
 from hep_ray.optim import SCHEDULES
 from hep_ray.registry import OWN_CODE
-from hep_ray.search import own_checks, preflight, resources, start
+from hep_ray.search import own_checks, plan, preflight, resources
 from hep_ray.search.estimate import SearchCost, Timed
 from hep_ray.search.find import load_search
 from hep_ray.search.node_checks import Node
@@ -140,7 +140,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def planned(place: Path, script: str, **given: object) -> Any:
     (place / "searches/own_search.py").write_text(script)
     options = {"data": place / "data", "storage": place / "runs", "preset": "smoke", **given}
-    return start.planned(load_search(str(place / "searches/own_search.py")), options)
+    return plan.planned(load_search(str(place / "searches/own_search.py")), options)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -149,8 +149,8 @@ def files_below(folder: Path) -> list[Path]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_search_of_sound_code_is_planned_on_both_nodes(make_search_place, tmp_path: Path) -> None:
-    plan = planned(make_search_place(tmp_path, 300, own_search=SCRIPT), SCRIPT)
-    assert [Path(one.path).name for one in plan.plugins] == ["own_search.py"]
+    found = planned(make_search_place(tmp_path, 300, own_search=SCRIPT), SCRIPT)
+    assert [Path(one.path).name for one in found.plugins] == ["own_search.py"]
     assert files_below(tmp_path / "runs") == []
 
 
@@ -179,12 +179,11 @@ def test_a_fault_is_told_by_name_and_line_before_anything_is_written(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_time_budget_shorter_than_one_epoch_is_refused_before_anything_is_written(
-    make_search_place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_search_place, tmp_path: Path
 ) -> None:
-    plan = planned(make_search_place(tmp_path, 300, own_search=SCRIPT), SCRIPT, time_budget=5.0)
+    found = planned(make_search_place(tmp_path, 300, own_search=SCRIPT), SCRIPT, time_budget=5.0)
     cost = SearchCost((Timed("residual_blocks", 32, 12.0, 0),), (1.0, 1.0, 1.0), 0, 0)
-    monkeypatch.setattr(start, "estimate", lambda _: cost)
     with pytest.raises(InvalidConfig) as caught:
-        start.refuse_too_short(plan)
+        cost.check(found.time_budget)
     assert tells(str(caught.value), "--time-budget of 5 s", "12 s", "--time-budget 4m")
     assert files_below(tmp_path / "runs") == []
