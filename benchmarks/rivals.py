@@ -259,7 +259,7 @@ def kept(file: Path = FILE) -> dict[str, Kept]:
 
 def gather(files: list[Path]) -> None:
     """Add runs that were written line by line to what is kept."""
-    stored = kept()
+    stored = kept(FILE)
     times: dict[str, list[float]] = {}
     for file in files:
         for line in file.read_text().splitlines():
