@@ -1,0 +1,122 @@
+"""A search and a confirmation from their plans to their ends by one `execute`, with trials that are made up: no Ray."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from hep_ray.confirm.plan import prepare_confirmation
+from hep_ray.confirm.run import run_confirmation
+from hep_ray.errors import CannotResume, InvalidSpace, StorageError, UnknownName
+from hep_ray.search.cli import build_app
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.execute import run_search
+from hep_ray.search.options import ConfirmOptions, SearchOptions
+from hep_ray.search.plan import prepare
+from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.records import EpochFinished
+from tests.facts import raises, tells
+
+SEARCH = Search(
+    name="toy_search",
+    task="toy",
+    title="",
+    space=Space(
+        model="mlp",
+        inputs="image",
+        loss="cross_entropy",
+        optimizer="adam",
+        learning_rate=LogUniform(1e-4, 1e-2),
+        batch_size=16,
+    ),
+    presets={"smoke": Preset(trials=2, epochs=2, scheduler="none")},
+)
+QUIET = Console(quiet=True)
+NODE = [{"CPU": 2.0, "GPU": 0.0, "object_store_memory": 1e9}]
+
+
+def train(plan, recorder, searcher, console):
+    """Stand in for Tune."""
+    while isinstance(trial := searcher.suggest(""), dict):
+        name = trial["trial_id"]
+        for epoch in range(len(recorder.state.trials[name].history) + 1, plan.epochs + 1):
+            value = trial["params"]["learning_rate"]
+            metrics = {"epoch": epoch, "val_accuracy": value, "epoch_seconds": 1.0}
+            recorder.write(EpochFinished(time=0, trial_id=name, metrics=metrics))
+        recorder.finish(name)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> str:
+    """One database of MLflow for the module: to make one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+
+
+@pytest.fixture
+def options(make_dataset, tmp_path, monkeypatch, database) -> SearchOptions:
+    monkeypatch.setattr("hep_ray.search.preflight.connect", lambda: None)
+    monkeypatch.setattr("hep_ray.search.preflight.nodes", lambda: NODE)
+    monkeypatch.setattr("hep_ray.search.preflight.expected_nodes", lambda: NODE)
+    monkeypatch.setattr("hep_ray.search.preflight.check_every_node", lambda *_: None)
+    monkeypatch.setattr("hep_ray.search.plan.describe", lambda: "none")
+    monkeypatch.setattr("hep_ray.search.execute._tune", train)
+    return SearchOptions(
+        data=make_dataset(events=96),
+        storage=tmp_path / "runs",
+        preset="smoke",
+        seed=3,
+        tracking_uri=database,
+    )
+
+
+def test_one_execute_runs_a_search_resumes_it_and_confirms_it(options: SearchOptions, monkeypatch) -> None:
+    with raises(CannotResume, "toy_search", "--resume"):
+        run_search(prepare(SEARCH, options), resume=True, console=QUIET)
+    done = run_search(prepare(SEARCH, options), console=QUIET)
+    assert done.leaderboard == options.storage / "toy_search" / "leaderboard.json"
+    assert (len(done.state.trials), done.untracked) == (2, None)
+    assert done.parent_run_id
+    with raises(StorageError, "2 trials", "--resume"):
+        run_search(prepare(SEARCH, options), console=QUIET)
+    more = prepare(SEARCH, dataclasses.replace(options, trials=3))
+    assert [len(run_search(more, resume=True, console=QUIET).state.trials) for _ in range(2)] == [3, 3]
+
+    seen: list[Path] = []
+    monkeypatch.setattr("hep_ray.confirm.run._open_test_split", lambda plan, recorder, console: None)
+    monkeypatch.setattr("hep_ray.confirm.run._publish", lambda plan, state, _: seen.append(plan.folder))
+    chosen = ConfirmOptions("toy_search", storage=options.storage, seeds=2, top=1, baseline="trial=t0001")
+    plan = prepare_confirmation(chosen)
+    with pytest.raises(AssertionError):  # nothing is published here
+        run_confirmation(plan, console=QUIET)
+    trained = SearchState.read(plan.folder)
+    assert seen == [plan.folder]
+    assert list(trained.trials) == [run.trial_id for run in plan.runs]
+    assert all(len(trial.history) == 2 for trial in trained.trials.values())
+    assert trained.finished
+
+
+def test_the_command_line_shows_the_plan_and_the_board(options: SearchOptions) -> None:
+    words = ["--data", str(options.data), "--storage", str(options.storage), "--preset", "smoke"]
+    first = CliRunner().invoke(build_app(SEARCH), [*words, "--tracking-uri", str(options.tracking_uri)])
+    assert first.exit_code == 0, first.exception
+    assert tells(first.output, "2 trials × 2 epochs", "t0000", "t0001", "--resume", "--trials 4")
+    again = CliRunner().invoke(
+        build_app(SEARCH), ["--resume", "--trials", "3", "--storage", str(options.storage)]
+    )
+    assert again.exit_code == 0, again.exception
+    assert tells(again.output, "t0002")
+
+
+def test_what_is_wrong_in_itself_is_refused_before_the_dataset_is_opened(tmp_path: Path) -> None:
+    nowhere = SearchOptions(data=tmp_path / "none", storage=tmp_path / "runs", preset="smoke")
+    with raises(UnknownName, "'rate'", "learning_rate"):
+        prepare(dataclasses.replace(SEARCH, baseline={"rate": 0.1}), nowhere)
+    grid = {"smoke": Preset(epochs=2, sampler="grid")}
+    with raises(InvalidSpace, "'learning_rate'", "Choice"):
+        prepare(dataclasses.replace(SEARCH, presets=grid), nowhere)
+    with raises(InvalidSpace, "'hidden'"):
+        prepare(dataclasses.replace(SEARCH, space=SEARCH.space.replace(hidden=3)), nowhere)
+    assert not nowhere.storage.exists()
