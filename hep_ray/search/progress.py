@@ -108,10 +108,11 @@ class Progress:
             why = f": {record.reason}" if record.reason else ""
             return f"{self._clock()} {record.trial_id} goes on to epoch {record.until}{why}"
         if isinstance(record, TrialPaused):
-            trial = self._state.trials[record.trial_id]
-            return (
-                f"{self._clock()} {record.trial_id} pauses after epoch {record.epoch}{self._best_of(trial)}"
-            )
+            best, end = self._best_of(self._state.trials[record.trial_id]), ""
+            if record.ending:
+                low, middle, high = record.ending
+                end = f", in full {middle:.4f} ({low:.4f} to {high:.4f}) expected"
+            return f"{self._clock()} {record.trial_id} pauses after epoch {record.epoch}{best}{end}"
         if isinstance(record, EpochFinished):
             value = record.metrics[self._metric]
             return f"{self._clock()} {record.trial_id} epoch {record.epoch}/{self._epochs}: {self._metric} {value:.4f}"

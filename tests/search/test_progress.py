@@ -3,11 +3,12 @@
 import io
 import itertools
 
+import pytest
 from rich.console import Console
 
 from hep_ray.search.progress import Progress
 from hep_ray.search.state import SearchState, TrialState
-from hep_ray.tracking.records import EpochFinished, TrialStarted
+from hep_ray.tracking.records import EpochFinished, TrialPaused, TrialStarted
 
 
 def test_the_view_can_be_drawn_while_trials_are_added():
@@ -35,3 +36,15 @@ def test_the_view_can_be_drawn_while_trials_are_added():
     console.print(view._view())
     assert len(state.trials) > before + 3
     assert "t0000" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"), [(None, ""), ((0.81, 0.89, 0.93), ", in full 0.8900 (0.8100 to 0.9300) expected")]
+)
+def test_a_pause_says_where_the_trial_would_end(ending, words):
+    state = SearchState()
+    view = Progress(state, 100, 9, "val_auc", "max", Console(file=io.StringIO()))
+    state.apply(TrialStarted(time=0.0, trial_id="t0000", number=0, seed=0, params={}))
+    state.apply(EpochFinished(time=0.0, trial_id="t0000", metrics={"epoch": 1.0, "val_auc": 0.75}))
+    line = view._line(TrialPaused(time=0.0, trial_id="t0000", epoch=1, ending=ending))
+    assert line.endswith(f"t0000 pauses after epoch 1, val_auc 0.7500{words}")
