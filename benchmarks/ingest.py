@@ -1,8 +1,9 @@
-"""Events per second from HDF5 and from ROOT to a dataset, on one and on two workers, beside a plain reader loop.
+"""Events per processor second from HDF5, ROOT and CSV to a dataset, beside the same file rewritten as one Parquet.
 
-The plain loop reads the same file with h5py or uproot in batches and does nothing with the events: it is the limit
-of the format, not a rival that makes a dataset. All three run one after the other in this process. `--large` makes
-an HDF5 file of a few GB first and tells the peak memory of its conversion in a process of its own.
+By hand nothing is checked, named, split, shuffled or hashed: it is the limit, not a rival. The two take turns, three
+times, medians count. `--growth 100000 1000000 10000000` converts ROOT files of these sizes, each in a process of its
+own, and tells time, peak memory and open files; `--large` makes an HDF5 file of a few GB first and tells the peak
+memory of its conversion.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ import argparse
 import json
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 import uproot
 
 from hep_ray.cluster import connected
@@ -55,55 +61,141 @@ def write_root(path: Path, events: int) -> None:
             tree.extend({name: values[start : start + 100_000] for name, values in columns.items()})
 
 
-def plain_hdf5(path: Path) -> None:
-    """The reader loop that makes nothing."""
+def write_text(path: Path, source: Path) -> None:
+    """The same rows as a ROOT file's, as CSV."""
+    columns = uproot.open(source)["events"].arrays(library="np")
+    pa_csv.write_csv(pa.table({**columns, "label": columns["label"].astype(np.int64)}), path)
+
+
+def read_hdf5(path: Path) -> Iterator[pa.Table]:
+    """Batches of the file, by h5py."""
     with h5py.File(path) as file:
         for start in range(0, len(file["label"]), BATCH):
-            file["image"][start : start + BATCH]
-            file["label"][start : start + BATCH]
+            images = file["image"][start : start + BATCH]
+            kind = pa.fixed_shape_tensor(pa.float32(), images.shape[1:])
+            storage = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), SIDE * SIDE * 3)
+            labels = file["label"][start : start + BATCH]
+            yield pa.table({"image": pa.ExtensionArray.from_storage(kind, storage), "label": labels})
 
 
-def plain_root(path: Path) -> None:
-    """The reader loop that makes nothing."""
-    for _ in uproot.iterate(f"{path}:events", step_size="16 MB", library="np"):
-        pass
+def read_root(path: Path) -> Iterator[pa.Table]:
+    """Batches of the tree, by uproot."""
+    for arrays in uproot.iterate(f"{path}:events", step_size="16 MB", library="np"):
+        yield pa.table(arrays)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of a call."""
-    start = time.perf_counter()
+def read_text(path: Path) -> Iterator[pa.Table]:
+    """Batches of the rows, by pyarrow."""
+    with pa_csv.open_csv(path) as batches:
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
+
+
+READ = {"hdf5": read_hdf5, "root": read_root, "text": read_text}
+
+
+def by_hand(reader: str, path: Path, out: Path) -> None:
+    """Read a file and write it as one Parquet file: no ids, splits, shuffle, checks or hashes."""
+    writer = None
+    for table in READ[reader](path):
+        writer = writer or pq.ParquetWriter(out, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer:
+        writer.close()
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a call; of the processor only what this process takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure(reader: str, path: Path, events: int, plain: Callable[[Path], None], out: Path) -> None:
+def measure(reader: str, path: Path, events: int, out: Path) -> None:
     """Print the line of one format."""
     schema = parse_schema(LABELLED.format(reader), reader)
-    rates = {"plain_loop": events / seconds(lambda: plain(path))}
+
+    def ours(workers: int) -> None:
+        convert([path], None, None, out, schema=schema, workers=workers, overwrite=True)
+
+    hand: list[tuple[float, float]] = []
+    own: list[tuple[float, float]] = []
+    ours(1)  # which imports what it needs
+    for _ in range(3):
+        hand.append(seconds(lambda: by_hand(reader, path, out.with_suffix(".parquet"))))
+        own.append(seconds(lambda: ours(1)))
     with connected():
-        # The first two-worker conversion also starts two worker processes; it is not counted.
-        for label, workers in (("start", 2), ("one_worker", 1), ("two_workers", 2)):
-            taken = seconds(
-                lambda workers=workers: convert(  # type: ignore[misc]
-                    [path], None, None, out, schema=schema, workers=workers, overwrite=True
-                )
-            )
-            rates[label] = events / taken
-    del rates["start"]
+        ours(2)  # which starts two worker processes
+        two = seconds(lambda: ours(2))
+        one = seconds(lambda: ours(1))
+    hand_cpu, own_cpu = (statistics.median(cpu for _, cpu in times) for times in (hand, own))
+    hand_wall, own_wall = (statistics.median(wall for wall, _ in times) for times in (hand, own))
     print(
         json.dumps(
             {
-                "what": f"ingest: events per second, {reader} to dataset",
+                "what": f"ingest: events per processor second, {reader} to dataset on one worker; by hand to Parquet",
                 "events": events,
-                "ours": round(rates["two_workers"]),
-                "peer": round(rates["plain_loop"]),
-                "ratio": round(rates["two_workers"] / rates["plain_loop"], 3),
-                "one_worker": round(rates["one_worker"]),
-                "two_over_one": round(rates["two_workers"] / rates["one_worker"], 2),
+                "ours": round(events / own_cpu),
+                "peer": round(events / hand_cpu),
+                "ratio": round(hand_cpu / own_cpu, 2),
+                "wall_s": round(own_wall, 2),
+                "wall_s_by_hand": round(hand_wall, 2),
+                "two_over_one": round(one[0] / two[0], 2),
             }
         ),
         flush=True,
     )
+
+
+def most_files_open(work: Callable[[], object]) -> int:
+    """Return how many files are open at once in this process during a call, looked at every 10 ms."""
+    most, done = 0, threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not done.wait(0.01):
+            most = max(most, len(list(Path("/proc/self/fd").iterdir())))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return most
+
+
+def growth_of(path: Path, events: int) -> None:
+    """Print a line of one size; a process of its own tells the peak of its memory."""
+    out = path.with_suffix(".dataset")
+    schema = parse_schema(LABELLED.format("root"), "root")
+    start = resource.getrusage(resource.RUSAGE_SELF)
+    cpu, files = time.process_time(), 0
+
+    def work() -> None:
+        convert([path], None, None, out, schema=schema, overwrite=True)
+
+    wall, files = time.perf_counter(), most_files_open(work)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        json.dumps(
+            {
+                "what": "ingest: growth, ROOT to dataset on one worker",
+                "events": events,
+                "ours": round(events / cpu),
+                "cpu_s": round(cpu, 1),
+                "wall_s": round(wall, 1),
+                "peak_mb": round(peak / 1024),
+                "start_mb": round(start.ru_maxrss / 1024),
+                "files_open": files,
+                "shards": len(list(out.glob("*.parquet"))),
+            }
+        ),
+        flush=True,
+    )
+    shutil.rmtree(out)
 
 
 def peak_memory(path: Path, out: Path) -> float:
@@ -122,17 +214,34 @@ def main() -> None:
     parser.add_argument(
         "--large", type=int, default=0, help="events of the large HDF5 file; 110000 are 3.3 GB"
     )
+    parser.add_argument(
+        "--growth", type=int, nargs="*", default=[], help="sizes to convert from ROOT, events"
+    )
+    parser.add_argument("--growth-of", help=argparse.SUPPRESS)
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
         print(peak_memory(options.peak_of, options.peak_of.with_suffix(".dataset")))
         return
+    if options.growth_of:
+        path, events = options.growth_of.split("=")
+        growth_of(Path(path), int(events))
+        return
     folder = Path(tempfile.mkdtemp())
     try:
+        for events in options.growth:
+            path = folder / f"{events}.root"
+            write_root(path, events)
+            subprocess.run([sys.executable, __file__, "--growth-of", f"{path}={events}"], check=True)
+            path.unlink()
+        if options.growth:
+            return
         write_hdf5(folder / "events.h5", options.images)
-        measure("hdf5", folder / "events.h5", options.images, plain_hdf5, folder / "out")
+        measure("hdf5", folder / "events.h5", options.images, folder / "out")
         write_root(folder / "events.root", options.rows)
-        measure("root", folder / "events.root", options.rows, plain_root, folder / "out")
+        measure("root", folder / "events.root", options.rows, folder / "out")
+        write_text(folder / "events.csv", folder / "events.root")
+        measure("text", folder / "events.csv", options.rows, folder / "out")
         if options.large:
             path = folder / "large.h5"
             write_hdf5(path, options.large)

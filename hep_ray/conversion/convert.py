@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hep_ray.conversion.assemble import assemble
 from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
 from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
 from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs
+from hep_ray.conversion.kept import KeptRuns, keep, kept
 from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
@@ -26,7 +29,7 @@ from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
 from hep_ray.dataset.dataset import MANIFEST, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, legal_name
 from hep_ray.dataset.splits import SplitRule
-from hep_ray.errors import InvalidConfig, InvalidSchema
+from hep_ray.errors import Interrupted, InvalidConfig, InvalidSchema
 from hep_ray.files import refuse_occupied, storing
 from hep_ray.plugins import code_changes, code_of
 
@@ -37,8 +40,8 @@ TASK_BYTES = 64 * 2**20
 """About as many bytes of events are one task, at most."""
 LEAST_BYTES = 4 * 2**20
 """About as many bytes of events are one task, at least."""
-TASKS_PER_WORKER = 4
-"""Reading tasks of each worker, at least, where there are enough events."""
+TASKS = 16
+"""Reading tasks, about, at least, where there are enough events; no matter how many workers there are."""
 
 
 class Choices(Config):
@@ -87,7 +90,8 @@ def convert(
 ) -> Manifest:
     """Convert files into Parquet shards with a manifest.
 
-    The dataset does not depend on the number of workers or on the order in which they end.
+    The dataset does not depend on the number of workers or on the order in which they end. The same call after an
+    interruption, however rough, goes on from the parts of the inputs that had been read.
 
     Args:
         inputs: the files or folders; `CLASS=PATH` gives a file to a class, otherwise the files are those of
@@ -110,6 +114,8 @@ def convert(
         InvalidSchema: the class names, the columns or the signal are refused.
         InvalidEvents: events break the schema.
         StorageError: `out` is occupied or cannot be written.
+        StorageHeld: another process makes the same dataset.
+        Interrupted: Ctrl-C was pressed; what was read is kept.
     """
     chosen = parse(Choices, {"classes": tuple(classes or ()), **choices}, "conversion")
     refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
@@ -136,31 +142,61 @@ def convert(
     tasks_done: Callable[..., Any] = (
         map if workers == 1 else lambda work, tasks: (made for _, made in in_tasks(work, tasks, workers))
     )
-    with ShardWriter(
-        out,
-        event_schema,
-        rule,
-        source,
-        overwrite=overwrite,
-        every_class=every_class,
-        balance=chosen.balance,
-        drop_repeated=chosen.drop_duplicates,
-        mapper=tasks_done,
-    ) as writer:
-        tasks = list(_read_tasks(opened, columns, writer, workers, content_ids=chosen.drop_duplicates))
-        done = 0
-        for runs, events in tasks_done(read_events, tasks):
-            writer.adopt(runs)
-            done += events
-            if progress:
-                progress(done, opened.events)
-        writer.source["events_read"] = done
+    store = KeptRuns(out, _identity(source, columns, event_schema, rule))
+    done = 0
+    try:
+        with (
+            store,
+            ShardWriter(
+                out,
+                event_schema,
+                rule,
+                source,
+                overwrite=overwrite,
+                every_class=every_class,
+                balance=chosen.balance,
+                drop_repeated=chosen.drop_duplicates,
+                mapper=tasks_done,
+            ) as writer,
+        ):
+            maker = SortedRunWriter(store.folder, "", event_schema, rule)
+            tasks = list(_read_tasks(opened, columns, maker, content_ids=chosen.drop_duplicates))
+            found = [kept(store.folder, task.writer.name) for task in tasks]
+            waiting = [task for task, made in zip(tasks, found, strict=True) if made is None]
+            finished = (made for made in found if made is not None)
+            for runs, events in itertools.chain(finished, tasks_done(read_events, waiting)):
+                writer.adopt(runs)
+                done += events
+                if progress:
+                    progress(done, opened.events)
+            writer.source["events_read"] = done
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"the conversion was interrupted; what was read of {done} events is kept in {store.folder}, and the same "
+            "command goes on from there"
+        ) from None
     return writer.manifest
 
 
 def _changed_since(out: Path) -> list[str]:
     """Say which files of a user's own reader have changed since an earlier dataset there was made by them."""
     return code_changes(Manifest.read(out).source.get("own_code")) if (out / MANIFEST).exists() else []
+
+
+def _identity(
+    source: Mapping[str, JsonValue], columns: Sequence[ColumnRule], schema: EventSchema, rule: SplitRule
+) -> dict[str, Any]:
+    """Return JSON values of all that decides what is spilled; where that cannot be told, such as never are equal."""
+    of_hep_ray = READERS[str(source["reader"])].open.__module__.startswith("hep_ray.")
+    known = of_hep_ray or "own_code" in source  # or it was registered in a notebook
+    return {
+        "source": dict(source),
+        "columns": [column.model_dump(mode="json", by_alias=True) for column in columns],
+        "event_schema": schema.model_dump(mode="json"),
+        "rule": rule.model_dump(mode="json"),
+        "code": "known" if known else uuid.uuid4().hex,
+        "hep_ray": importlib.metadata.version("hep-ray"),
+    }
 
 
 def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices) -> SchemaFile:
@@ -275,14 +311,12 @@ class ReadTask:
 
 
 def _read_tasks(
-    opened: Inputs, columns: tuple[ColumnRule, ...], target: ShardWriter, workers: int, *, content_ids: bool
+    opened: Inputs, columns: tuple[ColumnRule, ...], target: SortedRunWriter, *, content_ids: bool
 ) -> Iterator[ReadTask]:
     row_bytes = max(1, sum(column.nbytes for column in target.schema.columns))
     stride = max(1, TASK_BYTES // row_bytes)
-    if workers > 1 and opened.events is not None:  # few events are shared too, unless they are very few
-        stride = max(
-            min(stride, -(-opened.events // (TASKS_PER_WORKER * workers))), LEAST_BYTES // row_bytes, 1
-        )
+    if opened.events is not None:  # few events are shared too, unless they are very few
+        stride = max(min(stride, -(-opened.events // TASKS)), LEAST_BYTES // row_bytes, 1)
     number = itertools.count()
     for table in opened.tables:
         fields = tuple(fields_read(opened.rules, columns, table.part))
@@ -319,7 +353,9 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
             with storing(writer.folder):
                 writer.write(arrays)
     with storing(writer.folder):
-        return writer.finish(), row - task.start
+        runs = writer.finish()
+        keep(writer.folder, writer.name, runs, row - task.start)
+    return runs, row - task.start
 
 
 def content_ids(arrays: Arrays, names: Sequence[str]) -> pa.Array:
