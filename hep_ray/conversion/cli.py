@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -291,8 +292,11 @@ IMAGES, TABLES = "cnn_loss", "particle_id"
 
 
 def next_command(schema: EventSchema, folder: Path) -> str:
-    """Return the command that searches these events: of a script that reads them, else one that writes a search."""
+    """Return the command that searches these events, or makes of them what a search reads; else one that writes one."""
     script = suggested_search(schema)
+    meant = script is not None and _is_for(Path(script).read_text(encoding="utf-8"), schema)
+    if not meant and (conversion := _conversion_for_a_search(schema, folder)) is not None:
+        return conversion
     if script is not None:
         return typed(python(), script, data=folder)
     name = re.sub(r"\W+", "_", schema.task.lower()).strip("_")
@@ -308,15 +312,32 @@ def suggested_search(schema: EventSchema) -> str | None:
     folder = next((one for one in SCRIPTS if one.is_dir()), None)
     if folder is None:
         return None
-    wanted = re.compile(rf"""^\s*task=["']{re.escape(schema.task)}["']""", re.MULTILINE)
     for script in sorted(folder.glob("*.py"), key=lambda path: (path.stem != IMAGES, path)):
         text = script.read_text(encoding="utf-8")
-        if wanted.search(text) and _columns_named(text) <= {column.name for column in schema.inputs}:
+        if _is_for(text, schema):
             return str(script)
     image = any(column.name == "image" and min(column.shape[:2]) >= CNN_PIXELS for column in schema.inputs)
     table = all(len(column.shape) <= 1 for column in schema.inputs)
     script = folder / f"{IMAGES if image else TABLES}.py"
     return str(script) if (image or table) and script.is_file() else None
+
+
+def _is_for(text: str, schema: EventSchema) -> bool:
+    """Whether a script is meant for the task of these events, and the columns that it names are there."""
+    meant = re.search(rf"""^\s*task=["']{re.escape(schema.task)}["']""", text, re.MULTILINE)
+    return meant is not None and _columns_named(text) <= {column.name for column in schema.inputs}
+
+
+def _conversion_for_a_search(schema: EventSchema, folder: Path) -> str | None:
+    """Return the conversion by which a search's description makes its dataset of events of this task, if one does."""
+    scripts = next((one for one in SCRIPTS if one.is_dir()), None)
+    stated = re.compile(rf"hep-ray data convert data/{re.escape(schema.task)} ((?:[^\n\\]|\\\n)*)")
+    for script in sorted(scripts.glob("*.py")) if scripts else ():
+        text = script.read_text(encoding="utf-8")
+        if found := stated.search(text):
+            *rest, out = shlex.split(found[1].replace("\\\n", " "))
+            return typed("hep-ray", "data", "convert", folder, *rest, folder.parent / Path(out).name)
+    return None
 
 
 def _columns_named(text: str) -> set[str]:

@@ -4,6 +4,7 @@ import pytest
 
 from hep_ray.conversion import cli
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.simulate import SIMULATIONS
 
 
 def schema(task, shape=(50, 50, 3), column="image"):
@@ -37,6 +38,18 @@ def test_a_search_of_ones_own_is_offered_where_none_reads_the_events(monkeypatch
         "hep-ray new jets_2_search --data 'my data'"
     )
     assert cli.next_command(schema("8 jets", (7, 11, 6)), Path("d")) == "hep-ray new my_search --data d"
+
+
+def test_events_of_which_a_search_asks_for_a_conversion_are_to_be_converted(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    made = SIMULATIONS["electron_id"].schema
+    command = cli.next_command(made, Path("my data/six"))
+    assert command == (
+        "hep-ray data convert 'my data/six' --reader parquet --classes background=others,electron "
+        "--task electron_id_binary --out 'my data/electron_id_binary'"
+    )
+    binary = made.model_copy(update={"task": "electron_id_binary"})
+    assert "searches/electron_id.py" in cli.next_command(binary, Path("d"))
 
 
 def test_without_scripts_there_is_nothing_to_suggest(monkeypatch, tmp_path):
