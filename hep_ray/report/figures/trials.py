@@ -86,8 +86,8 @@ def predicted_ends(trials: list[TrialState], full: int, mode: str) -> list[tuple
 def _draw_predicted(axes: Axes, left: list[tuple[TrialState, Ends]], full: int) -> str:
     """Draw where they would have ended, the first few; return the caption's words of it."""
     for place, (trial, (low, middle, high)) in enumerate(left[:PREDICTED]):
-        own, at = colour(STATUS[trial.status][0]), full + 0.15 * (place + 1)
-        axes.errorbar([at], [middle], [[middle - low], [high - middle]], color=own, marker="_", linewidth=0.8)
+        own, at = colour(STATUS[trial.status][0]), full * (1 + 0.015 * (place + 1))
+        axes.errorbar([at], [middle], [[middle - low], [high - middle]], color=own, marker=".", linewidth=0.8)
     if not left:
         return ""
     return (
