@@ -122,7 +122,7 @@ def _texts(name: str, schema: EventSchema, told: Mapping[str, Any]) -> dict[str,
 
     images = [column for column in schema.inputs if len(column.shape) == IMAGE_RANK]
     image = max(images, key=lambda column: column.nbytes, default=None)
-    flat = list(schema.inputs) if image is None else []
+    flat = [column for column in schema.inputs if not column.lists] if image is None else []
     reference = _to_beat(schema, image)
     shared = {
         "name": name,

@@ -58,7 +58,7 @@ def make_events(simulated: int, train_events: int) -> tuple[EventSchema, Events,
         resident = load_resident(dataset)
         train = resident.events("train").head(train_events)
         val = resident.events("val").head(dataset.rows("val"))
-    some = {column: values[:].copy() for column, values in train.inputs.items()}
+    some = {column: np.array(values) for column, values in train.inputs.items()}
     return dataset.schema, Events(some, train.labels.copy()), val
 
 

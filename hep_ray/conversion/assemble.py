@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,44 @@ from hep_ray.errors import InvalidEvents
 Mask = npt.NDArray[np.bool_]
 
 
+@dataclass
+class Cut:
+    """Loss of a column of lists by `cut`.
+
+    Attributes:
+        events: whose list was longer than the column's lists may be.
+        items: of them that were left out.
+        of_items: items that there were.
+    """
+
+    events: int = 0
+    items: int = 0
+    of_items: int = 0
+
+    def add(self, other: Cut) -> None:
+        """Add what other events have lost."""
+        self.events += other.events
+        self.items += other.items
+        self.of_items += other.of_items
+
+
 def assemble(
     batch: pa.RecordBatch,
     origin: BatchOrigin,
     rules: SchemaFile,
     columns: Sequence[ColumnRule],
     schema: EventSchema,
+    cuts: dict[str, Cut] | None = None,
 ) -> dict[str, Any]:
     """Return the events of a batch that fulfil the selection, with their labels and, as Arrow strings, their ids.
+
+    Args:
+        batch: of the input.
+        origin: of the batch.
+        rules: of the conversion.
+        columns: of the dataset.
+        schema: of the dataset.
+        cuts: gets what columns of lists lose by `cut`.
 
     Raises:
         InvalidEvents: a value is absent, outside its dtype, or belongs to no class; file and row are named.
@@ -64,6 +95,11 @@ def assemble(
         EVENT_ID: _ids(raw, id_fields, rows, labels, origin, rules, schema),
     }
     for rule in columns:
+        if rule.max_length is not None:
+            arrays[rule.name], cut = _lists(raw, rule, schema, origin, rows, arrays[EVENT_ID])
+            if cuts is not None:
+                cuts.setdefault(rule.name, Cut()).add(cut)
+            continue
         arrays.update(_column(raw, rule, schema, origin, rows, arrays[EVENT_ID]))
     return arrays
 
@@ -228,6 +264,86 @@ def _missing(values: npt.NDArray[Any], rule: ColumnRule) -> Mask | None:
     for sentinel in rule.sentinels:
         missing |= values == (values.dtype.type(sentinel) if values.dtype.kind == "f" else sentinel)
     return missing
+
+
+def _lists(
+    raw: Mapping[str, Any],
+    rule: ColumnRule,
+    schema: EventSchema,
+    origin: BatchOrigin,
+    rows: npt.NDArray[np.int64],
+    ids: npt.NDArray[Any],
+) -> tuple[npt.NDArray[Any], Cut]:
+    """Return the column of lists of a rule, (N, L, F) with NaN where no item is, and what it lost.
+
+    Raises:
+        InvalidEvents: a list is longer than the column's, lists of an event differ in length, or a value is missing.
+    """
+    column = schema.column(rule.name)
+    most, size = column.shape
+    lengths, items = _items(raw, rule, origin, rows)
+    long = lengths > most
+    if long.any() and not rule.cut:
+        row = int(lengths.argmax())
+        raise InvalidEvents(
+            f"column '{rule.name}' has lists longer than its max_length = {most}: {int(lengths[row])} items in "
+            f"{origin.at(rows[row], rule.reads[0])}, and too many in {int(long.sum()) - 1} more of {len(rows)} events "
+            f"read together: state max_length = {int(lengths[row])} or more, or cut = true, which keeps the "
+            f"first {most} items of such lists"
+        )
+    missing = np.isnan(items) if items.dtype.kind == "f" else np.zeros(items.shape, dtype=bool)
+    for sentinel in rule.sentinels:
+        missing |= items == sentinel
+    if missing.any():
+        if rule.missing is None:
+            row = int(np.repeat(np.arange(len(rows)), lengths)[missing.any(axis=1).argmax()])
+            raise InvalidEvents(
+                f"an item of column '{rule.name}' of event '{origin.prefix}{ids[row]}' has no value: "
+                f"{origin.at(rows[row], rule.reads[0])}: {origin.fills} fills such values"
+            )
+        items = np.where(missing, rule.missing, items.astype(np.float64))
+    values = np.full((len(rows), most, size), np.nan, column.dtype)
+    starts = np.cumsum(lengths) - lengths
+    kept = np.arange(len(items)) - np.repeat(starts, lengths) < most
+    present = np.arange(most) < lengths[:, None]
+    values[present] = _cast(items[kept], column, origin, np.repeat(rows, np.minimum(lengths, most)))
+    lost = int((lengths - most)[long].sum())
+    return values, Cut(int(long.sum()), lost, int(lengths.sum()))
+
+
+def _items(
+    raw: Mapping[str, Any], rule: ColumnRule, origin: BatchOrigin, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Return how many items each event has, and all of them one after the other, (M, F)."""
+    import awkward as ak
+
+    found: list[npt.NDArray[Any]] = []
+    lengths: npt.NDArray[np.int64] | None = None
+    for name in rule.reads:
+        if rule.count is not None:
+            padded = np.asarray(raw[name])
+            own = np.asarray(raw[rule.count]).astype(np.int64)
+            wrong = (own < 0) | (own > padded.shape[1]) | (own != np.asarray(raw[rule.count]))
+            if wrong.any():
+                row = int(wrong.argmax())
+                raise InvalidEvents(
+                    f"'{rule.count}' counts the items of '{name}', which has room for {padded.shape[1]}; it is "
+                    f"{raw[rule.count][row]} in {origin.at(rows[row], rule.count)}"
+                )
+            items = padded[np.arange(padded.shape[1]) < own[:, None]]
+        else:
+            own = np.asarray(ak.num(raw[name], axis=1)).astype(np.int64)
+            items = np.asarray(ak.to_numpy(ak.flatten(raw[name], axis=1)))
+        if lengths is not None and (differ := own != lengths).any():
+            row = int(differ.argmax())
+            raise InvalidEvents(
+                f"the fields of column '{rule.name}' have lists of different lengths in one event: "
+                f"'{rule.reads[0]}' {lengths[row]} and '{name}' {own[row]} in {origin.at(rows[row], name)}"
+            )
+        lengths = own
+        found.append(items.reshape(len(items), -1))
+    assert lengths is not None
+    return lengths, np.concatenate(found, axis=1)
 
 
 def _refused(

@@ -129,7 +129,7 @@ def _numeric_fields(one: InputTable, rules: SchemaFile, only: Sequence[str]) -> 
         if shape_of(field.type, None) is None:
             raise InvalidSchema(
                 f"'{name}' of {one.shown} is a list of variable length, {field.type}: a schema file makes it a column "
-                "by pad_to, --columns leaves it out"
+                "of lists by max_length, or of arrays by pad_to; --columns leaves it out"
             )
     return fields
 
@@ -221,12 +221,17 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
             raise InvalidSchema(
                 f"column '{rule.name}' cannot be made of '{name}', which is {why.reason if why else 'text'}"
             )
+    if rule.max_length is not None:
+        return _list_column(part, rule, fields, shown)
     if rule.expression is not None:
         shape = _expression_shape(rule.expression, fields)
     else:
         shapes = {shape_of(field.type, rule.pad_to) for field in fields}
         if None in shapes:
-            raise InvalidSchema(f"'{rule.name}' has lists of variable length, and its rule no pad_to")
+            raise InvalidSchema(
+                f"'{rule.name}' has lists of variable length, and its rule neither max_length (a column of lists) nor "
+                "pad_to (of arrays)"
+            )
         if len(shapes) > 1:
             raise InvalidSchema(
                 f"the fields of '{rule.name}' cannot be stacked: their shapes are {sorted(map(str, shapes))}"
@@ -245,6 +250,51 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
         element_units=rule.element_units,
         axes=rule.axes,
     )
+
+
+def _list_column(part: Part, rule: ColumnRule, fields: Sequence[pa.Field], shown: str) -> Column:
+    """Return a column of lists: of lists of variable length, or of arrays of which a field counts the items."""
+    if rule.count is not None and rule.count not in part.fields.names:
+        raise InvalidSchema(
+            f"the items of column '{rule.name}' are counted by a field that {shown} lacks: "
+            f"{unknown(rule.count, part.fields.names)}"
+        )
+    widths = {item_size(field.type, counted=rule.count is not None) for field in fields}
+    if None in widths or (len(fields) > 1 and widths != {1}):
+        kinds = ", ".join(f"{field.name} {field.type}" for field in fields)
+        raise InvalidSchema(
+            f"column '{rule.name}' cannot be made of {kinds}: each source must be lists of numbers, or one source "
+            "lists of arrays; arrays of fixed length need `count`, the field that says how many items are there"
+        )
+    size = len(fields) if len(fields) > 1 else widths.pop()
+    assert size is not None
+    return Column(
+        name=rule.name,
+        shape=(rule.max_length or 0, size),
+        dtype=rule.dtype,
+        unit=rule.unit,
+        elements=rule.elements or (tuple(map(legal_name, rule.reads)) if len(fields) > 1 else ()),
+        element_units=rule.element_units,
+        lists=True,
+    )
+
+
+def item_size(kind: pa.DataType, *, counted: bool) -> int | None:
+    """Return the values of an item of lists, None where a field has none.
+
+    Args:
+        kind: of the field.
+        counted: it is of arrays of fixed length, of which another field counts the items.
+    """
+    if counted:
+        shape = shape_of(kind, None)
+        return {1: 1, 2: shape[-1]}.get(len(shape)) if shape else None
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return None
+    inner = kind.value_type
+    if pa.types.is_fixed_size_list(inner):
+        return None if pa.types.is_nested(inner.value_type) else int(inner.list_size)
+    return None if pa.types.is_nested(inner) else 1
 
 
 def _expression_shape(text: str, fields: Sequence[pa.Field]) -> tuple[int, ...]:
@@ -280,7 +330,7 @@ def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) ->
     """
     known = part.fields.names
     texts = [text for text in (rules.selection, *rules.label.where) if text]
-    names = [name for column in columns for name in column.reads]
+    names = [name for column in columns for name in column.fields]
     names += [field_of(name, columns, known) for text in texts for name in Expression(text).names]
     names += [rules.label.field] if rules.label.field else []
     names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in known else [])

@@ -17,7 +17,7 @@ from pydantic import Field, FiniteFloat, JsonValue
 
 from hep_ray.cluster import in_tasks
 from hep_ray.config import Config, parse
-from hep_ray.conversion.assemble import assemble
+from hep_ray.conversion.assemble import Cut, assemble
 from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
 from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
 from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs
@@ -123,17 +123,18 @@ def convert(
     opened = open_inputs([str(path) for path in inputs], rules)
     rules = opened.rules
     columns, event_schema = _layout(opened, rules, chosen)
+    notes: list[JsonValue] = [
+        *opened.notes,
+        *(renamed(columns) if not rules.columns else ()),
+        *_changed_since(Path(out)),
+    ]
     source: dict[str, JsonValue] = {
         "reader": rules.reader,
         "schema": rules.model_dump(mode="json", by_alias=True),
         "files": opened.files,
         "drop_duplicates": chosen.drop_duplicates,
         "balance": chosen.balance,
-        "notes": [
-            *opened.notes,
-            *(renamed(columns) if not rules.columns else ()),
-            *_changed_since(Path(out)),
-        ],
+        "notes": notes,
     }
     if own_code := code_of("reader", rules.reader):
         source["own_code"] = dict(own_code)
@@ -143,7 +144,7 @@ def convert(
         map if workers == 1 else lambda work, tasks: (made for _, made in in_tasks(work, tasks, workers))
     )
     store = KeptRuns(out, _identity(source, columns, event_schema, rule))
-    done = 0
+    done, cuts = 0, {column.name: Cut() for column in event_schema.columns}
     try:
         with (
             store,
@@ -164,18 +165,31 @@ def convert(
             found = [kept(store.folder, task.writer.name) for task in tasks]
             waiting = [task for task, made in zip(tasks, found, strict=True) if made is None]
             finished = (made for made in found if made is not None)
-            for runs, events in itertools.chain(finished, tasks_done(read_events, waiting)):
+            for runs, events, lost in itertools.chain(finished, tasks_done(read_events, waiting)):
                 writer.adopt(runs)
                 done += events
+                for name, cut in lost.items():
+                    cuts[name].add(cut)
                 if progress:
                     progress(done, opened.events)
             writer.source["events_read"] = done
+            writer.source["notes"] = [*notes, *_cut_lists(event_schema, cuts)]
     except KeyboardInterrupt:
         raise Interrupted(
             f"the conversion was interrupted; what was read of {done} events is kept in {store.folder}, and the same "
             "command goes on from there"
         ) from None
     return writer.manifest
+
+
+def _cut_lists(schema: EventSchema, cuts: Mapping[str, Cut]) -> list[str]:
+    """Say what columns of lists have lost by `cut`."""
+    return [
+        f"lists of the column '{column.name}' were cut to {column.shape[0]} items in {cut.events} events, by "
+        f"{cut.items} of {cut.of_items} items"
+        for column in schema.columns
+        if (cut := cuts[column.name]).events
+    ]
 
 
 def _changed_since(out: Path) -> list[str]:
@@ -231,8 +245,14 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
         schema = _of_dataset(with_axes(opened.schema, rules.columns), rules, chosen)
         told = {"name", "dtype", "unit", "elements", "element_units", "axes"}
         kept = {column.name for column in schema.columns}
-        own = [column.model_dump(include=told) for column in opened.schema.columns if column.name in kept]
-        return tuple(ColumnRule(**column) for column in own), schema
+        own = [
+            ColumnRule(
+                **column.model_dump(include=told), max_length=column.shape[0] if column.lists else None
+            )
+            for column in opened.schema.columns
+            if column.name in kept
+        ]
+        return tuple(own), schema
     first = opened.tables[0]
     columns = rules.columns or infer_columns(opened.tables, rules, chosen.columns, chosen.missing)
     made = columns_of(first.part, columns, first.shown)
@@ -328,11 +348,11 @@ def _read_tasks(
             yield ReadTask(writer, opened.rules, columns, content_ids, table, fields, start, stop)
 
 
-def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
+def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
     """Read rows, make events of them and spill these as sorted runs: what a worker of a conversion does.
 
     Returns:
-        The runs, and how many rows were read.
+        The runs, how many rows were read, and what columns of lists lost.
 
     Raises:
         UnreadableInput: the input cannot be read; file and row are named.
@@ -343,9 +363,10 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
     reader = READERS[task.rules.reader]
     opened = table.opened or reader.open(table.path, parse_options(reader, task.rules.options))
     row = task.start
+    cuts: dict[str, Cut] = {}
     for batch in opened.read(opened.parts[table.number], task.start, task.stop, task.fields):
         origin = BatchOrigin(table.stem, table.shown, table.label, row, opened.cell)
-        arrays = assemble(batch, origin, task.rules, task.columns, writer.schema)
+        arrays = assemble(batch, origin, task.rules, task.columns, writer.schema, cuts)
         row += batch.num_rows
         if len(arrays[LABEL]):
             if task.content_ids:
@@ -354,8 +375,8 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int]:
                 writer.write(arrays)
     with storing(writer.folder):
         runs = writer.finish()
-        keep(writer.folder, writer.name, runs, row - task.start)
-    return runs, row - task.start
+        keep(writer.folder, writer.name, runs, row - task.start, cuts)
+    return runs, row - task.start, cuts
 
 
 def content_ids(arrays: Arrays, names: Sequence[str]) -> pa.Array:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hep_ray.dataset.lists import mask_of
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema, texts
 from hep_ray.dataset.sparse import SparseColumn, join, select
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule, event_hashes, split_codes
@@ -46,7 +47,7 @@ class SortedRun:
     Attributes:
         rows: events.
         classes: events of each class.
-        filled: column → how many of its values, over all events, are not zero.
+        filled: column → how many of its values, over all events, are not zero; of lists, how many items.
         sparse: columns that it holds without their zeros.
         size: of the file, in bytes.
     """
@@ -161,12 +162,11 @@ class SortedRunWriter:
         )
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as run:
             run.write_batch(batch)
-        filled = {
-            column.name: int(
-                np.count_nonzero(events[column.name].value if column.name in sparse else events[column.name])
-            )
-            for column in self.schema.columns
-        }
+        filled = {}
+        for column in self.schema.columns:
+            values = events[column.name]
+            kept = mask_of(values) if column.lists else values.value if column.name in sparse else values
+            filled[column.name] = int(np.count_nonzero(kept))
         classes = np.bincount(events[LABEL], minlength=len(self.schema.classes))
         return SortedRun(path, split, len(keys), tuple(classes.tolist()), filled, sparse, path.stat().st_size)
 

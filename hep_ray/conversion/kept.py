@@ -6,6 +6,7 @@ which all runs are in it is not done again.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hep_ray.conversion.assemble import Cut
 from hep_ray.conversion.external_sort import SortedRun
 from hep_ray.files import ONE_WRITER, lock, make_folder, remove_abandoned, storing, sync, write_whole
 
@@ -59,8 +61,10 @@ class KeptRuns:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def keep(folder: Path, name: str, runs: Sequence[SortedRun], events: int) -> None:
-    """Record that the task of that name has spilled these runs, once they are on the disk."""
+def keep(
+    folder: Path, name: str, runs: Sequence[SortedRun], events: int, cuts: Mapping[str, Cut] | None = None
+) -> None:
+    """Record that the task of that name has spilled these runs, once they are on the disk, and what lists lost."""
     for run in runs:
         sync(run.path)
     listed = [
@@ -75,11 +79,12 @@ def keep(folder: Path, name: str, runs: Sequence[SortedRun], events: int) -> Non
         }
         for run in runs
     ]
-    write_whole(folder / f"{name}.json", json.dumps({"events": events, "runs": listed}))
+    lost = {column: dataclasses.astuple(cut) for column, cut in (cuts or {}).items()}
+    write_whole(folder / f"{name}.json", json.dumps({"events": events, "runs": listed, "cuts": lost}))
 
 
-def kept(folder: Path, name: str) -> tuple[list[SortedRun], int] | None:
-    """Return the runs of a finished task and how many rows it read; None where it is to be done."""
+def kept(folder: Path, name: str) -> tuple[list[SortedRun], int, dict[str, Cut]] | None:
+    """Return the runs of a finished task, how many rows it read and what lists lost; None where it is to be done."""
     try:
         found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         runs = [
@@ -94,7 +99,8 @@ def kept(folder: Path, name: str) -> tuple[list[SortedRun], int] | None:
             )
             for one in found["runs"]
         ]
+        cuts = {column: Cut(*lost) for column, lost in found["cuts"].items()}
         whole = all(run.path.stat().st_size == run.size for run in runs)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # it was not finished
-    return (runs, int(found["events"])) if whole else None
+    return (runs, int(found["events"]), cuts) if whole else None

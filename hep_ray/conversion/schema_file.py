@@ -84,6 +84,10 @@ class ColumnRule(Config):
         element_units: a unit for each element, where they differ.
         axes: names of an image's first two axes, such as `phi` and `eta`, or `delta_phi` and `delta_eta` in a window
             around a jet or a candidate; without them nothing turns or reflects the image.
+        max_length: the column is one of lists of varying length, of at most so many items; several sources are the
+            values of an item, whose lists must be equally long in an event. Longer lists are refused.
+        cut: keep the first `max_length` items of a longer list instead; the conversion says how many were cut.
+        count: field that says how many items of an array of fixed length are there, from the first on.
         pad_to: of lists of variable length the first so many values are kept, shorter lists are filled up.
         pad_value: what they are filled with.
         shape: of one event's value; flat values of that size are reshaped.
@@ -100,6 +104,9 @@ class ColumnRule(Config):
     elements: tuple[str, ...] = ()
     element_units: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
+    max_length: int | None = Field(default=None, ge=1)
+    cut: bool = False
+    count: str | None = None
     pad_to: int | None = Field(default=None, ge=1)
     pad_value: float = 0.0
     shape: tuple[int, ...] | None = None
@@ -118,6 +125,16 @@ class ColumnRule(Config):
                 f"column '{self.name}' has 'sentinels' or 'missing_indicator' and no 'missing', the value that takes "
                 "the place of a missing one"
             )
+        if self.max_length is None and (self.cut or self.count):
+            raise ValueError(
+                f"column '{self.name}' has 'cut' or 'count' and no 'max_length', the most items of its lists"
+            )
+        if self.max_length is not None:
+            others = ("expression", "pad_to", "shape", "missing_indicator", "axes")
+            if given := [name for name in others if getattr(self, name)]:
+                raise ValueError(
+                    f"column '{self.name}' has 'max_length', which makes it one of lists, and {given[0]}"
+                )
         Column(name=self.name, dtype=self.dtype)
         return self
 
@@ -130,6 +147,11 @@ class ColumnRule(Config):
     def reads(self) -> tuple[str, ...]:
         """The fields that the column is made of."""
         return Expression(self.expression).names if self.expression else self.sources or (self.name,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that must be read for it: `reads`, and the one that counts."""
+        return (*self.reads, self.count) if self.count else self.reads
 
 
 class SchemaFile(Config):

@@ -331,6 +331,11 @@ class ShardWriter:
             created_by=f"hep_ray {importlib.metadata.version('hep-ray')}",
             fingerprint=fingerprint_of(self.schema, self.rule, ordered),
             sparse=sparse,
+            lengths={
+                column.name: sum(run.filled[column.name] for run in runs) / int(counts.sum())
+                for column in self.schema.columns
+                if column.lists
+            },
         )
         (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest

@@ -76,6 +76,7 @@ class Manifest(Config):
         fingerprint: `fingerprint_of` the schema, the rule and the shards' content.
         sparse: column stored without its zeros → values per event that are left, on average. How events are stored
             does not decide what they are: the fingerprint leaves it out.
+        lengths: column of lists → items of an event, on average.
     """
 
     format: int = FORMAT
@@ -86,6 +87,7 @@ class Manifest(Config):
     created_by: str
     fingerprint: str
     sparse: dict[str, float] = Field(default_factory=dict)
+    lengths: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
@@ -144,6 +146,9 @@ class Manifest(Config):
             if column.name in self.sparse:
                 item = np.dtype(column.dtype).itemsize + index_dtype(int(np.prod(column.shape))).itemsize
                 total += round(self.sparse[column.name] * item) + OFFSET_BYTES
+            elif column.name in self.lengths:
+                item = column.nbytes // column.shape[0]
+                total += round(self.lengths[column.name] * item) + OFFSET_BYTES
             else:
                 total += column.nbytes
         return total
@@ -163,11 +168,14 @@ class Manifest(Config):
 def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Iterable[Shard]) -> str:
     """Return SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
 
-    Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so.
+    Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so, and
+    a column that has no lists as it did before there were any.
     """
     schema = event_schema.model_dump(mode="json")
     for said, column in zip(schema["columns"], event_schema.columns, strict=True):
         said["axes"] = list(column.grid)
+        if not column.lists:
+            del said["lists"]
     content: dict[str, Any] = {
         "format": FORMAT,
         "event_schema": schema,

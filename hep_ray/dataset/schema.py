@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from hep_ray.config import Config
+from hep_ray.dataset import lists as jagged
+from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.sparse import SparseType, Values, index_dtype
 from hep_ray.errors import InvalidEvents, InvalidSchema
 
@@ -28,6 +30,7 @@ DTYPES = (
 )
 
 IMAGE_AXES = 2
+LIST_AXES = 2
 LEAST_SIZE = 64
 """Values of an event below which a column is stored whole."""
 MOST_SHARE = 0.25
@@ -65,6 +68,8 @@ class Column(Config):
         axes: names of the first two axes of an image: `phi` and `eta` in their order, or `delta_phi` and `delta_eta`
             in a window around a jet or a candidate, or others; empty where nobody said, which is drawn as φ, η and
             neither turned nor reflected. A column of rank 2 is an image if it names them.
+        lists: a value is a list of varying length, of at most `shape[0]` items with `shape[1]` floating-point values
+            each, such as the constituents of a jet (`hep_ray.dataset.lists`).
 
     Raises:
         InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
@@ -77,6 +82,7 @@ class Column(Config):
     elements: tuple[str, ...] = ()
     element_units: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
+    lists: bool = False
 
     @model_validator(mode="after")
     def _sound(self) -> Column:
@@ -102,6 +108,11 @@ class Column(Config):
             )
         if len(set(self.axes)) < len(self.axes):
             raise InvalidSchema(f"column '{self.name}' has two axes of one name: {list(self.axes)}")
+        if self.lists and (len(self.shape) != LIST_AXES or np.dtype(self.dtype).kind != "f" or self.axes):
+            raise InvalidSchema(
+                f"column '{self.name}' of lists is {self.dtype} of shape {self.shape}; lists have the shape (greatest "
+                "length, values of an item), hold floating-point numbers and have no axes of an image"
+            )
         self._check_elements()
         return self
 
@@ -148,8 +159,10 @@ class Column(Config):
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """Arrow's type: a plain number, or the canonical fixed-shape tensor."""
+        """Arrow's type: a plain number, the canonical fixed-shape tensor, or lists of items."""
         value_type = pa.from_numpy_dtype(np.dtype(self.dtype))
+        if self.lists:
+            return jagged.list_type(value_type, self.shape[1])
         return pa.fixed_shape_tensor(value_type, self.shape) if self.shape else value_type
 
     @property
@@ -159,11 +172,15 @@ class Column(Config):
 
     def pays_sparse(self, filled: float) -> bool:
         """Return whether to leave out the zeros of a column that has so many other values per event."""
+        if self.lists:
+            return False
         size, item = int(np.prod(self.shape)), np.dtype(self.dtype).itemsize
         return size >= LEAST_SIZE and filled * (item + index_dtype(size).itemsize) <= MOST_SHARE * size * item
 
     def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
         """Return values of shape (N, *shape) as an Arrow array of N rows."""
+        if self.lists:
+            return jagged.encode(ListColumn.from_dense(values, self.shape))
         if not self.shape:
             return pa.array(values)
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
@@ -171,7 +188,9 @@ class Column(Config):
         return pa.ExtensionArray.from_storage(self.arrow_type, storage)
 
     def compact(self, values: pa.Array) -> Values:
-        """Return values of N rows (N, *shape), without their zeros where they are stored so."""
+        """Return values of N rows (N, *shape), without their zeros where they are stored so, lists as lists."""
+        if self.lists:
+            return jagged.decode(values, self.shape)
         if isinstance(values.type, SparseType):
             return values.type.decode(values)
         array: npt.NDArray[Any] = (values.storage.flatten() if self.shape else values).to_numpy()
@@ -184,6 +203,8 @@ class Column(Config):
     def checked(self, values: npt.NDArray[Any], event_ids: Any) -> npt.NDArray[Any]:
         """Return the same values, once they are known to have this column's dtype and shape and to be finite.
 
+        In a list, items that are absent are NaN throughout and stand at its end.
+
         Raises:
             InvalidEvents: they are not; the message names the column and the first event.
         """
@@ -193,7 +214,15 @@ class Column(Config):
                 f"{(len(event_ids), *self.shape)}"
             )
         if not all_finite(values):
-            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            sound = np.isfinite(values)
+            if self.lists:
+                present = jagged.mask_of(values)
+                absent = np.isnan(values).all(axis=-1)
+                absent &= ~np.logical_or.accumulate(present[:, ::-1], axis=1)[:, ::-1]
+                sound |= absent[..., None]
+            finite = sound.all(axis=tuple(range(1, values.ndim)))
+            if self.lists and finite.all():
+                return values
             row = int(finite.argmin())
             raise InvalidEvents(
                 f"column '{self.name}' of event '{event_ids[row]}' (and {int((~finite).sum()) - 1} more) holds NaN or "

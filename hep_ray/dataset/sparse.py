@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hep_ray.dataset.lists import ListColumn, join_lists
 from hep_ray.errors import InvalidEvents
 
 SHORT_INDEX = 2**16
@@ -114,18 +115,20 @@ class SparseColumn:
         return np.arange(int(counts.sum())) + np.repeat(shifts, counts), counts
 
 
-Values: TypeAlias = npt.NDArray[Any] | SparseColumn
-"""A column in memory: (N, *shape), whole or without its zeros."""
+Values: TypeAlias = npt.NDArray[Any] | SparseColumn | ListColumn
+"""A column in memory: (N, *shape), whole, without its zeros, or as lists."""
 
 
 def select(values: Values, rows: npt.NDArray[np.intp]) -> Values:
     """Return some events of a column, in the form that it has."""
-    return values.select(rows) if isinstance(values, SparseColumn) else values.take(rows, axis=0)
+    return values.take(rows, axis=0) if isinstance(values, np.ndarray) else values.select(rows)
 
 
 def join(pieces: Sequence[Values]) -> Values:
     """Return one column after the other, all of one kind; the result owns its memory."""
     first = pieces[0]
+    if isinstance(first, ListColumn):
+        return join_lists([piece for piece in pieces if isinstance(piece, ListColumn)])
     if not isinstance(first, SparseColumn):
         return np.concatenate([np.asarray(piece) for piece in pieces])
     sparse = [piece for piece in pieces if isinstance(piece, SparseColumn)]
@@ -174,7 +177,7 @@ class SparseType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
         dtype: np.dtype[Any] = np.dtype(self.value_type.to_pandas_dtype())
         return dtype
 
-    def encode(self, values: Values) -> pa.ExtensionArray:
+    def encode(self, values: npt.NDArray[Any] | SparseColumn) -> pa.ExtensionArray:
         """Return values (N, *shape) as Arrow."""
         column = values if isinstance(values, SparseColumn) else SparseColumn.from_dense(values)
         low, high = column.offsets[[0, -1]]

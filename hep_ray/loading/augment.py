@@ -101,7 +101,7 @@ class Augmentation:
 
     Raises:
         InvalidConfig: the φ axes of an event's images have no step in common by which to turn them, or an image lacks
-            an axis that is to be turned or reflected.
+            an axis that is to be turned or reflected, or lists are to be mixed.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Augmentation:
         self._config, self._own = config, own
         self._random = np.random.default_rng((seed, epoch, 1, *([rank] if rank else [])))
         self._images = None if columns is None else images_of(columns, config.on_images)
+        check_mixing(config, columns or ())
 
     def __call__(self, batch: Batch) -> Batch:
         """A new batch; the tensors of the given one stay as they are."""
@@ -328,6 +329,25 @@ def images_of(columns: Sequence[Column], wanted: Collection[str]) -> dict[str, E
 def phi_steps(images: Mapping[str, EventImage]) -> int:
     """Count the angles by which all images can be turned, a whole number of pixels of each."""
     return math.gcd(*(one.phi_pixels for one in images.values()))
+
+
+def check_mixing(config: AugmentConfig, columns: Sequence[Column]) -> None:
+    """Refuse to mix lists of varying length, of which no item belongs to another of the second event.
+
+    Args:
+        config: what happens.
+        columns: that the model reads.
+
+    Raises:
+        InvalidConfig: `mixup` or `cutmix` is asked for, and a column is of lists.
+    """
+    lists = [column.name for column in columns if column.lists]
+    mixed = [name for name in ("mixup", "cutmix") if getattr(config, name)]
+    if lists and mixed:
+        raise InvalidConfig(
+            f"{mixed[0]} mixes events value by value, and '{lists[0]}' is lists of varying length: leave it out, or "
+            "let it exist for other models, with .when(model=…); manifold_mixup mixes behind the sum over the particles"
+        )
 
 
 def check_augmentation(wanted: Sequence[str], columns: Sequence[Column]) -> None:

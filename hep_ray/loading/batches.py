@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values
 from hep_ray.errors import InvalidConfig, InvalidEvents
@@ -149,7 +150,7 @@ class Batch:
     """Some events as tensors on one device.
 
     Attributes:
-        inputs: column name → (B, *shape).
+        inputs: column name → (B, *shape); of lists (B, L, F), L the longest of the batch, absent items NaN.
         labels: (B,) int64.
         weights: (B,) float32 of the events in the loss; None where all are 1.
         second_labels: (B,) int64 of the events that these are mixed with; None where they are not.
@@ -254,7 +255,7 @@ class Events:
     """Events of one split, in memory and never written to; an `EventSource`.
 
     Attributes:
-        inputs: column name → (N, *shape), perhaps without its zeros.
+        inputs: column name → (N, *shape), perhaps without its zeros, or as lists.
         labels: (N,) int64.
         weights: (N,) float32 of the events in the training loss; None where all are 1.
     """
@@ -265,7 +266,7 @@ class Events:
     memory: None = None
 
     @classmethod
-    def from_arrays(cls, inputs: Mapping[str, npt.ArrayLike | SparseColumn], labels: npt.ArrayLike) -> Events:
+    def from_arrays(cls, inputs: Mapping[str, npt.ArrayLike | Values], labels: npt.ArrayLike) -> Events:
         """Check plain arrays, and take them as events.
 
         Raises:
@@ -273,7 +274,7 @@ class Events:
                 not one integer per event.
         """
         columns = {
-            name: values if isinstance(values, SparseColumn) else np.asarray(values)
+            name: values if isinstance(values, SparseColumn | ListColumn) else np.asarray(values)
             for name, values in inputs.items()
         }
         label_array = np.asarray(labels)
@@ -333,7 +334,12 @@ class Events:
 
 
 def to_tensor(values: Values, rows: npt.NDArray[np.intp], device: torch.device | str) -> torch.Tensor:
-    """Copy some events' values (len(rows), *shape) to a device; sparse columns are densified there."""
+    """Copy some events' values (len(rows), *shape) to a device; sparse columns are densified there.
+
+    Lists are filled up to the longest of these events.
+    """
+    if isinstance(values, ListColumn):
+        return torch.from_numpy(values.take(rows)).to(device)
     if not isinstance(values, SparseColumn):
         return torch.from_numpy(values.take(rows, axis=0)).to(device)
     places, found = values.placed(rows)

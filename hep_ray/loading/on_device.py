@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.sparse import SparseColumn, Values
 from hep_ray.loading.batches import (
     Batch,
@@ -97,7 +98,40 @@ class Sparse:
         return self.offsets.nbytes + self.index.nbytes + self.value.nbytes
 
 
-OnDevice: TypeAlias = Dense | Sparse
+@dataclass(frozen=True)
+class Lists:
+    """Lists of N events on a device; see `ListColumn`.
+
+    Attributes:
+        offsets: (N + 1,) int64.
+        items: (M, F) in a dtype that holds them.
+        dtype: that batches have.
+    """
+
+    offsets: Tensor
+    items: Tensor
+    dtype: torch.dtype
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return some events, (len(rows), L, F), filled up to the longest of them with NaN."""
+        starts = self.offsets[rows]
+        counts = self.offsets[rows + 1] - starts
+        length = max(1, int(counts.max())) if len(rows) else 1
+        places = torch.arange(length, device=rows.device)
+        mask = places < counts[:, None]
+        values = torch.full(
+            (len(rows), length, self.items.shape[1]), torch.nan, dtype=self.dtype, device=rows.device
+        )
+        values[mask] = self.items[(starts[:, None] + places)[mask]].to(self.dtype)
+        return values
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return self.offsets.nbytes + self.items.nbytes
+
+
+OnDevice: TypeAlias = Dense | Sparse | Lists
 
 
 @dataclass(frozen=True)
@@ -196,6 +230,9 @@ def on_device(source: EventSource, device: torch.device | str, gpu_fraction: flo
 
 def _copied(values: Values, device: torch.device) -> OnDevice:
     dtype = torch_dtype(values.dtype)
+    if isinstance(values, ListColumn):
+        items = torch.tensor(smallest(values.items), device=device)
+        return Lists(torch.tensor(values.offsets, device=device), items, dtype)
     if not isinstance(values, SparseColumn):
         return Dense(torch.tensor(smallest(values), device=device), dtype)
     index = values.index.astype(np.int16 if values.size <= 2**15 else np.int32)

@@ -18,8 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch.nn import functional
 
 from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
+from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import LABEL, Column, EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.dataset.splits import Split
@@ -125,15 +127,16 @@ class ReadPlan:
         for place, column in enumerate(columns, 1):
             name = column.name
             stored = table.schema.field(name).type if name in table.column_names else None
-            sparse = bool(column.shape) and stored == column.sparse_type
+            sparse = bool(column.shape) and not column.lists and stored == column.sparse_type
             if stored != column.arrow_type and not sparse:
                 raise ShardMismatch(
                     f"column '{name}' of a shard is {stored}, not what its schema says; one of {self.paths[0]} …"
                 )
             # Whole columns stay in chunks: joining them would copy all that they take.
             if name in self.without_zeros or (sparse and table[name].num_chunks > 1):
-                joined = column.sparse_type.encode(column_of(table, column, without_zeros=True))
-                table = table.set_column(place, name, joined)
+                values = column_of(table, column, without_zeros=True)
+                assert not isinstance(values, ListColumn)
+                table = table.set_column(place, name, column.sparse_type.encode(values))
         return table
 
     def _slices(self, block: int) -> npt.NDArray[np.int64]:
@@ -211,7 +214,7 @@ def column_of(table: pa.Table, column: Column, *, without_zeros: bool = False) -
     """Return a column of a table, without a copy where it has one chunk and keeps its form."""
     chunks = chunks_of(table, column)
     if without_zeros:
-        chunks = [one if isinstance(one, SparseColumn) else SparseColumn.from_dense(one) for one in chunks]
+        chunks = [SparseColumn.from_dense(one) if isinstance(one, np.ndarray) else one for one in chunks]
     return chunks[0] if len(chunks) == 1 else join(chunks)
 
 
@@ -253,7 +256,7 @@ def packed(tables: Iterable[pa.Table], rows: int, columns: Sequence[Column]) -> 
         StreamBroken: they have not so many rows.
     """
     dense: dict[str, npt.NDArray[Any]] = {}
-    sparse: dict[str, list[SparseColumn]] = {}
+    parts: dict[str, list[Values]] = {}
     labels = np.empty(rows, np.int64)
     start = 0
     for table in tables:
@@ -261,8 +264,8 @@ def packed(tables: Iterable[pa.Table], rows: int, columns: Sequence[Column]) -> 
         for column in columns:
             at = start
             for values in chunks_of(table, column):
-                if isinstance(values, SparseColumn):
-                    sparse.setdefault(column.name, []).append(values)
+                if not isinstance(values, np.ndarray):
+                    parts.setdefault(column.name, []).append(values)
                 else:
                     whole = dense.setdefault(column.name, np.empty((rows, *values.shape[1:]), values.dtype))
                     whole[at : at + len(values)] = values
@@ -271,7 +274,7 @@ def packed(tables: Iterable[pa.Table], rows: int, columns: Sequence[Column]) -> 
     if start != rows:
         raise StreamBroken(f"only {start} of the {rows} events of a split came")
     names = [column.name for column in columns]
-    return Events({name: dense[name] if name in dense else join(sparse[name]) for name in names}, labels)
+    return Events({name: dense[name] if name in dense else join(parts[name]) for name in names}, labels)
 
 
 def mostly_zeros(groups: RowGroups, columns: Sequence[Column]) -> list[str]:
@@ -280,7 +283,7 @@ def mostly_zeros(groups: RowGroups, columns: Sequence[Column]) -> list[str]:
     return [
         column.name
         for column in columns
-        if not isinstance(values := first[column.name], SparseColumn)
+        if isinstance(values := first[column.name], np.ndarray)
         and column.pays_sparse(np.count_nonzero(values) / len(values))
     ]
 
@@ -351,7 +354,8 @@ class Block:
         """Take columns of a table, of which batches have those of these names, and the events' weights in the loss."""
         chunked = {}
         for column in columns:
-            if table.schema.field(column.name).type == column.arrow_type and column.nbytes >= LARGE:
+            stored_whole = not column.lists and table.schema.field(column.name).type == column.arrow_type
+            if stored_whole and column.nbytes >= LARGE:
                 arrays = tuple(np.asarray(chunk) for chunk in chunks_of(table, column))
                 chunked[column.name] = ChunkedColumn(
                     arrays, np.cumsum([0, *(len(array) for array in arrays)])
@@ -478,7 +482,17 @@ class ShardStream:
 def _joined(parts: Sequence[Batch]) -> Batch:
     weights = [part.weights for part in parts if part.weights is not None]
     return Batch(
-        {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs},
+        {name: _concatenated([part.inputs[name] for part in parts]) for name in parts[0].inputs},
         torch.cat([part.labels for part in parts]),
         torch.cat(weights) if weights else None,
     )
+
+
+def _concatenated(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Join values (B, *shape); lists are filled up to the longest of all."""
+    if len({tensor.shape[1:] for tensor in tensors}) > 1:
+        length = max(tensor.shape[1] for tensor in tensors)
+        tensors = [
+            functional.pad(one, (0, 0, 0, length - one.shape[1]), value=float("nan")) for one in tensors
+        ]
+    return torch.cat(list(tensors))

@@ -54,11 +54,17 @@ class Model(nn.Module):
 
     The tensors come as they are stored, events first; an image is (N, φ, η, channel), float32.
 
+    A column of lists comes as (N, L, F), L the longest list of the batch, absent items NaN at the end.
+
     Attributes:
         columns: names of the schema's columns that `forward` takes, in its order.
+        takes_lists: columns of lists may be among them; others take values of one shape.
+        unscaled: those of them that no scaler may change before, since the model works with their units.
     """
 
     columns: tuple[str, ...]
+    takes_lists: bool = False
+    unscaled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,4 +179,23 @@ def build_model(name: str, config_values: Mapping[str, Any], schema: SchemaLike)
         InvalidConfig: a field is unknown or refused, or the model cannot take these events.
     """
     entry = MODELS[name]
-    return entry.build(parse(entry.config, config_values, f"model '{name}'"), schema)
+    return with_lists_allowed(
+        name, entry.build(parse(entry.config, config_values, f"model '{name}'"), schema), schema
+    )
+
+
+def with_lists_allowed(name: str, built: Model, schema: SchemaLike) -> Model:
+    """Return a model, once it is known to take columns of lists where it reads some.
+
+    Raises:
+        InvalidConfig: it reads one as if all events had values of one shape.
+    """
+    lists = {column.name for column in schema.inputs if getattr(column, "lists", False)}
+    read = [column for column in built.columns if column in lists]
+    if read and not getattr(built, "takes_lists", False):
+        raise InvalidConfig(
+            f"model '{name}' takes values of one shape, and '{read[0]}' is lists of varying length: name other "
+            "columns, choose a model of particle clouds such as 'pfn', or set self.takes_lists = True in a model of "
+            "your own, which is given (N, L, F) with NaN where no item is"
+        )
+    return built

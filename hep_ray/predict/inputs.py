@@ -113,7 +113,12 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
             )
         _compare(column, known[column.name], str(folder))
     columns = tuple(
-        ColumnRule(name=column.name, dtype=column.dtype, unit=column.unit, shape=column.shape or None)
+        ColumnRule(
+            name=column.name,
+            dtype=column.dtype,
+            unit=column.unit,
+            **({"max_length": column.shape[0]} if column.lists else {"shape": column.shape or None}),
+        )
         for column in classifier.columns
     )
     rules = SchemaFile(
@@ -198,7 +203,7 @@ def _rules(paths: Sequence[Path], ways: Ways) -> SchemaFile:
 def _names(
     rules: SchemaFile, columns: Sequence[ColumnRule], known: Sequence[str], shown: str
 ) -> tuple[str, ...]:
-    names = [name for column in columns for name in column.reads]
+    names = [name for column in columns for name in column.fields]
     if rules.selection:
         names += [field_of(name, columns, known) for name in Expression(rules.selection).names]
     names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in known else [])
@@ -266,7 +271,7 @@ def cut(
             yield Piece(piece, path, number, start, stop, "" if own_ids else prefix, name)
 
 
-ASPECTS = ("shape", "dtype", "unit", "elements", "element_units", "axes")
+ASPECTS = ("lists", "shape", "dtype", "unit", "elements", "element_units", "axes")
 """What a column of the events must have in common with that of the model."""
 
 
@@ -294,7 +299,10 @@ def _rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple
                     f"of {shown} '{found}'"
                 )
         shared = ("name", "dtype", "unit", "elements", "element_units", "axes")
-        rules.append(ColumnRule(sources=sources, **{key: getattr(column, key) for key in shared}))
+        most = column.shape[0] if column.lists else None
+        rules.append(
+            ColumnRule(sources=sources, max_length=most, **{key: getattr(column, key) for key in shared})
+        )
     return tuple(rules)
 
 

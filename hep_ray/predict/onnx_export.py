@@ -48,6 +48,8 @@ class _Probabilities(nn.Module):
 def export_onnx(classifier: Classifier, path: Path) -> float:
     """Write a model as ONNX: one input per column, named as it is, of any number of events.
 
+    An input of lists is (N, L, F) of any L up to the schema's, with NaN behind the items of an event.
+
     The outputs are `probabilities` and `log_odds`, both (N, C) of the classes.
 
     Args:
@@ -83,6 +85,8 @@ def export_onnx(classifier: Classifier, path: Path) -> float:
 
 def _write(classifier: Classifier, path: Path) -> None:
     names = [column.name for column in classifier.columns]
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = tuple({0: dynamic, 1: dynamic} if one.lists else {0: dynamic} for one in classifier.columns)
     example = tuple(torch.from_numpy(values) for values in _random_events(classifier, 3).values())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -94,7 +98,7 @@ def _write(classifier: Classifier, path: Path) -> None:
                 str(path),
                 input_names=names,
                 output_names=[OUTPUT, RANKS],
-                dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in names),),
+                dynamic_shapes=(shapes,),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -130,7 +134,7 @@ def rounding(classifier: Classifier) -> float:
 
 def _random_events(classifier: Classifier, number: int) -> Mapping[str, npt.NDArray[Any]]:
     random = np.random.default_rng(0)
-    return {
+    events = {
         column.name: (
             random.exponential(1, (number, *column.shape))
             if np.dtype(column.dtype).kind == "f"
@@ -138,3 +142,12 @@ def _random_events(classifier: Classifier, number: int) -> Mapping[str, npt.NDAr
         ).astype(column.dtype)
         for column in classifier.columns
     }
+    for column in classifier.columns:
+        if column.lists:
+            most = min(column.shape[0], 3 + number // 2)
+            lengths = random.integers(0, most + 1, number)
+            lengths[0] = most
+            values = events[column.name][:, :most]
+            values[np.arange(most) >= lengths[:, None]] = np.nan
+            events[column.name] = values
+    return events

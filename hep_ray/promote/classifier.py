@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hep_ray.dataset.lists import mask_of
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import ModelMismatch
 from hep_ray.loading.batches import Batch
@@ -114,13 +115,21 @@ class Classifier:
         return found.probabilities, found.log_odds
 
     def _batches(self, inputs: Mapping[str, npt.NDArray[Any]], total: int, size: int) -> Iterator[Batch]:
+        lists = {column.name for column in self.columns if column.lists}
         for start in range(0, total, size):
             part = {
-                name: torch.from_numpy(np.array(values[start : start + size])).to(self.device)
+                name: torch.from_numpy(_trimmed(np.array(values[start : start + size]), name in lists)).to(
+                    self.device
+                )
                 for name, values in inputs.items()
             }
             labels = torch.zeros(min(size, total - start), dtype=torch.int64, device=self.device)
             yield Batch(part, labels)
+
+
+def _trimmed(values: npt.NDArray[Any], lists: bool) -> npt.NDArray[Any]:
+    """Return lists (N, L, F) without the places that no event of them has; other values as they are."""
+    return values[:, : max(1, int(mask_of(values).sum(axis=1).max(initial=0)))] if lists else values
 
 
 def _loss(config: TrialConfig) -> Loss:
@@ -136,6 +145,8 @@ def values_of(events: Any, column: Column) -> npt.NDArray[Any]:
     Raises:
         ModelMismatch: it is absent, or has another shape or kind of number.
     """
+    if column.name in events and column.lists:
+        return _lists(events[column.name], column)
     if column.name in events:
         values = _stacked(events[column.name])
     elif column.elements and all(element in events for element in column.elements):
@@ -154,6 +165,34 @@ def values_of(events: Any, column: Column) -> npt.NDArray[Any]:
             f"got {values.dtype} {values.shape}"
         )
     return values.reshape(len(values), *column.shape).astype(dtype, copy=False)
+
+
+def _lists(values: Any, column: Column) -> npt.NDArray[Any]:
+    """Return lists (N, L, F) in the column's dtype, L the greatest length of the schema, absent items NaN.
+
+    Raises:
+        ModelMismatch: they are neither an array (N, l, F) with NaN behind the items, nor one (l, F) for each event, or
+            a list is longer than the column's.
+    """
+    most, size = column.shape
+    arrays = [np.asarray(one) for one in values]
+    wrong = [one.shape for one in arrays if one.shape != (0,) and one.shape[1:] != (size,)]
+    if wrong:
+        raise ModelMismatch(
+            f"column '{column.name}' is lists of items of {size} values: an array (N, L, {size}) with NaN behind the "
+            f"items, or one (L, {size}) for each event; an event has {wrong[0]}"
+        )
+    rows = [one.reshape(-1, size).astype(column.dtype) for one in arrays]
+    result = np.full((len(rows), most, size), np.nan, column.dtype)
+    for row, items in enumerate(rows):
+        present = items if len(items) <= most else items[~np.isnan(items).all(axis=1)]
+        if len(present) > most:
+            raise ModelMismatch(
+                f"column '{column.name}' has at most {most} items, as the events that the model was trained on; event "
+                f"{row} has {len(present)}"
+            )
+        result[row, : len(present)] = present
+    return result
 
 
 def _stacked(values: Any) -> npt.NDArray[Any]:

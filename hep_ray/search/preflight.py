@@ -21,7 +21,7 @@ from hep_ray.dataset.dataset import MANIFEST, Dataset
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSpace, PluginFailed, StorageError, UnknownName
 from hep_ray.files import make_folder
-from hep_ray.loading.augment import check_augmentation
+from hep_ray.loading.augment import check_augmentation, check_mixing
 from hep_ray.loading.batches import BatchRequest, torch_dtype
 from hep_ray.loading.stream import plan_ingest
 from hep_ray.models import Model
@@ -271,6 +271,7 @@ def check_configurations(
         if not config.fitted:
             try:
                 read = [schema.column(name) for name in models[built].columns]
+                check_mixing(config.augmentation, read)
                 check_augmentation(config.augmentation.on_images, read)
                 config.own_augmentation(read)
             except InvalidConfig as exc:

@@ -177,6 +177,16 @@ class JetImagesConfig(CollisionConfig):
 @simulation("jet_images", JetImagesConfig, SCHEMA, requires=("pythia8mc", "fastjet"), chunk=1000)
 def generate(config: JetImagesConfig, class_name: str, events: int, seed: SeedSequence) -> Columns:
     """Boosted H → bb (p_T > 300 GeV) against QCD: 30×30 images of the leading anti-kT jet."""
+    return columns_of(leading_jets(config, class_name, events, seed), config)
+
+
+def leading_jets(config: JetImagesConfig, class_name: str, events: int, seed: SeedSequence) -> list[Jet]:
+    """The leading jets of so many events of a class that pass the selection.
+
+    Raises:
+        MissingPackage: Pythia 8 or fastjet is not installed.
+        SimulationFailed: the generator refuses the settings, or nothing passes.
+    """
     hard = f"PhaseSpace:pTHatMin = {HARD_FRACTION * config.jet_pt}"
     settings = config.with_settings(STABLE_PIONS, *PROCESSES[class_name], hard)
     rng = np.random.default_rng(seed)
@@ -188,7 +198,11 @@ def generate(config: JetImagesConfig, class_name: str, events: int, seed: SeedSe
             yield [jet] if jet is not None and passed else []
 
     wanted = f"leading jet has p_T > {config.jet_pt} GeV and |η| < {config.jet_eta}"
-    jets = passing(attempts(), events, PATIENCE, wanted)
+    return list(passing(attempts(), events, PATIENCE, wanted))
+
+
+def columns_of(jets: Sequence[Jet], config: JetImagesConfig) -> Columns:
+    """Images of jets and their scalars, the columns of `SCHEMA`."""
     scalars = {
         "jet_pt": [jet.pt for jet in jets],
         "jet_eta": [jet.eta for jet in jets],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from hep_ray.config import Config, parse
+from hep_ray.dataset.lists import ListColumn, mask_of
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.sparse import Values
 from hep_ray.errors import InvalidConfig
@@ -18,7 +22,7 @@ from hep_ray.loading.augmentations import AUGMENTATIONS, turned_on
 from hep_ray.loading.batches import EventSource, LastBatch
 from hep_ray.loading.scalers import SCALERS, Scaler
 from hep_ray.losses import LOSSES
-from hep_ray.models import MODELS, Model, SchemaLike
+from hep_ray.models import MODELS, Model, SchemaLike, with_lists_allowed
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.registry import Registry
 
@@ -57,7 +61,7 @@ class TrainerConfig(FitConfig):
             take events over from the batch before, so that no step, and no batch normalisation, sees fewer than half a
             batch; `keep`: they make a step of their own, however few; `drop`: they are left out of the epoch.
         scalar_scaling: scaler of scalar and vector columns, fitted on the training split; `none` leaves them.
-        sequence_scaling: the same for columns of rank 2, such as tracks.
+        sequence_scaling: the same for columns of rank 2, such as tracks, and of lists, whose items count each.
         plane_scaling: the same for images without an axis of channels: columns of rank 2 whose axes the schema names;
             unless given that of the sequences.
         image_scaling: the same for columns of rank 3.
@@ -197,7 +201,8 @@ class TrialConfig:
         Raises:
             InvalidConfig: the model cannot take the dataset's columns.
         """
-        model: Model = MODELS[self.trainer.model].build(self.components["model"], schema)
+        name = self.trainer.model
+        model = with_lists_allowed(name, MODELS[name].build(self.components["model"], schema), schema)
         return model if self.fitted else with_scalers(model, schema, self.training.scaling_by_rank)
 
     def resolved(self) -> dict[str, Any]:
@@ -266,10 +271,12 @@ class ScaledModel(Model):
     Args:
         model: takes scaled inputs.
         scalers: column → scaler, for some of the model's columns.
+        lists: columns of lists, whose scalers are of one item.
     """
 
-    def __init__(self, model: Model, scalers: Mapping[str, Scaler]) -> None:
+    def __init__(self, model: Model, scalers: Mapping[str, Scaler], lists: Collection[str] = ()) -> None:
         super().__init__()
+        self.lists = frozenset(lists)
         self.columns = model.columns
         self.model = model
         self.scalers = nn.ModuleDict(dict(scalers))
@@ -282,7 +289,7 @@ class ScaledModel(Model):
         """
         for name, one in self.scalers.items():
             assert isinstance(one, Scaler)
-            one.fit(inputs[name])
+            one.fit(items_of(inputs[name]) if name in self.lists else inputs[name])
 
     def fit_to(self, train: EventSource) -> None:
         """Fit every scaler to the first events of the training split, as many as it takes.
@@ -292,16 +299,31 @@ class ScaledModel(Model):
         """
         for name, one in self.scalers.items():
             assert isinstance(one, Scaler)
-            one.fit(train.select((name,)).head(one.sample).inputs[name])
+            values = train.select((name,)).head(one.sample).inputs[name]
+            one.fit(items_of(values) if name in self.lists else values)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (N, n_classes) of inputs as they are stored, in the order of `columns`."""
         scaled = [
-            self.scalers[name](values) if name in self.scalers else values
+            self._scaled(name, values) if name in self.scalers else values
             for name, values in zip(self.columns, inputs, strict=True)
         ]
         logits: Tensor = self.model(*scaled)
         return logits
+
+    def _scaled(self, name: str, values: Tensor) -> Tensor:
+        if name not in self.lists:
+            return cast("Tensor", self.scalers[name](values))
+        items: Tensor = self.scalers[name](values.flatten(0, 1)).view(values.shape)
+        return torch.where(torch.isnan(values), torch.nan, items)
+
+
+def items_of(values: Values) -> npt.NDArray[Any]:
+    """Return all items (M, F) of a column of lists."""
+    if isinstance(values, ListColumn):
+        return values.items
+    whole = np.asarray(values)
+    return whole[mask_of(whole)]
 
 
 def with_scalers(model: Model, schema: SchemaLike, by_rank: Mapping[int, str]) -> Model:
@@ -315,6 +337,7 @@ def with_scalers(model: Model, schema: SchemaLike, by_rank: Mapping[int, str]) -
 
     Raises:
         UnknownName: there is no such scaler.
+        InvalidConfig: the model works with the units of a column that is to be scaled.
     """
     columns = [column for column in schema.columns if column.name in model.columns]
     shapes = {column.name: column.shape for column in columns}
@@ -325,5 +348,15 @@ def with_scalers(model: Model, schema: SchemaLike, by_rank: Mapping[int, str]) -
         column: by_rank.get(PLANE if column in planes and PLANE in by_rank else len(shape), NONE)
         for column, shape in shapes.items()
     }
-    scalers = {column: SCALERS[name](shapes[column]) for column, name in names.items() if name != NONE}
-    return ScaledModel(model, scalers) if scalers else model
+    lists = {column.name for column in columns if getattr(column, "lists", False)}
+    scaled = {column: name for column, name in names.items() if name != NONE}
+    if wrong := [column for column in scaled if column in getattr(model, "unscaled", ())]:
+        raise InvalidConfig(
+            f"sequence_scaling '{scaled[wrong[0]]}' would change the momenta of '{wrong[0]}', which the model works "
+            "with: leave it out, or let it exist where a model reads elements as they are, particle_features = 'stored'"
+        )
+    scalers = {
+        column: SCALERS[name](shapes[column][1:] if column in lists else shapes[column])
+        for column, name in scaled.items()
+    }
+    return ScaledModel(model, scalers, lists) if scalers else model

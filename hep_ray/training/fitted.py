@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import BatchRequest, EventSource, training_weights
@@ -73,7 +74,9 @@ class FittedLoop:
             self._train, self._schema, balanced=self.config.trainer.class_weights == "balanced"
         )
         train = self._train.select(self.model.columns, weights).head(self._most_events())
-        self.model.fit(train.inputs, train.labels, train.weights, self._seed)
+        # No fitted model reads lists.
+        inputs = {name: one for name, one in train.inputs.items() if not isinstance(one, ListColumn)}
+        self.model.fit(inputs, train.labels, train.weights, self._seed)
         val = self._val.select(self.model.columns)
         result = evaluate(self.model, build_loss("cross_entropy", {}), val.batches(BatchRequest(BATCH)))
         metrics = validation_metrics(result, self._schema, str)

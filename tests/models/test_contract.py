@@ -28,7 +28,9 @@ ELECTRON = (
     Column(name="scalars", shape=(15,)),
 )
 FEATURES = (Column(name="low_level", shape=(8,)), Column(name="mass"))
-REFERENCES = {"features": FEATURES, "image": IMAGE, "electron": ELECTRON}
+KINEMATICS = ("pt", "energy", "delta_eta", "delta_phi", "charge")
+CLOUD = (Column(name="particles", shape=(12, 5), elements=KINEMATICS, lists=True), Column(name="mass"))
+REFERENCES = {"features": FEATURES, "image": IMAGE, "electron": ELECTRON, "cloud": CLOUD}
 ROLES = (Column(name="weight"), Column(name="region", dtype="int64"))
 
 
@@ -146,10 +148,64 @@ def test_every_axis_of_every_column_matters(case: Case, built: Model) -> None:
     with torch.no_grad():
         reference = built(*events)
         for place, values in enumerate(events):
-            for axis in range(1, values.ndim):
+            for axis in range(2 if built.takes_lists else 1, values.ndim):
                 turned = list(events)
                 turned[place] = values.flip(axis)
                 assert not torch.allclose(reference, built(*turned)), (built.columns[place], axis)
+
+
+def clouds() -> list[str]:
+    return [name for name in MODELS if case_of(name).columns == CLOUD]
+
+
+@pytest.mark.parametrize("name", clouds())
+class TestClouds:
+    """What models of lists of varying length promise beside."""
+
+    def lists(self, *lengths: int) -> torch.Tensor:
+        (values,) = case_of(name="pfn").events(len(lengths), seed=3)
+        values = values[:, : max(lengths)].clone()
+        values[torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]] = torch.nan
+        return values
+
+    def trained(self, name: str) -> Model:
+        """A model whose normalisations have seen some events."""
+        built = case_of(name).build()
+        built.train()(self.lists(12, 7, 3))
+        return built.eval()
+
+    def test_the_order_of_the_items_does_not_matter(self, name: str) -> None:
+        built, values = self.trained(name), self.lists(12, 7, 3)
+        order = torch.stack(
+            [torch.cat([torch.randperm(length), torch.arange(length, 12)]) for length in (12, 7, 3)]
+        )
+        turned = values.gather(1, order[..., None].expand_as(values))
+        with torch.no_grad():
+            torch.testing.assert_close(built(turned), built(values), rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(built(values)[0], built(values)[1])
+
+    def test_how_far_lists_are_filled_up_does_not_matter(self, name: str) -> None:
+        built, values = self.trained(name), self.lists(8, 5, 2)
+        longer = torch.nn.functional.pad(values, (0, 0, 0, 9), value=torch.nan)
+        with torch.no_grad():
+            alone = [built(values[row : row + 1, :length]) for row, length in enumerate((8, 5, 2))]
+            torch.testing.assert_close(built(longer), torch.cat(alone), rtol=1e-4, atol=1e-5)
+        torch.manual_seed(0)  # the statistics of a batch, and dropout off, know as little of the filling
+        batches = [copy.deepcopy(built).train() for _ in range(2)]
+        for one in batches:
+            for module in one.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
+        torch.testing.assert_close(batches[0](longer), batches[1](values), rtol=1e-4, atol=1e-5)
+
+    def test_events_of_one_item_or_none_have_finite_logits_and_gradients(self, name: str) -> None:
+        built, values = self.trained(name), self.lists(4, 1, 0)
+        assert torch.isfinite(built(values)).all()
+        assert torch.isfinite(built(values[2:])).all()
+        built.train()(values).square().sum().backward()
+        for parameter in built.parameters():
+            assert parameter.grad is not None
+            assert torch.isfinite(parameter.grad).all()
 
 
 def test_the_seed_decides_the_weights(case: Case, built: Model) -> None:

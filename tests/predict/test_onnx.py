@@ -3,12 +3,16 @@
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.errors import ExportFailed, InvalidConfig, MissingPackage, StorageError
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.errors import ExportFailed, InvalidConfig, MissingPackage, ModelMismatch, StorageError
 from hep_ray.predict import onnx_export
 from hep_ray.predict.onnx_export import export_onnx
+from hep_ray.promote.classifier import Classifier
+from hep_ray.training.config import TrialConfig
 from tests.facts import raises, tells
 
 
@@ -48,6 +52,36 @@ def test_every_precision_of_training_is_exported_and_compared_in_float32(
     np.testing.assert_allclose(found, in_float32.build().predict(inputs), rtol=0, atol=1e-5)
     rounded = np.abs(found - made.build().predict(inputs)).max()
     assert (rounded > 1e-5) == (precision == "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["pfn", "particlenet", "particle_transformer"])
+def test_clouds_of_any_length_give_the_probabilities_of_torch(tmp_path, name):
+    named = ("pt", "energy", "delta_eta", "delta_phi")
+    lists = Column(name="particles", shape=(30, 4), elements=named, lists=True)
+    schema = EventSchema(task="toy", columns=(lists,), classes=("qcd", "hbb"))
+    params = {"model": name, "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+    config = TrialConfig.from_params(params)
+    torch.manual_seed(0)
+    model = config.build_model(schema)
+    classifier = Classifier(config.resolved(), schema, model.state_dict())
+    assert export_onnx(classifier, tmp_path / "cloud.onnx") <= 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "cloud.onnx"))
+    assert [(one.name, one.shape[2]) for one in session.get_inputs()] == [("particles", 4)]
+    random = np.random.default_rng(1)
+    for number, length in ((1, 1), (5, 3), (70, 30)):
+        jets = [
+            random.random((count, 4)).astype(np.float32) for count in random.integers(0, length + 1, number)
+        ]
+        filled = np.full((number, length, 4), np.nan, np.float32)
+        for row, jet in enumerate(jets):
+            filled[row, : len(jet)] = jet
+        (found,) = session.run(["probabilities"], {"particles": filled})
+        for given in (jets, filled):  # lists of any length, or filled up
+            np.testing.assert_allclose(found, classifier.predict({"particles": given}), rtol=0, atol=1e-5)
+    with raises(ModelMismatch, "'particles'", "30", "31"):
+        classifier.predict({"particles": [random.random((31, 4))]})
+    with raises(ModelMismatch, "'particles'", "(7, 3)"):
+        classifier.predict({"particles": [random.random((7, 3))]})
 
 
 def test_what_onnx_lacks_is_refused_and_leaves_nothing(tmp_path, make_package):

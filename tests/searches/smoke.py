@@ -32,6 +32,7 @@ EVENTS = {
     "six_hypotheses": 180,
     "electron_id": 1200,
     "jet_images": 120,
+    "jet_clouds": 120,
     "susy": 120,
     "atlas_objects": 200,
 }

@@ -8,9 +8,20 @@ import pytest
 
 pytest.importorskip("fastjet", reason="fastjet (extra 'sim') is not installed")
 
+from hep_ray.dataset.lists import mask_of
+from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.simulate.detector import Deposits
-from hep_ray.simulate.jet_images import HALF_WIDTH, PIXELS, jet_image, leading_jet, soft_drop_masses
+from hep_ray.simulate.jet_clouds import constituents_of
+from hep_ray.simulate.jet_images import (
+    HALF_WIDTH,
+    PIXELS,
+    Jet,
+    jet_image,
+    leading_jet,
+    soft_drop_masses,
+)
+from tests.facts import raises
 
 needs_pythia = pytest.mark.skipif(
     importlib.util.find_spec("pythia8mc") is None, reason="Pythia 8 (extra 'sim') is not installed"
@@ -60,6 +71,43 @@ def test_images_are_centred_and_hold_the_jet(rotate: bool) -> None:
     spread = [np.sqrt(image.sum(axis) @ (centres**2) / image.sum()) for axis in (1, 0)]
     wide, narrow = spread if rotate else reversed(spread)
     assert wide > 2 * narrow
+
+
+def test_constituents_are_those_of_the_jet_from_the_largest_pt_on() -> None:
+    parts = Deposits(
+        np.array([20.0, 50.0, 30.0]),
+        np.array([0.1, 0.0, -0.1]),
+        np.array([3.1, 3.0, -3.1]),
+        np.array([22, 0, -1]),
+    )
+    jets = [Jet(100.0, 0.05, 3.0, 10.0, parts), Jet(50.0, 0.0, 3.0, 0.0, parts.chosen(np.array([1])))]
+    values = constituents_of(jets)
+    assert values.shape == (2, 256, 9)
+    assert mask_of(values).sum(axis=1).tolist() == [3, 1]
+    # Δφ of the second is −3.1 − 3.0 + 2π; E = p_T cosh η; charged hadron, neutral hadron, photon.
+    expected = [
+        [50, 50, -0.05, 0.0, 1, 0, 0, 0, 0],
+        [30, 30 * math.cosh(0.1), -0.15, 2 * math.pi - 6.1, 0, 0, 0, 0, 1],
+        [20, 20 * math.cosh(0.1), 0.05, 0.1, 0, 0, 0, 1, 0],
+    ]
+    np.testing.assert_allclose(values[0, :3], expected, rtol=1e-5, atol=1e-6)
+    many = Deposits(*(np.zeros(257) for _ in range(3)), np.zeros(257, np.int64))
+    with raises(SimulationFailed, "257", "256"):
+        constituents_of([Jet(1.0, 0.0, 0.0, 0.0, many)])
+
+
+@needs_pythia
+def test_both_tasks_have_the_same_jets() -> None:
+    clouds, images = (
+        SIMULATIONS[name].generate(SIMULATIONS[name].config(), "qcd", 10, np.random.SeedSequence(4))
+        for name in ("jet_clouds", "jet_images")
+    )
+    for name, values in images.items():
+        np.testing.assert_array_equal(clouds[name], values)
+    # The image holds the p_T of the constituents, but for the few beyond its edge.
+    held = np.nansum(clouds["constituents"][..., 0], axis=1) / images["image"].sum(axis=(1, 2, 3))
+    assert held.min() >= 1 - 1e-5
+    assert held.max() < 1.1
 
 
 @needs_pythia

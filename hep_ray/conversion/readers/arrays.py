@@ -25,6 +25,7 @@ from hep_ray.conversion.readers.fields import (
     field,
     is_number,
     is_text,
+    item_dtype,
     not_empty,
     part_named,
     reading,
@@ -71,7 +72,7 @@ class StoredArray:
     @property
     def readable(self) -> bool:
         """Whether there are rows, of numbers or of members that are numbers, none of them of size zero."""
-        numbers = any(is_number(dtype) for _, dtype, _ in self.members)
+        numbers = any(is_number(dtype) or item_dtype(dtype) is not None for _, dtype, _ in self.members)
         return bool(self.shape) and min(self.shape[1:], default=1) > 0 and numbers
 
     @property
@@ -80,10 +81,15 @@ class StoredArray:
         return len(self.shape) == 1 and is_text(self.dtype)
 
     @property
+    def is_list(self) -> bool:
+        """Whether it is one list of numbers per event, as HDF5 has them."""
+        return len(self.shape) == 1 and item_dtype(self.dtype) is not None
+
+    @property
     def members(self) -> list[Member]:
         """Readable parts: itself or members of its compound dtype, of numbers or of one text per event."""
         if self.dtype.names is None:
-            return [(None, self.dtype, ())] if is_number(self.dtype) or self.is_text else []
+            return [(None, self.dtype, ())] if is_number(self.dtype) or self.is_text or self.is_list else []
         found = [(name, *_subarray(self.dtype[name])) for name in self.dtype.names]
         flat = len(self.shape) == 1
         return [one for one in found if is_number(one[1]) or (flat and not one[2] and is_text(one[1]))]
@@ -98,7 +104,11 @@ class StoredArray:
             kind = f"of shape {self.shape}" if self.shape else "one value for all events"
             yield self.own_name, LeftOut(f"{kind} ({_kind(self.dtype)})")
             return
-        read = {member for member, dtype, _ in self.members if is_number(dtype)}
+        read = {
+            member
+            for member, dtype, _ in self.members
+            if is_number(dtype) or (member is None and self.is_list)
+        }
         for member in self.dtype.names or (None,):
             if member in read:
                 continue

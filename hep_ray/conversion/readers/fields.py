@@ -55,6 +55,12 @@ def is_text(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "SU" or kind in (str, bytes)
 
 
+def item_dtype(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Return the dtype of the numbers of HDF5's lists of varying length; None of what is no such list."""
+    kind: Any = dict(dtype.metadata or {}).get("vlen")
+    return kind if isinstance(kind, np.dtype) and is_number(kind) else None
+
+
 def native(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
     """Return the dtype in this machine's byte order; booleans within an array count as uint8."""
     return np.dtype(np.uint8) if shape and dtype.kind == "b" else dtype.newbyteorder("=")
@@ -64,6 +70,8 @@ def field(name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), *, jagge
     """Return the field of a number, an array of numbers, a list of them (`jagged`) or a text, which is never null."""
     if is_text(dtype):
         return pa.field(name, pa.string(), nullable=False)
+    if (inner := item_dtype(dtype)) is not None:
+        dtype, jagged = inner, True
     value_type = pa.from_numpy_dtype(native(dtype, shape))
     if jagged:
         return pa.field(name, pa.list_(value_type), nullable=False)
@@ -79,6 +87,10 @@ def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
     if pa.types.is_string(arrow_type):
         texts = values.tolist()
         return pa.array([text.decode() if isinstance(text, bytes) else text for text in texts], arrow_type)
+    if pa.types.is_list(arrow_type):
+        offsets = np.concatenate([[0], np.cumsum([len(one) for one in values])])
+        flat = np.concatenate([np.empty(0, arrow_type.value_type.to_pandas_dtype()), *values])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, arrow_type.value_type))
     values = np.ascontiguousarray(values, dtype=native(values.dtype, values.shape[1:]))
     if not isinstance(arrow_type, pa.FixedShapeTensorType):
         return pa.array(values, arrow_type)
@@ -97,6 +109,8 @@ def _value_bytes(arrow_type: pa.DataType) -> int:
         return int(np.prod(arrow_type.shape)) * _value_bytes(arrow_type.value_type)
     if pa.types.is_list(arrow_type):
         return LIST_LENGTH * _value_bytes(arrow_type.value_type)
+    if pa.types.is_fixed_size_list(arrow_type):
+        return int(arrow_type.list_size) * _value_bytes(arrow_type.value_type)
     return TEXT_BYTES if pa.types.is_string(arrow_type) else -(-arrow_type.bit_width // 8)
 
 

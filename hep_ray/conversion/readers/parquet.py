@@ -178,8 +178,10 @@ def _type(arrow_type: pa.DataType) -> pa.DataType | None:
         shape, value_type = (*shape, value_type.list_size), value_type.value_type
     if shape:
         return pa.fixed_shape_tensor(value_type, shape) if _is_number(value_type) else None
-    if (types.is_list(arrow_type) or types.is_large_list(arrow_type)) and _is_number(arrow_type.value_type):
-        return pa.list_(arrow_type.value_type)
+    if types.is_list(arrow_type) or types.is_large_list(arrow_type):
+        inner = arrow_type.value_type
+        of_arrays = types.is_fixed_size_list(inner) and _is_number(inner.value_type)
+        return pa.list_(inner) if of_arrays or _is_number(inner) else None
     return None
 
 

@@ -28,8 +28,11 @@ def kind_of(column: Column) -> Kind:
     """Return how a column is drawn.
 
     A scalar or short vector: a distribution of each element. A longer vector: its mean by place. A matrix
-    with named columns: a sequence, its mean by place. Another matrix, or three axes: an image.
+    with named columns, or lists: a sequence, its mean by place over the events that have the place. Another matrix, or
+    three axes: an image.
     """
+    if column.lists:
+        return "sequence"
     axes = len(column.shape)
     if axes == 0 or (axes == 1 and column.shape[0] <= MOST_FEATURES):
         return "features"
@@ -81,6 +84,7 @@ def draw_sample(folder: Path, manifest: Manifest, split: Split, most: int) -> Sa
     images = [column for column in summed if kind_of(column) == "image"]
     sums = {column.name: np.zeros((classes, *column.shape)) for column in summed}
     squares = {column.name: np.zeros((classes, *column.shape)) for column in summed}
+    counts = {column.name: np.zeros((classes, *column.shape)) for column in summed}
     singles = {column.name: [np.zeros((0, *column.shape))] * classes for column in images}
     labels, features = [], {column.name: [] for column in kept}  # type: ignore[var-annotated]
     for events in _batches(folder, manifest, split, most):
@@ -91,16 +95,17 @@ def draw_sample(folder: Path, manifest: Manifest, split: Split, most: int) -> Sa
             own = events[LABEL] == label
             for column in summed:
                 values = events[column.name][own].astype(np.float64)
-                sums[column.name][label] += values.sum(axis=0)
-                squares[column.name][label] += (values**2).sum(axis=0)
+                sums[column.name][label] += np.nansum(values, axis=0)
+                squares[column.name][label] += np.nansum(values**2, axis=0)
+                counts[column.name][label] += (~np.isnan(values)).sum(axis=0)
                 if column in images:
                     held = singles[column.name]
                     held[label] = np.concatenate([held[label], values])[:SINGLE_EVENTS]
     all_labels = np.concatenate(labels)
-    counts = np.maximum(np.bincount(all_labels, minlength=classes), 1)
-    means = {name: (total.T / counts).T for name, total in sums.items()}
+    numbers = {name: np.maximum(count, 1) for name, count in counts.items()}
+    means = {name: total / numbers[name] for name, total in sums.items()}
     errors = {
-        name: np.sqrt(np.maximum((squares[name].T / counts).T - mean**2, 0).T / counts).T
+        name: np.sqrt(np.maximum(squares[name] / numbers[name] - mean**2, 0) / numbers[name])
         for name, mean in means.items()
     }
     values = {name: np.concatenate(pieces) for name, pieces in features.items()}
