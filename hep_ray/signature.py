@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types
@@ -13,7 +14,7 @@ from pydantic import Field, PydanticUserError, TypeAdapter, ValidationError, cre
 
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
-from hep_ray.own_code import defined_at
+from hep_ray.own_code import blaming, defined_at
 
 KINDS = (bool, int, float, str)
 """What a space may state."""
@@ -34,16 +35,30 @@ class Range:
     high: float | None = None
 
 
-def config_of(
-    function: Callable[..., Any], what: str, *, leaving_out: int, owner: Any = None
-) -> type[Config]:
-    """Return the configuration class whose fields are the parameters of a function.
+def component_of(
+    made: Callable[..., Any], what: str, *, leaving_out: int
+) -> tuple[type[Config], Callable[..., Any]]:
+    """Return `config_of` a function or class, and what calls it with a configuration and its leading arguments.
+
+    What it raises then is told with the user's own line first.
+    """
+    keys = config_of(made, what, leaving_out=leaving_out)
+
+    @functools.wraps(made, updated=())
+    def build(config: Config, *leading: Any) -> Any:
+        with blaming(f"building {what}"):
+            return made(*leading, **{key: getattr(config, key) for key in keys.model_fields})
+
+    return keys, build
+
+
+def config_of(function: Callable[..., Any], what: str, *, leaving_out: int) -> type[Config]:
+    """Return the configuration class whose fields are the parameters of a function or class.
 
     Args:
-        function: whose parameters are annotated.
+        function: whose parameters are annotated, and whose docstring may say what they mean.
         what: is registered, such as `model 'mine'`, for messages.
         leaving_out: number of leading parameters that are no keys.
-        owner: class that the function makes, whose docstring may tell what the keys mean too.
 
     Raises:
         InvalidConfig: a parameter has no annotation, another kind than a key can have, or a default that its own
@@ -60,12 +75,12 @@ def config_of(
         raise InvalidConfig(
             f"{where}{what} takes {taken}; it must take {leaving_out} arguments before its keys"
         )
-    told = meanings(owner) | meanings(function)
+    told = meanings(function)
     fields = {one.name: _field(one, where, what, told.get(one.name, "")) for one in parameters[leaving_out:]}
     listed = "".join(f"    {name}: {told.get(name, '')}\n" for name in fields)
     doc = f"Configuration of {what}.\n" + (f"\nAttributes:\n{listed}" if listed else "")
     made: type[Config] = create_model(
-        f"{getattr(owner or function, '__name__', 'Own')}Config", __base__=Config, **fields
+        f"{getattr(function, '__name__', 'Own')}Config", __base__=Config, **fields
     )
     made.__doc__ = doc
     return made

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import InvalidConfig
-from hep_ray.own_code import blaming, defined_at
+from hep_ray.own_code import defined_at
 from hep_ray.registry import Registry
-from hep_ray.signature import config_of
+from hep_ray.signature import component_of, config_of
 
 
 class Loss(nn.Module):
@@ -130,24 +130,19 @@ def loss(name: str, config: type[Config] | None = None) -> Callable[[L], L]:
 
 def _plain(name: str, made: Any) -> tuple[type[Config], Callable[[Any], Loss]]:
     """Configuration and builder of a class of `Loss`, or of a function, whose keys are its parameters."""
-    what, is_class = f"loss '{name}'", inspect.isclass(made)
-    if is_class:
+    what = f"loss '{name}'"
+    if inspect.isclass(made):
         if not issubclass(made, Loss):
             raise InvalidConfig(
                 f"{what} is a class {made.__name__}: a loss is a class of hep_ray.losses.Loss, or a function "
                 "(logits, labels) that returns (N,)"
             )
-        keys = config_of(made, what, leaving_out=0, owner=made)
-    else:
-        keys = config_of(made, what, leaving_out=2)
+        return component_of(made, what, leaving_out=0)
+    keys = config_of(made, what, leaving_out=2)
 
-    @functools.wraps(made, updated=())
+    @functools.wraps(made)
     def build(config: Config) -> Loss:
         values = {key: getattr(config, key) for key in keys.model_fields}
-        with blaming(f"building {what}"):
-            if is_class:
-                built: Loss = made(**values)
-                return built
         return FunctionLoss(f"{defined_at(made)}{what}", functools.partial(made, **values))
 
     return keys, build

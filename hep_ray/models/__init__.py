@@ -12,9 +12,8 @@ from torch import nn
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import InvalidConfig
-from hep_ray.own_code import blaming
 from hep_ray.registry import Registry
-from hep_ray.signature import config_of
+from hep_ray.signature import component_of
 
 
 class ColumnLike(Protocol):
@@ -128,15 +127,12 @@ def model(
 
 def _plain(name: str, made: Any) -> tuple[type[Config], Callable[[Any, SchemaLike], Any]]:
     """Configuration and builder of a module, or of a function that returns one, whose keys are its parameters."""
-    what, is_class = f"model '{name}'", inspect.isclass(made)
-    keys = (
-        config_of(made, what, leaving_out=1, owner=made) if is_class else config_of(made, what, leaving_out=1)
-    )
+    what = f"model '{name}'"
+    keys, make = component_of(made, what, leaving_out=1)
 
     @functools.wraps(made, updated=())
     def build(config: Config, schema: SchemaLike) -> Any:
-        with blaming(f"building {what}"):
-            module = made(schema, **{key: getattr(config, key) for key in keys.model_fields})
+        module = make(config, schema)
         if not isinstance(module, nn.Module):
             raise InvalidConfig(
                 f"{what} is a {type(module).__name__}: it must be an nn.Module, or return one"

@@ -5,8 +5,6 @@ To resume a run: build the optimizer and the schedule as for a new run, then loa
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -20,9 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
-from hep_ray.own_code import blaming
 from hep_ray.registry import Registry
-from hep_ray.signature import config_of
+from hep_ray.signature import component_of
 
 Parameters = Iterable[nn.Parameter]
 OptimizerFactory = Callable[[Any, Parameters, float], Optimizer]
@@ -140,14 +137,7 @@ def _plain(what: str, made: Any, config: type[Config] | None) -> tuple[type[Conf
     """Configuration and factory; without a class for it, the keys are the parameters after the first two."""
     if config is not None:
         return config, made
-    keys = config_of(made, what, leaving_out=2, owner=made if inspect.isclass(made) else None)
-
-    @functools.wraps(made, updated=())
-    def factory(config: Config, first: Any, second: Any) -> Any:
-        with blaming(f"building {what}"):
-            return made(first, second, **{key: getattr(config, key) for key in keys.model_fields})
-
-    return keys, factory
+    return component_of(made, what, leaving_out=2)
 
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -69,7 +69,7 @@ class Network(nn.Module):
 
 
 def test_a_class_says_in_its_own_docstring_what_the_keys_of_its_init_mean() -> None:
-    (key,) = keys(config_of(Network, "model 'mine'", leaving_out=1, owner=Network))
+    (key,) = keys(config_of(Network, "model 'mine'", leaving_out=1))
     assert (key.name, key.meaning) == ("hidden", "width.")
 
 
