@@ -36,7 +36,7 @@ COLLECTED = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.cache is not None:
+    if getattr(config, "cache", None) is not None:
         os.environ.setdefault("HEP_RAY_CACHE", str(config.cache.mkdir("hep_ray")))
     config.stash[SKIPPED], config.stash[RAN] = {}, set()
     config.pluginmanager.register(Skips(config), "skips")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,27 @@ def test_the_readers_network_takes_the_events_that_the_page_simulates() -> None:
     inputs = [torch.ones(5, *column.shape) for column in schema.inputs]
     for products in (False, True):
         assert code["Quadratic"](schema, products)(*inputs).shape == (5, 2)
+
+
+@pytest.mark.slow
+def test_the_page_does_what_it_says_when_it_is_typed(tmp_path: Path) -> None:
+    page = PAGE.read_text()
+    name = re.search(r"^`(\w+\.py)`:$", page, re.MULTILINE)[1]  # type: ignore[index]
+    (tmp_path / name).write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])  # type: ignore[index]
+    commands = re.search(r"```\n(hep-ray.*?)```", page, re.DOTALL)[1].splitlines()  # type: ignore[index]
+    told = {}
+    for line in commands:
+        program, *words = shlex.split(line)
+        told[line] = (
+            hep_ray(tmp_path, *words) if program == "hep-ray" else run(tmp_path, sys.executable, *words)
+        )
+    simulated, planned, searched, listed = told.values()
+    assert "4000" in simulated
+    assert tells(
+        planned, "quadratic_susy.py: model 'quadratic', loss 'brier', metric 'separation'", "Nothing was run"
+    )
+    assert tells(searched, "quadratic_susy: 2 trials", "hep-ray confirm quadratic_susy")
+    assert tells(listed, "products", "dropout", "0.9")
 
 
 @pytest.mark.slow
