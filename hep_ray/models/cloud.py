@@ -77,6 +77,8 @@ class CloudInput(nn.Module):
         InvalidConfig: there is no such column of lists, or an element that is needed is not named.
     """
 
+    takes_lists = True
+
     def __init__(self, config: CloudConfig, schema: SchemaLike, *, needs_momenta: bool) -> None:
         super().__init__()
         found = column_of_lists(config.cloud, schema)

@@ -220,7 +220,7 @@ class ParticleTransformer(CloudModel):
         bias = self.pair_embed(particles) + absent
         for block in self.blocks:
             known = block(known, None, bias) * mask[..., None]
-        token = self.token.expand(known.shape[0], -1, -1)
+        token = self.token + torch.zeros_like(known[:, :1])
         with_token = nn.functional.pad(absent, (1, 0))
         for block in self.class_blocks:
             token = block(token, known, with_token)

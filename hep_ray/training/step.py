@@ -121,6 +121,8 @@ def mixing_points(model: Model, batch: Batch) -> tuple[str, ...]:
         for name, given in calls.items():
             if len(given) != 1 or given[0] is None or id(given[0]) in found:
                 continue
+            if getattr(model.get_submodule(name), "takes_lists", False):
+                continue  # an item of one event's list belongs to none of another's
             with _input_changed(model.get_submodule(name), lambda values: values[order]):
                 if torch.allclose(model(*inputs), turned, rtol=1e-4, atol=1e-5):
                     found[id(given[0])] = name

@@ -13,11 +13,14 @@ from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import Augmentation, AugmentConfig
+from hep_ray.loading.batches import Batch
 from hep_ray.models import Model, build_model
 from hep_ray.models.cloud import CloudConfig, CloudInput, normalised
 from hep_ray.models.particle_transformer import pairs
 from hep_ray.models.particlenet import nearest
 from hep_ray.training.config import TrialConfig, with_scalers
+from hep_ray.training.cost import model_cost
+from hep_ray.training.step import mixing_points
 from tests.facts import raises
 
 MODELS = ("pfn", "particlenet", "particle_transformer")
@@ -148,6 +151,18 @@ def test_large_batches_are_evaluated_by_length(name: str) -> None:
     lists = particles(*lengths)
     with torch.no_grad():
         torch.testing.assert_close(model(lists), model.logits(lists), rtol=1e-4, atol=1e-5)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_its_cost_is_known_and_events_are_mixed_behind_the_lists(name: str) -> None:
+    model, schema = build_model(name, {}, schema_of()), schema_of()
+    cost = model_cost(model, schema)
+    assert cost["parameters"] == numbers(model)
+    assert cost["flops"] > cost["parameters"]
+    lists = particles(5, 5, 5, 5)
+    points = mixing_points(model, Batch({"particles": lists}, torch.zeros(4, dtype=torch.int64)))
+    assert points
+    assert "particles" not in points
 
 
 def trial(model: str, **params: Any) -> Model:

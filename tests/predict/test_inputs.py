@@ -8,7 +8,8 @@ import pytest
 import uproot
 
 from hep_ray.conversion.shards import ShardWriter
-from hep_ray.dataset.schema import EVENT_ID
+from hep_ray.dataset.lists import ListColumn, offsets_of
+from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
 from hep_ray.errors import (
     InvalidConfig,
     InvalidEvents,
@@ -20,6 +21,8 @@ from hep_ray.errors import (
 from hep_ray.predict import inputs as inputs_module
 from hep_ray.predict.inputs import Ways, open_inputs
 from hep_ray.predict.output import read_events, score_piece
+from hep_ray.promote.classifier import Classifier
+from hep_ray.training.config import TrialConfig
 from tests.facts import raises
 
 ELEMENTS = ("pt", "eta", "phi")
@@ -241,3 +244,41 @@ def test_globs_folders_empty_files_and_odd_names_are_predicted_too(tmp_path, eve
         np.testing.assert_array_equal(np.concatenate(features), events["features"])
     with raises(NoEvents, tmp_path / "runs/job_10/out.root"):
         open_inputs([tmp_path / "runs/job_10"], classifier)
+
+
+def test_lists_are_read_from_datasets_and_from_fields_of_their_elements(tmp_path):
+    named, lengths = ("pt", "delta_eta", "delta_phi"), np.random.default_rng(0).integers(0, 6, 60)
+    column = Column(name="jets", shape=(5, 3), elements=named, lists=True)
+    schema = EventSchema(task="toy", columns=(column,), classes=("a", "b"))
+    items = np.random.default_rng(1).random((int(lengths.sum()), 3)).astype(np.float32)
+    values = np.asarray(ListColumn((5, 3), offsets_of(lengths), items))
+    ids = [f"e{row}" for row in range(60)]
+    with ShardWriter(tmp_path / "toy", schema) as writer:
+        writer.write({"event_id": ids, "label": np.arange(60) % 2, "jets": values})
+    offsets = pa.array(offsets_of(lengths), pa.int32())
+    fields = {
+        name: pa.ListArray.from_arrays(offsets, pa.array(items[:, place])) for place, name in enumerate(named)
+    }
+    pq.write_table(pa.table({"event_id": ids, **fields}), tmp_path / "fields.parquet")
+    params = {"model": "pfn", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+    config = TrialConfig.from_params(params)
+    classifier = Classifier(config.resolved(), schema, config.build_model(schema).state_dict())
+    wanted = dict(zip(ids, classifier.predict({"jets": values}), strict=True))
+    for source in (tmp_path / "toy", tmp_path / "fields.parquet"):
+        prediction = open_inputs([source], classifier)
+        found = {}
+        for piece in prediction.pieces:
+            for events in read_events(classifier, prediction, piece):
+                found.update(
+                    zip(np.asarray(events[EVENT_ID]).tolist(), classifier.predict(events), strict=True)
+                )
+        assert found.keys() == wanted.keys()
+        for event, scores in wanted.items():
+            np.testing.assert_allclose(found[event], scores, rtol=0, atol=1e-6)
+    longer = classifier.schema.model_copy(update={"columns": (column.model_copy(update={"shape": (2, 3)}),)})
+    short = Classifier(config.resolved(), longer, classifier.model.state_dict())
+    with raises(ModelMismatch, "'jets'", "(2, 3)", "(5, 3)"):
+        open_inputs([tmp_path / "toy"], short)
+    prediction = open_inputs([tmp_path / "fields.parquet"], short)
+    with raises(InvalidEvents, "jets", "max_length = 2"):
+        list(read_events(short, prediction, prediction.pieces[0]))
