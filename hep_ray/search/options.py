@@ -71,6 +71,10 @@ TIME_BUDGET_FLAG = typer.Option(
     help="Time after which no trial starts and each that runs stops after its epoch, such as 45m, 2h or 1h30m; "
     "--resume goes on with them.",
 )
+PRECISION_FLAG = typer.Option(
+    help="float32 or bfloat16 for the products of every network, whatever the space states; auto: bfloat16 where this "
+    "processor multiplies in it and all networks are of images. A published preset lists bfloat16 as a deviation."
+)
 MEMORY_BUDGET_FLAG = typer.Option(
     help="GB of a node's memory for the events; unless given, half of the smallest object store of Ray."
 )
@@ -123,6 +127,9 @@ class SearchOptions:
     epoch_timeout: Annotated[float, EPOCH_TIMEOUT_FLAG, Resume.MAY_CHANGE] = EPOCH_TIMEOUT
     cache: Annotated[Cache, CACHE_FLAG, Resume.MAY_CHANGE] = "auto"
     memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, Resume.MAY_CHANGE] = None
+    precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, PRECISION_FLAG, Resume.MAY_CHANGE] = (
+        None
+    )
     plugin: Annotated[Plugins, Resume.MAY_CHANGE] = None
     accept_changed_code: Annotated[
         bool,

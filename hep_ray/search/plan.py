@@ -34,6 +34,7 @@ from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
+from hep_ray.training.precision import chosen_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +381,27 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
 """What a search is refused for by itself, then by its events, in this order; `preflight.CHECKS` is what follows."""
 
 
+def _in_precision(
+    preset: Preset, search: Search, options: SearchOptions, asked: str
+) -> tuple[Preset, SearchOptions]:
+    """Return the preset with a precision for all its networks, and the options with the one that was chosen.
+
+    So a resumed search keeps it, on whatever processor.
+    """
+    space = preset.space or search.space
+    models = (
+        [str(name) for name in space.parameters["model"].corners()] if "model" in space.parameters else ()
+    )
+    precision = chosen_precision(asked, models, gpus=options.gpus_per_trial > 0)
+    published = preset.published
+    if published is not None and precision != "float32":
+        published = published.with_ours(f"products in {precision}, sums and weights in float32 (--precision)")
+    return (
+        dataclasses.replace(preset, space=space.replace(precision=precision), published=published),
+        dataclasses.replace(options, precision=precision),
+    )
+
+
 def _check_baseline(search: Search) -> None:
     """Refuse a baseline of parameters that no trial has; one that is outside the space is trained by `confirm` anew.
 
@@ -418,6 +440,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
     Raises:
         UnknownName: no such preset, or the baseline names a parameter that no trial has.
         PluginFailed: a module that --plugin names cannot be imported.
+        InvalidConfig: the processor lacks the precision that is asked for.
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
         InvalidConfig: neither a number of trials nor a time ends it.
@@ -434,6 +457,8 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         )
     asked = search.presets[options.preset].with_options(options)
     preset = asked.resolved(search, options.sampler, options.scheduler)
+    if options.precision is not None:
+        preset, options = _in_precision(preset, search, options, options.precision)
     draft = Draft(search, preset, options, hashes)
     for check in CHECKS:
         check(draft)
