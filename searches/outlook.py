@@ -3,6 +3,8 @@
 Study 4.1, outlook of the HVL thesis: 50×50×3 η–φ histograms of towers and tracks. Events are turned in φ, and reflected
 in φ and η, which the collision does not change. A trial ends after six epochs without a better AUC. The thesis gives
 no numbers for these. `full` trains both networks with and without rotation three times, by cross-entropy and root 5.
+`exponents` are root indices between 0 and 1, powers of the logits, with the thesis' CNN and protocol: it tried them and
+could not train, and gives no numbers. A trial whose loss is not finite fails, and says so.
 """
 
 from hep_ray import Choice, LogUniform, Preset, Search, Space, StudyTable, Uniform, main
@@ -34,6 +36,18 @@ full = space.replace(
     eta_flip=False,
 )
 smoke = full.replace(root_index=1, phi_rotation=True, patience=0)
+exponents = Space(
+    model="cnn",
+    dropout=0.0,
+    loss="root_softmax",
+    root_index=Choice(0.25, 0.5, 0.75, 1),
+    optimizer="adam",
+    learning_rate=0.01,
+    schedule="step",
+    step_size=5,
+    gamma=0.9,
+    batch_size=100,
+)
 search = Search(
     name="outlook",
     task="mbh_sph",
@@ -43,6 +57,7 @@ search = Search(
         "smoke": Preset(sampler="grid", scheduler="none", epochs=1, space=smoke),
         "laptop": Preset(trials=12, epochs=9, grace_epochs=4),
         "full": Preset(sampler="grid", scheduler="none", epochs=40, seeds=3, space=full),
+        "exponents": Preset(sampler="grid", scheduler="none", epochs=40, space=exponents),
     },
     metric="val_auc",
     baseline={"phi_rotation": False, "root_index": 1},

@@ -1,11 +1,13 @@
 """Root softmax, the loss of the HVL thesis: cross-entropy of root-compressed logits.
 
-For logits x, true class t and root index r ≥ 1,
+For logits x, true class t and root index r > 0,
 
     zⱼ = sgn(xⱼ)·|xⱼ|^(1/r),        p = softmax(z),        loss = −ln pₜ = ln Σⱼ exp(zⱼ) − zₜ,
 
 evaluated by log-sum-exp. r = 1 is cross-entropy. The root flattens confident logits: to gain a factor e
-in odds, a logit of size x must grow by about r·x^(1 − 1/r) instead of 1.
+in odds, a logit of size x must grow by about r·x^(1 − 1/r) instead of 1. An r below 1 is a power 1/r above 1, which
+sharpens instead; the thesis tried such exponents and could not train with them: steps grow with the logits, until the
+loss is not finite.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ class RootSoftmaxConfig(Config):
     """Configuration of `root_softmax`.
 
     Attributes:
-        root_index: r, any real number from 1; the thesis uses 1 and 3 to 9.
+        root_index: r, any real number above 0; the thesis uses 1 and 3 to 9, and tried those between 0 and 1 in vain.
     """
 
-    root_index: float = Field(ge=1)
+    root_index: float = Field(gt=0)
 
 
 class _SignedRoot(torch.autograd.Function):
@@ -66,7 +68,7 @@ def signed_root(logits: Tensor, root_index: float) -> Tensor:
 
     Args:
         logits: x, any shape.
-        root_index: r ≥ 1; at exactly 1 the logits come back untouched.
+        root_index: r > 0; at exactly 1 the logits come back untouched.
     """
     if root_index == 1:
         return logits

@@ -271,8 +271,18 @@ class TestRootSoftmax:
         loss(leaf, target).sum().backward()
         torch.testing.assert_close(mapped[1], leaf.grad)
 
-    @pytest.mark.parametrize("index", [0.999, 0, -3, math.inf, math.nan])
-    def test_the_index_is_a_real_number_from_one(self, index: float):
+    def test_an_index_below_one_is_a_power_of_the_logits(self):
+        # r = 1/2: z = sgn(x)·x² = (9, −1), loss = ln(1 + e⁻¹⁰), slope of z = 2|x| = (6, 2).
+        logits = torch.tensor([[3.0, -1.0]], dtype=torch.float64, requires_grad=True)
+        loss = root(0.5)(logits, torch.tensor([0]))
+        loss.sum().backward()
+        wrong = math.exp(-10) / (1 + math.exp(-10))
+        assert loss.item() == pytest.approx(math.log1p(math.exp(-10)), rel=1e-12)
+        assert logits.grad is not None
+        torch.testing.assert_close(logits.grad, torch.tensor([[-6 * wrong, 2 * wrong]], dtype=torch.float64))
+
+    @pytest.mark.parametrize("index", [0, -3, math.inf, math.nan])
+    def test_the_index_is_a_real_number_above_zero(self, index: float):
         with raises(InvalidConfig, "root_index", index):
             root(index)
 

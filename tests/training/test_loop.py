@@ -199,7 +199,7 @@ def test_a_failed_write_leaves_the_former_checkpoint(tmp_path):
         ({"model": "cnnn"}, UnknownName, ["'cnnn'", "'cnn'"]),
         ({"learning_rate": -1}, InvalidConfig, ["learning_rate", -1]),
         ({"momentum": 0.9}, InvalidConfig, ["'momentum'"]),
-        ({"root_index": 0.2}, InvalidConfig, ["root_index", 0.2]),
+        ({"root_index": 0}, InvalidConfig, ["root_index", 0]),
     ],
 )
 def test_parameters_that_nothing_reads_or_takes_are_refused(change, error, facts):
