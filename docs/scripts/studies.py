@@ -26,8 +26,10 @@ from typing import Any
 
 import ray
 import torch
+from scipy.stats import ttest_ind
 
 from hep_ray.cluster import connect
+from hep_ray.metrics.inference import holm, paired_t
 from hep_ray.report.study import cells
 from hep_ray.search.definition import Search, StudyTable
 from hep_ray.search.find import load_search
@@ -53,10 +55,13 @@ class Dataset:
         events: to simulate, full and in a smoke run; none where it is converted.
         words: of `hep-ray data convert`, where it is; `{NAME}` is the folder of another dataset, `{real}` that of the
             real events, without which the studies that need it are left out.
+        task: that is simulated, where the dataset has another name; `split` are its shares.
     """
 
     events: tuple[int, int] = (0, 0)
     words: tuple[str, ...] = ()
+    task: str = ""
+    split: str = ""
 
 
 BINARY = ("{electron_id}", "--reader", "parquet", "--classes", "background=others,electron")
@@ -73,6 +78,7 @@ DATASETS = {
     "cms_jet_images": Dataset(words=CMS),
     "cms_jet_images_balanced": Dataset(words=(*CMS, "--balance")),
     "atlas_objects": Dataset(events=(1600, 200)),
+    "mbh_sph_thesis": Dataset(events=(1200, 120), task="mbh_sph", split="75/25/0"),
 }
 
 
@@ -89,6 +95,8 @@ class Table:
         place: of the table among those of the search.
         metrics: of the lines, by their names on the validation split.
         gains: whether the working points of figure 3.2 follow.
+        losses: whether losses are compared: after each of the table's epochs, and with cross-entropy by a test.
+        flags: of the script, beside preset and data.
         differs: what differs beside the deviations of the preset.
     """
 
@@ -100,6 +108,8 @@ class Table:
     place: int = 0
     metrics: tuple[str, ...] = ("val_accuracy", "val_auc")
     gains: bool = False
+    losses: bool = False
+    flags: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
 
     @property
@@ -116,6 +126,7 @@ EASY = (
     "with some hundred background candidates few are left at any working point: rejections are rough",
 )
 CLOSE = ("val_auc", "val_accuracy", "val_loss")
+FEW = ("1,200 events, not 30,000, and 9 steps in an epoch, not 225",)
 TABLES = (
     Table(
         "electrons",
@@ -179,8 +190,25 @@ TABLES = (
     Table(
         "objects", "classes, by network", "atlas_objects", "table", "atlas_objects", place=1, metrics=OBJECTS
     ),
+    *(
+        Table(
+            "black_holes",
+            title,
+            search,
+            "thesis",
+            "mbh_sph_thesis",
+            metrics=("val_accuracy",),
+            losses=True,
+            flags=("--precision", "auto"),
+            differs=FEW,
+        )
+        for title, search in (
+            ("table 6.1: CNN, by loss", "cnn_loss"),
+            ("table 6.2: ResNet34, by loss", "resnet_loss"),
+        )
+    ),
 )
-"""In the order in which they run; those of study 4.1 belong here too, from `searches/cnn_loss.py` and its sisters."""
+"""In the order in which they run; those of study 4.1 last, which take hours."""
 
 
 def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str, Any]]:
@@ -195,9 +223,12 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
         if trial.status == "completed":
             of_row.setdefault(study.row(trial.started.params), trial)
     protocol = search.presets[table.preset].published
+    if table.losses:
+        yield from of_losses(table, study, trials, protocol, state)
+        return
     found = cells(asked, trials, started.metric, started.mode)
     for row, results in found.items():
-        if row not in of_row:
+        if not row or row not in of_row:  # what has none of the table's parameters, such as a fitted model
             continue
         example = of_row[row]
         best = example.best(started.metric, started.mode) or {}
@@ -230,6 +261,96 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
             for row, results in found.items()
         }
         yield from gains(table, by_name, started.task, protocol)
+
+
+def of_losses(
+    table: Table, study: StudyTable, trials: Sequence[TrialState], protocol: Any, state: SearchState
+) -> Iterator[dict[str, Any]]:
+    """Yield accuracies after each epoch of a table of losses, and each loss's difference from cross-entropy with its p.
+
+    Ours are paired by seed; the publication's runs share none, so its p is of Welch's test. Both are corrected by Holm.
+    """
+    started = state.started
+    assert started is not None
+    metric = table.metrics[0]
+    rows: dict[str, dict[int, TrialState]] = {}
+    for trial in trials:
+        if trial.status == "completed":
+            params = trial.started.params
+            rows.setdefault(study.row(params), {})[int(params.get("seed", trial.started.seed))] = trial
+    reference = "root_index=1"
+    precisions = {str(trial.started.params.get("precision", "float32")) for trial in trials} - {"float32"}
+    rounded = tuple(f"products in {one}, sums and weights in float32" for one in sorted(precisions))
+    deviations = [*protocol.ours, *rounded, *table.differs]
+
+    def after(trial: TrialState, epoch: int) -> float:
+        return next((one[metric] for one in trial.history if int(one["epoch"]) == epoch), math.nan)
+
+    def line(row: str, name: str, ours: float, error: float | None, beside: float | None) -> dict[str, Any]:
+        example = next(iter(rows[row].values()))
+        return {
+            "study": table.study,
+            "table": table.title,
+            "row": "cross-entropy" if row == reference else row.replace("root_index=", "root "),
+            "task": started.task,
+            "inputs": inputs_of(example.started.params, state),
+            "parameters": int(example.history[-1]["parameters"])
+            if "parameters" in example.history[-1]
+            else None,
+            "seeds": len(rows[row]),
+            "metric": name,
+            "ours": round(ours, 4),
+            "error": None if error is None else round(error, 4),
+            "published": None if beside is None else round(beside, 4),
+            "deviations": deviations,
+            "preset": f"{table.search} --preset {table.preset}",
+        }
+
+    comparable = not study.other_kind(started.task, None)
+    for place, epoch in enumerate(study.epochs):
+        theirs = {row: runs(study, row)[place] for row in rows if comparable and row in study.published}
+        shared = {row: sorted(rows[row].keys() & rows.get(reference, {}).keys()) for row in rows}
+        ours = {row: [after(of[seed], epoch) for seed in sorted(of)] for row, of in rows.items()}
+        for row, values in ours.items():
+            if all(map(math.isfinite, values)):
+                error = statistics.stdev(values) if len(values) > 1 else None
+                beside = statistics.fmean(theirs[row]) if row in theirs else None
+                yield line(row, f"accuracy after {epoch} epochs", statistics.fmean(values), error, beside)
+        others = [row for row in rows if row != reference and len(shared[row]) > 1]
+        pairs = {
+            row: [[after(rows[one][seed], epoch) for seed in shared[row]] for one in (row, reference)]
+            for row in others
+        }
+        tested = [row for row in others if all(math.isfinite(value) for both in pairs[row] for value in both)]
+        p_ours = holm([paired_t(*pairs[row]).p_value for row in tested])
+        known = [row for row in tested if row in theirs and reference in theirs]
+        p_theirs = dict(
+            zip(
+                known,
+                holm(
+                    [
+                        float(ttest_ind(theirs[row], theirs[reference], equal_var=False).pvalue)
+                        for row in known
+                    ]
+                ),
+                strict=True,
+            )
+        )
+        for row, p_value in zip(tested, p_ours, strict=True):
+            differences = [one - other for one, other in zip(*pairs[row], strict=True)]
+            gained = (
+                statistics.fmean(theirs[row]) - statistics.fmean(theirs[reference]) if row in known else None
+            )
+            spread_of = statistics.stdev(differences)
+            yield line(row, f"difference, epoch {epoch}", statistics.fmean(differences), spread_of, gained)
+            if p_value is not None:
+                yield line(row, f"p corrected, epoch {epoch}", p_value, None, p_theirs.get(row))
+
+
+def runs(study: StudyTable, row: str) -> list[list[float]]:
+    """Return the published accuracies of a row, per epoch of the table one of each run."""
+    given = [[float(word) / 100 for word in one.split("/")] for one in study.published[row].split(";")]
+    return [list(values) for values in zip(*given, strict=True)]
 
 
 FITTED = ("likelihood", "gradient_boosting", "logistic_regression")
@@ -286,7 +407,8 @@ def make(name: str, folder: Path, *, smoke: bool) -> bool:
     out, how = folder / name, DATASETS[name]
     if (out / "manifest.json").is_file():
         return True
-    words = ["simulate", name, "--events", str(how.events[smoke]), "--seed", "1"]
+    words = ["simulate", how.task or name, "--events", str(how.events[smoke]), "--seed", "1"]
+    words += ["--split", how.split] if how.split else []
     if how.words:
         named = re.findall(r"{(\w+)}", how.words[0])
         if "real" in named and not REAL.is_dir():
@@ -314,7 +436,7 @@ def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, A
     if not state.finished:
         connect()  # one Ray for all of them
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        words = ["--preset", table.preset, "--data", str(data / table.data)]
+        words = ["--preset", table.preset, "--data", str(data / table.data), *table.flags]
         words = ["--resume"] if state.started else [*words, *(["--epochs", "1"] if smoke else [])]
         script = str(ROOT / "searches" / f"{table.search}.py")
         call([sys.executable, script, *words, "--storage", str(storage)])
@@ -338,6 +460,7 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 STUDIES = {
+    "black_holes": "Black holes against sphalerons (HVL thesis)",
     "electrons": "Electron identification (UdeM thesis)",
     "jets": "Jet images (UCSD)",
     "susy": "SUSY (UoL report)",

@@ -151,3 +151,44 @@ def test_bars_and_legends_call_rows_as_the_study_does(tmp_path: Path) -> None:
     unknown = [{**params[0], "parts": "tracks+scalars"}, params[1]]
     state = state_of("electron_id_binary", "val_accuracy", [(one, metrics) for one in unknown], tmp_path)
     assert all(group.name.startswith("t000") for group in groups_of(search, state).members)
+
+
+def test_losses_are_compared_after_each_epoch_and_tested_against_cross_entropy(
+    studies: ModuleType, tmp_path: Path
+) -> None:
+    table = next(one for one in studies.TABLES if one.losses and one.search == "cnn_loss")
+    search = load_search(str(ROOT / "searches/cnn_loss.py"))
+    space = search.presets[table.preset].space
+    assert space is not None
+    by_root = {one["root_index"]: one for one in space.grid()}
+    state = state_of("mbh_sph", "val_auc", [], tmp_path)
+    # Accuracy after 10, 20 and 40 epochs by root and seed: root 5 gains .03, .04 and .05, root 3 loses or gains .01.
+    last = {1: (0.80, 0.82, 0.84), 5: (0.83, 0.86, 0.89), 3: (0.81, 0.81, 0.84)}
+    number = 0
+    for root, values in last.items():
+        for seed, value in enumerate(values):
+            trial, number = f"t{number:04d}", number + 1
+            params = {**by_root[root], "seed": seed, "precision": "bfloat16"}
+            state.apply(TrialStarted(time=0.0, trial_id=trial, number=number, seed=seed, params=params))
+            for epoch in range(1, 41):
+                metrics = {
+                    "epoch": float(epoch),
+                    "val_accuracy": value - (40 - epoch) / 1000,
+                    "parameters": 9.0,
+                }
+                state.apply(EpochFinished(time=0.0, trial_id=trial, metrics=metrics))
+            state.apply(TrialFinished(time=0.0, trial_id=trial, status="completed"))
+    made = {(line["row"], line["metric"]): line for line in studies.lines(table, search, state)}
+    assert {row for row, _ in made} == {"cross-entropy", "root 5", "root 3"}
+    first = made["root 5", "accuracy after 10 epochs"]
+    assert (first["ours"], first["error"], first["seeds"]) == (0.83, 0.03, 3)
+    assert first["published"] == pytest.approx((0.900 + 0.883 + 0.899) / 3, abs=1e-4)
+    gained = made["root 5", "difference, epoch 40"]
+    assert (gained["ours"], gained["error"]) == (0.04, 0.01)
+    assert gained["published"] == pytest.approx((89.3 + 90.5 + 89.1 - 86.7 - 88.7 - 87.7) / 300, abs=1e-4)
+    # t = 0.04 / (0.01 / √3) = 6.93 with two degrees of freedom: p = 1 − t / √(2 + t²) = 0.0202, twice that by Holm.
+    t = 0.04 / (0.01 / 3**0.5)
+    p_value = made["root 5", "p corrected, epoch 40"]
+    assert p_value["ours"] == pytest.approx(2 * (1 - t / (2 + t * t) ** 0.5), abs=1e-4)
+    assert any("bfloat16" in text for text in p_value["deviations"])
+    assert any("1,200 events" in text for text in p_value["deviations"])
