@@ -386,7 +386,7 @@ def _in_precision(
 ) -> tuple[Preset, SearchOptions]:
     """Return the preset with a precision for all its networks, and the options with the one that was chosen.
 
-    So a resumed search keeps it, on whatever processor.
+    So a resumed search keeps it, or is refused where the processor lacks it.
     """
     space = preset.space or search.space
     models = (

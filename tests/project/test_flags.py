@@ -152,6 +152,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--epoch-timeout": ["60"],
     "--cache": ["streaming"],
     "--memory-budget": ["3"],
+    "--precision": ["bfloat16"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--accept-changed-code": [],
 }
