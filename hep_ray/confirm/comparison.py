@@ -204,6 +204,7 @@ def values_of(folder: Path, schema: EventSchema, contender: Contender, metric: s
             schema.classes,
             schema.signal,
             kept.losses,
+            kept.weights,
         )
         if values is None:
             return None

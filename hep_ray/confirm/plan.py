@@ -140,7 +140,7 @@ def _ended(options: ConfirmOptions, name: str) -> SearchState:
 
 def _dataset(options: ConfirmOptions, started: SearchStarted, hashes: Hashes) -> Dataset:
     folder = options.data or Path(started.options["data"])
-    dataset = Dataset.open(folder, hashes=hashes)
+    dataset = Dataset.open(folder, hashes=hashes, weights=started.weights == "on")
     if dataset.fingerprint != started.dataset_fingerprint:
         raise CannotConfirm(
             f"a search is confirmed on the dataset that it searched; its fingerprint was {started.dataset_fingerprint} "
@@ -300,6 +300,7 @@ class ConfirmPlan(TrainingPlan):
             "scheduler": "none",
             "seed": self.seeds[0],
             "workers_per_trial": self.started.workers_per_trial,
+            "weights": self.started.weights,
             "contenders": {name: params for name, _, params in self.contenders},
         }
 

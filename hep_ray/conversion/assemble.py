@@ -247,8 +247,9 @@ def _column(
     if missing is not None and missing.any():
         if rule.missing is None:
             raise _refused(missing, rule, origin, rows, ids)
-        kind = np.int64 if values.dtype.kind != "f" and rule.missing.is_integer() else np.float64
-        values = np.where(missing, kind(rule.missing), values.astype(kind))
+        fill = float(rule.missing)
+        kind = np.int64 if values.dtype.kind != "f" and fill.is_integer() else np.float64
+        values = np.where(missing, kind(fill), values.astype(kind))
     arrays = {rule.name: _cast(values, column, origin, rows)}
     if rule.indicator is not None:
         absent = np.zeros(values.shape, dtype=bool) if missing is None else missing
@@ -301,7 +302,7 @@ def _lists(
                 f"an item of column '{rule.name}' of event '{origin.prefix}{ids[row]}' has no value: "
                 f"{origin.at(rows[row], rule.reads[0])}: {origin.fills} fills such values"
             )
-        items = np.where(missing, rule.missing, items.astype(np.float64))
+        items = np.where(missing, float(rule.missing), items.astype(np.float64))
     values = np.full((len(rows), most, size), np.nan, column.dtype)
     starts = np.cumsum(lengths) - lengths
     kept = np.arange(len(items)) - np.repeat(starts, lengths) < most

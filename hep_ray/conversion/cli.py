@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -63,9 +64,20 @@ def convert_command(
     weight: Annotated[
         str | None, typer.Option(help="Field that weights the events; no model sees it.")
     ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Field of numbers that decides the split: events of one value, such as candidates of one collision or "
+            "copies of one event, are in one split; no model sees it."
+        ),
+    ] = None,
     missing: Annotated[
-        float | None,
-        typer.Option(help="What takes the place of NaN, null and empty cells. Default: they are refused."),
+        str | None,
+        typer.Option(
+            metavar="VALUE|nan",
+            help="What takes the place of NaN, null and empty cells; nan keeps them, for models to fill or take. "
+            "Default: they are refused.",
+        ),
     ] = None,
     select: Annotated[
         str | None, typer.Option(help="Keep the events that fulfil this expression over fields.")
@@ -92,8 +104,8 @@ def convert_command(
 ) -> None:
     """Turn files into a dataset: Parquet shards in three splits, with a manifest.
 
-    Every event is given to train (60 %), val (15 %) or test (25 %; others with --split) by a hash of its id, once and
-    for all.
+    Every event is given to train (60 %), val (15 %) or test (25 %; others with --split) by a hash of its id, or of its
+    value of --split-by, once and for all.
     A search trains on train and ranks by val; test is kept for the final confirmation.
 
     Such as:
@@ -101,6 +113,8 @@ def convert_command(
     hep-ray data convert m8.h5 m12.h5 --reader hvl --classes m8,m12 --out data/mine
 
     hep-ray data convert SUSY.csv.gz --schema uci_susy --out data/susy
+
+    hep-ray data convert tau=taus.root jet=jets.root --reader root --split-by event_number --out data/tau_id
 
     hep-ray data convert electron=E.root pion=P.root --reader root --select "p > 1.5" --out data/pid
 
@@ -115,7 +129,7 @@ def convert_command(
     import_named(plugin or ())
     _refuse_empty(reader=reader, schema=schema, classes=classes, columns=columns, label=label, weight=weight)
     _refuse_empty(label_values=label_values, select=select, train_where=train_where, task=task, signal=signal)
-    _refuse_empty(split=split)
+    _refuse_empty(split=split, split_by=split_by, missing=missing)
     rules: str | SchemaFile | None = schema
     if label is not None or label_values is not None:
         if schema is None and reader is None:
@@ -146,7 +160,8 @@ def convert_command(
             signal=signal,
             columns=words(columns),
             weight=weight,
-            missing=missing,
+            split_by=split_by,
+            missing=filling(missing),
             selection=select,
             options=parse_settings(settings or []),
             drop_duplicates=drop_duplicates,
@@ -196,6 +211,25 @@ def split_rule(shares: str | None, train_where: str | None) -> SplitRule:
     return SplitRule(train=train / 100, val=val / 100, test=test / 100, train_where=train_where)
 
 
+def filling(text: str | None) -> float | Literal["nan"] | None:
+    """Return what takes the place of missing values.
+
+    Raises:
+        InvalidConfig: it is neither a finite number nor `nan`.
+    """
+    if text is None or text.strip().lower() == "nan":
+        return None if text is None else "nan"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise InvalidConfig(
+            f"--missing '{text}' is neither a number nor nan: type --missing 0, or --missing nan"
+        )
+    return value
+
+
 def words(text: str | None) -> tuple[str, ...]:
     """Return words that commas separate."""
     return tuple(word.strip() for word in text.split(",")) if text else ()
@@ -215,8 +249,8 @@ def check_command(
     """Look for what would spoil a training; exit 1 when something is found.
 
     Compares every shard with the manifest and reads every event: NaN, labels outside the classes, an empty
-    split or class, columns that never change, duplicates, the same event in two splits, and row numbers, identifiers
-    and weights that give the class away.
+    split or class, columns that never change, duplicates, the same event in two splits, events of one collision in two
+    splits, and row numbers, identifiers and weights that give the class away.
     """
     from hep_ray.dataset.check import check
 

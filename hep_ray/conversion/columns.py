@@ -6,7 +6,7 @@ A schema file lists them, or every numeric field becomes one; what is set aside 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +52,8 @@ def _no_feature(name: str, kind: pa.DataType, part: Part) -> LeftOut | None:
         return ROW_INDEX
     if identifier_like(name, whole=whole):
         use = f'[event_id] fields = ["{name}"] of a schema file makes ids of it'
-        return LeftOut("an identifier by its name", f"{use}, --columns keeps it as a feature")
+        together = f"--split-by {name} keeps its events together in one split"
+        return LeftOut("an identifier by its name", f"{together}, {use}, --columns keeps it as a feature")
     if weight_like(name):
         use = f"--weight {name} weights the events by it"
         return LeftOut("a weight by its name", f"{use}, --columns keeps it as a feature")
@@ -60,14 +61,17 @@ def _no_feature(name: str, kind: pa.DataType, part: Part) -> LeftOut | None:
 
 
 def _used(rules: SchemaFile) -> set[str]:
-    """Return fields that are label, id, weight or group, or decide the class."""
-    roles = [rules.label.field, rules.weight, rules.group]
+    """Return fields that are label, id, weight, group or split_by, or decide the class."""
+    roles = [rules.label.field, rules.weight, rules.group, rules.split_by]
     where = [name for text in rules.label.where for name in Expression(text).names]
     return {EVENT_ID, *(name for name in roles if name), *rules.event_id.fields, *where}
 
 
 def infer_columns(
-    tables: Sequence[InputTable], rules: SchemaFile, only: Sequence[str] = (), missing: float | None = None
+    tables: Sequence[InputTable],
+    rules: SchemaFile,
+    only: Sequence[str] = (),
+    missing: float | Literal["nan"] | None = None,
 ) -> tuple[ColumnRule, ...]:
     """Return one column for every numeric field (of those named in `only`) that is not the label or the id.
 
@@ -78,14 +82,17 @@ def infer_columns(
         tables: of the inputs; all have the same fields.
         rules: of the conversion.
         only: names of fields.
-        missing: takes the place of missing values.
+        missing: takes the place of missing values; `nan` keeps them in floating-point columns.
 
     Raises:
         InvalidSchema: a field cannot become a column as it stands, or inputs lack fields that others have.
         InvalidEvents: a field is mostly numbers, and the others of its values cannot be read.
     """
     if only:
-        only = [*only, *(name for name in (rules.weight, rules.group) if name and name not in only)]
+        only = [
+            *only,
+            *(name for name in (rules.weight, rules.group, rules.split_by) if name and name not in only),
+        ]
     found = [_numeric_fields(one, rules, only) for one in tables]
     _refuse_different(tables, found)
     columns: list[ColumnRule] = []
@@ -94,7 +101,8 @@ def infer_columns(
         if dtype == "float64" and not any(name in one.part.wide for one in tables):
             dtype = "float32"
         unit = (field.metadata or {}).get(b"unit", b"").decode()
-        columns.append(ColumnRule(**_named_for(name, columns), unit=unit, dtype=dtype, missing=missing))
+        own = None if missing == "nan" and np.dtype(dtype).kind != "f" else missing
+        columns.append(ColumnRule(**_named_for(name, columns), unit=unit, dtype=dtype, missing=own))
     if not columns:
         part = tables[0].part
         reasons = "; ".join(f"'{name}' is {why.reason}" for name, why in set_aside(part, rules, only).items())
@@ -119,7 +127,7 @@ def _numeric_fields(one: InputTable, rules: SchemaFile, only: Sequence[str]) -> 
     for name, why in aside.items():
         if why.refused:
             raise refusal(name, one.shown, why)
-    taken = {*RESERVED, *aside, *(_used(rules) - {rules.weight, rules.group})}
+    taken = {*RESERVED, *aside, *(_used(rules) - {rules.weight, rules.group, rules.split_by})}
     fields = {
         field.name: field
         for field in part.fields
@@ -249,6 +257,7 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
         elements=rule.elements or own,
         element_units=rule.element_units,
         axes=rule.axes,
+        missing=rule.missing == "nan",
     )
 
 

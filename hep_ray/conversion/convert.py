@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
 from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs
 from hep_ray.conversion.kept import KeptRuns, keep, kept
 from hep_ray.conversion.labels import BatchOrigin
+from hep_ray.conversion.normalisation import weight_factors
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
@@ -53,8 +54,10 @@ class Choices(Config):
         signal: the class counted as signal.
         class_meaning: class name → a sentence for people.
         columns: of the fields that a schema file does not describe, take only these.
-        missing: of the fields that a schema file does not describe, takes the place of values that are missing.
+        missing: of the fields that a schema file does not describe, takes the place of values that are missing; `nan`
+            keeps them as NaN.
         weight: the field that weights the events.
+        split_by: the field whose events of one value are in one split.
         selection: expression over fields; joined to that of the schema file.
         options: of the reader, over those of the schema file.
         drop_duplicates: an event's id is the hash of its columns, and of equal events one is kept.
@@ -66,8 +69,9 @@ class Choices(Config):
     signal: str | None = None
     class_meaning: dict[str, str] = Field(default_factory=dict)
     columns: tuple[str, ...] = ()
-    missing: FiniteFloat | None = None
+    missing: FiniteFloat | Literal["nan"] | None = None
     weight: str | None = None
+    split_by: str | None = None
     selection: str | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
     drop_duplicates: bool = False
@@ -229,6 +233,7 @@ def _rules(schema: str | SchemaFile | None, reader: str | None, chosen: Choices)
         "task": chosen.task or rules.task,
         "signal": chosen.signal or rules.signal,
         "weight": chosen.weight or rules.weight,
+        "split_by": chosen.split_by or rules.split_by,
         "class_meaning": chosen.class_meaning or rules.class_meaning,
         "options": {**rules.options, **chosen.options},
         "selection": " and ".join(selections) or None,
@@ -247,7 +252,9 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
         kept = {column.name for column in schema.columns}
         own = [
             ColumnRule(
-                **column.model_dump(include=told), max_length=column.shape[0] if column.lists else None
+                **column.model_dump(include=told),
+                max_length=column.shape[0] if column.lists else None,
+                missing="nan" if column.missing else None,
             )
             for column in opened.schema.columns
             if column.name in kept
@@ -268,6 +275,9 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
         signal=rules.signal or (rules.classes[-1] if rules.classes else ""),
         weight=rules.weight if rules.columns else rules.weight and legal_name(rules.weight),
         group=rules.group,
+        split_by=rules.split_by if rules.columns else rules.split_by and legal_name(rules.split_by),
+        spectators=rules.spectators,
+        expected=rules.expected,
     )
 
 
@@ -283,6 +293,9 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
         "signal": rules.signal or (schema.signal if schema.signal in rules.classes else rules.classes[-1]),
         "weight": rules.weight,
         "group": rules.group,
+        "split_by": rules.split_by,
+        "spectators": rules.spectators or None,
+        "expected": rules.expected or None,
     }
     meaning = {**schema.class_meaning, **rules.class_meaning}
     return EventSchema.model_validate(
@@ -316,6 +329,7 @@ class ReadTask:
         content_ids: an event's id is the hash of its columns.
         table: that is read.
         fields: names of those to read.
+        factor: of the weights.
         start: first row.
         stop: row before which it ends; None for the end of the table.
     """
@@ -326,6 +340,7 @@ class ReadTask:
     content_ids: bool
     table: InputTable
     fields: tuple[str, ...]
+    factor: float
     start: int
     stop: int | None
 
@@ -338,14 +353,15 @@ def _read_tasks(
     if opened.events is not None:  # few events are shared too, unless they are very few
         stride = max(min(stride, -(-opened.events // TASKS)), LEAST_BYTES // row_bytes, 1)
     number = itertools.count()
-    for table in opened.tables:
+    factors = weight_factors(opened, opened.rules, columns, target.schema)
+    for table, factor in zip(opened.tables, factors, strict=True):
         fields = tuple(fields_read(opened.rules, columns, table.part))
         bounds: list[tuple[int, int | None]] = [(0, None)]
         if (rows := table.part.rows) is not None and opened.reader.seekable:
             bounds = [(start, min(start + stride, rows)) for start in range(0, rows, stride)]
         for start, stop in bounds:
             writer = SortedRunWriter(target.folder, f"piece-{next(number):06d}", target.schema, target.rule)
-            yield ReadTask(writer, opened.rules, columns, content_ids, table, fields, start, stop)
+            yield ReadTask(writer, opened.rules, columns, content_ids, table, fields, factor, start, stop)
 
 
 def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
@@ -368,6 +384,9 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
         origin = BatchOrigin(table.stem, table.shown, table.label, row, opened.cell)
         arrays = assemble(batch, origin, task.rules, task.columns, writer.schema, cuts)
         row += batch.num_rows
+        if task.factor != 1:
+            weight = str(writer.schema.weight)
+            arrays[weight] = (arrays[weight].astype(np.float64) * task.factor).astype(arrays[weight].dtype)
         if len(arrays[LABEL]):
             if task.content_ids:
                 arrays[EVENT_ID] = content_ids(arrays, [column.name for column in writer.schema.columns])

@@ -24,7 +24,7 @@ import pyarrow as pa
 from hep_ray.dataset.lists import mask_of
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema, texts
 from hep_ray.dataset.sparse import SparseColumn, join, select
-from hep_ray.dataset.splits import SPLITS, Split, SplitRule, event_hashes, split_codes
+from hep_ray.dataset.splits import SPLITS, Split, SplitRule, hashes_of, split_codes
 
 BUFFER_BYTES = 64 * 2**20
 """Events held before they are spilled."""
@@ -140,7 +140,8 @@ class SortedRunWriter:
         ]
         events = joined(self._buffer, sparse)
         self._buffer, self._buffered = [], 0
-        hashes = event_hashes(events[EVENT_ID], self.rule.salt)
+        groups = None if self.schema.split_by is None else np.asarray(events[self.schema.split_by])
+        hashes = hashes_of(events[EVENT_ID], self.rule.salt, groups)
         quantities = None
         if self.rule.train_where is not None:
             names = [column.name for column in self.schema.columns]

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, FiniteFloat, JsonValue, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, PositiveFloat, model_validator
 
 from hep_ray.config import Config, parse
 from hep_ray.dataset.expressions import Expression
@@ -91,7 +91,8 @@ class ColumnRule(Config):
         pad_to: of lists of variable length the first so many values are kept, shorter lists are filled up.
         pad_value: what they are filled with.
         shape: of one event's value; flat values of that size are reshaped.
-        missing: what takes the place of values that are NaN, null or an empty cell; by default they are refused.
+        missing: what takes the place of values that are NaN, null or an empty cell; by default they are refused. `nan`
+            keeps them as NaN, which networks fill by what the training events have, and trees take as it is.
         sentinels: values that stand for a missing one too, such as -999.
         missing_indicator: adds the column `<name>_missing`, 1 where a value was missing, else 0.
     """
@@ -110,7 +111,7 @@ class ColumnRule(Config):
     pad_to: int | None = Field(default=None, ge=1)
     pad_value: float = 0.0
     shape: tuple[int, ...] | None = None
-    missing: FiniteFloat | None = None
+    missing: FiniteFloat | Literal["nan"] | None = None
     sentinels: tuple[float, ...] = ()
     missing_indicator: bool = False
 
@@ -130,12 +131,17 @@ class ColumnRule(Config):
                 f"column '{self.name}' has 'cut' or 'count' and no 'max_length', the most items of its lists"
             )
         if self.max_length is not None:
+            if self.missing == "nan":
+                raise ValueError(
+                    f"column '{self.name}' has 'max_length', which makes it one of lists, where NaN stands for none: "
+                    "state a number as 'missing'"
+                )
             others = ("expression", "pad_to", "shape", "missing_indicator", "axes")
             if given := [name for name in others if getattr(self, name)]:
                 raise ValueError(
                     f"column '{self.name}' has 'max_length', which makes it one of lists, and {given[0]}"
                 )
-        Column(name=self.name, dtype=self.dtype)
+        Column(name=self.name, dtype=self.dtype, missing=self.missing == "nan")
         return self
 
     @property
@@ -154,6 +160,32 @@ class ColumnRule(Config):
         return (*self.reads, self.count) if self.count else self.reads
 
 
+class ProcessRule(Config):
+    """One process of a normalisation.
+
+    Attributes:
+        files: pattern of the names of its files, such as `ttbar_*.root`.
+        cross_section: in the inverse unit of the luminosity.
+        sum_of_weights: of the generator, before any selection; that of all rows of its files unless given.
+    """
+
+    files: str
+    cross_section: PositiveFloat
+    sum_of_weights: PositiveFloat | None = None
+
+
+class NormalisationRule(Config):
+    """Scale of weights: each is multiplied by cross section × luminosity / sum of weights of its process.
+
+    Attributes:
+        luminosity: integrated, such as 140 in fb⁻¹ with cross sections in fb.
+        processes: every file is of one of them.
+    """
+
+    luminosity: PositiveFloat
+    processes: tuple[ProcessRule, ...]
+
+
 class SchemaFile(Config):
     """Contents of a schema file.
 
@@ -170,6 +202,10 @@ class SchemaFile(Config):
         columns: of the dataset; none means every numeric field of the input.
         weight: column of sample weights.
         group: column that divides the events.
+        split_by: column that decides the split: events of one value are in one.
+        spectators: columns that no model sees, beside.
+        expected: class → events expected in all splits together.
+        normalisation: of the weights.
     """
 
     task: str | None = None
@@ -184,6 +220,10 @@ class SchemaFile(Config):
     columns: tuple[ColumnRule, ...] = ()
     weight: str | None = None
     group: str | None = None
+    split_by: str | None = None
+    spectators: tuple[str, ...] = ()
+    expected: dict[str, PositiveFloat] = Field(default_factory=dict)
+    normalisation: NormalisationRule | None = None
 
     @model_validator(mode="after")
     def _understood(self) -> SchemaFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from hep_ray.config import Config
 from hep_ray.dataset.dataset import ContentHash, Manifest, Shard, shard_problems
 from hep_ray.dataset.expressions import unknown
-from hep_ray.dataset.leakage import Leakage
+from hep_ray.dataset.leakage import Leakage, identifier_like
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
-from hep_ray.dataset.splits import SPLITS, event_hashes, split_codes
+from hep_ray.dataset.splits import SPLITS, hashes_of, split_codes
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.plugins import code_changes
 
@@ -57,7 +57,8 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     entries; an empty split, or one that lacks a class; NaN or infinity; labels outside the classes; a column
     that models read, or a named element of one, with a single value throughout; events in a split that the
     rule does not give them; ids used twice; events whose inputs repeat those of another, of the same class
-    or, counted apart, of another, within a split or, as leakage, across splits; columns that separate a class from
+    or, counted apart, of another, within a split or, as leakage, across splits; events of one value of an identifier or
+    spectator in several splits; columns that separate a class from
     the others alone and look like row numbers, identifiers, weights or labels.
 
     Notes are: classes of unequal size, and splits in which a class is rarer or commoner than overall; columns that
@@ -84,6 +85,7 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     for shard in manifest.shards:
         problems += scan.read(folder, shard)
     problems += scan.problems()
+    problems += scan.torn(accept)
     grave, notes = scan.leakage.findings(accept)
     problems += grave
     return CheckReport(
@@ -110,6 +112,13 @@ class _EventScan:
         self.leakage = Leakage(manifest)
         self._contents = Repetitions()
         self._ids = Repetitions()
+        self._groups = {
+            column.name: Repetitions()
+            for column in self._schema.columns
+            if not column.shape
+            and column.name not in (self._schema.split_by, self._schema.weight)
+            and (column.name in self._schema.spectators or identifier_like(column.name, whole=True))
+        }
         self._batch_rows = max(1, BATCH_BYTES // sum(column.nbytes for column in self._schema.columns))
 
     def read(self, folder: Path, shard: Shard) -> Iterator[str]:
@@ -136,7 +145,8 @@ class _EventScan:
             self._schema.checked(events)
         except InvalidEvents as exc:
             yield f"{shard.file}: {exc}"
-        hashes = event_hashes(event_ids, self._rule.salt)
+        groups = None if self._schema.split_by is None else events[self._schema.split_by]
+        hashes = hashes_of(event_ids, self._rule.salt, groups)
         split = SPLITS.index(shard.split)
         strays = split_codes(hashes, self._rule, self._schema.quantities(events)) != split
         if strays.any():
@@ -148,12 +158,14 @@ class _EventScan:
             values = events[column.name].reshape(-1, len(column.elements) or 1)
             low, high = self._ranges.get(column.name, (np.inf, -np.inf))
             self._ranges[column.name] = (
-                np.minimum(low, values.min(axis=0)),
-                np.maximum(high, values.max(axis=0)),
+                np.fmin(low, np.fmin.reduce(values, axis=0)),  # which pass over NaN
+                np.fmax(high, np.fmax.reduce(values, axis=0)),
             )
         inputs = [events[column.name] for column in self._schema.inputs]
         self._contents.add(row_hashes(inputs), labels, split)
         self._ids.add(hashes[:, 1], labels, split)
+        for name, found in self._groups.items():
+            found.add(row_hashes([events[name].astype(np.float64)]), labels, split)
         self.leakage.add(events, hashes[:, 1], split)
 
     def problems(self) -> Iterator[str]:
@@ -177,7 +189,26 @@ class _EventScan:
             if events:
                 yield f"{events} events are in '{SPLITS[left]}' and, with the same content, in '{SPLITS[right]}'"
 
+    def torn(self, accepted: Collection[str] = ()) -> Iterator[str]:
+        """Yield identifiers and spectators whose events of one value, such as a collision's, are in several splits."""
+        for name, found in self._groups.items():
+            events = sum(len(hashes) for hashes in found.hashes)
+            repeated, _, shared = found.count()
+            groups, torn = events - repeated, sum(shared.values())
+            if name in accepted or not torn or groups < FEWEST_GROUPS:
+                continue
+            if not FEWEST_IN_GROUP < events / groups < MOST_IN_GROUP:
+                continue
+            yield (
+                f"column '{name}' has {groups} values, each in {events / groups:.1f} events on average, and {torn} "
+                "times the same one in two splits: if events of one value belong together, as candidates of one "
+                f"collision do, a model is judged by what it has seen. hep-ray data convert … --split-by {name} keeps "
+                f"them in one split; if they do not: hep-ray data check … --accept {name}"
+            )
 
+
+FEWEST_IN_GROUP, MOST_IN_GROUP, FEWEST_GROUPS = 1.02, 100, 100
+"""Events of one value of an identifier, on average, and values between which they may belong together: unlike runs."""
 LARGEST_RATIO = 1.5
 """Events of the largest class over those of the smallest that are worth no note."""
 LARGEST_PULL = 3.0
@@ -264,12 +295,12 @@ class Repetitions:
     """Collects hashes, labels and splits of events; 10 bytes for each hash and its class and split."""
 
     def __init__(self) -> None:
-        self._hashes: list[Hashes] = []
+        self.hashes: list[Hashes] = []
         self._marks: list[npt.NDArray[np.int16]] = []
 
     def add(self, hashes: Hashes, labels: npt.NDArray[np.int64], split: int) -> None:
         """Add events of one split (0, 1 or 2)."""
-        self._hashes.append(hashes.copy())
+        self.hashes.append(hashes.copy())
         self._marks.append((labels * 4 + split).astype(np.int16))
 
     def count(self) -> tuple[int, int, dict[tuple[int, int], int]]:
@@ -296,9 +327,9 @@ class Repetitions:
     def _slices(self) -> Iterator[tuple[Hashes, npt.NDArray[np.int16]]]:
         """Yield all events in the order of their hashes, a part of the range at a time."""
         for part in range(SLICES):
-            within = [hashes >> np.uint64(60) == part for hashes in self._hashes]
+            within = [hashes >> np.uint64(60) == part for hashes in self.hashes]
             if any(mask.any() for mask in within):
-                pairs = zip(self._hashes, self._marks, within, strict=True)
+                pairs = zip(self.hashes, self._marks, within, strict=True)
                 taken = [(hashes[mask], marks[mask]) for hashes, marks, mask in pairs]
                 hashes, marks = map(np.concatenate, zip(*taken, strict=True))
                 order = np.argsort(hashes)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, JsonValue
 
 from hep_ray.config import Config, parse
-from hep_ray.dataset.schema import EVENT_ID, Arrays, EventSchema, texts
+from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, texts
 from hep_ray.dataset.sparse import index_dtype
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.dataset.verified import Stamp, record, recorded, stamp_of
@@ -168,14 +168,18 @@ class Manifest(Config):
 def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Iterable[Shard]) -> str:
     """Return SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
 
-    Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so, and
-    a column that has no lists as it did before there were any.
+    Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so;
+    columns without lists or missing values, and roles that no column has, as they did before there were any.
     """
     schema = event_schema.model_dump(mode="json")
+    for role in ("split_by", "spectators", "expected"):
+        if not schema[role]:
+            del schema[role]
     for said, column in zip(schema["columns"], event_schema.columns, strict=True):
         said["axes"] = list(column.grid)
-        if not column.lists:
-            del said["lists"]
+        for kind in ("lists", "missing"):
+            if not said[kind]:
+                del said[kind]
     content: dict[str, Any] = {
         "format": FORMAT,
         "event_schema": schema,
@@ -230,35 +234,50 @@ class Dataset:
         manifest: what it holds.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, schema: EventSchema | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._schema = manifest.event_schema if schema is None else schema
 
     @classmethod
-    def open(cls, folder: Path | str, *, verify: bool = True, hashes: Hashes = "once") -> Dataset:
+    def open(
+        cls, folder: Path | str, *, verify: bool = True, hashes: Hashes = "once", weights: bool = True
+    ) -> Dataset:
         """Open a dataset that can be trained on.
 
         Args:
             folder: of the manifest.
             verify: compare every shard with the manifest first.
             hashes: which shards are hashed for that, see `verify_shards`.
+            weights: use the events' weights, where they have some; else every event counts once.
 
         Raises:
             UnreadableInput: there is no readable manifest.
             ShardMismatch: the shards are not those of the manifest.
-            InvalidEvents: the training or the validation split lacks a class.
+            InvalidEvents: the training or the validation split lacks a class, or the weights of a class in a split do
+                not sum to more than 0.
         """
         folder = Path(folder)
         manifest = verify_shards(folder, hashes=hashes) if verify else Manifest.load(folder)
         for split in SPLITS[:2]:
             if not all((counts := manifest.class_counts(split)).values()):
                 raise InvalidEvents(f"the split '{split}' of {folder} lacks a class: {counts}")
-        return cls(folder, manifest)
+        schema = manifest.event_schema
+        if schema.weight is None or not weights:
+            return cls(folder, manifest, schema.without_weights())
+        sums = weight_sums(folder, manifest)
+        for split, of_split in sums.items():
+            if manifest.rows(split):
+                refuse_sums(of_split, f"split '{split}' of {folder}")
+        if not schema.expected:
+            totals = {name: sum(one[name] for one in sums.values()) for name in schema.classes}
+            schema = schema.model_copy(update={"expected": totals})
+        return cls(folder, manifest, schema)
 
     @property
     def schema(self) -> EventSchema:
-        """Columns and classes."""
-        return self.manifest.event_schema
+        """Columns and classes; with weights also the events expected of each class."""
+        return self._schema
 
     @property
     def fingerprint(self) -> str:
@@ -310,6 +329,41 @@ class Dataset:
             for batch in pq.ParquetFile(path).iter_batches()
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def weight_sums(folder: Path | str, manifest: Manifest) -> dict[Split, dict[str, float]]:
+    """Return the sums of the weights of a dataset: split → class → Σw; of a schema that has a weight.
+
+    Of the test split nothing else is read.
+    """
+    schema, name = manifest.event_schema, str(manifest.event_schema.weight)
+    sums = {split: np.zeros(len(schema.classes)) for split in SPLITS}
+    for shard in manifest.shards:
+        table = pq.read_table(Path(folder) / shard.file, columns=[LABEL, name])
+        weights = table[name].to_numpy().astype(np.float64)
+        sums[shard.split] += np.bincount(table[LABEL].to_numpy(), weights, len(schema.classes))
+    return {
+        split: dict(zip(schema.classes, of_split.tolist(), strict=True)) for split, of_split in sums.items()
+    }
+
+
+def refuse_sums(sums: Mapping[str, float], where: str) -> None:
+    """Refuse weights that sum to 0 or less in a class, of which no fraction and no mean can be taken.
+
+    Args:
+        sums: class → sum of its weights.
+        where: such as `split 'val'`.
+
+    Raises:
+        InvalidEvents: they do in one.
+    """
+    if not all(value > 0 for value in sums.values()):
+        told = ", ".join(f"{name} {value:g}" for name, value in sums.items())
+        raise InvalidEvents(
+            f"the weights of the {where} sum to 0 or less in a class ({told}), and each needs more than 0: convert "
+            "more events or with other shares (--split), leave events out by --select, or leave the weights out of the "
+            "search: --weights off"
+        )
 
 
 def verify_shards(folder: Path | str, *, hashes: Hashes = "once") -> Manifest:

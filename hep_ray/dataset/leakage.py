@@ -141,7 +141,7 @@ class Leakage:
             text = (
                 f"{shown} is {value:g} in {count / len(values):.2%} of the events and {low:g} to {high:g} in the "
                 f"others: if {value:g} stands for a missing value, a schema file says so: "
-                f"sentinels = [{value:g}], missing = …, missing_indicator = true"
+                f'sentinels = [{value:g}], missing = "nan", missing_indicator = true'
             )
             yield column.name, text, False
 

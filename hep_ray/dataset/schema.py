@@ -70,6 +70,7 @@ class Column(Config):
             neither turned nor reflected. A column of rank 2 is an image if it names them.
         lists: a value is a list of varying length, of at most `shape[0]` items with `shape[1]` floating-point values
             each, such as the constituents of a jet (`hep_ray.dataset.lists`).
+        missing: whether NaN stands for values that are missing, of a floating-point column; it is refused otherwise.
 
     Raises:
         InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
@@ -83,9 +84,14 @@ class Column(Config):
     element_units: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
     lists: bool = False
+    missing: bool = False
 
     @model_validator(mode="after")
     def _sound(self) -> Column:
+        if self.missing and np.dtype(self.dtype if self.dtype in DTYPES else "f4").kind != "f":
+            raise InvalidSchema(
+                f"column '{self.name}' is {self.dtype}, which has no NaN to stand for a missing value: make it float32"
+            )
         if not _COLUMN_NAME.fullmatch(self.name):
             raise InvalidSchema(
                 f"column name '{self.name}' is not letters, digits and underscores: give the column another name, such "
@@ -201,7 +207,7 @@ class Column(Config):
         return np.asarray(self.compact(values))
 
     def checked(self, values: npt.NDArray[Any], event_ids: Any) -> npt.NDArray[Any]:
-        """Return the same values, once they are known to have this column's dtype and shape and to be finite.
+        """Return the same values, known to have this column's dtype and shape and to be finite, or missing.
 
         In a list, items that are absent are NaN throughout and stand at its end.
 
@@ -214,19 +220,19 @@ class Column(Config):
                 f"{(len(event_ids), *self.shape)}"
             )
         if not all_finite(values):
-            sound = np.isfinite(values)
+            sound = ~np.isinf(values) if self.missing else np.isfinite(values)
             if self.lists:
                 present = jagged.mask_of(values)
                 absent = np.isnan(values).all(axis=-1)
                 absent &= ~np.logical_or.accumulate(present[:, ::-1], axis=1)[:, ::-1]
                 sound |= absent[..., None]
             finite = sound.all(axis=tuple(range(1, values.ndim)))
-            if self.lists and finite.all():
+            if finite.all():
                 return values
             row = int(finite.argmin())
             raise InvalidEvents(
-                f"column '{self.name}' of event '{event_ids[row]}' (and {int((~finite).sum()) - 1} more) holds NaN or "
-                "infinity"
+                f"column '{self.name}' of event '{event_ids[row]}' (and {int((~finite).sum()) - 1} more) holds "
+                f"{'infinity' if self.missing else 'NaN or infinity'}"
             )
         return values
 
@@ -275,9 +281,14 @@ class EventSchema(Config):
         classes: two or more distinct names of letters, digits, `_`, `+` and `-`; a label indexes them.
         class_meaning: class name → one sentence for people; may leave classes out.
         signal: the class counted as signal in efficiencies and rejections; the last one unless given.
-        weight: the scalar column of sample weights (at least 0), if there is one; no model sees it.
+        weight: the scalar column of sample weights, of any sign, if there is one; no model sees it.
         group: the scalar integer column that divides the events, such as into regions of |eta|, if there is
             one; no model sees it.
+        split_by: the scalar column that decides the split, if there is one: events of one value, such as all
+            candidates of a collision, are in one split; no model sees it.
+        spectators: other columns that no model sees.
+        expected: class → events expected in all splits together, which the weights of a split are scaled to in
+            metrics; unless given, the sum of the class's weights.
 
     Raises:
         InvalidSchema: one of these rules is broken.
@@ -290,6 +301,9 @@ class EventSchema(Config):
     signal: str = Field(default_factory=lambda fields: fields["classes"][-1])
     weight: str | None = None
     group: str | None = None
+    split_by: str | None = None
+    spectators: tuple[str, ...] = ()
+    expected: dict[str, float] = Field(default_factory=dict)
 
     @field_validator("columns")
     @classmethod
@@ -314,24 +328,45 @@ class EventSchema(Config):
         for name in (self.signal, *self.class_meaning):
             if name not in self.classes:
                 raise InvalidSchema(f"'{name}' of signal or class_meaning is no class: {self.classes}")
-        for role, kinds in (("weight", "f"), ("group", "iu")):
+        for role, kinds in (("weight", "f"), ("group", "iu"), ("split_by", "fiu")):
             name = getattr(self, role)
             if name is None:
                 continue
             column = self.column(name)
             if column.shape or np.dtype(column.dtype).kind not in kinds:
-                kind = {"f": "floating-point", "iu": "integer"}[kinds]
+                kind = {"f": "floating-point ", "iu": "integer "}.get(kinds, "")
                 raise InvalidSchema(
-                    f"the {role} '{name}' is {column.dtype} of shape {column.shape}; it must be a scalar {kind} column"
+                    f"the {role} '{name}' is {column.dtype} of shape {column.shape}; it must be a scalar {kind}column"
                 )
+        for name in self.spectators:
+            self.column(name)
+        if self.expected and (
+            set(self.expected) != set(self.classes)
+            or not all(0 < value < np.inf for value in self.expected.values())
+        ):
+            raise InvalidSchema(
+                f"the expected events {self.expected} are not one number above 0 for each of the classes "
+                f"{', '.join(self.classes)}"
+            )
         if not self.inputs:
-            raise InvalidSchema("the schema has no column that models read, beside the weight and the group")
+            raise InvalidSchema(
+                "the schema has no column that models read, beside weight, group, split_by and spectators"
+            )
         return self
 
     @property
     def inputs(self) -> tuple[Column, ...]:
-        """The columns that a model may read: all but the weight and the group."""
-        return tuple(column for column in self.columns if column.name not in {self.weight, self.group})
+        """The columns that a model may read: all but those with another role."""
+        aside = {self.weight, self.group, self.split_by, *self.spectators}
+        return tuple(column for column in self.columns if column.name not in aside)
+
+    def without_weights(self) -> EventSchema:
+        """Return the same schema whose weights nobody reads: every event counts once."""
+        if self.weight is None:
+            return self
+        return self.model_copy(
+            update={"weight": None, "spectators": (*self.spectators, self.weight), "expected": {}}
+        )
 
     @property
     def signal_index(self) -> int:
@@ -433,14 +468,6 @@ class EventSchema(Config):
         columns = {
             column.name: column.checked(np.asarray(arrays[column.name]), event_ids) for column in self.columns
         }
-        if self.weight is not None and (negative := columns[self.weight] < 0).any():
-            row = int(negative.argmax())
-            raise InvalidEvents(
-                f"the sample weight '{self.weight}' of event '{event_ids[row]}' is below 0, "
-                f'{columns[self.weight][row]}: train on its size by `expression = "abs({self.weight})"` for a '
-                f"column of another name in a schema file, or leave such events out by --select "
-                f'"{self.weight} > 0"'
-            )
         labels = self._checked_labels(np.asarray(arrays[LABEL]), event_ids)
         return {EVENT_ID: event_ids, LABEL: labels, **columns}
 

@@ -1,7 +1,7 @@
-"""Which split an event belongs to, decided once by a hash of its id.
+"""Which split an event belongs to, decided once by a hash of its id, or of its group.
 
-The split of an event depends on nothing but its id, the rule and, where the rule has an expression, its own
-values: it stays when rows are added or reordered, on any machine and in any process.
+The split of an event depends on nothing but its id, the rule and, where the schema has a `split_by` or the rule an
+expression, its own values: it stays when rows are added or reordered, on any machine and in any process.
 """
 
 from __future__ import annotations
@@ -89,13 +89,38 @@ def event_hashes(event_ids: Iterable[str] | pa.Array, salt: str) -> npt.NDArray[
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 
+def hashes_of(
+    event_ids: Iterable[str] | pa.Array, salt: str, groups: npt.NDArray[Any] | None = None
+) -> npt.NDArray[np.uint64]:
+    """Return the two hashes of every event: as `event_hashes`, but the first is that of its group where it has one.
+
+    Events of one group are so in one split, whatever their class, and stand in it in an order of their own.
+
+    Args:
+        event_ids: N ids.
+        salt: of the rule.
+        groups: (N,) numbers, the values of the schema's `split_by`.
+    """
+    hashes = event_hashes(event_ids, salt)
+    if groups is not None and len(hashes):
+        values, places = np.unique(groups, return_inverse=True)
+        hashes[:, 0] = event_hashes(map(_written, values), salt)[places, 0]
+    return hashes
+
+
+def _written(value: np.generic) -> str:
+    """Return a number as text, the same in every dtype that holds it."""
+    number = value.item()
+    return str(int(number)) if float(number).is_integer() else repr(float(number))
+
+
 def split_codes(
     hashes: npt.NDArray[np.uint64], rule: SplitRule, quantities: Mapping[str, npt.NDArray[Any]] | None = None
 ) -> npt.NDArray[np.intp]:
     """Return split of every event, as indices into `SPLITS`.
 
     Args:
-        hashes: of `event_hashes`, (N, 2).
+        hashes: of `hashes_of`, (N, 2).
         rule: fractions, and perhaps an expression.
         quantities: what the expression may name, (N, ...) each; needed with one.
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hep_ray.dataset.dataset import refuse_sums
 from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.sparse import SparseColumn, Values
@@ -173,47 +174,176 @@ class Batch:
         return len(self.labels)
 
 
+NegativeWeights = Literal["signed", "absolute", "zero"]
+
+
+@dataclass(frozen=True)
+class Flattening:
+    """Factors that make each class flat in one or two columns.
+
+    Attributes:
+        columns: scalar ones.
+        edges: of the bins of each column; values outside are in the outer bins.
+        factors: (classes, bins) float64, bins of two columns row by row.
+    """
+
+    columns: tuple[str, ...]
+    edges: tuple[npt.NDArray[np.float64], ...]
+    factors: npt.NDArray[np.float64]
+
+    def of(
+        self, labels: npt.NDArray[np.int64], inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> npt.NDArray[np.float64]:
+        """Return the factor (N,) of each of N events."""
+        return self.factors[labels, bins_of([inputs[name] for name in self.columns], self.edges)]
+
+
+def bins_of(
+    values: Sequence[npt.NDArray[Any]], edges: Sequence[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.intp]:
+    """Return the bin of each event, (N,), of values (N,) of each column."""
+    places = [
+        np.clip(np.searchsorted(own, one, "right") - 1, 0, len(own) - 2)
+        for one, own in zip(values, edges, strict=True)
+    ]
+    return np.ravel_multi_index(tuple(places), tuple(len(own) - 1 for own in edges))
+
+
 @dataclass(frozen=True)
 class EventWeights:
-    """How much an event counts in the loss: a factor of its class, times its value in a column.
+    """How much an event counts: a factor of its class, times its value in a column, times that of a flattening.
 
     Attributes:
         factors: (classes,) float64.
         column: scalar column of sample weights, None where there is none.
+        negative: what stands for a value below 0: itself, its size, or 0.
+        flat: factors of bins, None where there are none.
     """
 
     factors: npt.NDArray[np.float64]
     column: str | None = None
+    negative: NegativeWeights = "signed"
+    flat: Flattening | None = None
 
-    def of(self, labels: npt.NDArray[np.int64], values: npt.NDArray[Any] | None) -> npt.NDArray[np.float32]:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns whose values decide the weight of an event."""
+        own = () if self.column is None else (self.column,)
+        return own if self.flat is None else (*own, *self.flat.columns)
+
+    def of(
+        self, labels: npt.NDArray[np.int64], inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> npt.NDArray[np.float32]:
         """Return the weights (N,) of N events.
 
         Args:
             labels: (N,).
-            values: (N,) of the column, None where there is none.
+            inputs: (N,) of each of `columns`; others may be there.
         """
-        factors = self.factors[labels]
-        return (factors if values is None else values.astype(np.float64) * factors).astype(np.float32)
+        weights = self.factors[labels]
+        if self.column is not None:
+            weights = weights * counted(np.asarray(inputs[self.column]), self.negative)
+        if self.flat is not None:
+            weights = weights * self.flat.of(labels, inputs)
+        return weights.astype(np.float32)
 
 
-def training_weights(train: EventSource, schema: EventSchema, *, balanced: bool) -> EventWeights | None:
+def counted(weights: npt.NDArray[Any], negative: NegativeWeights) -> npt.NDArray[np.float64]:
+    """Return weights (N,), or what stands for those below 0."""
+    values = weights.astype(np.float64)
+    if negative == "signed":
+        return values
+    return np.abs(values) if negative == "absolute" else np.maximum(values, 0)
+
+
+def training_weights(
+    train: EventSource,
+    schema: EventSchema,
+    *,
+    balanced: bool,
+    negative: NegativeWeights = "signed",
+    flat_in: Sequence[str] = (),
+    flat_bins: int = 20,
+) -> EventWeights | None:
     """Return the weights of the training events in the loss, with mean 1; None where all are alike.
 
-    The schema's weight column, and with `balanced` a factor that gives every class the same sum. Metrics count
-    every event once, whatever its weight.
+    The schema's weight column, and with `balanced` a factor that gives every class the same sum. Negative weights stay
+    as they are, or their sizes or 0 stand for them, and with `flat_in` each class is made flat in columns; it is then
+    scaled to the sum that it had.
+
+    Args:
+        train: of the training split, with all columns.
+        schema: of the events.
+        balanced: give every class the same sum.
+        negative: what stands for a weight below 0.
+        flat_in: scalar columns in whose bins every class has the same sum.
+        flat_bins: of each of these, of equal width between its quantiles of 1 % and 99 %.
 
     Raises:
-        InvalidEvents: all events of a class have weight 0.
+        InvalidEvents: the weights of a class sum to 0 or less.
     """
-    if schema.weight is None and not balanced:
+    if schema.weight is None and not balanced and not flat_in:
         return None
-    sums = train.class_sums(len(schema.classes), schema.weight)
-    if not sums.all():
-        raise InvalidEvents(
-            f"every class needs a training event of weight above 0, got the sums {sums.tolist()}"
+    classes = len(schema.classes)
+    sums = train.class_sums(classes, schema.weight)
+    refuse_sums(dict(zip(schema.classes, sums.tolist(), strict=True)), "training events")
+    after, flat = sums, None
+    if flat_in:
+        needed = tuple(dict.fromkeys((*flat_in, *([schema.weight] if schema.weight else []))))
+        events = train.select(needed).head(len(train))
+        ones = np.ones(len(events))
+        weights = (
+            ones if schema.weight is None else counted(np.asarray(events.inputs[schema.weight]), negative)
         )
-    mean = (len(sums) if balanced else sums.sum()) / len(train)
-    return EventWeights((1 / sums if balanced else np.ones(len(sums))) / mean, schema.weight)
+        flat = _flattening(events, weights, classes, tuple(flat_in), flat_bins)
+        inputs = {name: np.asarray(events.inputs[name]) for name in flat_in}
+        after = np.bincount(events.labels, weights * flat.of(events.labels, inputs), classes).astype(
+            np.float64
+        )
+    elif negative != "signed" and schema.weight is not None:
+        sizes = train.class_sums(classes, schema.weight, sizes=True)
+        after = sizes if negative == "absolute" else (sizes + sums) / 2
+    mean = (classes if balanced else sums.sum()) / len(train)
+    factors = (1 / sums if balanced else np.ones(classes)) * sums / after / mean
+    return EventWeights(factors, schema.weight, negative, flat)
+
+
+LARGEST_FACTOR = 100.0
+"""Of the mean of a class, that an event of a sparse bin is multiplied by at most."""
+
+
+def _flattening(
+    events: Events, weights: npt.NDArray[np.float64], classes: int, columns: tuple[str, ...], bins: int
+) -> Flattening:
+    """Return factors that give the filled bins of each class one sum of weights; of bins that sum to 0 or less, 0."""
+    values = [np.asarray(events.inputs[name], np.float64) for name in columns]
+    ends = [[float(end) for end in np.quantile(one, (0.01, 0.99))] for one in values]
+    edges = tuple(np.linspace(low, high, bins + 1) for low, high in ends)
+    count = bins ** len(columns)
+    cells = events.labels * count + bins_of(values, edges)
+    sums = np.bincount(cells, weights, classes * count).reshape(classes, count)
+    filled = sums > 0
+    share = sums.sum(axis=1, keepdims=True) / np.maximum(filled.sum(axis=1, keepdims=True), 1)
+    factors = np.divide(share, sums, out=np.zeros(sums.shape), where=filled)
+    return Flattening(columns, edges, np.minimum(factors, LARGEST_FACTOR))
+
+
+def metric_weights(events: EventSource, schema: EventSchema) -> EventWeights | None:
+    """Return the weights of a split's events in metrics: each class sums to the events expected of it in all splits.
+
+    None where the schema has no weight, so that events are counted.
+
+    Raises:
+        InvalidEvents: the weights of a class sum to 0 or less.
+    """
+    if schema.weight is None:
+        return None
+    sums = events.class_sums(len(schema.classes), schema.weight)
+    refuse_sums(dict(zip(schema.classes, sums.tolist(), strict=True)), "events to be judged by")
+    expected = np.array(
+        [schema.expected.get(name, one) for name, one in zip(schema.classes, sums, strict=True)]
+    )
+    return EventWeights(expected / sums, schema.weight)
 
 
 class EventSource(Protocol):
@@ -236,8 +366,10 @@ class EventSource(Protocol):
     def select(self, columns: Sequence[str], weights: EventWeights | None = None) -> EventSource:
         """Return the same events with fewer columns, and with weights."""
 
-    def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
-        """Count the events of each class, (classes,), or sum their values in a scalar column."""
+    def class_sums(
+        self, classes: int, column: str | None = None, *, sizes: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Count the events of each class, (classes,), or sum their values in a scalar column, or the sizes of these."""
 
     def head(self, events: int) -> Events:
         """Return the first events, in memory; they stand in random order. All, where there are not so many."""
@@ -302,13 +434,17 @@ class Events:
         """See `EventSource.select`."""
         event_weights = None
         if weights is not None:
-            values = None if weights.column is None else np.asarray(self.inputs[weights.column])
-            event_weights = weights.of(self.labels, values)
+            of_weight = {name: np.asarray(self.inputs[name]) for name in weights.columns}
+            event_weights = weights.of(self.labels, of_weight)
         return Events({name: self.inputs[name] for name in columns}, self.labels, event_weights)
 
-    def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
+    def class_sums(
+        self, classes: int, column: str | None = None, *, sizes: bool = False
+    ) -> npt.NDArray[np.float64]:
         """See `EventSource.class_sums`."""
         values = None if column is None else np.asarray(self.inputs[column], np.float64)
+        if values is not None and sizes:
+            values = np.abs(values)
         return np.bincount(self.labels, values, classes).astype(np.float64)
 
     def head(self, events: int) -> Events:

@@ -185,9 +185,11 @@ class DeviceEvents:
         kept = {name: self.columns[name] for name in columns}
         return DeviceEvents(events, kept, self.device_labels, on_gpu, self.device)
 
-    def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
+    def class_sums(
+        self, classes: int, column: str | None = None, *, sizes: bool = False
+    ) -> npt.NDArray[np.float64]:
         """See `EventSource.class_sums`."""
-        return self.events.class_sums(classes, column)
+        return self.events.class_sums(classes, column, sizes=sizes)
 
     def head(self, events: int) -> Events:
         """See `EventSource.head`."""

@@ -288,22 +288,28 @@ def mostly_zeros(groups: RowGroups, columns: Sequence[Column]) -> list[str]:
     ]
 
 
+def size_of(column: str) -> str:
+    """Return the key of a sum of the sizes of a column's values."""
+    return f"|{column}|"
+
+
 def class_sums(
     dataset: Dataset, split: Split, groups: RowGroups
 ) -> dict[str | None, npt.NDArray[np.float64]]:
-    """Return the events of each class of a split, and the sums of their weights where the schema has some."""
+    """Return the events of each class of a split, and the sums of their weights and of the sizes of these, if any."""
     schema = dataset.schema
     sums: dict[str | None, npt.NDArray[np.float64]] = {
         None: np.array([*dataset.manifest.class_counts(split).values()], np.float64)
     }
     if schema.weight is not None:
         weight = [schema.column(schema.weight)]
-        tables = read_locally(cut(groups, [(0, int(groups.rows.sum()))], BLOCK_GROUPS), weight)
         classes = len(schema.classes)
-        sums[schema.weight] = sum(
-            (events_of(table, weight).class_sums(classes, schema.weight) for table in tables),
-            start=np.zeros(classes),
-        )
+        signed, sizes = np.zeros(classes), np.zeros(classes)
+        for table in read_locally(cut(groups, [(0, int(groups.rows.sum()))], BLOCK_GROUPS), weight):
+            events = events_of(table, weight)
+            signed += events.class_sums(classes, schema.weight)
+            sizes += events.class_sums(classes, schema.weight, sizes=True)
+        sums |= {schema.weight: signed, size_of(schema.weight): sizes}
     return sums
 
 
@@ -388,7 +394,8 @@ class ShardStream:
         schema: of the events.
         groups: of the split.
         columns: that batches have.
-        sums: `class_sums` of the split: None → events of each class, weight column → their weights.
+        sums: `class_sums` of the split: None → events of each class, weight column → their weights, `size_of` it →
+            the sizes of these.
         groups_per_block: row groups that are read, and mixed, at once.
         memory: bytes that the stream may hold.
         reader: reads the blocks.
@@ -416,18 +423,21 @@ class ShardStream:
         """See `EventSource.select`."""
         return dataclasses.replace(self, columns=tuple(columns), weights=weights)
 
-    def class_sums(self, classes: int, column: str | None = None) -> npt.NDArray[np.float64]:
+    def class_sums(
+        self, classes: int, column: str | None = None, *, sizes: bool = False
+    ) -> npt.NDArray[np.float64]:
         """See `EventSource.class_sums`.
 
         Raises:
             InvalidConfig: the column is not the schema's weight.
         """
-        if column not in self.sums or len(self.sums[column]) != classes:
+        key = size_of(column) if sizes and column is not None else column
+        if key not in self.sums or len(self.sums[key]) != classes:
             raise InvalidConfig(
                 f"sums are known of the {len(self.sums[None])} classes and of the weight column, got {classes} classes "
                 f"and column '{column}'"
             )
-        return self.sums[column]
+        return self.sums[key]
 
     def head(self, events: int) -> Events:
         """See `EventSource.head`; read in this process."""
@@ -470,8 +480,7 @@ class ShardStream:
                 yield parts[0] if len(parts) == 1 else _joined(parts)
 
     def _read_columns(self) -> list[Column]:
-        weight = None if self.weights is None else self.weights.column
-        names = [*self.columns] if weight is None else [*self.columns, weight]
+        names = [*self.columns, *(() if self.weights is None else self.weights.columns)]
         return [self.schema.column(name) for name in dict.fromkeys(names)]
 
     def _read(self, events: int, columns: Sequence[Column]) -> Events:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hep_ray.errors import InvalidConfig, InvalidEvents
-from hep_ray.metrics.roc import Counts, RocCurve, order_of, roc_curve
+from hep_ray.metrics.roc import Counts, Floats, RocCurve, order_of, roc_curve
 from hep_ray.own_code import blaming, defined_at
 from hep_ray.registry import Registry
 
@@ -34,10 +34,11 @@ class Predictions:
     Attributes:
         scores: (N, C) probabilities of the classes, rows summing to one.
         labels: (N,) the true class, 0 … C - 1.
-        weights: (N,) of the events.
+        weights: (N,) of the events; ones where they have none.
         classes: C names, as they stand in keys.
         signal: index of the class whose score is cut on, all others being background; None where there is none.
         log_odds: (N, C) ln p − ln(1 − p) of each class, by which events are ranked.
+        weighted: whether the events have weights.
     """
 
     scores: NDArray[np.floating]
@@ -46,23 +47,34 @@ class Predictions:
     classes: Sequence[str]
     signal: int | None
     log_odds: NDArray[np.floating]
+    weighted: bool = False
+
+    @property
+    def event_weights(self) -> NDArray[np.floating] | None:
+        """(N,) weights; None where the events have none and are counted."""
+        return self.weights if self.weighted else None
 
     @cached_property
-    def confusion(self) -> Counts:
-        """(C true, C predicted) events."""
+    def confusion(self) -> Counts | Floats:
+        """(C true, C predicted) events, or sums of their weights."""
         count = len(self.classes)
         cells = self.labels * count + self.scores.argmax(axis=1)
-        return np.bincount(cells, minlength=count**2).reshape(count, count)
+        return np.bincount(cells, self.event_weights, count**2).reshape(count, count)
 
     @cached_property
     def curves(self) -> Mapping[int, RocCurve]:
         """Class → its ROC curve against all others; of two classes that of the signal alone."""
         two = len(self.classes) == 2  # noqa: PLR2004 - both would be one curve
         scored = [1 if self.signal is None else self.signal] if two else range(len(self.classes))
-        return {label: roc_curve(self.log_odds[:, label], self.labels == label) for label in scored}
+        return {
+            label: roc_curve(self.log_odds[:, label], self.labels == label, self.event_weights)
+            for label in scored
+        }
 
 
-ARGUMENTS = ("scores", "labels", "weights", "classes", "signal", "log_odds", "confusion", "curves")
+ARGUMENTS = (
+    *("scores", "labels", "weights", "event_weights", "classes", "signal", "log_odds", "confusion", "curves"),
+)
 """Attributes of `Predictions`, which a metric takes by these names."""
 
 
@@ -125,10 +137,11 @@ F = TypeVar("F", bound=Compute)
 def metric(name: str, *, larger_is_better: bool | None, label: str = "") -> Callable[[F], F]:
     """Register a function of (scores, labels, weights), which returns a number or a dict of numbers, as a metric.
 
-    `scores` is (N, C), the probabilities of the classes; `labels` (N,), the true class; `weights` (N,), of the events:
-    ones in validation and test, which count every event once. Arguments are passed by name: a function leaves out what
-    it does not need, and may take `classes` (names), `signal` (index or None), `log_odds` (N, C), `confusion` (C, C),
-    `curves` (class → ROC curve); see `Predictions`.
+    `scores` is (N, C), the probabilities of the classes; `labels` (N,), the true class; `weights` (N,), of the events,
+    in events expected: ones where the dataset has none or the search leaves them out. Arguments are passed by name: a
+    function leaves out what it does not need, and may take `classes` (names), `signal` (index or None), `log_odds`
+    (N, C), `confusion` (C, C), `curves` (class → ROC curve), `event_weights` (as `weights`, None where there are none);
+    see `Predictions`.
 
     Args:
         name: the key of the value, without its split: `auc` is reported as `val_auc` and `test_auc`.
@@ -193,7 +206,7 @@ def classification_metrics(
             None leaves out background rejection and significance.
         log_odds: (N, C) ln p − ln(1 − p) of each class as `Loss.log_odds` gives them, by which events are ranked;
             without them they are taken from the probabilities as far as these tell: see `order_of`.
-        weights: (N,) of the events, for metrics that weigh them; none of hep_ray's own does. Ones unless given.
+        weights: (N,) of the events, of any sign; events are counted unless given.
         only: a key; the metrics that it does not belong to are left out.
 
     Returns:
@@ -201,13 +214,17 @@ def classification_metrics(
 
     Raises:
         InvalidEvents: shapes disagree, a probability is not one, a label is outside the classes, a class
-            is absent, the signal is not a class, or two values have the same key.
+            is absent, the signal is not a class, weights of a class do not sum to more than 0, or two values have
+            the same key.
         InvalidConfig: a metric returns something else than numbers.
     """
     _validate(probabilities, labels, classes, signal)
     ranks: NDArray[np.floating] = order_of(probabilities) if log_odds is None else log_odds
     if ranks.shape != probabilities.shape:
         raise InvalidEvents(f"log-odds are (N, C) as probabilities are; got {ranks.shape}")
+    if weights is not None and not ((sums := np.bincount(labels, weights, len(classes))) > 0).all():
+        told = ", ".join(f"{name} {value:g}" for name, value in zip(classes, sums, strict=True))
+        raise InvalidEvents(f"weights must sum to more than 0 in every class; got {told}")
     found = Predictions(
         scores=probabilities,
         labels=labels,
@@ -215,6 +232,7 @@ def classification_metrics(
         classes=[name.replace("+", "plus") for name in classes],
         signal=None if signal is None else list(classes).index(signal),
         log_odds=ranks,
+        weighted=weights is not None,
     )
     owner = None if only is None else metric_of(only)
     wanted = [METRICS[name] for name in METRICS] if only is None else [] if owner is None else [owner]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hep_ray.metrics import classification_metrics
-from hep_ray.metrics.roc import Floats
+from hep_ray.metrics.roc import Floats, influences, roc_curve
 
 GROUPS = 50
 """Groups of events of the jackknife, for metrics without values of single events."""
@@ -24,6 +24,7 @@ def event_values(
     classes: Sequence[str],
     signal: str | None,
     losses: NDArray[np.floating] | None = None,
+    weights: NDArray[np.floating] | None = None,
 ) -> Floats | None:
     """Return values of events, or of groups of events, of one model.
 
@@ -34,6 +35,9 @@ def event_values(
     - every other metric of `classification_metrics`: pseudo-values of a jackknife over 50 groups of events, each with
       its part of every class; Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 11.
 
+    With weights w a mean such as `accuracy` is m = Σwv/Σw, and the value of an event m + N w(v − m)/Σw; `auc` has the
+    placements of weighted events, and the jackknife leaves weighted events out.
+
     Args:
         metric: without its split.
         labels: (N,).
@@ -42,25 +46,32 @@ def event_values(
         classes: names.
         signal: one of them, or None.
         losses: (N,) where they are known.
+        weights: (N,) of the events; None counts them.
 
     Returns:
-        (N,) or (50,); None where a class has fewer than 20 events, or the metric does not follow from what is given.
+        (N,) or (50,); None where a class has fewer than 20 events, effectively if weighted, or the metric does not
+        follow from what is given.
     """
-    if np.bincount(labels, minlength=len(classes)).min() < FEWEST_OF_A_CLASS:
+    one = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    sums, squares = (np.bincount(labels, values, len(classes)) for values in (one, one**2))
+    if squares.min() == 0 or (sums**2 / squares).min() < FEWEST_OF_A_CLASS:
         return None
     if metric == "loss":
-        return None if losses is None else np.asarray(losses, dtype=np.float64)
+        return None if losses is None else _of_mean(losses, weights)
     if metric == "accuracy":
-        return np.asarray(probabilities.argmax(axis=1) == labels, dtype=np.float64)
+        return _of_mean(probabilities.argmax(axis=1) == labels, weights)
     if metric == "auc":
         own = 1 if signal is None else list(classes).index(signal)
         scored = [own] if len(classes) == 2 else range(len(classes))  # noqa: PLR2004 - two share one curve
-        of_classes = np.stack([placements(log_odds[:, k], labels == k) for k in scored])
+        of_classes = np.stack([placements(log_odds[:, k], labels == k, weights) for k in scored])
         return np.asarray(of_classes.mean(axis=0))
 
     def of(rows: NDArray[np.bool_]) -> float:
+        left = None if weights is None else weights[rows]
+        if left is not None and np.bincount(labels[rows], left, len(classes)).min() <= 0:
+            return np.nan
         found = classification_metrics(
-            probabilities[rows], labels[rows], classes, signal, log_odds[rows], only=metric
+            probabilities[rows], labels[rows], classes, signal, log_odds[rows], left, only=metric
         )
         return found.get(metric, np.nan)
 
@@ -73,29 +84,32 @@ def event_values(
     whole = of(np.ones(len(labels), dtype=np.bool_))
     if not np.isfinite(whole):
         return None
-    without = np.array([of(group != one) for one in range(groups)])
+    without = np.array([of(group != number) for number in range(groups)])
+    if not np.isfinite(without).all():
+        return None
     return np.asarray(whole - (groups - 1) * (without - without.mean()))
 
 
-def placements(scores: NDArray[np.floating], is_signal: NDArray[np.bool_]) -> Floats:
+def _of_mean(values: NDArray[np.generic], weights: NDArray[np.floating] | None) -> Floats:
+    """Return values of events whose mean is that of the given ones, weighted where they have weights."""
+    own = np.asarray(values, dtype=np.float64)
+    if weights is None:
+        return own
+    mean = float(np.average(own, weights=weights))
+    return np.asarray(mean + len(own) * weights * (own - mean) / weights.sum())
+
+
+def placements(
+    scores: NDArray[np.floating],
+    is_signal: NDArray[np.bool_],
+    weights: NDArray[np.floating] | None = None,
+) -> Floats:
     """DeLong's placements as values of events, (N,), with the area under the ROC curve as their mean.
 
     Args:
         scores: (N,), higher for signal.
         is_signal: (N,), of both kinds.
+        weights: (N,) of the events; None counts them.
     """
-    signal, background = np.sort(scores[is_signal]), np.sort(scores[~is_signal])
-    beaten = _below(background, scores[is_signal])
-    beating = 1 - _below(signal, scores[~is_signal])
-    area = float(beaten.mean())
-    values = np.empty(len(scores))
-    share = len(signal) / len(scores)
-    values[is_signal] = area + (beaten - area) / share
-    values[~is_signal] = area + (beating - area) / (1 - share)
-    return values
-
-
-def _below(ordered: NDArray[np.floating], scores: NDArray[np.floating]) -> Floats:
-    """Share of ordered values below each score, ties half."""
-    left, right = np.searchsorted(ordered, scores, "left"), np.searchsorted(ordered, scores, "right")
-    return (left + right) / (2 * len(ordered))
+    curve = roc_curve(scores, is_signal, weights)
+    return curve.area + len(scores) * influences(curve, scores, is_signal, weights)

@@ -61,6 +61,8 @@ class FittedModel(Model):
     """
 
     fitted: Tensor
+    takes_missing = False
+    """Whether the fit takes NaN for a value that is missing; else the median of the training events stands for it."""
 
     def __init__(self, inputs: str, schema: SchemaLike) -> None:
         super().__init__()
@@ -69,6 +71,10 @@ class FittedModel(Model):
         self.classes = len(schema.classes)
         self.signal = None if schema.signal is None else schema.classes.index(schema.signal)
         self.register_buffer("fitted", torch.tensor(False))
+        read = [column for column in schema.columns if column.name in self.columns]
+        self.has_missing = any(getattr(column, "missing", False) for column in read)
+        if self.has_missing and not self.takes_missing:
+            self.register_buffer("filling", torch.zeros(self.flat.features))
 
     def fit(self, inputs: Mapping[str, Sliceable], labels: Labels, weights: Weights, seed: int) -> None:
         """Fit to the training split.
@@ -83,7 +89,11 @@ class FittedModel(Model):
             InvalidEvents: a feature is NaN or infinite.
         """
         features = np.concatenate(list(self._features(inputs, len(labels))))
-        if not np.isfinite(features).all():
+        if self.has_missing and not self.takes_missing:
+            filling = medians(features, "+".join(self.columns))
+            self._keep(filling=filling)
+            features = np.where(np.isnan(features), filling, features)
+        if not (np.isfinite(features) | (self.has_missing & np.isnan(features))).all():
             column = int(np.argwhere(~np.isfinite(features))[0, 1])
             raise InvalidEvents(
                 f"feature {column} of {'+'.join(self.columns)} is {features[~np.isfinite(features)][0]}: "
@@ -105,7 +115,10 @@ class FittedModel(Model):
             raise NotFitted(
                 f"this {type(self).__name__} is not fitted: a baseline is fitted before it is used"
             )
-        return self._logits(self.flat(*inputs))
+        features = self.flat(*inputs)
+        if self.has_missing and not self.takes_missing:
+            features = torch.where(torch.isnan(features), self.get_buffer("filling"), features)
+        return self._logits(features)
 
     def cuts(self) -> dict[str, float]:
         """Working points: name → least log-odds of the signal class; none by default."""
@@ -131,3 +144,23 @@ class FittedModel(Model):
 
     @abstractmethod
     def _logits(self, features: Tensor) -> Tensor: ...
+
+
+def medians(features: Floats, named: str) -> Floats:
+    """Return the median (F,) of each feature over the events that have a value.
+
+    Args:
+        features: (N, F), NaN where a value is missing.
+        named: columns, for the message.
+
+    Raises:
+        InvalidEvents: no event has a value of one.
+    """
+    absent = np.isnan(features).all(axis=0)
+    if absent.any():
+        raise InvalidEvents(
+            f"feature {int(absent.argmax())} of {named} has no value in any of {len(features)} training events: "
+            "convert without the column"
+        )
+    found: Floats = np.nanmedian(features, axis=0)
+    return found

@@ -93,8 +93,9 @@ class GradientBoostingConfig(FittedConfig):
 
 @model("gradient_boosting", GradientBoostingConfig)
 class GradientBoosting(FittedModel):
-    """scikit-learn's histogram gradient boosting, without early stopping."""
+    """scikit-learn's histogram gradient boosting, without early stopping; a missing value has a branch of its own."""
 
+    takes_missing = True
     feature: Tensor
     threshold: Tensor
     left: Tensor
@@ -109,6 +110,8 @@ class GradientBoosting(FittedModel):
         nodes = (config.trees * self.outputs, 2 * config.leaves - 1)
         for name in ("feature", "left", "right"):
             self.register_buffer(name, torch.zeros(nodes, dtype=torch.int64))
+        if self.has_missing:
+            self.register_buffer("missing_left", torch.zeros(nodes, dtype=torch.bool))
         for name in ("threshold", "value"):
             self.register_buffer(name, torch.zeros(nodes, dtype=torch.float64))
         self.register_buffer("start", torch.zeros(self.outputs, dtype=torch.float64))
@@ -143,6 +146,9 @@ class GradientBoosting(FittedModel):
             (self.value, nodes["value"]),
         ):
             buffer[row, : len(nodes)] = torch.from_numpy(values.astype(np.float64)).to(buffer.dtype)
+        if self.has_missing:
+            left = nodes["missing_go_to_left"].astype(bool)
+            self.get_buffer("missing_left")[row, : len(nodes)] = torch.from_numpy(left)
 
     def operations(self) -> int:
         """A comparison for each level of each tree, and a sum for its leaf."""
@@ -153,7 +159,10 @@ class GradientBoosting(FittedModel):
         tree = torch.arange(len(self.feature), device=features.device)
         node = torch.zeros((len(features), len(self.feature)), dtype=torch.int64, device=features.device)
         for _ in range(self.config.tree_depth):
-            lower = features.gather(1, self.feature[tree, node]) <= self.threshold[tree, node]
+            values = features.gather(1, self.feature[tree, node])
+            lower = values <= self.threshold[tree, node]
+            if self.has_missing:
+                lower = torch.where(torch.isnan(values), self.get_buffer("missing_left")[tree, node], lower)
             node = torch.where(lower, self.left[tree, node], self.right[tree, node])
         values = self.value[tree, node].view(-1, self.config.trees, self.outputs)
         raw = self.start + values.sum(1)

@@ -118,6 +118,7 @@ def _of_dataset(paths: Sequence[Path], classifier: Classifier, ways: Ways) -> Pr
             dtype=column.dtype,
             unit=column.unit,
             **({"max_length": column.shape[0]} if column.lists else {"shape": column.shape or None}),
+            missing="nan" if column.missing else None,
         )
         for column in classifier.columns
     )
@@ -299,10 +300,9 @@ def _rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple
                     f"of {shown} '{found}'"
                 )
         shared = ("name", "dtype", "unit", "elements", "element_units", "axes")
-        most = column.shape[0] if column.lists else None
-        rules.append(
-            ColumnRule(sources=sources, max_length=most, **{key: getattr(column, key) for key in shared})
-        )
+        most, missing = column.shape[0] if column.lists else None, "nan" if column.missing else None
+        stated = {key: getattr(column, key) for key in shared}
+        rules.append(ColumnRule(sources=sources, max_length=most, missing=missing, **stated))
     return tuple(rules)
 
 

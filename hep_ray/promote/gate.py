@@ -350,6 +350,12 @@ def _against_champion(
         return _fails(
             f"the champion is judged by {evidence.metric}, the candidate by {confirmation.metric}",
         )
+    if champion.event_schema.weight != gate.schema.weight:
+        used = {True: "weighted", False: "counted"}
+        return _fails(
+            f"the champion was judged on {used[champion.event_schema.weight is not None]} events, the candidate on "
+            f"{used[gate.schema.weight is not None]} ones: confirm with the champion's configuration as the baseline",
+        )
     kept = _champion_folder(gate.folder.parent, champion)
     theirs = None if kept is None else values_of(kept, gate.schema, evidence.contender, confirmation.metric)
     if kept is None or theirs is None:

@@ -172,7 +172,8 @@ def _promote(
 
     answered(gate.check_provenance(confirmation.provenance, _origin(confirmation, candidate, run)))
     data = wishes.data or Path(options.get("data", ""))
-    dataset = _dataset(data, confirmation, answered)
+    weighted = started is None or started.weights == "on"
+    dataset = _dataset(data, confirmation, answered, weights=weighted)
     answered(gate.check_test_split(looks, len(confirmation.finalists), accepted=wishes.accept_reused_test))
     with tempfile.TemporaryDirectory(prefix="hep_ray-promote-") as temporary:
         scratch = Path(temporary)
@@ -214,9 +215,11 @@ def _origin(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun)
     }
 
 
-def _dataset(data: Path, confirmation: Confirmation, answered: Callable[..., None]) -> Dataset | None:
+def _dataset(
+    data: Path, confirmation: Confirmation, answered: Callable[..., None], *, weights: bool
+) -> Dataset | None:
     try:
-        dataset = Dataset.open(data, hashes="all")
+        dataset = Dataset.open(data, hashes="all", weights=weights)
     except HepRayError as exc:
         answered(Criterion("dataset", False, str(exc)))
         return None

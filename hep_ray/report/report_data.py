@@ -144,7 +144,7 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
 def _dataset(started: SearchStarted, given: Path | None, notes: list[str]) -> Dataset | None:
     folder = given or Path(str(started.options.get("data", "")))
     try:
-        dataset = Dataset.open(folder)
+        dataset = Dataset.open(folder, weights=started.weights == "on")
         if dataset.fingerprint != started.dataset_fingerprint:
             raise UnreadableInput(
                 f"a report reads the dataset of its search, {started.dataset_fingerprint}; "

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import FOLDER, Confirmation
-from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset, refuse_sums
 from hep_ray.dataset.schema import LABEL, EventSchema
 from hep_ray.errors import InvalidEvents, StorageError
-from hep_ray.loading.batches import Batch, BatchRequest, Events
+from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights
 from hep_ray.metrics.calibration import Reliability, reliability
 from hep_ray.metrics.classification import REJECTION_PERCENTS
-from hep_ray.metrics.roc import Counts, Floats, RocCurve, log_odds_of, roc_curve
+from hep_ray.metrics.roc import Counts, Floats, RocCurve, effective_events, log_odds_of, roc_curve
 from hep_ray.search.state import TrialState
 from hep_ray.training.checkpoint import BEST, restore_model
 from hep_ray.training.evaluation import BATCH, evaluate
@@ -69,7 +69,7 @@ class Scores:
     @property
     def events(self) -> int:
         """Events of each evaluation."""
-        return int(self.contenders[0].runs[0].confusion.sum())
+        return self.contenders[0].runs[0].events
 
     @property
     def seeds(self) -> int:
@@ -92,6 +92,9 @@ class Scores:
         """Split, events and seeds, for a caption."""
         runs = f"mean over {self.seeds} seeds" if self.seeds > 1 else "one training"
         chosen = f" ({self.choice})" if self.choice else ""
+        effective = self.contenders[0].runs[0].effective
+        if effective is not None:
+            chosen += f", weighted (effectively {effective:,.0f})"
         biased = "" if self.confirmed else ", by which the trial was chosen"
         return f"{self.split}{biased}: {self.events:,} events{chosen}; {runs}"
 
@@ -111,7 +114,9 @@ def confirmed_scores(confirmation: Confirmation, folder: Path, schema: EventSche
 
     def read(name: str) -> Performance:
         kept = read_scores(folder / FOLDER / name, schema)
-        return performance_of(kept.probabilities, kept.labels, schema.signal_index, kept.log_odds)
+        return performance_of(
+            kept.probabilities, kept.labels, schema.signal_index, kept.log_odds, kept.weights
+        )
 
     contenders = tuple(
         Scored(one.name, one.role == "baseline", tuple(read(run.scores) for run in one.runs))
@@ -142,7 +147,13 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
     found = evaluate(trained.model, trained.loss, of_model, half=trained.half)
     if not np.isfinite(found.probabilities).all():
         raise InvalidEvents(f"probabilities are finite; those of {path} on the validation split are not")
-    run = performance_of(found.probabilities, found.labels, schema.signal_index, found.log_odds)
+    weights = found.weights
+    if weights is not None:  # the sums of the whole split are not those of its first events
+        sums = np.bincount(found.labels, weights, len(schema.classes))
+        refuse_sums(dict(zip(schema.classes, sums.tolist(), strict=True)), "validation events")
+        expected = np.array([schema.expected[name] for name in schema.classes])
+        weights = weights * (expected / sums)[found.labels]
+    run = performance_of(found.probabilities, found.labels, schema.signal_index, found.log_odds, weights)
     rows = dataset.rows("val")
     choice = f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else ""
     only = (Scored(trial.trial_id, baseline=False, runs=(run,)),)
@@ -152,16 +163,18 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
 
 def _batches(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Batch]:
     """The validation split, a shard in memory at a time."""
-    left = MOST_EVENTS
+    left, schema = MOST_EVENTS, dataset.schema
+    names = [LABEL, *dict.fromkeys((*columns, *([schema.weight] if schema.weight else [])))]
+    weights = EventWeights(np.ones(len(schema.classes)), schema.weight) if schema.weight else None
     for path in dataset.paths("val"):
-        for whole in pq.read_table(path, columns=[LABEL, *columns]).to_batches():
+        for whole in pq.read_table(path, columns=names).to_batches():
             batch = whole.slice(0, left)
             if not batch.num_rows:
                 return
             left -= batch.num_rows
-            inputs = {name: dataset.schema.column(name).to_numpy(batch.column(name)) for name in columns}
+            inputs = {name: schema.column(name).to_numpy(batch.column(name)) for name in names[1:]}
             events = Events.from_arrays(inputs, batch.column(LABEL).to_numpy())
-            yield from events.batches(BatchRequest(BATCH))
+            yield from events.select(columns, weights).batches(BatchRequest(BATCH))
 
 
 EFFICIENCIES: Floats = np.arange(1, 101) / 100
@@ -217,7 +230,7 @@ class OneVersusRest:
 
 @dataclass(frozen=True)
 class Performance:
-    """Counts of one model on one split.
+    """Counts of one model on one split; sums of weights, in events expected, where events have some.
 
     Attributes:
         confusion: (C, C) events, true class × predicted class.
@@ -231,9 +244,13 @@ class Performance:
         one_versus_rest: of every class.
         reliability: bins of the probability of the predicted class.
         scores: (C, SCORE_BINS) events of each true class by the probability of the signal class.
+        events: number of them.
+        confusion_squares: (C, C) sums of squared weights, which are the events where they are counted.
+        score_squares: (C, SCORE_BINS) the same.
+        effective: (Σw)²/Σw², how many unweighted ones are as precise; None where they are counted.
     """
 
-    confusion: Counts
+    confusion: Counts | Floats
     background_efficiency: Floats
     rejection: Floats
     rejection_error: Floats
@@ -243,7 +260,30 @@ class Performance:
     points: tuple[WorkingPoint, ...]
     one_versus_rest: tuple[OneVersusRest, ...]
     reliability: Reliability
-    scores: Counts
+    scores: Counts | Floats
+    events: int
+    confusion_squares: Counts | Floats
+    score_squares: Counts | Floats
+    effective: float | None = None
+
+    @property
+    def share_errors(self) -> Floats:
+        """(C, C) binomial errors of the fractions of each true class (rows) that are predicted as each class."""
+        return fraction_errors(self.confusion, self.confusion_squares)
+
+
+def fraction_errors(cells: Counts | Floats, squares: Counts | Floats) -> Floats:
+    """Return binomial errors of the fractions of rows: √((1 − f)² Σ_in w² + f² Σ_out w²)/Σw.
+
+    Args:
+        cells: (R, C) sums of weights.
+        squares: (R, C) sums of their squares.
+    """
+    totals = cells.sum(axis=1, keepdims=True)
+    shares = cells / totals
+    others = squares.sum(axis=1, keepdims=True) - squares
+    errors: Floats = np.sqrt((1 - shares) ** 2 * squares + shares**2 * others) / totals
+    return errors
 
 
 def performance_of(
@@ -251,6 +291,7 @@ def performance_of(
     labels: npt.NDArray[np.integer[Any]],
     signal: int,
     log_odds: npt.NDArray[np.floating[Any]] | None = None,
+    weights: npt.NDArray[np.floating[Any]] | None = None,
 ) -> Performance:
     """Count the events of one model on one split.
 
@@ -259,43 +300,55 @@ def performance_of(
         labels: (N,) the true class.
         signal: label of the signal class.
         log_odds: (N, C) by which events are ranked; from the probabilities without them, see `log_odds_of`.
+        weights: (N,) of the events; None counts them.
 
     Raises:
-        InvalidEvents: a class is absent, or a probability is not finite.
+        InvalidEvents: a class is absent, its weights do not sum to more than 0, or a probability is not finite.
     """
     probabilities = probabilities.astype(np.float64)
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
-    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    cells = labels * classes + predicted
+    confusion = np.bincount(cells, weights, classes**2).reshape(classes, classes)
     recall = np.diagonal(confusion) / confusion.sum(axis=1)
+    square = None if weights is None else weights**2
+    squares = np.bincount(cells, square, classes**2).reshape(classes, classes)
+    recall_errors = np.diagonal(fraction_errors(confusion, squares))
     ranks = log_odds_of(probabilities) if log_odds is None else log_odds
-    curves = [roc_curve(ranks[:, label], labels == label) for label in range(classes)]
+    curves = [roc_curve(ranks[:, label], labels == label, weights) for label in range(classes)]
     curve = curves[signal]
     cuts = [curve.cut(float(efficiency)) for efficiency in EFFICIENCIES]
     rejections = [curve.background_rejection(float(efficiency)) for efficiency in EFFICIENCIES]
     score = np.clip((probabilities[:, signal] * SCORE_BINS).astype(np.int64), 0, SCORE_BINS - 1)
-    scores = np.bincount(labels * SCORE_BINS + score, minlength=classes * SCORE_BINS)
+    scores, score_squares = (
+        np.bincount(labels * SCORE_BINS + score, one, classes * SCORE_BINS).reshape(classes, SCORE_BINS)
+        for one in (weights, square)
+    )
     return Performance(
         confusion=confusion,
         background_efficiency=curve.background_efficiency[cuts],
         rejection=np.array([rejection for rejection, _ in rejections]),
         rejection_error=np.array([error for _, error in rejections]),
-        limit=curve.background_passing[cuts] == 0,
+        limit=np.array([curve.is_limit(cut) for cut in cuts]),
         auc=curve.area,
         auc_error=curve.area_error,
         points=tuple(working_point(curve, percent) for percent in REJECTION_PERCENTS),
         one_versus_rest=tuple(
             OneVersusRest(
                 recall=float(recall[label]),
-                recall_error=math.sqrt(recall[label] * (1 - recall[label]) / confusion[label].sum()),
+                recall_error=float(recall_errors[label]),
                 auc=own.area,
                 auc_error=own.area_error,
                 half=working_point(own, 50),
             )
             for label, own in enumerate(curves)
         ),
-        reliability=reliability(probabilities, labels),
-        scores=scores.reshape(classes, SCORE_BINS),
+        reliability=reliability(probabilities, labels, weights),
+        scores=scores,
+        events=len(labels),
+        confusion_squares=squares,
+        score_squares=score_squares,
+        effective=None if weights is None else effective_events(weights.sum(), (weights**2).sum()),
     )
 
 
@@ -311,7 +364,7 @@ def working_point(curve: RocCurve, percent: int) -> WorkingPoint:
         background_efficiency=float(curve.background_efficiency[cut]),
         rejection=rejection,
         error=error,
-        limit=bool(curve.background_passing[cut] == 0),
+        limit=curve.is_limit(cut),
         tied=tied if with_signal else 0,
     )
 

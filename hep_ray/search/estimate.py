@@ -204,7 +204,7 @@ def _time(
     """
     load(plugins)
     torch.set_num_threads(cpus)
-    dataset = Dataset.open(folder, verify=False)
+    dataset = Dataset.open(folder, verify=False, weights=False)
     started = time.monotonic()
     timed, failed = [], []
     for params in kinds:

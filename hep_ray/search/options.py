@@ -46,6 +46,7 @@ LONGEST_EPOCH = 366 * 86400.0
 """Seconds; Python's own alarm takes no infinity."""
 
 Cache = Literal["auto", "resident", "streaming"]
+Weights = Literal["on", "off"]
 
 
 class Resume(Enum):
@@ -60,6 +61,10 @@ AS_IN_SEARCH = "as in the search"
 
 EPOCH_TIMEOUT_FLAG = typer.Option(
     help="Seconds that an epoch may take; a trial whose epoch takes longer hangs, is ended, and tried once more."
+)
+WEIGHTS_FLAG = typer.Option(
+    help="on: the weights of the events count in the loss and in every metric, where the dataset has some; off: each "
+    "event counts once."
 )
 CACHE_FLAG = typer.Option(
     help="resident: load the events into memory once; streaming: read them in every epoch, with a core for it on each "
@@ -125,6 +130,7 @@ class SearchOptions:
         Resume.MAY_CHANGE,
     ] = None
     epoch_timeout: Annotated[float, EPOCH_TIMEOUT_FLAG, Resume.MAY_CHANGE] = EPOCH_TIMEOUT
+    weights: Annotated[Weights, WEIGHTS_FLAG, Resume.MUST_MATCH] = "on"
     cache: Annotated[Cache, CACHE_FLAG, Resume.MAY_CHANGE] = "auto"
     memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, Resume.MAY_CHANGE] = None
     precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, PRECISION_FLAG, Resume.MAY_CHANGE] = (
@@ -202,6 +208,7 @@ def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
         **started.options,
         "tracking_uri": recorded_uri(folder, started) if stated else None,
         "workers_per_trial": started.workers_per_trial,
+        "weights": started.weights,
         "grace_epochs": started.grace_epochs,
         "sampler": started.sampler,
         "scheduler": started.scheduler,

@@ -113,6 +113,13 @@ class SearchPlan(TrainingPlan):
         splits = ", ".join(f"{self.dataset.rows(split)} {split}" for split in ("train", "val"))
         yield "search", f"{self.search.name}, preset {self.given.preset}"
         yield "data", f"{self.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
+        if self.resources.unread:
+            yield "not read", f"no model of this search reads {', '.join(self.resources.unread)}"
+        if schema.weight is not None:
+            yield (
+                "weights",
+                f"{schema.weight}, in the loss and in every metric; --weights off counts each event once",
+            )
         if self.preset.published:
             yield from self.preset.published.rows()
         for name, parameter in self.space.parameters.items():
@@ -345,7 +352,7 @@ class Draft:
         Raises:
             ShardMismatch, UnreadableInput, InvalidEvents: it is not whole.
         """
-        return Dataset.open(self.options.data, hashes=self.hashes)
+        return Dataset.open(self.options.data, hashes=self.hashes, weights=self.options.weights == "on")
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:

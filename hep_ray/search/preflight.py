@@ -112,7 +112,9 @@ def preflight(trials: Trials) -> ResourcePlan:
     """
     for check in CHECKS:
         check(trials)
-    return trials.resources
+    return dataclasses.replace(
+        trials.resources, unread=unread_columns(trials.built[0], trials.dataset.schema)
+    )
 
 
 CHECKS: tuple[Callable[[Trials], object], ...] = (
@@ -284,6 +286,19 @@ def check_configurations(
     return list(samples.values()), max(
         (sum(one.nbytes for one in state if hasattr(one, "nbytes")) for state in weights), default=0
     )
+
+
+def unread_columns(configurations: Iterable[Mapping[str, Any]], schema: EventSchema) -> tuple[str, ...]:
+    """Return the columns that a model might read and that none of these configurations' models reads.
+
+    Args:
+        configurations: that can be trained.
+        schema: of the events.
+    """
+    configs = [TrialConfig.from_params(params) for params in configurations]
+    different = {f"{one.trainer.model} {one.components['model']!r}": one for one in configs}
+    read = {name for one in different.values() for name in _weightless(one, schema).columns}
+    return tuple(column.name for column in schema.inputs if column.name not in read)
 
 
 def _weightless(config: TrialConfig, schema: EventSchema) -> Model:

@@ -36,6 +36,7 @@ class ResourcePlan:
         min_workers_per_trial: as few of them will do while the cluster has no room for all.
         data_cpus: cores kept free for Ray Data while trials run.
         ingest: where the events are while trials run.
+        unread: columns of the dataset that no model of these trials reads.
     """
 
     trials: int
@@ -48,6 +49,7 @@ class ResourcePlan:
     min_workers_per_trial: int = 1
     data_cpus: int = 0
     ingest: Ingest = RESIDENT
+    unread: tuple[str, ...] = ()
 
     @property
     def _workers(self) -> int:

@@ -102,6 +102,9 @@ class SearchStarted(Config):
     space: dict[str, RecordedParameter] = Field({}, description="what is drawn; empty for a confirmation")
     contenders: dict[str, dict[str, Any]] = Field({}, description="parameters of what a confirmation trains")
     workers_per_trial: int = Field(1, description="processes that train a trial together")
+    weights: Literal["on", "off"] = Field(
+        "on", description="whether the weights of events count, if they have some"
+    )
     points_to_evaluate: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")

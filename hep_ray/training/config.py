@@ -19,8 +19,9 @@ from hep_ray.dataset.sparse import Values
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.loading.augmentations import AUGMENTATIONS, turned_on
-from hep_ray.loading.batches import EventSource, LastBatch
-from hep_ray.loading.scalers import SCALERS, Scaler
+from hep_ray.loading.batches import EventSource, LastBatch, NegativeWeights
+from hep_ray.loading.scalers import FIT_EVENTS, SCALERS, Scaler
+from hep_ray.loading.scalers.missing import Imputation, Imputer
 from hep_ray.losses import LOSSES
 from hep_ray.models import MODELS, Model, SchemaLike, with_lists_allowed
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
@@ -37,10 +38,49 @@ class FitConfig(Config):
     Attributes:
         model: name in the model registry.
         class_weights: `balanced` gives every class the same sum of weights in the training loss.
+        negative_weights: what stands for a sample weight below 0 in the training loss, of which metrics know nothing:
+            `signed` itself, which is unbiased, and lets the loss fall without end where negative weights outweigh the
+            others; `absolute` its size; `zero` nothing; the class is then scaled to the sum that it had. `auto` is
+            `signed` for what is trained and `absolute` for what is fitted, as trees take no negative sums.
+        flat_in: scalar columns, joined by `+`, in which each class is made flat in the training loss, so that it is not
+            told by them alone: `pt`, or `pt+eta`; spectators too. Metrics know nothing of it.
+        flat_bins: of equal width for each of them, between its quantiles of 1 % and 99 %; what lies outside is in the
+            outer ones.
     """
 
     model: str
     class_weights: Literal["none", "balanced"] = "none"
+    negative_weights: Literal["auto", "signed", "absolute", "zero"] = "auto"
+    flat_in: str = ""
+    flat_bins: int = Field(default=20, ge=2)
+
+    @property
+    def flat_columns(self) -> tuple[str, ...]:
+        """Columns in which each class is made flat."""
+        return tuple(self.flat_in.split("+")) if self.flat_in else ()
+
+    def check_columns(self, schema: EventSchema) -> None:
+        """Check that the events have the columns that this names.
+
+        Raises:
+            InvalidConfig: they lack one, or it is no scalar without missing values.
+        """
+        scalars = [
+            one.name
+            for one in schema.columns
+            if not one.shape and not one.missing and one.name != schema.weight
+        ]
+        for name in self.flat_columns:
+            if name not in scalars:
+                raise InvalidConfig(
+                    f"flat_in '{self.flat_in}' names '{name}', which is no scalar column of the events: "
+                    f"{', '.join(scalars) or 'there is none'}"
+                )
+
+    @property
+    def of_negative_weights(self) -> NegativeWeights:
+        """Treatment of negative weights in a fit."""
+        return "absolute" if self.negative_weights == "auto" else self.negative_weights
 
 
 class TrainerConfig(FitConfig):
@@ -60,6 +100,8 @@ class TrainerConfig(FitConfig):
         last_batch: what becomes of the r events of an epoch that do not fill a batch. `share`: fewer than half a batch
             take events over from the batch before, so that no step, and no batch normalisation, sees fewer than half a
             batch; `keep`: they make a step of their own, however few; `drop`: they are left out of the epoch.
+        imputation: what stands for values that are missing, of columns that may lack some: `median` or `mean` of the
+            training events that have one, before any scaling, or `zero`.
         scalar_scaling: scaler of scalar and vector columns, fitted on the training split; `none` leaves them.
         sequence_scaling: the same for columns of rank 2, such as tracks, and of lists, whose items count each.
         plane_scaling: the same for images without an axis of channels: columns of rank 2 whose axes the schema names;
@@ -84,6 +126,7 @@ class TrainerConfig(FitConfig):
     train_events: NonNegativeInt = 0
     train_auc: bool = False
     last_batch: LastBatch = "share"
+    imputation: Imputation = "median"
     scalar_scaling: str = NONE
     sequence_scaling: str = NONE
     plane_scaling: str = ""
@@ -95,6 +138,11 @@ class TrainerConfig(FitConfig):
     precision: Literal["float32", "bfloat16"] = "float32"
     sync_batch_norm: bool = False
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+
+    @property
+    def of_negative_weights(self) -> NegativeWeights:
+        """Treatment of negative weights in the loss."""
+        return "signed" if self.negative_weights == "auto" else self.negative_weights
 
     @property
     def scaling_by_rank(self) -> dict[int, str]:
@@ -199,11 +247,14 @@ class TrialConfig:
         """A new model for events of this schema.
 
         Raises:
-            InvalidConfig: the model cannot take the dataset's columns.
+            InvalidConfig: the model cannot take the dataset's columns, or others that are named are not there.
         """
+        self.trainer.check_columns(schema)
         name = self.trainer.model
         model = with_lists_allowed(name, MODELS[name].build(self.components["model"], schema), schema)
-        return model if self.fitted else with_scalers(model, schema, self.training.scaling_by_rank)
+        if self.fitted:
+            return model
+        return with_scalers(model, schema, self.training.scaling_by_rank, self.training.imputation)
 
     def resolved(self) -> dict[str, Any]:
         """Every value that the trial uses, defaults included, as one flat dict."""
@@ -266,47 +317,73 @@ def describe(chosen: Mapping[str, str]) -> str:
 
 
 class ScaledModel(Model):
-    """Scales its inputs, then asks the model within.
+    """Fills and scales its inputs, then asks the model within.
 
     Args:
         model: takes scaled inputs.
         scalers: column → scaler, for some of the model's columns.
         lists: columns of lists, whose scalers are of one item.
+        imputers: column → what fills its missing values, for those that may lack some.
     """
 
-    def __init__(self, model: Model, scalers: Mapping[str, Scaler], lists: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        model: Model,
+        scalers: Mapping[str, Scaler],
+        lists: Collection[str] = (),
+        imputers: Mapping[str, Imputer] | None = None,
+    ) -> None:
         super().__init__()
         self.lists = frozenset(lists)
         self.columns = model.columns
         self.model = model
         self.scalers = nn.ModuleDict(dict(scalers))
+        self.imputers = nn.ModuleDict(dict(imputers or {}))
 
     def fit(self, inputs: Mapping[str, Values]) -> None:
-        """Fit every scaler to the training split's columns.
+        """Fit every imputer and scaler to the training split's columns.
 
         Raises:
-            InvalidEvents: a value is NaN or infinite.
+            InvalidEvents: a value is infinite, or NaN where none may be missing.
         """
-        for name, one in self.scalers.items():
-            assert isinstance(one, Scaler)
-            one.fit(items_of(inputs[name]) if name in self.lists else inputs[name])
+        for name in self._fitted_columns:
+            self._fit(name, inputs[name])
+
+    @property
+    def _fitted_columns(self) -> list[str]:
+        return [name for name in self.columns if name in self.scalers or name in self.imputers]
+
+    def _fit(self, name: str, values: Values) -> None:
+        if name in self.imputers:
+            imputer = self.imputers[name]
+            assert isinstance(imputer, Imputer)
+            values = imputer.fit(values)
+        if name in self.scalers:
+            scaler = self.scalers[name]
+            assert isinstance(scaler, Scaler)
+            scaler.fit(items_of(values) if name in self.lists else values)
 
     def fit_to(self, train: EventSource) -> None:
-        """Fit every scaler to the first events of the training split, as many as it takes.
+        """Fit every imputer and scaler to the first events of the training split, as many as these take.
 
         Raises:
-            InvalidEvents: a value is NaN or infinite.
+            InvalidEvents: a value is infinite, or NaN where none may be missing.
         """
-        for name, one in self.scalers.items():
-            assert isinstance(one, Scaler)
-            values = train.select((name,)).head(one.sample).inputs[name]
-            one.fit(items_of(values) if name in self.lists else values)
+        scalers = dict(self.scalers.items())
+        for name in self._fitted_columns:
+            scaler = scalers.get(name)
+            most = scaler.sample if isinstance(scaler, Scaler) else FIT_EVENTS
+            self._fit(name, train.select((name,)).head(most).inputs[name])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (N, n_classes) of inputs as they are stored, in the order of `columns`."""
+        given = [
+            self.imputers[name](values) if name in self.imputers else values
+            for name, values in zip(self.columns, inputs, strict=True)
+        ]
         scaled = [
             self._scaled(name, values) if name in self.scalers else values
-            for name, values in zip(self.columns, inputs, strict=True)
+            for name, values in zip(self.columns, given, strict=True)
         ]
         logits: Tensor = self.model(*scaled)
         return logits
@@ -326,14 +403,17 @@ def items_of(values: Values) -> npt.NDArray[Any]:
     return whole[mask_of(whole)]
 
 
-def with_scalers(model: Model, schema: SchemaLike, by_rank: Mapping[int, str]) -> Model:
-    """The model, with scalers within where any is asked for.
+def with_scalers(
+    model: Model, schema: SchemaLike, by_rank: Mapping[int, str], imputation: Imputation = "median"
+) -> Model:
+    """The model, with scalers within where any is asked for, and imputers where a column may lack values.
 
     Args:
         model: as built.
         schema: of the events.
         by_rank: rank of a column's shape (0 and 1 scalars, 2 sequences, 3 images; `PLANE` images of rank 2) → name of
             a scaler or `none`.
+        imputation: what fills missing values.
 
     Raises:
         UnknownName: there is no such scaler.
@@ -359,4 +439,9 @@ def with_scalers(model: Model, schema: SchemaLike, by_rank: Mapping[int, str]) -
         column: SCALERS[name](shapes[column][1:] if column in lists else shapes[column])
         for column, name in scaled.items()
     }
-    return ScaledModel(model, scalers, lists) if scalers else model
+    imputers = {
+        column.name: Imputer(column.shape, imputation)
+        for column in columns
+        if getattr(column, "missing", False)
+    }
+    return ScaledModel(model, scalers, lists, imputers) if scalers or imputers else model

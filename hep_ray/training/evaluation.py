@@ -31,11 +31,12 @@ class Evaluation:
     """A model's answer on a whole split.
 
     Attributes:
-        loss: mean loss per event.
+        loss: mean loss per event; of weighted events the weighted mean.
         probabilities: (events, classes) float32; rows sum to one.
         log_odds: (events, classes) float64, ln p − ln(1 − p) of each class, by which events are ranked.
         losses: (events,) float32.
         labels: (events,) int64.
+        weights: (events,) float64 of the events, in events expected; None where they are counted.
     """
 
     loss: float
@@ -43,6 +44,7 @@ class Evaluation:
     log_odds: np.ndarray
     losses: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray | None = None
 
 
 def evaluate(
@@ -58,13 +60,13 @@ def evaluate(
     Args:
         model: on the device of the batches.
         loss: gives them.
-        batches: of the split, or this worker's part of it.
+        batches: of the split, or this worker's part of it; all of them have weights, or none has.
         half: run the model in bfloat16.
         whole: makes the rows of the whole split out of those of the workers' parts.
     """
     was_training = model.training
     model.eval()
-    losses, probabilities, log_odds, labels = [], [], [], []
+    losses, probabilities, log_odds, labels, weights = [], [], [], [], []
     with torch.inference_mode():
         for batch in batches:
             logits = logits_of(model, model.columns, batch, half=half)
@@ -72,15 +74,23 @@ def evaluate(
             probabilities.append(loss.probabilities(logits))
             log_odds.append(loss.log_odds(logits).double())
             labels.append(batch.labels)
+            weights += [] if batch.weights is None else [batch.weights.double()]
     model.train(was_training)
-    rows = [torch.cat(values) for values in (losses, probabilities, log_odds, labels)]
-    all_losses, all_probabilities, all_log_odds, all_labels = map(whole, rows) if whole else rows
+    columns = (losses, probabilities, log_odds, labels, *([weights] if weights else []))
+    rows = [torch.cat(values) for values in columns]
+    all_losses, all_probabilities, all_log_odds, all_labels, *all_weights = (
+        map(whole, rows) if whole else rows
+    )
+    mean = all_losses.double().mean()
+    if all_weights:
+        mean = (all_losses.double() * all_weights[0]).sum() / all_weights[0].sum()
     return Evaluation(
-        loss=float(all_losses.double().mean()),
+        loss=float(mean),
         probabilities=all_probabilities.float().cpu().numpy(),
         log_odds=all_log_odds.cpu().numpy(),
         losses=all_losses.float().cpu().numpy(),
         labels=all_labels.cpu().numpy(),
+        weights=all_weights[0].cpu().numpy() if all_weights else None,
     )
 
 
@@ -100,7 +110,7 @@ def validate(
     Args:
         model: on the device.
         loss: gives the losses and the probabilities.
-        events: of the validation split.
+        events: of the validation split, with their weights in metrics if they have some.
         schema: its classes and its signal.
         where: completes the message of an error.
         half: run the model in bfloat16.
@@ -137,7 +147,7 @@ def validation_metrics(
     if not np.isfinite(result.log_odds).all():
         raise NonFiniteLoss(where(UNRANKED))
     metrics = classification_metrics(
-        result.probabilities, result.labels, schema.classes, schema.signal, result.log_odds
+        result.probabilities, result.labels, schema.classes, schema.signal, result.log_odds, result.weights
     )
     return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
 
@@ -147,7 +157,8 @@ def validation_keys(schema: EventSchema) -> tuple[str, ...]:
     classes = len(schema.classes)
     undecided = np.full((2 * classes, classes), 1 / classes, np.float32)
     labels = np.arange(2 * classes) % classes
-    nothing = Evaluation(0.0, undecided, np.zeros(undecided.shape), np.zeros(len(labels)), labels)
+    weights = None if schema.weight is None else np.ones(len(labels))
+    nothing = Evaluation(0.0, undecided, np.zeros(undecided.shape), np.zeros(len(labels)), labels, weights)
     return tuple(validation_metrics(nothing, schema, str))
 
 

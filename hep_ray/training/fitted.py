@@ -11,7 +11,7 @@ import numpy as np
 from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
-from hep_ray.loading.batches import BatchRequest, EventSource, training_weights
+from hep_ray.loading.batches import BatchRequest, EventSource, metric_weights, training_weights
 from hep_ray.losses import build_loss
 from hep_ray.metrics.roc import passing
 from hep_ray.models import Model
@@ -71,18 +71,25 @@ class FittedLoop:
         """
         start = time.perf_counter()
         weights = training_weights(
-            self._train, self._schema, balanced=self.config.trainer.class_weights == "balanced"
+            self._train,
+            self._schema,
+            balanced=self.config.trainer.class_weights == "balanced",
+            negative=self.config.trainer.of_negative_weights,
+            flat_in=self.config.trainer.flat_columns,
+            flat_bins=self.config.trainer.flat_bins,
         )
         train = self._train.select(self.model.columns, weights).head(self._most_events())
         # No fitted model reads lists.
         inputs = {name: one for name, one in train.inputs.items() if not isinstance(one, ListColumn)}
         self.model.fit(inputs, train.labels, train.weights, self._seed)
-        val = self._val.select(self.model.columns)
+        val = self._val.select(self.model.columns, metric_weights(self._val, self._schema))
         result = evaluate(self.model, build_loss("cross_entropy", {}), val.batches(BatchRequest(BATCH)))
         metrics = validation_metrics(result, self._schema, str)
         signal = self._schema.signal_index
         for name, cut in self.model.cuts().items():
-            efficiency, mistaken = passing(result.log_odds[:, signal], result.labels == signal, cut)
+            efficiency, mistaken = passing(
+                result.log_odds[:, signal], result.labels == signal, cut, result.weights
+            )
             metrics[f"val_signal_efficiency_{name}"] = efficiency
             metrics[f"val_background_rejection_{name}"] = 1 / mistaken
         if len(train) < len(self._train):

@@ -14,7 +14,7 @@ import torch
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.augment import Augmentation
-from hep_ray.loading.batches import Batch, BatchRequest, EventSource, training_weights
+from hep_ray.loading.batches import Batch, BatchRequest, EventSource, metric_weights, training_weights
 from hep_ray.loading.on_device import on_device
 from hep_ray.models import Model
 from hep_ray.optim import norms_and_biases
@@ -140,9 +140,17 @@ class TrialLoop:
             synchronise(self.model, self._device)
         if config.training.train_events:
             train = train.head(config.training.train_events)
-        weights = training_weights(train, schema, balanced=config.training.class_weights == "balanced")
+        weights = training_weights(
+            train,
+            schema,
+            balanced=config.training.class_weights == "balanced",
+            negative=config.training.of_negative_weights,
+            flat_in=config.training.flat_columns,
+            flat_bins=config.training.flat_bins,
+        )
         self._train = on_device(train.select(self.model.columns, weights), self._device, gpu_fraction)
-        self._val = on_device(val.select(self.model.columns), self._device, gpu_fraction)
+        judged = val.select(self.model.columns, metric_weights(val, schema))
+        self._val = on_device(judged, self._device, gpu_fraction)
         if isinstance(self.model, ScaledModel):
             self.model.fit_to(self._train)
         self._cost = model_cost(self.model, schema, self._device)
@@ -248,7 +256,7 @@ class TrialLoop:
             raise NonFiniteLoss(
                 self._where(f"training loss is {losses[~finite][0]} at step {finite.argmin() + 1}")
             )
-        correct = int(self._workers.all_reduce(torch.stack([step.correct for step in steps]).sum()))
+        correct = self._workers.all_reduce(torch.stack([step.correct for step in steps]).sum()).item()
         return {
             "train_loss": float(losses.sum() / sizes.sum()),
             "train_accuracy": correct / int(sizes.sum()),

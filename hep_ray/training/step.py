@@ -23,7 +23,7 @@ class StepResult:
 
     Attributes:
         loss_sum: scalar tensor, sum of the per-event losses.
-        correct: scalar tensor, events whose most probable class is the true one.
+        correct: scalar tensor, events whose most probable class is the true one, each with its weight.
         events: events in the batch.
     """
 
@@ -46,9 +46,10 @@ def train_step(
 ) -> StepResult:
     """Forward, backward and one optimizer update on one batch, in place on `model` and `optimizer`.
 
-    The mean is over events, each with its weight; a mixed event's loss is that of both its labels in their shares, each
-    with the weight of the event that it comes from: λ w l(y) + (1 − λ) w' l(y'). So the weights of a batch have the
-    same sum, for every class, as without mixing.
+    The mean is over events, each with its weight, which may be negative: the sum of w l(y) is then an unbiased estimate
+    of what events of positive weights alone would give, and the loss of some events is raised. A mixed event's loss is
+    that of both its labels in their shares, each with the weight of the event that it comes from:
+    λ w l(y) + (1 − λ) w' l(y'). So the weights of a batch have the same sum, for every class, as without mixing.
 
     Args:
         model: in training mode.
@@ -86,7 +87,9 @@ def train_step(
     with draws or nullcontext():
         optimizer.step()
     with torch.no_grad():
-        return StepResult(losses.detach().sum(), (logits.argmax(1) == batch.labels).sum(), len(batch.labels))
+        right = logits.argmax(1) == batch.labels
+        correct = right.sum() if batch.weights is None else (right * batch.weights).sum()
+        return StepResult(losses.detach().sum(), correct, len(batch.labels))
 
 
 def _weighted(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

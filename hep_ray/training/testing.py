@@ -17,7 +17,7 @@ import torch
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
-from hep_ray.loading.batches import BatchRequest, EventSource
+from hep_ray.loading.batches import BatchRequest, EventSource, metric_weights
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST, restore_model
@@ -25,13 +25,15 @@ from hep_ray.training.evaluation import BATCH, UNRANKED, Evaluation, evaluate
 
 SCORES = "test_scores.parquet"
 """Beside a trial's `best.pt`: event_id, label, `score_<class>`, the float32 probability of each class,
-`log_odds_<class>`, its float64 log-odds, by which events are ranked, and `loss` of the event.
+`log_odds_<class>`, its float64 log-odds, by which events are ranked, `loss` of the event, and `weight`, in events
+expected, where events have weights.
 
 Files of versions before these two have the probabilities alone, and are still read.
 """
 SCORE = "score_"
 LOG_ODDS = "log_odds_"
 LOSS = "loss"
+WEIGHT = "weight"
 METADATA = b"hep_ray"
 """Key of the file's metadata: JSON with the `epoch` of the model and the mean `loss`."""
 
@@ -61,6 +63,7 @@ class KeptScores:
         losses: (N,) of each event; None where the file has none.
         facts: `epoch` of the model and mean `loss`.
         exact: whether the log-odds were kept, so that ranks do not saturate.
+        weights: (N,) float64 of the events, in events expected; None where they are counted.
     """
 
     event_ids: pa.ChunkedArray | None
@@ -70,11 +73,12 @@ class KeptScores:
     losses: np.ndarray | None
     facts: dict[str, Any]
     exact: bool
+    weights: np.ndarray | None = None
 
     def metrics(self, schema: EventSchema) -> dict[str, float]:
         """`test_loss`, where the model's epoch is known, and every metric of `classification_metrics` as `test_…`."""
         found = classification_metrics(
-            self.probabilities, self.labels, schema.classes, schema.signal, self.log_odds
+            self.probabilities, self.labels, schema.classes, schema.signal, self.log_odds, self.weights
         )
         known = {"test_loss": float(self.facts["loss"])} if "loss" in self.facts else {}
         return known | {f"test_{key}": value for key, value in found.items()}
@@ -131,20 +135,22 @@ def read_scores(path: Path, schema: EventSchema) -> KeptScores:
             else log_odds_of(probabilities)
         )
         losses = table.column(LOSS).to_numpy() if LOSS in table.column_names else None
+        weights = table.column(WEIGHT).to_numpy() if WEIGHT in table.column_names else None
         if not isinstance(facts, dict):
             raise TypeError(f"its facts are {facts!r}")
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as exc:
         raise StorageError(
             f"a file of scores has a label and {', '.join(names)}; {path} does not: {exc}"
         ) from exc
-    return KeptScores(ids, labels, probabilities, log_odds, losses, facts, exact)
+    return KeptScores(ids, labels, probabilities, log_odds, losses, facts, exact, weights)
 
 
 def metric_keys(schema: EventSchema) -> set[str]:
     """Keys that `Outcome.metrics` will have."""
     labels = np.arange(len(schema.classes))
     sure = np.eye(len(schema.classes), dtype=np.float32)
-    known = classification_metrics(sure, labels, schema.classes, schema.signal)
+    weights = None if schema.weight is None else np.ones(len(labels))
+    known = classification_metrics(sure, labels, schema.classes, schema.signal, weights=weights)
     return {"test_loss", *(f"test_{key}" for key in known)}
 
 
@@ -158,7 +164,8 @@ def _evaluated(best: Path, schema: EventSchema, events: EventSource, device: tor
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
-    found = events.select(kept.model.columns).batches(BatchRequest(BATCH, device=device))
+    weighted = events.select(kept.model.columns, metric_weights(events, schema))
+    found = weighted.batches(BatchRequest(BATCH, device=device))
     result = evaluate(kept.model, kept.loss, found, half=kept.half)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")
@@ -177,6 +184,7 @@ def _write(path: Path, schema: EventSchema, event_ids: pa.Array, answer: _Answer
             **{SCORE + name: result.probabilities[:, i] for i, name in enumerate(schema.classes)},
             **{LOG_ODDS + name: result.log_odds[:, i] for i, name in enumerate(schema.classes)},
             LOSS: result.losses,
+            **({} if result.weights is None else {WEIGHT: result.weights}),
         },
         metadata={METADATA: json.dumps(dict(answer.facts))},
     )

@@ -363,22 +363,33 @@ def test_odd_names_are_stacked_and_cut_on_by_the_columns_name(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("field", ["w", "gen.weight"])
-def test_negative_weights_name_what_to_do_and_it_works(field: str, tmp_path: Path) -> None:
+def test_negative_weights_are_kept(field: str, tmp_path: Path) -> None:
     weight = np.where(np.arange(ROWS) % 5 == 0, -1, 1).astype(np.float32)  # 12 of 60 are negative
     root(tmp_path / "f", {"pt": PT, field: weight, "y": SIGNAL.astype(int)})
     head = 'reader = "root"\nclasses = ["bkg", "sig"]\nweight = "w"\n[label]\nfrom = "field"\nfield = "y"\n'
     columns = f'[[columns]]\nname = "pt"\n[[columns]]\nname = "w"\nsources = ["{field}"]\n'
     (tmp_path / "w.toml").write_text(head + columns)
     words = [tmp_path / "f", "--schema", tmp_path / "w.toml", "--out", tmp_path / "d"]
-    with raises(InvalidEvents, "'w'", "'sig/f/0'", -1.0, '`expression = "abs(w)"`') as told:
-        CliRunner().invoke(app, ["convert", *map(str, words)], catch_exceptions=False)
-    remedy = shlex.split(str(told.value)[str(told.value).index("--select") :])
-    assert typed(*words, *remedy).exit_code == 0
-    assert sum(Manifest.load(tmp_path / "d").class_counts().values()) == 48
-    absolute = f'[[columns]]\nname = "pt"\n[[columns]]\nname = "size"\nexpression = "abs({field})"\n'
-    (tmp_path / "w.toml").write_text(head.replace('weight = "w"', 'weight = "size"') + absolute)
-    assert typed(*words, "--overwrite").exit_code == 0
-    assert sum(Manifest.load(tmp_path / "d").class_counts().values()) == 60
+    assert typed(*words).exit_code == 0
+    dataset = Dataset.open(tmp_path / "d")
+    assert sum(dataset.manifest.class_counts().values()) == 60
+    signs = {"bkg": float(weight[~SIGNAL].sum()), "sig": float(weight[SIGNAL].sum())}
+    assert dataset.schema.expected == signs
+    assert [column.name for column in dataset.schema.inputs] == ["pt"]
+    left_out = Dataset.open(tmp_path / "d", weights=False).schema
+    assert left_out.weight is None
+    assert [column.name for column in left_out.inputs] == ["pt"]
+
+
+def test_weights_that_sum_to_nothing_in_a_split_are_named(tmp_path: Path) -> None:
+    root(tmp_path / "f", {"pt": PT, "w": np.where(SIGNAL, -1, 1).astype(np.float32), "y": SIGNAL.astype(int)})
+    head = 'reader = "root"\nclasses = ["bkg", "sig"]\nweight = "w"\n[label]\nfrom = "field"\nfield = "y"\n'
+    (tmp_path / "w.toml").write_text(head + '[[columns]]\nname = "pt"\n[[columns]]\nname = "w"\n')
+    words = [tmp_path / "f", "--schema", tmp_path / "w.toml", "--out", tmp_path / "d"]
+    typed(*words)
+    with raises(InvalidEvents, "weights", "'train'", "sig", "--weights off", "--split"):
+        Dataset.open(tmp_path / "d")
+    assert Dataset.open(tmp_path / "d", weights=False).schema.weight is None
 
 
 def test_label_values_need_a_label(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_values_that_stand_for_missing_ones_are_noted(what: str, tmp_path: Path)
     values[::40] = value  # 10 of 400: 2.50 %
     (note,) = report(tmp_path / "d", values.astype(np.float32)).notes
     assert tells(note, "'x'", f"{value:g}", "2.50%")
-    assert f"sentinels = [{value:g}], missing = …" in note
+    assert f'sentinels = [{value:g}], missing = "nan"' in note
 
 
 def test_repeated_values_that_belong_to_the_others_are_no_sentinels(tmp_path: Path) -> None:

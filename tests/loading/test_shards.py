@@ -61,7 +61,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Events, ShardStream]
     counts = np.array([*dataset.manifest.class_counts("train").values()], float)
     stream = ShardStream(SCHEMA, groups, ("image", "wave", "row", "w"), {None: counts}, groups_per_block=2)
     events = stream.head(ROWS)
-    sums = {None: counts, "w": events.class_sums(2, "w")}
+    sums = {None: counts, "w": events.class_sums(2, "w"), "|w|": events.class_sums(2, "w", sizes=True)}
     return events, dataclasses.replace(stream, sums=sums)
 
 

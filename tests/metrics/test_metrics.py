@@ -137,8 +137,10 @@ class TestByHand:
         # 70 % need five: two of four background events pass. 90 % need six: three pass.
         assert metrics["background_rejection_at_70"] == 2
         assert metrics["background_rejection_at_90"] == pytest.approx(4 / 3)
-        # ε = 2/4: σ(ε) = √(¼/4) = ¼, and σ(1/ε) = σ(ε)/ε² = 1
-        assert metrics["background_rejection_at_70_error"] == pytest.approx(1.0)
+        # ε = 2/4: σ(ε) = √(¼/4) = ¼ of the background. Of the signal: the cuts one error (√(5/36/6) = 0.15) further in
+        # and out keep 4 and 6 of it, and 1 and 3 of the 4 background events: half of that is another ¼.
+        # σ(1/ε) = σ(ε)/ε² = 4 √(¼² + ¼²)
+        assert metrics["background_rejection_at_70_error"] == pytest.approx(math.sqrt(2))
         # ε = 3/4: σ(ε) = √(3/16/4), times 16/9
         assert metrics["background_rejection_at_90_error"] == pytest.approx(math.sqrt(3 / 64) * 16 / 9)
 

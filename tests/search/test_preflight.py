@@ -16,7 +16,13 @@ from hep_ray.search.curves import milestones
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
-from hep_ray.search.preflight import check_configurations, check_room, configurations_of, most_paused
+from hep_ray.search.preflight import (
+    check_configurations,
+    check_room,
+    configurations_of,
+    most_paused,
+    unread_columns,
+)
 from hep_ray.search.space import Choice, Integer, Space
 from hep_ray.simulate import SIMULATIONS
 from tests.facts import raises, tells
@@ -219,3 +225,16 @@ def test_room_is_counted_for_trials_that_pause(tmp_path, monkeypatch):
     check_room(tmp_path, 1, 2, keep=10, paused=56)
     with raises(StorageError, "56 that pause", "0.0006 MB", tmp_path):  # 2 * (10 + 5 * (2 + 56))
         check_room(tmp_path, 2, 2, keep=10, paused=56)
+
+
+def test_columns_that_no_model_reads_are_named():
+    columns = (
+        Column(name="x", shape=(3,)),
+        Column(name="met"),
+        Column(name="tracks", shape=(15, 4)),
+        Column(name="w"),
+    )
+    schema = EventSchema(task="toy", columns=columns, classes=("a", "b"), weight="w")
+    samples, _ = check(space(batch_size=8), [{"model": "logistic_regression", "inputs": "x"}], schema)
+    assert unread_columns(samples, schema) == ("tracks",)  # the mlp takes scalars and vectors
+    assert unread_columns([{"model": "logistic_regression", "inputs": "met"}], schema) == ("x", "tracks")

@@ -11,7 +11,7 @@ import torch
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents, UnknownName
 from hep_ray.loading.augment import Augmentation, AugmentConfig
-from hep_ray.loading.batches import Batch, BatchRequest, Events, training_weights
+from hep_ray.loading.batches import Batch, BatchRequest, Events, metric_weights, training_weights
 from hep_ray.losses import LOSSES
 from hep_ray.training.config import ScaledModel, TrialConfig
 from hep_ray.training.loop import TrialLoop
@@ -94,14 +94,14 @@ def test_balanced_weights_by_hand() -> None:
     # Sums per class 4 and 2; w/sum = 1/4, 1/4, 1/2, 1 with mean 1/2; over the mean: 1/2, 1/2, 1, 2.
     weights = training_weights(given, SCHEMA, balanced=True)
     assert weights is not None
-    assert weights.of(labels, given.inputs["w"]).tolist() == [0.5, 0.5, 1, 2]
+    assert weights.of(labels, given.inputs).tolist() == [0.5, 0.5, 1, 2]
     assert given.select(("w",), weights).weights.tolist() == [0.5, 0.5, 1, 2]
     # Mean of the sample weights is 3/2.
     plain = training_weights(given, SCHEMA, balanced=False)
     assert plain is not None
-    np.testing.assert_allclose(plain.of(labels, given.inputs["w"]), np.array([1, 1, 2, 2]) / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(plain.of(labels, given.inputs), np.array([1, 1, 2, 2]) / 1.5, rtol=1e-6)
     empty = Events.from_arrays({"w": np.array([0, 0, 0, 1], np.float32)}, labels)
-    with raises(InvalidEvents, "weight", "[0.0, 1.0]"):
+    with raises(InvalidEvents, "weights", "a 0", "b 1", "--weights off"):
         training_weights(empty, SCHEMA, balanced=False)
 
 
@@ -169,3 +169,129 @@ def test_mixing_leaves_each_class_the_share_that_its_weights_give(
         assert (mixed.second_labels is not None) == bool(mixing)
         train_step(model, loss, torch.optim.SGD(model.parameters(), lr=1.0), mixed)
         torch.testing.assert_close(model.bias.detach(), torch.tensor([0.5 - t, t - 0.5], dtype=torch.float32))
+
+
+def test_negative_weights_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1])
+    given = Events.from_arrays({"w": np.array([3, -1, 2, 2], np.float32)}, labels)
+
+    def weights(negative: Any, *, balanced: bool = False) -> list[float]:
+        found = training_weights(given, SCHEMA, balanced=balanced, negative=negative)
+        assert found is not None
+        return [float(one) for one in found.of(labels, given.inputs)]
+
+    # Sums per class 4 and 2: the mean is 3/2. Of sizes the first class has 6, without the negative one 5.
+    assert weights("signed") == pytest.approx([2, -2 / 3, 4 / 3, 4 / 3])
+    assert weights("absolute") == pytest.approx([2 * 4 / 6, 2 / 3 * 4 / 6, 4 / 3 * 4 / 6, 4 / 3])
+    assert weights("zero") == pytest.approx([2 * 4 / 5, 0, 4 / 3 * 4 / 5, 4 / 3])
+    for negative in ("signed", "absolute", "zero"):
+        assert sum(weights(negative)) == pytest.approx(4)
+        assert sum(weights(negative, balanced=True)[:3]) == pytest.approx(2)
+
+
+def test_metrics_are_in_events_expected() -> None:
+    labels = np.array([0, 0, 0, 1])
+    given = Events.from_arrays({"w": np.array([3, -1, 2, 2], np.float32)}, labels)
+    schema = SCHEMA.model_copy(update={"expected": {"a": 40.0, "b": 1.0}})
+    found = metric_weights(given, schema)
+    assert found is not None
+    assert found.of(labels, given.inputs).tolist() == pytest.approx([30, -10, 20, 1])
+    assert metric_weights(given, schema.without_weights()) is None
+    with raises(InvalidEvents, "a 0", "--weights off"):
+        metric_weights(Events.from_arrays({"w": np.array([1, -1, 0, 2], np.float32)}, labels), schema)
+
+
+def test_a_trial_weighs_its_validation() -> None:
+    def weighed(seed: int) -> Events:
+        plain = events(seed)
+        w = np.random.default_rng(seed).choice([1.0, 1.0, 1.0, -1.0], len(plain.labels)).astype(np.float32)
+        return Events.from_arrays({**plain.inputs, "w": w * 5}, plain.labels)
+
+    val = weighed(1)
+    schema = SCHEMA.model_copy(
+        update={"expected": dict(zip(SCHEMA.classes, val.class_sums(2, "w").tolist(), strict=True))}
+    )
+    trial = TrialLoop(TrialConfig.from_params(PARAMS), schema, weighed(0), val, epochs=1, seed=0)
+    found = trial.run_epoch()
+    trial.model.eval()
+    with torch.no_grad():
+        logits = trial.model(*(torch.from_numpy(val.inputs[name]) for name in trial.model.columns))
+        losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(val.labels), reduction="none")
+    right = logits.argmax(1).numpy() == val.labels
+    assert found["val_accuracy"] == pytest.approx(np.average(right, weights=val.inputs["w"]), rel=1e-5)
+    assert found["val_loss"] == pytest.approx(np.average(losses.numpy(), weights=val.inputs["w"]), rel=1e-4)
+    assert "val_asimov_significance_ams" in found
+    without = TrialLoop(
+        TrialConfig.from_params(PARAMS), schema.without_weights(), weighed(0), val, epochs=1, seed=0
+    )
+    counted = without.run_epoch()
+    assert "val_asimov_significance_ams" not in counted
+    assert set(counted) == set(found) - {"val_asimov_significance_ams"}
+
+
+def spectra(seed: int, count: int = 4000) -> Events:
+    """p_T falls, and falls more steeply for the first class; a weight of either sign."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    pt = rng.exponential(np.where(labels == 0, 20.0, 40.0)).astype(np.float32)
+    eta = rng.normal(size=count).astype(np.float32)
+    w = rng.choice([2.0, 2.0, 2.0, -2.0], count).astype(np.float32)
+    return Events.from_arrays(
+        {"image": np.zeros((count, 1), np.float32), "pt": pt, "eta": eta, "w": w}, labels
+    )
+
+
+@pytest.mark.parametrize("negative", ["signed", "absolute", "zero"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_each_class_is_flat_and_keeps_its_sum(weighted: bool, negative: Any) -> None:
+    given = spectra(0)
+    schema = SCHEMA if weighted else SCHEMA.without_weights()
+    found = training_weights(given, schema, balanced=False, negative=negative, flat_in=("pt",), flat_bins=8)
+    assert found is not None
+    weights = found.of(given.labels, given.inputs)
+    assert weights.mean() == pytest.approx(1, rel=1e-4)
+    low, high = np.quantile(given.inputs["pt"], [0.01, 0.99])
+    for label in (0, 1):
+        own = given.labels == label
+        counts, _ = np.histogram(
+            np.clip(given.inputs["pt"][own], low, high), np.linspace(low, high, 9), weights=weights[own]
+        )
+        filled = counts[np.abs(counts) > 1e-3]  # a bin whose weights sum to 0 or less is left out
+        assert len(filled) >= 6
+        np.testing.assert_allclose(filled, filled.mean(), rtol=1e-4)
+    sums = given.class_sums(2, "w") if weighted else given.class_sums(2)
+    np.testing.assert_allclose(np.bincount(given.labels, weights) / 4000, sums / sums.sum(), rtol=1e-4)
+
+
+def test_flat_in_two_columns_by_hand() -> None:
+    pt, eta = np.array([0, 0, 0, 1, 1, 0, 1], np.float32), np.array([0, 0, 1, 0, 1, 0, 1], np.float32)
+    given = Events.from_arrays({"pt": pt, "eta": eta}, np.array([0, 0, 0, 0, 0, 1, 1]))
+    found = training_weights(
+        given, SCHEMA.without_weights(), balanced=True, flat_in=("pt", "eta"), flat_bins=2
+    )
+    assert found is not None
+    # Class a has 2, 1, 1, 1 events in four bins, b one in each of two: sums 7/2 each, 7/8 of a bin of a.
+    expected = [7 / 16, 7 / 16, 7 / 8, 7 / 8, 7 / 8, 7 / 4, 7 / 4]
+    assert found.of(given.labels, given.inputs).tolist() == pytest.approx(expected)
+
+
+def test_a_trial_is_flat_in_a_spectator_and_a_column_that_is_not_there_is_named() -> None:
+    columns = (*SCHEMA.columns, Column(name="pt"))
+    schema = EventSchema(task="toy", columns=columns, classes=("a", "b"), weight="w", spectators=("pt",))
+    plain = [events(0), events(1)]
+    train, val = (
+        Events.from_arrays(
+            {**one.inputs, "pt": np.random.default_rng(3).random(48).astype(np.float32)}, one.labels
+        )
+        for one in plain
+    )
+    config = TrialConfig.from_params({**PARAMS, "flat_in": "pt", "flat_bins": 3})
+    flat, bare = (
+        TrialLoop(one, schema, train, val, epochs=1, seed=0).run_epoch()
+        for one in (config, TrialConfig.from_params(PARAMS))
+    )
+    assert flat["train_loss"] != bare["train_loss"]
+    with raises(InvalidConfig, "flat_in", "'mass'", "pt"):
+        TrialLoop(
+            TrialConfig.from_params({**PARAMS, "flat_in": "mass"}), schema, train, val, epochs=1, seed=0
+        )

@@ -74,7 +74,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Events, 
             SCHEMA, RowGroups.of(dataset, split), ("x", "w"), {None: counts}, groups_per_block=2
         )
         events = stream.head(8000)
-        sums = {None: counts, "w": events.class_sums(2, "w")}
+        sums = {None: counts, "w": events.class_sums(2, "w"), "|w|": events.class_sums(2, "w", sizes=True)}
         found[str(split)] = (events, dataclasses.replace(stream, sums=sums))
     return found
 

@@ -214,12 +214,13 @@ def _panels(sample: Sample, count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _distribution(axes: Axes, feature: Feature, sample: Sample) -> None:
-    edges = bin_edges(feature.values, bins_for(sample))
+    known = ~np.isnan(feature.values)  # a value may be missing
+    edges = bin_edges(feature.values[known], bins_for(sample))
     clipped = np.clip(feature.values, edges[0], np.nextafter(edges[-1], edges[0]))
     width = np.diff(edges)
     filled: list[float] = []
     for label in range(len(sample.class_counts)):
-        counts, _ = np.histogram(clipped[sample.labels == label], edges)
+        counts, _ = np.histogram(clipped[known & (sample.labels == label)], edges)
         scale = max(counts.sum(), 1) * width
         axes.stairs(counts / scale, edges, color=colour(label), linestyle=line(label), linewidth=1.2)
         centres = (edges[1:] + edges[:-1]) / 2

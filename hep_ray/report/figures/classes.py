@@ -28,8 +28,7 @@ def confusion_shares(scored: Scored) -> tuple[Floats, Floats]:
     Of a single run the second is the binomial error.
     """
     shares = [run.confusion / run.confusion.sum(axis=1, keepdims=True) for run in scored.runs]
-    binomial = np.sqrt(shares[0] * (1 - shares[0]) / scored.runs[0].confusion.sum(axis=1, keepdims=True))
-    return mean_and_error(shares, binomial)
+    return mean_and_error(shares, scored.runs[0].share_errors)
 
 
 def score_densities(runs: tuple[Performance, ...], label: int) -> tuple[Floats, Floats]:
@@ -39,7 +38,7 @@ def score_densities(runs: tuple[Performance, ...], label: int) -> tuple[Floats, 
     """
     counts = [run.scores[label] for run in runs]
     scale = SCORE_BINS / counts[0].sum()
-    return mean_and_error([own * scale for own in counts], np.sqrt(counts[0]) * scale)
+    return mean_and_error([own * scale for own in counts], np.sqrt(runs[0].score_squares[label]) * scale)
 
 
 @figure("confusion", "classifier", 30, "Confusion matrix")
@@ -172,7 +171,5 @@ def reliability_points(scored: Scored) -> tuple[Floats, Floats, Floats, np.ndarr
     runs = [run.reliability for run in scored.runs]
     filled = np.all([run.count > 0 for run in runs], axis=0)
     confidence, _ = mean_and_sd([run.mean_confidence for run in runs])
-    own = runs[0].accuracy
-    binomial = np.sqrt(own * (1 - own) / np.maximum(runs[0].count, 1))
-    accuracy, error = mean_and_error([run.accuracy for run in runs], binomial)
+    accuracy, error = mean_and_error([run.accuracy for run in runs], runs[0].accuracy_error)
     return confidence, accuracy, error, filled
