@@ -74,7 +74,8 @@ class Ingest:
         store: bytes of the smallest node's object store; 0 where Ray does not tell.
         row_group: bytes of a row group in memory.
         streams: that a node reads at once, one for each worker of each trial that it may have; 1 where none is.
-        readers: cores that Ray Data reads with.
+        readers: cores that Ray Data reads with, at least.
+        spare: whether it gets every core that no trial takes, too.
     """
 
     cache: Literal["resident", "streaming"]
@@ -86,6 +87,7 @@ class Ingest:
     row_group: int
     streams: int = 1
     readers: int = 1
+    spare: bool = False
 
     @property
     def memory_per_stream(self) -> int:
@@ -125,25 +127,34 @@ def plan_ingest(
     nodes: Sequence[Mapping[str, float]],
     cache: Cache = "auto",
     budget: float | None = None,
+    readers: int | None = None,
 ) -> Ingest:
     """Decide between resident and streaming.
 
-    `auto` streams what takes more than the budget. Ray Data gets a core for each node when it streams.
+    `auto` streams what takes more than the budget. Ray Data gets a core for each node when it streams, and those that
+    no trial takes, unless it is said how many.
 
     Args:
         manifest: of the dataset.
         nodes: each node's resources, as `{"CPU": 16, "object_store_memory": 4e9}`.
         cache: what is asked for.
         budget: GB of a node that events may take; `STORE_FRACTION` of the smallest object store by default.
+        readers: cores that Ray Data reads with.
 
     Raises:
-        InvalidConfig: the budget is not above 0, or there is no such cache.
+        InvalidConfig: the budget is not above 0, there is no such cache, or readers are asked for where there is
+            nothing for them to read.
         Infeasible: `resident` is asked for and no node's object store holds the events.
     """
     if cache not in ("auto", "resident", "streaming"):
         raise InvalidConfig(f"--cache must be auto, resident or streaming, got '{cache}'")
     if budget is not None and not 0 < budget < math.inf:
         raise InvalidConfig(f"--memory-budget must be above 0 GB and finite, got {budget:g}")
+    if readers is not None and (readers < 1 or cache == "resident"):
+        raise InvalidConfig(
+            f"--readers must be at least 1 and read what is streamed; got {readers} with --cache {cache}: leave one of "
+            "them out"
+        )
     store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
     given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")
@@ -164,7 +175,8 @@ def plan_ingest(
         budget=given,
         store=store,
         row_group=ROW_GROUP * per_event,
-        readers=max(1, len(nodes)),
+        readers=readers or max(1, len(nodes)),
+        spare=readers is None,
     )
 
 

@@ -83,6 +83,10 @@ PRECISION_FLAG = typer.Option(
 MEMORY_BUDGET_FLAG = typer.Option(
     help="GB of a node's memory for the events; unless given, half of the smallest object store of Ray."
 )
+READERS_FLAG = typer.Option(
+    min=1,
+    help="Cores that Ray Data reads streamed events with; unless given, one of each node and all that no trial takes.",
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class SearchOptions:
     precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, PRECISION_FLAG, Resume.MAY_CHANGE] = (
         None
     )
+    readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
     plugin: Annotated[Plugins, Resume.MAY_CHANGE] = None
     accept_changed_code: Annotated[
         bool,
@@ -254,6 +259,7 @@ class ConfirmOptions:
     epoch_timeout: Annotated[float | None, EPOCH_TIMEOUT_FLAG, AS_IN_SEARCH] = None
     cache: Annotated[Cache | None, CACHE_FLAG, AS_IN_SEARCH] = None
     memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, AS_IN_SEARCH] = None
+    readers: Annotated[int | None, READERS_FLAG, AS_IN_SEARCH] = None
     allow_unfinished: Annotated[
         bool,
         typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),

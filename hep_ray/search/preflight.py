@@ -88,7 +88,9 @@ class Trials:
     def resources(self) -> ResourcePlan:
         """Trials side by side on the cluster that this process has joined, and where their events are."""
         options, expected = self.options, expected_nodes()
-        ingest = plan_ingest(self.dataset.manifest, nodes(), options.cache, options.memory_budget)
+        ingest = plan_ingest(
+            self.dataset.manifest, nodes(), options.cache, options.memory_budget, options.readers
+        )
         return plan_resources(
             expected,
             self.number,
@@ -96,7 +98,7 @@ class Trials:
             options.gpus_per_trial,
             workers_per_trial=options.workers_per_trial,
             min_workers_per_trial=options.min_workers_per_trial,
-            ingest=dataclasses.replace(ingest, readers=len(expected)),
+            ingest=dataclasses.replace(ingest, readers=options.readers or len(expected)),
         )
 
 

@@ -7,6 +7,7 @@ started with, or the nodes in words, such as `8 x CPU=8 GPU=1`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -96,8 +97,9 @@ def plan_resources(
         gpus_per_trial: GPUs of each worker; a fraction shares a GPU, for a single worker only.
         workers_per_trial: processes that train a trial together.
         min_workers_per_trial: how few of them will do; as many as above unless given.
-        ingest: where the events are. Ray Data's cores are kept free of trials where it streams; where events are in
-            memory before the first trial starts, it needs none.
+        ingest: where the events are. Ray Data's cores are kept free of trials where it streams, and it gets those that
+            no trial takes unless their number is given; where events are in memory before the first trial starts, it
+            needs none.
 
     Raises:
         Infeasible: the workers of one trial could never run at once, or the memory budget is too small for their
@@ -115,6 +117,12 @@ def plan_resources(
         # Ray may put all workers on the node that has most places.
         places = min(places, ingest.most_streams)
     concurrent = min(max(places // workers_per_trial, 1), trials)
+    if ingest.cache == "streaming" and ingest.spare:
+        left = (
+            int(sum(node.get("CPU", 0) for node in nodes)) - concurrent * workers_per_trial * cpus_per_trial
+        )
+        data_cpus = max(data_cpus, left)
+        ingest = dataclasses.replace(ingest, readers=data_cpus)
     return ResourcePlan(
         trials=trials,
         concurrent=concurrent,

@@ -79,6 +79,8 @@ def test_columns_without_zeros_count_as_they_are_held(tmp_path: Path) -> None:
     [
         ({"cache": "disk"}, InvalidConfig, ["--cache", "'disk'"]),
         ({"budget": 0.0}, InvalidConfig, ["--memory-budget", "0"]),
+        ({"readers": 0}, InvalidConfig, ["--readers", "0"]),
+        ({"readers": 2, "cache": "resident"}, InvalidConfig, ["--readers", "2", "--cache resident"]),
         (
             {"cache": "resident", "nodes": [{"object_store_memory": 1e5}]},
             Infeasible,

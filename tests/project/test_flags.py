@@ -153,6 +153,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--cache": ["streaming"],
     "--memory-budget": ["3"],
     "--precision": ["bfloat16"],
+    "--readers": ["2"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--accept-changed-code": [],
 }
@@ -169,6 +170,7 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--epoch-timeout": ["60"],
     "--cache": ["streaming"],
     "--memory-budget": ["3"],
+    "--readers": ["2"],
     "--allow-unfinished": [],
     "--again": [],
 }
@@ -306,7 +308,10 @@ def test_each_flag_of_a_search_changes_its_plan_or_is_refused(
         return CliRunner().invoke(program, [*given, "--dry-run"])
 
     assert run().exit_code == 0, run().output
-    differ(run, SEARCH_FLAGS, {"--min-workers-per-trial": ["--workers-per-trial", "2"]})
+    streaming = ["--cache", "streaming"]
+    differ(
+        run, SEARCH_FLAGS, {"--min-workers-per-trial": ["--workers-per-trial", "2"], "--readers": streaming}
+    )
     for flag in ("--epoch-timeout", "--gpus-per-worker", "--memory-budget"):
         for word in NUMBERS:
             assert run(flag, word).exit_code != 0, (flag, word)
@@ -329,7 +334,7 @@ def test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused(
         )
 
     assert run().exit_code == 0, run().exception
-    differ(run, CONFIRM_FLAGS, {"--allow-unfinished": ["strict"]})
+    differ(run, CONFIRM_FLAGS, {"--allow-unfinished": ["strict"], "--readers": ["--cache", "streaming"]})
     for flag in ("--epoch-timeout", "--gpus-per-trial", "--memory-budget", "--level"):
         for word in NUMBERS:
             assert run(flag, word).exit_code != 0, (flag, word)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,24 @@ def test_streaming_trials_leave_cores_to_ray_data_and_share_the_budget():
     # Ray Data takes a core of each node, which leaves three places on a node.
     assert plan.ingest.streams == 3
     assert plan.ingest.memory_per_stream == 10**9 // 3
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "trials", "readers"),
+    [
+        (16, 2, 12, 14),  # two trials, a GPU and a core each; the rest reads
+        (16, 2, 1, 15),
+        (16, 0, 12, 4),  # twelve trials leave four cores
+        (8, 0, 12, 1),  # a core of the node at least
+    ],
+)
+def test_cores_that_no_trial_takes_read(cpus, gpus, trials, readers):
+    ingest = dataclasses.replace(streaming(1), spare=True)
+    node = {"CPU": cpus, "GPU": gpus}
+    plan = plan_resources([node], trials, 1, 1.0 if gpus else 0.0, ingest=ingest)
+    assert plan.data_cpus == plan.ingest.readers == readers
+    given = plan_resources([node], trials, 1, 1.0 if gpus else 0.0, ingest=streaming(3))
+    assert given.data_cpus == given.ingest.readers == 3
 
 
 @pytest.mark.parametrize(
