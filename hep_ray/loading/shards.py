@@ -302,7 +302,7 @@ def class_sums(
         None: np.array([*dataset.manifest.class_counts(split).values()], np.float64)
     }
     if schema.weight is not None:
-        weight = [schema.column(schema.weight)]
+        weight = [column for column in schema.columns if column.name == schema.weight]
         classes = len(schema.classes)
         signed, sizes = np.zeros(classes), np.zeros(classes)
         for table in read_locally(cut(groups, [(0, int(groups.rows.sum()))], BLOCK_GROUPS), weight):

@@ -263,7 +263,6 @@ def open_events(
 def load_resident(
     dataset: Dataset,
     splits: Sequence[Split] = RESIDENT_SPLITS,
-    columns: Sequence[str] | None = None,
     *,
     purpose: TestPurpose | None = None,
 ) -> EventData:
@@ -272,17 +271,14 @@ def load_resident(
     Args:
         dataset: an opened dataset.
         splits: to load.
-        columns: to load; all of the schema by default.
         purpose: why the test split is read, where it is among `splits`.
 
     Raises:
-        InvalidSchema: a column is not in the schema.
         InvalidConfig: the test split is asked for without a purpose.
         InvalidEvents: a split has no events.
         ShardMismatch: a shard cannot be read.
     """
-    schema = dataset.schema
-    read = [schema.column(name) for name in columns] if columns else schema.columns
+    read = dataset.schema.columns
     groups = {split: RowGroups.of(dataset, split, purpose) for split in splits}
     per_block = groups_per_block(ROW_GROUP * dataset.manifest.event_bytes)
     without_zeros = mostly_zeros(groups[splits[0]], read)

@@ -305,7 +305,11 @@ class Preset:
         if made.sampler == "auto":
             from hep_ray.search.named_samplers import chosen
 
-            name, why = chosen(made, search) if sampler not in SAMPLERS else (str(sampler), "as it was begun")
+            name, why = str(sampler), "as it was begun"
+            if sampler not in SAMPLERS:
+                space, second = made.space or search.space, search.second_objective is not None
+                in_full = made.scheduler == "none"
+                name, why = chosen(space, made.trials, two_objectives=second, in_full=in_full)
             made = replace(made, sampler=name, why=why)
         return made
 

@@ -8,12 +8,11 @@ covariance) are brought back after a restart by drawing every trial again, in th
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -29,11 +28,8 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
-from hep_ray.errors import InvalidConfig, InvalidSpace, MissingPackage
-from hep_ray.search.space import Choice, Space
-
-if TYPE_CHECKING:
-    from hep_ray.search.definition import Preset, Search
+from hep_ray.errors import InvalidConfig
+from hep_ray.search.space import Space
 
 SamplerFactory = Callable[[int], BaseSampler]
 
@@ -173,26 +169,31 @@ def name_of(sampler: str | BaseSampler | SamplerFactory) -> str:
     return f"{made.__module__}.{getattr(made, '__qualname__', type(made).__qualname__)}"
 
 
-def chosen(preset: Preset, search: Search) -> tuple[str, str]:
+def chosen(space: Space, trials: int | None, *, two_objectives: bool, in_full: bool) -> tuple[str, str]:
     """Return the sampler that `auto` takes, and why.
 
     A grid where the trials suffice for every configuration, or where their number is not stated and a grid is small;
     NSGA-II for two objectives and ten generations or more; a Gaussian process where every trial is trained in full, no
     parameter has a condition and one is a range; else TPE.
+
+    Args:
+        space: what is drawn.
+        trials: that are drawn; None where their number is not stated.
+        two_objectives: whether the search has a second one.
+        in_full: whether no trial is stopped early.
     """
-    space, trials = preset.space or search.space, preset.trials
     conditional = space.conditional()
     if trials is None:
         if space.finite and _at_most(space) <= LARGEST_GRID:
             return "grid", "no number of trials is stated, and every parameter has values"
         return "tpe", "no number of trials is stated, and a grid does not end in time"
-    if search.second_objective is not None:
+    if two_objectives:
         if trials >= LEAST_GENERATIONS * POPULATION and not conditional:
             return "nsga2", f"two objectives, {LEAST_GENERATIONS} generations of {POPULATION} or more"
         return "tpe", "two objectives"
     if space.finite and _at_most(space) <= LARGEST_GRID and len(space.grid()) <= trials:
         return "grid", f"{trials} trials suffice for all {len(space.grid())} configurations"
-    if preset.scheduler == "none" and trials <= MOST_FOR_GP and not conditional and not space.finite:
+    if in_full and trials <= MOST_FOR_GP and not conditional and not space.finite:
         return (
             "gp",
             f"every trial is trained in full, at most {MOST_FOR_GP} of them, and no parameter has a condition",
@@ -202,69 +203,6 @@ def chosen(preset: Preset, search: Search) -> tuple[str, str]:
 
 def _at_most(space: Space) -> int:
     return math.prod(len(space.parameters[name].corners()) for name in space.drawn())
-
-
-def check_sampler(preset: Preset, search: Search) -> None:
-    """Check that a preset's sampler can draw from its space, before any trial.
-
-    Raises:
-        MissingPackage: a package that it needs is not installed.
-        InvalidSpace: it would leave some parameter to chance, or has too few to draw.
-        InvalidConfig: it serves one objective, and the search has two; or it cannot learn from trials that pause.
-    """
-    name, space = preset.sampler, preset.space or search.space
-    if not isinstance(name, str):
-        if preset.pauses:
-            raise InvalidConfig(
-                f"the sampler {name_of(name)} cannot learn from trials that pause, which scheduler "
-                f"'{preset.scheduler_name}' makes: take 'tpe', 'gp', 'qmc', 'random' or 'grid', or another scheduler"
-            )
-        return
-    if name == "curves" and not space.drawn():
-        raise InvalidSpace(
-            f"curves has nothing to draw: every parameter of {search.name} has one value; state a range or a Choice, "
-            "or take sampler 'grid'"
-        )
-    if name == "curves" and search.second_objective is not None:
-        raise InvalidConfig(
-            f"curves serves one objective, and {search.name} has two: take sampler 'tpe' with scheduler 'asha_pausing'"
-        )
-    sampler = NAMED.get(name)
-    if sampler is None:
-        return
-    if sampler.package and importlib.util.find_spec(sampler.package) is None:
-        raise MissingPackage(
-            f"sampler '{name}' needs the package {sampler.package}, which is not installed: type pip install "
-            f"{sampler.package}, or take another sampler"
-        )
-    if sampler.objectives < 2 and search.second_objective is not None:  # noqa: PLR2004 - of two objectives
-        raise InvalidConfig(
-            f"sampler '{name}' serves one objective, and {search.name} has two: take 'tpe', 'gp' or 'nsga2'"
-        )
-    if preset.pauses and not sampler.replays:
-        raise InvalidConfig(
-            f"sampler '{name}' learns from generations of ended trials, and scheduler '{preset.scheduler_name}' pauses "
-            "them: take 'tpe', 'gp', 'qmc', 'random' or 'grid', or another scheduler"
-        )
-    _check_space(name, sampler, space)
-
-
-def _check_space(name: str, sampler: Named, space: Space) -> None:
-    if not sampler.conditions and (conditional := space.conditional()):
-        raise InvalidSpace(
-            f"sampler '{name}' cannot draw '{conditional[0]}', which only some configurations have: take 'tpe', 'qmc' "
-            "or 'random', or drop the condition"
-        )
-    unordered = [one for one in space.drawn() if isinstance(space.parameters[one], Choice)]
-    if not sampler.choices and unordered:
-        raise InvalidSpace(
-            f"sampler '{name}' draws numbers alone, and '{unordered[0]}' is {space.parameters[unordered[0]]}: take "
-            "'tpe' or 'gp', or state a range"
-        )
-    if len(space.drawn()) < sampler.least:
-        raise InvalidSpace(
-            f"sampler '{name}' needs at least {sampler.least} parameters to draw, got {len(space.drawn())}: take 'tpe'"
-        )
 
 
 class SamplerOfDraws:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hep_ray.metrics.labels import metric_words
 from hep_ray.search.naming import number
 from hep_ray.search.state import ENDLESS, SearchState, with_error
-
-if TYPE_CHECKING:
-    from hep_ray.search.space import Space
 
 CELL = "text-align:left;vertical-align:top;padding:2px 10px"
 SHOWN = 10
@@ -36,16 +33,6 @@ def html_rows(rows: Iterable[tuple[str, str]]) -> str:
         shown.append(("" if name == last else name, text))
         last = name
     return html_table(("", ""), shown)
-
-
-def space_html(space: Space) -> str:
-    """Return the parameters of a space: what each may be, and when it exists."""
-    recorded = {name: parameter.recorded() for name, parameter in space.parameters.items()}
-    rows = []
-    for name, one in recorded.items():
-        words, _, when = str(one).partition(" when ")
-        rows.append((name, words, when))
-    return html_table(("parameter", "values", "when"), rows)
 
 
 def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:

@@ -23,10 +23,16 @@ from hep_ray.registry import check_name
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
 from hep_ray.search.find import stated_by
-from hep_ray.search.named_samplers import check_sampler
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, recorded_options
 from hep_ray.search.own_checks import rehearse
-from hep_ray.search.preflight import Trials, check_metrics, configurations_of, most_paused, preflight
+from hep_ray.search.preflight import (
+    Trials,
+    check_metrics,
+    check_sampler,
+    configurations_of,
+    most_paused,
+    preflight,
+)
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import JournalSearcher, searcher_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hep_ray.cluster import connect, nodes
 from hep_ray.dataset.dataset import MANIFEST, Dataset
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import InvalidConfig, InvalidSpace, PluginFailed, StorageError, UnknownName
+from hep_ray.errors import (
+    InvalidConfig,
+    InvalidSpace,
+    MissingPackage,
+    PluginFailed,
+    StorageError,
+    UnknownName,
+)
 from hep_ray.files import make_folder
 from hep_ray.loading.augment import check_augmentation, check_mixing
 from hep_ray.loading.batches import BatchRequest, torch_dtype
@@ -30,7 +38,8 @@ from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.own_code import OWN_CODE
 from hep_ray.plugins import Plugin
 from hep_ray.search.curves import milestones
-from hep_ray.search.definition import Preset
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.named_samplers import NAMED, Named, name_of
 from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
@@ -187,6 +196,69 @@ def check_room(
             f"not enough room on storage {storage}: {keep} kept models and the state of {concurrent} running trials"
             f"{f', and of {paused} that pause,' * bool(paused)} take {size_words(needed)}, {size_words(free)} are "
             f"free: make room, or choose another --storage{', or a scheduler that pauses none' * bool(paused)}"
+        )
+
+
+def check_sampler(preset: Preset, search: Search) -> None:
+    """Check that a preset's sampler can draw from its space, before any trial.
+
+    Raises:
+        MissingPackage: a package that it needs is not installed.
+        InvalidSpace: it would leave some parameter to chance, or has too few to draw.
+        InvalidConfig: it serves one objective, and the search has two; or it cannot learn from trials that pause.
+    """
+    name, space = preset.sampler, preset.space or search.space
+    if not isinstance(name, str):
+        if preset.pauses:
+            raise InvalidConfig(
+                f"the sampler {name_of(name)} cannot learn from trials that pause, which scheduler "
+                f"'{preset.scheduler_name}' makes: take 'tpe', 'gp', 'qmc', 'random' or 'grid', or another scheduler"
+            )
+        return
+    if name == "curves" and not space.drawn():
+        raise InvalidSpace(
+            f"curves has nothing to draw: every parameter of {search.name} has one value; state a range or a Choice, "
+            "or take sampler 'grid'"
+        )
+    if name == "curves" and search.second_objective is not None:
+        raise InvalidConfig(
+            f"curves serves one objective, and {search.name} has two: take sampler 'tpe' with scheduler 'asha_pausing'"
+        )
+    sampler = NAMED.get(name)
+    if sampler is None:
+        return
+    if sampler.package and importlib.util.find_spec(sampler.package) is None:
+        raise MissingPackage(
+            f"sampler '{name}' needs the package {sampler.package}, which is not installed: type pip install "
+            f"{sampler.package}, or take another sampler"
+        )
+    if sampler.objectives < 2 and search.second_objective is not None:  # noqa: PLR2004 - of two objectives
+        raise InvalidConfig(
+            f"sampler '{name}' serves one objective, and {search.name} has two: take 'tpe', 'gp' or 'nsga2'"
+        )
+    if preset.pauses and not sampler.replays:
+        raise InvalidConfig(
+            f"sampler '{name}' learns from generations of ended trials, and scheduler '{preset.scheduler_name}' pauses "
+            "them: take 'tpe', 'gp', 'qmc', 'random' or 'grid', or another scheduler"
+        )
+    _check_drawn(name, sampler, space)
+
+
+def _check_drawn(name: str, sampler: Named, space: Space) -> None:
+    if not sampler.conditions and (conditional := space.conditional()):
+        raise InvalidSpace(
+            f"sampler '{name}' cannot draw '{conditional[0]}', which only some configurations have: take 'tpe', 'qmc' "
+            "or 'random', or drop the condition"
+        )
+    unordered = [one for one in space.drawn() if isinstance(space.parameters[one], Choice)]
+    if not sampler.choices and unordered:
+        raise InvalidSpace(
+            f"sampler '{name}' draws numbers alone, and '{unordered[0]}' is {space.parameters[unordered[0]]}: take "
+            "'tpe' or 'gp', or state a range"
+        )
+    if len(space.drawn()) < sampler.least:
+        raise InvalidSpace(
+            f"sampler '{name}' needs at least {sampler.least} parameters to draw, got {len(space.drawn())}: take 'tpe'"
         )
 
 

@@ -320,9 +320,10 @@ class Space:
                     )
 
     def _repr_html_(self) -> str:
-        from hep_ray.search.notebook import space_html
+        from hep_ray.search.notebook import html_table
 
-        return space_html(self)
+        words = [(name, str(one.recorded()).partition(" when ")) for name, one in self.parameters.items()]
+        return html_table(("parameter", "values", "when"), [(name, told[0], told[2]) for name, told in words])
 
     def replace(self, **parameters: Parameter | Value) -> Space:
         """Return the same space with some parameters stated anew (or added at the end)."""

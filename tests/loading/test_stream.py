@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, ShardMismatch, UnknownName
+from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, UnknownName
 from tests.facts import raises
 
 
@@ -81,8 +81,6 @@ def test_resident_events_are_those_of_the_shards_in_order(
         resident.events("test")
     with raises(InvalidConfig, "purpose"):
         load_resident(dataset, ("train", "test"))
-    with raises(InvalidSchema, "'tracks'"):
-        load_resident(dataset, columns=["tracks"])
 
 
 @pytest.mark.ray

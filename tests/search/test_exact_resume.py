@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 
 from hep_ray.errors import InvalidConfig, InvalidSpace
 from hep_ray.search.definition import Preset
-from hep_ray.search.named_samplers import check_sampler
+from hep_ray.search.preflight import check_sampler
 from hep_ray.search.scheduler import Decision, Scheduler, TakeUp
 from hep_ray.search.space import Choice, LogUniform, Space, Uniform
 from tests.facts import raises

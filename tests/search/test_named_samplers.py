@@ -13,8 +13,9 @@ from optuna.samplers import RandomSampler
 
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidSpace, MissingPackage
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.named_samplers import SobolSampler, at_fraction, check_sampler
+from hep_ray.search.named_samplers import SobolSampler, at_fraction
 from hep_ray.search.plan import SearchPlan
+from hep_ray.search.preflight import check_sampler
 from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
 from tests.facts import raises
 
