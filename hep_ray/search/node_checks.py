@@ -101,17 +101,25 @@ def living_nodes() -> list[Node]:
     ]
 
 
-def ask(nodes: Sequence[Node], work: Callable[..., Any], *args: Any) -> dict[str, Any]:
+def ask(
+    nodes: Sequence[Node], work: Callable[..., Any], *args: Any, patience: float = PATIENCE
+) -> dict[str, Any]:
     """Run the same function on each of the nodes, beside whatever runs there.
+
+    Args:
+        nodes: to ask.
+        work: that each does.
+        args: of the work.
+        patience: seconds after which a node that does not answer is silent.
 
     Returns:
         Node id → what the work returned, or the exception that came instead of it.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(work)
     running = {task.options(scheduling_strategy=_on(node)).remote(*args): node.node_id for node in nodes}
-    done, silent = ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
+    done, silent = ray.wait(list(running), num_returns=len(running), timeout=patience)
     answers: dict[str, Any] = {
-        running[one]: TimeoutError(f"no answer within {PATIENCE:.0f} s") for one in silent
+        running[one]: TimeoutError(f"no answer within {patience:.0f} s") for one in silent
     }
     for one in silent:
         ray.cancel(one, force=True)

@@ -38,6 +38,8 @@ from hep_ray.training.evaluation import validation_keys
 if TYPE_CHECKING:
     from hep_ray.search.sampler import OptunaSearcher
 
+PATIENCE = 600.0
+"""Seconds in which a node imports torch, and builds and trains what is tried: large networks on a busy node."""
 EVENTS = 8
 """On which components are tried."""
 SCORED = 64
@@ -64,7 +66,8 @@ def check_plugins(plugins: Sequence[Plugin], samples: Sequence[Mapping[str, Any]
     if not plugins:
         return
     nodes, schema = living_nodes(), dataset.schema
-    answers = ask(nodes, tried, tuple(plugins), list(samples), schema, first_events(dataset))
+    work = (tried, tuple(plugins), list(samples), schema, first_events(dataset))
+    answers = ask(nodes, *work, patience=PATIENCE)
     faults: dict[str, list[str]] = {}
     for node in nodes:
         if isinstance(answer := answers[node.node_id], Exception):

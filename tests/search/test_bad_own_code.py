@@ -19,7 +19,7 @@ from hep_ray.metrics import METRICS
 from hep_ray.models import MODELS
 from hep_ray.optim import SCHEDULES
 from hep_ray.registry import OWN_CODE
-from hep_ray.search import own_checks, plan, preflight, resources
+from hep_ray.search import node_checks, own_checks, plan, preflight, resources
 from hep_ray.search.estimate import SearchCost, Timed
 from hep_ray.search.find import load_search
 from hep_ray.search.node_checks import Node
@@ -112,7 +112,10 @@ def forget() -> Iterator[None]:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes, both of which are this process: the second imports plug-ins anew, as another process would."""
 
-    def ask(nodes: Sequence[Node], work: Callable[..., Any], given: Any, *args: Any) -> dict[str, Any]:
+    def ask(
+        nodes: Sequence[Node], work: Callable[..., Any], given: Any, *args: Any, patience: float
+    ) -> dict[str, Any]:
+        assert patience > node_checks.PATIENCE  # building may take longer than an answer
         answers: dict[str, Any] = {}
         for node in nodes:
             with monkeypatch.context() as there:
