@@ -116,7 +116,7 @@ def ranks_among(all_runs: dict[str, Runs], budget: float) -> tuple[dict[str, flo
 
 
 def draw(mine: Runs, rivals: dict[str, Runs], file: Path, cost: str) -> None:
-    """Draw mean regret against cost, ours with its standard error over the tasks; the five best rivals in colour."""
+    """Draw mean regret against cost, ours with its error over the tasks, and in colour the rivals that are nearest."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -139,7 +139,13 @@ def draw(mine: Runs, rivals: dict[str, Runs], file: Path, cost: str) -> None:
         name: of_tasks(runs) for name, runs in rivals.items() if {task for task, _ in runs} == set(tasks)
     }
     curves = {name: curve for name, curve in curves.items() if curve[0]}
-    order = sorted(curves, key=lambda name: float(np.log(np.maximum(curves[name][1].mean(0), 1e-3)).mean()))
+    means = {name: dict(zip(marks, values.mean(0), strict=True)) for name, (marks, values) in curves.items()}
+    least: dict[float, float] = {
+        mark: min(mean[mark] for mean in means.values() if mark in mean)
+        for mark in MARKS
+        if any(mark in mean for mean in means.values())
+    }
+    order = sorted(means, key=lambda name: min(value / least[mark] for mark, value in means[name].items()))
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for place, name in reversed(list(enumerate(order))):
         marks, values = curves[name]
