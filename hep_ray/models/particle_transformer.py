@@ -94,12 +94,23 @@ class PairEmbedding(nn.Module):
         """U; 0 where either particle is not there."""
         mask = particles.mask
         both = mask[:, :, None] & mask[:, None]
-        values = normalised(self.input_norm, pairs(particles.pt, particles.eta, particles.phi), both)
+        values = pairs(particles.pt, particles.eta, particles.phi)
+        if torch.compiler.is_exporting() or mask.is_meta:
+            return (self._embedded(values, both) * both[..., None]).permute(0, 3, 1, 2)
+        # Of lists that differ in length most pairs are none: only those that are there are embedded.
+        there = values[both]
+        found = self._embedded(there, torch.ones_like(there[:, 0], dtype=torch.bool))
+        bias = torch.zeros((*both.shape, found.shape[-1]), dtype=found.dtype, device=found.device)
+        return bias.masked_scatter(both[..., None], found).permute(0, 3, 1, 2)
+
+    def _embedded(self, values: Tensor, there: Tensor) -> Tensor:
+        """Numbers (…, heads) of features of pairs (…, 4), of which those that are there (…) count."""
+        values = normalised(self.input_norm, values, there)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             assert isinstance(norm, nn.BatchNorm1d)
-            values = nn.functional.gelu(normalised(norm, layer(values), both))
-        bias: Tensor = self.last(values) * both[..., None]
-        return bias.permute(0, 3, 1, 2)
+            values = nn.functional.gelu(normalised(norm, layer(values), there))
+        numbers: Tensor = self.last(values)
+        return numbers
 
 
 def pairs(pt: Tensor, eta: Tensor, phi: Tensor) -> Tensor:
