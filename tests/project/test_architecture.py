@@ -68,6 +68,7 @@ RAY_MODULES = {
 }
 MLFLOW_MODULES = {
     "tracking/client.py",
+    "tracking/mlflow.py",
     "tracking/mlflow_writer.py",
     "tracking/registry.py",
 }
