@@ -357,8 +357,14 @@ class Draft:
 
         Raises:
             ShardMismatch, UnreadableInput, InvalidEvents: it is not whole.
+            InvalidConfig: weights are left out of events that have none.
         """
-        return Dataset.open(self.options.data, hashes=self.hashes, weights=self.options.weights == "on")
+        dataset = Dataset.open(self.options.data, hashes=self.hashes, weights=self.options.weights == "on")
+        if self.options.weights == "off" and dataset.manifest.event_schema.weight is None:
+            raise InvalidConfig(
+                f"--weights off leaves out nothing: the events of {self.options.data} have no weights"
+            )
+        return dataset
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
