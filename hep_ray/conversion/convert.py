@@ -39,7 +39,7 @@ Progress = Callable[[int, int | None], None]
 
 TASK_BYTES = 64 * 2**20
 """About as many bytes of events are one task, at most."""
-LEAST_BYTES = 4 * 2**20
+LEAST_BYTES = 16 * 2**20
 """About as many bytes of events are one task, at least."""
 TASKS = 16
 """Reading tasks, about, at least, where there are enough events; no matter how many workers there are."""
