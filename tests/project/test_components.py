@@ -75,7 +75,7 @@ def test_the_command_line():
     assert "root_softmax" in printed()
     assert "hinge" in printed("loss")
     assert "cnn" not in printed("loss")
-    assert "(required)  number, ≥ 1" in printed("loss", "root_softmax")
+    assert "(required)  number, > 0" in printed("loss", "root_softmax")
     assert "learning_rate" in printed("trainer")
 
 

@@ -226,7 +226,6 @@ def test_a_study_that_was_lost_is_made_again_from_the_journal(tmp_path, sampler)
     [
         {"epochs": 0, "trials": 1},
         {"epochs": 1, "trials": 0},
-        {"epochs": 1},
         {"epochs": 1, "trials": 3, "seeds": 2},
         {"epochs": 1, "trials": 3, "reduction_factor": 1},
     ],
@@ -472,6 +471,12 @@ JOINTLY = {
         {"optimizer", "learning_rate", "manifold_mixup"},
         {"swa_start"},  # where the optimizer is Adam
         {"inner_steps"},  # where it is Entropy-SGD
+    ],
+    ("jet_clouds", "tune"): [
+        {"model", "weight_decay", "learning_rate", "batch_size"},
+        {"embed_features", "particle_blocks"},  # where the model is the Particle Transformer
+        {"latent_features"},  # PFN
+        {"neighbours"},  # ParticleNet
     ],
     ("jet_images", "laptop"): [{"dropout", "weight_decay", "learning_rate", "swa_start", "phi_flip"}],
     ("jet_images", "networks"): [
