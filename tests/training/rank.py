@@ -58,9 +58,9 @@ class Dropped(Normalised):
 
 @metric("own_gap", larger_is_better=True)
 def own_gap(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """What no mean of the workers' own values is: medians, and how many events there are."""
+    """What no mean of the workers' own values is: medians, and the sum of all weights."""
     of_signal, of_background = (float(np.median(scores[labels == label, 1])) for label in (1, 0))
-    return {"own_gap": of_signal - of_background, "own_gap_events": float(weights.sum())}
+    return {"own_gap": of_signal - of_background, "own_gap_weights": float(weights.sum())}
 
 
 FEATURES = EventSchema(
