@@ -44,6 +44,9 @@ from hep_ray.tracking.records import (
     TrialStarted,
 )
 
+HOPELESS = 10
+"""Trials of an attempt, all of them failed, after which a search that only time ends gives up."""
+
 
 class JournalSearcher(Searcher):
     """Hands out trials; whoever derives from it learns from records, not from Tune.
@@ -219,6 +222,8 @@ class OptunaSearcher(JournalSearcher):
         """Trial that the scheduler knows → epoch until which it trains first."""
         self._decisions: dict[str, Decision] = {}
         self._told: Record | None = None
+        self._failed, self._succeeded = 0, 0
+        """Trials that ended in this attempt."""
         self._prepare(space)
         self._replay(state)
         self._stored = StoredStudy(search, space, database, state)
@@ -246,12 +251,16 @@ class OptunaSearcher(JournalSearcher):
         if self._pending:
             return True
         if not self.pauses:
-            return len(self._state.trials) < self.total
+            return len(self._state.trials) < self.total and not self._hopeless()
         if self._closed:
             return True
         started = self.leg()
         self._pending += [started] if started else []
         return started is not None
+
+    def _hopeless(self) -> bool:
+        """Return whether a search that only time ends goes on for nothing: each of this attempt's trials failed."""
+        return self._preset.endless and not self._succeeded and self._failed >= HOPELESS
 
     def record(self, record: Record) -> None:
         """Listen to the recorder: tell scheduler and studies what happened, each record once."""
@@ -259,6 +268,8 @@ class OptunaSearcher(JournalSearcher):
             return
         self._told = record
         if isinstance(record, TrialFinished):
+            self._failed += record.status == "failed"
+            self._succeeded += record.status != "failed"
             self.tell(self._state.trials[record.trial_id])
         self._tell_scheduler(record)
 
@@ -387,7 +398,7 @@ class OptunaSearcher(JournalSearcher):
             left = self._epochs_left()
             if left <= 0 or (self._preset.sampler == "grid" and place >= self.total):
                 return None
-        elif place >= self.total:
+        elif place >= self.total or self._hopeless():
             return None
         assert self._draws is not None
         with self._asking_sampler():

@@ -94,6 +94,20 @@ def test_a_grid_runs_every_point_once_per_seed_and_then_ends(tmp_path):
     assert [(s["params"]["root_index"], s["params"]["optimizer"], s["seed"]) for s in drawn] == expected
 
 
+@pytest.mark.parametrize("succeeds", [False, True])
+def test_a_search_that_only_time_ends_gives_up_where_the_first_ten_trials_failed(tmp_path, succeeds):
+    driver = Driver(tmp_path, Preset(epochs=1), database=None)
+    for index in range(10):
+        assert driver.searcher.has_work()
+        suggestion = driver.searcher.suggest("")
+        if succeeds and index == 3:
+            driver.run(suggestion)
+        else:
+            driver.fail(suggestion, "error")
+    assert driver.searcher.has_work() is succeeds
+    assert (driver.searcher.suggest("") != "FINISHED") is succeeds
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_search_killed_after_any_trial_draws_what_it_would_have_drawn(tmp_path, sampler):
     preset = Preset(epochs=2, trials=14, sampler=sampler)
