@@ -63,19 +63,6 @@ class SplitRule(Config):
         return float(getattr(self, split))
 
 
-def split_of(event_ids: Iterable[str], rule: SplitRule) -> npt.NDArray[Any]:
-    """Return split of every event.
-
-    Args:
-        event_ids: N ids.
-        rule: fractions and salt.
-
-    Returns:
-        (N,) strings `train`, `val` or `test`.
-    """
-    return np.array(SPLITS)[split_codes(event_hashes(event_ids, rule.salt), rule)]
-
-
 def event_hashes(event_ids: Iterable[str] | pa.Array, salt: str) -> npt.NDArray[np.uint64]:
     """Return two independent 64-bit hashes of every event id, of Python or Arrow, by BLAKE2b.
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hep_ray.errors import InvalidConfig
 
@@ -111,59 +107,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     # 1 comes last in Holm's order, where it changes no other value.
     _, adjusted, _, _ = multipletests([1.0 if value is None else value for value in p_values], method="holm")
     return [None if value is None else float(one) for value, one in zip(p_values, adjusted, strict=True)]
-
-
-def bootstrap_interval(
-    metric: Callable[..., float],
-    *events: NDArray[np.generic],
-    level: float = LEVEL,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Interval of a metric for the finite sample of events: percentiles of it on events drawn anew with replacement.
-
-    Two contenders are compared on the same events by a metric that takes both scores and gives the difference.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 13 (`scipy.stats.bootstrap`).
-
-    Args:
-        metric: function of arrays such as `events`, to one number.
-        *events: (N, …) each; rows of the same index belong to one event and are drawn together.
-        level: in (0, 1).
-        resamples: samples drawn; the ends of the interval vary by about 1/√resamples of its length.
-        seed: of the draws.
-
-    Returns:
-        The metric of the events as they are (as `mean`), its standard error (as `sd`) and the interval.
-
-    Raises:
-        InvalidConfig: arrays of different lengths, fewer than two events, or a level outside (0, 1).
-    """
-    from scipy import stats
-
-    lengths = {len(array) for array in events}
-    if len(lengths) != 1 or lengths.pop() < 2:  # noqa: PLR2004 - one event has no spread
-        raise InvalidConfig(
-            f"events are at least two, equally many in every array; got {[len(array) for array in events]}"
-        )
-    _check([0.0], level)
-
-    def of_rows(rows: NDArray[np.intp]) -> float:
-        return metric(*(array[rows] for array in events))
-
-    with warnings.catch_warnings():
-        # A metric that is the same of every resample has an interval of no length, of which scipy warns.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (np.arange(len(events[0])),),
-            of_rows,
-            n_resamples=resamples,
-            confidence_level=level,
-            method="percentile",
-            vectorized=False,
-            rng=np.random.default_rng(seed),
-        )
-    ends = found.confidence_interval
-    return Interval(metric(*events), float(found.standard_error), float(ends.low), float(ends.high))
 
 
 def _check(values: Sequence[float], level: float) -> None:

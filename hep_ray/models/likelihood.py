@@ -36,8 +36,6 @@ NARROWEST = 0.01
 """Width of a kernel at least, in bins: all of it lies in its own bin then."""
 WIDEST = 10
 """Width of a kernel at most, in ranges of the histogram: it is flat over the bins then, and a wider one underflows."""
-SHARPNESS = 15
-"""Divisor of the transformed discriminant (same source)."""
 
 
 class LikelihoodConfig(FittedConfig):
@@ -168,8 +166,3 @@ def _from_probabilities(_module: nn.Module, state: dict[str, Any], prefix: str, 
     old = state.pop(prefix + "least_probability", None)
     if old is not None:
         state[prefix + "least_log_odds"] = torch.logit(old)
-
-
-def transformed_discriminant(probability: Tensor) -> Tensor:
-    """−ln(1/d_L − 1)/15 of d_L in (0, 1), any shape: what is cut on, spread out where d_L crowds at 0 and 1."""
-    return torch.logit(probability.double()) / SHARPNESS  # -ln(1/d - 1) is the logit of d

@@ -164,13 +164,6 @@ def shower(incoming: Incoming, rng: np.random.Generator) -> Spots:
     return Spots(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def layer_energies(spots: Spots, candidates: int) -> Array:
-    """Energy in GeV per candidate and layer, shape (candidates, layers)."""
-    cell = spots.candidate * len(LAYERS) + spots.layer
-    totals = np.bincount(cell, spots.energy, minlength=candidates * len(LAYERS))
-    return totals.astype(np.float64).reshape(candidates, len(LAYERS))
-
-
 SpotArrays = tuple[Indices, Indices, Array, Array, Array]
 
 

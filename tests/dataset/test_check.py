@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as hnp
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check, row_hashes
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.dataset.splits import SplitRule, split_of
+from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import UnreadableInput
+from tests.dataset.of_split import split_of
 from tests.facts import tells
 
 

@@ -18,7 +18,7 @@ from hep_ray.conversion import external_sort, shards
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Manifest, verify_shards
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.dataset.splits import SPLITS, SplitRule, split_of
+from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import (
     InvalidConfig,
     InvalidEvents,
@@ -27,6 +27,7 @@ from hep_ray.errors import (
     UnknownName,
     UnreadableInput,
 )
+from tests.dataset.of_split import split_of
 from tests.facts import raises
 
 SCHEMA = EventSchema(

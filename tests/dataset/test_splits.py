@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hep_ray.dataset.splits import SplitRule, event_hashes, split_of
+from hep_ray.dataset.splits import SplitRule, event_hashes
 from hep_ray.errors import InvalidConfig
+from tests.dataset.of_split import split_of
 from tests.facts import raises
 
 IDS = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=40, unique=True)

@@ -38,7 +38,8 @@ def test_a_dataset_whose_shards_differ_is_not_opened(make_dataset: Callable[...,
 def test_a_split_of_one_class_is_not_opened(tmp_path: Path) -> None:
     from hep_ray.conversion.shards import ShardWriter
     from hep_ray.dataset.schema import Column, EventSchema
-    from hep_ray.dataset.splits import SplitRule, split_of
+    from hep_ray.dataset.splits import SplitRule
+    from tests.dataset.of_split import split_of
 
     folder = tmp_path / "one"
     ids = [f"e{row}" for row in range(60)]

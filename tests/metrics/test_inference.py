@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from hep_ray.errors import InvalidConfig
-from hep_ray.metrics.inference import bootstrap_interval, holm, paired_t, t_interval
+from hep_ray.metrics.inference import holm, paired_t, t_interval
 from tests.facts import raises
 
 EXPERIMENTS = 1000
@@ -126,52 +125,9 @@ def test_family_wise_false_alarms_after_the_correction() -> None:
     assert plain / EXPERIMENTS > 0.08
 
 
-def test_bootstrap_is_reproducible_and_close_to_the_known_error() -> None:
-    correct = (np.arange(400) % 10 > 0).astype(float)
-    found = bootstrap_interval(lambda hits: float(hits.mean()), correct, resamples=2000, seed=3)
-    assert found == bootstrap_interval(lambda hits: float(hits.mean()), correct, resamples=2000, seed=3)
-    assert found.mean == 0.9
-    # Binomial error √(0.9 · 0.1/400) = 0.015; the bootstrap's own error of it is 1/√(2 · 2000) = 1.6 %.
-    assert found.sd == pytest.approx(0.015, rel=0.08)
-    assert (found.low, found.high) == pytest.approx((0.9 - 1.96 * 0.015, 0.9 + 1.96 * 0.015), abs=0.004)
-
-
-def test_bootstrap_of_a_difference_on_the_same_events_is_narrower_than_of_either() -> None:
-    random = np.random.default_rng(1)
-    labels = np.arange(300) % 2
-    left = labels + random.normal(size=300)
-    right = left + 0.3 * random.normal(size=300)
-
-    def area(labels: np.ndarray, scores: np.ndarray) -> float:
-        return float(roc_auc_score(labels, scores))
-
-    one = bootstrap_interval(area, labels, left, resamples=200)
-    both = bootstrap_interval(
-        lambda labels, left, right: area(labels, left) - area(labels, right),
-        labels,
-        left,
-        right,
-        resamples=200,
-    )
-    assert one.mean == area(labels, left)
-    assert both.sd < one.sd / 2
-
-
-def test_coverage_of_the_bootstrap_over_events() -> None:
-    """1,000 test samples of 200 events: 95 % of the intervals hold the true mean."""
-    random = np.random.default_rng(2)
-    held = 0
-    for sample in random.normal(0.5, 0.2, (EXPERIMENTS, 200)):
-        found = bootstrap_interval(lambda values: float(values.mean()), sample, resamples=200)
-        held += found.low <= 0.5 <= found.high
-    assert 0.93 <= held / EXPERIMENTS <= 0.97
-
-
 def test_what_has_no_interval_is_refused() -> None:
     for values, level in (([], 0.95), ([math.nan, 1.0], 0.95), ([1.0, 2.0], 1.0)):
         with pytest.raises(InvalidConfig):
             t_interval(values, level)
     with raises(InvalidConfig, 1, 2):
         paired_t([1.0], [1.0, 2.0])
-    with raises(InvalidConfig, "[3, 2]"):
-        bootstrap_interval(lambda one, other: 0.0, np.ones(3), np.ones(2))

@@ -12,7 +12,7 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, NotFitted
 from hep_ray.loading.batches import Events
 from hep_ray.models import MODELS, build_model
-from hep_ray.models.likelihood import adaptive_estimate, transformed_discriminant
+from hep_ray.models.likelihood import adaptive_estimate
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import FittedLoop
 from hep_ray.training.loop import TrialLoop, start_trial
@@ -162,12 +162,6 @@ def test_working_points_keep_their_share_of_the_signal():
     assert list(model.cuts()) == ["loose", "medium", "tight"]
     for cut, efficiency in zip(model.cuts().values(), (0.93, 0.88, 0.80), strict=True):
         assert (signal >= cut).mean() == pytest.approx(efficiency, abs=0.002)
-
-
-def test_the_transformed_discriminant_by_hand():
-    # −ln(1/0.9 − 1)/15 = ln 9/15
-    values = transformed_discriminant(torch.tensor([0.5, 0.9, 0.1]))
-    np.testing.assert_allclose(values, [0, math.log(9) / 15, -math.log(9) / 15], atol=1e-8)
 
 
 @pytest.mark.parametrize("name", BASELINES)
