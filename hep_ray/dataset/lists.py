@@ -76,22 +76,15 @@ class ListColumn:
 
     def padded(self, rows: npt.NDArray[np.intp], length: int) -> npt.NDArray[Any]:
         """Return the lists of some events, filled up to a length that is that of the longest or more."""
-        source, counts = self._source(rows)
+        source, counts = items_of(self.offsets, rows)
         values = np.full((len(rows), length, self.items.shape[1]), np.nan, self.dtype)
         values[np.arange(length) < counts[:, None]] = self.items[source]
         return values
 
     def select(self, rows: npt.NDArray[np.intp]) -> ListColumn:
         """Return some events, still as lists."""
-        source, counts = self._source(rows)
+        source, counts = items_of(self.offsets, rows)
         return ListColumn(self.row_shape, offsets_of(counts), self.items[source])
-
-    def _source(self, rows: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return where the items of some events lie, and how many each has."""
-        starts = self.offsets[rows]
-        counts = self.offsets[rows + 1] - starts
-        shifts = starts - (np.cumsum(counts) - counts)
-        return np.arange(int(counts.sum())) + np.repeat(shifts, counts), counts
 
 
 def mask_of(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -105,6 +98,16 @@ def offsets_of(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def items_of(
+    offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where the items of some events (R,) lie, one event after the other, and how many each has, (R,)."""
+    starts = offsets[rows]
+    counts = offsets[rows + 1] - starts
+    shifts = starts - (np.cumsum(counts) - counts)
+    return np.arange(int(counts.sum())) + np.repeat(shifts, counts), counts
 
 
 def join_lists(pieces: Sequence[ListColumn]) -> ListColumn:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hep_ray.dataset.lists import ListColumn, join_lists
+from hep_ray.dataset.lists import ListColumn, items_of, join_lists, offsets_of
 from hep_ray.errors import InvalidEvents
 
 SHORT_INDEX = 2**16
@@ -95,24 +95,16 @@ class SparseColumn:
 
     def placed(self, rows: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """Return places in the flattened whole values of some events, and what stands there."""
-        source, counts = self._source(rows)
+        source, counts = items_of(self.offsets, rows)
         places = np.repeat(np.arange(0, len(rows) * self.size, self.size), counts)
         places += self.index.take(source)
         return places, self.value.take(source)
 
     def select(self, rows: npt.NDArray[np.intp]) -> SparseColumn:
         """Return some events, still without their zeros."""
-        source, counts = self._source(rows)
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        return SparseColumn(self.row_shape, offsets, self.index.take(source), self.value.take(source))
-
-    def _source(self, rows: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return where the values of some events lie, and how many each has."""
-        starts = self.offsets[rows]
-        counts = self.offsets[rows + 1] - starts
-        shifts = starts - (np.cumsum(counts) - counts)
-        return np.arange(int(counts.sum())) + np.repeat(shifts, counts), counts
+        source, counts = items_of(self.offsets, rows)
+        index, value = self.index.take(source), self.value.take(source)
+        return SparseColumn(self.row_shape, offsets_of(counts), index, value)
 
 
 Values: TypeAlias = npt.NDArray[Any] | SparseColumn | ListColumn

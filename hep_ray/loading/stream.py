@@ -266,12 +266,7 @@ def load_resident(
     *,
     purpose: TestPurpose | None = None,
 ) -> EventData:
-    """Decode splits into the object store; call it on the driver, once per search.
-
-    Args:
-        dataset: an opened dataset.
-        splits: to load.
-        purpose: why the test split is read, where it is among `splits`.
+    """Decode splits into the object store; call it on the driver, once per search. See `open_events`.
 
     Raises:
         InvalidConfig: the test split is asked for without a purpose.

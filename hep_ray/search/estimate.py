@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-import pyarrow.parquet as pq
 import ray
 import torch
 
@@ -26,6 +25,7 @@ from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.flags import in_words
 from hep_ray.loading.batches import Events
+from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.preflight import disk_bytes, size_words
 from hep_ray.training.config import TrialConfig
@@ -111,7 +111,7 @@ class SearchCost:
             expected, least, most = (in_words(one) for one in self.seconds)
             trained = sorted((one for one in self.timed if one.batch_size), key=lambda one: one.epoch_seconds)
             parts = [
-                f"{_named(one)} {one.epoch_seconds:.2g} s"
+                f"an epoch of {one.model} with batches of {one.batch_size} {one.epoch_seconds:.2g} s"
                 for one in dict.fromkeys((*trained[:1], *trained[-1:]))
             ]
             fits = {one.model: one.epoch_seconds for one in self.timed if not one.batch_size}
@@ -252,16 +252,9 @@ def _epoch(
 
 def _events(dataset: Dataset, number: int) -> Events:
     """Return so many training events, from the first shards; their labels take turns, so that no class is absent."""
-    schema, parts, left = dataset.schema, [], number
-    for path in dataset.paths("train"):
-        for batch in pq.ParquetFile(path).iter_batches(max(left, 1)):
-            parts.append(schema.decode(batch))
-            left -= len(batch)
-            if left <= 0:
-                break
-        if left <= 0:
-            break
-    inputs = {column.name: np.concatenate([one[column.name] for one in parts]) for column in schema.columns}
+    schema = dataset.schema
+    names = tuple(column.name for column in schema.columns)
+    inputs = ShardStream(schema, RowGroups.of(dataset, "train"), names, {}).head(number).inputs
     repeated = {name: np.resize(values, (number, *values.shape[1:])) for name, values in inputs.items()}
     return Events.from_arrays(repeated, np.arange(number) % len(schema.classes))
 
@@ -302,7 +295,3 @@ def _epochs_when_stopped(plan: SearchPlan) -> float:
         mean += share * (rung - before)
         before, rung, share = rung, rung * plan.preset.reduction_factor, share / plan.preset.reduction_factor
     return mean + share * (epochs - before)
-
-
-def _named(one: Timed) -> str:
-    return f"an epoch of {one.model} with batches of {one.batch_size}"

@@ -254,18 +254,19 @@ def _tune(
     except Exception as exc:
         if recorder.storage_error is not None:
             raise recorder.storage_error from None
-        if (fault := _named(exc)) is not None:
+        # A named error, as of a scheduler of the user's own, that Tune wrapped into its own.
+        if (fault := next((one for one in _chain(exc) if isinstance(one, HepRayError)), None)) is not None:
             raise fault from None
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _named(exc: BaseException | None) -> HepRayError | None:
-    """Return the named error, as of a scheduler of the user's own, that Tune wrapped into its own."""
-    while exc is not None and not isinstance(exc, HepRayError):
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, then the one that it came of, and so on."""
+    while exc is not None:
+        yield exc
         exc = exc.__cause__ or exc.__context__
-    return exc
 
 
 def beside(console: Console) -> Callable[[str], None]:
@@ -390,21 +391,15 @@ def named_when_full(folder: Path) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as exc:
-        if not _is_full(exc):
+        if not any(
+            (isinstance(one, OSError) and one.errno in _FULL)
+            or any(words in str(one) for words in _FULL_IN_WORDS)
+            for one in _chain(exc)
+        ):
             raise
         raise StorageError(
             f"cannot write to {folder} any more: {_line(exc)}; every finished epoch is kept: make room, then resume"
         ) from exc
-
-
-def _is_full(exc: BaseException | None) -> bool:
-    while exc is not None:
-        if isinstance(exc, OSError) and exc.errno in _FULL:
-            return True
-        if any(words in str(exc) for words in _FULL_IN_WORDS):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
 
 
 def _line(exc: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from hep_ray.conversion.cli import parse_settings, print_dataset, split_rule
 from hep_ray.errors import Interrupted, InvalidConfig
-from hep_ray.flags import SEED, Overwrite, Plugins, Settings, Split
+from hep_ray.flags import SEED, Overwrite, Plugins, Settings, Split, typed
 
 if TYPE_CHECKING:
     from hep_ray.simulate import Simulation
@@ -74,13 +73,12 @@ def simulate(
             progress=True,
         )
     except Interrupted as exc:
-        again = ["hep-ray", "data", "simulate", name, "--events", str(events), "--seed", str(seed)]
-        again += ["--out", str(folder), *(word for setting in words for word in ("--set", setting))]
-        again += ["--split", split] if split else []
-        again += ["--workers", str(workers)] if workers else []
-        again += ["--overwrite"] if overwrite else []
+        again = [word for setting in words for word in ("--set", setting)]
         again += [word for module in plugin or () for word in ("--plugin", module)]
-        raise Interrupted(f"{exc}: {shlex.join(again)}") from None
+        again += ["--overwrite"] * overwrite
+        again = ["hep-ray", "data", "simulate", name, *again]
+        command = typed(*again, events=events, seed=seed, out=folder, split=split, workers=workers)
+        raise Interrupted(f"{exc}: {command}") from None
     print_dataset(manifest, folder)
 
 

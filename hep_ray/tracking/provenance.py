@@ -21,12 +21,10 @@ from hep_ray.masking import mask
 PACKAGES = ("hep-ray", "ray", "torch", "optuna", "mlflow", "numpy", "pyarrow")
 """Packages whose versions a result depends on."""
 PACKAGE = Path(__file__).resolve().parents[1]
-DECIDING = ("hep_ray", "searches", "requirements", "pyproject.toml", ":(exclude,glob)**/__pycache__/**")
-"""What of hep_ray's checkout decides a result, as git takes it; a cluster's node has no .gitignore."""
-
-
 DECIDING_BESIDE = ("requirements", "pyproject.toml", ":(exclude,glob)**/__pycache__/**")
-"""What decides a result beside the package's own folder."""
+"""What decides a result beside the package's own folder, as git takes it; a cluster's node has no .gitignore."""
+DECIDING = ("hep_ray", "searches", *DECIDING_BESIDE)
+"""What of hep_ray's checkout decides a result."""
 REQUIRED = (
     "command",
     "git_commit",
@@ -124,11 +122,9 @@ def _of_package() -> tuple[str, str]:
     A package that lies, unnoticed by git, in somebody else's checkout is not of that checkout's commit.
     """
     if _git(PACKAGE, "ls-files"):
-        status = _git(PACKAGE.parent, "status", "--porcelain", "--", PACKAGE.name, *DECIDING_BESIDE)
         commit = _git(PACKAGE, "rev-parse", "HEAD")
-        return commit or "unknown: nothing is committed", "unknown" if status is None else str(
-            bool(status)
-        ).lower()
+        dirty = _changed(PACKAGE.parent, "--", PACKAGE.name, *DECIDING_BESIDE)
+        return commit or "unknown: nothing is committed", dirty
     changed = _differs_from_release()
     if changed is None:
         return "unknown: neither a git checkout nor an installed package", "unknown"
@@ -174,8 +170,7 @@ def _of_file(source: Path) -> tuple[str, str]:
         return "unknown: not a git checkout", "unknown"
     top = _git(folder, "rev-parse", "--show-toplevel")
     ours = top is not None and PACKAGE.is_relative_to(top)
-    status = _git(Path(top or folder), "status", "--porcelain", *(("--", *DECIDING) if ours else ("-uno",)))
-    return commit, "unknown" if status is None else str(bool(status)).lower()
+    return commit, _changed(Path(top or folder), *(("--", *DECIDING) if ours else ("-uno",)))
 
 
 def _of_plugin(path: Path, release: str = "") -> dict[str, str]:
@@ -197,8 +192,7 @@ def _of_package_folder(folder: Path) -> tuple[str, str]:
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None or not _git(folder, "ls-files", "--", "*.py"):
         return "unknown: not in git", "unknown"
-    status = _git(folder, "status", "--porcelain", "-uall", "--", "*.py")
-    return commit, "unknown" if status is None else str(bool(status)).lower()
+    return commit, _changed(folder, "-uall", "--", "*.py")
 
 
 def _checkout(source: Path) -> Path | None:
@@ -214,21 +208,21 @@ def _dirtiness(checkout: Path | None, source: Path) -> str:
     """Whether what decides a result differs from the commit; a cluster's nodes hold no more of a checkout than that."""
     if checkout is None:
         return "unknown"
-    ours = PACKAGE.is_relative_to(checkout)
-    status = _git(checkout, "status", "--porcelain", *(("--", *DECIDING) if ours else ()))
-    if status is None:
-        return "unknown"
-    return str(bool(status) or (source.is_file() and not _is_of(checkout, source))).lower()
+    dirty = _changed(checkout, *(("--", *DECIDING) if PACKAGE.is_relative_to(checkout) else ()))
+    inside = source.resolve().is_relative_to(checkout.resolve())
+    if dirty == "false" and source.is_file() and not (inside or _is_copy(checkout, source)):
+        return "true"
+    return dirty
 
 
-def _is_of(checkout: Path, source: Path) -> bool:
-    """Whether the source is a file of the checkout, or a copy of a search in it."""
-    if source.resolve().is_relative_to(checkout.resolve()):
-        return True
-    return _is_copy(checkout, source)
+def _changed(folder: Path, *paths: str) -> str:
+    """Say `true` where git sees a change since the commit, else `false`; `unknown` where there is no git."""
+    status = _git(folder, "status", "--porcelain", *paths)
+    return "unknown" if status is None else str(bool(status)).lower()
 
 
 def _is_copy(checkout: Path, source: Path) -> bool:
+    """Whether a file is a copy of the search of its name in the checkout."""
     original = checkout / "searches" / source.name
     return original.is_file() and original.read_bytes() == source.read_bytes()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 
 from hep_ray.drawing.style import colour
 from hep_ray.metrics.labels import SPLITS, metric_words
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label, capital
-from hep_ray.report.groups import Group
 from hep_ray.report.plotting import GREY, curve, epoch_axis, legend_below, panels, spread, tag
 from hep_ray.report.report_data import ReportData
 
@@ -16,6 +16,8 @@ COLOURED = 8
 """Groups in colour; the others are grey."""
 SIDE_BY_SIDE = 3
 """Groups whose training and validation are compared."""
+_WRAPPER = textwrap.TextWrapper(34, break_long_words=False, break_on_hyphens=False)
+"""Of the title above a panel."""
 
 
 @figure("accuracy_by_epoch", "training", 10, "Accuracy per epoch")
@@ -100,7 +102,9 @@ def overfitting(data: ReportData) -> Drawn | str | None:
             if column == 0:
                 own.set_ylabel(quantity.capitalize())
         top = axes[column]
-        top.set_title(_wrapped(group, group is groups.to_beat), loc="left", fontsize=8, color="#444444")
+        title = group.name.replace(": ", ":\n") + (" (baseline)" if group is groups.to_beat else "")
+        lines = [_WRAPPER.fill(line) for line in title.splitlines()]
+        top.set_title("\n".join(lines), loc="left", fontsize=8, color="#444444")
         epoch_axis(axes[columns + column])
         axes[columns + column].margins(x=0.03)
         best = [trial.best(data.started.metric, data.started.mode) for trial in group.trials]
@@ -115,14 +119,3 @@ def overfitting(data: ReportData) -> Drawn | str | None:
         "while the weights move, with dropout and augmentation on, so that early on they may be worse than those of "
         "validation; a validation loss that rises while the training loss falls is overfitting.",
     )
-
-
-def _wrapped(group: Group, baseline: bool) -> str:
-    words = group.name.replace(": ", ":\n") + (" (baseline)" if baseline else "")
-    lines, line = [], ""
-    for word in words.split(" "):
-        if len(line) + len(word) > 34 and line:  # noqa: PLR2004 - characters above a panel
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}".strip()
-    return "\n".join([*lines, line])
