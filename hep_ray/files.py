@@ -183,7 +183,9 @@ def replacing(target: Path) -> Iterator[Path]:
     filling = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.partial"
     with ExitStack() as stack:
         with storing(target):
-            _remove_abandoned(target)
+            for path in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+                with suppress(OSError):  # it may be somebody else's, whom it is left to
+                    remove_abandoned([path])
             make_folder(filling.parent)
             filling.mkdir()
             stack.callback(shutil.rmtree, filling, ignore_errors=True)
@@ -193,12 +195,6 @@ def replacing(target: Path) -> Iterator[Path]:
             for path in (*filling.iterdir(), filling):
                 sync(path)
             _swap(filling, target)
-
-
-def _remove_abandoned(target: Path) -> None:
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        with suppress(OSError):  # it may be somebody else's, whom it is left to
-            remove_abandoned([path])
 
 
 def _swap(filling: Path, target: Path) -> None:

@@ -65,19 +65,6 @@ def write_project(
 ) -> Path:
     """Write the project and return its folder; see `new`."""
     from hep_ray.files import replacing
-
-    _check_name(name)
-    folder = Path(name) if out is None else out
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise StorageError(f"{folder} is there already: choose another NAME, or another --out")
-    texts = _texts(name, *_events(data, task))
-    with replacing(folder) as filling:
-        for file, text in texts.items():
-            (filling / file).write_text(text, encoding="utf-8")
-    return folder
-
-
-def _check_name(name: str) -> None:
     from hep_ray.search.definition import check_search_name
 
     check_search_name(name)
@@ -86,6 +73,14 @@ def _check_name(name: str) -> None:
             f"'{name}' is the name of a Python module, which {name}.py would hide: choose another, such as "
             f"'{name}_search'"
         )
+    folder = Path(name) if out is None else out
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise StorageError(f"{folder} is there already: choose another NAME, or another --out")
+    texts = _texts(name, *_events(data, task))
+    with replacing(folder) as filling:
+        for file, text in texts.items():
+            (filling / file).write_text(text, encoding="utf-8")
+    return folder
 
 
 def _events(data: Path | None, task: str | None) -> tuple[EventSchema, dict[str, Any]]:
@@ -123,7 +118,7 @@ def _texts(name: str, schema: EventSchema, told: Mapping[str, Any]) -> dict[str,
     images = [column for column in schema.inputs if len(column.shape) == IMAGE_RANK]
     image = max(images, key=lambda column: column.nbytes, default=None)
     flat = [column for column in schema.inputs if not column.lists] if image is None else []
-    reference = _to_beat(schema, image)
+    reference, ranks = _to_beat(schema, image), {len(column.shape) for column in flat}
     shared = {
         "name": name,
         "task": schema.task,
@@ -134,7 +129,8 @@ def _texts(name: str, schema: EventSchema, told: Mapping[str, Any]) -> dict[str,
         "flat": flat,
         "read": [image] if image else flat,
         "features": sum(math.prod(column.shape) for column in flat),
-        "scalings": _scalings(flat),
+        "scalings": ["scalar_scaling"] * bool(ranks & {0, 1})
+        + ["sequence_scaling"] * (SEQUENCE_RANK in ranks),
         "deepest": _deepest(image),
         "largest": {"hidden_layers": 4, "hidden_features": 128}
         if image is None
@@ -150,11 +146,6 @@ def _texts(name: str, schema: EventSchema, told: Mapping[str, Any]) -> dict[str,
     files = {f"{name}.py": "search.py", f"test_{name}.py": "test.py", "README.md": "README.md"}
     texts = {file: environment.get_template(f"{of}.jinja").render(shared) for file, of in files.items()}
     return texts | {".gitignore": GITIGNORE}
-
-
-def _scalings(columns: list[Column]) -> list[str]:
-    ranks = {len(column.shape) for column in columns}
-    return ["scalar_scaling"] * bool(ranks & {0, 1}) + ["sequence_scaling"] * (SEQUENCE_RANK in ranks)
 
 
 def _deepest(image: Column | None) -> int:

@@ -311,7 +311,10 @@ def load(plugins: Iterable[Plugin]) -> None:
         if not plugin.registers:
             continue
         logger.info("importing %s (SHA-256 %s)", plugin, plugin.sha256[:12])
-        with importing_from(plugin.path, plugin.package, _installed_where(plugin)):
+        advice = (
+            f": install {_release(plugin)} everywhere" if plugin.distribution and not plugin.source else ""
+        )
+        with importing_from(plugin.path, plugin.package, advice):
             module = importlib.import_module(plugin.module)
         if (here := digest_of(module)) != plugin.sha256:
             raise PluginFailed(
@@ -328,10 +331,6 @@ def load(plugins: Iterable[Plugin]) -> None:
 def _release(plugin: Plugin) -> str:
     known = plugin.distribution and plugin.version != "unknown"
     return f"{plugin.distribution} {plugin.version}" if known else "the same version"
-
-
-def _installed_where(plugin: Plugin) -> str:
-    return f": install {_release(plugin)} everywhere" if plugin.distribution and not plugin.source else ""
 
 
 def restore(recorded: Iterable[Plugin]) -> tuple[Plugin, ...]:
@@ -359,8 +358,10 @@ def _found(plugin: Plugin) -> Plugin:
         if digest(source) == plugin.sha256:
             return plugin.model_copy(update={"source": source, "path": str(place.resolve())})
     if not texts:
+        listed = ", ".join(plugin.registers)
+        part = f"registers {listed} of this search" if listed else "is imported by a file of this search"
         raise PluginFailed(
-            f"{plugin.path} is not there, and {_part(plugin)}: put it back, or into the working directory, or name it "
+            f"{plugin.path} is not there, and {part}: put it back, or into the working directory, or name it "
             "with --plugin"
         )
     place, source = next(iter(texts.items()))
@@ -382,11 +383,6 @@ def _below(plugin: Plugin) -> Path:
 def _depth(plugin: Plugin) -> int:
     """Parts of a file's path that its module's name tells."""
     return plugin.module.count(".") + (2 if Path(plugin.path).name == "__init__.py" else 1)
-
-
-def _part(plugin: Plugin) -> str:
-    listed = ", ".join(plugin.registers)
-    return f"registers {listed} of this search" if listed else "is imported by a file of this search"
 
 
 def with_source(plugins: Iterable[Plugin]) -> tuple[Plugin, ...]:

@@ -12,18 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hep_ray.confirm.confirmation import (
-    FILE_NAME,
-    FOLDER,
-    Comparison,
-    Confirmation,
-    Contender,
-    load_confirmation,
-)
+from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
 from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, AsJson, Storage
 from hep_ray.search.naming import number
-from hep_ray.search.state import TrialState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,6 +120,7 @@ def compare(*searches: str | Path | Result, storage: str | Path = STORAGE) -> Se
 
 def _row(result: Result, name: str) -> dict[str, Any]:
     trials = result.state.drawn()
+    failed = sum(trial.status == "failed" for trial in trials)
     best = result.best
     metric = result.started.metric
     confirmation = _confirmation(result)
@@ -142,12 +135,14 @@ def _row(result: Result, name: str) -> dict[str, Any]:
         "trial": best.trial_id,
         "validation": best.metrics[metric],
         "validation_error": best.metrics.get(f"{metric}_error"),
-        "end": _end(result, trials),
+        "end": ("ended" if result.finished else "not ended") + (f", {failed} failed" if failed else ""),
     }
     if confirmation is None:
         return row
-    first = _first(confirmation)
-    estimate, change = first.estimates[confirmation.metric], _comparison(confirmation, first)
+    # The one that the search ranked first: to take the best on test would be a biased pick.
+    first = confirmation.finalists[0]
+    estimate = first.estimates[confirmation.metric]
+    change = next(one for one in confirmation.comparisons if one.contender == first.name)
     return row | {
         "confirmed_trial": first.name,
         "confirmed_metric": confirmation.metric,
@@ -162,27 +157,12 @@ def _row(result: Result, name: str) -> dict[str, Any]:
     }
 
 
-def _end(result: Result, trials: Sequence[TrialState]) -> str:
-    failed = sum(trial.status == "failed" for trial in trials)
-    words = "ended" if result.finished else "not ended"
-    return f"{words}, {failed} failed" if failed else words
-
-
 def _confirmation(result: Result) -> Confirmation | None:
     """Return the confirmation of a search, if it is of this very search."""
     if not (result.folder / FOLDER / FILE_NAME).is_file():
         return None
     found = load_confirmation(result.folder)
     return found if found.search_id == result.started.search_id and found.finalists else None
-
-
-def _first(confirmation: Confirmation) -> Contender:
-    """Return the finalist that the search ranked first: to take the best on test would be a biased pick."""
-    return confirmation.finalists[0]
-
-
-def _comparison(confirmation: Confirmation, finalist: Contender) -> Comparison:
-    return next(one for one in confirmation.comparisons if one.contender == finalist.name)
 
 
 def _apart(kinds: Sequence[tuple[Any, ...]], groups: Sequence[Sequence[Mapping[str, Any]]]) -> str:
@@ -199,6 +179,9 @@ def _apart(kinds: Sequence[tuple[Any, ...]], groups: Sequence[Sequence[Mapping[s
 def _told(result: Result) -> dict[str, str]:
     """Return what a search was told, as texts: what decides its trials, and its space."""
     started = result.started
+    references = [
+        ", ".join(f"{name}={value}" for name, value in one.items()) for one in started.points_to_evaluate
+    ]
     facts = {
         "task": started.task,
         "dataset": f"{started.options.get('data', '')} ({started.dataset_fingerprint[:12]})",
@@ -209,17 +192,13 @@ def _told(result: Result) -> dict[str, str]:
         "epochs of a trial": str(started.epochs),
         "seed": str(started.seed),
         "workers of a trial": str(started.workers_per_trial),
-        "evaluated first": "; ".join(_words(one) for one in started.points_to_evaluate) or "none",
+        "evaluated first": "; ".join(references) or "none",
         "own code": ", ".join(f"{Path(one.path).name} {one.sha256[:8]}" for one in result.state.plugins)
         or "none",
         "hep_ray": started.provenance.get("hep_ray_files")
         or started.provenance.get("version_hep-ray", "unknown"),
     }
     return facts | {f"space: {name}": str(one) for name, one in started.space.items()}
-
-
-def _words(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in params.items())
 
 
 def title_of(group: Sequence[Mapping[str, Any]]) -> str:

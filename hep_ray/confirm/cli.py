@@ -76,7 +76,8 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
             f"no more than {len(plan.finalists)} beside the baseline, of {plan.given.top} asked for",
         )
     yield "baseline", plan.baseline.origin
-    yield "budget", f"{len(plan.runs)} trainings of {plan.started.epochs} epochs; seeds {_range(plan.seeds)}"
+    seeds = str(plan.seeds[0]) if len(plan.seeds) == 1 else f"{plan.seeds[0]} to {plan.seeds[-1]}"
+    yield "budget", f"{len(plan.runs)} trainings of {plan.started.epochs} epochs; seeds {seeds}"
     yield "time", _duration(plan)
     yield "test split", f"{plan.dataset.rows('test')} events, opened when all trainings have ended"
     yield "resources", str(plan.resources)
@@ -90,10 +91,6 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     yield "tracking", mask(plan.tracking_uri)
     for doubt in doubts(plan.provenance):
         yield "promotion", f"will be refused as things are: {doubt}"
-
-
-def _range(seeds: tuple[int, ...]) -> str:
-    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
 
 
 def _duration(plan: ConfirmPlan) -> str:

@@ -228,12 +228,13 @@ def evaluate_all(
         CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
         WorkersLost: an evaluation's process was lost too often.
     """
+    shards = [pq.read_table(path, columns=[EVENT_ID]) for path in dataset.paths("test", purpose="confirm")]
     opened = ray.put(
         EvaluationSetup(
             str(trials_folder.resolve()),
             dataset.schema,
             open_events(dataset, resources.ingest, ["test"], purpose="confirm"),
-            _event_ids(dataset),
+            pa.concat_tables(shards).column(EVENT_ID).combine_chunks(),
             resources.cpus_per_trial,
             resources.gpus_per_trial > 0,
             plugins,
@@ -271,8 +272,3 @@ def _evaluate(opened: EvaluationSetup, trial_id: str) -> Outcome:
         opened.event_ids,
         "cuda" if opened.gpu else "cpu",
     )
-
-
-def _event_ids(dataset: Dataset) -> pa.Array:
-    shards = [pq.read_table(path, columns=[EVENT_ID]) for path in dataset.paths("test", purpose="confirm")]
-    return pa.concat_tables(shards).column(EVENT_ID).combine_chunks()

@@ -127,11 +127,9 @@ def convert(
     opened = open_inputs([str(path) for path in inputs], rules)
     rules = opened.rules
     columns, event_schema = _layout(opened, rules, chosen)
-    notes: list[JsonValue] = [
-        *opened.notes,
-        *(renamed(columns) if not rules.columns else ()),
-        *_changed_since(Path(out)),
-    ]
+    notes: list[JsonValue] = [*opened.notes, *(renamed(columns) if not rules.columns else ())]
+    if (Path(out) / MANIFEST).exists():
+        notes += code_changes(Manifest.read(out).source.get("own_code"))
     source: dict[str, JsonValue] = {
         "reader": rules.reader,
         "schema": rules.model_dump(mode="json", by_alias=True),
@@ -194,11 +192,6 @@ def _cut_lists(schema: EventSchema, cuts: Mapping[str, Cut]) -> list[str]:
         for column in schema.columns
         if (cut := cuts[column.name]).events
     ]
-
-
-def _changed_since(out: Path) -> list[str]:
-    """Say which files of a user's own reader have changed since an earlier dataset there was made by them."""
-    return code_changes(Manifest.read(out).source.get("own_code")) if (out / MANIFEST).exists() else []
 
 
 def _identity(

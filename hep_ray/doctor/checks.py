@@ -34,7 +34,9 @@ class Check:
 def answered(nodes: Sequence[Node], silent: Mapping[str, str]) -> Check:
     """Check that every node answers and imports hep_ray."""
     if not silent:
-        return Check("nodes", True, f"{count(len(nodes), 'node')}, {_resources(nodes)}")
+        kinds = Counter((node.cpus, node.gpus) for node in nodes)
+        listed = ", ".join(f"{many} × {cpus:g} CPU + {gpu:g} GPU" for (cpus, gpu), many in kinds.items())
+        return Check("nodes", True, f"{count(len(nodes), 'node')}, {listed}")
     return Check(
         "nodes",
         False,
@@ -193,11 +195,6 @@ def token(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> Check:
 def count(number: int, noun: str) -> str:
     """Return `1 node`, `2 nodes`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _resources(nodes: Sequence[Node]) -> str:
-    kinds = Counter((node.cpus, node.gpus) for node in nodes)
-    return ", ".join(f"{many} × {cpus:g} CPU + {gpu:g} GPU" for (cpus, gpu), many in kinds.items())
 
 
 def _per_node(nodes: Sequence[Node], faults: Mapping[str, str]) -> str:

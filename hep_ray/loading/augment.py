@@ -184,7 +184,8 @@ class Augmentation:
 
     def _reflected(self, images: Tensor, axis: int, mask: npt.NDArray[np.bool_]) -> Tensor:
         images = _indexable(images)
-        return torch.where(_beside(self._tensor(mask, images), images), images.flip(axis), images)
+        chosen = self._tensor(mask, images).reshape(len(mask), *[1] * (images.ndim - 1))
+        return torch.where(chosen, images.flip(axis), images)
 
     def _rectangles(self, images: Tensor, image: EventImage, places: npt.NDArray[np.float64]) -> Tensor:
         inside = torch.ones((1,) * images.ndim, dtype=torch.bool, device=images.device)
@@ -272,10 +273,6 @@ def as_float(values: Tensor) -> Tensor:
 def _indexable(values: Tensor) -> Tensor:
     """As numbers that torch can put in another order, which it cannot those of 16 and more bits without a sign."""
     return values.float() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
-
-
-def _beside(mask: Tensor, images: Tensor) -> Tensor:
-    return mask.reshape(len(mask), *[1] * (images.ndim - 1))
 
 
 @dataclass(frozen=True)

@@ -94,10 +94,12 @@ class ElectronId(Model):
                 raise InvalidConfig(f"{part} has {axes} axes; '{column.name}' is {column.shape}")
         self.columns = tuple(column.name for column in columns)
         build: dict[str, Callable[[ElectronIdConfig, ColumnLike], tuple[nn.Module, int]]] = {
-            "fine_image": fine_stream,
-            "layer_images": layer_stream,
+            "fine_image": lambda config, column: image_stream(
+                config, column, (*column.shape, 1)[2], pool=True
+            ),
+            "layer_images": lambda config, column: image_stream(config, column, column.shape[2], pool=False),
             "tracks": track_stream,
-            "scalars": scalar_stream,
+            "scalars": lambda config, column: (dense(column.shape[0], config), config.dense_features),
         }
         streams = [build[part](config, column) for part, column in zip(kept, columns, strict=True)]
         self.streams = nn.ModuleList([stream for stream, _ in streams])
@@ -172,16 +174,6 @@ def image_stream(
     return nn.Sequential(ChannelsFirst(), *layers, nn.Flatten()), channels * size[0] * size[1]
 
 
-def fine_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
-    """Stream of the finely segmented image and its number of features."""
-    return image_stream(config, column, (*column.shape, 1)[2], pool=True)
-
-
-def layer_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
-    """Stream of the coarse images, one channel per layer, and its number of features."""
-    return image_stream(config, column, column.shape[2], pool=False)
-
-
 def track_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
     """Stream of the tracks, whose weights are the same for every track, and its number of features."""
     tracks, quantities = column.shape
@@ -193,8 +185,3 @@ def track_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Modul
         channels = config.conv_features
     shaped = ChannelsFirst() if image else TracksLast()
     return nn.Sequential(shaped, *layers, nn.Flatten()), channels * tracks * (quantities if image else 1)
-
-
-def scalar_stream(config: ElectronIdConfig, column: ColumnLike) -> tuple[nn.Module, int]:
-    """Stream of the scalar variables and its number of features."""
-    return dense(column.shape[0], config), config.dense_features

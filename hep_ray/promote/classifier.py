@@ -52,7 +52,12 @@ class Classifier:
         self.model: Model = config.build_model(schema)
         self.model.load_state_dict(dict(state))
         self.model.to(self.device).eval()
-        self.loss: Loss = _loss(config).to(self.device)
+        # A fitted model has no loss, and its outputs are those of a cross-entropy.
+        if (of_loss := config.components.get("loss")) is None:
+            loss: Loss = build_loss("cross_entropy", {})
+        else:
+            loss = LOSSES[config.resolved()["loss"]].build(of_loss)
+        self.loss: Loss = loss.to(self.device)
         self.columns: tuple[Column, ...] = tuple(schema.column(name) for name in self.model.columns)
         self.half: bool = config.resolved().get("precision") == "bfloat16"
 
@@ -130,13 +135,6 @@ class Classifier:
 def _trimmed(values: npt.NDArray[Any], lists: bool) -> npt.NDArray[Any]:
     """Return lists (N, L, F) without the places that no event of them has; other values as they are."""
     return values[:, : max(1, int(mask_of(values).sum(axis=1).max(initial=0)))] if lists else values
-
-
-def _loss(config: TrialConfig) -> Loss:
-    """The trial's own; a fitted model has none, and its outputs are those of a cross-entropy."""
-    if "loss" not in config.components:
-        return build_loss("cross_entropy", {})
-    return LOSSES[config.resolved()["loss"]].build(config.components["loss"])
 
 
 def values_of(events: Any, column: Column) -> npt.NDArray[Any]:

@@ -42,8 +42,9 @@ def _picked(data: ReportData) -> Answer:
     metric, mode, best = data.started.metric, data.started.mode, data.best
     words, command = metric_words(metric), confirm_command(data)
     group = next((one for one in data.groups.members if best in one.trials), None)
-    value = _at_best(data, best.trial_id)
-    by_how_much = f"{words} {value} after epoch {_epoch(data, best.trial_id)}"
+    at_best = data.state.trials[best.trial_id].best(metric, mode) or {}
+    value = plus_minus(at_best[metric], at_best.get(f"{metric}_error"))
+    by_how_much = f"{words} {value} after epoch {int(at_best['epoch'])}"
     if group is not None and group.kind == "seeds":
         over = [found[metric] for trial in group.trials if (found := trial.best(metric, mode))]
         by_how_much += (
@@ -105,11 +106,6 @@ def _at_best(data: ReportData, trial_id: str) -> str:
     return plus_minus(metrics[metric], metrics.get(f"{metric}_error"))
 
 
-def _epoch(data: ReportData, trial_id: str) -> int:
-    metrics = data.state.trials[trial_id].best(data.started.metric, data.started.mode) or {}
-    return int(metrics["epoch"])
-
-
 def _confirmed(data: ReportData, found: Confirmation) -> Answer:
     own = {one.contender: one for one in found.comparisons if one.metric == found.metric}
     better = [name for name, one in own.items() if one.better(found.mode, found.level)]
@@ -157,16 +153,14 @@ def _baseline(found: Confirmation, first: Contender) -> str:
 
 def _reality(found: Confirmation, compared: Comparison | None, caveats: str, *, real: bool) -> str:
     p_value = None if compared is None else compared.adjusted_p_value
-    p_words = "no p-value" if p_value is None else f"p = {p_value:.2g}, {_corrected(found)}"
+    finalists = count_words(len(found.finalists) + len(found.dropped), "finalist")
+    p_words = "no p-value"
+    if p_value is not None:
+        p_words = f"p = {p_value:.2g}, after {found.correction.capitalize()}'s correction for {finalists}"
     return (
         f"{'Yes' if real else 'Not shown'}, at the {1 - found.level:.0%} level: {p_words}, "
         f"{count_words(len(found.seeds), 'seed')} each on the test split. {of_difference(found)}. {caveats}"
     ).rstrip()
-
-
-def _corrected(found: Confirmation) -> str:
-    count = len(found.finalists) + len(found.dropped)
-    return f"after {found.correction.capitalize()}'s correction for {count_words(count, 'finalist')}"
 
 
 def confirm_command(data: ReportData) -> str | None:

@@ -337,12 +337,8 @@ class CurveSearcher:
 
     def _longest(self) -> Step | None:
         """The paused trial that is best, while there are too few for a model."""
-        paused = self._paused()
-        return (
-            self._go_on(max(paused, key=lambda one: one.best), "there is nothing else to do")
-            if paused
-            else None
-        )
+        best = max(self._paused(), key=lambda one: one.best, default=None)
+        return None if best is None else self._go_on(best, "there is nothing else to do")
 
     def _begin(self, rng: np.random.Generator) -> Step:
         """A configuration drawn at random, away from those that there are."""

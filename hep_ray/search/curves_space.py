@@ -200,17 +200,14 @@ class Encoding:
                 here &= ~np.isin(chosen["model"], [_word(one) for one in self._fitted])
             exists[name] = here
             if isinstance(parameter, Choice):
-                words = np.array([_word(value) for value in self._ordered(name, parameter)])
                 if name in self._places:
+                    words = np.array([_word(value) for value in self._genes[self._places[name]].values])
                     count = len(words)
                     place = np.minimum((genes[:, self._places[name]] * count).astype(int), count - 1)
                     chosen[name] = words[place]
                 else:
-                    chosen[name] = np.full(len(genes), words[0])
+                    chosen[name] = np.full(len(genes), _word(parameter.values[0]))
         return np.stack([exists[one.name] for one in self._genes], axis=1)
-
-    def _ordered(self, name: str, parameter: Choice) -> tuple[Value, ...]:
-        return self._genes[self._places[name]].values if name in self._places else parameter.values
 
     def params(self, genes: Array) -> dict[str, Value]:
         """Return the configuration that (genes,) stand for, constants and what follows included."""

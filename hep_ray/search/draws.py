@@ -194,7 +194,9 @@ class Draws:
         lengths = sorted((self._length(trial) for trial in known if trial.history), reverse=True)
         epochs = lengths[: self._n_startup_trials][-1] if lengths else 0
         values = {
-            trial.trial_id: self._values(trial, epochs)
+            trial.trial_id: objectives(
+                TrialState(trial.started, history=trial.history[:epochs]), self._search
+            )
             for trial in known
             if trial.history and self._length(trial) >= epochs
         }
@@ -213,10 +215,6 @@ class Draws:
 
     def _length(self, trial: TrialState) -> int:
         return self._preset.epochs if trial.status == "completed" else len(trial.history)
-
-    def _values(self, trial: TrialState, epochs: int) -> list[float]:
-        seen = TrialState(trial.started, history=trial.history[:epochs])
-        return objectives(seen, self._search)
 
 
 def _failed_of_parameters(trial: TrialState) -> bool:

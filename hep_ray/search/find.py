@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,14 +191,11 @@ class Found:
 
     def stated(self, started: SearchStarted) -> Stated:
         """Return what it stated; for an earlier version's journal, which does not tell, what its script states now."""
-        return stated_in(started, None if started.stated is not None else self._by_script())
-
-    def _by_script(self) -> Search | None:
-        try:
-            search = load_search(str(self.script or self.name), self.scripts)
-        except UnknownName:
-            return None
-        return search if search.name == self.name else None
+        search = None
+        if started.stated is None:
+            with suppress(UnknownName):
+                search = load_search(str(self.script or self.name), self.scripts)
+        return stated_in(started, search if search is not None and search.name == self.name else None)
 
 
 def searches_in(storage: Path) -> list[str]:

@@ -57,7 +57,9 @@ class ResourcePlan:
         return self.concurrent * self.workers_per_trial
 
     def __str__(self) -> str:
-        each = _worker(self.cpus_per_trial, self.gpus_per_trial)
+        each = f"{self.cpus_per_trial} CPU"
+        if self.gpus_per_trial:
+            each += f" and {self.gpus_per_trial:g} GPU"
         if self.workers_per_trial == 1:
             text = f"{self.concurrent} trials side by side × {each}"
         else:
@@ -170,10 +172,6 @@ def _refusal(
         f"({cpus} CPU + {gpus:g} GPU) = {workers * cpus} CPU + {workers * gpus:g} GPU; there is room for {places} of "
         f"them: {has}"
     )
-
-
-def _worker(cpus: int, gpus: float) -> str:
-    return f"{cpus} CPU" + (f" and {gpus:g} GPU" if gpus else "")
 
 
 def _without_data(nodes: Sequence[Mapping[str, float]], data_cpus: int) -> list[dict[str, float]]:

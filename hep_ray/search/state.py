@@ -250,7 +250,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
             {
                 "trial_id": trial.trial_id,
                 "status": trial.status,
-                "params": all_parameters(trial),
+                "params": {**trial.started.params, "seed": trial.started.seed},
                 "epochs": len(trial.history),
                 "metrics": trial.best(started.metric, started.mode),
                 "history": trial.history,
@@ -354,11 +354,6 @@ def table(state: SearchState, rows: int = 15) -> Table:
     if len(ranked) > rows:
         made.caption = f"{len(ranked) - rows} more in {LEADERBOARD}"
     return made
-
-
-def all_parameters(trial: TrialState) -> dict[str, Any]:
-    """Return the parameters of a trial and its seed."""
-    return {**trial.started.params, "seed": trial.started.seed}
 
 
 def with_error(metrics: Mapping[str, float], name: str) -> str:

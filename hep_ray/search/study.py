@@ -57,7 +57,9 @@ class StoredStudy:
         tell(self._study, trial.started.number, trial, self._search)
 
     def _settle(self, state: SearchState) -> None:
-        self._drop_enqueued()
+        # Points that were enqueued but not asked for would be handed out in place of others.
+        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
+            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
         known = {trial.started.number for trial in state.trials.values()}
         self._rebuild(state, len(self._study.get_trials(deepcopy=False)))
         for frozen in self._study.get_trials(deepcopy=False):
@@ -66,11 +68,6 @@ class StoredStudy:
         for trial in state.trials.values():
             if trial.finished is not None:
                 self.tell(trial)
-
-    def _drop_enqueued(self) -> None:
-        """Fail points that were enqueued but not asked for: they would be handed out in place of others."""
-        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
-            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
 
     def _rebuild(self, state: SearchState, held: int) -> None:
         """Enter the trials of the journal that the study does not hold.

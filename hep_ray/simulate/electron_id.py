@@ -102,10 +102,6 @@ def _origin_hadron(batch: EventBatch, particle: int) -> int:
     return 0
 
 
-def _from_heavy(batch: EventBatch, particle: int) -> bool:
-    return heavy_flavoured(_origin_hadron(batch, particle))
-
-
 def _from_light(batch: EventBatch, particle: int) -> bool:
     return is_hadron(_origin_hadron(batch, particle)) and _no_heavy_ancestor(batch, particle)
 
@@ -116,10 +112,6 @@ def _no_heavy_ancestor(batch: EventBatch, particle: int) -> bool:
 
 def _from_boson(batch: EventBatch, particle: int) -> bool:
     return any(batch.pdg[mother] == 23 for mother in batch.ancestors(particle))  # noqa: PLR2004
-
-
-def _not_from_hadron(batch: EventBatch, particle: int) -> bool:
-    return not is_hadron(_origin_hadron(batch, particle))
 
 
 def _electrons(batch: EventBatch) -> Mask:
@@ -137,8 +129,10 @@ def _charged_hadrons(batch: EventBatch) -> Mask:
 ORIGINS = {
     LIGHT_HADRON: Origin(LIGHT_JETS, _charged_hadrons, _no_heavy_ancestor),
     LIGHT_EGAMMA: Origin(LIGHT_JETS, lambda batch: _electrons(batch) | _photons(batch), _from_light),
-    HEAVY_FLAVOUR: Origin(B_JETS, _electrons, _from_heavy),
-    CONVERSION: Origin(PROMPT_PHOTONS, _photons, _not_from_hadron),
+    HEAVY_FLAVOUR: Origin(B_JETS, _electrons, lambda batch, one: heavy_flavoured(_origin_hadron(batch, one))),
+    CONVERSION: Origin(
+        PROMPT_PHOTONS, _photons, lambda batch, one: not is_hadron(_origin_hadron(batch, one))
+    ),
     CHARGE_FLIP: Origin(Z_TO_EE, _electrons, _from_boson),
     ELECTRON: Origin(Z_TO_EE, _electrons, _from_boson),
 }

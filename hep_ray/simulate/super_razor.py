@@ -117,7 +117,11 @@ def mt2(events: Dileptons) -> Array:
     """
     p1, p2 = (_length(lepton[:, :2]) for lepton in _leptons(events))
     unit = events.first[:, :2] / p1[:, None]
-    (qx, qy), (ux, uy) = (_along(unit, vector) for vector in (events.missing, events.second[:, :2]))
+    # Components along the first lepton and across it.
+    (qx, qy), (ux, uy) = (
+        (_dot(unit, vector), unit[:, 0] * vector[:, 1] - unit[:, 1] * vector[:, 0])
+        for vector in (events.missing, events.second[:, :2])
+    )
     ux, uy = ux / p2, uy / p2
     uy = np.where(np.abs(uy) < PARALLEL, PARALLEL, uy)
     share = qy / uy
@@ -170,11 +174,6 @@ def _compatible(k1: Array, k2: Array, geometry: Array) -> NDArray[np.bool_]:
 
 def _leptons(events: Dileptons) -> tuple[Array, Array]:
     return events.first, events.second
-
-
-def _along(unit: Array, vector: Array) -> tuple[Array, Array]:
-    """Components along a unit vector and across it."""
-    return _dot(unit, vector), unit[:, 0] * vector[:, 1] - unit[:, 1] * vector[:, 0]
 
 
 def _boosted(momentum: Array, velocity: Array) -> Array:

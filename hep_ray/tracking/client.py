@@ -228,7 +228,8 @@ def correct_addresses(file: Path, artifacts: Path | None = None) -> None:
     beside = file.resolve().parent / ARTIFACTS
     here = artifacts.resolve() if artifacts else beside
     try:
-        with closing(sqlite3.connect(_read_write(file), uri=True, timeout=BUSY_SECONDS)) as database:
+        address = f"file:{quote(str(file.resolve()))}?mode=rw"
+        with closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as database:
             for root, experiments in _roots(database).items():
                 if root == here or not (_copied if here == beside else _moved)(
                     root, here, experiments, file.name
@@ -245,10 +246,6 @@ def correct_addresses(file: Path, artifacts: Path | None = None) -> None:
             f"cannot correct the addresses in {file} of a storage that was copied or moved ({exc}): make it writable, "
             "or type the command where it was made"
         ) from exc
-
-
-def _read_write(file: Path) -> str:
-    return f"file:{quote(str(file.resolve()))}?mode=rw"
 
 
 def _tables(database: sqlite3.Connection) -> set[str]:

@@ -141,7 +141,10 @@ class RunWriter:
         if record.cause:
             self._client.set_tag(run_id, CAUSE_TAG, record.cause[:CAUSE_LENGTH])
         if record.log:
-            self._store_log(run_id, record.log)
+            with tempfile.TemporaryDirectory(prefix="hep_ray-log-") as scratch:
+                file = Path(scratch) / LOG_ARTIFACT
+                file.write_text(record.log, encoding="utf-8")
+                store_file(self._client, run_id, file)
         if record.status == "failed":
             self._rank_below(record)
         self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
@@ -171,12 +174,6 @@ class RunWriter:
         """Store a file with the parent run, if there is one."""
         if self.parent_run_id is not None:
             store_file(self._client, self.parent_run_id, artifact)
-
-    def _store_log(self, run_id: str, text: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="hep_ray-log-") as scratch:
-            file = Path(scratch) / LOG_ARTIFACT
-            file.write_text(text, encoding="utf-8")
-            store_file(self._client, run_id, file)
 
     def settle(self) -> None:
         """Delete the runs that a lost answer left beside those in use."""
@@ -375,9 +372,10 @@ class MlflowTracker:
         while self._thread.is_alive() and (self._fault is None or time.monotonic() < end):
             self._thread.join(BATCH_SECONDS)
         if self._pending:
+            why = cause(self._fault) if self._fault else "it is slow"
             raise TrackingUnavailable(
                 f"every result is kept, but {len(self._pending)} records are not in {self} yet "
-                f"({self._why()}): {self._hand_over()}"
+                f"({why}): {self._hand_over()}"
             ) from self._fault
         if self.refused:
             name, why = next(iter(self.refused.items()))
@@ -390,9 +388,6 @@ class MlflowTracker:
         storage = STORAGE if self._artifacts is None else self._artifacts.parent
         words = typed("hep-ray", "track", self._experiment, storage=storage)
         return f"`{words}` (--help) hands over what is missing, whenever MLflow answers"
-
-    def _why(self) -> str:
-        return cause(self._fault) if self._fault else "it is slow"
 
     def _await_first_answer(self) -> None:
         """Wait until MLflow answered or failed to, so that what waiting cannot mend is told before a trial starts."""
