@@ -108,15 +108,14 @@ def keys(config: type[Config]) -> tuple[Key, ...]:
     properties: Mapping[str, Mapping[str, Any]] = config.model_json_schema(mode="validation").get(
         "properties", {}
     )
-    return tuple(
-        Key(name, _default(config, name), _values(rules), meanings.get(name, ""))
-        for name, rules in properties.items()
-    )
-
-
-def _default(config: type[Config], name: str) -> str:
-    field = config.model_fields[name]
-    return "" if field.is_required() else str(field.get_default(call_default_factory=True, validated_data={}))
+    found = []
+    for name, rules in properties.items():
+        field = config.model_fields[name]
+        default = (
+            "" if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+        )
+        found.append(Key(name, str(default), _values(rules), meanings.get(name, "")))
+    return tuple(found)
 
 
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}

@@ -155,16 +155,12 @@ def _comparisons(plan: ConfirmPlan, contenders: Sequence[Contender]) -> tuple[Co
             difference=_estimate(one.difference),
             p_value=one.p_value,
             adjusted_p_value=corrected,
-            **_errors(both),
+            sample_error=both.event_error if both else None,
+            seed_error=both.seed_error if both else None,
+            judged_by="crossed" if both else "seeds",
         )
         for finalist, one, both, corrected in zip(finalists, paired, crossed, adjusted, strict=False)
     )
-
-
-def _errors(both: Crossed | None) -> dict[str, Any]:
-    if both is None:
-        return {}
-    return {"sample_error": both.event_error, "seed_error": both.seed_error, "judged_by": "crossed"}
 
 
 def _estimate(interval: Interval) -> Estimate:

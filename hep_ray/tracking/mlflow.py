@@ -79,9 +79,7 @@ class RunWriter:
     """Writes the records of one search, in their order, while somebody else waits and tries again.
 
     Args:
-        uri: tracking URI, such as `sqlite:////data/mlflow.db` or the address of a server.
-        experiment: MLflow experiment; the search's name.
-        artifacts: folder for artifacts when the URI is a database; a server has its own.
+        uri, experiment, artifacts: see `MlflowTracker`.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
