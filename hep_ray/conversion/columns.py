@@ -82,7 +82,8 @@ def infer_columns(
         tables: of the inputs; all have the same fields.
         rules: of the conversion.
         only: names of fields.
-        missing: takes the place of missing values; `nan` keeps them in floating-point columns.
+        missing: takes the place of missing values; `nan` keeps them in floating-point columns, but of weight, group and
+            split_by, which every event needs.
 
     Raises:
         InvalidSchema: a field cannot become a column as it stands, or inputs lack fields that others have.
@@ -96,12 +97,14 @@ def infer_columns(
     found = [_numeric_fields(one, rules, only) for one in tables]
     _refuse_different(tables, found)
     columns: list[ColumnRule] = []
+    needed = {rules.weight, rules.group, rules.split_by}
     for name, field in found[0].items():
         dtype = str(np.result_type(*{_natural_dtype(fields[name].type) for fields in found}))
         if dtype == "float64" and not any(name in one.part.wide for one in tables):
             dtype = "float32"
         unit = (field.metadata or {}).get(b"unit", b"").decode()
-        own = None if missing == "nan" and np.dtype(dtype).kind != "f" else missing
+        absent = name not in needed and np.dtype(dtype).kind == "f"
+        own = None if missing == "nan" and not absent else missing
         columns.append(ColumnRule(**_named_for(name, columns), unit=unit, dtype=dtype, missing=own))
     if not columns:
         part = tables[0].part
@@ -258,6 +261,7 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
         element_units=rule.element_units,
         axes=rule.axes,
         missing=rule.missing == "nan",
+        sentinels=rule.sentinels if rule.missing == "nan" else (),
     )
 
 

@@ -177,6 +177,7 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
             del schema[role]
     for said, column in zip(schema["columns"], event_schema.columns, strict=True):
         said["axes"] = list(column.grid)
+        del said["sentinels"]  # of the input: no event has them
         for kind in ("lists", "missing"):
             if not said[kind]:
                 del said[kind]

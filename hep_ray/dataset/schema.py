@@ -71,6 +71,7 @@ class Column(Config):
         lists: a value is a list of varying length, of at most `shape[0]` items with `shape[1]` floating-point values
             each, such as the constituents of a jet (`hep_ray.dataset.lists`).
         missing: whether NaN stands for values that are missing, of a floating-point column; it is refused otherwise.
+        sentinels: values that stood for missing ones in the input, and do so in what is predicted.
 
     Raises:
         InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
@@ -85,6 +86,7 @@ class Column(Config):
     axes: tuple[str, ...] = ()
     lists: bool = False
     missing: bool = False
+    sentinels: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> Column:
@@ -337,6 +339,11 @@ class EventSchema(Config):
                 kind = {"f": "floating-point ", "iu": "integer "}.get(kinds, "")
                 raise InvalidSchema(
                     f"the {role} '{name}' is {column.dtype} of shape {column.shape}; it must be a scalar {kind}column"
+                )
+            if column.missing:
+                raise InvalidSchema(
+                    f"the {role} '{name}' has missing = \"nan\", and every event needs one: leave 'missing' out, which "
+                    "refuses events without, or select those that have one"
                 )
         for name in self.spectators:
             self.column(name)

@@ -299,7 +299,7 @@ def _rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple
                     f"events have the units that the model was trained on; unit of '{name}' is '{unit}', "
                     f"of {shown} '{found}'"
                 )
-        shared = ("name", "dtype", "unit", "elements", "element_units", "axes")
+        shared = ("name", "dtype", "unit", "elements", "element_units", "axes", "sentinels")
         most, missing = column.shape[0] if column.lists else None, "nan" if column.missing else None
         stated = {key: getattr(column, key) for key in shared}
         rules.append(ColumnRule(sources=sources, max_length=most, missing=missing, **stated))

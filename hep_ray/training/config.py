@@ -28,6 +28,8 @@ from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.registry import Registry
 
 NONE = "none"
+MOST_FLAT = 2
+"""Columns in which classes are made flat: `flat_bins` to that power are filled by each class."""
 PLANE = -2
 """In place of the rank of an image without an axis of channels."""
 
@@ -63,13 +65,15 @@ class FitConfig(Config):
         """Check that the events have the columns that this names.
 
         Raises:
-            InvalidConfig: they lack one, or it is no scalar without missing values.
+            InvalidConfig: they lack one, it is no scalar without missing values, or there are more than two.
         """
         scalars = [
             one.name
             for one in schema.columns
             if not one.shape and not one.missing and one.name != schema.weight
         ]
+        if len(set(self.flat_columns)) < len(self.flat_columns) or len(self.flat_columns) > MOST_FLAT:
+            raise InvalidConfig(f"flat_in '{self.flat_in}' names more than {MOST_FLAT} columns, or one twice")
         for name in self.flat_columns:
             if name not in scalars:
                 raise InvalidConfig(

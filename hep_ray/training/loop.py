@@ -149,6 +149,9 @@ class TrialLoop:
             flat_bins=config.training.flat_bins,
         )
         self._train = on_device(train.select(self.model.columns, weights), self._device, gpu_fraction)
+        self._train_judged: EventSource = self._train
+        if weights is not None and config.training.train_auc:
+            self._train_judged = train.select(self.model.columns, metric_weights(train, schema))
         judged = val.select(self.model.columns, metric_weights(val, schema))
         self._val = on_device(judged, self._device, gpu_fraction)
         if isinstance(self.model, ScaledModel):
@@ -200,7 +203,7 @@ class TrialLoop:
         self._update_kept()
         val_metrics = self._evaluated(self._val)
         if self.config.training.train_auc:
-            train_metrics["train_auc"] = self._evaluated(self._train)["val_auc"]
+            train_metrics["train_auc"] = self._evaluated(self._train_judged)["val_auc"]
         self.epoch += 1
         self._patience.see(val_metrics)
         return {

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from hep_ray.conversion.cli import app
 from hep_ray.dataset.dataset import Dataset, weight_sums
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidEvents, InvalidSchema
 from tests.facts import raises
 
@@ -107,4 +108,32 @@ def test_a_normalisation_needs_a_weight(tmp_path: Path) -> None:
             app,
             ["convert", *words, "--schema", str(tmp_path / "s.toml"), "--out", str(tmp_path / "d")],
             catch_exceptions=False,
+        )
+
+
+@pytest.mark.parametrize("role", ["--weight", "--split-by"])
+def test_a_weight_or_a_group_is_never_missing(role: str, tmp_path: Path) -> None:
+    values = np.arange(1.0, 201.0)
+    values[7] = np.nan
+    np.savez(tmp_path / "a.npz", pt=np.arange(200.0), of=values)
+    np.savez(tmp_path / "b.npz", pt=np.where(np.arange(200) % 9, 1.0, np.nan), of=np.arange(200.0))
+    words = [
+        f"a={tmp_path / 'a.npz'}",
+        f"b={tmp_path / 'b.npz'}",
+        "--reader",
+        "npz",
+        role,
+        "of",
+        "--out",
+        tmp_path / "d",
+    ]
+    done = CliRunner().invoke(app, ["convert", *map(str, words), "--missing", "nan"])
+    assert isinstance(done.exception, InvalidEvents)
+    assert "'of'" in str(done.exception)
+    with raises(InvalidSchema, "'w'", "missing"):
+        EventSchema(
+            task="toy",
+            columns=(Column(name="x"), Column(name="w", missing=True)),
+            classes=("a", "b"),
+            weight="w",
         )

@@ -7,7 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
+from hep_ray.conversion.convert import convert
+from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
 from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset, fingerprint_of
 from hep_ray.dataset.lists import ListColumn, offsets_of
 from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
 from hep_ray.errors import (
@@ -282,3 +285,25 @@ def test_lists_are_read_from_datasets_and_from_fields_of_their_elements(tmp_path
     prediction = open_inputs([tmp_path / "fields.parquet"], short)
     with raises(InvalidEvents, "jets", "max_length = 2"):
         list(read_events(short, prediction, prediction.pieces[0]))
+
+
+def test_a_sentinel_of_the_training_events_is_missing_in_new_ones_too(tmp_path):
+    for number, name in enumerate("ab"):
+        mass = np.random.default_rng(number).normal(90 + number, 1, 80).astype(np.float32)
+        mass[::4] = -999
+        pq.write_table(pa.table({"mass": mass}), tmp_path / f"{name}.parquet")
+    rule = ColumnRule(name="mass", sentinels=(-999,), missing="nan")
+    rules = SchemaFile(task="toy", reader="parquet", columns=(rule,))
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    schema = convert(files, None, ["a", "b"], tmp_path / "d", schema=rules).event_schema
+    params = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+    config = TrialConfig.from_params(params)
+    model = config.build_model(schema)
+    model.fit({"mass": Dataset.open(tmp_path / "d").arrays("train")["mass"]})
+    classifier = Classifier(config.resolved(), schema, model.state_dict())
+    prediction = open_inputs([tmp_path / "a.parquet"], classifier)
+    (events,) = read_events(classifier, prediction, prediction.pieces[0])
+    assert np.isnan(events["mass"]).sum() == 20
+    plain = schema.model_copy(update={"columns": (schema.columns[0].model_copy(update={"sentinels": ()}),)})
+    manifest = Dataset.open(tmp_path / "d").manifest
+    assert fingerprint_of(plain, manifest.split_rule, manifest.shards) == manifest.fingerprint

@@ -295,3 +295,18 @@ def test_a_trial_is_flat_in_a_spectator_and_a_column_that_is_not_there_is_named(
         TrialLoop(
             TrialConfig.from_params({**PARAMS, "flat_in": "mass"}), schema, train, val, epochs=1, seed=0
         )
+    with raises(InvalidConfig, "more than 2"):
+        TrialConfig.from_params({**PARAMS, "flat_in": "pt+pt"}).build_model(schema)
+
+
+def test_the_training_auc_knows_nothing_of_what_the_loss_weighs() -> None:
+    given = spectra(1, 400)
+    given = Events.from_arrays({**given.inputs, "image": np.log(given.inputs["pt"])[:, None]}, given.labels)
+    columns = (Column(name="image", shape=(1,)), Column(name="pt"), Column(name="w"))
+    schema = EventSchema(task="toy", columns=columns, classes=("a", "b"), weight="w", spectators=("pt",))
+    params = {key: value for key, value in PARAMS.items() if key != "model"}
+    config = TrialConfig.from_params(
+        {**params, "model": "mlp", "train_auc": True, "flat_in": "pt", "negative_weights": "absolute"}
+    )
+    found = TrialLoop(config, schema, given, given, epochs=1, seed=0).run_epoch()
+    assert found["train_auc"] == found["val_auc"]
