@@ -145,7 +145,7 @@ def convert(
     tasks_done: Callable[..., Any] = (
         map if workers == 1 else lambda work, tasks: (made for _, made in in_tasks(work, tasks, workers))
     )
-    store = KeptRuns(out, _identity(source, columns, event_schema, rule))
+    store = KeptRuns(out, _identity(source, opened, columns, event_schema, rule))
     done, cuts = 0, {column.name: Cut() for column in event_schema.columns}
     try:
         with (
@@ -195,13 +195,18 @@ def _cut_lists(schema: EventSchema, cuts: Mapping[str, Cut]) -> list[str]:
 
 
 def _identity(
-    source: Mapping[str, JsonValue], columns: Sequence[ColumnRule], schema: EventSchema, rule: SplitRule
+    source: Mapping[str, JsonValue],
+    opened: Inputs,
+    columns: Sequence[ColumnRule],
+    schema: EventSchema,
+    rule: SplitRule,
 ) -> dict[str, Any]:
     """Return JSON values of all that decides what is spilled; where that cannot be told, such as never are equal."""
     of_hep_ray = READERS[str(source["reader"])].open.__module__.startswith("hep_ray.")
     known = of_hep_ray or "own_code" in source  # or it was registered in a notebook
     return {
         "source": dict(source),
+        "tables": [[one.path.name, one.number, one.label, one.stem] for one in opened.tables],
         "columns": [column.model_dump(mode="json", by_alias=True) for column in columns],
         "event_schema": schema.model_dump(mode="json"),
         "rule": rule.model_dump(mode="json"),

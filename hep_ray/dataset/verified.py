@@ -41,14 +41,15 @@ def recorded(folder: Path) -> dict[str, Stamp]:
             str(name): (int(size), int(changed), int(inode), str(sha256))
             for name, (size, changed, inode, sha256) in found["files"].items()
         }
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}  # it only saves time
 
 
 def record(folder: Path, stamps: Mapping[str, Stamp]) -> None:
     """Keep what was found of the files of a folder; without a place to keep it they are hashed again next time."""
     latest = time.time_ns() - SETTLED_NS
-    files = {name: stamp for name, stamp in stamps.items() if stamp[1] < latest}
+    # Where a file system keeps no times, as some that are mounted do, each is 0 and tells of no change.
+    files = {name: stamp for name, stamp in stamps.items() if 0 < stamp[1] < latest}
     if not files:
         return
     text = json.dumps({"folder": str(folder.absolute()), "files": files})

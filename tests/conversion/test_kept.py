@@ -107,6 +107,24 @@ def test_of_other_events_nothing_is_taken(
     assert kept(tmp_path) == []
 
 
+def test_of_a_file_that_was_given_to_another_class_nothing_is_taken(
+    tmp_path: Path, stop_after: Callable[..., list[int]]
+) -> None:
+    names = ["x", "y", "z"]
+    for place, name in enumerate(names):
+        np.savez(tmp_path / f"{name}.npz", v=np.arange(100, dtype=np.float32) + 100 * place)
+
+    def made(*classes: str) -> Any:
+        given = [f"{one}={tmp_path / name}.npz" for one, name in zip(classes, names, strict=True)]
+        return convert(given, "npz", None, tmp_path / "d")
+
+    stop_after(2, KeyboardInterrupt())
+    with raises(Interrupted, "200 events"):
+        made("bg", "bg", "sig")
+    stop_after(0, None)
+    assert made("bg", "sig", "sig").class_counts() == {"bg": 100, "sig": 200}
+
+
 def test_an_error_leaves_nothing(source: Path, tmp_path: Path, stop_after: Callable[..., list[int]]) -> None:
     stop_after(3, InvalidEvents("broken"))
     with raises(InvalidEvents, "broken"):

@@ -96,7 +96,19 @@ def test_all_hashes_are_for_a_promotion(folder: Path, hashed: list[str]) -> None
         Dataset.open(folder, hashes="all")
 
 
-@pytest.mark.parametrize("record", ["", "{}", "[]", '{"files": {"train-00000.parquet": [1]}}'])
+def test_a_time_of_0_tells_of_no_change(folder: Path, hashed: list[str]) -> None:
+    for path in folder.glob("*.parquet"):
+        os.utime(path, (0, 0))
+    verify_shards(folder)
+    flip(folder / NAME)
+    with raises(ShardMismatch, NAME):
+        Dataset.open(folder)
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "{}", "[]", '{"files": {"train-00000.parquet": [1]}}', '{"files": {"a": [Infinity, 1, 1, ""]}}'],
+)
 def test_a_record_that_is_none_only_costs_time(folder: Path, hashed: list[str], record: str) -> None:
     verify_shards(folder)
     (kept,) = (Path(os.environ[CACHE]) / "verified").iterdir()

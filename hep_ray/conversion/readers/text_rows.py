@@ -30,11 +30,13 @@ AT_A_TIME = 2
 """Ranges of lines that are parsed side by side when a file is looked through for its types."""
 LABEL_VALUE = "label_value"
 SPACES = " "
+QUOTE = b'"'
 GZIP = b"\x1f\x8b"
 LONGEST_LINE = 2**20
 """Bytes of a line, at most."""
 COMMENTS = "take comments out of the table, as by `grep -v '^#'`, and leave the names"
 
+_LINE_END = re.compile(b"\r\n|\r|\n")
 _BAD_COLUMN = re.compile(r"In CSV column #(\d+):")
 
 
@@ -320,7 +322,25 @@ def _rows_of_range(
     options = _csv_options(head, types, names, decimal, 0 if offset else head.skipped)
     options["read_options"].use_threads = False
     found: list[pa.RecordBatch] = pacsv.read_csv(pa.BufferReader(lines), **options).to_batches()
+    if lines.count(QUOTE) % 2:
+        _refuse_swallowed(head, lines, offset, sum(batch.num_rows for batch in found))
     return found
+
+
+def _refuse_swallowed(head: TextHead, lines: bytes, offset: int, rows: int) -> None:
+    """Refuse a quotation mark that begins a cell and that none ends: Arrow takes the lines after it for the cell's."""
+    divided = _LINE_END.split(lines)
+    begin = 0 if offset else head.skipped
+    told = [number for number in range(begin, len(divided)) if divided[number].strip()]
+    if rows >= len(told):
+        return
+    first = next(number for number in told if divided[number].count(QUOTE) % 2)
+    with head.path.open("rb") as file:
+        before = len(_LINE_END.findall(file.read(offset)))
+    raise InvalidEvents(
+        f"{head.path}:{before + first + 1} has a quotation mark that nothing ends, and {len(told) - rows} rows after "
+        "it would be lost in its cell: take it out, or double it in a cell that is quoted"
+    )
 
 
 def _csv_options(

@@ -143,6 +143,20 @@ def test_faults_are_named_by_file_and_line(tmp_path: Path, content: str, facts: 
         table(tmp_path / "f")
 
 
+@pytest.mark.parametrize("block", [40, 2**20])
+def test_a_quotation_mark_that_nothing_ends_loses_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", block)
+    rows = [f"{row},cell" for row in range(30)]
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(["x,s", *rows[:19], '19,"cell', *rows[20:]]) + "\n")
+    with raises(InvalidEvents, f"{path}:21", "quotation mark"):
+        opened(path)
+    path.write_text("\n".join(["x,s", *rows[:19], '19,5" cell', *rows[20:]]) + "\n")  # inches
+    assert table(path)["x"] == list(range(30))
+
+
 def test_a_fault_far_into_a_file_keeps_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_rows, "BLOCK_BYTES", 1000)
     (tmp_path / "f").write_text("1,2\n" * 5000 + "1,x\n" + "1,2\n" * 10)
