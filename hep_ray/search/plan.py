@@ -18,6 +18,7 @@ from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
 from hep_ray.flags import STORAGE, in_words
 from hep_ray.masking import mask
+from hep_ray.models import is_fitted
 from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
 from hep_ray.registry import check_name
 from hep_ray.search.definition import Mode, Preset, Search
@@ -401,22 +402,41 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
 
 
 def _in_precision(
-    preset: Preset, search: Search, options: SearchOptions, asked: str
-) -> tuple[Preset, SearchOptions]:
-    """Return the preset with a precision for all its networks, and the options with the one that was chosen.
+    search: Search, preset: Preset, options: SearchOptions
+) -> tuple[Search, Preset, SearchOptions]:
+    """Return a search with the precision that was asked for in all its networks, references too, and options with it.
 
-    So a resumed search keeps it, or is refused where the processor lacks it.
+    So a resumed search keeps it, or is refused where the processor lacks it. Where all models are fitted `auto` has
+    nothing to choose.
+
+    Raises:
+        InvalidConfig: a precision is named, and no model is a network; or the processor lacks it.
     """
-    space = preset.space or search.space
-    models = (
-        [str(name) for name in space.parameters["model"].corners()] if "model" in space.parameters else ()
-    )
-    precision = chosen_precision(asked, models, gpus=options.gpus_per_trial > 0)
+    space, asked = preset.space or search.space, options.precision
+    if asked is None or "model" not in space.parameters:
+        return search, preset, options
+    references = search.points_to_evaluate
+    models = {str(one["model"]) for one in references if "model" in one}
+    models.update(str(name) for name in space.parameters["model"].corners())
+    if all(is_fitted(name) for name in models):
+        if asked != "auto":
+            raise InvalidConfig(
+                f"--precision {asked} is that of networks, and all models of {search.name} are fitted "
+                f"({', '.join(sorted(models))}): leave it out"
+            )
+        return search, preset, dataclasses.replace(options, precision=None)
+    precision = chosen_precision(asked, sorted(models), gpus=options.gpus_per_trial > 0)
     published = preset.published
     if published is not None and precision != "float32":
         published = published.with_ours(f"products in {precision}, sums and weights in float32 (--precision)")
+    if any(not is_fitted(str(name)) for name in space.parameters["model"].corners()):
+        space = space.replace(precision=precision)
+    references = tuple(
+        one if is_fitted(one.get("model")) else {**one, "precision": precision} for one in references
+    )
     return (
-        dataclasses.replace(preset, space=space.replace(precision=precision), published=published),
+        dataclasses.replace(search, points_to_evaluate=references),
+        dataclasses.replace(preset, space=space, published=published),
         dataclasses.replace(options, precision=precision),
     )
 
@@ -476,8 +496,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         )
     asked = search.presets[options.preset].with_options(options)
     preset = asked.resolved(search, options.sampler, options.scheduler)
-    if options.precision is not None:
-        preset, options = _in_precision(preset, search, options, options.precision)
+    search, preset, options = _in_precision(search, preset, options)
     draft = Draft(search, preset, options, hashes)
     for check in CHECKS:
         check(draft)

@@ -287,7 +287,23 @@ FAULTS = {
         NETWORK + SMEAR.replace("values + width * noise", "values[:, :2]"),
         {"augmentation": "own"},
         "@augmentation",
-        ("augmentation 'own' returned (8, 2) for values (8, 3)",),
+        ("augmentation 'own' returned (8, 2) of torch.float32 on cpu for values (8, 3) of torch.float32",),
+    ),
+    "an augmentation of another type": (
+        NETWORK + SMEAR.replace("values + width * noise", "(values + width * noise).double()"),
+        {"augmentation": "own"},
+        "@augmentation",
+        (
+            "augmentation 'own' returned (8, 3) of torch.float64 on cpu",
+            "(8, 3) of torch.float32",
+            ".to(values)",
+        ),
+    ),
+    "an augmentation that returns a sparse tensor": (
+        NETWORK + SMEAR.replace("values + width * noise", "values.to_sparse()"),
+        {"augmentation": "own"},
+        "@augmentation",
+        ("augmentation 'own' returned (8, 3) of torch.float32 on cpu, torch.sparse_coo",),
     ),
     "an augmentation that is not finite": (
         NETWORK + SMEAR.replace("values + width * noise", "values / 0"),
@@ -296,7 +312,7 @@ FAULTS = {
         ("augmentation 'own' gives NaN or infinite values of 'features'",),
     ),
     "an augmentation of what no model reads": (
-        NETWORK + SMEAR.replace('("features",)', '("tracks",)'),
+        NETWORK + SMEAR.replace('("features",)', '"tracks"'),
         {"augmentation": "own"},
         "@augmentation",
         ("augmentation 'own' changes tracks, and the model reads features",),

@@ -101,10 +101,54 @@ def test_what_was_chosen_is_recorded_and_a_published_preset_says_so(
     preset = Preset(epochs=2, sampler="grid", published=Published("a thesis", ("Adam",)))
     search = Search(name="toy", task="toy", title="Toy.", space=space, presets={"published": preset})
     options = SearchOptions(data=Path("d"), precision="auto")
-    made, kept = _in_precision(preset, search, options, "auto")
+    _, made, kept = _in_precision(search, preset, options)
     assert made.space is not None
     assert made.space.parameters["precision"].corners() == (expected,)
     assert kept.record()["precision"] == expected  # not `auto`: a resumed search keeps it
     assert made.published is not None
     stated = [words for words in made.published.ours if "bfloat16" in words]
     assert len(stated) == (expected == "bfloat16")
+
+
+NETWORK: dict[str, Any] = {"loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+
+
+def in_precision(
+    asked: str, space: Space, *references: dict[str, Any]
+) -> tuple[Search, Preset, SearchOptions]:
+    preset = Preset(epochs=2, trials=2)
+    search = Search(
+        name="toy",
+        task="toy",
+        title="Toy.",
+        space=space,
+        presets={"p": preset},
+        points_to_evaluate=references,
+    )
+    return _in_precision(search, preset, SearchOptions(data=Path("d"), precision=asked))  # type: ignore[arg-type]
+
+
+def test_references_have_the_precision_of_what_they_are_compared_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WITH)
+    cnn, fitted = {"model": "cnn", **NETWORK, "precision": "float32"}, {"model": "gradient_boosting"}
+    search, _, kept = in_precision("auto", Space(**NETWORK, model=Choice("cnn", "resnet18")), cnn, fitted)
+    assert search.points_to_evaluate == ({**cnn, "precision": "bfloat16"}, fitted)
+    assert kept.precision == "bfloat16"
+    search, _, kept = in_precision("auto", Space(**NETWORK, model="cnn"), {"model": "mlp", **NETWORK})
+    assert search.points_to_evaluate[0]["precision"] == kept.precision == "float32"  # not all are of images
+
+
+def test_models_that_are_fitted_have_no_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WITH)
+    space = Space(model="gradient_boosting", trees=Choice(5, 10))
+    _, preset, kept = in_precision("auto", space)
+    assert kept.precision is None
+    (preset.space or space).check()
+    for asked in ("float32", "bfloat16"):
+        with raises(InvalidConfig, f"--precision {asked}", "gradient_boosting", "leave it out"):
+            in_precision(asked, space)
+    search, preset, _ = in_precision("bfloat16", space, {"model": "cnn", **NETWORK})
+    assert search.points_to_evaluate[0]["precision"] == "bfloat16"
+    (preset.space or space).check()

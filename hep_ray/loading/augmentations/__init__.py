@@ -89,20 +89,28 @@ class AugmentationEntry:
         """Return the changed values (N, …) of a column of a batch; what is drawn follows from the seed.
 
         Raises:
-            InvalidConfig: the function returns something else than values of that shape.
+            InvalidConfig: the function returns something else than values of that shape, type and device.
             PluginFailed: it raises something that is no named error.
         """
         generator = torch.Generator(values.device).manual_seed(seed)
         keys = {key: getattr(config, key) for key in self.config.model_fields}
         with blaming(f"computing augmentation '{self.name}'"):
             changed = self.build(values, generator, **keys)
-        if not isinstance(changed, Tensor) or changed.shape != values.shape:
-            got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        expected, got = _kind_of(values), _kind_of(changed)
+        if not isinstance(changed, Tensor) or got != expected:
             raise InvalidConfig(
-                f"{defined_at(self.build)}augmentation '{self.name}' returned {got} for values "
-                f"{tuple(values.shape)}: it must return a tensor of the same shape"
+                f"{defined_at(self.build)}augmentation '{self.name}' returned {got} for values {expected}: it must "
+                "return a tensor of the same shape, type and device, as .to(values) makes one"
             )
         return changed
+
+
+def _kind_of(values: object) -> str:
+    """Return shape, type, device and layout of a tensor in words; of something else its class."""
+    if not isinstance(values, Tensor):
+        return type(values).__name__
+    layout = "" if values.layout == torch.strided else f", {values.layout}"
+    return f"{tuple(values.shape)} of {values.dtype} on {values.device}{layout}"
 
 
 AUGMENTATIONS: Registry[AugmentationEntry] = Registry("augmentation", __name__)
@@ -129,7 +137,8 @@ def augmentation(name: str, *, columns: Sequence[str] = ()) -> Callable[[A], A]:
 
     def entry(made: Change) -> AugmentationEntry:
         keys = config_of(made, f"augmentation '{name}'", leaving_out=LEADING)
-        return AugmentationEntry(name, keys, made, tuple(columns))
+        named = (columns,) if isinstance(columns, str) else tuple(columns)  # "image", not "i", "m", …
+        return AugmentationEntry(name, keys, made, named)
 
     return AUGMENTATIONS.decorator(name, entry)
 
