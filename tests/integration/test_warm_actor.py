@@ -97,7 +97,7 @@ def test_a_trial_whose_actor_died_goes_on_from_its_checkpoint_with_the_same_numb
 def test_a_failure_carries_its_cause(start):
     import ray
 
-    actor = start(config("bad", root_index=0.5))
+    actor = start(config("bad", root_index=-0.5))
 
     result = ray.get(actor.train.remote())
     assert result["done"]

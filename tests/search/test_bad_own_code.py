@@ -91,11 +91,12 @@ FAULTS: dict[str, tuple[str, str, type[HepRayError], str, tuple[str, ...]]] = {
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    """What a test registered is gone after it."""
+    """What other tests registered is no code of this search, and what a test registered is gone after it."""
     registries = (MODELS, LOSSES, METRICS, SCHEDULES, AUGMENTATIONS)
     assert all(len(one) for one in registries)
     before, own, modules = [dict(one._entries) for one in registries], dict(OWN_CODE), set(sys.modules)
     searched, named, texts = list(sys.path), dict(plugins._NAMED), dict(sources._TEXTS)
+    OWN_CODE.clear()
     yield
     for one, entries in zip(registries, before, strict=True):
         one._entries = entries

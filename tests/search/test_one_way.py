@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.errors import CannotResume, InvalidSpace, StorageError, UnknownName
+from hep_ray.own_code import OWN_CODE
 from hep_ray.search.cli import build_app
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
@@ -57,6 +58,8 @@ def database(tmp_path_factory) -> str:
 
 @pytest.fixture
 def options(make_dataset, tmp_path, monkeypatch, database) -> SearchOptions:
+    for module in list(OWN_CODE):  # what other tests registered is no code of this search
+        monkeypatch.delitem(OWN_CODE, module)
     monkeypatch.setattr("hep_ray.search.preflight.connect", lambda: None)
     monkeypatch.setattr("hep_ray.search.preflight.nodes", lambda: NODE)
     monkeypatch.setattr("hep_ray.search.preflight.expected_nodes", lambda: NODE)
