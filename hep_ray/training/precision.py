@@ -55,6 +55,7 @@ def chosen_precision(asked: str, models: Iterable[str], *, gpus: bool) -> Precis
     if not gpus and not multiplies_in_bfloat16():
         raise InvalidConfig(
             f"this processor does not multiply in bfloat16 (none of {', '.join(sorted(PRODUCTS))}), which torch would "
-            "imitate, slower than float32: type --precision auto or --precision float32"
+            "imitate, slower than float32: begin a search with --precision auto or --precision float32; one that began "
+            "in bfloat16 goes on where the processor has it"
         )
     return "bfloat16"
