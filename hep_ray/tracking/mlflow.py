@@ -78,8 +78,7 @@ ALL = "search"
 class RunWriter:
     """Writes the records of one search, in their order, while somebody else waits and tries again.
 
-    Args:
-        uri, experiment, artifacts: see `MlflowTracker`.
+    Its arguments are those of `MlflowTracker`.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
