@@ -254,6 +254,12 @@ class SearchPlan(TrainingPlan):
                 f"this search began with the cost {cost} and goes on with it; one started anew counts {stated}, which "
                 "does not depend on what else the machine does"
             )
+        weight = self.dataset.schema.weight
+        if weight is not None and "weights" not in state.started.model_fields_set:
+            raise CannotResume(
+                f"metrics of this search counted events, and of new trials '{weight}' would weigh them: they would not "
+                "be comparable; choose another --storage and start anew"
+            )
         if state.started.stated is not None:
             before["baseline"], now["baseline"] = state.started.stated["baseline"], dict(self.search.baseline)
         if changes := self.space.changes_since(before.pop("space")):

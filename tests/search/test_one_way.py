@@ -3,12 +3,15 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CannotResume, InvalidSpace, StorageError, UnknownName
 from hep_ray.own_code import OWN_CODE
 from hep_ray.search.cli import build_app
@@ -19,6 +22,7 @@ from hep_ray.search.plan import prepare
 from hep_ray.search.space import LogUniform, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished
+from tests.conftest import toy_events, toy_schema
 from tests.facts import raises, tells
 
 SEARCH = Search(
@@ -123,3 +127,23 @@ def test_what_is_wrong_in_itself_is_refused_before_the_dataset_is_opened(tmp_pat
     with raises(InvalidSpace, "'hidden'"):
         prepare(dataclasses.replace(SEARCH, space=SEARCH.space.replace(hidden=3)), nowhere)
     assert not nowhere.storage.exists()
+
+
+def test_a_search_of_weighted_events_from_when_metrics_counted_them_is_not_resumed(
+    options: SearchOptions, tmp_path: Path
+) -> None:
+    schema = EventSchema(
+        task="toy",
+        columns=(*toy_schema().columns, Column(name="w")),
+        classes=("background", "signal"),
+        weight="w",
+    )
+    with ShardWriter(tmp_path / "weighted", schema, source={}) as writer:
+        writer.write({**toy_events(96), "w": np.ones(96, np.float32)})
+    options = dataclasses.replace(options, data=tmp_path / "weighted")
+    (started,) = prepare(SEARCH, options).opening(SearchState(), print)
+    resumed = dataclasses.replace(prepare(SEARCH, options), resume=True)
+    assert resumed.opening(SearchState.fold([started]), print) == []
+    of_before = type(started).model_validate(started.model_dump(exclude={"weights"}))
+    with raises(CannotResume, "'w'", "--storage"):
+        resumed.opening(SearchState.fold([of_before]), print)
