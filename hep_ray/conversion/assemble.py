@@ -273,7 +273,7 @@ def _lists(
     schema: EventSchema,
     origin: BatchOrigin,
     rows: npt.NDArray[np.int64],
-    ids: npt.NDArray[Any],
+    ids: pa.Array,
 ) -> tuple[npt.NDArray[Any], Cut]:
     """Return the column of lists of a rule, (N, L, F) with NaN where no item is, and what it lost.
 
@@ -292,10 +292,8 @@ def _lists(
             f"read together: state max_length = {int(lengths[row])} or more, or cut = true, which keeps the "
             f"first {most} items of such lists"
         )
-    missing = np.isnan(items) if items.dtype.kind == "f" else np.zeros(items.shape, dtype=bool)
-    for sentinel in rule.sentinels:
-        missing |= items == sentinel
-    if missing.any():
+    missing = _missing(items, rule)
+    if missing is not None and missing.any():
         if rule.missing is None:
             row = int(np.repeat(np.arange(len(rows)), lengths)[missing.any(axis=1).argmax()])
             raise InvalidEvents(

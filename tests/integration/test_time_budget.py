@@ -41,11 +41,8 @@ SEARCH = Search(
 )  # fmt: skip
 
 
-@pytest.mark.ray
-def test_a_search_stops_at_its_budget_and_goes_on(ray_session, make_dataset, tmp_path, monkeypatch) -> None:
-    options = SearchOptions(
-        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3
-    )
+def spend_after(patched: pytest.MonkeyPatch, epochs: int) -> list[str]:
+    """Let a time budget be spent with so many epochs, whatever the time; returns the trial of each that ended."""
     reports: list[str] = []
     asked = TimeBudget.__call__
 
@@ -53,9 +50,18 @@ def test_a_search_stops_at_its_budget_and_goes_on(ray_session, make_dataset, tmp
         reports.append(trial_id)
         return asked(self, trial_id, result)
 
+    patched.setattr(TimeBudget, "__call__", count)
+    patched.setattr(TimeBudget, "spent", property(lambda self: len(reports) >= epochs))
+    return reports
+
+
+@pytest.mark.ray
+def test_a_search_stops_at_its_budget_and_goes_on(ray_session, make_dataset, tmp_path, monkeypatch) -> None:
+    options = SearchOptions(
+        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3
+    )
     with monkeypatch.context() as patched:  # an hour that is over with the third epoch
-        patched.setattr(TimeBudget, "__call__", count)
-        patched.setattr(TimeBudget, "spent", property(lambda self: len(reports) >= 3))
+        reports = spend_after(patched, 3)
         console = Console(file=io.StringIO(), width=400)
         result = run_search(prepare(SEARCH, options), console=console)
 
@@ -125,19 +131,11 @@ def test_a_search_without_a_number_of_trials_ends_by_its_time(
     options = SearchOptions(
         data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3
     )
-    reports: list[str] = []
-    asked = TimeBudget.__call__
-
-    def count(self: TimeBudget, trial_id: str, result: dict[str, Any]) -> bool:
-        reports.append(trial_id)
-        return asked(self, trial_id, result)
-
     plan = prepare(ENDLESS_SEARCH, options)
     assert tells(plan.budget, "as many trials as there is time for", "2 epochs", "ends after 1h")
     assert "as many trials as there is time for" in str(plan.resources)
     with monkeypatch.context() as patched:  # an hour that is over with the eleventh epoch
-        patched.setattr(TimeBudget, "__call__", count)
-        patched.setattr(TimeBudget, "spent", property(lambda self: len(reports) >= 11))
+        spend_after(patched, 11)
         console = Console(file=io.StringIO(), width=400)
         result = run_search(plan, console=console)
     done = [trial for trial in result.state.drawn() if trial.finished is not None]
