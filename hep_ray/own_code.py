@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ OWN_CODE: dict[str, list[str]] = {}
 INSTALLED: dict[str, str] = {}
 """Top-level package that an entry point names → its distribution and version."""
 SITES = {"site-packages", "dist-packages"}
+_BEGINS_WITH_A_LINE = re.compile(r"(cannot import )?\S.*?\.py, line \d+\b")
 _STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 
 
@@ -42,8 +44,25 @@ def own_line(exc: BaseException, package: str = "") -> str:
         return ""
     frame, line = own[-1]
     path, function = frame.f_code.co_filename, frame.f_code.co_name
-    text = linecache.getline(path, line, frame.f_globals).strip()
-    return f"{path}, line {line}, in {function}" + (f": {text}" if text else "")
+    text = linecache.getline(path, line, frame.f_globals).strip().rstrip(",")
+    where = f"{path}, line {line}" + (f", in {function}" if function != "<module>" else "")
+    return where + (f": {text}" if text else "")
+
+
+def told_at_own_line(exc: HepRayError, package: str = "") -> str:
+    """Return the message of a named error, with the user's own line that it was raised at before it.
+
+    Args:
+        exc: as caught.
+        package: top-level name whose code counts as the user's own, though it is installed.
+
+    Returns:
+        The message alone where no line of a user's own was passed, or where it begins with a file and a line already.
+    """
+    message, line = str(exc), own_line(exc, package)
+    if not line or _BEGINS_WITH_A_LINE.match(message):
+        return message
+    return f"{line}: {message}"
 
 
 @contextmanager
@@ -85,11 +104,13 @@ def importing_from(path: str, package: str = "", what: str = "") -> Iterator[Non
         what: is imported, where the path does not tell.
 
     Raises:
-        PluginFailed: something else than a named error was raised.
+        HepRayError: the file raised it, as by a `Space` that cannot be; the user's own line is put before its message.
+        PluginFailed: something else was raised.
     """
     try:
         yield
-    except HepRayError:
+    except HepRayError as exc:
+        exc.args = (told_at_own_line(exc, package),)
         raise
     except Exception as exc:
         file, line = path, None

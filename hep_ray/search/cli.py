@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from hep_ray.console import print_rows, print_text, result_console, run_app
+from hep_ray.console import (
+    print_rows,
+    print_text,
+    result_console,
+    run_app,
+    tell_errors_of_scripts,
+)
 from hep_ray.flags import DryRun, in_words, python, typed
 from hep_ray.masking import mask
 from hep_ray.plugins import importing
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Trials named beside a cause of failure."""
+tell_errors_of_scripts()  # a script that imports `main` states its search next
 
 
 def main(search: Search) -> None:

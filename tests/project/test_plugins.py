@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,15 @@ from typer.testing import CliRunner
 
 from hep_ray import Search, SearchOptions, Space, plugins, prepare, sources
 from hep_ray.cli import app
-from hep_ray.errors import DuplicateName, PluginFailed, UnknownName, UntrustedCode
+from hep_ray.errors import (
+    DuplicateName,
+    HepRayError,
+    InvalidConfig,
+    InvalidSpace,
+    PluginFailed,
+    UnknownName,
+    UntrustedCode,
+)
 from hep_ray.losses import LOSSES
 from hep_ray.metrics import METRICS
 from hep_ray.plugins import (
@@ -424,3 +434,76 @@ def test_a_user_who_has_the_same_file_vouches_for_the_code_of_a_model(package: P
     assert vouched([plugin])
     assert not vouched([plugin.model_copy(update={"sha256": "0" * 64})])
     trust([plugin], trust_code=False)
+
+
+SCRIPT = """
+from hep_ray import Choice, Preset, Search, Space, main
+
+search = Search(
+    name="of_a_test",
+    task="susy",
+    title="A script with a fault.",
+    space=Space(
+        model="mlp",
+        hidden_features=Choice(16, 32),
+    ),
+    presets={"smoke": Preset(trials=2, epochs=2)},
+)
+
+if __name__ == "__main__":
+    main(search)
+"""
+FAULTS = [
+    (("Choice(16, 32)", "Choice(16, 16)"), (10, "(16, 16)"), InvalidSpace),
+    (("epochs=2", "epochs=0"), (12, "epochs must be at least 1; got 0"), InvalidConfig),
+    (('"of_a_test"', '"of a test"'), (4, "'of a test'"), InvalidConfig),
+]
+
+
+@pytest.mark.parametrize(("change", "facts", "error"), FAULTS)
+def test_a_named_error_while_a_script_states_its_search_begins_with_the_users_own_line(
+    tmp_path: Path,
+    change: tuple[str, str],
+    facts: tuple[int, str],
+    error: type[HepRayError],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = tmp_path / "of_a_test_search.py"
+    script.write_text(SCRIPT.replace(*change))
+    line, words = facts
+    # As `hep-ray report of_a_test_search.py` reads it …
+    with raises(error, words) as caught:
+        load_search(str(script))
+    assert str(caught.value).startswith(f"{script}, line {line}: ")
+    # … and as `python of_a_test_search.py` runs it: what nobody catches goes to this hook.
+    with pytest.raises(error) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    with pytest.raises(SystemExit) as ended:
+        sys.excepthook(error, caught.value, caught.tb)
+    told = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert len(told) == 1
+    assert told[0].startswith(f"error: {script}, line {line}: ")
+    assert told[0].endswith(str(caught.value))
+
+
+def test_a_script_with_a_fault_ends_as_any_other_command_with_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "of_a_test_search.py"
+    script.write_text(SCRIPT.replace("Choice(16, 32)", "Choice(16, 16)"))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: {script}, line 10: hidden_features=Choice\(16, 16\): .*\n", done.stderr)
+    script.write_text(SCRIPT.replace("Choice(16, 32)", "1 / 0"))  # no named error: Python's own words
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
+def test_a_line_of_ones_own_is_told_once(package: Path) -> None:
+    (package / "of_a_test_keys.py").write_text(
+        "from torch import nn\nfrom hep_ray.models import model\n\n\n@model('of_a_test_keys')\n"
+        "class Mine(nn.Module):\n    def __init__(self, schema, hidden=3): ...\n"
+    )
+    with raises(InvalidConfig, "hidden: int = 3") as caught:
+        import_named([str(package / "of_a_test_keys.py")])
+    assert str(caught.value).count("of_a_test_keys.py, line") == 1
