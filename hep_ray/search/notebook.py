@@ -18,12 +18,16 @@ BAR = "display:inline-block;height:8px;border-radius:2px;background:"
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of texts, as HTML."""
+    """Return a table of texts, as HTML; the last text of a row that is shorter than the head spans the rest."""
     titles = "".join(f'<th style="{CELL}">{escape(one)}</th>' for one in head)
-    lines = "".join(
-        "<tr>" + "".join(f'<td style="{CELL}">{escape(one)}</td>' for one in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table>"
+    lines = []
+    for row in rows:
+        cells = [f'<td style="{CELL}">{escape(one)}</td>' for one in row]
+        if len(row) < len(head):
+            cells[-1] = cells[-1].replace("<td", f'<td colspan="{len(head) - len(row) + 1}"', 1)
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    table = f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def html_rows(rows: Iterable[tuple[str, str]]) -> str:
@@ -46,24 +50,17 @@ def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
     assert started is not None
     ranked = state.ranked(started.metric, started.mode)
     naming = state.naming
-    beside = any(naming.apart(trial.started.params) for trial in ranked[:rows])
     lines = []
     for trial in ranked[:rows]:
         value = with_error(trial.best(started.metric, started.mode) or {}, started.metric)
         params = trial.started.params
         epochs = f"{len(trial.history)}/{started.epochs}"
         own = [number(params[name]) if name in params else "" for name in naming.varied]
-        own += [naming.apart(params)] * beside
+        if naming.apart(params):  # a reference, which is beside the space: in words, across its columns
+            own = [naming.words(params)]
         lines.append([trial.trial_id, value, epochs, trial.status, *own])
     more = f"<p>{len(ranked) - rows} more in <code>trials</code></p>" if len(ranked) > rows else ""
-    head = [
-        "trial",
-        metric_words(started.metric),
-        "epochs",
-        "end",
-        *naming.varied,
-        *["beside the space"] * beside,
-    ]
+    head = ["trial", metric_words(started.metric), "epochs", "end", *(naming.varied or [""])]
     return html_table(head, lines) + more
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 from pathlib import Path
 
@@ -230,6 +231,12 @@ def test_texts_are_escaped() -> None:
     assert "<td" in html_table(["a"], [["<script>"]])
     assert "&lt;script&gt;" in html_table(["<b>"], [["<script>"]])
     assert "<script>" not in html_table(["<b>"], [["<script>"]])
+
+
+def test_the_last_text_of_a_short_row_spans_the_columns_that_are_left() -> None:
+    page = html_table(["a", "b", "c"], [["1", "2", "3"], ["1", "the rest"]])
+    assert page.count("colspan") == 1
+    assert re.search(r'<td colspan="2"[^>]*>the rest</td></tr>', page)
 
 
 def test_a_space_is_shown_with_its_conditions() -> None:
