@@ -8,6 +8,12 @@ ResNet101 it gives no numbers to put beside.
 from hep_ray import Choice, LogUniform, Preset, Published, Search, Space, StudyTable, main
 
 NETWORKS = ("cnn", "resnet34", "resnet50", "resnet101")
+NAMES = {
+    f"model={model}, root_index={root}": f"{called}, {'cross-entropy' if root == 1 else f'root {root}'}"
+    for model, called in zip(NETWORKS, ("CNN", "ResNet34", "ResNet50", "ResNet101"), strict=True)
+    for root in (1, 3, 5)
+}
+"""What the thesis calls a row."""
 
 space = Space(
     model=Choice(*NETWORKS),
@@ -65,6 +71,7 @@ search = Search(
         StudyTable(
             title="Validation accuracy by network and loss (Tables 6.1 and 6.2 of the HVL thesis)",
             rows=("model", "root_index"),
+            names=NAMES,
             epochs=(10, 20, 40),
             published={
                 "model=cnn, root_index=1": "84.2 / 87.6 / 86.7; 82.8 / 86.9 / 88.7; 85.2 / 85.0 / 87.7",

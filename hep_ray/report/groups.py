@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -168,6 +168,11 @@ def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[Tri
     return list(found.values())
 
 
+def _called(words: str, names: Mapping[str, str]) -> str:
+    """Put the study's own names in place of single parameters: `cross-entropy` for `root_index=1`."""
+    return ", ".join(names.get(word, word) for word in words.split(", "))
+
+
 def _names(
     groups: Sequence[Sequence[TrialState]], search: Search | Stated, kind: Kind, naming: Naming
 ) -> list[str]:
@@ -178,7 +183,8 @@ def _names(
             return called
     if kind == "trials":
         return [search.tables[0].row(own) or "all" for own in params]
-    words = [naming.words(own) for own in params]
+    names = {row: name for table in search.tables for row, name in table.names.items()}
+    words = [_called(naming.words(own), names) for own in params]
     if kind == "seeds":
         return [name or "all trials" for name in words]
     ids = [group[0].trial_id for group in groups]

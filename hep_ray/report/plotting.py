@@ -16,6 +16,10 @@ WIDTH = 8.4
 """Of a figure, in inches."""
 GREY = "#c8c8c8"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+MOST_INSIDE = 8
+"""Entries of a legend that stands inside its panel."""
+LONGEST_INSIDE = 26
+"""Characters of such an entry."""
 STATUS = {
     "completed": (0, "o"),
     "stopped": (1, "s"),
@@ -98,8 +102,37 @@ def legend_below(figure: Figure, axes: Axes, longest: int = 125) -> None:
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=8)
 
 
+def legend_inside(figure: Figure, axes: Axes) -> None:
+    """The legend of a panel where it hides least of it; under the figure where it is too large for that."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > MOST_INSIDE or any(len(label) > LONGEST_INSIDE for label in labels):
+        legend_below(figure, axes)
+    elif handles:
+        columns = 1 if len(labels) <= MOST_INSIDE // 2 else 2
+        axes.legend(loc="best", ncols=columns, fontsize=8, frameon=True, framealpha=0.8, edgecolor="none")
+
+
 def spread(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
     """Limits of an axis that leave some room on both sides."""
     low, high = min(values), max(values)
     room = share * (high - low) or 0.05 * abs(high) or 0.05
     return low - room, high + room
+
+
+def bulk(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that a few values far off, such as the loss of a first epoch, do not flatten.
+
+    The range of all finite values, cut where it reaches further from the middle nine tenths than those are wide.
+    """
+    finite = np.array([value for value in values if np.isfinite(value)])
+    if len(finite) == 0:
+        return 0.0, 1.0
+    low, high = np.quantile(finite, [0.05, 0.95])
+    wide = high - low
+    return spread([max(float(finite.min()), low - wide), min(float(finite.max()), high + wide)])
+
+
+def outside(values: Sequence[float], limits: tuple[float, float]) -> str:
+    """Say in a caption how many values lie beyond the limits of an axis; empty where none does."""
+    count = sum(not limits[0] <= value <= limits[1] for value in values)
+    return f" {count} of {len(values)} points lie beyond the vertical axis." if count else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from hep_ray.errors import DuplicateName, UnknownName
 from hep_ray.metrics.labels import metric_words
-from hep_ray.report.figures import figure, of_section
+from hep_ray.report.figures import FIGURES, Drawn, figure, of_section
 from hep_ray.report.figures.bars import Bar, bars, epochs_of
 from hep_ray.report.figures.classes import confusion_shares, reliability_points, score_densities
 from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
@@ -23,8 +24,10 @@ from hep_ray.report.figures.roc import roc_band
 from hep_ray.report.figures.trials import predicted_ends
 from hep_ray.report.formatting import axis_label, interval, plus_minus
 from hep_ray.report.groups import groups_of
+from hep_ray.report.plotting import bulk, outside, spread
 from hep_ray.report.report_data import gather
 from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Scored, performance_of
+from hep_ray.search.definition import StudyTable
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, TrialPaused, TrialStarted
 from tests.facts import raises
@@ -153,6 +156,74 @@ def test_bars_are_of_the_epochs_of_the_table(workplace: Callable[..., Any]) -> N
     assert first == Bar(pytest.approx(0.55), pytest.approx(statistics.stdev([0.5, 0.6])), 2)
     assert last == Bar(pytest.approx(0.8), pytest.approx(statistics.stdev([0.7, 0.9])), 2)
     assert bars(data.groups.members[0], "val_accuracy", [9]) == [None]
+
+
+def test_an_early_outlier_does_not_flatten_an_axis() -> None:
+    low, high = bulk([40.0, *np.linspace(0.2, 0.7, 99)])
+    assert 0.1 < low < 0.2
+    assert 0.7 < high < 1.5
+    assert outside([40.0, 0.3, 0.5], (low, high)) == " 1 of 3 points lie beyond the vertical axis."
+    kept = bulk([0.2, 0.4, 0.7, float("nan")])  # nothing is far off: all is shown
+    assert kept == spread([0.2, 0.7])
+    assert outside([0.2, 0.4, 0.7], kept) == ""
+
+
+def test_more_losses_than_bands_can_be_told_apart_have_a_panel_each_by_their_names(
+    workplace: Callable[..., Any],
+) -> None:
+    place = workplace()
+    names = {
+        "root_index=1": "cross-entropy",
+        **{f"root_index={root}": f"root {root}" for root in (3, 4, 5, 6)},
+    }
+    place.search = replace(place.search, tables=(StudyTable("By root", ("root_index",), names=names),))
+    trials = [
+        ({"root_index": root}, seed, [0.5, 0.6 + root / 100 + seed / 50], "completed")
+        for seed in (0, 1)
+        for root in (1, 3, 4, 5, 6)
+    ]
+    place.write_journal(trials)
+    drawn = FIGURES["accuracy_by_epoch"].draw(gather(place.search, place.storage))
+    assert isinstance(drawn, Drawn)
+    panels = [axes for axes in drawn.figure.axes if axes.axison]
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "cross-entropy (baseline)", "root 3", "root 4", "root 5", "root 6",
+    ]  # fmt: skip
+    # Two runs and their mean; beside it, but in its own panel, that of cross-entropy.
+    assert [len(axes.lines) for axes in panels] == [3, 4, 4, 4, 4]
+    np.testing.assert_allclose(panels[3].lines[2].get_ydata(), [0.5, 0.62])
+    np.testing.assert_allclose(panels[3].lines[3].get_ydata(), [0.5, 0.66])
+    assert panels[1].get_legend() is not None
+    assert drawn.figure.legends == []
+    assert "each of 2 runs" in drawn.caption
+
+
+def test_trials_that_stand_alone_are_named_by_the_study_too(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    names = {"root_index=1": "cross-entropy", "root_index=3": "root 3"}
+    place.search = replace(place.search, tables=(StudyTable("By root", ("root_index",), names=names),))
+    trials = [
+        ({"root_index": root, "learning_rate": rate}, 0, [0.5], "completed")
+        for root, rate in ((1, 0.1), (3, 0.2), (3, 0.3))
+    ]
+    state = folded(place, *trials, scheduler="asha")
+    assert [group.name for group in groups_of(place.search, state).members] == [
+        "t0000: cross-entropy, learning_rate=0.1",
+        "t0001: root 3, learning_rate=0.2",
+        "t0002: root 3, learning_rate=0.3",
+    ]
+
+
+def test_the_root_softmax_is_drawn_for_the_roots_of_a_search(workplace: Callable[..., Any]) -> None:
+    """p = exp(z) / (exp(z) + 1) with z = 8^(1/3) = 2 at the right end; cross-entropy has z = 8 there."""
+    place = workplace()
+    place.write_journal()
+    drawn = FIGURES["root_softmax"].draw(gather(place.search, place.storage))
+    assert isinstance(drawn, Drawn)
+    left, right = drawn.figure.axes
+    assert [curve.get_label() for curve in left.lines] == ["cross-entropy", "root 3"]
+    np.testing.assert_allclose([curve.get_ydata()[-1] for curve in left.lines], [0.99966465, 0.88079708])
+    np.testing.assert_allclose([curve.get_ydata()[0] for curve in right.lines], [8.00033541, 2.12692801])
 
 
 def test_coordinates_know_numbers_names_and_absence(workplace: Callable[..., Any]) -> None:

@@ -62,7 +62,7 @@ FIRST = "accuracy_by_epoch"
 """The figure beside the answer: the metric that ranks."""
 EVERYWHERE = [
     "roc", "rejection", "confusion", "scores", "calibration", "loss_by_epoch", "overfitting",
-    "bars_at_epochs", "parallel_coordinates", "slices", "stopping",
+    "bars_at_epochs", "root_softmax", "parallel_coordinates", "slices", "stopping",
 ]  # fmt: skip
 
 

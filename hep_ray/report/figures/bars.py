@@ -14,12 +14,14 @@ from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label, capital
 from hep_ray.report.groups import Group
-from hep_ray.report.plotting import legend_below, panels, spread, tag
+from hep_ray.report.plotting import panels, spread, tag
 from hep_ray.report.report_data import ReportData
 
 MOST_GROUPS = 12
 HATCHES = ("", "///", "...", "xxx")
 QUARTERS = 4
+HEADROOM = 0.12
+"""Share of the axis above the bars, in which the legend stands."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def bars_at_epochs(data: ReportData) -> Drawn | str | None:
             error_kw={"elinewidth": 1.2, "capsize": 2.5},
             label=f"epoch {epoch}",
         )
-    axes.set_ylim(*spread(ends, 0.15))
+    low, high = spread(ends, 0.15)
+    axes.set_ylim(low, high + HEADROOM * (high - low))
     axes.set_xlim(-0.6, len(shown) - 0.4)
     long = max(len(group.name) for group in shown) > 14 or len(shown) > 8  # noqa: PLR2004 - characters, groups
     names = [group.name.partition(":")[0] if group.kind == "trial" else group.name for group in shown]
@@ -101,7 +104,7 @@ def bars_at_epochs(data: ReportData) -> Drawn | str | None:
     axes.tick_params(axis="x", which="both", top=False, bottom=False)
     axes.set_ylabel(axis_label(metric))
     tag(axes, f"{data.started.task}, validation split")
-    legend_below(drawing, axes)
+    axes.legend(loc="upper left", ncols=len(epochs), fontsize=8)
     left_out = len(groups.members) - len(shown)
     statistical = any(f"{metric}_error" in metrics for metrics in data.best.history)
     alone = "statistical, from the number of events" if statistical else "none, the metric comes without"

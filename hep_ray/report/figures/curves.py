@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hep_ray.drawing.style import colour
 from hep_ray.metrics.labels import SPLITS, metric_words
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label, capital
-from hep_ray.report.plotting import GREY, curve, epoch_axis, legend_below, panels, spread, tag
+from hep_ray.report.groups import Group
+from hep_ray.report.plotting import (
+    GREY,
+    bulk,
+    curve,
+    epoch_axis,
+    legend_inside,
+    outside,
+    panels,
+    tag,
+)
 from hep_ray.report.report_data import ReportData
 
 COLOURED = 8
 """Groups in colour; the others are grey."""
+OVERLAID = 4
+"""Groups of several runs whose bands are drawn in one panel; of more each has its own."""
+ACROSS = 4
+"""Panels in a row."""
 SIDE_BY_SIDE = 3
 """Groups whose training and validation are compared."""
 _WRAPPER = textwrap.TextWrapper(34, break_long_words=False, break_on_hyphens=False)
@@ -47,12 +62,14 @@ def ranking_metric(data: ReportData) -> Drawn | str | None:
 
 
 def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
-    """A metric of every group after each epoch."""
+    """A metric of every group after each epoch: in one panel, or where bands would hide each other one for each."""
     groups = data.groups
     reporting = [group for group in groups.members if len(group.band(metric).epochs)]
     if not reporting:
         return f"No trial reports {metric}."
     leading = [group for group in groups.leading(COLOURED) if group in reporting] or reporting[:COLOURED]
+    if len(leading) > OVERLAID and all(len(group.trials) > 1 for group in leading):
+        return _apart(data, metric, leading, len(reporting) - len(leading))
     drawing, (axes,) = panels(1, 1, 4.0)
     rest = [group for group in reporting if group not in leading]
     for group in rest:
@@ -66,21 +83,69 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
             axes.axhline(band.mean[0], color=colour(place), linewidth=0.7, linestyle=":")
         curve(axes, band, place, group.name + marked)
     epoch_axis(axes)
-    bands = [group.band(metric) for group in leading]
-    axes.set_ylim(
-        *spread([end for band in bands for end in (*(band.mean - band.sd), *(band.mean + band.sd))])
-    )
+    ends = _ends(leading, metric)
+    limits = bulk(ends)
+    axes.set_ylim(*limits)
     axes.set_xlim(0.8, max(len(trial.history) for trial in data.ranked) + 0.2)
     axes.set_ylabel(axis_label(metric))
     tag(axes, f"{data.started.task}, validation split")
-    legend_below(drawing, axes)
+    legend_inside(drawing, axes)
     others = (
         f" The {len(leading)} best are coloured and set the range, {len(rest)} others grey." if rest else ""
     )
     return Drawn(
         drawing,
         f"{capital(metric_words(metric))} after each epoch; {groups.words(reporting)}, at each epoch over the "
-        f"trials that reached it.{others}",
+        f"trials that reached it.{others}{outside(ends, limits)}",
+    )
+
+
+def _ends(groups: Sequence[Group], metric: str) -> list[float]:
+    """Return the ends of the bands of groups, after every epoch."""
+    bands = [group.band(metric) for group in groups]
+    return [float(end) for band in bands for end in (*(band.mean - band.sd), *(band.mean + band.sd))]
+
+
+def _apart(data: ReportData, metric: str, chosen: Sequence[Group], left_out: int) -> Drawn:
+    """Draw a panel for each group: every run, their mean, and that of the baseline."""
+    to_beat = data.groups.to_beat
+    rows = -(-len(chosen) // ACROSS)
+    drawing, axes = panels(rows, ACROSS, 0.6 + 2.0 * rows, share_x=True, share_y=True)
+    values = [
+        trial[metric] for group in chosen for one in group.trials for trial in one.history if metric in trial
+    ]
+    limits = bulk(values)
+    for unused in axes[len(chosen) :]:
+        unused.set_axis_off()
+    for place, (own, group) in enumerate(zip(axes, chosen, strict=False)):
+        for trial in group.trials:
+            told = [(metrics["epoch"], metrics[metric]) for metrics in trial.history if metric in metrics]
+            own.plot(*zip(*told, strict=True), color=colour(0), linewidth=0.7, alpha=0.45)
+        if to_beat is not None and group is not to_beat:
+            band = to_beat.band(metric)
+            own.plot(
+                band.epochs, band.mean, color=colour(2), linestyle="--", linewidth=1.1, label=to_beat.name
+            )
+        band = group.band(metric)
+        own.plot(band.epochs, band.mean, color=colour(0), label="mean of the runs")
+        tag(own, group.name + (" (baseline)" if group is to_beat else ""))
+        own.set_ylim(*limits)
+        if place % ACROSS == 0:
+            own.set_ylabel(axis_label(metric))
+        if place + ACROSS >= len(chosen):
+            epoch_axis(own)
+            own.tick_params(axis="x", labelbottom=True)
+    shown = next((own for own, group in zip(axes, chosen, strict=False) if group is not to_beat), axes[0])
+    legend_inside(drawing, shown)
+    runs = sorted({len(group.trials) for group in chosen})
+    many = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    beside = f", and dashed the mean of {to_beat.name}" if to_beat is not None else ""
+    return Drawn(
+        drawing,
+        f"{capital(metric_words(metric))} after each epoch, validation split of {data.started.task}: each of {many} "
+        f"runs (thin) and their mean{beside}."
+        + (f" {left_out} more groups are not shown." if left_out else "")
+        + outside(values, limits),
     )
 
 
@@ -93,12 +158,14 @@ def overfitting(data: ReportData) -> Drawn | str | None:
     chosen = groups.leading(SIDE_BY_SIDE)
     columns = len(chosen)
     drawing, axes = panels(2, columns, 5.2, width=2.4 + 2.3 * columns, share_x=True, share_y=True)
+    ends: list[list[float]] = [[], []]
     for column, group in enumerate(chosen):
         for row, quantity in enumerate(("accuracy", "loss")):
             own = axes[row * columns + column]
             for place, split in enumerate(("train", "val")):
                 band = group.band(f"{split}_{quantity}")
                 curve(own, band, place, SPLITS[split])
+                ends[row] += [*(band.mean - band.sd), *(band.mean + band.sd)]
             if column == 0:
                 own.set_ylabel(quantity.capitalize())
         top = axes[column]
@@ -111,11 +178,15 @@ def overfitting(data: ReportData) -> Drawn | str | None:
         epochs = [metrics["epoch"] for metrics in best if metrics]
         for own in (axes[column], axes[columns + column]):
             own.axvline(sum(epochs) / len(epochs), color=colour(8), linestyle=":", linewidth=1)
-    legend_below(drawing, axes[0])
+    limits = [bulk(values) for values in ends]
+    for row in (0, 1):
+        axes[row * columns].set_ylim(*limits[row])
+    legend_inside(drawing, axes[0])
     return Drawn(
         drawing,
         f"Training (solid) and validation (dashed); {groups.words(chosen)}. The dotted line is the epoch of the best "
         f"{metric_words(data.started.metric)}, whose model is kept (mean over trials). Training values are taken "
         "while the weights move, with dropout and augmentation on, so that early on they may be worse than those of "
-        "validation; a validation loss that rises while the training loss falls is overfitting.",
+        "validation; a validation loss that rises while the training loss falls is overfitting."
+        + "".join(outside(values, own) for values, own in zip(ends, limits, strict=True)),
     )
