@@ -53,7 +53,7 @@ KNOWS = {
     "tracking": BASE,
     "search": BASE | {"cluster", *DATA, "training", "tracking"} | PARTS,
     "confirm": BASE | {"cluster", *DATA, "training", "search", "tracking", "metrics", "models"},
-    "report": BASE | DATA | {"drawing", "metrics", "training", "search", "confirm", "tracking"},
+    "report": BASE | DATA | {"drawing", "losses", "metrics", "training", "search", "confirm", "tracking"},
     "doctor": BASE | {"cluster", *DATA, "search", "tracking"},
     "promote": BASE | DATA | {"training", "search", "confirm", "tracking"} | PARTS,
     "predict": BASE | RAY | DATA | {"training", "promote", "tracking"},
