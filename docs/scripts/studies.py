@@ -1,11 +1,13 @@
 """Runs the tables of the five studies at laptop size, and writes their part of docs/results.md.
 
     python docs/scripts/studies.py [--smoke] [--data FOLDER] [--out FOLDER] [NAME …]    (make studies, studies-smoke)
+    python docs/scripts/studies.py --so-far [--out FOLDER] [NAME …]
     python docs/scripts/studies.py --write
 
 The first simulates or converts what it lacks, runs every table's search (or goes on with it) in a process of its own,
 and prints one JSON line per row and metric, which it also writes to OUT/lines.jsonl. `--smoke` does the same with few
-events and one epoch into folders of its own. The second writes docs/results.md from docs/studies.jsonl, where the lines
+events and one epoch into folders of its own. The second prints the lines of what has run until now, also while it runs,
+and runs nothing. The third writes docs/results.md from docs/studies.jsonl, where the lines
 of a run are kept: nothing there is written by hand, and a test compares the two.
 """
 
@@ -126,7 +128,6 @@ EASY = (
     "with some hundred background candidates few are left at any working point: rejections are rough",
 )
 CLOSE = ("val_auc", "val_accuracy", "val_loss")
-FEW = ("1,200 events, not 30,000, and 9 steps in an epoch, not 225",)
 TABLES = (
     Table(
         "electrons",
@@ -200,7 +201,6 @@ TABLES = (
             metrics=("val_accuracy",),
             losses=True,
             flags=("--precision", "auto"),
-            differs=FEW,
         )
         for title, search in (
             ("table 6.1: CNN, by loss", "cnn_loss"),
@@ -224,7 +224,8 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
             of_row.setdefault(study.row(trial.started.params), trial)
     protocol = search.presets[table.preset].published
     if table.losses:
-        yield from of_losses(table, study, trials, protocol, state)
+        of_run = how_much(state, len(study.published) * search.presets[table.preset].seeds)
+        yield from of_losses(table, study, trials, protocol, state, of_run)
         return
     found = cells(asked, trials, started.metric, started.mode)
     for row, results in found.items():
@@ -264,11 +265,17 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
 
 
 def of_losses(
-    table: Table, study: StudyTable, trials: Sequence[TrialState], protocol: Any, state: SearchState
+    table: Table,
+    study: StudyTable,
+    trials: Sequence[TrialState],
+    protocol: Any,
+    state: SearchState,
+    of_run: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """Yield accuracies after each epoch of a table of losses, and each loss's difference from cross-entropy with its p.
 
     Ours are paired by seed; the publication's runs share none, so its p is of Welch's test. Both are corrected by Holm.
+    Completed trainings alone have a part, so that a run that goes on gives the rows that it has.
     """
     started = state.started
     assert started is not None
@@ -281,12 +288,14 @@ def of_losses(
     reference = "root_index=1"
     precisions = {str(trial.started.params.get("precision", "float32")) for trial in trials} - {"float32"}
     rounded = tuple(f"products in {one}, sums and weights in float32" for one in sorted(precisions))
-    deviations = [*protocol.ours, *rounded, *table.differs]
+    deviations = [*protocol.ours, *rounded, *of_run, *table.differs]
 
     def after(trial: TrialState, epoch: int) -> float:
         return next((one[metric] for one in trial.history if int(one["epoch"]) == epoch), math.nan)
 
-    def line(row: str, name: str, ours: float, error: float | None, beside: float | None) -> dict[str, Any]:
+    def line(
+        row: str, name: str, ours: float, error: float | None, beside: float | None, seeds: int
+    ) -> dict[str, Any]:
         example = next(iter(rows[row].values()))
         return {
             "study": table.study,
@@ -297,7 +306,7 @@ def of_losses(
             "parameters": int(example.history[-1]["parameters"])
             if "parameters" in example.history[-1]
             else None,
-            "seeds": len(rows[row]),
+            "seeds": seeds,
             "metric": name,
             "ours": round(ours, 4),
             "error": None if error is None else round(error, 4),
@@ -315,7 +324,8 @@ def of_losses(
             if all(map(math.isfinite, values)):
                 error = statistics.stdev(values) if len(values) > 1 else None
                 beside = statistics.fmean(theirs[row]) if row in theirs else None
-                yield line(row, f"accuracy after {epoch} epochs", statistics.fmean(values), error, beside)
+                name = f"accuracy after {epoch} epochs"
+                yield line(row, name, statistics.fmean(values), error, beside, len(values))
         others = [row for row in rows if row != reference and len(shared[row]) > 1]
         pairs = {
             row: [[after(rows[one][seed], epoch) for seed in shared[row]] for one in (row, reference)]
@@ -341,10 +351,33 @@ def of_losses(
             gained = (
                 statistics.fmean(theirs[row]) - statistics.fmean(theirs[reference]) if row in known else None
             )
-            spread_of = statistics.stdev(differences)
-            yield line(row, f"difference, epoch {epoch}", statistics.fmean(differences), spread_of, gained)
+            mean, spread_of, seeds = (
+                statistics.fmean(differences),
+                statistics.stdev(differences),
+                len(differences),
+            )
+            yield line(row, f"difference, epoch {epoch}", mean, spread_of, gained, seeds)
             if p_value is not None:
-                yield line(row, f"p corrected, epoch {epoch}", p_value, None, p_theirs.get(row))
+                yield line(row, f"p corrected, epoch {epoch}", p_value, None, p_theirs.get(row), seeds)
+
+
+def how_much(state: SearchState, trainings: int) -> list[str]:
+    """Say of a run, from its journal and its dataset, how many events, trainings and hours it is."""
+    from hep_ray.dataset.dataset import Manifest
+
+    assert state.started is not None
+    words = []
+    folder = Path(state.started.options["data"])
+    if (folder / "manifest.json").is_file():
+        counts = Manifest.load(folder).split_counts()
+        words.append(
+            f"{counts['train']:,} events to train with and {counts['val']:,} to validate, not 22,500 and 7,500"
+        )
+    trials = list(state.trials.values())
+    done = sum(trial.status == "completed" for trial in trials)
+    hours = sum(trial.used.get("cpu_seconds", 0.0) for trial in trials) / 3600
+    words.append(f"{done} of {trainings} trainings of {state.started.epochs} epochs, {hours:.1f} CPU hours")
+    return words
 
 
 def runs(study: StudyTable, row: str) -> list[list[float]]:
@@ -424,6 +457,13 @@ def make(name: str, folder: Path, *, smoke: bool) -> bool:
 def call(command: Sequence[str]) -> None:
     """Run a command; what it prints goes to stderr, so that stdout is lines alone."""
     subprocess.run(command, stdout=sys.stderr, cwd=ROOT, check=True)  # noqa: S603 - our own
+
+
+def so_far(table: Table, out: Path) -> list[dict[str, Any]]:
+    """Return the lines of what has run until now, and run nothing."""
+    search = load_search(str(ROOT / "searches" / f"{table.search}.py"))
+    state = SearchState.read(out / table.name / table.search)
+    return [] if state.started is None else list(lines(table, search, state))
 
 
 def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, Any]] | None:
@@ -518,6 +558,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few events and one epoch")
     parser.add_argument("--data", type=Path, help="folder of the datasets")
     parser.add_argument("--out", type=Path, help="folder of the searches and of lines.jsonl")
+    parser.add_argument("--so-far", action="store_true", help="lines of what has run; run nothing")
     parser.add_argument("--write", action="store_true", help="write docs/results.md from docs/studies.jsonl")
     given = parser.parse_args()
     if given.write:
@@ -528,6 +569,11 @@ def main() -> None:
     known = [table.name for table in TABLES]
     if unknown := [name for name in given.names if name not in known]:
         sys.exit(f"no table {', '.join(unknown)}; known: {', '.join(dict.fromkeys(known))}")
+    if given.so_far:
+        for table in TABLES:
+            for line in so_far(table, out) if not given.names or table.name in given.names else ():
+                print(json.dumps(line, ensure_ascii=False))
+        return
     out.mkdir(parents=True, exist_ok=True)
     kept: list[str] = []
     for table in TABLES:

@@ -9,11 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.splits import SplitRule
 from hep_ray.report.groups import groups_of
 from hep_ray.search.find import load_search
 from hep_ray.search.state import SearchState
+from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +170,7 @@ def test_losses_are_compared_after_each_epoch_and_tested_against_cross_entropy(
     # Accuracy after 10, 20 and 40 epochs by root and seed: root 5 gains .03, .04 and .05, root 3 loses or gains .01.
     last = {1: (0.80, 0.82, 0.84), 5: (0.83, 0.86, 0.89), 3: (0.81, 0.81, 0.84)}
     number = 0
+    used = 3600.0 / 40  # seconds of an epoch: an hour for a training
     for root, values in last.items():
         for seed, value in enumerate(values):
             trial, number = f"t{number:04d}", number + 1
@@ -176,8 +182,12 @@ def test_losses_are_compared_after_each_epoch_and_tested_against_cross_entropy(
                     "val_accuracy": value - (40 - epoch) / 1000,
                     "parameters": 9.0,
                 }
-                state.apply(EpochFinished(time=0.0, trial_id=trial, metrics=metrics))
+                state.apply(EpochFinished(time=0.0, trial_id=trial, metrics=metrics, cpu_seconds=used))
             state.apply(TrialFinished(time=0.0, trial_id=trial, status="completed"))
+    # A tenth training is under way: it counts in hours alone.
+    state.apply(TrialStarted(time=0.0, trial_id="t0009", number=9, seed=0, params=by_root[9]))
+    half = {"epoch": 1.0, "val_accuracy": 0.5}
+    state.apply(EpochFinished(time=0.0, trial_id="t0009", metrics=half, cpu_seconds=1800.0))
     made = {(line["row"], line["metric"]): line for line in studies.lines(table, search, state)}
     assert {row for row, _ in made} == {"cross-entropy", "root 5", "root 3"}
     first = made["root 5", "accuracy after 10 epochs"]
@@ -191,4 +201,45 @@ def test_losses_are_compared_after_each_epoch_and_tested_against_cross_entropy(
     p_value = made["root 5", "p corrected, epoch 40"]
     assert p_value["ours"] == pytest.approx(2 * (1 - t / (2 + t * t) ** 0.5), abs=1e-4)
     assert any("bfloat16" in text for text in p_value["deviations"])
-    assert any("1,200 events" in text for text in p_value["deviations"])
+    assert "9 of 24 trainings of 1 epochs, 9.5 CPU hours" in p_value["deviations"]
+
+
+def test_lines_of_a_run_that_goes_on_are_those_of_its_completed_trainings(
+    studies: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cross-entropy is done, root 3 is not: one row, no test, nothing started."""
+    data = tmp_path / "data"
+    schema = EventSchema(
+        task="mbh_sph", columns=(Column(name="x", shape=(2,), unit="GeV"),), classes=("a", "b")
+    )
+    with ShardWriter(data, schema, SplitRule(train=0.75, val=0.25, test=0.0)) as writer:
+        values = np.zeros((80, 2), dtype=np.float32)
+        writer.write({"event_id": [f"e{row}" for row in range(80)], "label": np.arange(80) % 2, "x": values})
+    params = {"model": "mlp", "loss": "root_softmax", "optimizer": "adam", "learning_rate": 0.01}
+    name = "cnn_loss-thesis-mbh_sph_thesis"
+    with Journal(tmp_path / name / "cnn_loss") as journal:
+        started = state_of("mbh_sph", "val_auc", [], data).started
+        assert started is not None
+        journal.append(started.model_copy(update={"epochs": 40}))
+        for number, root in enumerate((1, 3)):
+            trial = f"t{number:04d}"
+            own = {**params, "root_index": root}
+            journal.append(TrialStarted(time=0.0, trial_id=trial, number=number, seed=0, params=own))
+            for epoch in range(1, 41 if root == 1 else 11):
+                metrics = {"epoch": float(epoch), "val_accuracy": 0.8}
+                journal.append(EpochFinished(time=0.0, trial_id=trial, metrics=metrics))
+        journal.append(TrialFinished(time=0.0, trial_id="t0000", status="completed"))
+    monkeypatch.setattr(sys, "argv", ["studies.py", "--so-far", "--out", str(tmp_path), name])
+    studies.main()
+    made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {(one["row"], one["metric"]) for one in made} == {
+        ("cross-entropy", f"accuracy after {epoch} epochs") for epoch in (10, 20, 40)
+    }
+    assert {one["seeds"] for one in made} == {1}
+    events = next(
+        text for text in made[0]["deviations"] if text.endswith("to validate, not 22,500 and 7,500")
+    )
+    train, val = (int(word) for word in events.split() if word.isdigit())
+    assert (train + val, train > val > 0) == (80, True)
+    assert "1 of 24 trainings of 40 epochs, 0.0 CPU hours" in made[0]["deviations"]
+    assert not (tmp_path / "lines.jsonl").exists()
