@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from hep_ray.conversion.columns import field_of, is_numeric
 from hep_ray.conversion.external_sort import take
+from hep_ray.conversion.images import images_of_lists
 from hep_ray.conversion.labels import BatchOrigin, labels_of
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
 from hep_ray.dataset.expressions import Expression
@@ -219,6 +220,9 @@ def _column(
 ) -> Arrays:
     """Return the column of a rule, and the one that tells which values were missing, if it has one."""
     column = schema.column(rule.name)
+    if rule.image is not None:
+        image = images_of_lists(raw, rule, rule.image, origin, rows)
+        return {rule.name: _cast(image, column, origin, rows)}
     if rule.expression is not None:
         try:
             values: npt.NDArray[Any] = np.asarray(Expression(rule.expression).evaluate(raw))

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.config import parse
+from hep_ray.conversion.images import image_column
 from hep_ray.conversion.inputs import InputTable
 from hep_ray.conversion.paths import listed
 from hep_ray.conversion.readers import LeftOut, Part
@@ -140,7 +141,7 @@ def _numeric_fields(one: InputTable, rules: SchemaFile, only: Sequence[str]) -> 
         if shape_of(field.type, None) is None:
             raise InvalidSchema(
                 f"'{name}' of {one.shown} is a list of variable length, {field.type}: a schema file makes it a column "
-                "of lists by max_length, or of arrays by pad_to; --columns leaves it out"
+                "of lists by max_length, of arrays by pad_to, or an image of several; --columns leaves it out"
             )
     return fields
 
@@ -217,7 +218,8 @@ def columns_of(part: Part, rules: Sequence[ColumnRule], shown: str) -> tuple[Col
     return tuple(columns)
 
 
-def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
+def _fields_of(part: Part, rule: ColumnRule, shown: str) -> list[pa.Field]:
+    """Return the fields that a column is made of; refuse one that is absent, or no numbers."""
     fields = []
     for name in rule.reads:
         why = part.left_out.get(name)
@@ -232,8 +234,20 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
             raise InvalidSchema(
                 f"column '{rule.name}' cannot be made of '{name}', which is {why.reason if why else 'text'}"
             )
+    if rule.count is not None and rule.count not in part.fields.names:
+        raise InvalidSchema(
+            f"the items of column '{rule.name}' are counted by a field that {shown} lacks: "
+            f"{unknown(rule.count, part.fields.names)}"
+        )
+    return fields
+
+
+def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
+    fields = _fields_of(part, rule, shown)
+    if rule.image is not None:
+        return image_column(rule, rule.image, fields, shown)
     if rule.max_length is not None:
-        return _list_column(part, rule, fields, shown)
+        return _list_column(rule, fields)
     if rule.expression is not None:
         shape = _expression_shape(rule.expression, fields)
     else:
@@ -265,13 +279,8 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
     )
 
 
-def _list_column(part: Part, rule: ColumnRule, fields: Sequence[pa.Field], shown: str) -> Column:
+def _list_column(rule: ColumnRule, fields: Sequence[pa.Field]) -> Column:
     """Return a column of lists: of lists of variable length, or of arrays of which a field counts the items."""
-    if rule.count is not None and rule.count not in part.fields.names:
-        raise InvalidSchema(
-            f"the items of column '{rule.name}' are counted by a field that {shown} lacks: "
-            f"{unknown(rule.count, part.fields.names)}"
-        )
     widths = {item_size(field.type, counted=rule.count is not None) for field in fields}
     if None in widths or (len(fields) > 1 and widths != {1}):
         kinds = ", ".join(f"{field.name} {field.type}" for field in fields)

@@ -20,6 +20,7 @@ from hep_ray.config import Config, parse
 from hep_ray.conversion.assemble import Cut, assemble
 from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
 from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
+from hep_ray.conversion.images import rows_at_once
 from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs
 from hep_ray.conversion.kept import KeptRuns, keep, kept
 from hep_ray.conversion.labels import BatchOrigin
@@ -378,7 +379,9 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
     opened = table.opened or reader.open(table.path, parse_options(reader, task.rules.options))
     row = task.start
     cuts: dict[str, Cut] = {}
-    for batch in opened.read(opened.parts[table.number], task.start, task.stop, task.fields):
+    at_once = rows_at_once(task.columns, {column.name: column for column in writer.schema.columns})
+    whole = opened.read(opened.parts[table.number], task.start, task.stop, task.fields)
+    for batch in whole if at_once is None else (piece for one in whole for piece in in_pieces(one, at_once)):
         origin = BatchOrigin(table.stem, table.shown, table.label, row, opened.cell)
         arrays = assemble(batch, origin, task.rules, task.columns, writer.schema, cuts)
         row += batch.num_rows
@@ -394,6 +397,12 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
         runs = writer.finish()
         keep(writer.folder, writer.name, runs, row - task.start, cuts)
     return runs, row - task.start, cuts
+
+
+def in_pieces(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield a batch in pieces of so many rows at most."""
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
 def content_ids(arrays: Arrays, names: Sequence[str]) -> pa.Array:

@@ -7,14 +7,16 @@ every numeric field of the input becomes a column.
 from __future__ import annotations
 
 import importlib.resources
+import math
 import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, FiniteFloat, JsonValue, PositiveFloat, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, PositiveFloat, PositiveInt, model_validator
 
 from hep_ray.config import Config, parse
 from hep_ray.dataset.expressions import Expression
+from hep_ray.dataset.histogram import CIRCLE, SLACK, EtaPhiGrid
 from hep_ray.dataset.schema import Column
 from hep_ray.errors import InvalidConfig, InvalidSchema, UnknownName, UnreadableInput
 
@@ -71,6 +73,63 @@ class EventIdRule(Config):
     as_is: bool = False
 
 
+class LayerRule(Config):
+    """Lists that fill channels of an image, one item after the other.
+
+    Attributes:
+        eta: expression of an item's η, such as `part_eta - jet_eta`.
+        phi: of its φ, in any convention where φ goes all the way round.
+        sums: one expression for each channel, whose pixels are the sums over the items that lie in them.
+    """
+
+    eta: str
+    phi: str
+    sums: tuple[str, ...] = Field(min_length=1)
+
+
+class ImageRule(Config):
+    """Histogram over φ and η that a column is made of.
+
+    Attributes:
+        pixels: along φ and along η.
+        phi_range: from where to where; the whole circle by default.
+        eta_range: likewise.
+        centre: what lies in the middle: `none`, nothing in particular; `hardest`, the item of largest value in the
+            first channel; `weighted`, the mean of the first layer's items, weighted by the first channel.
+        layers: fill the channels in their order.
+        allow_empty: of an event without an item in the window, keep the image of zeros; it is refused otherwise.
+    """
+
+    pixels: tuple[PositiveInt, PositiveInt]
+    phi_range: tuple[float, float] = (-math.pi, math.pi)
+    eta_range: tuple[float, float]
+    centre: Literal["none", "hardest", "weighted"] = "none"
+    layers: tuple[LayerRule, ...] = Field(min_length=1)
+    allow_empty: bool = False
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> ImageRule:
+        for name in ("phi_range", "eta_range"):
+            low, high = getattr(self, name)
+            if low >= high:
+                raise ValueError(f"{name} = [{low:g}, {high:g}] is empty: the first must be below the second")
+        if self.phi_range[1] - self.phi_range[0] > CIRCLE + SLACK:
+            raise ValueError(f"phi_range {list(self.phi_range)} is more than the circle of 2π")
+        for text in self.expressions:
+            Expression(text)
+        return self
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """All expressions of its layers."""
+        return tuple(text for layer in self.layers for text in (layer.eta, layer.phi, *layer.sums))
+
+    @property
+    def grid(self) -> EtaPhiGrid:
+        """The pixels."""
+        return EtaPhiGrid(self.pixels, self.phi_range, self.eta_range)
+
+
 class ColumnRule(Config):
     """Where a column's values come from.
 
@@ -78,12 +137,14 @@ class ColumnRule(Config):
         name: of the column.
         sources: fields of the input; several are stacked along a new last axis; the column's name by default.
         expression: of fields, instead of `sources`.
+        image: histogram of lists over φ and η, instead of `sources`.
         dtype: of the column; a value that it cannot hold is refused.
         unit: of the values.
         elements: names along the last axis; those of several sources by default.
         element_units: a unit for each element, where they differ.
         axes: names of an image's first two axes, such as `phi` and `eta`, or `delta_phi` and `delta_eta` in a window
-            around a jet or a candidate; without them nothing turns or reflects the image.
+            around a jet or a candidate; without them nothing turns or reflects the image. A histogram has φ first,
+            unless its axes are stated the other way round.
         max_length: the column is one of lists of varying length, of at most so many items; several sources are the
             values of an item, whose lists must be equally long in an event. Longer lists are refused.
         cut: keep the first `max_length` items of a longer list instead; the conversion says how many were cut.
@@ -100,6 +161,7 @@ class ColumnRule(Config):
     name: str
     sources: tuple[str, ...] = ()
     expression: str | None = None
+    image: ImageRule | None = None
     dtype: str = "float32"
     unit: str = ""
     elements: tuple[str, ...] = ()
@@ -126,7 +188,9 @@ class ColumnRule(Config):
                 f"column '{self.name}' has 'sentinels' or 'missing_indicator' and no 'missing', the value that takes "
                 "the place of a missing one"
             )
-        if self.max_length is None and (self.cut or self.count):
+        if self.image is not None:
+            self._check_image()
+        elif self.max_length is None and (self.cut or self.count):
             raise ValueError(
                 f"column '{self.name}' has 'cut' or 'count' and no 'max_length', the most items of its lists"
             )
@@ -144,6 +208,25 @@ class ColumnRule(Config):
         Column(name=self.name, dtype=self.dtype, missing=self.missing == "nan")
         return self
 
+    def _check_image(self) -> None:
+        others = (
+            "sources",
+            "expression",
+            "max_length",
+            "cut",
+            "pad_to",
+            "shape",
+            "missing",
+            "missing_indicator",
+        )
+        if given := [name for name in others if getattr(self, name) not in (None, False, ())]:
+            raise ValueError(f"column '{self.name}' has 'image', a histogram of lists, and '{given[0]}'")
+        if self.axes and {axis.removeprefix("delta_") for axis in self.axes} != {"phi", "eta"}:
+            raise ValueError(
+                f"the image '{self.name}' has the axes {list(self.axes)}; a histogram has phi and eta, or delta_phi "
+                "and delta_eta, in either order"
+            )
+
     @property
     def indicator(self) -> str | None:
         """Name of the column that tells which values were missing, if there is one."""
@@ -152,7 +235,9 @@ class ColumnRule(Config):
     @property
     def reads(self) -> tuple[str, ...]:
         """The fields that the column is made of."""
-        return Expression(self.expression).names if self.expression else self.sources or (self.name,)
+        texts = self.image.expressions if self.image else (self.expression,) if self.expression else ()
+        names = [name for text in texts for name in Expression(text).names]
+        return tuple(dict.fromkeys(names)) if texts else self.sources or (self.name,)
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from numpy.random import SeedSequence
 from pydantic import Field
 
+from hep_ray.dataset.histogram import wrapped
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.simulate import Columns, Indices, simulation
 from hep_ray.simulate.calorimeter import (
@@ -26,7 +27,6 @@ from hep_ray.simulate.calorimeter import (
 )
 from hep_ray.simulate.electron_id import HADRONS_FROM, visible_around
 from hep_ray.simulate.electron_tracker import BEND, kinds
-from hep_ray.simulate.phase_space import wrapped
 from hep_ray.simulate.pythia import CollisionConfig, EventBatch, draw_seed, generator, passing
 
 PIXELS = 16

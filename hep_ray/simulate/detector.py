@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.dataset.histogram import wrapped
 from hep_ray.simulate import Array, Indices, Mask, Rows
-from hep_ray.simulate.phase_space import wrapped
 from hep_ray.simulate.pythia import FinalState
 
 TRACKER_ETA = 2.5

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.random import SeedSequence
 from pydantic import Field
 
+from hep_ray.dataset.histogram import wrapped
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.simulate import Array, Columns, Indices, Mask, simulation
 from hep_ray.simulate.calorimeter import LAYERS, centres_at, hottest_cells, shower
@@ -33,7 +34,6 @@ from hep_ray.simulate.electron_variables import (
     identification,
     matched,
 )
-from hep_ray.simulate.phase_space import wrapped
 from hep_ray.simulate.pythia import CollisionConfig, EventBatch, draw_seed, generator, passing
 
 ELECTRON_PDG, PHOTON_PDG = 11, 22

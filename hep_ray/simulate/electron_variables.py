@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.dataset.histogram import wrapped
 from hep_ray.simulate import Array, Indices, Rows
 from hep_ray.simulate.calorimeter import (
     LAYERS,
@@ -21,7 +22,6 @@ from hep_ray.simulate.calorimeter import (
     layer_image,
 )
 from hep_ray.simulate.electron_tracker import Tracks
-from hep_ray.simulate.phase_space import wrapped
 
 WINDOW = (7, 11)
 STRIPS = (WINDOW[0] * STRIPS_PER_PIXEL, WINDOW[1])

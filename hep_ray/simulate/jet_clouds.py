@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import SeedSequence
 
+from hep_ray.dataset.histogram import wrapped
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import Columns, simulation
 from hep_ray.simulate import jet_images as images
 from hep_ray.simulate.detector import ELECTRON, HADRON, MUON, NEUTRAL_HADRON, PHOTON
-from hep_ray.simulate.phase_space import wrapped
 
 MOST_CONSTITUENTS = 256
 """Constituents of a jet, at most; the largest of 4,400 jets has 120."""

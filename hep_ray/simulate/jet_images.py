@@ -17,11 +17,11 @@ import numpy.typing as npt
 from numpy.random import SeedSequence
 from pydantic import Field
 
+from hep_ray.dataset.histogram import EtaPhiGrid, wrapped
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import MissingPackage
 from hep_ray.simulate import Array, Columns, simulation
 from hep_ray.simulate.detector import Deposits, detect
-from hep_ray.simulate.phase_space import wrapped
 from hep_ray.simulate.pythia import (
     STABLE_PIONS,
     CollisionConfig,
@@ -235,5 +235,6 @@ def jet_image(jet: Jet, radius: float, rotate: bool = False) -> npt.NDArray[np.f
         cosine, sine = np.cos(angle), np.sin(angle)
         phi, eta = cosine * phi + sine * eta, cosine * eta - sine * phi
     half = HALF_WIDTH * radius
-    image = np.histogram2d(phi, eta, bins=PIXELS, range=[(-half, half)] * 2, weights=parts.pt)[0]
-    return image[:, :, None].astype(np.float32)
+    grid = EtaPhiGrid((PIXELS, PIXELS), (-half, half), (-half, half))
+    image = grid.sums(np.zeros(len(eta), np.intp), eta, phi, parts.pt[:, None], 1)
+    return image.astype(np.float32)[0, ...]

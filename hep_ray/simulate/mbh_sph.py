@@ -17,12 +17,12 @@ import numpy.typing as npt
 from numpy.random import SeedSequence
 from pydantic import Field, field_validator, model_validator
 
+from hep_ray.dataset.histogram import DETECTOR
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.simulate import Columns, black_hole, simulation, sphaleron
 from hep_ray.simulate.hawking import RadiusConvention
 from hep_ray.simulate.objects import (
     CHANNELS,
-    PIXELS,
     Event,
     Reconstruction,
     event_image,
@@ -39,7 +39,7 @@ SCHEMA = EventSchema(
     columns=(
         Column(
             name="image",
-            shape=(PIXELS, PIXELS, len(CHANNELS)),
+            shape=(*DETECTOR.pixels, len(CHANNELS)),
             unit="GeV",
             elements=CHANNELS,
             axes=("phi", "eta"),

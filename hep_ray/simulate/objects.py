@@ -12,12 +12,12 @@ its own: objects with p_T above 70 GeV and |η| below 2.4, and their S_T.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.dataset.histogram import DETECTOR
 from hep_ray.simulate import Array
 from hep_ray.simulate.detector import (
     ELECTRON,
@@ -184,8 +184,6 @@ def _without_muons(measured: Measurement, lost: float, rng: np.random.Generator)
     return Measurement(without[0], measured.towers, without[1])
 
 
-PIXELS = 50
-ETA_MAX = 5.0
 HARD_PT, HARD_ETA = 70.0, 2.4  # GeV; of the preselection's objects
 CHANNELS = ("electromagnetic", "hadronic", "tracks")  # as in the thesis' own images
 
@@ -203,23 +201,19 @@ def event_image(measured: Measurement) -> NDArray[np.float32]:
     values[: len(energy), 0] = energy * (towers.kind == PHOTON)
     values[: len(energy), 1] = energy * (towers.kind == NEUTRAL_HADRON)
     values[len(energy) :, 2] = tracks.pt
-    return histogram(seen.eta, seen.phi, values)
+    return _summed(seen.eta, seen.phi, values)
 
 
 def object_image(objects: Objects) -> NDArray[np.float32]:
     """Fill a histogram with one bin per object; shape and channels as of `event_image`."""
     values = np.column_stack([objects.electromagnetic, objects.hadronic, objects.pt * objects.tracks])
-    return histogram(objects.eta, objects.phi, values)
+    return _summed(objects.eta, objects.phi, values)
 
 
-def histogram(eta: Array, phi: Array, values: Array) -> NDArray[np.float32]:
-    """Sum values (n, channels) over 50 × 50 bins of φ and η; those beyond |η| = 5 are left out."""
-    image = np.zeros((PIXELS, PIXELS, values.shape[1]), dtype=np.float64)
-    inside = np.abs(eta) < ETA_MAX
-    row = np.minimum(((phi[inside] + math.pi) / (2 * math.pi) * PIXELS).astype(np.intp), PIXELS - 1)
-    column = ((eta[inside] + ETA_MAX) / (2 * ETA_MAX) * PIXELS).astype(np.intp)
-    np.add.at(image, (row, column), values[inside])
-    return image.astype(np.float32)
+def _summed(eta: Array, phi: Array, values: Array) -> NDArray[np.float32]:
+    """Sum the values (n, channels) of one event over the pixels of the thesis."""
+    image = DETECTOR.sums(np.zeros(len(eta), np.intp), eta, phi, values, 1)
+    return image.astype(np.float32)[0, ...]
 
 
 def event_variables(objects: Objects) -> dict[str, float]:

@@ -17,11 +17,6 @@ def isotropic_direction(rng: np.random.Generator) -> Array:
     return np.array([sine * math.cos(azimuth), sine * math.sin(azimuth), cosine])
 
 
-def wrapped(phi: Array) -> Array:
-    """Return angles carried to [−π, π)."""
-    return (phi + np.pi) % (2 * np.pi) - np.pi
-
-
 def boost(momenta: Array, frame: Array) -> Array:
     """Carry momenta from the rest frame of `frame` to the frame where it has that four-momentum.
 

@@ -12,8 +12,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.dataset.histogram import wrapped
 from hep_ray.simulate import Array
-from hep_ray.simulate.phase_space import wrapped
 
 BISECTIONS = 45
 PARALLEL = 1e-9  # sine of the angle between leptons below which M_T2 takes this value

@@ -29,12 +29,11 @@ from hep_ray.conversion.readers.fields import (
     steps,
     to_arrow,
 )
+from hep_ray.dataset.histogram import DETECTOR, SLACK
 from hep_ray.dataset.schema import EVENT_ID
 from hep_ray.errors import InvalidEvents, UnreadableInput
 
-PIXELS, ETA_MAX = 50, 5.0
-CHANNELS = 3
-PHI_SLACK = 1e-5  # of π in float32
+PIXELS, CHANNELS = DETECTOR.pixels, 3
 HARD_PT, HARD_ETA = 70.0, 2.4  # GeV
 KINDS = ("Jet", "Electron", "Muon", "Photon")
 """Classes of reconstructed objects; `object_kind` counts them in this order."""
@@ -95,7 +94,7 @@ def open_delphes(path: Path, options: DelphesOptions) -> Opened:
         number = wanted["number"] and _numbers(tree)
     fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
     if wanted["images"]:
-        fields.append(field(IMAGE, np.dtype(np.float32), (PIXELS, PIXELS, CHANNELS)))
+        fields.append(field(IMAGE, np.dtype(np.float32), (*PIXELS, CHANNELS)))
     if wanted["objects"]:
         fields += [field(f"object_{name}", np.dtype(np.float32), jagged=True) for name in LISTS]
         fields += [field(name, np.dtype(np.float32)) for name in VARIABLES]
@@ -183,32 +182,26 @@ def _images(raw: Values, where: str, first: int) -> npt.NDArray[np.float32]:
     import awkward as ak
 
     events = len(raw[TOWERS[0]])
-    images: npt.NDArray[np.float64] = np.zeros((events, PIXELS, PIXELS, CHANNELS))
-    for (eta_name, phi_name, *sums), channels in ((TOWERS, (0, 1)), (TRACKS, (2,))):
+    channels = []
+    for eta_name, phi_name, *sums in (TOWERS, TRACKS):
         event = np.repeat(np.arange(events), ak.to_numpy(ak.num(raw[eta_name])))
         eta, phi, *values = (
             _finite(raw[name], name, where, first, event) for name in (eta_name, phi_name, *sums)
         )
-        beyond = np.abs(phi) > math.pi + PHI_SLACK
+        beyond = np.abs(phi) > math.pi + SLACK
         if beyond.any():
             row = int(beyond.argmax())
             raise InvalidEvents(
                 f"{phi_name} of {where}, entry {first + event[row]}, is {phi[row]:g}, outside [−π, π]: the image has "
                 "no place for it"
             )
-        inside = np.abs(eta) < ETA_MAX
-        at = (
-            event[inside],
-            np.clip(((phi[inside] + math.pi) / (2 * math.pi) * PIXELS).astype(np.intp), 0, PIXELS - 1),
-            ((eta[inside] + ETA_MAX) / (2 * ETA_MAX) * PIXELS).astype(np.intp),
-        )
-        for channel, value in zip(channels, values, strict=True):
-            np.add.at(images[..., channel], at, value[inside])
+        channels.append(DETECTOR.sums(event, eta, phi, np.stack(values, axis=-1), events))
+    images = np.concatenate(channels, axis=-1)
     empty = ~images.reshape(events, -1).any(axis=1)
     if empty.any():
         raise InvalidEvents(
-            f"{where}, entry {first + int(empty.argmax())}: no tower and no track within |η| < {ETA_MAX:g}, so its "
-            "image is empty: leave such events out of the file"
+            f"{where}, entry {first + int(empty.argmax())}: no tower and no track within |η| < {DETECTOR.eta[1]:g}, so "
+            "its image is empty: leave such events out of the file"
         )
     return images.astype(np.float32)
 
