@@ -35,8 +35,8 @@ def result_console() -> Console:
 
 
 def print_text(console: Console, text: str) -> None:
-    """Print text as it is: no markup, no colours, no line broken."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    """Print text as it is, but for the passwords of URIs: no markup, no colours, no line broken."""
+    console.print(mask(text), soft_wrap=True, highlight=False, markup=False)
 
 
 def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -12,13 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hep_ray.errors import InvalidConfig
-
 STORAGE = Path("runs")
 """Folder of all searches, unless another is named."""
-
-LONG_SECONDS = 90
-"""Times from here on are told in minutes and hours."""
 
 LARGEST_SEED = 2**31 - 1
 """What every library takes, and leaves room for the seeds of a confirmation, which are larger."""
@@ -85,34 +79,6 @@ SearchName = Annotated[
         metavar="SEARCH", help="Search: its name, its folder in a storage, or the path of its script."
     ),
 ]
-
-
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-
-
-def duration(text: str) -> float:
-    """Return the seconds of a time such as `90s`, `45m`, `2h` or `1h30m`.
-
-    Raises:
-        InvalidConfig: it is none.
-    """
-    found = _DURATION.fullmatch(text.strip())
-    if found is None or not any(found.groups()):
-        raise InvalidConfig(f"no time: '{text}'; type hours, minutes and seconds as 2h, 45m, 90s or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    return 3600 * hours + 60 * minutes + seconds
-
-
-def in_words(seconds: float) -> str:
-    """Return a time as it is typed, with minutes for the smallest unit of long ones: `50s`, `45m`, `2h10m`.
-
-    >>> in_words(7800.0)
-    '2h10m'
-    """
-    if seconds < LONG_SECONDS:
-        return f"{max(round(seconds), 1)}s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours}h" * (hours > 0) + f"{minutes}m" * (minutes > 0)
 
 
 def typed(*words: object, storage: Path = STORAGE, **flags: object) -> str:

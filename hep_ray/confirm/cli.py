@@ -125,7 +125,7 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         "the error of the difference, the same for every seed.",
         "",
         f"Confirmation: {result.path}",
-        f"Runs:         {mask(result.tracking_uri)}",
+        f"Runs:         {result.tracking_uri}",
         "",
         "Next:",
         *(

@@ -9,8 +9,7 @@ from typing import Any
 
 from hep_ray.confirm.confirmation import params_hash
 from hep_ray.errors import CannotConfirm, HepRayError
-from hep_ray.search.find import CROSS_ENTROPY, has_parameters
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import CROSS_ENTROPY, SearchState, TrialState, has_parameters
 from hep_ray.training.config import REGISTRIES, TrialConfig, keys_read
 
 

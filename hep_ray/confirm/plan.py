@@ -15,12 +15,12 @@ from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, 
 from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidSpace, StorageHeld
 from hep_ray.plugins import differences, import_named, places, restore
-from hep_ray.search.find import CROSS_ENTROPY, Found, Stated, find_search, has_parameters, script_of
+from hep_ray.search.find import Found, find_search, script_of
 from hep_ray.search.options import ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
 from hep_ray.search.sampler import FixedList, JournalSearcher
-from hep_ray.search.state import SearchState
+from hep_ray.search.state import CROSS_ENTROPY, SearchState, Stated, has_parameters
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance

@@ -21,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hep_ray.dataset.lists import mask_of
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema, texts
-from hep_ray.dataset.sparse import SparseColumn, join, select
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule, hashes_of, split_codes
+from hep_ray.dataset.values import SparseColumn, compact, join, mask_of, select
 
 BUFFER_BYTES = 64 * 2**20
 """Events held before they are spilled."""
@@ -215,7 +214,7 @@ def _chunk(run: SortedRun, schema: EventSchema, low: int, high: int) -> tuple[Ev
     events = {
         EVENT_ID: batch.column(EVENT_ID),
         LABEL: batch.column(LABEL).to_numpy(),
-        **{column.name: column.compact(batch.column(column.name)) for column in schema.columns},
+        **{column.name: compact(batch.column(column.name), column.shape) for column in schema.columns},
     }
     return events, batch.column(KEY).to_numpy()
 

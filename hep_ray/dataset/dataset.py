@@ -19,8 +19,8 @@ from pydantic import Field, JsonValue
 
 from hep_ray.config import Config, parse
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, texts
-from hep_ray.dataset.sparse import index_dtype
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
+from hep_ray.dataset.values import index_dtype
 from hep_ray.dataset.verified import Stamp, record, recorded, stamp_of
 from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, UnreadableInput
 from hep_ray.registry import check_name

@@ -16,9 +16,15 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from hep_ray.config import Config
-from hep_ray.dataset import lists as jagged
-from hep_ray.dataset.lists import ListColumn
-from hep_ray.dataset.sparse import SparseType, Values, index_dtype
+from hep_ray.dataset.values import (
+    ListColumn,
+    SparseType,
+    compact,
+    encode_lists,
+    list_type,
+    mask_of,
+    pays_sparse,
+)
 from hep_ray.errors import InvalidEvents, InvalidSchema
 
 EVENT_ID = "event_id"
@@ -31,10 +37,6 @@ DTYPES = (
 
 IMAGE_AXES = 2
 LIST_AXES = 2
-LEAST_SIZE = 64
-"""Values of an event below which a column is stored whole."""
-MOST_SHARE = 0.25
-"""Of a column's size that its values without the zeros, and their indices, take at most: 17 % of float32 values."""
 
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -69,7 +71,7 @@ class Column(Config):
             in a window around a jet or a candidate, or others; empty where nobody said, which is drawn as φ, η and
             neither turned nor reflected. A column of rank 2 is an image if it names them.
         lists: a value is a list of varying length, of at most `shape[0]` items with `shape[1]` floating-point values
-            each, such as the constituents of a jet (`hep_ray.dataset.lists`).
+            each, such as the constituents of a jet (`hep_ray.dataset.values`).
         missing: whether NaN stands for values that are missing, of a floating-point column; it is refused otherwise.
         sentinels: values that stood for missing ones in the input, and do so in what is predicted.
 
@@ -170,7 +172,7 @@ class Column(Config):
         """Arrow's type: a plain number, the canonical fixed-shape tensor, or lists of items."""
         value_type = pa.from_numpy_dtype(np.dtype(self.dtype))
         if self.lists:
-            return jagged.list_type(value_type, self.shape[1])
+            return list_type(value_type, self.shape[1])
         return pa.fixed_shape_tensor(value_type, self.shape) if self.shape else value_type
 
     @property
@@ -180,33 +182,21 @@ class Column(Config):
 
     def pays_sparse(self, filled: float) -> bool:
         """Return whether to leave out the zeros of a column that has so many other values per event."""
-        if self.lists:
-            return False
-        size, item = int(np.prod(self.shape)), np.dtype(self.dtype).itemsize
-        return size >= LEAST_SIZE and filled * (item + index_dtype(size).itemsize) <= MOST_SHARE * size * item
+        return not self.lists and pays_sparse(self.shape, self.dtype, filled)
 
     def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
         """Return values of shape (N, *shape) as an Arrow array of N rows."""
         if self.lists:
-            return jagged.encode(ListColumn.from_dense(values, self.shape))
+            return encode_lists(ListColumn.from_dense(values, self.shape))
         if not self.shape:
             return pa.array(values)
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(self.shape)))
         return pa.ExtensionArray.from_storage(self.arrow_type, storage)
 
-    def compact(self, values: pa.Array) -> Values:
-        """Return values of N rows (N, *shape), without their zeros where they are stored so, lists as lists."""
-        if self.lists:
-            return jagged.decode(values, self.shape)
-        if isinstance(values.type, SparseType):
-            return values.type.decode(values)
-        array: npt.NDArray[Any] = (values.storage.flatten() if self.shape else values).to_numpy()
-        return array.reshape(len(values), *self.shape)
-
     def to_numpy(self, values: pa.Array) -> npt.NDArray[Any]:
         """Return values of N rows as an array (N, *shape), however they are stored."""
-        return np.asarray(self.compact(values))
+        return np.asarray(compact(values, self.shape))
 
     def checked(self, values: npt.NDArray[Any], event_ids: Any) -> npt.NDArray[Any]:
         """Return the same values, known to have this column's dtype and shape and to be finite, or missing.
@@ -224,7 +214,7 @@ class Column(Config):
         if not all_finite(values):
             sound = ~np.isinf(values) if self.missing else np.isfinite(values)
             if self.lists:
-                present = jagged.mask_of(values)
+                present = mask_of(values)
                 absent = np.isnan(values).all(axis=-1)
                 absent &= ~np.logical_or.accumulate(present[:, ::-1], axis=1)[:, ::-1]
                 sound |= absent[..., None]

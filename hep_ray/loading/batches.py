@@ -14,9 +14,8 @@ import numpy.typing as npt
 import torch
 
 from hep_ray.dataset.dataset import refuse_sums
-from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.dataset.sparse import SparseColumn, Values
+from hep_ray.dataset.values import ListColumn, SparseColumn, Values
 from hep_ray.errors import InvalidConfig, InvalidEvents
 
 T = TypeVar("T")

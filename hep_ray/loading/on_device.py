@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hep_ray.dataset.lists import ListColumn
-from hep_ray.dataset.sparse import SparseColumn, Values
+from hep_ray.dataset.values import ListColumn, SparseColumn, Values
 from hep_ray.loading.batches import (
     Batch,
     BatchRequest,

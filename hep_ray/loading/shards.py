@@ -21,10 +21,9 @@ import torch
 from torch.nn import functional
 
 from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
-from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import LABEL, Column, EventSchema
-from hep_ray.dataset.sparse import SparseColumn, Values, join
 from hep_ray.dataset.splits import Split
+from hep_ray.dataset.values import ListColumn, SparseColumn, Values, compact, join, pays_sparse
 from hep_ray.errors import InvalidConfig, ShardMismatch, StreamBroken
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights, prefetched
 
@@ -207,7 +206,7 @@ def read_locally(plan: ReadPlan, columns: Sequence[Column]) -> Generator[pa.Tabl
 
 def chunks_of(table: pa.Table, column: Column) -> list[Values]:
     """Return the chunks of a column, one after the other, without a copy."""
-    return [column.compact(chunk) for chunk in table[column.name].chunks]
+    return [compact(chunk, column.shape) for chunk in table[column.name].chunks]
 
 
 def column_of(table: pa.Table, column: Column, *, without_zeros: bool = False) -> Values:
@@ -284,7 +283,7 @@ def mostly_zeros(groups: RowGroups, columns: Sequence[Column]) -> list[str]:
         column.name
         for column in columns
         if isinstance(values := first[column.name], np.ndarray)
-        and column.pays_sparse(np.count_nonzero(values) / len(values))
+        and pays_sparse(values.shape[1:], values.dtype, np.count_nonzero(values) / len(values))
     ]
 
 

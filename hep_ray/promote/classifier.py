@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hep_ray.dataset.lists import mask_of
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.values import mask_of
 from hep_ray.errors import ModelMismatch
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import LOSSES, Loss, build_loss

@@ -12,8 +12,8 @@ from hep_ray.metrics.labels import metric_words
 from hep_ray.report.formatting import count_words, decimals, interval, plus_minus
 from hep_ray.report.groups import Group
 from hep_ray.report.report_data import ReportData
-from hep_ray.search.find import words_to_confirm
 from hep_ray.search.naming import Naming
+from hep_ray.search.state import words_to_confirm
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, Data, Plugins, SearchName, Storage, TrackingUri
 
 if TYPE_CHECKING:
-    from hep_ray.search.find import Stated
+    from hep_ray.search.state import Stated
 
 
 def report(

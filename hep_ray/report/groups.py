@@ -12,9 +12,8 @@ import numpy as np
 
 from hep_ray.metrics.roc import Counts, Floats
 from hep_ray.search.definition import Search
-from hep_ray.search.find import Stated
 from hep_ray.search.naming import Naming
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import SearchState, Stated, TrialState
 
 Kind = Literal["seeds", "trials", "trial"]
 

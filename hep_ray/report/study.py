@@ -16,8 +16,7 @@ from rich.table import Table
 from hep_ray.errors import InvalidConfig, StorageError
 from hep_ray.metrics.labels import metric_words
 from hep_ray.search.definition import Search, StudyTable
-from hep_ray.search.find import Stated
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import SearchState, Stated, TrialState
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])")
 

@@ -288,7 +288,7 @@ def audit(
         console,
         f"{folder.name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
         f"{found.losses} lost processes tried again; compared: journal, leaderboard, study, files and MLflow at "
-        f"{mask(uri)}",
+        f"{uri}",
     )
     for finding in found.findings:
         print_text(console, f"  {finding.kind}: {finding.text}")
@@ -367,4 +367,4 @@ def track(
     typer.echo(
         f"{done.records} records of {folder.name} are in MLflow at {mask(done.uri)}: {done.trials} trials"
     )
-    typer.echo(f"next: {look(done.uri, folder.parent)}")
+    print_text(result_console(), f"next: {look(done.uri, folder.parent)}")

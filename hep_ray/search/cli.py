@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from hep_ray.console import (
-    print_rows,
-    print_text,
-    result_console,
-    run_app,
-    tell_errors_of_scripts,
-)
-from hep_ray.flags import DryRun, in_words, python, typed
-from hep_ray.masking import mask
+from hep_ray.console import print_rows, print_text, result_console, run_app, tell_errors_of_scripts
+from hep_ray.flags import DryRun, python, typed
 from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
-from hep_ray.search.options import SearchOptions, with_flags
+from hep_ray.search.options import SearchOptions, in_words, with_flags
 
 if TYPE_CHECKING:
     from hep_ray.search.execute import SearchResult
@@ -100,7 +93,7 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
     commands = "\n".join(f"  {command}" for command in _next(result, plan))
     print_text(
         console,
-        f"\nLeaderboard: {result.leaderboard}\nRuns:        {mask(result.tracking_uri)}\n\n"
+        f"\nLeaderboard: {result.leaderboard}\nRuns:        {result.tracking_uri}\n\n"
         "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
         f"{commands}",
     )
@@ -108,7 +101,7 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
 
 def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     """Commands that go on from here, as a shell takes them."""
-    from hep_ray.search.find import stated_in, words_to_confirm
+    from hep_ray.search.state import stated_in, words_to_confirm
     from hep_ray.tracking.client import look
 
     started, storage = result.state.started, plan.storage

@@ -23,10 +23,10 @@ from hep_ray.cluster import result
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import in_words
 from hep_ray.loading.batches import Events
 from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.plugins import Plugin, load
+from hep_ray.search.options import in_words
 from hep_ray.search.preflight import disk_bytes, size_words
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop, start_trial

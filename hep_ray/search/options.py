@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -34,7 +35,6 @@ from hep_ray.flags import (
     SearchName,
     Storage,
     TrackingUri,
-    duration,
 )
 from hep_ray.masking import without_password
 from hep_ray.registry import check_name
@@ -44,6 +44,9 @@ EPOCH_TIMEOUT = 6 * 3600.0
 """Seconds that an epoch may take unless the search is told another time: what takes longer hangs."""
 LONGEST_EPOCH = 366 * 86400.0
 """Seconds; Python's own alarm takes no infinity."""
+
+LONG_SECONDS = 90
+"""Times from here on are told in minutes and hours."""
 
 Cache = Literal["auto", "resident", "streaming"]
 Weights = Literal["on", "off"]
@@ -58,6 +61,34 @@ class Resume(Enum):
 
 AS_IN_SEARCH = "as in the search"
 """Marks an option of a confirmation that is the search's unless another is typed."""
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def duration(text: str) -> float:
+    """Return the seconds of a time such as `90s`, `45m`, `2h` or `1h30m`.
+
+    Raises:
+        InvalidConfig: it is none.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        raise InvalidConfig(f"no time: '{text}'; type hours, minutes and seconds as 2h, 45m, 90s or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as it is typed, with minutes for the smallest unit of long ones: `50s`, `45m`, `2h10m`.
+
+    >>> in_words(7800.0)
+    '2h10m'
+    """
+    if seconds < LONG_SECONDS:
+        return f"{max(round(seconds), 1)}s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}h" * (hours > 0) + f"{minutes}m" * (minutes > 0)
+
 
 EPOCH_TIMEOUT_FLAG = typer.Option(
     help="Seconds that an epoch may take; a trial whose epoch takes longer hangs, is ended, and tried once more."

@@ -16,15 +16,14 @@ from typing import Any
 from hep_ray.cluster import describe
 from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
-from hep_ray.flags import STORAGE, in_words
+from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
 from hep_ray.models import is_fitted
 from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
 from hep_ray.registry import check_name
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
-from hep_ray.search.find import stated_by
-from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, recorded_options
+from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
 from hep_ray.search.own_checks import rehearse
 from hep_ray.search.preflight import (
     Trials,
@@ -38,7 +37,7 @@ from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import JournalSearcher, searcher_of
 from hep_ray.search.space import Space
-from hep_ray.search.state import OF_MODEL, TIMES, SearchState, trials_in_words
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState, stated_by, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 from hep_ray.training.precision import chosen_precision

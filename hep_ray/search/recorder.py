@@ -14,8 +14,8 @@ from ray.tune import Callback, Stopper
 
 from hep_ray.errors import StorageError
 from hep_ray.files import UNFINISHED, remove_abandoned
-from hep_ray.flags import in_words
 from hep_ray.search.failures import hung, last_attempt, loss, loss_kind, tail
+from hep_ray.search.options import in_words
 from hep_ray.search.state import ENDLESS, SearchState
 from hep_ray.search.trial import ENDED, FAILURE, FAILURE_KIND, METRICS, UNSTORED, USED
 from hep_ray.tracking.journal import Journal

@@ -1,14 +1,15 @@
-"""A search as its journal tells it: every trial, its epochs, how it ended, its place and why it failed."""
+"""A search as its journal tells it: what it stated, its trials, how each ended, their ranking and why some failed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -35,6 +36,9 @@ from hep_ray.tracking.records import (
     TrialTested,
 )
 
+if TYPE_CHECKING:
+    from hep_ray.search.definition import Search, StudyTable
+
 OfTrial = EpochFinished | TrialLost | TrialPaused | TrialGoesOn | TrialFinished | TrialTested
 """What happens to a trial that has started."""
 OF_MODEL = ("parameters", "flops")
@@ -49,6 +53,8 @@ COLUMNS = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_los
 """Metrics shown beside the ranking one, where the study has them."""
 ENDLESS = 10**9
 """Trials, or more, stand for no number of them: a time budget alone ends the search."""
+CROSS_ENTROPY: Mapping[str, Any] = {"loss": "cross_entropy"}
+"""The baseline of a search that states none."""
 _NUMBER = re.compile(r"[-+]?\b\d[\w.+-]*")
 
 
@@ -426,3 +432,93 @@ def headline(trial: TrialState) -> str:
 def first_line(text: str) -> str:
     """Return the first line of a cause that has anything in it."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no cause given")
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Title, baseline and study tables of a search: what it states beside what decides its trials.
+
+    Attributes:
+        name: of the search.
+        title: one line.
+        baseline: parameters that mark the trials to beat; empty where it states none.
+        tables: of the study.
+        known: whether this was stated; not, where a journal of an earlier version is all that there is.
+    """
+
+    name: str
+    title: str
+    baseline: Mapping[str, Any] = field(default_factory=dict)
+    tables: tuple[StudyTable, ...] = ()
+    known: bool = True
+
+
+def stated_by(search: Search) -> dict[str, Any]:
+    """Return what a search states, as its journal keeps it."""
+    return {
+        "title": search.title,
+        "baseline": dict(search.baseline),
+        "tables": [dataclasses.asdict(table) for table in search.tables],
+    }
+
+
+def stated_in(started: SearchStarted, search: Search | None = None) -> Stated:
+    """Return what a search stated when it began.
+
+    Args:
+        started: first record of its journal.
+        search: as its script states it now; taken where a journal of an earlier version says nothing.
+    """
+    from hep_ray.search.definition import StudyTable
+
+    if started.stated is None:
+        if search is None:
+            return Stated(started.search, started.search, known=False)
+        return Stated(search.name, search.title, search.baseline, search.tables)
+    names = {one.name for one in dataclasses.fields(StudyTable)}
+    tables: list[dict[str, Any]] = [
+        {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in table.items()
+            if key in names
+        }
+        for table in started.stated.get("tables", ())
+    ]
+    title, baseline = started.stated.get("title", started.search), started.stated.get("baseline", {})
+    return Stated(started.search, title, baseline, tuple(StudyTable(**table) for table in tables))
+
+
+def has_parameters(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether a configuration, its defaults included, has these values; a root index of 1 is cross-entropy."""
+    from hep_ray.training.config import TrialConfig
+
+    values = TrialConfig.from_params(params).resolved()
+    if values.get("loss") == "root_softmax" and values.get("root_index") == 1 and wanted == CROSS_ENTROPY:
+        return True
+    return all(key in values and values[key] == value for key, value in wanted.items())
+
+
+def words_to_confirm(state: SearchState, stated: Search | Stated) -> list[str] | None:
+    """Return the words after `hep-ray` that confirm a search; None where there is nothing to compare.
+
+    A search that states no baseline, and whose best trial has the default one, is given a trial to beat by name: the
+    first that is another configuration. What wins is never what is to be beaten.
+    """
+    assert state.started is not None
+    ranked = [
+        trial
+        for trial in state.ranked(state.started.metric, state.started.mode)
+        if trial.history and trial.status in {"completed", "stopped"}
+    ]
+    if not any(trial.status == "completed" for trial in ranked):
+        return None
+    best, known = ranked[0], not isinstance(stated, Stated) or stated.known
+    words = ["confirm", stated.name]
+    others = [trial for trial in ranked if trial.started.params != best.started.params]
+    others.sort(key=lambda trial: trial.started.number)
+    if known and stated.baseline:
+        alone = not others and has_parameters(best.started.params, stated.baseline)
+        return None if alone else words
+    if known and not has_parameters(best.started.params, CROSS_ENTROPY):
+        return words
+    return [*words, "--baseline", f"trial={others[0].trial_id}"] if others else None

@@ -180,10 +180,8 @@ def find_runs(client: Any, experiment_id: str, condition: str) -> list[tuple[str
 def look(uri: str, storage: Path) -> str:
     """Return what to type to see what MLflow holds: pages of a storage or another database, or a server's own."""
     if uri.startswith(("http://", "https://")):
-        return f"open {mask(uri)}"
-    return typed(
-        "hep-ray", "ui", storage=storage, tracking_uri=None if uri == default_uri(storage) else mask(uri)
-    )
+        return f"open {uri}"
+    return typed("hep-ray", "ui", storage=storage, tracking_uri=None if uri == default_uri(storage) else uri)
 
 
 def store_file(client: Any, run_id: str, file: Path) -> None:

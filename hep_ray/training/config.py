@@ -13,9 +13,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from hep_ray.config import Config, parse
-from hep_ray.dataset.lists import ListColumn, mask_of
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.dataset.sparse import Values
+from hep_ray.dataset.values import ListColumn, Values, mask_of
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.loading.augmentations import AUGMENTATIONS, turned_on

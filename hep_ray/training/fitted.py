@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import EventSchema
+from hep_ray.dataset.values import ListColumn
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import BatchRequest, EventSource, metric_weights, training_weights
 from hep_ray.losses import build_loss

@@ -16,8 +16,8 @@ import uproot
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import SchemaFile, parse_schema
 from hep_ray.dataset.dataset import Dataset, Manifest
-from hep_ray.dataset.lists import mask_of
 from hep_ray.dataset.schema import Column
+from hep_ray.dataset.values import mask_of
 from hep_ray.errors import InvalidEvents, InvalidSchema
 from tests.facts import raises
 

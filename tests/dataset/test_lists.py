@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Dataset, Manifest
-from hep_ray.dataset.lists import ListColumn, decode, encode, join_lists, mask_of
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.values import ListColumn, decode_lists, encode_lists, join, mask_of
 from hep_ray.errors import InvalidEvents, InvalidSchema
 from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.loading.on_device import DeviceEvents
@@ -70,12 +70,14 @@ def test_nothing_is_lost_in_memory_and_in_arrow(lengths: list[int], seed: int) -
     np.testing.assert_array_equal(np.asarray(lists), values)
     rows = np.random.default_rng(seed).integers(0, max(1, len(values)), size=len(values) and 7)
     np.testing.assert_array_equal(np.asarray(lists.select(rows)), values[rows])
-    stored, middle = encode(lists), len(values) // 2
+    stored, middle = encode_lists(lists), len(values) // 2
     assert stored.type == LISTS.arrow_type
-    parts = [decode(stored[:middle], LISTS.shape), decode(stored[middle:], LISTS.shape)]
+    parts = [decode_lists(stored[:middle], LISTS.shape), decode_lists(stored[middle:], LISTS.shape)]
     np.testing.assert_array_equal(np.asarray(parts[1]), values[middle:])
-    np.testing.assert_array_equal(np.asarray(join_lists(parts)), values)
-    np.testing.assert_array_equal(np.asarray(decode(encode(lists[middle:]), LISTS.shape)), values[middle:])
+    np.testing.assert_array_equal(np.asarray(join(parts)), values)
+    np.testing.assert_array_equal(
+        np.asarray(decode_lists(encode_lists(lists[middle:]), LISTS.shape)), values[middle:]
+    )
 
 
 def test_some_events_are_filled_up_to_the_longest_of_them() -> None:
@@ -89,9 +91,9 @@ def test_some_events_are_filled_up_to_the_longest_of_them() -> None:
 
 
 def test_a_list_longer_than_stated_is_no_event_of_the_dataset() -> None:
-    stored = encode(ListColumn.from_dense(dense([5]), LISTS.shape))
+    stored = encode_lists(ListColumn.from_dense(dense([5]), LISTS.shape))
     with raises(InvalidEvents, "4", "5"):
-        decode(stored, (4, 2))
+        decode_lists(stored, (4, 2))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.dataset.sparse import SparseColumn, SparseType, index_dtype, join, select
+from hep_ray.dataset.values import SparseColumn, SparseType, index_dtype, join, select
 from hep_ray.errors import InvalidEvents, ShardMismatch
 from tests.facts import raises
 

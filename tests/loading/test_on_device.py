@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hep_ray.dataset.sparse import SparseColumn
+from hep_ray.dataset.values import SparseColumn
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights
 from hep_ray.loading.on_device import DeviceEvents, on_device, smallest
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hep_ray.dataset.lists import ListColumn
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.values import ListColumn
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.augment import Augmentation, AugmentConfig
 from hep_ray.loading.batches import Batch

@@ -11,8 +11,8 @@ from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset, fingerprint_of
-from hep_ray.dataset.lists import ListColumn, offsets_of
 from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
+from hep_ray.dataset.values import ListColumn, offsets_of
 from hep_ray.errors import (
     InvalidConfig,
     InvalidEvents,

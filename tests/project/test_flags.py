@@ -23,7 +23,7 @@ from hep_ray.dataset.dataset import Manifest
 from hep_ray.errors import HepRayError
 from hep_ray.search.cli import build_app
 from hep_ray.search.estimate import SearchCost
-from hep_ray.search.find import stated_by
+from hep_ray.search.state import stated_by
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, TrialFinished, TrialStarted
 from tests.facts import raises

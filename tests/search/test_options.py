@@ -12,8 +12,15 @@ import pytest
 import typer
 
 from hep_ray.errors import CannotConfirm, InvalidConfig
-from hep_ray.flags import duration, in_words
-from hep_ray.search.options import LONGEST_EPOCH, ConfirmOptions, Resume, SearchOptions, with_flags
+from hep_ray.search.options import (
+    LONGEST_EPOCH,
+    ConfirmOptions,
+    Resume,
+    SearchOptions,
+    duration,
+    in_words,
+    with_flags,
+)
 from hep_ray.tracking.records import SearchStarted
 from tests.facts import raises
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastjet", reason="fastjet (extra 'sim') is not installed")
 
-from hep_ray.dataset.lists import mask_of
+from hep_ray.dataset.values import mask_of
 from hep_ray.errors import SimulationFailed
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.simulate.detector import Deposits

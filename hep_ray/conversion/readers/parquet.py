@@ -20,7 +20,7 @@ from hep_ray.conversion.readers import EVENT_SCHEMA, LeftOut, Opened, Part, read
 from hep_ray.conversion.readers.cells import LOOKED_AT, text_left_out
 from hep_ray.conversion.readers.fields import ROW_INDEX, asked, not_empty, reading, rows_per_batch, to_arrow
 from hep_ray.dataset.dataset import MANIFEST, Manifest, verify_shards
-from hep_ray.dataset.sparse import SparseType
+from hep_ray.dataset.values import SparseType
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
 
 PARQUET_ERRORS = (pa.ArrowException, OSError, KeyError, IndexError, ValueError, StopIteration)

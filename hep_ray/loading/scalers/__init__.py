@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hep_ray.dataset.sparse import Values
+from hep_ray.dataset.values import Values
 from hep_ray.errors import InvalidEvents, NotFitted
 from hep_ray.registry import Registry
 

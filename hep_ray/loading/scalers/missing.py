@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hep_ray.dataset.sparse import Values
+from hep_ray.dataset.values import Values
 from hep_ray.errors import InvalidEvents, NotFitted
 
 Imputation = Literal["median", "mean", "zero"]

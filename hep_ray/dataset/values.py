@@ -1,10 +1,15 @@
-"""Columns of which few values are not zero, such as images of a calorimeter: only those values are kept.
+"""The values of a column in memory and in Arrow: whole, without their zeros, or lists of varying length.
 
-Nothing is lost: what counts as zero is a value whose bits are all zero, so −0.0 is kept too. At 3 % of the values a
-column takes a twentieth of the memory, and is read and made whole six times faster than Parquet decompresses it whole
+Of a column with few values that are not zero, such as images of a calorimeter, only those values are kept. Nothing is
+lost: what counts as zero is a value whose bits are all zero, so −0.0 is kept too. At 3 % of the values a column takes a
+twentieth of the memory, and is read and densified six times faster than Parquet decompresses it whole
 (docs/performance.md).
 
-Shape suffixes: N events, M values kept of all of them.
+Of a column of lists, such as the constituents of a jet, only the items that are there are kept. As a plain array it is
+(N, L, F): L items at most, F values of each. An item that is absent is a row of NaN, and those stand behind the ones
+that are there, so that the mask of an array is its first value not being NaN.
+
+Shape suffixes: N events, M values or items kept of all of them, L items of the longest event, F values of an item.
 """
 
 from __future__ import annotations
@@ -18,11 +23,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hep_ray.dataset.lists import ListColumn, items_of, join_lists, offsets_of
 from hep_ray.errors import InvalidEvents
 
 SHORT_INDEX = 2**16
 """Values of one event up to which an index takes two bytes."""
+LEAST_SIZE = 64
+"""Values of an event below which a column is stored whole."""
+MOST_SHARE = 0.25
+"""Of a column's size that its values without the zeros, and their indices, take at most: 17 % of float32 values."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class SparseColumn:
         return len(self.offsets) - 1
 
     def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
-        """Return whole values of consecutive events, (…, *row_shape)."""
+        """Return dense values of consecutive events, (…, *row_shape)."""
         return self.take(np.arange(len(self))[rows])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -87,7 +95,7 @@ class SparseColumn:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def take(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Return whole values of some events, (len(rows), *row_shape)."""
+        """Return dense values of some events, (len(rows), *row_shape)."""
         places, values = self.placed(rows)
         dense = np.zeros(len(rows) * self.size, self.dtype)
         dense[places] = values
@@ -107,6 +115,97 @@ class SparseColumn:
         return SparseColumn(self.row_shape, offsets_of(counts), index, value)
 
 
+@dataclass(frozen=True)
+class ListColumn:
+    """Lists of N events.
+
+    Attributes:
+        row_shape: most items of an event that the schema allows, and F.
+        offsets: (N + 1,) int64; the items of event n are `offsets[n]` to `offsets[n + 1]`.
+        items: (M, F) in the column's dtype.
+    """
+
+    row_shape: tuple[int, ...]
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[Any]
+
+    @classmethod
+    def from_dense(cls, values: npt.NDArray[Any], row_shape: tuple[int, ...]) -> ListColumn:
+        """Return the same lists as an array (N, L, F), whose absent items are NaN."""
+        present = mask_of(values)
+        return cls(row_shape, offsets_of(present.sum(axis=1)), values[present])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, *row_shape), as of an array in which every list has the greatest length."""
+        return (len(self), *self.row_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Numpy dtype of the values."""
+        return self.items.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.offsets.nbytes + self.items.nbytes
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(N,) items of each event."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, rows: slice) -> ListColumn:
+        """Return consecutive events, still as lists."""
+        return self.select(np.arange(len(self))[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return all lists, each filled up to the greatest length of the schema; numpy asks for this."""
+        return self.padded(np.arange(len(self)), self.row_shape[0]).astype(dtype or self.dtype, copy=False)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Return the lists of some events, filled up to the longest of them, but to one item at least."""
+        return self.padded(rows, max(1, int(self.lengths[rows].max(initial=0))))
+
+    def padded(self, rows: npt.NDArray[np.intp], length: int) -> npt.NDArray[Any]:
+        """Return the lists of some events, filled up to a length that is that of the longest or more."""
+        source, counts = items_of(self.offsets, rows)
+        values = np.full((len(rows), length, self.items.shape[1]), np.nan, self.dtype)
+        values[np.arange(length) < counts[:, None]] = self.items[source]
+        return values
+
+    def select(self, rows: npt.NDArray[np.intp]) -> ListColumn:
+        """Return some events, still as lists."""
+        source, counts = items_of(self.offsets, rows)
+        return ListColumn(self.row_shape, offsets_of(counts), self.items[source])
+
+
+def mask_of(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which items of an array (N, L, F) are there, (N, L)."""
+    present: npt.NDArray[np.bool_] = ~np.isnan(values[..., 0])
+    return present
+
+
+def offsets_of(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the offsets (N + 1,) of lists of these lengths (N,)."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def items_of(
+    offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where the items of some events (R,) lie, one event after the other, and how many each has, (R,)."""
+    starts = offsets[rows]
+    counts = offsets[rows + 1] - starts
+    shifts = starts - (np.cumsum(counts) - counts)
+    return np.arange(int(counts.sum())) + np.repeat(shifts, counts), counts
+
+
 Values: TypeAlias = npt.NDArray[Any] | SparseColumn | ListColumn
 """A column in memory: (N, *shape), whole, without its zeros, or as lists."""
 
@@ -119,25 +218,28 @@ def select(values: Values, rows: npt.NDArray[np.intp]) -> Values:
 def join(pieces: Sequence[Values]) -> Values:
     """Return one column after the other, all of one kind; the result owns its memory."""
     first = pieces[0]
-    if isinstance(first, ListColumn):
-        return join_lists([piece for piece in pieces if isinstance(piece, ListColumn)])
-    if not isinstance(first, SparseColumn):
+    if isinstance(first, np.ndarray):
         return np.concatenate([np.asarray(piece) for piece in pieces])
-    sparse = [piece for piece in pieces if isinstance(piece, SparseColumn)]
-    bounds = [(piece.offsets[0], piece.offsets[-1]) for piece in sparse]
-    ends = np.cumsum([0, *(high - low for low, high in bounds)])
-    offsets = [
-        piece.offsets[1:] - low + end for piece, (low, _), end in zip(sparse, bounds, ends, strict=False)
-    ]
-    cut = [slice(low, high) for low, high in bounds]
-    index = np.concatenate([piece.index[one] for piece, one in zip(sparse, cut, strict=True)])
-    value = np.concatenate([piece.value[one] for piece, one in zip(sparse, cut, strict=True)])
-    return SparseColumn(first.row_shape, np.concatenate([np.zeros(1, np.int64), *offsets]), index, value)
+    kept = [piece for piece in pieces if isinstance(piece, SparseColumn | ListColumn)]
+    offsets = offsets_of(np.concatenate([np.diff(piece.offsets) for piece in kept]))
+
+    def joined(part: str) -> npt.NDArray[Any]:
+        return np.concatenate([getattr(one, part)[one.offsets[0] : one.offsets[-1]] for one in kept])
+
+    if isinstance(first, ListColumn):
+        return ListColumn(first.row_shape, offsets, joined("items"))
+    return SparseColumn(first.row_shape, offsets, joined("index"), joined("value"))
 
 
 def index_dtype(size: int) -> np.dtype[Any]:
     """Return the dtype of the indices into a value of that size, little-endian."""
     return np.dtype("<u2" if size <= SHORT_INDEX else "<u4")
+
+
+def pays_sparse(shape: tuple[int, ...], dtype: npt.DTypeLike, filled: float) -> bool:
+    """Return whether to leave out the zeros of values of a shape, of which so many per event are not zero."""
+    size, item = int(np.prod(shape)), np.dtype(dtype).itemsize
+    return size >= LEAST_SIZE and filled * (item + index_dtype(size).itemsize) <= MOST_SHARE * size * item
 
 
 class SparseType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no types
@@ -216,6 +318,48 @@ def _unpacked(blobs: pa.Array, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], 
         np.frombuffer(content, dtype, (high - low) // dtype.itemsize, low) if filled else np.empty(0, dtype)
     )
     return values, (ends - low) // dtype.itemsize if len(ends) else np.zeros(1, np.int64)
+
+
+def list_type(value_type: pa.DataType, size: int) -> pa.DataType:
+    """Return Arrow's type of such a column: lists of items, each `size` values."""
+    item = pa.list_(pa.field("element", value_type, nullable=False), size)
+    return pa.list_(pa.field("element", item, nullable=False))
+
+
+def encode_lists(column: ListColumn) -> pa.Array:
+    """Return lists as Arrow."""
+    kind = list_type(pa.from_numpy_dtype(column.dtype), column.row_shape[1])
+    low, high = column.offsets[[0, -1]]
+    flat = pa.array(np.ascontiguousarray(column.items[low:high]).reshape(-1))
+    items = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
+    return pa.ListArray.from_arrays(pa.array((column.offsets - low).astype(np.int32)), items, type=kind)
+
+
+def decode_lists(values: pa.ListArray, row_shape: tuple[int, ...]) -> ListColumn:
+    """Return Arrow as lists, without a copy of the items.
+
+    Raises:
+        InvalidEvents: a list is longer than the schema states.
+    """
+    bounds = values.offsets.to_numpy().astype(np.int64)
+    # Items of a slice are not those of the whole array.
+    items = values.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0])).flatten().to_numpy()
+    column = ListColumn(row_shape, bounds - bounds[0], items.reshape(-1, row_shape[1]))
+    if len(column) and (longest := int(column.lengths.max())) > row_shape[0]:
+        raise InvalidEvents(
+            f"a list must have at most the {row_shape[0]} items that the schema states, got one of {longest}"
+        )
+    return column
+
+
+def compact(values: pa.Array, shape: tuple[int, ...]) -> Values:
+    """Return Arrow as values (N, *shape) in the form that they are stored in."""
+    if pa.types.is_list(values.type):
+        return decode_lists(values, shape)
+    if isinstance(values.type, SparseType):
+        return values.type.decode(values)
+    array: npt.NDArray[Any] = (values.storage.flatten() if shape else values).to_numpy()
+    return array.reshape(len(values), *shape)
 
 
 pa.register_extension_type(SparseType(pa.float32(), (1,)))
