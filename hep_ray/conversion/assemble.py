@@ -23,6 +23,7 @@ from hep_ray.conversion.labels import BatchOrigin, labels_of
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
 from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column, EventSchema, all_finite
+from hep_ray.dataset.values import offsets_of
 from hep_ray.errors import InvalidEvents
 
 Mask = npt.NDArray[np.bool_]
@@ -306,8 +307,7 @@ def _lists(
             )
         items = np.where(missing, float(rule.missing), items.astype(np.float64))
     values = np.full((len(rows), most, size), np.nan, column.dtype)
-    starts = np.cumsum(lengths) - lengths
-    kept = np.arange(len(items)) - np.repeat(starts, lengths) < most
+    kept = np.arange(len(items)) - np.repeat(offsets_of(lengths)[:-1], lengths) < most
     present = np.arange(most) < lengths[:, None]
     values[present] = _cast(items[kept], column, origin, np.repeat(rows, np.minimum(lengths, most)))
     lost = int((lengths - most)[long].sum())

@@ -275,7 +275,8 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
         element_units=rule.element_units,
         axes=rule.axes,
         missing=rule.missing == "nan",
-        sentinels=rule.sentinels if rule.missing == "nan" else (),
+        sentinels=rule.sentinels,
+        fill=None if rule.missing == "nan" else rule.missing,
     )
 
 
@@ -298,6 +299,8 @@ def _list_column(rule: ColumnRule, fields: Sequence[pa.Field]) -> Column:
         elements=rule.elements or (tuple(map(legal_name, rule.reads)) if len(fields) > 1 else ()),
         element_units=rule.element_units,
         lists=True,
+        sentinels=rule.sentinels,
+        fill=None if rule.missing == "nan" else rule.missing,
     )
 
 

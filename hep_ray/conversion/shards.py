@@ -43,7 +43,9 @@ from hep_ray.dataset.dataset import (
     Shard,
     fingerprint_of,
     sha256_of,
+    weight_sums,
 )
+from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.errors import InvalidConfig, InvalidEvents
@@ -230,7 +232,7 @@ class ShardWriter:
         StorageError: `out_dir` is occupied or cannot be written.
         UnknownName: there is no such encoding.
         InvalidConfig: `rows_per_shard` is neither a multiple of the row group (512) nor between 1 and it;
-            the rule's expression does not suit the schema.
+            the rule's expression does not suit the schema, or could give events of one `split_by` to several splits.
 
     Attributes:
         manifest: of the dataset, once the block has ended.
@@ -262,6 +264,12 @@ class ShardWriter:
         if rows is not None and (rows < 1 or (rows > ROW_GROUP and rows % ROW_GROUP)):
             raise InvalidConfig(
                 f"rows_per_shard must be a multiple of {ROW_GROUP}, or between 1 and {ROW_GROUP}; got {rows}"
+            )
+        expression, by = self.rule.train_where, self.schema.split_by
+        if expression is not None and by is not None and set(Expression(expression).names) != {by}:
+            raise InvalidConfig(
+                f"--train-where '{expression}' may give events of one {by} to different splits, which --split-by {by} "
+                f"rules out: let the expression read {by} alone, or leave one of the two out"
             )
         self.source = dict(self.source)
         self._adopted: list[SortedRun] = []
@@ -336,6 +344,7 @@ class ShardWriter:
                 for column in self.schema.columns
                 if column.lists
             },
+            weights=weight_sums(self.folder, self.schema, ordered),
         )
         (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest

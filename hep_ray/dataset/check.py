@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.config import Config
-from hep_ray.dataset.dataset import ContentHash, Manifest, Shard, shard_problems
+from hep_ray.dataset.dataset import ContentHash, Manifest, Shard, shard_problems, weight_sums
 from hep_ray.dataset.expressions import unknown
 from hep_ray.dataset.leakage import Leakage, identifier_like
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
@@ -80,6 +80,9 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
             raise InvalidConfig(f"--accept names no column: {unknown(name, known)}")
     problems = [problem] if (problem := manifest.fingerprint_problem()) else []
     problems += shard_problems(folder, manifest)
+    recorded = manifest.weights
+    if not problems and recorded and recorded != weight_sums(folder, manifest.event_schema, manifest.shards):
+        problems.append("the sums of the weights in the manifest are not those of the shards")
     problems += balance_problems(manifest)
     scan = _EventScan(manifest)
     for shard in manifest.shards:

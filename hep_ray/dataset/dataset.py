@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,6 +40,10 @@ Hashes = Literal["once", "all", "none"]
 """Which shards are hashed when a dataset is opened."""
 SIDE_BY_SIDE = 8
 """Shards that are looked at side by side, at most."""
+
+
+WeightSums = dict[Split, dict[str, tuple[float, float]]]
+"""Split → class → Σw and Σ|w| of the weights of its events."""
 
 
 class Shard(Config):
@@ -77,6 +82,7 @@ class Manifest(Config):
         sparse: column stored without its zeros → values per event that are left, on average. How events are stored
             does not decide what they are: the fingerprint leaves it out.
         lengths: column of lists → items of an event, on average.
+        weights: `weight_sums` of the shards; empty without weights, and where an earlier version did not write them.
     """
 
     format: int = FORMAT
@@ -88,6 +94,7 @@ class Manifest(Config):
     fingerprint: str
     sparse: dict[str, float] = Field(default_factory=dict)
     lengths: dict[str, float] = Field(default_factory=dict)
+    weights: WeightSums = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
@@ -177,7 +184,7 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
             del schema[role]
     for said, column in zip(schema["columns"], event_schema.columns, strict=True):
         said["axes"] = list(column.grid)
-        del said["sentinels"]  # of the input: no event has them
+        del said["sentinels"], said["fill"]  # of the input: no event has them
         for kind in ("lists", "missing"):
             if not said[kind]:
                 del said[kind]
@@ -266,14 +273,24 @@ class Dataset:
         schema = manifest.event_schema
         if schema.weight is None or not weights:
             return cls(folder, manifest, schema.without_weights())
-        sums = weight_sums(folder, manifest)
-        for split, of_split in sums.items():
+        dataset = cls(folder, manifest)
+        signed = {
+            split: {name: total for name, (total, _) in sums.items()}
+            for split, sums in dataset.weight_sums.items()
+        }
+        for split, sums in signed.items():
             if manifest.rows(split):
-                refuse_sums(of_split, f"split '{split}' of {folder}")
+                refuse_sums(sums, f"split '{split}' of {folder}")
         if not schema.expected:
-            totals = {name: sum(one[name] for one in sums.values()) for name in schema.classes}
-            schema = schema.model_copy(update={"expected": totals})
-        return cls(folder, manifest, schema)
+            expected = {name: sum(sums[name] for sums in signed.values()) for name in schema.classes}
+            dataset._schema = schema.model_copy(update={"expected": expected})
+        return dataset
+
+    @cached_property
+    def weight_sums(self) -> WeightSums:
+        """Sums of the weights; from the shards where the manifest, of an earlier version, lacks them."""
+        manifest = self.manifest
+        return manifest.weights or weight_sums(self.folder, manifest.event_schema, manifest.shards)
 
     @property
     def schema(self) -> EventSchema:
@@ -332,19 +349,21 @@ class Dataset:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def weight_sums(folder: Path | str, manifest: Manifest) -> dict[Split, dict[str, float]]:
-    """Return the sums of the weights of a dataset: split → class → Σw; of a schema that has a weight.
-
-    Of the test split nothing else is read.
-    """
-    schema, name = manifest.event_schema, str(manifest.event_schema.weight)
-    sums = {split: np.zeros(len(schema.classes)) for split in SPLITS}
-    for shard in manifest.shards:
-        table = pq.read_table(Path(folder) / shard.file, columns=[LABEL, name])
-        weights = table[name].to_numpy().astype(np.float64)
-        sums[shard.split] += np.bincount(table[LABEL].to_numpy(), weights, len(schema.classes))
+def weight_sums(folder: Path, schema: EventSchema, shards: Iterable[Shard]) -> WeightSums:
+    """Read the sums of the weights of shards; of the test split nothing else is read. Empty of a schema without."""
+    if schema.weight is None:
+        return {}
+    sums = {split: np.zeros((2, len(schema.classes))) for split in SPLITS}
+    for shard in shards:
+        table = pq.read_table(folder / shard.file, columns=[LABEL, schema.weight])
+        labels, weights = table[LABEL].to_numpy(), table[schema.weight].to_numpy().astype(np.float64)
+        of_shard = [np.bincount(labels, values, len(schema.classes)) for values in (weights, np.abs(weights))]
+        sums[shard.split] += of_shard
     return {
-        split: dict(zip(schema.classes, of_split.tolist(), strict=True)) for split, of_split in sums.items()
+        split: {
+            name: (signed, size) for name, signed, size in zip(schema.classes, *pair.tolist(), strict=True)
+        }
+        for split, pair in sums.items()
     }
 
 

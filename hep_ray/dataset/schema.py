@@ -74,6 +74,7 @@ class Column(Config):
             each, such as the constituents of a jet (`hep_ray.dataset.values`).
         missing: whether NaN stands for values that are missing, of a floating-point column; it is refused otherwise.
         sentinels: values that stood for missing ones in the input, and do so in what is predicted.
+        fill: number that took the place of missing values in the input, and does so in what is predicted.
 
     Raises:
         InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
@@ -89,6 +90,7 @@ class Column(Config):
     lists: bool = False
     missing: bool = False
     sentinels: tuple[float, ...] = ()
+    fill: float | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> Column:

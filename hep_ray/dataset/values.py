@@ -189,7 +189,7 @@ def mask_of(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return present
 
 
-def offsets_of(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def offsets_of(lengths: npt.NDArray[Any] | Sequence[int]) -> npt.NDArray[np.int64]:
     """Return the offsets (N + 1,) of lists of these lengths (N,)."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

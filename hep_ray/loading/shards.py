@@ -23,7 +23,7 @@ from torch.nn import functional
 from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
 from hep_ray.dataset.schema import LABEL, Column, EventSchema
 from hep_ray.dataset.splits import Split
-from hep_ray.dataset.values import ListColumn, SparseColumn, Values, compact, join, pays_sparse
+from hep_ray.dataset.values import ListColumn, SparseColumn, Values, compact, join, offsets_of, pays_sparse
 from hep_ray.errors import InvalidConfig, ShardMismatch, StreamBroken
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights, prefetched
 
@@ -174,7 +174,7 @@ def cut(
         per_block: row groups, or parts of them, in a block.
         seed: of the order within blocks, None for that of the rows.
     """
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(groups.rows)])
+    ends = offsets_of(groups.rows)
     found: list[npt.NDArray[np.int64]] = [np.zeros((0, 4), np.int64)]
     for first, last in spans:
         low, high = np.searchsorted(ends, first, side="right") - 1, np.searchsorted(ends, last)
@@ -292,22 +292,14 @@ def size_of(column: str) -> str:
     return f"|{column}|"
 
 
-def class_sums(
-    dataset: Dataset, split: Split, groups: RowGroups
-) -> dict[str | None, npt.NDArray[np.float64]]:
+def class_sums(dataset: Dataset, split: Split) -> dict[str | None, npt.NDArray[np.float64]]:
     """Return the events of each class of a split, and the sums of their weights and of the sizes of these, if any."""
     schema = dataset.schema
     sums: dict[str | None, npt.NDArray[np.float64]] = {
         None: np.array([*dataset.manifest.class_counts(split).values()], np.float64)
     }
     if schema.weight is not None:
-        weight = [column for column in schema.columns if column.name == schema.weight]
-        classes = len(schema.classes)
-        signed, sizes = np.zeros(classes), np.zeros(classes)
-        for table in read_locally(cut(groups, [(0, int(groups.rows.sum()))], BLOCK_GROUPS), weight):
-            events = events_of(table, weight)
-            signed += events.class_sums(classes, schema.weight)
-            sizes += events.class_sums(classes, schema.weight, sizes=True)
+        signed, sizes = np.array([*dataset.weight_sums[split].values()]).T
         sums |= {schema.weight: signed, size_of(schema.weight): sizes}
     return sums
 
@@ -362,9 +354,7 @@ class Block:
             stored_whole = not column.lists and table.schema.field(column.name).type == column.arrow_type
             if stored_whole and column.nbytes >= LARGE:
                 arrays = tuple(np.asarray(chunk) for chunk in chunks_of(table, column))
-                chunked[column.name] = ChunkedColumn(
-                    arrays, np.cumsum([0, *(len(array) for array in arrays)])
-                )
+                chunked[column.name] = ChunkedColumn(arrays, offsets_of([len(array) for array in arrays]))
         events = events_of(table, [column for column in columns if column.name not in chunked])
         small = [name for name in names if name not in chunked]
         return cls(events.select(small, weights), chunked, tuple(names))

@@ -255,7 +255,7 @@ def open_events(
     streams: dict[Split, ObjectRef[Events] | ShardStream] = {}
     for split in splits:
         groups = RowGroups.of(dataset, split, purpose)
-        sums = class_sums(dataset, split, groups)
+        sums = class_sums(dataset, split)
         streams[split] = ShardStream(schema, groups, columns, sums, ingest.groups_per_block, memory, reader)
     return EventData(streams, dataset.fingerprint)
 

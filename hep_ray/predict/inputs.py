@@ -300,7 +300,7 @@ def _rules_of_fields(columns: Sequence[Column], part: Part, shown: str) -> tuple
                     f"of {shown} '{found}'"
                 )
         shared = ("name", "dtype", "unit", "elements", "element_units", "axes", "sentinels")
-        most, missing = column.shape[0] if column.lists else None, "nan" if column.missing else None
+        most, missing = column.shape[0] if column.lists else None, "nan" if column.missing else column.fill
         stated = {key: getattr(column, key) for key in shared}
         rules.append(ColumnRule(sources=sources, max_length=most, missing=missing, **stated))
     return tuple(rules)

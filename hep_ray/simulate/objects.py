@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hep_ray.conversion.readers.delphes import HARD_ETA, HARD_PT, RATIO_MAX
 from hep_ray.dataset.histogram import DETECTOR
 from hep_ray.simulate import Array
 from hep_ray.simulate.detector import (
@@ -35,7 +36,6 @@ from hep_ray.simulate.detector import (
 from hep_ray.simulate.pythia import FinalState, pythia_module, quiet_stdout
 
 TRACK_CONE = 0.5
-RATIO_MAX = 999.9
 ANTI_KT = -1
 ALL_FINAL, MASSLESS = 1, 0
 
@@ -184,7 +184,6 @@ def _without_muons(measured: Measurement, lost: float, rng: np.random.Generator)
     return Measurement(without[0], measured.towers, without[1])
 
 
-HARD_PT, HARD_ETA = 70.0, 2.4  # GeV; of the preselection's objects
 CHANNELS = ("electromagnetic", "hadronic", "tracks")  # as in the thesis' own images
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import awkward as ak
@@ -30,7 +31,18 @@ def write_delphes(path: Path, values: np.ndarray, number: np.ndarray | None = No
     }
     if number is not None:
         branches["Event.Number"] = number
+    write_branches(path, {name: array[:, None] for name, array in branches.items()})
+
+
+def write_branches(path: Path, branches: Mapping[str, Sequence[np.ndarray] | np.ndarray]) -> None:
+    """Write branches of varying length, one array per event."""
+    kinds = {
+        name: values.dtype if isinstance(values, np.ndarray) else values[0].dtype
+        for name, values in branches.items()
+    }
     with uproot.recreate(path) as file:
-        tree = file.mktree("Delphes", {name: f"var * {array.dtype}" for name, array in branches.items()})
-        if len(values):
-            tree.extend({name: ak.from_regular(array[:, None]) for name, array in branches.items()})
+        tree = file.mktree("Delphes", {name: f"var * {kind}" for name, kind in kinds.items()})
+        if all(map(len, branches.values())):
+            tree.extend(
+                {name: ak.Array([one.tolist() for one in values]) for name, values in branches.items()}
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from hep_ray.conversion.cli import app
-from hep_ray.dataset.dataset import Dataset, weight_sums
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.check import check
+from hep_ray.dataset.dataset import MANIFEST, Dataset
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import InvalidEvents, InvalidSchema
+from hep_ray.dataset.splits import SplitRule
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema
+from hep_ray.loading.shards import class_sums
 from tests.facts import raises
 
 HEAD = 'reader = "npz"\nclasses = ["bkg", "sig"]\nweight = "w"\n[normalisation]\nluminosity = 10.0\n'
@@ -56,13 +62,45 @@ def converted(folder: Path, text: str) -> Dataset:
 def test_each_process_has_its_cross_section(tmp_path: Path) -> None:
     write(tmp_path)
     dataset = converted(tmp_path, processes(TT, WJETS, HIGGS))
-    sums = weight_sums(dataset.folder, dataset.manifest)
-    total = {name: sum(one[name] for one in sums.values()) for name in ("bkg", "sig")}
+    sums = dataset.manifest.weights
+    total = {name: sum(one[name][0] for one in sums.values()) for name in ("bkg", "sig")}
     # tt: 10 · 3 expected before the selection, of which 2/3 are left. wjets: 10 · 50/1000 for each of weight 1: 180 of
     # weight 1 and 20 of weight -1 are left. higgs: 10 · 0.2, 2/3 are left.
     assert total["bkg"] == pytest.approx(30 * 2 / 3 + 0.5 * (180 - 20), rel=1e-5)
     assert total["sig"] == pytest.approx(2 * 2 / 3, rel=1e-5)
     assert dataset.schema.expected == pytest.approx(total)
+
+
+def test_the_sums_of_the_weights_stand_in_the_manifest(tmp_path: Path) -> None:
+    write(tmp_path)
+    dataset = converted(tmp_path, processes(TT, WJETS, HIGGS))
+    val = dataset.arrays("val")
+    for label, name in enumerate(("bkg", "sig")):
+        weights = val["w"][val["label"] == label].astype(np.float64)
+        assert dataset.manifest.weights["val"][name] == pytest.approx((weights.sum(), np.abs(weights).sum()))
+    assert check(dataset.folder).problems == ()
+    # A manifest of before they were written has the same sums, read from the shards; a changed one is found.
+    path = dataset.folder / MANIFEST
+    stated = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in stated.items() if key != "weights"}))
+    earlier = Dataset.open(dataset.folder)
+    assert (earlier.manifest.weights, earlier.weight_sums) == ({}, dataset.weight_sums)
+    assert earlier.fingerprint == dataset.fingerprint
+    assert class_sums(earlier, "train")["w"].tolist() == class_sums(dataset, "train")["w"].tolist()
+    stated["weights"]["val"]["sig"][0] += 1.0
+    path.write_text(json.dumps(stated))
+    assert any("weights" in problem for problem in check(dataset.folder).problems)
+
+
+@pytest.mark.parametrize(("expression", "torn"), [("x > 0", True), ("run < 5", False)])
+def test_an_expression_does_not_tear_what_stays_in_one_split(
+    expression: str, torn: bool, tmp_path: Path
+) -> None:
+    columns = (Column(name="x"), Column(name="run", dtype="int64"))
+    schema = EventSchema(task="toy", columns=columns, classes=("a", "b"), split_by="run")
+    rule = SplitRule(train_where=expression)
+    with raises(InvalidConfig, "run", "--train-where") if torn else nullcontext():
+        ShardWriter(tmp_path / "d", schema, rule)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_memory_stream_and_device_give_the_same_batches(dataset: Dataset) -> Non
     events = read_whole(groups, dataset.schema.columns, BLOCK_GROUPS)
     assert isinstance(events.inputs["particles"], ListColumn)
     names = ("particles", "x")
-    stream = ShardStream(dataset.schema, groups, names, class_sums(dataset, "train", groups), 1)
+    stream = ShardStream(dataset.schema, groups, names, class_sums(dataset, "train"), 1)
     sources = (events.select(names), stream, DeviceEvents.of(events.select(names), "cpu"))
     passes = [list(source.batches(BatchRequest(70))) for source in sources]
     for batches in zip(*passes, strict=True):

@@ -287,23 +287,27 @@ def test_lists_are_read_from_datasets_and_from_fields_of_their_elements(tmp_path
         list(read_events(short, prediction, prediction.pieces[0]))
 
 
-def test_a_sentinel_of_the_training_events_is_missing_in_new_ones_too(tmp_path):
+@pytest.mark.parametrize("missing", ["nan", 7.0])
+def test_a_sentinel_of_the_training_events_is_missing_in_new_ones_too(missing, tmp_path):
     for number, name in enumerate("ab"):
         mass = np.random.default_rng(number).normal(90 + number, 1, 80).astype(np.float32)
         mass[::4] = -999
         pq.write_table(pa.table({"mass": mass}), tmp_path / f"{name}.parquet")
-    rule = ColumnRule(name="mass", sentinels=(-999,), missing="nan")
+    rule = ColumnRule(name="mass", sentinels=(-999,), missing=missing)
     rules = SchemaFile(task="toy", reader="parquet", columns=(rule,))
     files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     schema = convert(files, None, ["a", "b"], tmp_path / "d", schema=rules).event_schema
     params = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
     config = TrialConfig.from_params(params)
     model = config.build_model(schema)
-    model.fit({"mass": Dataset.open(tmp_path / "d").arrays("train")["mass"]})
+    if missing == "nan":
+        model.fit({"mass": Dataset.open(tmp_path / "d").arrays("train")["mass"]})
     classifier = Classifier(config.resolved(), schema, model.state_dict())
     prediction = open_inputs([tmp_path / "a.parquet"], classifier)
     (events,) = read_events(classifier, prediction, prediction.pieces[0])
-    assert np.isnan(events["mass"]).sum() == 20
-    plain = schema.model_copy(update={"columns": (schema.columns[0].model_copy(update={"sentinels": ()}),)})
+    assert np.isnan(events["mass"]).sum() == (20 if missing == "nan" else 0)
+    assert (events["mass"] == 7.0).sum() == (0 if missing == "nan" else 20)
+    raw = schema.columns[0].model_copy(update={"sentinels": (), "fill": None})
+    plain = schema.model_copy(update={"columns": (raw,)})
     manifest = Dataset.open(tmp_path / "d").manifest
     assert fingerprint_of(plain, manifest.split_rule, manifest.shards) == manifest.fingerprint

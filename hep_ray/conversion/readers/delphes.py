@@ -23,6 +23,7 @@ from hep_ray.conversion.readers.fields import (
     IMAGE,
     asked,
     field,
+    list_array,
     not_empty,
     reading,
     rows_per_batch,
@@ -258,7 +259,7 @@ def _arrow(values: Any, kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         return pa.array(values, kind)
     if pa.types.is_list(kind):
-        offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(values)))]).astype(np.int32)
-        flat = ak.to_numpy(ak.flatten(values)).astype(np.float32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind.value_type), type=kind)
+        return list_array(
+            ak.to_numpy(ak.num(values)), ak.to_numpy(ak.flatten(values)).astype(np.float32), kind
+        )
     return to_arrow(np.asarray(values, dtype=np.float32), kind)

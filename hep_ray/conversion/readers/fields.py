@@ -15,6 +15,7 @@ import pyarrow as pa
 from hep_ray.conversion.paths import listed
 from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Part
 from hep_ray.dataset.schema import EVENT_ID
+from hep_ray.dataset.values import offsets_of
 from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
 
 ROW_INDEX = LeftOut("a row number, as pandas writes it", "--columns keeps it as a feature")
@@ -78,6 +79,12 @@ def field(name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), *, jagge
     return pa.field(name, pa.fixed_shape_tensor(value_type, shape) if shape else value_type, nullable=False)
 
 
+def list_array(lengths: Any, items: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.ListArray:
+    """Return lists of these lengths as Arrow; their items (M,) stand one after the other."""
+    flat = pa.array(np.ascontiguousarray(items), arrow_type.value_type)
+    return pa.ListArray.from_arrays(pa.array(offsets_of(lengths).astype(np.int32)), flat, type=arrow_type)
+
+
 def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
     """Return values (N, *shape) as an Arrow array of N rows of a `field`'s type.
 
@@ -88,9 +95,8 @@ def to_arrow(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
         texts = values.tolist()
         return pa.array([text.decode() if isinstance(text, bytes) else text for text in texts], arrow_type)
     if pa.types.is_list(arrow_type):
-        offsets = np.concatenate([[0], np.cumsum([len(one) for one in values])])
-        flat = np.concatenate([np.empty(0, arrow_type.value_type.to_pandas_dtype()), *values])
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, arrow_type.value_type))
+        items = np.concatenate([np.empty(0, arrow_type.value_type.to_pandas_dtype()), *values])
+        return list_array([len(one) for one in values], items, arrow_type)
     values = np.ascontiguousarray(values, dtype=native(values.dtype, values.shape[1:]))
     if not isinstance(arrow_type, pa.FixedShapeTensorType):
         return pa.array(values, arrow_type)

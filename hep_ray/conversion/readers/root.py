@@ -20,6 +20,7 @@ from hep_ray.conversion.readers.fields import (
     asked,
     field,
     is_number,
+    list_array,
     not_empty,
     reading,
     rows_per_batch,
@@ -139,10 +140,7 @@ def _to_arrow(values: Any, arrow_type: pa.DataType) -> pa.Array:
         return ak.to_arrow(values, extensionarray=False).cast(arrow_type)
     if not pa.types.is_list(arrow_type):
         return to_arrow(ak.to_numpy(values, allow_missing=False), arrow_type)
-    counts, content = ak.to_numpy(ak.num(values)), ak.to_numpy(ak.flatten(values))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    flat = pa.array(np.ascontiguousarray(content), arrow_type.value_type)
-    return pa.ListArray.from_arrays(pa.array(offsets), flat, type=arrow_type)
+    return list_array(ak.to_numpy(ak.num(values)), ak.to_numpy(ak.flatten(values)), arrow_type)
 
 
 def _branches(tree: Any) -> Iterator[tuple[str, Any]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uproot
 
 from hep_ray.conversion.convert import convert
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import HepRayError, InvalidEvents, UnreadableInput
+from tests.conversion.delphes_files import write_branches
 from tests.facts import raises
 
 EVENTS = 24
@@ -42,11 +42,7 @@ def delphes(
     branches["MissingET.MET"] = [rng.uniform(0, 500, 1).astype(np.float32) for _ in range(EVENTS)]
     branches |= changed
     kept = {name: values for name, values in branches.items() if name.split(".")[0] not in without}
-    with uproot.recreate(path) as file:
-        tree = file.mktree("Delphes", {name: f"var * {values[0].dtype}" for name, values in kept.items()})
-        import awkward as ak
-
-        tree.extend({name: ak.Array([one.tolist() for one in values]) for name, values in kept.items()})
+    write_branches(path, kept)
     return branches
 
 
