@@ -25,7 +25,9 @@ import numpy as np
 from hep_ray.simulate import Array
 from hep_ray.simulate.hawking import RadiusConvention, emission_spectra, horizon_radius
 from hep_ray.simulate.particles import (
+    GLUON,
     GRAVITON,
+    QUARKS,
     SPECIES,
     Charges,
     HardEvent,
@@ -54,6 +56,7 @@ def black_hole_event(
     *,
     gravitons: bool = True,
     convention: RadiusConvention = RadiusConvention.PDG,
+    suppression: float = 1.0,
 ) -> HardEvent:
     """Make one hole, from the merging partons to its last particles; √s and M∗ in GeV."""
     first, second = incoming_pair(pair.pdgs, pair.fractions, energy, [(0, 0), (0, 0)])
@@ -61,7 +64,14 @@ def black_hole_event(
     total = charges_of(pair.pdgs[0]) + charges_of(pair.pdgs[1])
     while True:
         emitted, momenta, remnant = evaporate(
-            hole, planck_mass, extra_dimensions, rng, gravitons=gravitons, convention=convention
+            hole,
+            planck_mass,
+            extra_dimensions,
+            rng,
+            gravitons=gravitons,
+            convention=convention,
+            partons=pair.pdgs,
+            suppression=suppression,
         )
         missing = total
         for pdg in emitted:
@@ -87,8 +97,21 @@ def evaporate(
     *,
     gravitons: bool = True,
     convention: RadiusConvention = RadiusConvention.PDG,
+    partons: tuple[int, ...] = (),
+    suppression: float = 1.0,
 ) -> tuple[list[int], list[Array], Array]:
     """Let a hole of that four-momentum emit until its mass is below M∗.
+
+    Args:
+        hole: its four-momentum.
+        planck_mass: M∗ in GeV.
+        extra_dimensions: n.
+        rng: source of randomness.
+        gravitons: whether it emits some.
+        convention: which mass M∗ is.
+        partons: PDG numbers of what merged, whose charge and colour the hole has.
+        suppression: probability that an emission comes about which leaves the hole with more charge, or with more
+            colour, than it has; the colour of each quark and gluon is random.
 
     Returns:
         PDG numbers and four-momenta of what was emitted, and the remnant's four-momentum, (E, px, py, pz) in GeV.
@@ -97,8 +120,16 @@ def evaporate(
     cumulative = np.cumsum(_emission_weights(extra_dimensions, gravitons))
     emitted: list[int] = []
     momenta: list[Array] = []
+    held = np.sum([_held(pdg, rng) for pdg in partons], axis=0) if suppression < 1 else None
     while (mass := invariant_mass(hole)) > planck_mass:
         species = EMITTED[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
+        pdg = species.pdg
+        if held is not None:
+            pdg = pdg if species.self_conjugate or rng.integers(2) else -pdg
+            left = held - _held(pdg, rng)
+            raised = abs(left[0]) > abs(held[0]) or left[1:] @ left[1:] > held[1:] @ held[1:]
+            if raised and rng.random() >= suppression:
+                continue
         radius = horizon_radius(mass, planck_mass, extra_dimensions, convention)
         # A body of mass m takes at most (M² + m²)/2M from a hole of mass M, and leaves it massless.
         most = (mass**2 + species.mass**2) / (2 * mass)
@@ -109,9 +140,24 @@ def evaporate(
         momentum = np.sqrt(energy**2 - species.mass**2) * isotropic_direction(rng)
         particle = boost(np.array([energy, *momentum]), hole)
         hole = hole - particle
-        emitted.append(species.pdg if species.self_conjugate or rng.integers(2) else -species.pdg)
+        if held is None:
+            pdg = pdg if species.self_conjugate or rng.integers(2) else -pdg
+        else:
+            held = left
+        emitted.append(pdg)
         momenta.append(particle)
     return emitted, momenta, hole
+
+
+def _held(pdg: int, rng: np.random.Generator) -> Array:
+    """Return electric charge (e/3) and a random colour of a particle, (charge, red, green, blue)."""
+    held = np.array([charges_of(pdg).charge, 0.0, 0.0, 0.0])
+    first, second = 1 + rng.permutation(3)[:2]
+    if pdg == GLUON:
+        held[first], held[second] = 1, -1
+    elif abs(pdg) in QUARKS:
+        held[first] = 1 if pdg > 0 else -1
+    return held
 
 
 def remnant_bodies(

@@ -73,6 +73,9 @@ class ImagesConfig(CollisionConfig):
         sphaleron_mass: every transition at the `threshold`, as in the reference, or at what the `partons` carry
             above it.
         parton_densities: Pythia's number of the proton's densities (`PDF:pSet`); 5 is MSTW2008 LO.
+        charge_suppression: probability that a hole emits what leaves it with more electric charge, or more colour,
+            than it has; 1 is without. The reference's card suppresses by factors 0.2; what they multiply there is not
+            in the sources that we could read.
         lost_muons: probability that a measured muon goes unseen altogether. The card loses none; 0.6 imitates the
             reference's files, for a reason that is not known.
     """
@@ -83,6 +86,7 @@ class ImagesConfig(CollisionConfig):
     planck_mass_convention: RadiusConvention = RadiusConvention.UNIT
     sphaleron_mass: Literal["threshold", "partons"] = "threshold"
     parton_densities: int = Field(default=5, ge=1)
+    charge_suppression: float = Field(default=1.0, gt=0, le=1)
     lost_muons: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -178,6 +182,7 @@ def _black_holes(config: MbhSphConfig, density: Density) -> HardProcess:
         rng,
         gravitons=config.gravitons,
         convention=config.planck_mass_convention,
+        suppression=config.charge_suppression,
     )
 
 

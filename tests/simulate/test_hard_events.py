@@ -142,3 +142,28 @@ def test_a_hole_that_has_too_little_mass_for_a_graviton_emits_something_else() -
     emitted = [evaporate(hole, 4000.0, 6, rng, convention=RadiusConvention.UNIT)[0] for _ in range(200)]
     assert all(emitted)
     assert sum(39 in one for one in emitted) <= 2
+
+
+def test_suppression_keeps_the_charge_of_a_hole_down_and_favours_what_has_none() -> None:
+    """Photons and neutrinos, which change neither charge nor colour, are never refused; quarks and gluons are."""
+
+    def emitted(suppression: float) -> list[list[int]]:
+        rng = np.random.default_rng(2)
+        hole = np.array([11_000.0, 0.0, 0.0, 0.0])
+        return [
+            evaporate(hole, 2000.0, 4, rng, partons=(2, 2), suppression=suppression)[0] for _ in range(150)
+        ]
+
+    def charge_left(pdgs: list[int]) -> int:
+        return 4 - sum(charges_of(pdg).charge for pdg in pdgs)
+
+    def share(events: list[list[int]], species: set[int]) -> float:
+        pdgs = [abs(pdg) for event in events for pdg in event]
+        return sum(pdg in species for pdg in pdgs) / len(pdgs)
+
+    free, suppressed = emitted(1.0), emitted(0.2)
+    mean = [np.mean([abs(charge_left(event)) for event in events]) for events in (free, suppressed)]
+    assert mean[1] < 0.7 * mean[0]
+    neutral = [share(events, {12, 14, 16, 22, 39}) for events in (free, suppressed)]
+    assert 1.3 * neutral[0] < neutral[1]
+    assert share(suppressed, {1, 2, 3, 4, 5, 6, 21}) < share(free, {1, 2, 3, 4, 5, 6, 21})

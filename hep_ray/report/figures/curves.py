@@ -68,7 +68,7 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
     if not reporting:
         return f"No trial reports {metric}."
     leading = [group for group in groups.leading(COLOURED) if group in reporting] or reporting[:COLOURED]
-    if len(leading) > OVERLAID and all(len(group.trials) > 1 for group in leading):
+    if len(leading) > OVERLAID and any(len(group.trials) > 1 for group in leading):
         return _apart(data, metric, leading, len(reporting) - len(leading))
     drawing, (axes,) = panels(1, 1, 4.0)
     rest = [group for group in reporting if group not in leading]
