@@ -484,6 +484,10 @@ def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, A
     return list(lines(table, search, state))
 
 
+COMPARED = ("difference, ", "p corrected, ")
+"""How the metrics of a comparison of losses begin."""
+
+
 def page(found: Sequence[Mapping[str, Any]]) -> str:
     """Return the part of the results' page that lines tell, in Markdown."""
     parts = []
@@ -493,7 +497,9 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
         for title in dict.fromkeys(line["table"] for line in own):
             of_table = [line for line in own if line["table"] == title]
             parts.append(f"\n**{title}** (`searches/{of_table[0]['preset'].replace(' ', '.py ', 1)}`)\n\n")
-            parts += markdown(of_table)
+            for compared in (False, True):  # losses: what they reach, and how they differ, in a table each
+                rows = [line for line in of_table if line["metric"].startswith(COMPARED) is compared]
+                parts += ["\n" if compared and rows else "", *markdown(rows)]
             deviations = dict.fromkeys(text for line in of_table for text in line["deviations"])
             parts += ["\nWhat differs: ", "; ".join(deviations), ".\n"] if deviations else []
     return "".join(parts)
@@ -509,7 +515,9 @@ STUDIES = {
 
 
 def markdown(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the rows of one table: ours ± error of each metric, and beside it what was published."""
+    """Yield the rows of one table, if any: ours ± error of each metric, and beside it what was published."""
+    if not found:
+        return
     metrics = list(dict.fromkeys(line["metric"] for line in found))
     by_row: dict[str, dict[str, Mapping[str, Any]]] = {}
     for line in found:
