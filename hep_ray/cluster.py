@@ -56,6 +56,10 @@ SETTINGS_FRAME = 4
 """Type of the frame with which every server answers; it is in the fourth byte."""
 ADDRESS = "RAY_ADDRESS"
 SCHEME = "ray://"
+STARTS = 3
+"""Times that Ray is started here where it takes longer than the 30 s that it allows itself."""
+LATE = "timed out during startup"
+"""What Ray says then."""
 _tried = threading.Event()
 """Whether this process itself has begun to join, or to start, a cluster."""
 
@@ -194,14 +198,21 @@ def connect() -> None:
     )
     try:
         with _ended_by_signals(head):
-            ray.init(
-                "local" if here else None,
-                num_cpus=usable_cores() if here else None,
-                include_dashboard=False,
-                log_to_driver=LEVEL in os.environ,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": {LEVEL: os.environ[LEVEL]}} if LEVEL in os.environ else None,
-            )
+            for left in reversed(range(STARTS if here else 1)):
+                try:
+                    ray.init(
+                        "local" if here else None,
+                        num_cpus=usable_cores() if here else None,
+                        include_dashboard=False,
+                        log_to_driver=LEVEL in os.environ,
+                        logging_level=logging.ERROR,
+                        runtime_env={"env_vars": {LEVEL: os.environ[LEVEL]}} if LEVEL in os.environ else None,
+                    )
+                    break
+                except Exception as exc:
+                    if not left or LATE not in str(exc):
+                        raise
+                    logger.warning("Ray did not start within its 30 s, on a busy machine; starting it again")
     except Exception as exc:  # where a node takes too long to start, Ray raises no other class
         cause = str(exc).strip() or type(exc).__name__
         if here:

@@ -91,11 +91,17 @@ def _tell(exc: HepRayError, message: str) -> int:
 
 
 def command_line(app: typer.Typer) -> Any:
-    """Return the command of a Typer app, in which it and each command below it take `--verbose` and `--debug`."""
+    """Return the command of a Typer app, in which it and each command below it take `--verbose` and `--debug`.
+
+    Their help is their docstring without what it says to a caller: `Raises:`.
+    """
     of_all = typer.Typer(add_completion=False)
     of_all.command()(_of_every_command)
 
     def add(command: Any) -> None:
+        command.help = (command.help or "").partition("\n\nRaises:")[
+            0
+        ]  # that is for who calls it from Python
         command.params += get_command(of_all).params
         for below in getattr(command, "commands", {}).values():
             add(below)

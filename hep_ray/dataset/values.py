@@ -31,6 +31,11 @@ LEAST_SIZE = 64
 """Values of an event below which a column is stored whole."""
 MOST_SHARE = 0.25
 """Of a column's size that its values without the zeros, and their indices, take at most: 17 % of float32 values."""
+NUMBERS = {
+    pa.from_numpy_dtype(one): one
+    for one in map(np.dtype, ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"))
+}
+"""Arrow's types of numbers → numpy's. Arrow's own `to_pandas_dtype` imports pandas, half a second of every command."""
 
 
 @dataclass(frozen=True)
@@ -268,8 +273,7 @@ class SparseType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
 
     @property
     def _dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = np.dtype(self.value_type.to_pandas_dtype())
-        return dtype
+        return NUMBERS[self.value_type]
 
     def encode(self, values: npt.NDArray[Any] | SparseColumn) -> pa.ExtensionArray:
         """Return values (N, *shape) as Arrow."""

@@ -69,7 +69,7 @@ class Machine:
             "LANG": "C.UTF-8",
         }
 
-    def run(self, *command: str, seconds: int = 1200) -> tuple[int, str]:
+    def run(self, *command: str, seconds: int = 2400) -> tuple[int, str]:
         done = subprocess.run(
             self.words(command),
             env=self.environment,

@@ -58,7 +58,7 @@ mkdir -p /run/sshd
 exec /usr/sbin/sshd -D -e -f "$BASE/sshd_config"
 """
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(6000)]
 
 
 @dataclass

@@ -205,3 +205,23 @@ def test_a_signal_ends_a_driver_that_waits_for_a_head_which_greets_and_says_no_m
         finally:
             driver.kill()
     assert driver.returncode in code, told
+
+
+@pytest.mark.parametrize(("late", "started"), [(2, True), (3, False)])
+def test_ray_is_started_again_where_a_busy_machine_took_longer_than_it_waits(monkeypatch, late, started):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    calls = []
+
+    def init(*where, **how):
+        calls.append(where)
+        if len(calls) <= late:
+            raise Exception("The current node timed out during startup. This could happen because …")  # noqa: TRY002
+
+    monkeypatch.setattr("ray.init", init)
+    if started:
+        cluster.connect()
+    else:
+        with raises(ClusterUnavailable, "timed out during startup"):
+            cluster.connect()
+    assert calls == [("local",)] * 3
