@@ -11,7 +11,9 @@ from hep_ray.metrics.labels import metric_words
 from hep_ray.search.naming import number
 from hep_ray.search.state import ENDLESS, SearchState, with_error
 
-CELL = "text-align:left;vertical-align:top;padding:2px 10px"
+CELL = "text-align:left;vertical-align:top;padding:2px 8px"
+SHORT = 20
+"""Letters of a text that is kept on one line."""
 SHOWN = 10
 """Trials in the table of a result."""
 BAR = "display:inline-block;height:8px;border-radius:2px;background:"
@@ -22,7 +24,10 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     titles = "".join(f'<th style="{CELL}">{escape(one)}</th>' for one in head)
     lines = []
     for row in rows:
-        cells = [f'<td style="{CELL}">{escape(one)}</td>' for one in row]
+        cells = [
+            f'<td style="{CELL}{";white-space:nowrap" * (len(one) <= SHORT)}">{escape(one)}</td>'
+            for one in row
+        ]
         if len(row) < len(head):
             cells[-1] = cells[-1].replace("<td", f'<td colspan="{len(head) - len(row) + 1}"', 1)
         lines.append(f"<tr>{''.join(cells)}</tr>")
