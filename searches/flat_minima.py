@@ -1,16 +1,21 @@
 """Do wide minima carry over to another part of the detector? Adam, SWA, Entropy-SGD and replicated SGD.
 
 Study 4.2, figures 4.1 and 4.2 of the UdeM thesis: a network of the 56 × 11 image alone learns from electron candidates
-of one half of |η|, and those of the other half are the test split, which no search reads: how each optimizer does there
-is for the confirmation to tell. The halves are of equal size, so the border is the median of |η|: 1.15 of the simulated
-candidates. The dataset is made from that of `electron_id`, and the other direction with `>=` and a name of its own:
+of one half of |η|, and is judged after each epoch in its own half and, by `--watch`, in the other, which ranks nothing.
+The halves are of equal size, so the border is the median of |η|: 1.15 of the simulated candidates:
 
     hep-ray data convert data/electron_id_binary --reader parquet --task electron_central \
-        --train-where "abs(eta) < 1.15" --out data/electron_central
+        --select "abs(eta) < 1.15" --out data/electron_central
+    hep-ray data convert data/electron_id_binary --reader parquet --task electron_forward \
+        --select "abs(eta) >= 1.15" --out data/electron_forward
+    python searches/flat_minima.py --preset published_60k --watch data/electron_forward
+
+The other direction is `--data data/electron_forward --watch data/electron_central`, with a storage of its own. With
+`--train-where "abs(eta) < 1.15"` instead, the other half is the test split, for a confirmation to open once.
 
 SWA is Adam whose weights are averaged over the last half of the epochs; of a trial of fewer than three epochs it would
-average one, which is Adam. What `published` follows, and what not: `--preset published --dry-run`. The thesis' sizes of
-60,000 and 600,000 candidates are those of the dataset.
+average one, which is Adam. What `published` follows, and what not: `--preset published --dry-run`. `published_60k`
+and `published_600k` train with the first 60,000 and 600,000 candidates, which the dataset must have in train.
 """
 
 from hep_ray import Choice, LogUniform, Mapped, Preset, Published, Search, Space, StudyTable, main
@@ -45,8 +50,7 @@ PROTOCOL = Published(
         "Adam, SWA and Entropy-SGD; the convolutions of the best model, dropout 0.1 after every ReLU, L2 of 1e-7",
     ),
     ours=(
-        "events: Pythia and a parametrised detector, as many as the dataset has, not 60,000, 600,000 or 14 million",
-        "accuracy in the other half comes after the last epoch, by `hep-ray confirm`, not after each",
+        "events: Pythia and a parametrised detector, as many as the dataset has",
         "replicated SGD, which the thesis names in its outlook; three seeds",
     ),
     silent=(
@@ -72,6 +76,17 @@ search = Search(
         "published": Preset(
             sampler="grid", scheduler="none", epochs=50, seeds=3, space=published, published=PROTOCOL
         ),
+        **{
+            f"published_{thousands}k": Preset(
+                sampler="grid",
+                scheduler="none",
+                epochs=50,
+                seeds=3,
+                space=published.replace(train_events=1000 * thousands),
+                published=PROTOCOL,
+            )
+            for thousands in (60, 600)
+        },
     },
     baseline={"optimizer": "adam", "swa_start": 1.0},
     tables=(

@@ -67,14 +67,15 @@ class Dataset:
 
 
 BINARY = ("{electron_id}", "--reader", "parquet", "--classes", "background=others,electron")
-CENTRAL = ("--train-where", "abs(eta) < 1.15")
+HALVES = {"electron_central": "abs(eta) < 1.15", "electron_forward": "abs(eta) >= 1.15"}
 CMS = ("{real}/cms_jet_images/jet_images.h5", "--schema", "cms_jet_images")
 DATASETS = {
     "electron_id": Dataset(events=(5000, 1200)),
     "electron_id_binary": Dataset(words=(*BINARY, "--task", "electron_id_binary")),
-    "electron_central": Dataset(
-        words=("{electron_id_binary}", "--reader", "parquet", "--task", "electron_central", *CENTRAL)
-    ),
+    **{
+        name: Dataset(words=("{electron_id_binary}", "--reader", "parquet", "--task", name, "--select", half))
+        for name, half in HALVES.items()
+    },
     "susy": Dataset(events=(20000, 120)),
     "jet_images": Dataset(events=(2000, 120)),
     "cms_jet_images": Dataset(words=CMS),
@@ -99,6 +100,7 @@ class Table:
         gains: whether the working points of figure 3.2 follow.
         losses: whether losses are compared: after each of the table's epochs, and with cross-entropy by a test.
         flags: of the script, beside preset and data.
+        watch: name in `DATASETS` of what it watches per epoch.
         differs: what differs beside the deviations of the preset.
     """
 
@@ -112,6 +114,7 @@ class Table:
     gains: bool = False
     losses: bool = False
     flags: tuple[str, ...] = ()
+    watch: str = ""
     differs: tuple[str, ...] = ()
 
     @property
@@ -146,7 +149,24 @@ TABLES = (
         "electron_id_binary",
         differs=EASY[:1],
     ),
-    Table("electrons", "flat minima, in its own half of |η|", "flat_minima", "table", "electron_central"),
+    *(
+        Table(
+            "electrons",
+            f"flat minima, learnt at {words} |η|",
+            "flat_minima",
+            "table",
+            own,
+            metrics=("val_accuracy", "watched_accuracy", "val_auc", "watched_auc"),
+            watch=other,
+            differs=(
+                "watched: the validation events of the other half, at the epoch that is best in its own",
+            ),
+        )
+        for words, own, other in (
+            ("small", "electron_central", "electron_forward"),
+            ("large", "electron_forward", "electron_central"),
+        )
+    ),
     Table("jets", "CVN, simulated", "jet_images", "table_cvn", "jet_images", metrics=CLOSE),
     Table("jets", "B-CNN, simulated", "jet_images", "table", "jet_images", metrics=CLOSE),
     Table(
@@ -468,7 +488,7 @@ def so_far(table: Table, out: Path) -> list[dict[str, Any]]:
 
 def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, Any]] | None:
     """Fill a table, or go on with it; None where its events cannot be had."""
-    if not make(table.data, data, smoke=smoke):
+    if not all(make(name, data, smoke=smoke) for name in (table.data, table.watch) if name):
         return None
     storage = out / table.name
     search = load_search(str(ROOT / "searches" / f"{table.search}.py"))
@@ -477,6 +497,7 @@ def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, A
         connect()  # one Ray for all of them
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         words = ["--preset", table.preset, "--data", str(data / table.data), *table.flags]
+        words += ["--watch", str(data / table.watch)] if table.watch else []
         words = ["--resume"] if state.started else [*words, *(["--epochs", "1"] if smoke else [])]
         script = str(ROOT / "searches" / f"{table.search}.py")
         call([sys.executable, script, *words, "--storage", str(storage)])

@@ -6,7 +6,7 @@ import re
 
 from hep_ray.metrics import metric_of
 
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
+SPLITS = {"train": "training", "val": "validation", "test": "test", "watched": "watched"}
 BESIDE_METRICS = {
     "loss": "loss",
     "epoch_seconds": "training time [s]",

@@ -211,6 +211,9 @@ def _tune(
         trials_folder=str(plan.folder.resolve() / "trials"),
         schema=plan.dataset.schema,
         data=open_events(plan.dataset, resources.ingest),
+        watched=plan.watched
+        if plan.watched is None
+        else open_events(plan.watched, resources.ingest, ("val",)),
         epochs=plan.epochs,
         metric=plan.metric,
         mode=plan.mode,

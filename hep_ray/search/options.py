@@ -114,6 +114,11 @@ PRECISION_FLAG = typer.Option(
 MEMORY_BUDGET_FLAG = typer.Option(
     help="GB of a node's memory for the events; unless given, half of the smallest object store of Ray."
 )
+WATCH_FLAG = typer.Option(
+    metavar="FOLDER",
+    help="Second dataset with the columns and classes of the first: its validation split is evaluated after each epoch "
+    "(watched_accuracy, watched_auc, watched_loss) and ranks nothing.",
+)
 READERS_FLAG = typer.Option(
     min=1,
     help="Cores that Ray Data reads streamed events with; unless given, one of each node and all that no trial takes.",
@@ -172,6 +177,7 @@ class SearchOptions:
         None
     )
     readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
+    watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
     plugin: Annotated[Plugins, Resume.MAY_CHANGE] = None
     accept_changed_code: Annotated[
         bool,
@@ -213,7 +219,8 @@ class SearchOptions:
                 for one in dataclasses.fields(cls)
                 if source.get(one.name) is not None
             }
-        return cls(**{**chosen, "data": Path(chosen["data"])})
+        paths: dict[str, Any] = {name: Path(chosen[name]) for name in ("data", "watch") if name in chosen}
+        return cls(**{**chosen, **paths})
 
     @property
     def tracking(self) -> str:
@@ -226,6 +233,7 @@ class SearchOptions:
         """Return what the journal records, as plain values; of these kinds only, where any is named."""
         plain = {
             "data": str(self.data.resolve()),
+            "watch": self.watch and str(self.watch.resolve()),
             "tracking_uri": self.tracking_uri and without_password(self.tracking_uri),
         }
         return {

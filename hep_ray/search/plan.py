@@ -53,6 +53,7 @@ class TrainingPlan(ABC):
         folder: of the journal; the trials' folders lie in it.
         tracking_uri: MLflow server or database.
         dataset: training and validation split are loaded, or streamed, as the resources say.
+        watched: dataset whose validation split is evaluated after each epoch and ranks nothing.
         resources: of one trial, how many run side by side, and how many there are in all.
         epochs: full length of a trial.
         metric: key of the per-epoch report that ranks trials and decides which epoch's model is kept.
@@ -77,6 +78,7 @@ class TrainingPlan(ABC):
     epoch_timeout: float = EPOCH_TIMEOUT
     plugins: tuple[Plugin, ...] = ()
     time_budget: float | None = None
+    watched: Dataset | None = None
     to_go_on: str = "run the same script with --resume"
 
     @property
@@ -119,6 +121,12 @@ class SearchPlan(TrainingPlan):
         splits = ", ".join(f"{self.dataset.rows(split)} {split}" for split in ("train", "val"))
         yield "search", f"{self.search.name}, preset {self.given.preset}"
         yield "data", f"{self.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
+        if self.watched is not None:
+            rows = self.watched.rows("val")
+            yield (
+                "watched",
+                f"{rows} validation events of {self.given.watch} after each epoch; they rank nothing",
+            )
         if self.resources.unread:
             yield "not read", f"no model of this search reads {', '.join(self.resources.unread)}"
         if schema.weight is not None:
@@ -372,6 +380,34 @@ class Draft:
             )
         return dataset
 
+    @cached_property
+    def watched(self) -> Dataset | None:
+        """Open the dataset that is watched, if one is.
+
+        Raises:
+            ShardMismatch, UnreadableInput, InvalidEvents: it is not whole.
+            InvalidConfig: it has other columns or classes.
+        """
+        if self.options.watch is None:
+            return None
+        weights = self.options.weights == "on"
+        watched = Dataset.open(self.options.watch, hashes=self.hashes, weights=weights)
+        own, other = self.dataset.schema, watched.schema
+        for what in ("classes", "signal", "weight"):
+            if getattr(own, what) != getattr(other, what):
+                raise InvalidConfig(
+                    f"--watch {self.options.watch} has {what} {getattr(other, what)}, and {self.options.data} "
+                    f"{getattr(own, what)}: convert it with the same"
+                )
+        known = {column.name: column for column in other.inputs}
+        for column in own.inputs:
+            if known.get(column.name) != column:
+                raise InvalidConfig(
+                    f"--watch {self.options.watch} has no column '{column.name}' as {self.options.data} has it "
+                    f"({column.shape}, {column.dtype}, unit '{column.unit}'): convert it by the same schema"
+                )
+        return watched
+
     @property
     def plugins(self) -> tuple[Plugin, ...]:
         """Return the files of the user's own that register what a trial may state."""
@@ -401,6 +437,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: _check_end(draft.preset, draft.options),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
     lambda draft: check_metrics(draft.search.metric, draft.search.second_objective, draft.dataset.schema),
+    lambda draft: draft.watched,
     lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
 )
 """What a search is refused for by itself, then by its events, in this order; `preflight.CHECKS` is what follows."""
@@ -519,6 +556,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         epoch_timeout=options.epoch_timeout,
         plugins=trials.plugins,
         time_budget=options.time_budget,
+        watched=draft.watched,
         search=search,
         preset=preset,
         space=draft.space,

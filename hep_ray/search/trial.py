@@ -61,6 +61,7 @@ class TrialJob:
         gpu_share: of the GPU's memory that is the worker's.
         plugins: files of the user's own whose components the trials need.
         unstated: what a parameter is that a trial leaves out, where it is not today's default.
+        watched: handle of the events that are evaluated after each epoch and rank nothing.
     """
 
     trials_folder: str
@@ -75,6 +76,7 @@ class TrialJob:
     gpu_share: float = 1.0
     plugins: tuple[Plugin, ...] = ()
     unstated: Mapping[str, Any] = field(default_factory=dict)
+    watched: EventData | None = None
 
     def folder(self, trial_id: str) -> Path:
         """Return the folder of a trial, with its checkpoints and its log."""
@@ -125,6 +127,7 @@ class TrialRun:
             gpu_fraction=job.gpu_share,
             communicator=communicator,
             goal=Goal(job.metric, job.mode),
+            watched=None if job.watched is None else job.watched.events("val"),
         )
         # Of a fitted model rank 0 alone is here.
         together = ALONE if self._loop.config.fitted else communicator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,6 +150,11 @@ def validation_metrics(
         result.probabilities, result.labels, schema.classes, schema.signal, result.log_odds, result.weights
     )
     return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
+
+
+def watched_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what is reported of watched events, from their metrics under the names of the validation split."""
+    return {f"watched_{name}": metrics[f"val_{name}"] for name in ("loss", "accuracy", "auc")}
 
 
 def validation_keys(schema: EventSchema) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import model_cost
 from hep_ray.training.distributed import seed_everything
-from hep_ray.training.evaluation import BATCH, evaluate, validation_metrics
+from hep_ray.training.evaluation import BATCH, Evaluation, evaluate, validation_metrics, watched_metrics
 
 
 class FittedLoop:
@@ -32,13 +32,21 @@ class FittedLoop:
         train: training split.
         val: validation split.
         seed: of whatever the fit draws.
+        watched: events that are evaluated too, and decide nothing.
 
     Raises:
         InvalidConfig: the model cannot take the dataset's columns.
     """
 
     def __init__(
-        self, config: TrialConfig, schema: EventSchema, train: EventSource, val: EventSource, *, seed: int
+        self,
+        config: TrialConfig,
+        schema: EventSchema,
+        train: EventSource,
+        val: EventSource,
+        *,
+        seed: int,
+        watched: EventSource | None = None,
     ) -> None:
         seed_everything(seed)
         built = config.build_model(schema)
@@ -48,6 +56,7 @@ class FittedLoop:
         self.model = built
         self.epoch = 0
         self._schema, self._train, self._val, self._seed = schema, train, val, seed
+        self._watched = watched
 
     @property
     def kept(self) -> Model:
@@ -82,9 +91,10 @@ class FittedLoop:
         # No fitted model reads lists.
         inputs = {name: one for name, one in train.inputs.items() if not isinstance(one, ListColumn)}
         self.model.fit(inputs, train.labels, train.weights, self._seed)
-        val = self._val.select(self.model.columns, metric_weights(self._val, self._schema))
-        result = evaluate(self.model, build_loss("cross_entropy", {}), val.batches(BatchRequest(BATCH)))
+        result = self._evaluated(self._val)
         metrics = validation_metrics(result, self._schema, str)
+        if self._watched is not None:
+            metrics |= watched_metrics(validation_metrics(self._evaluated(self._watched), self._schema, str))
         signal = self._schema.signal_index
         for name, cut in self.model.cuts().items():
             efficiency, mistaken = passing(
@@ -97,6 +107,11 @@ class FittedLoop:
         self.epoch = 1
         metrics |= model_cost(self.model, self._schema)
         return {"epoch": 1, **metrics, "epoch_seconds": time.perf_counter() - start}
+
+    def _evaluated(self, events: EventSource) -> Evaluation:
+        """Return the fitted model's answer on these events, by the cross-entropy."""
+        chosen = events.select(self.model.columns, metric_weights(events, self._schema))
+        return evaluate(self.model, build_loss("cross_entropy", {}), chosen.batches(BatchRequest(BATCH)))
 
     def _most_events(self) -> int:
         """Training events that are fitted to: all in memory, of streamed ones those whose features it holds."""

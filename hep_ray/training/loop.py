@@ -31,7 +31,7 @@ from hep_ray.training.distributed import (
     seed_everything,
     synchronise,
 )
-from hep_ray.training.evaluation import validate
+from hep_ray.training.evaluation import validate, watched_metrics
 from hep_ray.training.fitted import FittedLoop
 from hep_ray.training.step import PROBED_EVENTS, mixing_points, train_step
 
@@ -64,13 +64,14 @@ def start_trial(
     gpu_fraction: float = 1.0,
     communicator: Communicator = ALONE,
     goal: Goal = VAL_LOSS,
+    watched: EventSource | None = None,
 ) -> TrialLoop | FittedLoop:
     """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
 
     A fit is the work of one process, whatever the number of workers: only the first one asks for it.
     """
     if config.fitted:
-        return FittedLoop(config, schema, train, val, seed=seed)
+        return FittedLoop(config, schema, train, val, seed=seed, watched=watched)
     return TrialLoop(
         config,
         schema,
@@ -82,6 +83,7 @@ def start_trial(
         gpu_fraction=gpu_fraction,
         communicator=communicator,
         goal=goal,
+        watched=watched,
     )
 
 
@@ -102,6 +104,7 @@ class TrialLoop:
         gpu_fraction: of a GPU's memory that is this trial's; events in memory are copied there where they fit.
         communicator: of the workers that train this trial together, each with a loop of the same arguments.
         goal: of the search, which the patience waits for.
+        watched: events that are evaluated after each epoch too, and decide nothing.
 
     Raises:
         InvalidConfig: the model cannot take the dataset's columns, or the workers cannot share a batch.
@@ -120,6 +123,7 @@ class TrialLoop:
         gpu_fraction: float = 1.0,
         communicator: Communicator = ALONE,
         goal: Goal = VAL_LOSS,
+        watched: EventSource | None = None,
     ) -> None:
         seed_everything(seed)
         self.config = config
@@ -154,6 +158,9 @@ class TrialLoop:
             self._train_judged = train.select(self.model.columns, metric_weights(train, schema))
         judged = val.select(self.model.columns, metric_weights(val, schema))
         self._val = on_device(judged, self._device, gpu_fraction)
+        self._watched = watched
+        if watched is not None:
+            self._watched = watched.select(self.model.columns, metric_weights(watched, schema))
         if isinstance(self.model, ScaledModel):
             self.model.fit_to(self._train)
         self._cost = model_cost(self.model, schema, self._device)
@@ -190,7 +197,7 @@ class TrialLoop:
 
         Returns:
             `epoch` (from 1), `train_*` (`train_auc` where asked for), `val_*`, `parameters`, `flops` of one event,
-            `learning_rate` used, `epoch_seconds`.
+            `learning_rate` used, `epoch_seconds`; of watched events `watched_loss`, `watched_accuracy`, `watched_auc`.
 
         Raises:
             NonFiniteLoss: the loss of a step, or of the validation split, is NaN or infinite.
@@ -204,12 +211,14 @@ class TrialLoop:
         val_metrics = self._evaluated(self._val)
         if self.config.training.train_auc:
             train_metrics["train_auc"] = self._evaluated(self._train_judged)["val_auc"]
+        watched = {} if self._watched is None else watched_metrics(self._evaluated(self._watched))
         self.epoch += 1
         self._patience.see(val_metrics)
         return {
             "epoch": self.epoch,
             **train_metrics,
             **val_metrics,
+            **watched,
             **self._cost,
             "learning_rate": learning_rate,
             "epoch_seconds": time.perf_counter() - start,

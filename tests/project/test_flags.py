@@ -155,6 +155,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--memory-budget": ["3"],
     "--precision": ["bfloat16"],
     "--readers": ["2"],
+    "--watch": ["d"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--accept-changed-code": [],
 }

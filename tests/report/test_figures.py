@@ -283,3 +283,23 @@ def test_predicted_ends_are_those_of_trials_that_were_left_best_first() -> None:
     assert [trial.trial_id for trial, _ in predicted_ends(trials, 3, "max")] == ["c", "a"]
     assert [trial.trial_id for trial, _ in predicted_ends(trials, 3, "min")] == ["a", "c"]
     assert predicted_ends(trials, 3, "max")[0][1] == pytest.approx((0.7, 0.8, 0.9))
+
+
+def test_watched_events_are_drawn_beside_validation_with_the_last_accuracies(
+    workplace: Callable[..., Any],
+) -> None:
+    place = workplace()
+    place.write_journal()
+    data = gather(place.search, place.storage)
+    assert FIGURES["watched"].draw(data) is None
+    for trial in data.ranked:
+        for metrics in trial.history:
+            metrics["watched_accuracy"] = metrics["val_accuracy"] - 0.1
+    drawn = FIGURES["watched"].draw(data)
+    assert isinstance(drawn, Drawn)
+    for axes in drawn.figure.axes:
+        own, other = (line.get_ydata() for line in axes.lines)
+        np.testing.assert_allclose(np.asarray(other), np.asarray(own) - 0.1)
+    # Roots 1 and 3: (0.7 + 0.9) / 2 and (0.9 + 0.8) / 2 after the third epoch.
+    assert "0.8000 and 0.7000" in drawn.caption
+    assert "0.8500 and 0.7500" in drawn.caption

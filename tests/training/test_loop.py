@@ -11,7 +11,7 @@ from hep_ray.loading.batches import Events
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.loop import TrialLoop
+from hep_ray.training.loop import TrialLoop, start_trial
 from tests.facts import raises
 
 SIZE = 28
@@ -218,3 +218,35 @@ def test_a_single_event_that_batch_normalisation_cannot_take_is_named():
     # ResNet34 leaves one number per channel of an image of 28×28.
     with raises(InvalidConfig, 1, "batch_size", "last_batch", "'share'"):
         loop(train=toy(10), model="resnet34", batch_size=9, last_batch="keep").run_epoch()
+
+
+@pytest.mark.parametrize("swa_start", [1.0, 0.5])
+def test_watched_events_are_judged_by_the_kept_model_and_change_nothing(swa_start):
+    config, other = TrialConfig.from_params({**PARAMS, "swa_start": swa_start}), toy(48, seed=7)
+
+    def history(val, **more):
+        trial = TrialLoop(config, SCHEMA, TRAIN, val, epochs=4, seed=0, **more)
+        return [numbers(trial.run_epoch()) for _ in range(4)]
+
+    three = zip(history(VAL, watched=other), history(other), history(VAL), strict=True)
+    for watched, validated, plain in three:
+        for name in ("loss", "accuracy", "auc"):
+            assert watched.pop(f"watched_{name}") == validated[f"val_{name}"]
+        assert watched == plain
+
+
+def test_a_fitted_model_is_judged_by_watched_events_too():
+    images = Column(name="x", shape=(3,))
+    schema = EventSchema(task="toy", columns=(images,), classes=("background", "signal"))
+    train, val, other = (
+        Events.from_arrays(
+            {"x": np.random.default_rng(seed).normal(size=(60, 3)).astype("f4")}, np.arange(60) % 2
+        )
+        for seed in range(3)
+    )
+    config = TrialConfig.from_params({"model": "logistic_regression"})
+    found = start_trial(config, schema, train, val, epochs=1, seed=0, watched=other).run_epoch()
+    there = start_trial(config, schema, train, other, epochs=1, seed=0).run_epoch()
+    assert [found[f"watched_{name}"] for name in ("loss", "accuracy", "auc")] == [
+        there[f"val_{name}"] for name in ("loss", "accuracy", "auc")
+    ]

@@ -149,6 +149,35 @@ def _apart(data: ReportData, metric: str, chosen: Sequence[Group], left_out: int
     )
 
 
+@figure("watched", "training", 35, "Validation against watched events per epoch")
+def watched(data: ReportData) -> Drawn | str | None:
+    """Accuracy on validation and on the watched events, of the best groups and the baseline; None where none are."""
+    groups = data.groups
+    reporting = [one for one in groups.leading(SIDE_BY_SIDE + 1) if len(one.band("watched_accuracy").epochs)]
+    if not reporting:
+        return None
+    drawing, axes = panels(
+        1, len(reporting), 3.4, width=2.4 + 1.9 * len(reporting), share_x=True, share_y=True
+    )
+    for own, group in zip(axes, reporting, strict=True):
+        for place, split in enumerate(("val", "watched")):
+            curve(own, group.band(f"{split}_accuracy"), place, SPLITS[split])
+        lines = [_WRAPPER.fill(line) for line in group.name.replace(": ", ":\n").splitlines()]
+        own.set_title("\n".join(lines), loc="left", fontsize=8, color="#444444")
+        epoch_axis(own)
+    axes[0].set_ylabel("Accuracy")
+    legend_inside(drawing, axes[0])
+    last = [[one.band(f"{split}_accuracy").mean[-1] for split in ("val", "watched")] for one in reporting]
+    told = "; ".join(
+        f"{group.name} {own:.4f} and {other:.4f}" for group, (own, other) in zip(reporting, last, strict=True)
+    )
+    return Drawn(
+        drawing,
+        "Accuracy on the validation split (solid), which ranks trials, and on the events of --watch (dashed), which "
+        f"rank nothing; {groups.words(reporting)}. After the last epoch: {told}.",
+    )
+
+
 @figure("overfitting", "training", 40, "Training against validation")
 def overfitting(data: ReportData) -> Drawn | str | None:
     """Accuracy and loss of both splits, for the best groups and the baseline."""

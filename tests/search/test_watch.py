@@ -1,0 +1,75 @@
+"""A second dataset that a search watches: opened where it suits, refused by name where it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.errors import InvalidConfig
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.plan import CHECKS, Draft
+from hep_ray.search.space import Choice, Space
+from tests.facts import raises
+
+SPACE = Space(
+    model="mlp", loss="cross_entropy", optimizer="adam", learning_rate=Choice(0.01, 0.001), batch_size=16
+)
+SEARCH = Search(
+    name="watching", task="toy", title="Toy.", space=SPACE, presets={"smoke": Preset(epochs=1, trials=2)}
+)
+X = Column(name="x", shape=(3,), unit="GeV")
+
+
+def write(folder: Path, column: Column = X, classes: tuple[str, ...] = ("a", "b"), events: int = 120) -> Path:
+    labels = np.arange(events) % len(classes)
+    values = np.random.default_rng(1).normal(size=(events, *column.shape)).astype(column.dtype)
+    schema = EventSchema(task="toy", columns=(column,), classes=classes)
+    with ShardWriter(folder, schema, source={"by": "hand"}) as writer:
+        ids = [f"{folder.name}{row}" for row in range(events)]
+        writer.write({"event_id": ids, "label": labels, column.name: values})
+    return folder
+
+
+def draft(data: Path, watch: Path | None) -> Draft:
+    return Draft(SEARCH, SEARCH.presets["smoke"], SearchOptions(data=data, watch=watch))
+
+
+def test_a_dataset_of_the_same_columns_is_watched_and_none_unless_asked_for(tmp_path: Path) -> None:
+    own, other = write(tmp_path / "own"), write(tmp_path / "other", events=200)
+    watched = draft(own, other).watched
+    assert watched is not None
+    assert (watched.folder, watched.schema.classes) == (other, ("a", "b"))
+    assert draft(own, None).watched is None
+
+
+@pytest.mark.parametrize(
+    ("column", "classes", "said"),
+    [
+        (Column(name="y", shape=(3,), unit="GeV"), ("a", "b"), "no column 'x'"),
+        (Column(name="x", shape=(4,), unit="GeV"), ("a", "b"), "no column 'x'"),
+        (Column(name="x", shape=(3,), unit="MeV"), ("a", "b"), "unit 'GeV'"),
+        (X, ("a", "c"), r"has classes ('a', 'c')"),
+        (X, ("b", "a"), r"has classes ('b', 'a')"),
+    ],
+)
+def test_other_events_are_refused_before_anything_starts(
+    column: Column, classes: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    wrong = draft(write(tmp_path / "own"), write(tmp_path / "other", column, classes))
+    with raises(InvalidConfig, "--watch", said):
+        for check in CHECKS:
+            check(wrong)
+
+
+def test_a_resumed_search_watches_what_it_watched(tmp_path: Path) -> None:
+    recorded = SearchOptions(data=tmp_path / "own", watch=tmp_path / "other").record()
+    assert recorded["watch"] == str(tmp_path / "other")
+    assert SearchOptions.resolve({}, recorded, "toy").watch == tmp_path / "other"
+    assert (
+        SearchOptions.resolve({}, {"data": "d"}, "toy").watch is None
+    )  # a journal from before there was one
