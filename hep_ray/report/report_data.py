@@ -47,6 +47,7 @@ class ReportData:
         study: of Optuna; None where its database is gone.
         notes: what is left out, and why, in sentences.
         moved: dataset folder that was named, for commands; None where it is that of the search.
+        dataset: of the search, of whose validation split figures may read; None where it cannot be read.
     """
 
     search: Search | Stated
@@ -59,6 +60,7 @@ class ReportData:
     study: optuna.Study | None
     notes: tuple[str, ...]
     moved: Path | None = None
+    dataset: Dataset | None = None
 
     @cached_property
     def groups(self) -> Groups:
@@ -135,7 +137,7 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
     dataset = _dataset(started, data, notes)
     confirmation = _confirmation(folder, started, notes)
     manifest, study = dataset.manifest if dataset else None, _study(folder, search.name, notes)
-    bare = ReportData(search, folder, state, started, manifest, confirmation, None, study, (), data)
+    bare = ReportData(search, folder, state, started, manifest, confirmation, None, study, (), data, dataset)
     scores = _scores(bare, dataset, notes) if dataset else None
     return dataclasses.replace(bare, scores=scores, notes=tuple(notes))
 

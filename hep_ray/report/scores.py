@@ -143,7 +143,7 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
         raise StorageError(f"the model of a trial lies in its folder; {path} is not there")
     schema = dataset.schema
     trained = restore_model(path, schema)
-    of_model = _batches(dataset, trained.model.columns)
+    of_model = validation_batches(dataset, trained.model.columns)
     found = evaluate(trained.model, trained.loss, of_model, half=trained.half)
     if not np.isfinite(found.probabilities).all():
         raise InvalidEvents(f"probabilities are finite; those of {path} on the validation split are not")
@@ -161,9 +161,11 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
     return Scores("validation split", *events, only, confirmed=False, choice=choice)
 
 
-def _batches(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Batch]:
-    """The validation split, a shard in memory at a time."""
-    left, schema = MOST_EVENTS, dataset.schema
+def validation_batches(
+    dataset: Dataset, columns: tuple[str, ...], most: int = MOST_EVENTS
+) -> Iterator[Batch]:
+    """Yield the first events of the validation split, a shard in memory at a time."""
+    left, schema = most, dataset.schema
     names = [LABEL, *dict.fromkeys((*columns, *([schema.weight] if schema.weight else [])))]
     weights = EventWeights(np.ones(len(schema.classes)), schema.weight) if schema.weight else None
     for path in dataset.paths("val"):

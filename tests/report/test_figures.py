@@ -292,6 +292,7 @@ def test_watched_events_are_drawn_beside_validation_with_the_last_accuracies(
     place.write_journal()
     data = gather(place.search, place.storage)
     assert FIGURES["watched"].draw(data) is None
+    assert FIGURES["flatness"].draw(data) is None
     for trial in data.ranked:
         for metrics in trial.history:
             metrics["watched_accuracy"] = metrics["val_accuracy"] - 0.1
@@ -303,3 +304,23 @@ def test_watched_events_are_drawn_beside_validation_with_the_last_accuracies(
     # Roots 1 and 3: (0.7 + 0.9) / 2 and (0.9 + 0.8) / 2 after the third epoch.
     assert "0.8000 and 0.7000" in drawn.caption
     assert "0.8500 and 0.7500" in drawn.caption
+
+
+def test_the_flatness_of_minima_is_measured_where_an_optimizer_looks_for_wide_ones(
+    workplace: Callable[..., Any],
+) -> None:
+    place = workplace()
+    wide = {"root_index": 3, "optimizer": "entropy_sgd", "inner_steps": 2}
+    place.write_journal([({}, 0, [0.5, 0.8], "completed"), (wide, 0, [0.6, 0.9], "completed")])
+    gone = FIGURES["flatness"].draw(gather(place.search, place.storage))
+    assert isinstance(gone, str)
+    assert "no model of these trials is kept" in gone
+    place.write_model("t0001")
+    drawn = FIGURES["flatness"].draw(gather(place.search, place.storage))
+    assert isinstance(drawn, Drawn)
+    (axes,) = drawn.figure.axes
+    losses = np.asarray(axes.lines[0].get_ydata())
+    assert len(losses) == 9
+    assert np.isfinite(losses).all()
+    assert "No model is kept of" in drawn.caption
+    assert "ε-sharpness" in drawn.caption
