@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
 from hep_ray.models import is_fitted
 from hep_ray.search.curves_gp import Array, Kernel, Process, Warp, fit, log_expected_gain
 from hep_ray.search.curves_space import Encoding
+from hep_ray.search.curves_trials import CurveTable, CurveTrial
 from hep_ray.search.space import Space, Value
 
 FIRST = 17
@@ -95,28 +97,6 @@ class Ending(NamedTuple):
     high: float
 
 
-@dataclass
-class _Trial:
-    number: int
-    params: dict[str, Value]
-    genes: Array
-    code: Array
-    values: list[float] = field(default_factory=list)
-    """Best value after each epoch, larger is better."""
-    until: int = 0
-    """Epoch that it is being trained to; 0 while it is not."""
-    over: bool = False
-    failed: bool = False
-
-    @property
-    def epoch(self) -> int:
-        return len(self.values)
-
-    @property
-    def best(self) -> float:
-        return self.values[-1] if self.values else -math.inf
-
-
 @dataclass(frozen=True)
 class _View:
     """Process, scale and record at one moment.
@@ -181,7 +161,8 @@ class CurveSearcher:
         self._encoding = Encoding(space)
         self._marks = milestones(epochs)
         self._grid = np.array(sorted({1, *self._marks}))
-        self._trials: list[_Trial] = []
+        self._later = np.array(self._marks)
+        self._trials = CurveTable(self._encoding.genes, self._encoding.columns, self._grid)
         self._lost: list[tuple[int, int]] = []
         self._opened: list[bool] = []
         self._tried: dict[bytes, int] = {}
@@ -215,15 +196,11 @@ class CurveSearcher:
         if not math.isfinite(value):
             self.ended(trial, failed=True)
             return
-        best = max(self._sign * value, one.best)
-        while len(one.values) < epoch - 1:
-            one.values.append(one.best if one.values else best)
-        if epoch > one.epoch:
-            one.values.append(best)
+        self._trials.saw(trial, epoch, max(self._sign * value, one.best))
         if epoch >= self._epochs:
-            one.over = True
+            self._trials.end(trial)
         if epoch >= min(one.until, self._epochs):
-            one.until = 0
+            self._trials.train(trial, 0)
 
     def released(self, trial: int) -> None:
         """Take in that a trial's worker was lost: it will be handed out again."""
@@ -231,7 +208,7 @@ class CurveSearcher:
         if one.until:
             self._lost.append((trial, one.until))
             self._handed -= one.until - one.epoch
-            one.until = 0
+            self._trials.train(trial, 0)
 
     def ended(self, trial: int, *, failed: bool = False) -> None:
         """Take in that a trial will not be continued; a model that is fitted in one go is then as good as it gets.
@@ -244,16 +221,19 @@ class CurveSearcher:
         self._view = None
         self._handed -= max(0, one.until - one.epoch)
         self._lost = [lost for lost in self._lost if lost[0] != trial]
-        one.until, one.over, one.failed = 0, True, failed
+        self._trials.train(trial, 0)
+        self._trials.end(trial, failed=failed)
         if one.values and is_fitted(one.params.get("model")):
-            one.values.extend([one.best] * (self._epochs - one.epoch))
+            self._trials.saw(trial, self._epochs, one.best)
 
     @property
     def finished(self) -> bool:
         """Whether nothing will be handed out any more, unless a running trial is released."""
-        if self._lost or any(one.until for one in self._trials):
+        if self._lost or self._trials.until.any():
             return False
-        return self._spent_out() or not (self._may_open() or self._paused() or self._references_left())
+        return self._spent_out() or not (
+            self._may_open() or len(self._trials.paused) or self._references_left()
+        )
 
     def prediction(self, trial: int) -> Ending | None:
         """Return where a trial ends; None before there is a model."""
@@ -262,7 +242,7 @@ class CurveSearcher:
             return None
         with one_thread():
             view = self._seen()
-            mean, spread = view.process.spread(one.code[None], np.ones(1))
+            mean, spread = view.process.spread(self._trials.codes[trial][None], 1.0)
         low, middle, high = (
             max(view.warp.back(float(mean[0] + by * spread[0])), one.best) * self._sign for by in (-1, 0, 1)
         )
@@ -274,7 +254,7 @@ class CurveSearcher:
         if step.trial == len(self._trials):
             genes = self._encoding.of(step.params)
             code = self._encoding.codes(genes[None])[0]
-            self._trials.append(_Trial(step.trial, dict(step.params), genes, code))
+            self._trials.add(dict(step.params), genes, code)
             drawn = step.trial >= len(self._points)
             if drawn or self._encoding.params(genes) == dict(
                 step.params
@@ -282,7 +262,7 @@ class CurveSearcher:
                 self._tried[self._key(code)] = self._tried.get(self._key(code), 0) + 1
             self._handed_in_full += step.until if drawn and step.until == self._epochs else 0
         one = self._trials[step.trial]
-        one.until = step.until
+        self._trials.train(step.trial, step.until)
         self._lost = [lost for lost in self._lost if lost[0] != step.trial]
         self._handed += step.until - one.epoch
         self._opened.append(step.start == 0)
@@ -308,7 +288,7 @@ class CurveSearcher:
             return None
         if not self._modelled():
             return self._begin(rng) if self._may_open() else self._longest()
-        if not (self._may_open() or self._paused()):
+        if not (self._may_open() or len(self._trials.paused)):
             return None
         self._refit()
         step = self._choose(rng)
@@ -327,18 +307,18 @@ class CurveSearcher:
         drawn = len(self._trials) - len(self._points)
         return (self._most is None or drawn < self._most) and len(self._tried) < self._encoding.finite
 
-    def _paused(self) -> list[_Trial]:
-        return [one for one in self._trials if one.values and not one.until and not one.over]
-
     def _modelled(self) -> bool:
-        reached = sum(one.epoch >= self._marks[0] for one in self._trials)
+        reached = int((self._trials.epochs >= self._marks[0]).sum())
         drawn = len(self._trials) - len(self._points)
         return (drawn >= DRAWN or not self._may_open()) and reached >= LEAST
 
     def _longest(self) -> Step | None:
         """The paused trial that is best, while there are too few for a model."""
-        best = max(self._paused(), key=lambda one: one.best, default=None)
-        return None if best is None else self._go_on(best, "there is nothing else to do")
+        paused = self._trials.paused
+        if not len(paused):
+            return None
+        best = self._trials[int(paused[self._trials.bests[paused].argmax()])]
+        return self._go_on(best, "there is nothing else to do")
 
     def _begin(self, rng: np.random.Generator) -> Step:
         """A configuration drawn at random, away from those that there are."""
@@ -346,9 +326,8 @@ class CurveSearcher:
         if self._all is not None:  # in the order of the space, which every seed would begin with
             genes = genes[rng.permutation(len(genes))[:64]]
         codes = self._encoding.codes(genes)
-        if self._trials:
-            others = np.stack([one.code for one in self._trials])
-            apart = ((codes[:, None] - others[None]) ** 2).sum(-1).min(1)
+        if len(self._trials):
+            apart = ((codes[:, None] - self._trials.codes[None]) ** 2).sum(-1).min(1)
             genes = genes[[int(apart.argmax())]]
         return self._open(genes[0], self._marks[0], "drawn at random")
 
@@ -362,7 +341,7 @@ class CurveSearcher:
             f"{_name(number)} begins, to epoch {until}: {reason}",
         )
 
-    def _go_on(self, one: _Trial, reason: str) -> Step:
+    def _go_on(self, one: CurveTrial, reason: str) -> Step:
         until = next(mark for mark in self._marks if mark > one.epoch)
         return Step(
             one.number,
@@ -378,14 +357,14 @@ class CurveSearcher:
         horizon = math.exp(rng.uniform(0, math.log(self._epochs)))
         share = min(FULL_MOST, FULL_SHARE * self._handed / (100 * self._epochs))
         in_full = self._handed_in_full < share * self._handed
-        paused = self._paused()
+        paused = self._trials.paused
         may_open = self._may_open()
         if in_full and may_open:
             return self._full(rng, view)
-        if may_open and paused:
+        if may_open and len(paused):
             may_open = float(np.mean(self._opened[-RECENT:])) <= MOST_NEW
         best: tuple[float, float, Step] | None = None
-        if paused:
+        if len(paused):
             best = self._best_paused(rng, view, paused, threshold, horizon)
         if may_open:
             found = self._best_new(rng, view, threshold, max(horizon, self._marks[0]))
@@ -395,32 +374,38 @@ class CurveSearcher:
         return best[2]
 
     def _best_paused(
-        self, rng: np.random.Generator, view: _View, paused: list[_Trial], threshold: float, horizon: float
+        self,
+        rng: np.random.Generator,
+        view: _View,
+        paused: npt.NDArray[np.int_],
+        threshold: float,
+        horizon: float,
     ) -> tuple[float, float, Step]:
         if len(paused) > SHORTLIST:
-            order = sorted(paused, key=lambda one: -one.best)
+            order = paused[np.argsort(-self._trials.bests[paused], kind="stable")]
             others = rng.choice(len(order) - BEST, SHORTLIST - BEST, replace=False)
-            paused = order[:BEST] + [order[BEST + place] for place in others]
-        following = [next(mark for mark in self._marks if mark > one.epoch) for one in paused]
-        epochs = np.minimum(np.maximum([one.epoch + horizon for one in paused], following), self._epochs)
-        mean, spread = view.process.spread(np.stack([one.code for one in paused]), self._log(epochs))
+            paused = np.concatenate([order[:BEST], order[BEST + others]])
+        reached = self._trials.epochs[paused]
+        following = self._later[np.searchsorted(self._later, reached, side="right")]
+        epochs = np.minimum(np.maximum(reached + horizon, following), self._epochs)
+        mean, spread = view.process.spread(self._trials.codes[paused], self._log(epochs))
         score = (mean - threshold) / spread
         place = int(score.argmax())
         chance = float(ndtr((mean[place] - view.best) / spread[place]))
-        return float(score[place]), chance, self._go_on(paused[place], self._percent(chance))
+        one = self._trials[int(paused[place])]
+        return float(score[place]), chance, self._go_on(one, self._percent(chance))
 
     def _best_new(
         self, rng: np.random.Generator, view: _View, threshold: float, epoch: float
     ) -> tuple[float, float, Step]:
-        when = self._log(np.array([min(epoch, self._epochs)]))
+        when = float(self._log(min(epoch, self._epochs)))
 
         def score(codes: Array, few: int) -> Array:
-            times = np.repeat(when, len(codes))
             scores = np.full(len(codes), -np.inf)
-            mean = view.process.mean(codes, times)
+            mean = view.process.mean(codes, when)
             keep = np.argsort(-mean)[:few]
             keep = np.union1d(keep, rng.integers(len(codes), size=few // 2))
-            expected, spread = view.process.spread(codes[keep], times[keep])
+            expected, spread = view.process.spread(codes[keep], when)
             scores[keep] = (expected - threshold) / spread
             return scores
 
@@ -436,14 +421,14 @@ class CurveSearcher:
         codes, values = self._full_data(view.warp)
         top = float(values.max())
         middle, deviation = float(values.mean()), float(values.std()) or 1.0
-        running = [one.code for one in self._trials if one.until >= FULL * self._epochs]
-        all_codes = np.concatenate([codes, running]) if running else codes
+        running = self._trials.codes[self._trials.until >= FULL * self._epochs]
+        all_codes = np.concatenate([codes, running])
         process = Process(
             self._full_kernel, all_codes, np.ones(len(all_codes)), (values - middle) / deviation
         )
 
         def score(codes: Array, few: int) -> Array:  # noqa: ARG001 - full trainings are few
-            return log_expected_gain(*process.spread(codes, np.ones(len(codes))), (top - middle) / deviation)
+            return log_expected_gain(*process.spread(codes, 1.0), (top - middle) / deviation)
 
         start = np.concatenate(
             [self._encoding.scattered(rng, 400), self._encoding.around(rng, self._tops(), 300)]
@@ -469,8 +454,9 @@ class CurveSearcher:
         return best, value
 
     def _tops(self) -> Array:
-        seen = [one for one in self._trials if one.values]
-        return np.stack([one.genes for one in sorted(seen, key=lambda one: -one.best)[:6]])
+        seen = np.nonzero(self._trials.epochs)[0]
+        best: Array = self._trials.genes[seen[np.argsort(-self._trials.bests[seen], kind="stable")[:6]]]
+        return best
 
     def _untried(self, genes: Array) -> Array:
         """Those of which no trial has the configuration, or nearly; of a small space, all that there are."""
@@ -503,12 +489,12 @@ class CurveSearcher:
 
     def _data(self) -> tuple[Array, Array, Array, Warp]:
         """Codes, times and warped values that the model sees: the last of every curve, more of those of the best."""
-        seen = [one for one in self._trials if one.values]
-        best = np.array([one.best for one in seen])
+        seen = np.nonzero(self._trials.epochs)[0]
+        best = self._trials.bests[seen]
         warp = Warp(best)
         rank = np.empty(len(seen))
         rank[np.argsort(-best, kind="stable")] = np.arange(len(seen)) / len(seen)
-        epoch = np.array([one.epoch for one in seen])
+        epoch = self._trials.epochs[seen]
         grid = np.minimum(self._grid[None], epoch[:, None])
         use = np.concatenate([np.ones((len(seen), 1), bool), grid[:, 1:] > grid[:, :-1]], axis=1)
         back = use.sum(1)[:, None] - np.cumsum(use, axis=1)
@@ -517,29 +503,29 @@ class CurveSearcher:
         if len(row) > ACTIVE:
             keep = np.sort(np.argsort(order[row, column], kind="stable")[:ACTIVE])
             row, column = row[keep], column[keep]
-        table = np.array([[one.values[at - 1] for at in ats] for one, ats in zip(seen, grid, strict=True)])
-        codes = np.stack([one.code for one in seen])[row]
+        codes = self._trials.codes[seen[row]]
         times = self._log(grid[row, column])
-        values = warp.standardise(table[row, column])
-        failed = [one.code for one in self._trials if one.failed and not one.values]
-        if failed:
+        values = warp.standardise(self._trials.curves[seen[row], column])
+        failed = self._trials.codes[self._trials.failures]
+        if len(failed):
             codes = np.concatenate([codes, failed, failed])
             times = np.concatenate([times, np.repeat(self._log([self._marks[0], self._epochs]), len(failed))])
             values = np.concatenate([values, np.full(2 * len(failed), values.min())])
         return codes, times, values, warp
 
     def _full_data(self, warp: Warp) -> tuple[Array, Array]:
-        long = [one for one in self._trials if one.epoch >= FULL * self._epochs]
+        epochs, bests = self._trials.epochs, self._trials.bests
+        long = np.nonzero(epochs >= FULL * self._epochs)[0]
         if len(long) < LEAST_FULL:
-            seen = [one for one in self._trials if one.values]
-            long = sorted(seen, key=lambda one: (-one.epoch, -one.best))[: 2 * LEAST_FULL]
-        return np.stack([one.code for one in long]), warp([one.best for one in long])
+            seen = np.nonzero(epochs)[0]
+            long = seen[np.lexsort((-bests[seen], -epochs[seen]))[: 2 * LEAST_FULL]]
+        return self._trials.codes[long], warp(bests[long])
 
     def _refit(self) -> None:
         """Fit the hyperparameters where there is so much more to fit them to."""
         if not self._modelled() or self._references_left() or self._lost or self._spent_out():
             return  # as where nothing is asked of the model: a decision that is taken over must leave the same state
-        points = sum(one.epoch > 0 for one in self._trials) + sum(one.epoch for one in self._trials) // 10
+        points = int((self._trials.epochs > 0).sum() + self._trials.epochs.sum() // 10)
         if points > REFIT * self._fitted:
             codes, times, values, _ = self._data()
             self._fitted = points
@@ -548,7 +534,7 @@ class CurveSearcher:
             if len(values) > FITTED:
                 pick = np.sort(rng.choice(len(values), FITTED, replace=False))
             self._kernel = fit(codes[pick], times[pick], values[pick], self._kernel)
-        full = sum(one.epoch >= FULL * self._epochs for one in self._trials)
+        full = int((self._trials.epochs >= FULL * self._epochs).sum())
         if full >= LEAST_FULL and full > 1.15 * self._full_fitted:
             self._full_fitted = full
             codes, values = self._full_data(self._data()[3])
@@ -560,16 +546,15 @@ class CurveSearcher:
     def _seen(self) -> _View:
         if self._view is None:
             codes, times, values, warp = self._data()
-            running = [one for one in self._trials if one.until]
-            if running:
-                codes = np.concatenate([codes, np.stack([one.code for one in running])])
-                times = np.concatenate([times, self._log([one.until for one in running])])
-            best = max(one.best for one in self._trials)
+            running = self._trials.until > 0
+            codes = np.concatenate([codes, self._trials.codes[running]])
+            times = np.concatenate([times, self._log(self._trials.until[running])])
+            best = self._trials.bests.max()
             self._view = _View(Process(self._kernel, codes, times, values), warp, float(warp(best)))
         return self._view
 
     def _best_words(self) -> str:
-        return f"{self._sign * max(one.best for one in self._trials):.4g}"
+        return f"{self._sign * self._trials.bests.max():.4g}"
 
     def _percent(self, chance: float) -> str:
         return f"{100 * chance:.0f} % to beat {self._best_words()}"

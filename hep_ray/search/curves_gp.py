@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.lapack import dpotrf, dtrtrs
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
@@ -72,20 +73,6 @@ class Kernel:
         logs: Array = np.log(np.concatenate([self.lengths, rest]))
         return logs
 
-    def between(self, codes: Array, times: Array, others: Array, their_times: Array) -> Array:
-        """Return (n, m) covariances, without noise."""
-        scale = ROOT5 / self.lengths[self.groups]
-        near = _near(codes * scale, others * scale)
-        if self.shape + self.trend < FLAT:
-            near *= self.level
-            return near
-        here, row = np.unique(times, return_inverse=True)
-        there, column = np.unique(their_times, return_inverse=True)
-        when, _ = _matern(((here[:, None] - there[None]) / self.time) ** 2)
-        near *= (self.level + self.shape * when)[row][:, column]
-        near += (self.trend * when)[row][:, column]
-        return near
-
     def variance(self) -> float:
         """Return the variance of a point, without noise."""
         return self.level + self.shape + self.trend
@@ -99,11 +86,10 @@ def _matern(square: Array) -> tuple[Array, Array]:
     return (1 + root + (5 / 3) * square) * fade, slope
 
 
-def _near(codes: Array, others: Array) -> Array:
-    """(n, m) Matérn 5/2 between codes in units of their lengths, times the root of five."""
-    square = codes @ (-2 * others.T)
-    square += (codes**2).sum(1)[:, None]
-    square += (others**2).sum(1)
+def _near(square: Array, ours: Array, theirs: Array) -> Array:
+    """(n, m) Matérn 5/2, in place, from minus twice the products of what has these squares."""
+    square += ours[:, None]
+    square += theirs
     np.maximum(square, 0, out=square)
     root = np.sqrt(square)
     square /= 3
@@ -229,26 +215,53 @@ class Process:
     """
 
     def __init__(self, kernel: Kernel, codes: Array, times: Array, values: Array) -> None:
-        self._kernel, self._codes, self._times = kernel, codes, times
-        covariance = kernel.between(codes, times, codes, times)
+        self._kernel = kernel
+        self._scale = ROOT5 / kernel.lengths[kernel.groups]
+        scaled = codes * self._scale
+        self._points = np.ascontiguousarray(-2 * scaled.T)
+        self._squares = (scaled**2).sum(1)
+        self._flat = kernel.shape + kernel.trend < FLAT
+        self._times, self._place = np.unique(times, return_inverse=True)
+        covariance = self.between(codes, times)
         covariance[np.diag_indices(len(codes))] += kernel.noise + JITTER
-        self._lower = cholesky(covariance, lower=True, check_finite=False)
+        self._lower, fault = dpotrf(covariance.T, lower=1, clean=0, overwrite_a=1)
+        if fault:
+            raise np.linalg.LinAlgError("the covariance of a Gaussian process is not positive definite")
         seen = len(values)
         half = np.zeros(len(codes))
-        half[:seen] = solve_triangular(self._lower[:seen, :seen], values, lower=True, check_finite=False)
+        half[:seen] = dtrtrs(self._lower[:seen, :seen], values, lower=1)[0]
         # that what is awaited is as predicted leaves its whitened residual at zero
-        self._weights = solve_triangular(self._lower, half, lower=True, trans="T", check_finite=False)
+        self._weights = dtrtrs(self._lower, half, lower=1, trans=1)[0]
 
-    def mean(self, codes: Array, times: Array) -> Array:
+    def between(self, codes: Array, times: Array | float) -> Array:
+        """Return (k, n) covariances with what was seen, without noise; one time stands for all."""
+        kernel = self._kernel
+        scaled = codes * self._scale
+        near = _near(scaled @ self._points, (scaled**2).sum(1), self._squares)
+        if self._flat:
+            near *= kernel.level
+            return near
+        here = np.atleast_1d(times)
+        row: Any = None
+        if len(here) > 1:
+            here, row = np.unique(here, return_inverse=True)
+        when, _ = _matern(((here[:, None] - self._times[None]) / kernel.time) ** 2)
+        share, trend = (kernel.level + kernel.shape * when), kernel.trend * when
+        share, trend = share[:, self._place], trend[:, self._place]
+        near *= share if row is None else share[row]
+        near += trend if row is None else trend[row]
+        return near
+
+    def mean(self, codes: Array, times: Array | float) -> Array:
         """Return (k,) expected values."""
-        expected: Array = self._kernel.between(codes, times, self._codes, self._times) @ self._weights
+        expected: Array = self.between(codes, times) @ self._weights
         return expected
 
-    def spread(self, codes: Array, times: Array) -> tuple[Array, Array]:
+    def spread(self, codes: Array, times: Array | float) -> tuple[Array, Array]:
         """Return (k,) expected values and their standard deviations, without noise."""
-        across = self._kernel.between(codes, times, self._codes, self._times)
-        half = solve_triangular(self._lower, across.T, lower=True, check_finite=False)
-        variance = self._kernel.variance() - (half**2).sum(0)
+        across = self.between(codes, times)
+        half = dtrtrs(self._lower, across.T, lower=1)[0]
+        variance = self._kernel.variance() - np.einsum("ij,ij->j", half, half)
         return across @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
 
 

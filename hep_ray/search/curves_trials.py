@@ -1,0 +1,153 @@
+"""Trials of a search by learning curves, as records and, beside them, as the arrays that its model reads.
+
+A decision looks at every trial many times; arrays that grow with each report keep its cost from growing with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hep_ray.search.space import Value
+
+Array = npt.NDArray[np.float64]
+ROOM = 64
+"""Trials that the arrays have room for at first; it doubles when it is full."""
+
+
+@dataclass
+class CurveTrial:
+    """A trial that was opened.
+
+    Attributes:
+        number: its place in the order of opening.
+        params: whole configuration.
+        values: best value after each epoch, larger is better.
+        until: epoch that it is being trained to; 0 while it is not.
+        over: whether it will not be continued.
+        failed: whether its parameters made it fail.
+    """
+
+    number: int
+    params: dict[str, Value]
+    values: list[float] = field(default_factory=list)
+    until: int = 0
+    over: bool = False
+    failed: bool = False
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that it has been trained for."""
+        return len(self.values)
+
+    @property
+    def best(self) -> float:
+        """Its best value; minus infinity before the first."""
+        return self.values[-1] if self.values else -math.inf
+
+
+class CurveTable:
+    """All trials of a search.
+
+    Args:
+        genes: of a configuration.
+        columns: of its code.
+        grid: epochs at which curves are kept for the model, rising.
+    """
+
+    def __init__(self, genes: int, columns: int, grid: npt.NDArray[np.int_]) -> None:
+        self._trials: list[CurveTrial] = []
+        self._grid = grid
+        self._genes, self._codes = np.zeros((ROOM, genes)), np.zeros((ROOM, columns))
+        self._curves = np.zeros((ROOM, len(grid)))
+        self._epochs, self._until = np.zeros(ROOM, int), np.zeros(ROOM, int)
+        self._bests = np.full(ROOM, -np.inf)
+        self._over, self._failed = np.zeros(ROOM, bool), np.zeros(ROOM, bool)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __iter__(self) -> Iterator[CurveTrial]:
+        return iter(self._trials)
+
+    def __getitem__(self, number: int) -> CurveTrial:
+        return self._trials[number]
+
+    @property
+    def genes(self) -> Array:
+        """(trials, genes)."""
+        return self._genes[: len(self._trials)]
+
+    @property
+    def codes(self) -> Array:
+        """(trials, columns)."""
+        return self._codes[: len(self._trials)]
+
+    @property
+    def curves(self) -> Array:
+        """(trials, grid) best value until each epoch of the grid; beyond its last, the last."""
+        return self._curves[: len(self._trials)]
+
+    @property
+    def epochs(self) -> npt.NDArray[np.int_]:
+        """(trials,) epochs trained."""
+        return self._epochs[: len(self._trials)]
+
+    @property
+    def bests(self) -> Array:
+        """(trials,) best values."""
+        return self._bests[: len(self._trials)]
+
+    @property
+    def until(self) -> npt.NDArray[np.int_]:
+        """(trials,) epoch that each is trained to; 0 for those that are not."""
+        return self._until[: len(self._trials)]
+
+    @property
+    def paused(self) -> npt.NDArray[np.int_]:
+        """Numbers of the trials that can go on."""
+        over = self._over[: len(self._trials)]
+        return np.nonzero((self.epochs > 0) & (self.until == 0) & ~over)[0]
+
+    @property
+    def failures(self) -> npt.NDArray[np.bool_]:
+        """(trials,) whether each failed before its first value."""
+        return self._failed[: len(self._trials)] & (self.epochs == 0)
+
+    def add(self, params: dict[str, Value], genes: Array, code: Array) -> CurveTrial:
+        """Open a trial."""
+        number = len(self._trials)
+        if number == len(self._epochs):
+            for name, stored in vars(self).items():
+                if name != "_grid" and isinstance(stored, np.ndarray):
+                    room = np.full_like(stored, -np.inf if name == "_bests" else 0)
+                    setattr(self, name, np.concatenate([stored, room]))
+        one = CurveTrial(number, params)
+        self._trials.append(one)
+        self._genes[number], self._codes[number] = genes, code
+        return one
+
+    def train(self, number: int, until: int) -> None:
+        """Note to which epoch a trial is being trained; 0 where it is not."""
+        self._trials[number].until = self._until[number] = until
+
+    def saw(self, number: int, epoch: int, best: float) -> None:
+        """Take in the best value until an epoch; epochs between that are missing had the last."""
+        one = self._trials[number]
+        if epoch <= one.epoch:
+            return
+        first = not one.values
+        one.values.extend([best if first else one.best] * (epoch - 1 - one.epoch))
+        one.values.append(best)
+        self._curves[number, slice(None) if first else self._grid >= epoch] = best
+        self._epochs[number], self._bests[number] = epoch, best
+
+    def end(self, number: int, *, failed: bool = False) -> None:
+        """Note that a trial will not be continued."""
+        one = self._trials[number]
+        one.over = self._over[number] = True
+        one.failed = self._failed[number] = failed
