@@ -27,7 +27,9 @@ from hep_ray.models import is_fitted
 from hep_ray.search.curves_gp import Array, Kernel, Process, Warp, fit, log_expected_gain
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.curves_trials import CurveTable, CurveTrial
+from hep_ray.search.lessons import Guess
 from hep_ray.search.space import Space, Value
+from hep_ray.tracking.records import Lesson
 
 FIRST = 17
 """Of the epochs, the first milestone is one part in so many."""
@@ -142,6 +144,7 @@ class CurveSearcher:
         trials: most that are opened, references aside; None is no limit.
         budget: most epochs that are handed out; None is no limit.
         points: references, which are trained in full before anything else.
+        lessons: of earlier searches.
     """
 
     def __init__(
@@ -154,6 +157,7 @@ class CurveSearcher:
         trials: int | None = None,
         budget: int | None = None,
         points: Sequence[Mapping[str, Value]] = (),
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         self._space, self._epochs, self._seed = space, epochs, seed
         self._sign = 1 if mode == "max" else -1
@@ -170,6 +174,10 @@ class CurveSearcher:
         self._kernel = self._full_kernel = Kernel.start(self._encoding.groups)
         self._fitted = self._full_fitted = 0
         self._view: _View | None = None
+        self._guess: Guess | None = None
+        if lessons:
+            with one_thread():
+                self._guess = Guess(lessons, self._encoding)
         self._all = self._enumerate() if self._encoding.finite <= ENUMERATED else None
 
     # what it is told
@@ -321,7 +329,12 @@ class CurveSearcher:
         return self._go_on(best, "there is nothing else to do")
 
     def _begin(self, rng: np.random.Generator) -> Step:
-        """A configuration drawn at random, away from those that there are."""
+        """A configuration that was good elsewhere, or one drawn at random, away from those that there are."""
+        drawn = len(self._trials) - len(self._points)
+        if self._guess is not None and drawn < len(self._guess.first):
+            genes = self._guess.first[[drawn]]
+            if self._keys(self._encoding.codes(genes))[0] not in self._tried:
+                return self._open(genes[0], self._marks[0], "good in earlier searches")
         genes = self._untried(rng.random((64, self._encoding.genes)))
         if self._all is not None:  # in the order of the space, which every seed would begin with
             genes = genes[rng.permutation(len(genes))[:64]]
@@ -410,7 +423,11 @@ class CurveSearcher:
             return scores
 
         start = np.concatenate(
-            [self._encoding.scattered(rng, 150), self._encoding.around(rng, self._tops(), 150)]
+            [
+                self._encoding.scattered(rng, 150),
+                self._encoding.around(rng, self._tops(), 150),
+                *([self._guess.candidates] if self._guess else []),
+            ]
         )
         genes, value = self._climb(rng, start, score, [(0.02, 0.06, 0.15), (0.005, 0.02, 0.05)])
         mean, spread = view.process.spread(self._encoding.codes(genes[None]), when)
@@ -533,7 +550,9 @@ class CurveSearcher:
             pick = np.arange(len(values))
             if len(values) > FITTED:
                 pick = np.sort(rng.choice(len(values), FITTED, replace=False))
-            self._kernel = fit(codes[pick], times[pick], values[pick], self._kernel)
+            about = self._guess and self._guess.about(codes, times, values)
+            left = values if about is None else values - about(codes, times)
+            self._kernel = fit(codes[pick], times[pick], left[pick], self._kernel)
         full = int((self._trials.epochs >= FULL * self._epochs).sum())
         if full >= LEAST_FULL and full > 1.15 * self._full_fitted:
             self._full_fitted = full
@@ -546,11 +565,12 @@ class CurveSearcher:
     def _seen(self) -> _View:
         if self._view is None:
             codes, times, values, warp = self._data()
+            about = self._guess and self._guess.about(codes, times, values)
             running = self._trials.until > 0
             codes = np.concatenate([codes, self._trials.codes[running]])
             times = np.concatenate([times, self._log(self._trials.until[running])])
             best = self._trials.bests.max()
-            self._view = _View(Process(self._kernel, codes, times, values), warp, float(warp(best)))
+            self._view = _View(Process(self._kernel, codes, times, values, about), warp, float(warp(best)))
         return self._view
 
     def _best_words(self) -> str:

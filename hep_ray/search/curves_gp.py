@@ -12,6 +12,7 @@ Gaussian Processes for Machine Learning, 2006, section 5.4.1).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtr
 
 Array = npt.NDArray[np.float64]
+Mean = Callable[[Array, Array | float], Array]
 ROOT5 = math.sqrt(5)
 JITTER = 1e-6
 STRETCH = 1.0
@@ -212,10 +214,15 @@ class Process:
         codes: (n, columns) of configurations.
         times: (n,) logarithm of the epoch.
         values: (m,) of the first m, m ≤ n; the others are awaited.
+        about: (codes, times) → (n,) what it varies about; None is zero.
     """
 
-    def __init__(self, kernel: Kernel, codes: Array, times: Array, values: Array) -> None:
-        self._kernel = kernel
+    def __init__(
+        self, kernel: Kernel, codes: Array, times: Array, values: Array, about: Mean | None = None
+    ) -> None:
+        self._kernel, self._about = kernel, about
+        if about is not None:
+            values = values - about(codes[: len(values)], times[: len(values)])
         self._scale = ROOT5 / kernel.lengths[kernel.groups]
         scaled = codes * self._scale
         self._points = np.ascontiguousarray(-2 * scaled.T)
@@ -254,15 +261,18 @@ class Process:
 
     def mean(self, codes: Array, times: Array | float) -> Array:
         """Return (k,) expected values."""
-        expected: Array = self.between(codes, times) @ self._weights
-        return expected
+        return self._expected(self.between(codes, times), codes, times)
+
+    def _expected(self, across: Array, codes: Array, times: Array | float) -> Array:
+        expected: Array = across @ self._weights
+        return expected if self._about is None else expected + self._about(codes, times)
 
     def spread(self, codes: Array, times: Array | float) -> tuple[Array, Array]:
         """Return (k,) expected values and their standard deviations, without noise."""
         across = self.between(codes, times)
         half = dtrtrs(self._lower, across.T, lower=1)[0]
         variance = self._kernel.variance() - np.einsum("ij,ij->j", half, half)
-        return across @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
+        return self._expected(across, codes, times), np.sqrt(np.maximum(variance, 1e-10))
 
 
 def log_expected_gain(mean: Array, spread: Array, best: float) -> Array:

@@ -119,6 +119,13 @@ WATCH_FLAG = typer.Option(
     help="Second dataset with the columns and classes of the first: its validation split is evaluated after each epoch "
     "(watched_accuracy, watched_auc, watched_loss) and ranks nothing.",
 )
+LEARN_FROM_FLAG = typer.Option(
+    "--learn-from",
+    metavar="FOLDER",
+    help="Folder of an earlier search, such as runs/other, from which sampler curves learns where to begin; may be "
+    "given several times. What is learnt is kept in the journal: with --resume it is not typed again.",
+    show_default=False,
+)
 READERS_FLAG = typer.Option(
     min=1,
     help="Cores that Ray Data reads streamed events with; unless given, one of each node and all that no trial takes.",
@@ -178,6 +185,7 @@ class SearchOptions:
     )
     readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
     watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
+    learn_from: Annotated[list[str] | None, LEARN_FROM_FLAG] = None
     plugin: Annotated[Plugins, Resume.MAY_CHANGE] = None
     accept_changed_code: Annotated[
         bool,

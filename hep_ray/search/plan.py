@@ -23,6 +23,7 @@ from hep_ray.plugins import Plugin, differences, import_named, places, registere
 from hep_ray.registry import check_name
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
+from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
 from hep_ray.search.own_checks import rehearse
 from hep_ray.search.preflight import (
@@ -196,6 +197,10 @@ class SearchPlan(TrainingPlan):
         nobody = ", which stops none of so few epochs" if idle else ""
         shared = f" = {drawn * preset.epochs} epochs, shared among trials that pause" if preset.pauses else ""
         limit = self.time_budget
+        learns = len(self.given.learn_from or ())
+        sampler += (
+            f", which learns from {learns} earlier search{'es' if learns > 1 else ''}" if learns else ""
+        )
         in_time = (
             ""
             if limit is None
@@ -244,6 +249,7 @@ class SearchPlan(TrainingPlan):
                     plugins=tuple(plugin.recorded for plugin in self.plugins),
                     stated=stated_by(self.search),
                     unstated={},
+                    lessons=lessons_of(self.given.learn_from or (), self.preset, self.space),
                     **self.identity,
                 )
             ]
@@ -331,6 +337,11 @@ def planned(
     started = SearchState.read(folder).started if resume else None
     if resume and started is None:
         raise CannotResume(f"there is no search to resume in {folder}: start it without --resume")
+    if given.get("learn_from") and started is not None:
+        raise CannotResume(
+            f"what this search learns from was read when it began ({len(started.lessons)} earlier searches) and is in "
+            "its journal: leave --learn-from out, or choose another --storage"
+        )
     if given.get("accept_changed_code") and not resume:
         raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
     recorded = recorded_options(folder, started) if started else {}
@@ -435,6 +446,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: _check_baseline(draft.search),
     lambda draft: check_sampler(draft.preset, draft.search),
     lambda draft: _check_end(draft.preset, draft.options),
+    lambda draft: lessons_of(draft.options.learn_from or (), draft.preset, draft.space),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
     lambda draft: check_metrics(draft.search.metric, draft.search.second_objective, draft.dataset.schema),
     lambda draft: draft.watched,
@@ -525,6 +537,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
         InvalidConfig: neither a number of trials nor a time ends it.
+        InvalidConfig, SearchFailed: it cannot learn from an earlier search, see `lessons_of`.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: trials on this dataset do not report the metric.
         InvalidConfig, PluginFailed: a scheduler or a sampler of the user's own fails, see `rehearse`.

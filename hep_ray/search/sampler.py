@@ -517,6 +517,7 @@ class CurveTrials(OptunaSearcher):
             seed=self._seed,
             budget=self.epochs_in_all,
             points=self._search.points_to_evaluate,
+            lessons=self._state.started.lessons if self._state.started else (),
         )
         self._numbers: dict[str, int] = {}
         """Trial → its number for the model, in the order in which they were opened."""

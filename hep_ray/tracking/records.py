@@ -79,6 +79,19 @@ class RecordedParameter(Config):
         return f"{text} when {condition}" if condition else text
 
 
+class Lesson(Config):
+    """What a search learns from an earlier one: it is kept whole, so that a resumed search needs no other's folder."""
+
+    search: str
+    search_id: str
+    metric: str
+    mode: Literal["max", "min"]
+    epochs: int = Field(description="full length of its trials")
+    trials: tuple[tuple[dict[str, Any], dict[int, float]], ...] = Field(
+        description="parameters, and best value until some epochs"
+    )
+
+
 class SearchStarted(Config):
     """First record: what this search is. A resumed search must state the same."""
 
@@ -106,6 +119,7 @@ class SearchStarted(Config):
         "on", description="whether the weights of events count, if they have some"
     )
     points_to_evaluate: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
+    lessons: tuple[Lesson, ...] = Field((), description="of earlier searches")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
     unstated: dict[str, Any] = Field(

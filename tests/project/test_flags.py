@@ -156,6 +156,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--precision": ["bfloat16"],
     "--readers": ["2"],
     "--watch": ["d"],
+    "--learn-from": ["elsewhere"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--accept-changed-code": [],
 }
