@@ -116,7 +116,8 @@ class CurveTable:
     @property
     def failures(self) -> npt.NDArray[np.bool_]:
         """(trials,) whether each failed before its first value."""
-        return self._failed[: len(self._trials)] & (self.epochs == 0)
+        early: npt.NDArray[np.bool_] = self._failed[: len(self._trials)] & (self.epochs == 0)
+        return early
 
     def add(self, params: dict[str, Value], genes: Array, code: Array) -> CurveTrial:
         """Open a trial."""
