@@ -1,4 +1,4 @@
-"""What earlier searches teach: how good each configuration is after each epoch, as a guess for a new task.
+"""Lessons of earlier searches: how good each configuration is after each epoch, as a guess for a new task.
 
 Values of every earlier search are put on one scale (0 its middle, 1 its deviation, those next to its best pulled
 apart), and a smooth function of configuration and epoch is fitted to all of them: random Fourier features (Rahimi and

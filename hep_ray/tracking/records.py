@@ -80,7 +80,7 @@ class RecordedParameter(Config):
 
 
 class Lesson(Config):
-    """What a search learns from an earlier one: it is kept whole, so that a resumed search needs no other's folder."""
+    """Values of an earlier search, kept whole in the journal of the one that learns from it."""
 
     search: str
     search_id: str
