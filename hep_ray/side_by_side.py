@@ -37,6 +37,8 @@ COLUMNS = {
 """Column of a row → its heading."""
 MUST_AGREE = {"dataset_fingerprint": "the dataset", "metric": "the metric", "mode": "its direction"}
 """Fact of a search without whose agreement its numbers stand beside no other's → in words."""
+LEAST_HOURS = 0.1
+"""CPU hours that are told in hundredths; of fewer the first digit."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ def _apart(kinds: Sequence[tuple[Any, ...]], groups: Sequence[Sequence[Mapping[s
     ]
     listing = "; ".join(", ".join(str(row["search"]) for row in group) for group in groups)
     return (
-        f"These numbers may not all stand beside each other, since {' and '.join(differing)} differ: compare only "
-        f"within {listing}"
+        f"These searches differ in {' and '.join(differing)}, so their numbers stand in tables of their own and are "
+        f"compared within each alone: {listing}"
     )
 
 
@@ -225,7 +227,9 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
         p_value = row["adjusted_p_value"]
         text = f"{value:+.2g} [{row['gain_low']:+.2g}, {row['gain_high']:+.2g}]"
         return text if p_value is None else f"{text}, p = {p_value:.2g}"
-    return f"{value:.2f}" if name == "cpu_hours" else number(value)
+    if name == "cpu_hours":
+        return f"{value:.2f}" if value >= LEAST_HOURS else f"{value:.1g}"
+    return number(value)
 
 
 def compare_command(

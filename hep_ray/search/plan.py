@@ -147,7 +147,7 @@ class SearchPlan(TrainingPlan):
         yield "goal", f"{self.mode} {self.metric}"
         yield "cluster", describe()
         yield "resources", str(self.resources)
-        yield "patience", f"an epoch may take {self.epoch_timeout:g} s"
+        yield "patience", f"an epoch may take {in_words(self.epoch_timeout)}"
         yield "events", str(self.resources.ingest)
         yield "storage", str(self.folder)
         yield "tracking", mask(self.tracking_uri)

@@ -137,9 +137,9 @@ def test_numbers_of_other_events_or_another_metric_stand_apart(write: Write) -> 
     assert [[row["search"] for row in group] for group in found.groups] == [
         ["alpha", "gamma"], ["events"], ["metric"],
     ]  # fmt: skip
-    assert tells(found.apart, "the dataset and the metric differ", "alpha, gamma; events; metric")
+    assert tells(found.apart, "differ in the dataset and the metric", "alpha, gamma; events; metric")
     assert list(found.table["group"]) == [1, 1, 2, 3]
-    assert tells(compare(alpha, others[0]).apart, "the dataset differ")
+    assert tells(compare(alpha, others[0]).apart, "differ in the dataset")
     page = found._repr_html_()
     assert tells(page, "val_loss on events ffffffffffff", "val_auc on events eeeeeeeeeeee", found.apart)
 
@@ -165,7 +165,7 @@ def test_the_command_prints_the_table(write: Write, tmp_path: Path) -> None:
     words = ["compare", "alpha", "beta", "--storage", str(tmp_path / "runs")]
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 0, told.output
-    assert tells(told.output, "0.8 ± 0.01", "0.6 ± 0.01", "the dataset differ", "seed")
+    assert tells(told.output, "0.8 ± 0.01", "0.6 ± 0.01", "differ in the dataset", "seed")
     given = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     assert [group[0]["validation"] for group in given["groups"]] == [0.8, 0.6]
     assert given["differences"]["seed"] == {"alpha": "1", "beta": "2"}
