@@ -7,7 +7,9 @@ import errno
 import os
 import shutil
 import socket
+import sqlite3
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -373,18 +375,14 @@ def memory_kills_are_losses() -> Iterator[None]:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_FULL_IN_WORDS = (
-    "No space left on device",
-    "database or disk is full",
-    "Disk quota exceeded",
-    "Read-only file system",
-)
-"""How libraries that hide the error's number word it."""
+_SQLITE_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
 
 
 @contextmanager
 def named_when_full(folder: Path) -> Iterator[None]:
     """Name a full or read-only storage, however deep in Ray or SQLite it was met.
+
+    Where the error of a library, or of another process, has no number that says so, the storage is tried.
 
     Raises:
         StorageError: the block failed for want of room.
@@ -394,19 +392,26 @@ def named_when_full(folder: Path) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as exc:
-        if not any(
-            (isinstance(one, OSError) and one.errno in _FULL)
-            or any(words in str(one) for words in _FULL_IN_WORDS)
-            for one in _chain(exc)
-        ):
+        full = next((one for one in _chain(exc) if _is_full(one)), None) or _refusal(folder)
+        if full is None:
             raise
         raise StorageError(
-            f"cannot write to {folder} any more: {_line(exc)}; every finished epoch is kept: make room, then resume"
+            f"cannot write to {folder} any more: {full}; every finished epoch is kept: make room, then resume"
         ) from exc
 
 
-def _line(exc: BaseException) -> str:
-    lines = str(exc).splitlines()
-    return next(
-        (line.strip() for line in lines if any(words in line for words in _FULL_IN_WORDS)), str(exc)[:200]
-    )
+def _is_full(exc: BaseException) -> bool:
+    code = getattr(exc, "sqlite_errorcode", None) if isinstance(exc, sqlite3.Error) else None
+    return code in _SQLITE_FULL or (isinstance(exc, OSError) and exc.errno in _FULL)
+
+
+def _refusal(folder: Path) -> OSError | None:
+    """Return why a little cannot be written to a folder; None where it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as exc:
+        return exc if _is_full(exc) else None
+    return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Batch
@@ -70,7 +71,7 @@ def train_step(
         with mixed(model, mixing_points, batch):
             logits = logits_of(model if forward is None else forward, model.columns, batch, half=half)
     except ValueError as exc:
-        if len(batch) > 1 or "per channel" not in str(exc):
+        if len(batch) > 1 or not any(isinstance(one, _BatchNorm) for one in model.modules()):
             raise
         raise InvalidConfig(
             "batch normalisation takes more than one event where it has one number of each; a batch holds 1: choose a "

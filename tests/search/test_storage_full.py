@@ -1,8 +1,11 @@
 """A full or read-only disk, refused by the kernel itself: told when it happens, and what was finished stays whole."""
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -152,8 +155,18 @@ def test_no_room_or_no_leave_to_write_is_told_before_a_trial_starts(
         prepare(SEARCH, SearchOptions(data=data, storage=folder / "runs", preset="smoke"))
 
 
-def test_room_is_named_however_deep_the_fault(tmp_path):
+def test_room_is_named_however_deep_the_fault(tmp_path, monkeypatch):
+    fault = sqlite3.OperationalError("database or disk is full")
+    fault.sqlite_errorcode = sqlite3.SQLITE_FULL
     with raises(StorageError, tmp_path, "disk is full"), named_when_full(tmp_path):
-        raise RuntimeError("a long traceback\nsqlite3.OperationalError: database or disk is full\nmore")
+        raise RuntimeError("a trial failed") from fault
     with raises(RuntimeError, "anything else"), named_when_full(tmp_path):
+        raise RuntimeError("anything else")
+
+    def refuse(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # What comes from another process is text: then the storage itself says that it is full.
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with raises(StorageError, tmp_path, "No space left"), named_when_full(tmp_path):
         raise RuntimeError("anything else")
