@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +16,23 @@ from hep_ray.errors import InvalidConfig, StorageError
 from hep_ray.flags import IN_STORAGE, STORAGE, Plugins, Settings, Storage, python, typed
 
 if TYPE_CHECKING:
+    from hep_ray.predict.shift import ShiftSettings
     from hep_ray.promote.package import Package
 
 
-SCORING = {"schema", "reader", "select", "settings", "batch", "workers", "gpus_per_worker"}
+SCORING = {
+    *("schema", "reader", "select", "settings", "batch", "workers", "gpus_per_worker"),
+    *("shift_test", "shift_level", "shift_class"),
+}
 """Parameters that only say how events are scored."""
+
+
+class ShiftMethod(StrEnum):
+    """Choices of `--shift-test`."""
+
+    COLUMNS = "columns"
+    CLASSIFIER = "classifier"
+    OFF = "off"
 
 
 def predict(
@@ -65,6 +78,22 @@ def predict(
             help="Write the model as an ONNX file too, checked against torch to 1e-5; INPUT may be left out."
         ),
     ] = None,
+    shift_test: Annotated[
+        ShiftMethod | None,
+        typer.Option(
+            help="Compare the inputs with those of the training: each column; also all together by a classifier; "
+            "or not. Default: columns, where the model holds reference inputs.",
+            show_default=False,
+        ),
+    ] = None,
+    shift_level: Annotated[
+        float,
+        typer.Option(help="Probability that the shift test warns of anything, where nothing is shifted."),
+    ] = 0.05,
+    shift_class: Annotated[
+        str | None,
+        typer.Option(help="Compare with reference events of this class alone, such as the background."),
+    ] = None,
     trust_code: Annotated[
         bool,
         typer.Option(
@@ -80,6 +109,9 @@ def predict(
 
     Events need no labels. Columns of other names, shapes, types or units than the model was trained on are refused.
     Killed in the middle, type the same command again: finished files are kept, nothing is done twice.
+
+    Before, some inputs are compared with those of the training; what differs is told as a warning and recorded in the
+    manifest of the scores (--shift-test).
 
     Such as:
 
@@ -119,6 +151,7 @@ def predict(
     crew = Crew(workers, gpus_per_worker, batch)
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
     package, origin = find_model(model, storage, tracking_uri)
+    shift = _shift_settings(context, package, shift_test, shift_level, shift_class)
     import_named(plugin or ())
     trusted = trust_code or vouched(package.description.plugins)
     package = dataclasses.replace(package, trust_code=trusted)
@@ -140,15 +173,36 @@ def predict(
     with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
         row = bar.add_task("scoring", total=None)
         progress = lambda done, total: bar.update(row, completed=done, total=total)  # noqa: E731
-        done = score(package, inputs, out, ways=ways, crew=crew, origin=origin, progress=progress)
+        done = score(
+            package, inputs, out, ways=ways, crew=crew, origin=origin, progress=progress, shift=shift
+        )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")
     for note in done.notes:
         say(f"note: {note}")
+    for line in done.shift.lines() if done.shift else ():
+        say(line)
     if done.units != "checked":
         say(f"units: {done.units}")
     code = f"import pandas; print(pandas.read_parquet({str(done.out)!r}).describe())"
     say(f"next: {typed(python(), '-c', code)}")
+
+
+def _shift_settings(
+    context: typer.Context, package: Package, method: ShiftMethod | None, level: float, of_class: str | None
+) -> ShiftSettings | None:
+    """Settings of the shift test; None where there is none, since it is off or an older model has no reference."""
+    from hep_ray.predict.shift import ShiftSettings
+
+    source = context.get_parameter_source("shift_level")
+    further = of_class is not None or (source is not None and source.name == "COMMANDLINE")
+    if method is ShiftMethod.OFF:
+        if further:
+            raise InvalidConfig("--shift-test off tests nothing: leave out --shift-level and --shift-class")
+        return None
+    if method is None and not further and not package.reference:
+        return None
+    return ShiftSettings("classifier" if method is ShiftMethod.CLASSIFIER else "columns", level, of_class)
 
 
 def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Package, str]:

@@ -79,7 +79,13 @@ def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> 
         yield {name: rows for name, rows in done.items() if rows is not None}
 
 
-def finish(out: Path, what: Mapping[str, Any], model: Mapping[str, str], files: Mapping[str, int]) -> int:
+def finish(
+    out: Path,
+    what: Mapping[str, Any],
+    model: Mapping[str, str],
+    files: Mapping[str, int],
+    shift: Mapping[str, Any] | None = None,
+) -> int:
     """Write the manifest of a prediction whose files are all there.
 
     Args:
@@ -87,6 +93,7 @@ def finish(out: Path, what: Mapping[str, Any], model: Mapping[str, str], files: 
         what: identity.
         model: where it comes from.
         files: name → events.
+        shift: record of the shift test, where there was one.
 
     Returns:
         Events in all files.
@@ -94,7 +101,10 @@ def finish(out: Path, what: Mapping[str, Any], model: Mapping[str, str], files: 
     listed = [{"file": name, "events": rows, "sha256": sha256_of(out / name)} for name, rows in files.items()]
     total = sum(files.values())
     with storing(out):
-        _write(out, {**what, "model": dict(model), "complete": True, "events": total, "files": listed})
+        tested = {} if shift is None else {"shift_test": shift}
+        _write(
+            out, {**what, "model": dict(model), "complete": True, "events": total, "files": listed, **tested}
+        )
     return total
 
 

@@ -22,6 +22,7 @@ from hep_ray.cores import usable_cores
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
 from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
 from hep_ray.predict.output import finish, identity, predicting, score_piece
+from hep_ray.predict.shift import Shift, ShiftSettings, reference_for, sampled, shift_test
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Package
 from hep_ray.training.evaluation import BATCH
@@ -67,6 +68,7 @@ class Predicted:
         reused: files that were there before.
         units: whether the input states them.
         notes: what is to be told of the inputs, such as which hold no events.
+        shift: whether the inputs are like those of the training; None where that was not tested.
     """
 
     out: Path
@@ -75,6 +77,7 @@ class Predicted:
     reused: int
     units: str
     notes: tuple[str, ...] = ()
+    shift: Shift | None = None
 
 
 class Scorer:
@@ -120,6 +123,7 @@ def predict(
     crew: Crew | None = None,
     origin: str = "",
     progress: Progress | None = None,
+    shift: ShiftSettings | None = None,
 ) -> Predicted:
     """Score every event of some inputs, or what is left of them.
 
@@ -131,9 +135,11 @@ def predict(
         crew: who computes.
         origin: where the model comes from, for the manifest.
         progress: called whenever a piece is done.
+        shift: how the inputs are compared with those of the training, before the first is scored; None does not.
 
     Raises:
-        ModelMismatch: the events lack a column of the model, or have another shape, type or unit.
+        ModelMismatch: the events lack a column of the model, or have another shape, type or unit, or the model holds
+            no reference inputs to compare with.
         UnreadableInput, ShardMismatch, InvalidEvents: an input cannot be read, or an event cannot be scored.
         StorageError: the folder holds something else or cannot be written.
         Infeasible: the cluster has no room for the workers.
@@ -149,6 +155,10 @@ def predict(
         **description.origin,
     }
     what = identity(prediction, model, classifier.classes)
+    found = None
+    if shift is not None:
+        reference = reference_for(package.reference, classifier.classes, shift, origin or "the model")
+        found = shift_test(sampled(classifier, prediction), reference, shift)
     with predicting(out, what, model) as files:
         reused = len(files)
         todo = [piece for piece in prediction.pieces if piece.file not in files]
@@ -156,8 +166,9 @@ def predict(
             files[file] = rows
             if progress:
                 progress(len(files), len(prediction.pieces))
-        total = finish(out, what, model, {piece.file: files[piece.file] for piece in prediction.pieces})
-    return Predicted(out, total, len(files), reused, prediction.units, prediction.notes)
+        rows_of = {piece.file: files[piece.file] for piece in prediction.pieces}
+        total = finish(out, what, model, rows_of, None if found is None else found.record())
+    return Predicted(out, total, len(files), reused, prediction.units, prediction.notes, found)
 
 
 PATIENCE = 30.0

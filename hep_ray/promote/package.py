@@ -24,6 +24,8 @@ from hep_ray.errors import CorruptModel, UnreadableInput
 from hep_ray.files import replacing, storing
 from hep_ray.plugins import Plugin, trust
 from hep_ray.promote.classifier import Classifier
+from hep_ray.promote.reference import FILE as REFERENCE
+from hep_ray.promote.reference import Reference
 
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
@@ -74,6 +76,7 @@ class Description(Config):
         provenance: code, versions, machine and command.
         evidence: what it was promoted by; None for a model that was never judged.
         weights_sha256: of the weights' file.
+        reference_sha256: of the reference inputs' file; empty where there is none.
         plugins: files with the code of its components, where they are not hep_ray's own.
     """
 
@@ -86,11 +89,13 @@ class Description(Config):
     provenance: dict[str, str] = Field(default_factory=dict)
     evidence: Evidence | None = None
     weights_sha256: str = ""
+    reference_sha256: str = ""
     plugins: tuple[Plugin, ...] = ()
 
     def dumps(self) -> str:
         """Return the text of `model.json`."""
-        return self.model_dump_json(indent=1, exclude=None if self.plugins else {"plugins"}) + "\n"
+        later = {name for name in ("plugins", "reference_sha256") if not getattr(self, name)}
+        return self.model_dump_json(indent=1, exclude=later) + "\n"
 
 
 @dataclass(frozen=True)
@@ -101,22 +106,30 @@ class Package:
         description: what `model.json` says.
         weights: bytes of `model.safetensors`.
         trust_code: run code that came with it.
+        reference: bytes of `reference.safetensors`, the inputs that new ones are compared with; empty of models that
+            were promoted before there were any.
     """
 
     description: Description
     weights: bytes
     trust_code: bool = False
+    reference: bytes = b""
 
     @classmethod
-    def create(cls, description: Description, state: Mapping[str, torch.Tensor]) -> Package:
-        """Make a package of a model's state."""
+    def create(
+        cls, description: Description, state: Mapping[str, torch.Tensor], reference: Reference | None = None
+    ) -> Package:
+        """Make a package of a model's state, and of what its inputs look like."""
         from safetensors.torch import save
 
         # Tied weights share memory, which the format refuses: each name gets a copy of its own.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
         weights = save(tensors)
-        digest = hashlib.sha256(weights).hexdigest()
-        return cls(description.model_copy(update={"weights_sha256": digest}), weights)
+        inputs = b"" if reference is None else reference.dumps()
+        digests = {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+        if inputs:
+            digests["reference_sha256"] = hashlib.sha256(inputs).hexdigest()
+        return cls(description.model_copy(update=digests), weights, reference=inputs)
 
     @property
     def digest(self) -> str:
@@ -132,6 +145,8 @@ class Package:
         with replacing(folder) as filling, storing(folder):
             (filling / DESCRIPTION).write_text(self.description.dumps(), encoding="utf-8")
             (filling / WEIGHTS).write_bytes(self.weights)
+            if self.reference:
+                (filling / REFERENCE).write_bytes(self.reference)
             if card:
                 (filling / CARD).write_text(card, encoding="utf-8")
 
@@ -141,7 +156,7 @@ class Package:
 
         Raises:
             UnreadableInput: it is not the folder of a model.
-            CorruptModel: its weights are not those that it was written with.
+            CorruptModel: its weights or reference inputs are not those that it was written with.
         """
         folder = Path(folder)
         if not (folder / DESCRIPTION).is_file():
@@ -149,6 +164,7 @@ class Package:
         try:
             values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             weights = (folder / WEIGHTS).read_bytes()
+            reference = (folder / REFERENCE).read_bytes() if (folder / REFERENCE).is_file() else b""
         except (OSError, ValueError, RecursionError) as exc:
             raise UnreadableInput(
                 f"a model is a folder of {DESCRIPTION} and {WEIGHTS}; {folder} is not: {exc}"
@@ -162,7 +178,13 @@ class Package:
                 f"weights are those that {DESCRIPTION} was written with, SHA-256 {description.weights_sha256}; "
                 f"{folder / WEIGHTS} has {digest}"
             )
-        return cls(description, weights)
+        digest = hashlib.sha256(reference).hexdigest() if reference else ""
+        if digest != description.reference_sha256:
+            raise CorruptModel(
+                f"{folder / REFERENCE} has the SHA-256 {digest or 'of no file, since it is not there'}; {DESCRIPTION} "
+                f"was written with {description.reference_sha256 or 'none'}"
+            )
+        return cls(description, weights, reference=reference)
 
     def build(self, device: torch.device | str = "cpu") -> Classifier:
         """Build the classifier.

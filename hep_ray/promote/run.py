@@ -35,6 +35,7 @@ from hep_ray.errors import (
     StorageHeld,
 )
 from hep_ray.files import storing
+from hep_ray.models import MODELS
 from hep_ray.plugins import Plugin, restore, with_source
 from hep_ray.promote import gate
 from hep_ray.promote.gate import (
@@ -48,6 +49,7 @@ from hep_ray.promote.gate import (
     without_seed,
 )
 from hep_ray.promote.package import Description, Evidence, Package, model_card
+from hep_ray.promote.reference import reference_of
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.registry import CHAMPION, Candidate, ModelRegistry, Version
@@ -286,7 +288,11 @@ def _package(
             comparison=comparison_of(confirmation, candidate),
         ),
     )
-    return Package.create(description, state["model"])
+    # Weights are at hand: no pretrained file is needed.
+    built = TrialConfig.from_params({**trained, **MODELS[trained["model"]].example}).build_model(
+        dataset.schema
+    )
+    return Package.create(description, state["model"], reference_of(dataset, built.columns))
 
 
 EXAMPLES = 2

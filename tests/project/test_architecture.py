@@ -56,7 +56,7 @@ KNOWS = {
     "report": BASE | DATA | {"drawing", "losses", "metrics", "training", "search", "confirm", "tracking"},
     "doctor": BASE | {"cluster", *DATA, "search", "tracking"},
     "promote": BASE | DATA | {"training", "search", "confirm", "tracking"} | PARTS,
-    "predict": BASE | RAY | DATA | {"training", "promote", "tracking"},
+    "predict": BASE | RAY | DATA | {"metrics", "training", "promote", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 
