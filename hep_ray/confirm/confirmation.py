@@ -199,7 +199,7 @@ def load_confirmation(search_folder: Path) -> Confirmation:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename the folder of a confirmation to `confirm_1`, `confirm_2` or so on; nothing is deleted.
+    """Rename the folder of a journal, as `confirm` to `confirm_1`, `confirm_2` or so on; nothing is deleted.
 
     Raises:
         StorageError: a process is at work in it.
@@ -208,7 +208,7 @@ def set_aside(folder: Path) -> Path | None:
         return None
     with Journal(folder):
         number = 1
-        while (target := folder.with_name(f"{FOLDER}_{number}")).exists():
+        while (target := folder.with_name(f"{folder.name}_{number}")).exists():
             number += 1
         return rename(folder, target)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidSpace, StorageHeld
 from hep_ray.plugins import differences, import_named, places, restore
 from hep_ray.search.find import Found, find_search, script_of
-from hep_ray.search.options import ConfirmOptions
+from hep_ray.search.options import AfterSearch, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
 from hep_ray.search.sampler import FixedList, JournalSearcher
@@ -46,7 +47,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     import_named(options.plugin or ())
     found = find_search(options.search, options.storage, options.scripts)
     name, options = found.name, dataclasses.replace(options, storage=found.storage)
-    state = _ended(options, name)
+    state = ended(options, name)
     assert state.started is not None
     plugins = restore(state.plugins)
     ranked = configurations(state)
@@ -57,7 +58,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
             f"a finalist is another configuration than the baseline; {name} has only {ranked[0].name}, "
             f"{baseline.origin}"
         )
-    dataset = _dataset(options, state.started, hashes)
+    dataset = searched_dataset(options, state.started, hashes)
     contenders = [baseline.params, *(one.params for one in finalists)]
     given = dataclasses.replace(options.as_in_search(state.started), data=dataset.folder)
     trainings = len(contenders) * options.seeds
@@ -86,7 +87,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         baseline=baseline,
         seeds=tuple(range(first, first + options.seeds)),
         given=options,
-        source=_source(found, state.started),
+        source=source_of(found, state.started),
     )
 
 
@@ -112,13 +113,18 @@ def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configurat
     return {}
 
 
-def _source(found: Found, started: SearchStarted) -> Path:
+def source_of(found: Found, started: SearchStarted) -> Path:
     """Return the search's script where it still is, else the folder that the command is typed in."""
     places = (found.script, Path(started.provenance.get("script", "")), script_of(found.name, found.scripts))
     return next((place.resolve() for place in places if place is not None and place.is_file()), Path.cwd())
 
 
-def _ended(options: ConfirmOptions, name: str) -> SearchState:
+def ended(options: AfterSearch, name: str) -> SearchState:
+    """Return the state of a search that has ended, with a completed trial.
+
+    Raises:
+        CannotConfirm: it still runs, has trials that have not ended, or none that completed.
+    """
     try:
         with Journal(options.storage / name) as journal:
             state = SearchState.fold(journal)
@@ -138,7 +144,12 @@ def _ended(options: ConfirmOptions, name: str) -> SearchState:
     return state
 
 
-def _dataset(options: ConfirmOptions, started: SearchStarted, hashes: Hashes) -> Dataset:
+def searched_dataset(options: AfterSearch, started: SearchStarted, hashes: Hashes) -> Dataset:
+    """Return the dataset of a search, which has what a comparison on its test split needs.
+
+    Raises:
+        CannotConfirm: it is another dataset, or its test split lacks a class or the search's metric.
+    """
     folder = options.data or Path(started.options["data"])
     dataset = Dataset.open(folder, hashes=hashes, weights=started.weights == "on")
     if dataset.fingerprint != started.dataset_fingerprint:
@@ -163,27 +174,32 @@ BASELINE = "baseline"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfirmPlan(TrainingPlan):
-    """A confirmation that can run: every contender is trained at full length.
+class RetrainingPlan(TrainingPlan):
+    """Plan of trainings at full length of configurations of a search: a confirmation, or a fold.
 
     Attributes:
         started: first record of the search.
-        finalists: best first.
-        ranked: number of distinct configurations that they were chosen from.
-        baseline: what they are to beat.
-        seeds: of each contender's trainings, the same for all; none was used by the search.
-        given: the options it was made from.
         source: file whose git checkout is stated as provenance.
     """
 
     started: SearchStarted
-    finalists: tuple[Configuration, ...]
-    ranked: int
-    baseline: Baseline
-    seeds: tuple[int, ...]
-    given: ConfirmOptions
     source: Path
     to_go_on: str = "type the same command again, without --again"
+
+    @property
+    @abstractmethod
+    def runs(self) -> list[TrialStarted]:
+        """Every training."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for these trainings to be the same after a restart."""
+
+    @property
+    @abstractmethod
+    def told(self) -> dict[str, Any]:
+        """Return options, title and tags of the first record."""
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -191,20 +207,15 @@ class ConfirmPlan(TrainingPlan):
         return provenance(self.source, places(self.plugins))
 
     @property
-    def search_folder(self) -> Path:
-        """Folder of the search."""
-        return self.storage / self.experiment
-
-    @property
     def test_metric(self) -> str:
-        """Metric of the test split by which the finalists are compared: the search's own."""
+        """Metric of the test split by which configurations are compared: the search's own."""
         return of_test(self.started.metric)
 
     def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:  # noqa: ARG002
-        """Return the first record of a new confirmation; none of one that goes on.
+        """Return the first record of new trainings; none of those that go on.
 
         Raises:
-            CannotResume: the journal holds another confirmation than this one; the message says what differs.
+            CannotResume: the journal holds others than these; the message says what differs.
         """
         started = state.started
         if started is None:
@@ -213,23 +224,15 @@ class ConfirmPlan(TrainingPlan):
                     time=time.time(),
                     search_id=uuid.uuid4().hex,
                     provenance={**self.provenance, "confirms": self.started.search_id},
-                    options={
-                        "top": self.given.top,
-                        "seeds": self.given.seeds,
-                        "baseline": self.given.baseline,
-                        "level": self.given.level,
-                        "data": str(self.dataset.folder.resolve()),
-                    },
-                    title=f"{self.started.search} (confirmation)",
-                    tags={"hep_ray.kind": "confirmation"},
                     plugins=tuple(plugin.recorded for plugin in self.plugins),
                     unstated=self.started.unstated,
+                    **self.told,
                     **self.identity,
                 )
             ]
         if changes := differences(started.plugins, self.plugins):
             raise CannotResume(
-                f"the code of this confirmation has changed: {'; '.join(changes)}: put it back, or type --again"
+                f"the code of {self.told['title']} has changed: {'; '.join(changes)}: put it back, or type --again"
             )
         now = {**self.identity, "confirms": self.started.search_id}
         recorded = {key: getattr(started, key) for key in self.identity}
@@ -251,6 +254,45 @@ class ConfirmPlan(TrainingPlan):
     def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
         """Return what hands out the trainings, in their order."""
         return FixedList(self.runs, state, write)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmPlan(RetrainingPlan):
+    """A confirmation that can run: every contender is trained at full length.
+
+    Attributes:
+        finalists: best first.
+        ranked: number of distinct configurations that they were chosen from.
+        baseline: what they are to beat.
+        seeds: of each contender's trainings, the same for all; none was used by the search.
+        given: the options it was made from.
+    """
+
+    finalists: tuple[Configuration, ...]
+    ranked: int
+    baseline: Baseline
+    seeds: tuple[int, ...]
+    given: ConfirmOptions
+
+    @property
+    def search_folder(self) -> Path:
+        """Folder of the search."""
+        return self.storage / self.experiment
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return options, title and tags of the first record."""
+        return {
+            "options": {
+                "top": self.given.top,
+                "seeds": self.given.seeds,
+                "baseline": self.given.baseline,
+                "level": self.given.level,
+                "data": str(self.dataset.folder.resolve()),
+            },
+            "title": f"{self.started.search} (confirmation)",
+            "tags": {"hep_ray.kind": "confirmation"},
+        }
 
     @property
     def contenders(self) -> list[tuple[str, Literal["finalist", "baseline"], dict[str, Any]]]:

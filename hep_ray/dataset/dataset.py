@@ -176,7 +176,8 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
     """Return SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
 
     Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so;
-    columns without lists or missing values, and roles that no column has, as they did before there were any.
+    columns without lists or missing values, roles that no column has, and splits that are no folds, as they did before
+    there were any.
     """
     schema = event_schema.model_dump(mode="json")
     for role in ("split_by", "spectators", "expected"):
@@ -188,10 +189,13 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
         for kind in ("lists", "missing"):
             if not said[kind]:
                 del said[kind]
+    rule = split_rule.model_dump(mode="json")
+    if split_rule.folds is None:
+        del rule["folds"], rule["fold"]
     content: dict[str, Any] = {
         "format": FORMAT,
         "event_schema": schema,
-        "split_rule": split_rule.model_dump(mode="json"),
+        "split_rule": rule,
         "shards": [[shard.file, shard.split, shard.rows, shard.content] for shard in shards],
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

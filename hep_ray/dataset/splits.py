@@ -22,6 +22,8 @@ from hep_ray.errors import InvalidConfig
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+FEWEST_FOLDS = 3
+"""One to test, one to choose the epoch by, one to learn from."""
 
 
 class SplitRule(Config):
@@ -34,10 +36,12 @@ class SplitRule(Config):
         salt: another salt gives another, equally valid division.
         train_where: expression over columns, such as `abs(eta) < 0.65`: events that fulfil it are divided
             between train and val in the proportion of their fractions, all others are test.
+        folds: parts of equal fractions that take turns, see `of_fold`; None where they do not.
+        fold: which part is test, from 0.
 
     Raises:
-        InvalidConfig: a fraction is outside [0, 1], train is 0, they do not add up to 1, or the expression is
-            not one.
+        InvalidConfig: a fraction is outside [0, 1], train is 0, they do not add up to 1, the expression is
+            not one, or the fractions are not those of the folds.
     """
 
     train: float = 0.6
@@ -45,6 +49,8 @@ class SplitRule(Config):
     test: float = 0.25
     salt: str = "hep_ray"
     train_where: str | None = None
+    folds: int | None = None
+    fold: int = 0
 
     @model_validator(mode="after")
     def _whole(self) -> SplitRule:
@@ -56,7 +62,39 @@ class SplitRule(Config):
             )
         if self.train_where is not None:
             Expression(self.train_where)
+        if self.folds is not None:
+            one = 1 / self.folds
+            if self.folds < FEWEST_FOLDS or not 0 <= self.fold < self.folds or self.train_where is not None:
+                raise InvalidConfig(
+                    f"fold {self.fold} of {self.folds} cannot be: there are at least {FEWEST_FOLDS}, counted from 0, "
+                    "and no expression divides them"
+                )
+            if not all(math.isclose(part, one, abs_tol=1e-9) for part in (self.val, self.test)):
+                raise InvalidConfig(
+                    f"val {self.val} and test {self.test} are not one of {self.folds} folds each"
+                )
         return self
+
+    @classmethod
+    def of_fold(cls, fold: int, folds: int, salt: str) -> SplitRule:
+        """Return the rule by which one of equal parts is test, the next one val, and all others are train.
+
+        Over all folds every event is in test once, and never in train or val of the same fold.
+
+        Args:
+            fold: which part is test, from 0.
+            folds: how many parts there are, at least 3.
+            salt: as of other rules; parts are slices of the same hash, in its order.
+
+        Raises:
+            InvalidConfig: there are too few folds, or no such one.
+        """
+        if folds < FEWEST_FOLDS:
+            raise InvalidConfig(
+                f"--folds must be at least {FEWEST_FOLDS}: one to test, one to validate, the others to learn from; got "
+                f"{folds}"
+            )
+        return cls(train=1 - 2 / folds, val=1 / folds, test=1 / folds, salt=salt, folds=folds, fold=fold)
 
     def fraction(self, split: Split) -> float:
         """Return the fraction of one split."""
@@ -115,6 +153,9 @@ def split_codes(
         InvalidConfig: the expression does not suit the quantities.
     """
     uniform = (hashes[:, 0] >> np.uint64(11)) / 2.0**53
+    if rule.folds is not None:
+        turn = (np.floor(uniform * rule.folds).astype(np.intp) - rule.fold) % rule.folds
+        return np.select([turn == 0, turn == 1], [2, 1], 0)
     if rule.train_where is not None:
         inside = Expression(rule.train_where).mask(quantities or {}, len(hashes))
         learnt = np.where(uniform < rule.train / (rule.train + rule.val), 0, 1)

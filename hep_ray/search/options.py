@@ -1,4 +1,4 @@
-"""Every option of a search and of a confirmation, stated once.
+"""Every option of a search, of a confirmation and of cross-validation, stated once.
 
 A field says how it is typed (`typer.Option`), its default, and what becomes of it when a search is resumed (`Resume`)
 or confirmed (`AS_IN_SEARCH`). Flags, help, keywords of `hep_ray.run`, what the journal records and what is taken from
@@ -268,19 +268,52 @@ def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ConfirmOptions:
+class AfterSearch:
+    """Options of what trains configurations of a search once more.
+
+    Attributes:
+        search: name, folder or script.
+        scripts: folder of the search scripts.
+    """
+
+    search: SearchName
+    storage: Storage = STORAGE
+    data: Annotated[Path | None, typer.Option(help="Dataset folder."), AS_IN_SEARCH] = None
+    tracking_uri: TrackingUri = None
+    cpus_per_trial: Annotated[int | None, CPUS_PER_WORKER, AS_IN_SEARCH] = None
+    gpus_per_trial: Annotated[float | None, GPUS_PER_WORKER, AS_IN_SEARCH] = None
+    epoch_timeout: Annotated[float | None, EPOCH_TIMEOUT_FLAG, AS_IN_SEARCH] = None
+    cache: Annotated[Cache | None, CACHE_FLAG, AS_IN_SEARCH] = None
+    memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, AS_IN_SEARCH] = None
+    readers: Annotated[int | None, READERS_FLAG, AS_IN_SEARCH] = None
+    allow_unfinished: Annotated[
+        bool,
+        typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),
+    ] = False
+    plugin: Plugins = None
+    scripts: Path = Path("searches")
+
+    def as_in_search(self, started: SearchStarted) -> SearchOptions:
+        """Return the options of the search, with what was typed instead."""
+        given = {
+            name: getattr(self, name)
+            for name, (_, *marks) in annotations_of(type(self)).items()
+            if AS_IN_SEARCH in marks
+        }
+        recorded = recorded_options(self.storage / started.search, started)
+        return dataclasses.replace(SearchOptions.resolve(given, recorded, started.task), storage=self.storage)
+
+
+@dataclass(frozen=True)
+class ConfirmOptions(AfterSearch):
     """Options of a confirmation, as its command line chooses them.
 
     The help of its flag says what a field is.
-
-    Attributes:
-        scripts: folder of the search scripts.
 
     Raises:
         CannotConfirm: fewer than one finalist or seed, or a level that is none.
     """
 
-    search: SearchName
     top: Annotated[int, typer.Option(help="Finalists: the best K configurations by validation.")] = 3
     seeds: Annotated[
         int,
@@ -297,22 +330,7 @@ class ConfirmOptions:
             show_default=False,
         ),
     ] = None
-    storage: Storage = STORAGE
-    data: Annotated[Path | None, typer.Option(help="Dataset folder."), AS_IN_SEARCH] = None
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95
-    tracking_uri: TrackingUri = None
-    cpus_per_trial: Annotated[int | None, CPUS_PER_WORKER, AS_IN_SEARCH] = None
-    gpus_per_trial: Annotated[float | None, GPUS_PER_WORKER, AS_IN_SEARCH] = None
-    epoch_timeout: Annotated[float | None, EPOCH_TIMEOUT_FLAG, AS_IN_SEARCH] = None
-    cache: Annotated[Cache | None, CACHE_FLAG, AS_IN_SEARCH] = None
-    memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, AS_IN_SEARCH] = None
-    readers: Annotated[int | None, READERS_FLAG, AS_IN_SEARCH] = None
-    allow_unfinished: Annotated[
-        bool,
-        typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),
-    ] = False
-    plugin: Plugins = None
-    scripts: Path = Path("searches")
 
     def __post_init__(self) -> None:
         for name, value in (("--top", self.top), ("--seeds", self.seeds)):
@@ -321,15 +339,19 @@ class ConfirmOptions:
         if not 0 < self.level < 1:
             raise CannotConfirm(f"--level must be between 0 and 1, such as 0.95; got {self.level}")
 
-    def as_in_search(self, started: SearchStarted) -> SearchOptions:
-        """Return the options of the search, with what this confirmation was given instead."""
-        given = {
-            name: getattr(self, name)
-            for name, (_, *marks) in annotations_of(type(self)).items()
-            if AS_IN_SEARCH in marks
-        }
-        recorded = recorded_options(self.storage / started.search, started)
-        return dataclasses.replace(SearchOptions.resolve(given, recorded, started.task), storage=self.storage)
+
+@dataclass(frozen=True)
+class FoldOptions(AfterSearch):
+    """Options of cross-validation, as its command line chooses them.
+
+    The help of its flag says what a field is.
+    """
+
+    folds: Annotated[int, typer.Option(help="Parts of the events that take turns; as many trainings.")] = 5
+    trial: Annotated[
+        str | None,
+        typer.Option(help="Whose configuration is trained [default: the best by validation]."),
+    ] = None
 
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -343,9 +365,11 @@ def with_flags(options: type) -> Callable[[F], F]:
 
     def decorate(command: F) -> F:
         own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [
-            _parameter(one, *annotations_of(options)[one.name]) for one in dataclasses.fields(options)
-        ]
+        shared = (
+            {one.name for one in dataclasses.fields(AfterSearch)} if issubclass(options, AfterSearch) else {}
+        )
+        fields = sorted(dataclasses.fields(options), key=lambda one: one.name in shared)
+        parameters = [_parameter(one, *annotations_of(options)[one.name]) for one in fields]
         parameters += [one for one in own if one.kind is not inspect.Parameter.VAR_KEYWORD]
         made = [one for one in parameters if one is not None]
         command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import load_confirmation, params_hash, uses
+from hep_ray.confirm.folds import load_folds, prepare_folds, run_folds
 from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.confirm.table import verdict
@@ -31,7 +32,7 @@ from hep_ray.errors import (
 )
 from hep_ray.search.execute import run_search
 from hep_ray.search.find import load_search
-from hep_ray.search.options import ConfirmOptions, SearchOptions
+from hep_ray.search.options import ConfirmOptions, FoldOptions, SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import Journal, encode, read_records
@@ -412,6 +413,49 @@ def test_another_dataset_is_refused(options, tmp_path, make_dataset):
     shard.write_bytes(shard.read_bytes()[:-10])
     with raises(ShardMismatch, shard.name):
         prepare_confirmation(dataclasses.replace(options, data=copy))
+
+
+def test_folds_score_each_event_by_a_model_that_never_saw_it(options):
+    given = FoldOptions("toy_confirmed", folds=3, storage=options.storage, scripts=options.scripts)
+    plan = prepare_folds(given)
+    found = run_folds(plan, console=QUIET)
+    scores = pq.read_table(plan.folder / found.scores).to_pandas()
+    every = {id_ for split in ("train", "val", "test") for id_ in ids_of(plan.dataset, split)}
+    assert sorted(scores["event_id"]) == sorted(every)
+    for number in (1, 2, 3):
+        fold = Dataset.open(plan.folder / f"data/fold_{number}")
+        of_model = set(scores["event_id"][scores["fold"] == number])
+        assert of_model == ids_of(fold, "test")
+        assert not of_model & (ids_of(fold, "train") | ids_of(fold, "val"))
+    signal = scores["label"] == 1
+    assert found.metrics["test_auc"] == pytest.approx(
+        sklearn_metrics.roc_auc_score(signal, scores["log_odds_signal"]), abs=1e-12
+    )
+    assert found.metrics["test_loss"] == pytest.approx(scores["loss"].mean(), abs=1e-12)
+    own = scores[scores["event_id"].isin(ids_of(plan.dataset, "test"))]
+    assert found.held_out["test_auc"] == pytest.approx(
+        sklearn_metrics.roc_auc_score(own["label"], own["log_odds_signal"]), abs=1e-12
+    )
+    assert found.trial == plan.configuration.name
+    assert [fold.events for fold in found.folds] == scores.groupby("fold").size().tolist()
+
+    began = records(plan.folder / "fold_1", "trial_started")
+    assert run_folds(prepare_folds(given), console=QUIET) == load_folds(
+        plan.folder
+    )  # goes on: nothing is left
+    assert records(plan.folder / "fold_1", "trial_started") == began
+    other = next(trial for trial in ("t0000", "t0002", "t0004") if trial != found.trial)
+    with raises(CannotResume, "contenders", "--again"):
+        run_folds(prepare_folds(dataclasses.replace(given, trial=other)), console=QUIET)
+    with raises(CannotConfirm, "t9999"):
+        prepare_folds(dataclasses.replace(given, trial="t9999"))
+
+
+def ids_of(dataset, split):
+    paths = dataset.paths(split, purpose="confirm")
+    return {
+        id_ for path in paths for id_ in pq.read_table(path, columns=["event_id"])["event_id"].to_pylist()
+    }
 
 
 @pytest.mark.slow  # a minute goes by until the tracker gives up

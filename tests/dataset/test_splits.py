@@ -65,3 +65,32 @@ def test_fractions_that_are_no_division_are_refused(fractions: tuple[float, floa
     train, val, test = fractions
     with raises(InvalidConfig, train, val, test):
         SplitRule(train=train, val=val, test=test)
+
+
+IDS = [f"event-{number}" for number in range(2000)]
+
+
+@pytest.mark.parametrize("folds", [3, 4, 5, 10])
+def test_over_all_folds_each_event_is_tested_once_and_the_part_after_it_validates(folds: int) -> None:
+    splits = [split_of(IDS, SplitRule.of_fold(fold, folds, "salt")).tolist() for fold in range(folds)]
+    for event in zip(*splits, strict=True):
+        assert event.count("test") == event.count("val") == 1
+        assert event[event.index("test") - 1] == "val"  # this part validates the fold before
+    for split in splits:
+        assert abs(split.count("test") - len(IDS) / folds) < 5 * (len(IDS) / folds) ** 0.5
+
+
+def test_parts_are_slices_of_the_hash_that_decides_other_splits() -> None:
+    before = split_of(IDS, SplitRule(salt="salt"))
+    last = split_of(IDS, SplitRule.of_fold(3, 4, "salt"))
+    assert [one == "test" for one in before] == [one == "test" for one in last]
+
+
+def test_folds_that_cannot_be_are_refused() -> None:
+    for fold, folds in ((0, 2), (5, 5), (-1, 5)):
+        with raises(InvalidConfig, folds):
+            SplitRule.of_fold(fold, folds, "salt")
+    with raises(InvalidConfig, 0.15):
+        SplitRule(folds=5)
+    with raises(InvalidConfig, "expression"):
+        SplitRule(train=0.6, val=0.2, test=0.2, folds=5, train_where="x > 0")

@@ -54,6 +54,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--dry-run": "tests/confirm/test_confirm.py",
         "--plugin": "tests/integration/test_own_code.py",
     },
+    "folds": {
+        "--dry-run": "tests/project/test_flags.py::test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused",
+        "--plugin": "tests/integration/test_own_code.py",
+    },
     "components": {"--plugin": "tests/project/test_plugins.py"},
     "report": {
         "--plugin": "tests/integration/test_own_code.py",
@@ -177,6 +181,12 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--allow-unfinished": [],
     "--again": [],
 }
+OF_CONFIRM_ALONE = {"--top", "--seeds", "--baseline", "--level"}
+FOLDS_FLAGS: dict[str, list[str]] = {
+    "--folds": ["3"],
+    "--trial": ["t0001"],
+    **{flag: words for flag, words in CONFIRM_FLAGS.items() if flag not in OF_CONFIRM_ALONE},
+}
 CONVERT_FLAGS: dict[str, list[str]] = {
     "--reader": ["npz"],
     "--schema": ["uci_susy"],
@@ -223,7 +233,12 @@ def ending(invoked: Any) -> tuple[Any, str]:
     return invoked.exit_code, re.sub(r"session_\S+|:\d{4,5}\b", "", invoked.output) + str(invoked.exception)
 
 
-TRIED = {"search": SEARCH_FLAGS, "confirm": CONFIRM_FLAGS, "data convert": CONVERT_FLAGS}
+TRIED = {
+    "search": SEARCH_FLAGS,
+    "confirm": CONFIRM_FLAGS,
+    "folds": FOLDS_FLAGS,
+    "data convert": CONVERT_FLAGS,
+}
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda value: str(value)[:20])
@@ -322,8 +337,9 @@ def test_each_flag_of_a_search_changes_its_plan_or_is_refused(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("command", ["confirm", "folds"])
 def test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused(
-    ray_session: None, place: Path, make_features: Callable[..., Path]
+    ray_session: None, place: Path, make_features: Callable[..., Path], command: str
 ) -> None:
     fingerprint = make_features()
     with Journal(place / "runs/flagged") as journal:
@@ -334,14 +350,15 @@ def test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused(
         name = "--allow-unfinished"
         unfinished = words if "strict" in words else (name, *words)
         return CliRunner().invoke(
-            app, ["confirm", "flagged", *(w for w in unfinished if w != "strict"), "--dry-run"]
+            app, [command, "flagged", *(w for w in unfinished if w != "strict"), "--dry-run"]
         )
 
     assert run().exit_code == 0, run().exception
-    differ(run, CONFIRM_FLAGS, {"--allow-unfinished": ["strict"], "--readers": ["--cache", "streaming"]})
+    differ(run, TRIED[command], {"--allow-unfinished": ["strict"], "--readers": ["--cache", "streaming"]})
     for flag in ("--epoch-timeout", "--gpus-per-trial", "--memory-budget", "--level"):
         for word in NUMBERS:
             assert run(flag, word).exit_code != 0, (flag, word)
+    assert command == "confirm" or run("--folds", "2").exit_code != 0
 
 
 @pytest.fixture

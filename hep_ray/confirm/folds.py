@@ -1,0 +1,511 @@
+"""Cross-validate a configuration of a search: every event is scored by a model that never saw it.
+
+Events are divided into K parts by the hash that decides their split. Part k is the test split of fold k, the next part
+chooses the epoch, all others are learnt from; groups (`split_by`) stay whole. Each fold is a dataset of its own, so
+its training is one like any other: journal, checkpoints, resume and MLflow are those of a confirmation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from hep_ray.config import Config, parse
+from hep_ray.confirm.confirmation import SplitUse, params_hash, record_use
+from hep_ray.confirm.finalists import Configuration, configurations
+from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, searched_dataset, source_of
+from hep_ray.confirm.run import evaluate_all
+from hep_ray.conversion.convert import convert
+from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes
+from hep_ray.dataset.schema import EVENT_ID
+from hep_ray.dataset.splits import SPLITS, SplitRule
+from hep_ray.errors import (
+    CannotConfirm,
+    CannotResume,
+    InvalidEvents,
+    InvalidSpace,
+    SearchFailed,
+    StorageError,
+)
+from hep_ray.files import rename, storing, whole, write_whole
+from hep_ray.plugins import import_named, restore
+from hep_ray.search.execute import execute
+from hep_ray.search.find import find_search
+from hep_ray.search.options import FoldOptions
+from hep_ray.search.preflight import Trials, preflight
+from hep_ray.search.recorder import Recorder
+from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.state import SearchState, leaderboard, write_leaderboard
+from hep_ray.tracking.client import recorded_uri
+from hep_ray.tracking.journal import Journal
+from hep_ray.tracking.records import SearchStarted, TrialStarted
+from hep_ray.training.testing import METADATA, SCORES, KeptScores, read_scores
+
+FILE_NAME = "folds.json"
+OF_ALL = "scores.parquet"
+"""Scores of every event, with the columns of a test's scores and `fold`, from 1, whose model gave them."""
+TRIAL = "model"
+
+
+class Fold(Config):
+    """One fold: a model, and what it scored.
+
+    Attributes:
+        events: in its test split.
+        epoch: of the training, whose model it is, chosen by validation.
+        metrics: of its test split, `test_accuracy` and so on.
+        checkpoint: its model, relative to the folder of the folds.
+        dataset_fingerprint: of the dataset of the fold.
+    """
+
+    events: int
+    epoch: int
+    metrics: dict[str, float]
+    checkpoint: str
+    dataset_fingerprint: str
+
+
+class CrossValidation(Config):
+    """Everything that K folds found of one configuration.
+
+    Attributes:
+        search: name.
+        search_id: of the search whose configuration it is.
+        dataset_fingerprint: of the dataset of the search, whose events were divided anew.
+        trial: of the search, the first of its configuration.
+        params: of the configuration.
+        seed: of every training.
+        metric: of the test split, the search's own.
+        folds: in their order.
+        metrics: of all events together, each scored by the model that never saw it.
+        held_out: of those events alone that the search itself kept for its test.
+        scores: Parquet file of all events, relative to the folder of the folds.
+        provenance: of the first fold's training, as of a search.
+    """
+
+    search: str
+    search_id: str
+    dataset_fingerprint: str
+    trial: str
+    params: dict[str, Any]
+    seed: int
+    metric: str
+    folds: tuple[Fold, ...]
+    metrics: dict[str, float]
+    held_out: dict[str, float]
+    scores: str
+    provenance: dict[str, str]
+
+    def of_folds(self, metric: str) -> tuple[float, float]:
+        """Return mean and sample standard deviation of a metric over the folds."""
+        values = [fold.metrics[metric] for fold in self.folds]
+        return statistics.fmean(values), statistics.stdev(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldPlan(RetrainingPlan):
+    """One fold that can run: its dataset, and the training of the configuration on it.
+
+    Attributes:
+        configuration: that is trained.
+        seed: of the training; none was used by the search.
+        rule: by which the fold's dataset is divided.
+    """
+
+    configuration: Configuration
+    seed: int
+    rule: SplitRule
+
+    @property
+    def name(self) -> str:
+        """In words, as `fold 2 of 5`."""
+        return f"fold {self.rule.fold + 1} of {self.rule.folds}"
+
+    @property
+    def runs(self) -> list[TrialStarted]:
+        """The one training."""
+        tags = {"fold": str(self.rule.fold + 1), "contender": self.configuration.name}
+        params = self.configuration.params
+        return [TrialStarted(time=0.0, trial_id=TRIAL, number=0, params=params, seed=self.seed, tags=tags)]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return options, title and tags of the first record."""
+        return {
+            "options": {"folds": self.rule.folds, "data": str(self.dataset.folder.resolve())},
+            "title": f"{self.started.search} ({self.name})",
+            "tags": {"hep_ray.kind": "fold"},
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a fold to be the same after a restart."""
+        return {
+            "search": self.started.search,
+            "task": self.started.task,
+            "dataset_fingerprint": self.dataset.fingerprint,
+            "metric": self.metric,
+            "mode": self.mode,
+            "epochs": self.epochs,
+            "sampler": "one seed",
+            "scheduler": "none",
+            "seed": self.seed,
+            "workers_per_trial": self.started.workers_per_trial,
+            "weights": self.started.weights,
+            "contenders": {self.configuration.name: self.configuration.params},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldsPlan:
+    """Cross-validation that can run.
+
+    Attributes:
+        folder: of all folds.
+        dataset: of the search.
+        configuration: that is trained.
+        ranked: number of distinct configurations of the search.
+        started: first record of the search.
+        rules: of the folds, in their order.
+        seed: of every training.
+        options: it was made from.
+        resources: of a training, and where the events are.
+        source: file whose git checkout is stated as provenance.
+    """
+
+    folder: Path
+    dataset: Dataset
+    configuration: Configuration
+    ranked: int
+    started: SearchStarted
+    rules: tuple[SplitRule, ...]
+    seed: int
+    options: FoldOptions
+    resources: ResourcePlan
+    source: Path
+
+    @property
+    def metric(self) -> str:
+        """Metric of the test split that stands first: the search's own."""
+        return of_test(self.started.metric)
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow server or database."""
+        of_search = self.options.storage / self.started.search
+        return self.options.tracking_uri or recorded_uri(of_search, self.started)
+
+    @property
+    def epoch_timeout(self) -> float:
+        """Seconds that an epoch may take."""
+        return self.options.as_in_search(self.started).epoch_timeout
+
+    def fold(self, rule: SplitRule) -> FoldPlan:
+        """Return the plan of a fold, whose dataset is made where it is not there.
+
+        Raises:
+            CannotConfirm: the configuration cannot be trained.
+            StorageError, ClusterUnavailable, Infeasible: see `preflight`.
+        """
+        dataset = dataset_of_fold(self.dataset, rule, self.folder, weights=self.started.weights == "on")
+        resources = resources_for(dataset, self.configuration, self.options, self.started)
+        return FoldPlan(
+            experiment=self.started.search,
+            storage=self.options.storage,
+            folder=self.folder / f"fold_{rule.fold + 1}",
+            tracking_uri=self.tracking_uri,
+            dataset=dataset,
+            resources=resources,
+            epochs=self.started.epochs,
+            metric=self.started.metric,
+            mode=self.started.mode,
+            keep=1,
+            epoch_timeout=self.epoch_timeout,
+            plugins=restore(self.started.plugins),
+            started=self.started,
+            source=self.source,
+            configuration=self.configuration,
+            seed=self.seed,
+            rule=rule,
+        )
+
+
+def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan:
+    """Check that a configuration of a search can be cross-validated, and choose it.
+
+    Raises:
+        UnknownSearch: no name, folder or script is the search's.
+        CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
+            trial; or an expression divides its events, so that folds of all would not be its task.
+        InvalidConfig: there are too few folds.
+        InvalidEvents: there are fewer groups than folds.
+        PluginFailed: a file that registers its components has gone or changed.
+        StorageError, ClusterUnavailable, Infeasible: see `preflight`.
+    """
+    import_named(options.plugin or ())
+    found = find_search(options.search, options.storage, options.scripts)
+    options = dataclasses.replace(options, storage=found.storage)
+    state = ended(options, found.name)
+    assert state.started is not None
+    restore(state.plugins)
+    ranked = configurations(state)
+    chosen = ranked[0]
+    if options.trial is not None:
+        of_trial = {trial.trial_id: one for one in ranked for trial in one.trials}
+        if options.trial not in of_trial:
+            raise CannotConfirm(f"no trial '{options.trial}' has a result; known: {', '.join(of_trial)}")
+        chosen = of_trial[options.trial]
+    dataset = searched_dataset(options, state.started, hashes)
+    before = dataset.manifest.split_rule
+    if before.train_where is not None:
+        raise CannotConfirm(
+            f"events of {dataset.folder} are divided by '{before.train_where}', and their test is another domain; "
+            "folds divide all events alike"
+        )
+    rules = tuple(SplitRule.of_fold(fold, options.folds, before.salt) for fold in range(options.folds))
+    _refuse_few_groups(dataset, options.folds)
+    resources = resources_for(dataset, chosen, options, state.started)
+    return FoldsPlan(
+        folder=found.folder / f"folds{options.folds}",
+        dataset=dataset,
+        configuration=chosen,
+        ranked=len(ranked),
+        started=state.started,
+        rules=rules,
+        seed=1 + max(trial.started.seed for trial in state.trials.values()),
+        options=options,
+        resources=resources,
+        source=source_of(found, state.started),
+    )
+
+
+def resources_for(
+    dataset: Dataset, configuration: Configuration, options: FoldOptions, started: SearchStarted
+) -> ResourcePlan:
+    """Return what one training takes on the cluster, once it is known that it can run there.
+
+    Raises:
+        CannotConfirm: the configuration cannot be trained.
+        StorageError, ClusterUnavailable, Infeasible: see `preflight`.
+    """
+    given = dataclasses.replace(options.as_in_search(started), data=dataset.folder)
+    try:
+        return preflight(Trials(dataset, given, [configuration.params], restore(started.plugins), 1, keep=1))
+    except InvalidSpace as exc:
+        raise CannotConfirm(f"{configuration.name} cannot be trained: {exc}") from exc
+
+
+def _refuse_few_groups(dataset: Dataset, folds: int) -> None:
+    name = dataset.schema.split_by
+    if name is None:
+        return
+    paths = [path for split in SPLITS for path in dataset.paths(split, purpose="confirm")]
+    groups = len(pa.concat_tables(pq.read_table(path, columns=[name]) for path in paths)[name].unique())
+    if groups < folds:
+        raise InvalidEvents(
+            f"{folds} folds need at least as many groups; '{name}' has {groups}, and a group stays whole: type --folds "
+            f"{groups} or fewer"
+        )
+
+
+def dataset_of_fold(dataset: Dataset, rule: SplitRule, folder: Path, *, weights: bool) -> Dataset:
+    """Return the events of a dataset divided as a fold, made in `folder/data/` where they are not there.
+
+    Raises:
+        CannotResume: there are folds of other events.
+        InvalidEvents: a split of the fold lacks a class.
+        ShardMismatch: the fold's dataset is not whole.
+    """
+    assert rule.folds is not None
+    out, origin = folder / "data" / f"fold_{rule.fold + 1}", folder / "data" / "dataset"
+    if origin.exists() and (other := origin.read_text(encoding="utf-8").strip()) != dataset.fingerprint:
+        raise CannotResume(
+            f"{folder} holds folds of other events (fingerprint {other[:12]}, not {dataset.fingerprint[:12]}): type "
+            "--again to set it aside"
+        )
+    if not (out / MANIFEST).is_file():
+        with storing(origin):
+            origin.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(origin, dataset.fingerprint + "\n")
+        convert([str(dataset.folder)], "parquet", None, out, rule=rule, every_class=True)
+    made = Dataset.open(out, weights=weights)
+    if made.manifest.split_rule != rule or sum(map(made.rows, SPLITS)) != sum(map(dataset.rows, SPLITS)):
+        raise CannotResume(f"{out} is not fold {rule.fold + 1} of {rule.folds}: type --again to set it aside")
+    return made
+
+
+def run_folds(plan: FoldsPlan, *, again: bool = False, console: Console | None = None) -> CrossValidation:
+    """Train and test the folds that have not been, one after the other, and put their scores together.
+
+    Typed again, it goes on: a fold that ended is not repeated, a training that was cut off goes on from its checkpoint.
+
+    Args:
+        plan: checked by `prepare_folds`.
+        again: set earlier folds aside, into a folder beside them, and start anew.
+        console: where progress is shown.
+
+    Raises:
+        CannotResume: the folder holds folds of another configuration or of other events.
+        StorageError: another process is at work in it.
+        TrackingUnavailable, Interrupted, SearchFailed: see `execute`.
+    """
+    console = console or Console(stderr=True)
+    if again and plan.folder.exists():
+        _set_aside(plan.folder)
+    folds = [plan.fold(rule) for rule in plan.rules]
+    use = SplitUse(
+        time=time.time(),
+        purpose="confirm",
+        dataset_fingerprint=plan.dataset.fingerprint,
+        contenders=(params_hash(plan.configuration.params),),
+        confirmation_id=f"{plan.started.search_id}/{plan.folder.name}",
+        seeds=(plan.seed,),
+    )
+    record_use(plan.folder.parent, use)
+    found: list[Fold] = []
+    for one in folds:
+        console.print(f"{one.name}: {one.dataset.rows('train')} events to learn from", highlight=False)
+        done = execute(
+            one,
+            console,
+            publish=partial(_publish, one),
+            when_trained=partial(_test, one),
+        )
+        tested = done.state.trials[TRIAL].tested
+        if tested is None:
+            raise SearchFailed(f"the training of {one.name} failed: {one.folder} tells why")
+        if done.untracked is not None:
+            console.print(str(done.untracked), highlight=False, soft_wrap=True, markup=False)
+        found.append(
+            Fold(
+                events=one.dataset.rows("test"),
+                epoch=tested.epoch,
+                metrics=tested.metrics,
+                checkpoint=f"{one.folder.name}/trials/{TRIAL}/best.pt",
+                dataset_fingerprint=one.dataset.fingerprint,
+            )
+        )
+    kept = put_together([one.folder / "trials" / TRIAL / SCORES for one in folds], plan.folder / OF_ALL)
+    schema = folds[0].dataset.schema
+    scores = read_scores(plan.folder / OF_ALL, schema)
+    held_out = np.isin(kept.to_pylist(), _ids(plan.dataset, "test"))
+    result = CrossValidation(
+        search=plan.started.search,
+        search_id=plan.started.search_id,
+        dataset_fingerprint=plan.dataset.fingerprint,
+        trial=plan.configuration.name,
+        params=plan.configuration.params,
+        seed=plan.seed,
+        metric=plan.metric,
+        folds=tuple(found),
+        metrics=scores.metrics(schema),
+        held_out=_of(scores, held_out).metrics(schema),
+        scores=OF_ALL,
+        provenance=folds[0].provenance,
+    )
+    with storing(plan.folder / FILE_NAME):
+        write_whole(plan.folder / FILE_NAME, result.model_dump_json(indent=1) + "\n")
+    return result
+
+
+def load_folds(folder: Path) -> CrossValidation:
+    """Load what a cross-validation found, from its folder such as `runs/susy/folds5`.
+
+    Raises:
+        StorageError: there is none, or the file is not one.
+    """
+    path = folder / FILE_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise StorageError(f"there is no cross-validation, {path} cannot be read: {exc.strerror}") from None
+    except (ValueError, RecursionError) as exc:
+        raise StorageError(f"{path} is not JSON: {exc}") from exc
+    return parse(CrossValidation, values, str(path), StorageError)
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename the folder of all folds, once no process is at work in one of them."""
+    for one in sorted(folder.glob("fold_*")):
+        with Journal(one):
+            pass
+    number = 1
+    while (target := folder.with_name(f"{folder.name}_{number}")).exists():
+        number += 1
+    rename(folder, target)
+
+
+def _publish(plan: FoldPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path:
+    return write_leaderboard(plan.folder, leaderboard(state, run_ids))
+
+
+def _test(plan: FoldPlan, recorder: Recorder) -> None:
+    """Score the fold's test split by the model that never saw it."""
+    trial = recorder.state.trials[TRIAL]
+    if trial.status == "completed" and trial.tested is None:
+        evaluate_all(
+            plan.dataset, plan.resources, plan.folder / "trials", [TRIAL], recorder.write, plan.plugins
+        )
+
+
+def put_together(files: Sequence[Path], out: Path) -> pa.Array:
+    """Write the scores of all folds as one file, whole or not at all; return the ids of its events.
+
+    Args:
+        files: of scores, one for each fold in their order.
+        out: the file that is written.
+
+    Raises:
+        InvalidEvents: an event was scored twice.
+    """
+    tables = []
+    for number, file in enumerate(files, 1):
+        table = pq.read_table(file).replace_schema_metadata(None)
+        tables.append(table.append_column("fold", pa.repeat(pa.scalar(number, pa.int32()), len(table))))
+    made = pa.concat_tables(tables)
+    ids = made[EVENT_ID].combine_chunks()
+    if (different := len(ids.unique())) != len(ids):
+        raise InvalidEvents(f"every event is scored once; {len(ids)} scores are of {different} events")
+    losses = made["loss"].to_numpy()
+    weights = made["weight"].to_numpy() if "weight" in made.column_names else None
+    facts = {"loss": float(np.average(losses, weights=weights))}
+    with storing(out), whole(out) as filling:
+        pq.write_table(made.replace_schema_metadata({METADATA: json.dumps(facts)}), filling)
+    return ids
+
+
+def _ids(dataset: Dataset, split: Literal["train", "val", "test"]) -> list[str]:
+    paths = dataset.paths(split, purpose="confirm")
+    return [text for path in paths for text in pq.read_table(path, columns=[EVENT_ID])[EVENT_ID].to_pylist()]
+
+
+def _of(scores: KeptScores, chosen: np.ndarray) -> KeptScores:
+    """Return the scores of some events."""
+    losses, weights = scores.losses, scores.weights
+    facts: Mapping[str, Any] = (
+        {}
+        if losses is None
+        else {"loss": float(np.average(losses[chosen], weights=None if weights is None else weights[chosen]))}
+    )
+    return dataclasses.replace(
+        scores,
+        event_ids=None,
+        labels=scores.labels[chosen],
+        probabilities=scores.probabilities[chosen],
+        log_odds=scores.log_odds[chosen],
+        losses=None if losses is None else losses[chosen],
+        facts=dict(facts),
+        weights=None if weights is None else weights[chosen],
+    )
