@@ -244,12 +244,13 @@ class Dataset:
     Attributes:
         folder: where it lies.
         manifest: what it holds.
+        schema: columns and classes; with weights also the events expected of each class.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, schema: EventSchema | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._schema = manifest.event_schema if schema is None else schema
+        self.schema = manifest.event_schema if schema is None else schema
 
     @classmethod
     def open(
@@ -287,7 +288,7 @@ class Dataset:
                 refuse_sums(sums, f"split '{split}' of {folder}")
         if not schema.expected:
             expected = {name: sum(sums[name] for sums in signed.values()) for name in schema.classes}
-            dataset._schema = schema.model_copy(update={"expected": expected})
+            dataset.schema = schema.model_copy(update={"expected": expected})
         return dataset
 
     @cached_property
@@ -295,11 +296,6 @@ class Dataset:
         """Sums of the weights; from the shards where the manifest, of an earlier version, lacks them."""
         manifest = self.manifest
         return manifest.weights or weight_sums(self.folder, manifest.event_schema, manifest.shards)
-
-    @property
-    def schema(self) -> EventSchema:
-        """Columns and classes; with weights also the events expected of each class."""
-        return self._schema
 
     @property
     def fingerprint(self) -> str:

@@ -207,7 +207,6 @@ def test_what_cannot_be_tested_is_refused(package, dataset, tmp_path):
         reference_for(kept.reference, ("background", "signal"), ShiftSettings(of_class="top"))
     kept.write(tmp_path / "model")
     words = [str(tmp_path / "model"), str(dataset), "--out", str(tmp_path / "s"), "--shift-test", "off"]
-    with raises(InvalidConfig, "--shift-class"):
-        CliRunner().invoke(
-            app, ["predict", *words, "--shift-class", "signal"], catch_exceptions=False, standalone_mode=False
-        )
+    for flag in (["--shift-class", "signal"], ["--shift-level", "0.01"]):
+        with raises(InvalidConfig, flag[0]):
+            CliRunner().invoke(app, ["predict", *words, *flag], catch_exceptions=False, standalone_mode=False)

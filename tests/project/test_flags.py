@@ -109,6 +109,9 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--plugin": "tests/integration/test_own_code.py",
         "--storage": "tests/project/test_flags.py::test_other_databases_are_asked",
         "--tracking-uri": "tests/project/test_flags.py::test_other_databases_are_asked",
+        "--shift-test": "tests/predict/test_shift.py",
+        "--shift-level": "tests/predict/test_shift.py",
+        "--shift-class": "tests/predict/test_shift.py",
     },
     "track": {"--storage": STORAGE, "--tracking-uri": "tests/tracking/test_server.py"},
     "ui": {

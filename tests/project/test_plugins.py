@@ -467,10 +467,14 @@ def test_a_named_error_while_a_script_states_its_search_begins_with_the_users_ow
     facts: tuple[int, str],
     error: type[HepRayError],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = tmp_path / "of_a_test_search.py"
     script.write_text(SCRIPT.replace(*change))
     line, words = facts
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__file__", str(script), raising=False
+    )  # a process of xdist has none
     # As `hep-ray report of_a_test_search.py` reads it …
     with raises(error, words) as caught:
         load_search(str(script))

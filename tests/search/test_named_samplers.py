@@ -169,8 +169,9 @@ def test_the_budget_says_what_draws_and_what_stops(sampler: Any, scheduler: str,
     from types import SimpleNamespace
 
     made = Preset(epochs=9, trials=9, sampler=sampler, scheduler=scheduler)
+    given = SimpleNamespace(seed=0, learn_from=None)
     plan: Any = SimpleNamespace(
-        preset=made, space=RANGES, search=search(), trials=9, time_budget=None, given=SimpleNamespace(seed=0)
+        preset=made, space=RANGES, search=search(), trials=9, time_budget=None, given=given
     )
     text = SearchPlan.budget.fget(plan)  # type: ignore[attr-defined]
     assert all(word in text for word in words), text

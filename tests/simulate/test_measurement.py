@@ -79,7 +79,8 @@ def test_objects_at_the_edges() -> None:
         objects(pt=[1.0, 2.0, 4.0], phi=[np.pi, -np.pi, 0.0], eta=[4.99, -5.0, 5.0], hadronic=[1.0, 2.0, 4.0])
     )
     assert image[49, 49, 1] == 1.0
-    assert image.sum() == 1.0  # η = ±5 is outside
+    assert image[0, 0, 1] == 2.0  # a pixel begins with its lower edges
+    assert image.sum() == 3.0  # η = 5 is outside
 
 
 def deposits(*rows: tuple[float, float, float, int]) -> Deposits:
