@@ -34,8 +34,12 @@ PAUSING = ("asha_pausing", "curves")
 """Schedulers by which trials pause."""
 LEAST_FOR_CURVES = 5
 """Epochs from which on `auto` for both is `curves`: of fewer there are no curves to learn from."""
-UNREAD_BY_CURVES: dict[str, Any] = {"grace_epochs": None, "reduction_factor": 3}
-"""Fields of a preset that `curves` does not read → their defaults."""
+UNREAD: dict[str, dict[str, Any]] = {
+    "curves": {"grace_epochs": None, "reduction_factor": 3},
+    "none": {"grace_epochs": None, "reduction_factor": 3},
+    "median": {"reduction_factor": 3},
+}
+"""Scheduler → fields of a preset that it does not read, and their defaults."""
 Mode = Literal["max", "min"]
 THAT_OF_THE_METRIC: Any = ""
 
@@ -160,12 +164,7 @@ class Preset:
                 f"it; got sampler '{self.sampler_name}', scheduler '{self.scheduler_name}'"
             )
         self._check_numbers()
-        unread = [name for name, unset in UNREAD_BY_CURVES.items() if getattr(self, name) != unset]
-        if curves and unread:
-            raise InvalidConfig(
-                f"curves sets its own milestones and does not read {unread[0]}: leave it out; got "
-                f"{getattr(self, unread[0])}"
-            )
+        self._refuse_unread()
         if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
             raise InvalidConfig(f"reduction_factor must be at least 2; got {self.reduction_factor}")
         if self.endless and self.pauses:
@@ -178,6 +177,13 @@ class Preset:
                 f"several seeds per configuration belong to a grid; sampler is '{self.sampler_name}', seeds "
                 f"{self.seeds}"
             )
+
+    def _refuse_unread(self) -> None:
+        for name, default in UNREAD.get(self.scheduler_name, {}).items():
+            if (value := getattr(self, name)) != default:
+                raise InvalidConfig(
+                    f"{name}={value} would do nothing, scheduler '{self.scheduler_name}' does not read it: leave it out"
+                )
 
     def _check_numbers(self) -> None:
         for name in ("epochs", "trials", "seeds", "grace_epochs", "reduction_factor"):
@@ -298,10 +304,11 @@ class Preset:
         long = long and not self.endless and bool((self.space or search.space).drawn())
         if both and (begun_so or (sampler is None and long)):
             why = "as it was begun" if begun_so else f"one objective, {LEAST_FOR_CURVES} epochs or more"
-            return replace(self, sampler="curves", scheduler="curves", why=why, **UNREAD_BY_CURVES)
+            return replace(self, sampler="curves", scheduler="curves", why=why, **UNREAD["curves"])
         if made.scheduler == "auto":
             known = scheduler if scheduler in SCHEDULERS else None
-            made = replace(made, scheduler=known or ("none" if search.second_objective else "asha"))
+            chose = known or ("none" if search.second_objective else "asha")
+            made = replace(made, scheduler=chose, **UNREAD.get(chose, {}))
         if made.sampler == "auto":
             from hep_ray.search.named_samplers import chosen
 

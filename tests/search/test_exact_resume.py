@@ -34,7 +34,8 @@ IF_INSTALLED = tuple(name for name in ("cmaes",) if importlib.util.find_spec(nam
 
 
 def preset(sampler: Any, scheduler: Any, epochs: int = 9, trials: int = 12) -> Preset:
-    return Preset(epochs=epochs, trials=trials, sampler=sampler, scheduler=scheduler, grace_epochs=1)
+    grace = None if scheduler in ("none", "curves") else 1
+    return Preset(epochs=epochs, trials=trials, sampler=sampler, scheduler=scheduler, grace_epochs=grace)
 
 
 def space_of(sampler: Any) -> Space:
@@ -256,6 +257,13 @@ def test_curves_stand_alone() -> None:
         Preset(epochs=9, trials=1, scheduler="curves", grace_epochs=2)
     with raises(InvalidConfig, "curves", "reduction_factor", "4"):
         Preset(epochs=9, trials=1, scheduler="curves", reduction_factor=4)
+    for scheduler, name in (
+        ("none", "grace_epochs"),
+        ("none", "reduction_factor"),
+        ("median", "reduction_factor"),
+    ):
+        with raises(InvalidConfig, scheduler, name, 4):
+            Preset(epochs=9, trials=1, scheduler=scheduler, **{name: 4})
     plain = Simulated(preset("random", "none"), RANGES).search
     constant = dataclasses.replace(plain, space=GRID.replace(learning_rate=0.1, momentum=0.5))
     with raises(InvalidSpace, "curves", "toy", "Choice", "'grid'"):

@@ -25,7 +25,16 @@ def of_preset(preset):
 
 
 def scheduler(**preset):
-    return of_preset(Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset}))
+    return of_preset(
+        Preset(
+            **{
+                "epochs": 9,
+                "trials": 9,
+                "grace_epochs": None if preset.get("scheduler") == "none" else 1,
+                **preset,
+            }
+        )
+    )
 
 
 def report(asha, trial_id, epoch, value):
@@ -49,7 +58,14 @@ def replayed(journal, references=(), **preset):
     """The searcher of an attempt that follows this journal, and the trials that it ends at once."""
     state = SearchState.fold(journal)
     search = dataclasses.replace(SEARCH, points_to_evaluate=references)
-    made = Preset(**{"epochs": 9, "trials": 9, "grace_epochs": 1, **preset})
+    made = Preset(
+        **{
+            "epochs": 9,
+            "trials": 9,
+            "grace_epochs": None if preset.get("scheduler") == "none" else 1,
+            **preset,
+        }
+    )
     searcher = OptunaSearcher(search, made, SEARCH.space, 0, None, state, state.apply)
     ended = set()
     searcher.settle(made.epochs, ended.add)
