@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
 from hep_ray.files import rename, storing, write_whole
 from hep_ray.flags import typed
+from hep_ray.tracking.journal import FILE_NAME as JOURNAL
 from hep_ray.tracking.journal import Journal
 
 FOLDER = "confirm"
@@ -199,14 +201,14 @@ def load_confirmation(search_folder: Path) -> Confirmation:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename the folder of a journal, as `confirm` to `confirm_1`, `confirm_2` or so on; nothing is deleted.
+    """Rename a folder, as `confirm` to `confirm_1`, `confirm_2` or so on; nothing is deleted.
 
     Raises:
-        StorageError: a process is at work in it.
+        StorageError: a process holds its journal.
     """
     if not folder.exists():
         return None
-    with Journal(folder):
+    with Journal(folder) if (folder / JOURNAL).exists() else nullcontext():
         number = 1
         while (target := folder.with_name(f"{folder.name}_{number}")).exists():
             number += 1

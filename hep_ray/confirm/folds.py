@@ -20,28 +20,30 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rich.console import Console
 
 from hep_ray.config import Config, parse
-from hep_ray.confirm.confirmation import SplitUse, params_hash, record_use
+from hep_ray.confirm.confirmation import SplitUse, params_hash, record_use, set_aside
 from hep_ray.confirm.finalists import Configuration, configurations
 from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, searched_dataset, source_of
 from hep_ray.confirm.run import evaluate_all
 from hep_ray.conversion.convert import convert
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes
-from hep_ray.dataset.schema import EVENT_ID
+from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import (
     CannotConfirm,
     CannotResume,
+    Interrupted,
     InvalidEvents,
     InvalidSpace,
     SearchFailed,
     StorageError,
 )
-from hep_ray.files import rename, storing, whole, write_whole
-from hep_ray.plugins import import_named, restore
-from hep_ray.search.execute import execute
+from hep_ray.files import open_locked, storing, whole, write_whole
+from hep_ray.plugins import Plugin, import_named, restore
+from hep_ray.search.execute import SearchResult, beside, execute, head_watchdog
 from hep_ray.search.find import find_search
 from hep_ray.search.options import FoldOptions
 from hep_ray.search.preflight import Trials, preflight
@@ -49,10 +51,10 @@ from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, leaderboard, write_leaderboard
 from hep_ray.tracking.client import recorded_uri
-from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted, TrialStarted
-from hep_ray.training.testing import METADATA, SCORES, KeptScores, read_scores
+from hep_ray.training.testing import LOSS, METADATA, SCORES, WEIGHT, KeptScores, read_scores
 
+Floats = NDArray[np.float64]
 FILE_NAME = "folds.json"
 OF_ALL = "scores.parquet"
 """Scores of every event, with the columns of a test's scores and `fold`, from 1, whose model gave them."""
@@ -182,6 +184,7 @@ class FoldsPlan:
         seed: of every training.
         options: it was made from.
         resources: of a training, and where the events are.
+        plugins: files of the user's own whose components the trainings need.
         source: file whose git checkout is stated as provenance.
     """
 
@@ -194,6 +197,7 @@ class FoldsPlan:
     seed: int
     options: FoldOptions
     resources: ResourcePlan
+    plugins: tuple[Plugin, ...]
     source: Path
 
     @property
@@ -220,7 +224,7 @@ class FoldsPlan:
             StorageError, ClusterUnavailable, Infeasible: see `preflight`.
         """
         dataset = dataset_of_fold(self.dataset, rule, self.folder, weights=self.started.weights == "on")
-        resources = resources_for(dataset, self.configuration, self.options, self.started)
+        resources = resources_for(dataset, self.configuration, self.options, self.started, self.plugins)
         return FoldPlan(
             experiment=self.started.search,
             storage=self.options.storage,
@@ -233,7 +237,7 @@ class FoldsPlan:
             mode=self.started.mode,
             keep=1,
             epoch_timeout=self.epoch_timeout,
-            plugins=restore(self.started.plugins),
+            plugins=self.plugins,
             started=self.started,
             source=self.source,
             configuration=self.configuration,
@@ -259,7 +263,7 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
     options = dataclasses.replace(options, storage=found.storage)
     state = ended(options, found.name)
     assert state.started is not None
-    restore(state.plugins)
+    plugins = restore(state.plugins)
     ranked = configurations(state)
     chosen = ranked[0]
     if options.trial is not None:
@@ -276,7 +280,7 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         )
     rules = tuple(SplitRule.of_fold(fold, options.folds, before.salt) for fold in range(options.folds))
     _refuse_few_groups(dataset, options.folds)
-    resources = resources_for(dataset, chosen, options, state.started)
+    resources = resources_for(dataset, chosen, options, state.started, plugins)
     return FoldsPlan(
         folder=found.folder / f"folds{options.folds}",
         dataset=dataset,
@@ -287,12 +291,17 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         seed=1 + max(trial.started.seed for trial in state.trials.values()),
         options=options,
         resources=resources,
+        plugins=plugins,
         source=source_of(found, state.started),
     )
 
 
 def resources_for(
-    dataset: Dataset, configuration: Configuration, options: FoldOptions, started: SearchStarted
+    dataset: Dataset,
+    configuration: Configuration,
+    options: FoldOptions,
+    started: SearchStarted,
+    plugins: tuple[Plugin, ...],
 ) -> ResourcePlan:
     """Return what one training takes on the cluster, once it is known that it can run there.
 
@@ -302,7 +311,7 @@ def resources_for(
     """
     given = dataclasses.replace(options.as_in_search(started), data=dataset.folder)
     try:
-        return preflight(Trials(dataset, given, [configuration.params], restore(started.plugins), 1, keep=1))
+        return preflight(Trials(dataset, given, [configuration.params], plugins, 1, keep=1))
     except InvalidSpace as exc:
         raise CannotConfirm(f"{configuration.name} cannot be trained: {exc}") from exc
 
@@ -362,46 +371,63 @@ def run_folds(plan: FoldsPlan, *, again: bool = False, console: Console | None =
         TrackingUnavailable, Interrupted, SearchFailed: see `execute`.
     """
     console = console or Console(stderr=True)
-    if again and plan.folder.exists():
-        _set_aside(plan.folder)
-    folds = [plan.fold(rule) for rule in plan.rules]
-    use = SplitUse(
-        time=time.time(),
-        purpose="confirm",
-        dataset_fingerprint=plan.dataset.fingerprint,
-        contenders=(params_hash(plan.configuration.params),),
-        confirmation_id=f"{plan.started.search_id}/{plan.folder.name}",
-        seeds=(plan.seed,),
-    )
-    record_use(plan.folder.parent, use)
-    found: list[Fold] = []
-    for one in folds:
-        console.print(f"{one.name}: {one.dataset.rows('train')} events to learn from", highlight=False)
+    rule = f"the folds of {plan.started.search} are made by one command at a time"
+    with open_locked(plan.folder.with_name(f".{plan.folder.name}.lock"), rule):
+        if again and plan.folder.exists():
+            set_aside(plan.folder)
+        folds = [plan.fold(one) for one in plan.rules]
+        done = [_trained(one, console) for one in folds]
+        return _published(plan, folds, done)
+
+
+def _trained(fold: FoldPlan, console: Console) -> SearchResult:
+    """Train and test one fold; a training that failed the last time is set aside and begun anew.
+
+    Raises:
+        SearchFailed: the training failed.
+    """
+    before = SearchState.read(fold.folder).trials.get(TRIAL)
+    if before is not None and before.status == "failed":
+        set_aside(fold.folder)
+    console.print(f"{fold.name}: {fold.dataset.rows('train')} events to learn from", highlight=False)
+    try:
         done = execute(
-            one,
+            fold,
             console,
-            publish=partial(_publish, one),
-            when_trained=partial(_test, one),
+            publish=partial(_leaderboard, fold),
+            when_trained=partial(_test, fold, console=console),
         )
-        tested = done.state.trials[TRIAL].tested
-        if tested is None:
-            raise SearchFailed(f"the training of {one.name} failed: {one.folder} tells why")
-        if done.untracked is not None:
-            console.print(str(done.untracked), highlight=False, soft_wrap=True, markup=False)
+    except SearchFailed as exc:
+        raise SearchFailed(
+            f"{fold.name} failed: {exc}; typed again, the command trains it anew and keeps the others"
+        ) from None
+    if done.untracked is not None:
+        beside(console)(str(done.untracked))
+    return done
+
+
+def _published(plan: FoldsPlan, folds: Sequence[FoldPlan], done: Sequence[SearchResult]) -> CrossValidation:
+    """Put the scores of all folds together, and write what was found."""
+    schema, found = folds[0].dataset.schema, []
+    for fold, result in zip(folds, done, strict=True):
+        tested = result.state.trials[TRIAL].tested
+        assert tested is not None
         found.append(
             Fold(
-                events=one.dataset.rows("test"),
+                events=fold.dataset.rows("test"),
                 epoch=tested.epoch,
                 metrics=tested.metrics,
-                checkpoint=f"{one.folder.name}/trials/{TRIAL}/best.pt",
-                dataset_fingerprint=one.dataset.fingerprint,
+                checkpoint=f"{fold.folder.name}/trials/{TRIAL}/best.pt",
+                dataset_fingerprint=fold.dataset.fingerprint,
             )
         )
-    kept = put_together([one.folder / "trials" / TRIAL / SCORES for one in folds], plan.folder / OF_ALL)
-    schema = folds[0].dataset.schema
+    ids = put_together(
+        [fold.folder / "trials" / TRIAL / SCORES for fold in folds], plan.folder / OF_ALL, schema
+    )
     scores = read_scores(plan.folder / OF_ALL, schema)
-    held_out = np.isin(kept.to_pylist(), _ids(plan.dataset, "test"))
-    result = CrossValidation(
+    held_out = np.isin(ids.to_pylist(), _ids(plan.dataset, "test"))
+    assert done[0].state.started is not None
+    made = CrossValidation(
         search=plan.started.search,
         search_id=plan.started.search_id,
         dataset_fingerprint=plan.dataset.fingerprint,
@@ -411,13 +437,13 @@ def run_folds(plan: FoldsPlan, *, again: bool = False, console: Console | None =
         metric=plan.metric,
         folds=tuple(found),
         metrics=scores.metrics(schema),
-        held_out=_of(scores, held_out).metrics(schema),
+        held_out=_of(scores, held_out, schema).metrics(schema),
         scores=OF_ALL,
-        provenance=folds[0].provenance,
+        provenance=done[0].state.started.provenance,
     )
     with storing(plan.folder / FILE_NAME):
-        write_whole(plan.folder / FILE_NAME, result.model_dump_json(indent=1) + "\n")
-    return result
+        write_whole(plan.folder / FILE_NAME, made.model_dump_json(indent=1) + "\n")
+    return made
 
 
 def load_folds(folder: Path) -> CrossValidation:
@@ -436,54 +462,81 @@ def load_folds(folder: Path) -> CrossValidation:
     return parse(CrossValidation, values, str(path), StorageError)
 
 
-def _set_aside(folder: Path) -> None:
-    """Rename the folder of all folds, once no process is at work in one of them."""
-    for one in sorted(folder.glob("fold_*")):
-        with Journal(one):
-            pass
-    number = 1
-    while (target := folder.with_name(f"{folder.name}_{number}")).exists():
-        number += 1
-    rename(folder, target)
-
-
-def _publish(plan: FoldPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path:
+def _leaderboard(plan: FoldPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path:
     return write_leaderboard(plan.folder, leaderboard(state, run_ids))
 
 
-def _test(plan: FoldPlan, recorder: Recorder) -> None:
-    """Score the fold's test split by the model that never saw it."""
-    trial = recorder.state.trials[TRIAL]
-    if trial.status == "completed" and trial.tested is None:
-        evaluate_all(
-            plan.dataset, plan.resources, plan.folder / "trials", [TRIAL], recorder.write, plan.plugins
+def _test(plan: FoldPlan, recorder: Recorder, *, console: Console) -> None:
+    """Score the fold's test split by the model that never saw it; the first fold records the look for all.
+
+    Raises:
+        Interrupted: Ctrl-C; typed again, it goes on.
+    """
+    trial, started = recorder.state.trials[TRIAL], recorder.state.started
+    assert started is not None
+    if trial.status != "completed" or trial.tested is not None:
+        return
+    if plan.rule.fold == 0:
+        use = SplitUse(
+            time=time.time(),
+            purpose="confirm",
+            dataset_fingerprint=plan.started.dataset_fingerprint,
+            contenders=(params_hash(plan.configuration.params),),
+            confirmation_id=started.search_id,
+            seeds=(plan.seed,),
         )
+        record_use(plan.storage / plan.experiment, use)
+    try:
+        with head_watchdog(console, plan.to_go_on):
+            evaluate_all(
+                plan.dataset, plan.resources, plan.folder / "trials", [TRIAL], recorder.write, plan.plugins
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(f"{plan.name} is trained and not tested yet: {plan.to_go_on}") from None
 
 
-def put_together(files: Sequence[Path], out: Path) -> pa.Array:
+def put_together(files: Sequence[Path], out: Path, schema: EventSchema) -> pa.Array:
     """Write the scores of all folds as one file, whole or not at all; return the ids of its events.
+
+    Each fold weighs its test split to the events expected of the whole dataset; here all folds together do.
 
     Args:
         files: of scores, one for each fold in their order.
         out: the file that is written.
+        schema: of the folds' datasets.
 
     Raises:
         InvalidEvents: an event was scored twice.
+        StorageError: a file is not one of scores, or `out` cannot be written.
     """
     tables = []
     for number, file in enumerate(files, 1):
-        table = pq.read_table(file).replace_schema_metadata(None)
+        try:
+            table = pq.read_table(file).replace_schema_metadata(None)
+        except (OSError, pa.ArrowException) as exc:
+            raise StorageError(f"cannot read the scores {file} of a fold: {exc}: type --again") from exc
         tables.append(table.append_column("fold", pa.repeat(pa.scalar(number, pa.int32()), len(table))))
     made = pa.concat_tables(tables)
     ids = made[EVENT_ID].combine_chunks()
     if (different := len(ids.unique())) != len(ids):
         raise InvalidEvents(f"every event is scored once; {len(ids)} scores are of {different} events")
-    losses = made["loss"].to_numpy()
-    weights = made["weight"].to_numpy() if "weight" in made.column_names else None
-    facts = {"loss": float(np.average(losses, weights=weights))}
+    weights = None
+    if WEIGHT in made.column_names:
+        weights = _expected(made[WEIGHT].to_numpy(), made[LABEL].to_numpy(), schema)
+        made = made.set_column(made.column_names.index(WEIGHT), WEIGHT, pa.array(weights))
+    facts = {"loss": float(np.average(made[LOSS].to_numpy(), weights=weights))}
     with storing(out), whole(out) as filling:
         pq.write_table(made.replace_schema_metadata({METADATA: json.dumps(facts)}), filling)
     return ids
+
+
+def _expected(weights: Floats, labels: NDArray[np.integer], schema: EventSchema) -> Floats:
+    """Scale the weights so that those of each class sum to the events expected of it."""
+    sums = np.bincount(labels, weights, len(schema.classes))
+    expected = np.array(
+        [schema.expected.get(name, one) for name, one in zip(schema.classes, sums, strict=True)]
+    )
+    return np.asarray(weights * (expected / sums)[labels])
 
 
 def _ids(dataset: Dataset, split: Literal["train", "val", "test"]) -> list[str]:
@@ -491,21 +544,19 @@ def _ids(dataset: Dataset, split: Literal["train", "val", "test"]) -> list[str]:
     return [text for path in paths for text in pq.read_table(path, columns=[EVENT_ID])[EVENT_ID].to_pylist()]
 
 
-def _of(scores: KeptScores, chosen: np.ndarray) -> KeptScores:
+def _of(scores: KeptScores, chosen: NDArray[np.bool_], schema: EventSchema) -> KeptScores:
     """Return the scores of some events."""
-    losses, weights = scores.losses, scores.weights
-    facts: Mapping[str, Any] = (
-        {}
-        if losses is None
-        else {"loss": float(np.average(losses[chosen], weights=None if weights is None else weights[chosen]))}
-    )
+    labels, losses, weights = scores.labels[chosen], scores.losses, scores.weights
+    if weights is not None:
+        weights = _expected(weights[chosen], labels, schema)
+    assert losses is not None
     return dataclasses.replace(
         scores,
         event_ids=None,
-        labels=scores.labels[chosen],
+        labels=labels,
         probabilities=scores.probabilities[chosen],
         log_odds=scores.log_odds[chosen],
-        losses=None if losses is None else losses[chosen],
-        facts=dict(facts),
-        weights=None if weights is None else weights[chosen],
+        losses=losses[chosen],
+        facts={"loss": float(np.average(losses[chosen], weights=weights))},
+        weights=weights,
     )

@@ -86,6 +86,7 @@ def images_of_lists(
         rows: (N,) numbers of the events in it, for messages.
 
     Raises:
+        InvalidSchema: an item is not one number.
         InvalidEvents: lists of an event differ in length, a value is not finite, or an image is empty; file and row are
             named.
         InvalidConfig: an expression does not suit its fields.
@@ -98,7 +99,7 @@ def images_of_lists(
         for event, eta, phi, values in layers
     ]
     made = np.concatenate(parts, axis=-1)
-    empty = ~made.reshape(len(rows), -1).any(axis=1)
+    empty = ~made.any(axis=(1, 2, 3))
     if empty.any() and not image.allow_empty:
         row = int(empty.argmax())
         raise InvalidEvents(
@@ -138,6 +139,11 @@ def _items(
     for text in texts:
         value, _ = ak.broadcast_arrays(Expression(text).evaluate(known), known[first])
         found = np.asarray(ak.to_numpy(ak.flatten(value, axis=1)), dtype=np.float64)
+        if found.ndim != 1:
+            raise InvalidSchema(
+                f"'{text}' of the image '{rule.name}' has {found.shape[1:]} values for an item; an item is one number: "
+                "state one of them, such as cells[0]"
+            )
         if not (finite := np.isfinite(found)).all():
             item = int(finite.argmin())
             raise InvalidEvents(

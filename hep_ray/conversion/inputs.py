@@ -223,10 +223,15 @@ def _labelled(
 
 def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None:
     fields = [part.fields for _, one in opened for part in one.parts]
-    text, *others = {(one.metadata or {}).get(EVENT_SCHEMA, b"") for one in fields} or [b""]
-    if others:
+    texts = [(one.metadata or {}).get(EVENT_SCHEMA, b"") for one in fields]
+    schemas = [EventSchema.model_validate_json(text) for text in dict.fromkeys(texts) if text]
+    if not schemas:
+        return None
+    # What stood for missing values may be known of one dataset alone: of one that needed it, or was made later.
+    filled = [one for one in schemas if one != one.of_events]
+    if not all(texts) or len(filled) > 1 or any(one.of_events != schemas[0].of_events for one in schemas):
         raise InvalidSchema("the datasets have different schemas, so they cannot be joined")
-    return EventSchema.model_validate_json(text) if text else None
+    return (filled or schemas)[0]
 
 
 def _rules_of_dataset(rules: SchemaFile, schema: EventSchema) -> SchemaFile:

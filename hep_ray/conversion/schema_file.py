@@ -221,6 +221,11 @@ class ColumnRule(Config):
         )
         if given := [name for name in others if getattr(self, name) not in (None, False, ())]:
             raise ValueError(f"column '{self.name}' has 'image', a histogram of lists, and '{given[0]}'")
+        if self.count and self.image is not None and len(self.image.layers) > 1:
+            raise ValueError(
+                f"the image '{self.name}' has {len(self.image.layers)} layers and one 'count', which cannot count the "
+                "items of all: make an image of each, or store lists"
+            )
         if self.axes and {axis.removeprefix("delta_") for axis in self.axes} != {"phi", "eta"}:
             raise ValueError(
                 f"the image '{self.name}' has the axes {list(self.axes)}; a histogram has phi and eta, or delta_phi "

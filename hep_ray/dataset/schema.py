@@ -368,6 +368,12 @@ class EventSchema(Config):
         )
 
     @property
+    def of_events(self) -> EventSchema:
+        """The same schema without what its columns tell of the input: what stood for missing values there."""
+        columns = (one.model_copy(update={"fill": None, "sentinels": ()}) for one in self.columns)
+        return self.model_copy(update={"columns": tuple(columns)})
+
+    @property
     def signal_index(self) -> int:
         """The label of the signal class."""
         return self.classes.index(self.signal)

@@ -45,11 +45,20 @@ def identity(prediction: Prediction, model: Mapping[str, str], classes: tuple[st
         "model_digest": model["digest"],
         "classes": list(classes),
         "inputs": [list(pair) for pair in prediction.digests],
-        "rules": prediction.rules.model_dump(mode="json", by_alias=True),
-        "columns": [rule.model_dump(mode="json") for rule in prediction.columns],
+        "rules": _stated(prediction.rules.model_dump(mode="json", by_alias=True)),
+        "columns": [_without_image(rule.model_dump(mode="json")) for rule in prediction.columns],
         "units": prediction.units,
         "pieces": [[piece.file, piece.part, piece.start, piece.stop] for piece in prediction.pieces],
     }
+
+
+def _stated(rules: dict[str, Any]) -> dict[str, Any]:
+    """Return rules as predictions of earlier versions wrote them, where they say nothing else."""
+    return {**rules, "columns": [_without_image(rule) for rule in rules["columns"]]}
+
+
+def _without_image(rule: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in rule.items() if key != "image" or value is not None}
 
 
 @contextmanager

@@ -158,7 +158,8 @@ def predict(
     found = None
     if shift is not None:
         reference = reference_for(package.reference, classifier.classes, shift, origin or "the model")
-        found = shift_test(sampled(classifier, prediction), reference, shift)
+        new = sampled(classifier, prediction)
+        found = shift_test(new, reference, shift) if len(new) else None  # no event, no shift
     with predicting(out, what, model) as files:
         reused = len(files)
         todo = [piece for piece in prediction.pieces if piece.file not in files]

@@ -160,13 +160,19 @@ def reference_for(
 def sampled(classifier: Classifier, prediction: Prediction, most: int = MOST_EVENTS) -> Features:
     """Return the features of the first events of pieces spread over the inputs, about `most` in all.
 
+    Each piece gives as many as its share of the events, so that the sample is a mixture as the inputs are.
+
     Raises:
         UnreadableInput, InvalidEvents: an input cannot be read.
     """
     pieces = prediction.pieces[:: max(1, math.ceil(len(prediction.pieces) / MOST_PIECES))]
+    sizes = [None if piece.stop is None else piece.stop - piece.start for piece in pieces]
+    known = [size for size in sizes if size is not None]
+    middle = sum(known) / len(known) if known else 1.0
     parts: list[Features] = []
-    for piece in pieces:
-        wanted = math.ceil(most / len(pieces))
+    for piece, size in zip(pieces, sizes, strict=True):
+        share = (middle if size is None else size) / max(sum(one or middle for one in sizes), 1)
+        wanted = math.ceil(most * share)
         for events in read_events(classifier, prediction, piece):
             few = {column.name: events[column.name][:wanted] for column in classifier.columns}
             for column in classifier.columns:

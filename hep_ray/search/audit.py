@@ -316,7 +316,7 @@ class HandedOver:
 
 
 def hand_over(folder: Path, uri: str | None = None, say: Callable[[str], None] | None = None) -> HandedOver:
-    """Write every record of a search and of its confirmations into MLflow; what is there already stays as it is.
+    """Write every record of a search, its confirmations and folds into MLflow; what is there already stays as it is.
 
     Args:
         folder: of the search.
@@ -331,8 +331,8 @@ def hand_over(folder: Path, uri: str | None = None, say: Callable[[str], None] |
         raise StorageError(f"no search in {folder}: it has no {FILE_NAME}")
     records = trials = 0
     uri = uri or recorded_uri(folder, SearchState.read(folder).started)
-    confirmations = sorted(journal.parent for journal in folder.glob(f"*/{FILE_NAME}"))
-    for part in (folder, *confirmations):
+    later = (journal.parent for at in ("*", "*/fold_*") for journal in folder.glob(f"{at}/{FILE_NAME}"))
+    for part in (folder, *sorted(later)):
         with Journal(part) as journal:
             state = SearchState.fold(journal)
             tracker = MlflowTracker(uri, folder.name, folder.parent / "mlartifacts", *((say,) if say else ()))

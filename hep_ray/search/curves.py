@@ -332,9 +332,11 @@ class CurveSearcher:
         """A configuration that was good elsewhere, or one drawn at random, away from those that there are."""
         drawn = len(self._trials) - len(self._points)
         if self._guess is not None and drawn < len(self._guess.first):
-            genes = self._guess.first[[drawn]]
-            if self._keys(self._encoding.codes(genes))[0] not in self._tried:
-                return self._open(genes[0], self._marks[0], "good in earlier searches")
+            first = self._guess.first
+            keys = self._keys(self._encoding.codes(first))
+            untried = (row for row, key in zip(first, keys, strict=True) if key not in self._tried)
+            if (row := next(untried, None)) is not None:
+                return self._open(row, self._marks[0], "good in earlier searches")
         genes = self._untried(rng.random((64, self._encoding.genes)))
         if self._all is not None:  # in the order of the space, which every seed would begin with
             genes = genes[rng.permutation(len(genes))[:64]]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from hep_ray.errors import InvalidConfig
@@ -144,7 +145,8 @@ class Guess:
         self._phases = rng.uniform(0, 2 * math.pi, FEATURES)
         self._weights = np.zeros(FEATURES + 1)
         ridge = np.diag(np.append(np.full(FEATURES, RIDGE), 1e-6))
-        self.candidates = np.concatenate([one.tops for one in tasks])
+        every = np.concatenate([one.tops for one in tasks])
+        self.candidates = every[_first_of_each(encoding.codes(every))]
         codes = encoding.codes(self.candidates)
         square, pull = np.zeros_like(ridge), np.zeros(FEATURES + 1)
         at_end = np.empty((len(tasks), len(codes)))
@@ -194,8 +196,14 @@ def _task(lesson: Lesson, encoding: Encoding) -> _Task:
     epochs = np.array([epoch for curve in curves for epoch in curve], float)
     values = np.array([value for curve in curves for value in curve.values()])
     times = np.log(epochs) / max(math.log(lesson.epochs), 1e-9)
-    tops = genes[np.argsort(-bests, kind="stable")[:OF_EACH]]
+    ranked = np.argsort(-bests, kind="stable")
+    tops = genes[ranked[_first_of_each(codes[ranked])[:OF_EACH]]]
     return _Task(tops, codes[row], times, Warp(bests).standardise(values))
+
+
+def _first_of_each(codes: Array) -> NDArray[np.intp]:
+    """Return the rows that differ from all before them: trials may differ in their seed alone."""
+    return np.sort(np.unique(codes, axis=0, return_index=True)[1])
 
 
 def _kernel(task: _Task, encoding: Encoding, rng: np.random.Generator) -> Kernel:

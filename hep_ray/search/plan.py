@@ -410,8 +410,8 @@ class Draft:
                     f"--watch {self.options.watch} has {what} {getattr(other, what)}, and {self.options.data} "
                     f"{getattr(own, what)}: convert it with the same"
                 )
-        known = {column.name: column for column in other.inputs}
-        for column in own.inputs:
+        known = {column.name: column for column in other.of_events.inputs}
+        for column in own.of_events.inputs:
             if known.get(column.name) != column:
                 raise InvalidConfig(
                     f"--watch {self.options.watch} has no column '{column.name}' as {self.options.data} has it "

@@ -96,13 +96,21 @@ def run_name(trial_id: str, params: Mapping[str, Any], space: Mapping[str, Recor
     return " ".join([trial_id, *drawn[:SHOWN], *(["…"] if len(drawn) > SHOWN else [])])
 
 
+def is_fold(started: SearchStarted) -> bool:
+    """Return whether this is the training of one fold."""
+    return started.tags.get("hep_ray.kind") == "fold"
+
+
 def experiment_tags(started: SearchStarted, experiment_id: str) -> dict[str, str]:
     """Return the tags of an experiment that make its page useful: a description with links, and views.
 
     Args:
-        started: first record of a search, or of a confirmation, which adds views to those of its search.
+        started: first record of a search, or of a confirmation, which adds views to those of its search; a fold's has
+            none of its own.
         experiment_id: of its experiment.
     """
+    if is_fold(started):
+        return {}
     confirms = started.provenance.get("confirms")
     views = _of_confirmation(started, confirms) if confirms else _of_search(started)
     tags = {VIEW_TAG + key: _envelope(name, started.time, state) for key, (name, state) in views.items()}
@@ -116,6 +124,9 @@ def note(started: SearchStarted, experiment_id: str) -> str:
     after = {CONFIRMED: CONFIRMED_NAME, CONTENDERS: CONTENDERS_NAME}
     confirmed = " · ".join(f"[{name}]({link(experiment_id, key)})" for key, name in after.items())
     next_step = f"Next: `hep-ray report {started.search}`, `hep-ray promote {started.search} --dry-run`"
+    if is_fold(started):
+        what = f"One of the trainings of {started.title}, tested once on the part of the events that it never saw."
+        return "\n\n".join([what, f"Next: `hep-ray report {started.search}`"])
     if "confirms" in started.provenance:
         what = f"Finalists of *{started.search}* and its baseline, trained anew and tested once on the test split."
         return "\n\n".join([what, f"Look: {confirmed}", next_step])

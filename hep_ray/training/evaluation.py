@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from hep_ray.losses import Loss
 from hep_ray.metrics import classification_metrics
 from hep_ray.models import Model
 from hep_ray.training.distributed import ALONE, Communicator
+
+logger = logging.getLogger(__name__)
 
 BATCH = 512
 """Events per forward pass; changes speed and memory, never the result's meaning."""
@@ -152,8 +155,17 @@ def validation_metrics(
     return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
 
 
-def watched_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what is reported of watched events, from their metrics under the names of the validation split."""
+def watched_metrics(evaluated: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """Return what is reported of watched events; nothing after an epoch where their loss is not finite.
+
+    Args:
+        evaluated: returns their metrics under the names of the validation split.
+    """
+    try:
+        metrics = evaluated()
+    except NonFiniteLoss as exc:  # which ranks nothing, so that it ends no trial
+        logger.warning("watched events are left out of an epoch: %s", exc)
+        return {}
     return {f"watched_{name}": metrics[f"val_{name}"] for name in ("loss", "accuracy", "auc")}
 
 

@@ -94,7 +94,10 @@ class FittedLoop:
         result = self._evaluated(self._val)
         metrics = validation_metrics(result, self._schema, str)
         if self._watched is not None:
-            metrics |= watched_metrics(validation_metrics(self._evaluated(self._watched), self._schema, str))
+            watched = self._watched
+            metrics |= watched_metrics(
+                lambda: validation_metrics(self._evaluated(watched), self._schema, str)
+            )
         signal = self._schema.signal_index
         for name, cut in self.model.cuts().items():
             efficiency, mistaken = passing(

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -211,7 +212,7 @@ class TrialLoop:
         val_metrics = self._evaluated(self._val)
         if self.config.training.train_auc:
             train_metrics["train_auc"] = self._evaluated(self._train_judged)["val_auc"]
-        watched = {} if self._watched is None else watched_metrics(self._evaluated(self._watched))
+        watched = {} if self._watched is None else watched_metrics(partial(self._evaluated, self._watched))
         self.epoch += 1
         self._patience.see(val_metrics)
         return {

@@ -439,6 +439,16 @@ def test_folds_score_each_event_by_a_model_that_never_saw_it(options):
     assert found.trial == plan.configuration.name
     assert [fold.events for fold in found.folds] == scores.groupby("fold").size().tolist()
 
+    client = open_client(default_uri(options.storage))
+    experiment = client.get_experiment_by_name("toy_confirmed")
+    runs = client.search_runs([experiment.experiment_id], "tags.`hep_ray.kind` = 'fold'")
+    assert len(runs) == 6  # a parent and a training for each
+    logged = {run.data.metrics["test/auc"] for run in runs if TRIAL_TAG in run.data.tags}
+    assert logged == {fold.metrics["test_auc"] for fold in found.folds}
+    looks = [use.confirmation_id for use in uses(folder_of(options))]
+    (first,) = records(plan.folder / "fold_1", "search_started")
+    assert looks.count(first.search_id) == 1
+
     began = records(plan.folder / "fold_1", "trial_started")
     assert run_folds(prepare_folds(given), console=QUIET) == load_folds(
         plan.folder

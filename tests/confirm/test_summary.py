@@ -6,6 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from scipy import stats
@@ -19,12 +22,16 @@ from hep_ray.confirm.confirmation import (
     save_confirmation,
 )
 from hep_ray.confirm.finalists import Baseline, Configuration
+from hep_ray.confirm.folds import put_together
 from hep_ray.confirm.plan import ConfirmPlan, trial_id
 from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.errors import InvalidEvents, StorageError
 from hep_ray.search.options import ConfirmOptions
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted, TrialTested
+from tests.facts import raises
 
 BASE = {"model": "mlp", "loss": "hinge", "optimizer": "adam", "learning_rate": 0.001}
 LOSSES = {"t0000": (0.30, 0.32, 0.31), "t0004": (0.40, 0.40, 0.37), "baseline": (0.40, 0.41, 0.39)}
@@ -179,3 +186,31 @@ def test_the_verdict(plan: ConfirmPlan, state: SearchState, change: dict[str, An
     # The same difference is a loss where more is better, however small its p-value.
     worse = found.model_copy(update={"mode": "max"})
     assert "No finalist" in verdict(worse)
+
+
+def test_scores_of_folds_put_together_sum_to_the_events_expected(tmp_path: Path) -> None:
+    """Each fold weighs its own test split to all of them."""
+    expected = {"background": 1000.0, "signal": 50.0}
+    schema = EventSchema(
+        task="toy", columns=(Column(name="x"),), classes=("background", "signal"), expected=expected
+    )
+    files = []
+    for fold in range(4):
+        labels = np.arange(20) % 2
+        weights = np.where(labels == 1, 5.0, 100.0)  # of ten events each
+        table = {
+            "event_id": [f"{fold}-{row}" for row in range(20)],
+            "label": labels,
+            "loss": np.full(20, fold, np.float32),
+            "weight": weights,
+        }
+        files.append(tmp_path / f"{fold}.parquet")
+        pq.write_table(pa.table(table), files[-1])
+    put_together(files, tmp_path / "all.parquet", schema)
+    kept = pq.read_table(tmp_path / "all.parquet").to_pandas()
+    assert kept.groupby("label")["weight"].sum().tolist() == pytest.approx([1000.0, 50.0])
+    assert kept["fold"].value_counts().to_dict() == {1: 20, 2: 20, 3: 20, 4: 20}
+    with raises(InvalidEvents, 80, 60):
+        put_together([*files[:3], files[0]], tmp_path / "all.parquet", schema)
+    with raises(StorageError, "nowhere"):
+        put_together([tmp_path / "nowhere.parquet"], tmp_path / "all.parquet", schema)

@@ -133,6 +133,13 @@ def test_a_jet_across_the_end_of_phi_is_centred_as_another_is(centre: str) -> No
     assert eta == pytest.approx([0.5, 0.5, 0.0])  # the third event has nothing to be centred on
 
 
+def test_events_read_together_of_which_none_is_kept_make_no_image(tmp_path: Path) -> None:
+    path = write_root(tmp_path / "jets.root")
+    stated = rules()
+    with raises(InvalidEvents):  # no event at all is left, which is told as of any other columns
+        convert([path], None, None, tmp_path / "out", schema=stated, selection="number > 1e6")
+
+
 def test_arrays_of_fixed_length_are_read_up_to_the_count_of_their_items(tmp_path: Path) -> None:
     room = int(LENGTHS.max())
     with h5py.File(tmp_path / "jets.h5", "w") as file:
@@ -268,6 +275,12 @@ def test_what_cannot_be_an_image_is_refused(
     with pytest.raises(error, match=said):
         convert([write_root(tmp_path / "jets.root", **changed)], None, None, tmp_path / "out", schema=schema)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_count_of_two_layers_is_refused() -> None:
+    layer = f'{FROM_AXIS}sums = ["part_pt"]'
+    with raises(InvalidSchema, "2 layers", "count"):
+        rules(layer=f"{layer}\n[[columns.image.layers]]\n{layer}", more='count = "n_parts"')
 
 
 def test_empty_images_are_kept_where_the_rule_says_so(tmp_path: Path) -> None:

@@ -191,3 +191,29 @@ def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
     with raises(InvalidConfig, "too little", "0 of"):
         lessons_of([str(folder)], CURVES, SPACE)
     assert lessons_of((), Preset(epochs=9, trials=8), SPACE) == ()
+
+
+def test_trials_that_differ_in_their_seed_alone_are_one_configuration_to_begin_with() -> None:
+    value = task(-2.0, 0.5)
+    rng = np.random.default_rng(3)
+    drawn = [
+        {
+            "model": "mlp",
+            "learning_rate": float(10 ** rng.uniform(-4, -1)),
+            "dropout": float(rng.uniform(0, 0.5)),
+            "weight_decay": float(rng.uniform()),
+            "momentum": float(rng.uniform()),
+        }
+        for _ in range(6)
+    ]
+    trials = tuple(
+        ({**params, "seed": seed}, {epoch: value(params, epoch) for epoch in (1, 3, 9, 27)})
+        for params in drawn
+        for seed in range(3)
+    )
+    lesson = Lesson(search="other", search_id="0", metric="m", mode="max", epochs=27, trials=trials)
+    guess = Guess([lesson], Encoding(SPACE))
+    best = sorted(drawn, key=lambda one: -value(one, 27))[:3]
+    wanted = {tuple(row) for row in np.stack([Encoding(SPACE).of(params) for params in best]).round(9)}
+    assert {tuple(row) for row in guess.first.round(9)} == wanted
+    assert len(guess.first) == 3

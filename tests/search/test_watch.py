@@ -9,11 +9,12 @@ import pytest
 
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, NonFiniteLoss
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import CHECKS, Draft
 from hep_ray.search.space import Choice, Space
+from hep_ray.training.evaluation import watched_metrics
 from tests.facts import raises
 
 SPACE = Space(
@@ -41,6 +42,10 @@ def draft(data: Path, watch: Path | None) -> Draft:
 
 def test_a_dataset_of_the_same_columns_is_watched_and_none_unless_asked_for(tmp_path: Path) -> None:
     own, other = write(tmp_path / "own"), write(tmp_path / "other", events=200)
+    filled = X.model_copy(
+        update={"fill": 0.0, "sentinels": (-999.0,)}
+    )  # of the input: the events are the same
+    assert draft(own, write(tmp_path / "filled", filled)).watched is not None
     watched = draft(own, other).watched
     assert watched is not None
     assert (watched.folder, watched.schema.classes) == (other, ("a", "b"))
@@ -73,3 +78,15 @@ def test_a_resumed_search_watches_what_it_watched(tmp_path: Path) -> None:
     assert (
         SearchOptions.resolve({}, {"data": "d"}, "toy").watch is None
     )  # a journal from before there was one
+
+
+def test_watched_events_whose_loss_is_not_finite_end_no_trial(caplog: pytest.LogCaptureFixture) -> None:
+    def infinite() -> dict[str, float]:
+        raise NonFiniteLoss("validation loss is inf")
+
+    assert watched_metrics(infinite) == {}
+    assert "inf" in caplog.text
+    sound = {"val_loss": 0.5, "val_accuracy": 0.7, "val_auc": 0.8, "val_f1": 0.6}
+    assert watched_metrics(lambda: sound) == {
+        "watched_loss": 0.5, "watched_accuracy": 0.7, "watched_auc": 0.8
+    }  # fmt: skip
