@@ -198,21 +198,7 @@ def connect() -> None:
     )
     try:
         with _ended_by_signals(head):
-            for left in reversed(range(STARTS if here else 1)):
-                try:
-                    ray.init(
-                        "local" if here else None,
-                        num_cpus=usable_cores() if here else None,
-                        include_dashboard=False,
-                        log_to_driver=LEVEL in os.environ,
-                        logging_level=logging.ERROR,
-                        runtime_env={"env_vars": {LEVEL: os.environ[LEVEL]}} if LEVEL in os.environ else None,
-                    )
-                    break
-                except Exception as exc:
-                    if not left or LATE not in str(exc):
-                        raise
-                    logger.warning("Ray did not start within its 30 s, on a busy machine; starting it again")
+            _start(STARTS if here else 1, here=here)
     except Exception as exc:  # where a node takes too long to start, Ray raises no other class
         cause = str(exc).strip() or type(exc).__name__
         if here:
@@ -223,6 +209,27 @@ def connect() -> None:
             "this machine"
         ) from exc
     logger.info("Ray's logs are in %s", ray_temp_dir() / "session_latest" / "logs")
+
+
+def _start(tries: int, *, here: bool) -> None:
+    """Join the cluster or start one here, which is tried again where Ray's own time ran out."""
+    import ray
+
+    level = os.environ.get(LEVEL)
+    try:
+        ray.init(
+            "local" if here else None,
+            num_cpus=usable_cores() if here else None,
+            include_dashboard=False,
+            log_to_driver=level is not None,
+            logging_level=logging.ERROR,
+            runtime_env=None if level is None else {"env_vars": {LEVEL: level}},
+        )
+    except Exception as exc:
+        if tries == 1 or LATE not in str(exc):
+            raise
+        logger.warning("Ray did not start within its 30 s, on a busy machine; starting it again")
+        _start(tries - 1, here=here)
 
 
 def disconnect() -> None:

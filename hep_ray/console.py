@@ -99,9 +99,7 @@ def command_line(app: typer.Typer) -> Any:
     of_all.command()(_of_every_command)
 
     def add(command: Any) -> None:
-        command.help = (command.help or "").partition("\n\nRaises:")[
-            0
-        ]  # that is for who calls it from Python
+        command.help, _, _ = (command.help or "").partition("\n\nRaises:")  # is for who calls it from Python
         command.params += get_command(of_all).params
         for below in getattr(command, "commands", {}).values():
             add(below)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ from hep_ray.files import rename, storing, write_whole
 from hep_ray.flags import typed
 from hep_ray.tracking.journal import FILE_NAME as JOURNAL
 from hep_ray.tracking.journal import Journal
+
+C = TypeVar("C", bound=Config)
 
 FOLDER = "confirm"
 """Folder of a confirmation within that of its search: a journal and one folder per trial, as of a search."""
@@ -193,11 +195,22 @@ def load_confirmation(search_folder: Path) -> Confirmation:
             f"there is no confirmation, {path} is not there: type "
             f"`{typed('hep-ray', 'confirm', search_folder.name, storage=search_folder.parent)}`"
         )
+    return read_record(Confirmation, path)
+
+
+def read_record(kind: type[C], path: Path) -> C:
+    """Read a record that stands as JSON in a file.
+
+    Raises:
+        StorageError: the file cannot be read, or is not such a record.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise StorageError(f"cannot read {path}: {exc.strerror}") from None
     except (ValueError, RecursionError) as exc:
         raise StorageError(f"{path} is not JSON: {exc}") from exc
-    return parse(Confirmation, values, str(path), StorageError)
+    return parse(kind, values, str(path), StorageError)
 
 
 def set_aside(folder: Path) -> Path | None:

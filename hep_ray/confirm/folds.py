@@ -15,19 +15,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from hep_ray.config import Config, parse
-from hep_ray.confirm.confirmation import SplitUse, params_hash, record_use, set_aside
+from hep_ray.config import Config
+from hep_ray.confirm.confirmation import SplitUse, params_hash, read_record, record_use, set_aside
 from hep_ray.confirm.finalists import Configuration, configurations
-from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, searched_dataset, source_of
-from hep_ray.confirm.run import evaluate_all
+from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, resources_for, searched_dataset, source_of
+from hep_ray.confirm.run import evaluate_kept
 from hep_ray.conversion.convert import convert
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
@@ -35,18 +36,15 @@ from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import (
     CannotConfirm,
     CannotResume,
-    Interrupted,
     InvalidEvents,
-    InvalidSpace,
     SearchFailed,
     StorageError,
 )
 from hep_ray.files import open_locked, storing, whole, write_whole
 from hep_ray.plugins import Plugin, import_named, restore
-from hep_ray.search.execute import SearchResult, beside, execute, head_watchdog
+from hep_ray.search.execute import SearchResult, beside, execute
 from hep_ray.search.find import find_search
 from hep_ray.search.options import FoldOptions
-from hep_ray.search.preflight import Trials, preflight
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, leaderboard, write_leaderboard
@@ -155,17 +153,9 @@ class FoldPlan(RetrainingPlan):
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a fold to be the same after a restart."""
         return {
-            "search": self.started.search,
-            "task": self.started.task,
-            "dataset_fingerprint": self.dataset.fingerprint,
-            "metric": self.metric,
-            "mode": self.mode,
-            "epochs": self.epochs,
+            **super().identity,
             "sampler": "one seed",
-            "scheduler": "none",
             "seed": self.seed,
-            "workers_per_trial": self.started.workers_per_trial,
-            "weights": self.started.weights,
             "contenders": {self.configuration.name: self.configuration.params},
         }
 
@@ -224,7 +214,9 @@ class FoldsPlan:
             StorageError, ClusterUnavailable, Infeasible: see `preflight`.
         """
         dataset = dataset_of_fold(self.dataset, rule, self.folder, weights=self.started.weights == "on")
-        resources = resources_for(dataset, self.configuration, self.options, self.started, self.plugins)
+        resources = resources_for(
+            dataset, self.options, self.started, [self.configuration.params], self.plugins, 1
+        )
         return FoldPlan(
             experiment=self.started.search,
             storage=self.options.storage,
@@ -280,7 +272,7 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         )
     rules = tuple(SplitRule.of_fold(fold, options.folds, before.salt) for fold in range(options.folds))
     _refuse_few_groups(dataset, options.folds)
-    resources = resources_for(dataset, chosen, options, state.started, plugins)
+    resources = resources_for(dataset, options, state.started, [chosen.params], plugins, 1)
     return FoldsPlan(
         folder=found.folder / f"folds{options.folds}",
         dataset=dataset,
@@ -296,32 +288,12 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
     )
 
 
-def resources_for(
-    dataset: Dataset,
-    configuration: Configuration,
-    options: FoldOptions,
-    started: SearchStarted,
-    plugins: tuple[Plugin, ...],
-) -> ResourcePlan:
-    """Return what one training takes on the cluster, once it is known that it can run there.
-
-    Raises:
-        CannotConfirm: the configuration cannot be trained.
-        StorageError, ClusterUnavailable, Infeasible: see `preflight`.
-    """
-    given = dataclasses.replace(options.as_in_search(started), data=dataset.folder)
-    try:
-        return preflight(Trials(dataset, given, [configuration.params], plugins, 1, keep=1))
-    except InvalidSpace as exc:
-        raise CannotConfirm(f"{configuration.name} cannot be trained: {exc}") from exc
-
-
 def _refuse_few_groups(dataset: Dataset, folds: int) -> None:
     name = dataset.schema.split_by
     if name is None:
         return
-    paths = [path for split in SPLITS for path in dataset.paths(split, purpose="confirm")]
-    groups = len(pa.concat_tables(pq.read_table(path, columns=[name]) for path in paths)[name].unique())
+    values = (dataset.values(name, split, purpose="confirm") for split in SPLITS)
+    groups = len({group for of_split in values for group in of_split.unique().to_pylist()})
     if groups < folds:
         raise InvalidEvents(
             f"{folds} folds need at least as many groups; '{name}' has {groups}, and a group stays whole: type --folds "
@@ -425,7 +397,8 @@ def _published(plan: FoldsPlan, folds: Sequence[FoldPlan], done: Sequence[Search
         [fold.folder / "trials" / TRIAL / SCORES for fold in folds], plan.folder / OF_ALL, schema
     )
     scores = read_scores(plan.folder / OF_ALL, schema)
-    held_out = np.isin(ids.to_pylist(), _ids(plan.dataset, "test"))
+    tested = plan.dataset.values(EVENT_ID, "test", purpose="confirm").combine_chunks()
+    held_out = pc.is_in(ids, tested).to_numpy(zero_copy_only=False)
     assert done[0].state.started is not None
     made = CrossValidation(
         search=plan.started.search,
@@ -452,14 +425,7 @@ def load_folds(folder: Path) -> CrossValidation:
     Raises:
         StorageError: there is none, or the file is not one.
     """
-    path = folder / FILE_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise StorageError(f"there is no cross-validation, {path} cannot be read: {exc.strerror}") from None
-    except (ValueError, RecursionError) as exc:
-        raise StorageError(f"{path} is not JSON: {exc}") from exc
-    return parse(CrossValidation, values, str(path), StorageError)
+    return read_record(CrossValidation, folder / FILE_NAME)
 
 
 def _leaderboard(plan: FoldPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path:
@@ -486,13 +452,7 @@ def _test(plan: FoldPlan, recorder: Recorder, *, console: Console) -> None:
             seeds=(plan.seed,),
         )
         record_use(plan.storage / plan.experiment, use)
-    try:
-        with head_watchdog(console, plan.to_go_on):
-            evaluate_all(
-                plan.dataset, plan.resources, plan.folder / "trials", [TRIAL], recorder.write, plan.plugins
-            )
-    except KeyboardInterrupt:
-        raise Interrupted(f"{plan.name} is trained and not tested yet: {plan.to_go_on}") from None
+    evaluate_kept(plan, [TRIAL], recorder.write, console)
 
 
 def put_together(files: Sequence[Path], out: Path, schema: EventSchema) -> pa.Array:
@@ -532,16 +492,8 @@ def put_together(files: Sequence[Path], out: Path, schema: EventSchema) -> pa.Ar
 
 def _expected(weights: Floats, labels: NDArray[np.integer], schema: EventSchema) -> Floats:
     """Scale the weights so that those of each class sum to the events expected of it."""
-    sums = np.bincount(labels, weights, len(schema.classes))
-    expected = np.array(
-        [schema.expected.get(name, one) for name, one in zip(schema.classes, sums, strict=True)]
-    )
-    return np.asarray(weights * (expected / sums)[labels])
-
-
-def _ids(dataset: Dataset, split: Literal["train", "val", "test"]) -> list[str]:
-    paths = dataset.paths(split, purpose="confirm")
-    return [text for path in paths for text in pq.read_table(path, columns=[EVENT_ID])[EVENT_ID].to_pylist()]
+    sums = np.bincount(labels, weights, len(schema.classes)).astype(np.float64)
+    return np.asarray(weights * schema.to_expected(sums)[labels])
 
 
 def _of(scores: KeptScores, chosen: NDArray[np.bool_], schema: EventSchema) -> KeptScores:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,12 @@ from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidSpace, StorageHeld
-from hep_ray.plugins import differences, import_named, places, restore
+from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.find import Found, find_search, script_of
 from hep_ray.search.options import AfterSearch, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
+from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import FixedList, JournalSearcher
 from hep_ray.search.state import CROSS_ENTROPY, SearchState, Stated, has_parameters
 from hep_ray.tracking.client import recorded_uri
@@ -60,12 +61,8 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         )
     dataset = searched_dataset(options, state.started, hashes)
     contenders = [baseline.params, *(one.params for one in finalists)]
-    given = dataclasses.replace(options.as_in_search(state.started), data=dataset.folder)
     trainings = len(contenders) * options.seeds
-    try:
-        resources = preflight(Trials(dataset, given, contenders, plugins, trainings, keep=trainings))
-    except InvalidSpace as exc:
-        raise CannotConfirm(f"a contender cannot be trained: {exc}") from exc
+    resources = resources_for(dataset, options, state.started, contenders, plugins, trainings)
     first = 1 + max(trial.started.seed for trial in state.trials.values())
     folder = options.storage / name
     return ConfirmPlan(
@@ -79,7 +76,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         metric=state.started.metric,
         mode=state.started.mode,
         keep=trainings,
-        epoch_timeout=given.epoch_timeout,
+        epoch_timeout=options.as_in_search(state.started).epoch_timeout,
         plugins=plugins,
         started=state.started,
         finalists=finalists,
@@ -169,6 +166,27 @@ def searched_dataset(options: AfterSearch, started: SearchStarted, hashes: Hashe
     return dataset
 
 
+def resources_for(
+    dataset: Dataset,
+    options: AfterSearch,
+    started: SearchStarted,
+    contenders: Sequence[Mapping[str, Any]],
+    plugins: tuple[Plugin, ...],
+    trainings: int,
+) -> ResourcePlan:
+    """Return what trainings of configurations take on the cluster, once it is known that they can run there.
+
+    Raises:
+        CannotConfirm: a configuration cannot be trained.
+        StorageError, ClusterUnavailable, Infeasible: see `preflight`.
+    """
+    given = dataclasses.replace(options.as_in_search(started), data=dataset.folder)
+    try:
+        return preflight(Trials(dataset, given, contenders, plugins, trainings, keep=trainings))
+    except InvalidSpace as exc:
+        raise CannotConfirm(f"a contender cannot be trained: {exc}") from exc
+
+
 BASELINE = "baseline"
 """Name of the contender that the others are compared with."""
 
@@ -192,9 +210,19 @@ class RetrainingPlan(TrainingPlan):
         """Every training."""
 
     @property
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what must be equal for these trainings to be the same after a restart."""
+        """Return what must be equal for these trainings to be the same after a restart: here what all kinds have."""
+        return {
+            "search": self.started.search,
+            "task": self.started.task,
+            "dataset_fingerprint": self.dataset.fingerprint,
+            "metric": self.metric,
+            "mode": self.mode,
+            "epochs": self.epochs,
+            "scheduler": "none",
+            "workers_per_trial": self.started.workers_per_trial,
+            "weights": self.started.weights,
+        }
 
     @property
     @abstractmethod
@@ -332,17 +360,9 @@ class ConfirmPlan(RetrainingPlan):
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a confirmation to be the same after a restart."""
         return {
-            "search": self.started.search,
-            "task": self.started.task,
-            "dataset_fingerprint": self.dataset.fingerprint,
-            "metric": self.started.metric,
-            "mode": self.started.mode,
-            "epochs": self.started.epochs,
+            **super().identity,
             "sampler": f"the same {len(self.seeds)} seeds for every contender",
-            "scheduler": "none",
             "seed": self.seeds[0],
-            "workers_per_trial": self.started.workers_per_trial,
-            "weights": self.started.weights,
             "contenders": {name: params for name, _, params in self.contenders},
         }
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 from rich.console import Console
@@ -32,7 +31,7 @@ from hep_ray.confirm.confirmation import (
     save_confirmation,
     set_aside,
 )
-from hep_ray.confirm.plan import BASELINE, ConfirmPlan
+from hep_ray.confirm.plan import BASELINE, ConfirmPlan, RetrainingPlan
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, EventSchema
 from hep_ray.errors import Interrupted, SearchFailed, TrackingUnavailable
@@ -167,16 +166,24 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
             told = sum(trial.tested is not None for trial in state.trials.values())
             console.print(f"tested {told} of {len(plan.seeds) * len(judged)}", highlight=False)
 
-        try:
-            with head_watchdog(console, plan.to_go_on):
-                evaluate_all(
-                    plan.dataset, plan.resources, plan.folder / "trials", closed, write, plan.plugins
-                )
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"some models are not tested yet; every evaluation that ended is kept: {plan.to_go_on} to go "
-                "on"
-            ) from None
+        evaluate_kept(plan, closed, write, console)
+
+
+def evaluate_kept(
+    plan: RetrainingPlan, trial_ids: Sequence[str], write: Callable[[Record], None], console: Console
+) -> None:
+    """Evaluate trained models on the test split, and record each as it is done; see `evaluate_all`.
+
+    Raises:
+        Interrupted: Ctrl-C; what was tested is recorded.
+    """
+    try:
+        with head_watchdog(console, plan.to_go_on):
+            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", trial_ids, write, plan.plugins)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"some models are not tested yet; every evaluation that ended is kept: {plan.to_go_on} to go on"
+        ) from None
 
 
 RESTARTS = 3
@@ -228,13 +235,12 @@ def evaluate_all(
         CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
         WorkersLost: an evaluation's process was lost too often.
     """
-    shards = [pq.read_table(path, columns=[EVENT_ID]) for path in dataset.paths("test", purpose="confirm")]
     opened = ray.put(
         EvaluationSetup(
             str(trials_folder.resolve()),
             dataset.schema,
             open_events(dataset, resources.ingest, ["test"], purpose="confirm"),
-            pa.concat_tables(shards).column(EVENT_ID).combine_chunks(),
+            dataset.values(EVENT_ID, "test", purpose="confirm").combine_chunks(),
             resources.cpus_per_trial,
             resources.gpus_per_trial > 0,
             plugins,

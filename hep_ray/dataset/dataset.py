@@ -331,6 +331,20 @@ class Dataset:
             )
         return [self.folder / shard.file for shard in self.manifest.shards if shard.split == split]
 
+    def values(self, name: str, split: Split, *, purpose: TestPurpose | None = None) -> pa.ChunkedArray:
+        """Return one stored column of a split, such as the ids of its events; nothing else is read.
+
+        Args:
+            name: of the column, or `event_id` or `label`.
+            split: which one.
+            purpose: why the test split is read; the other splits need none.
+
+        Raises:
+            UnknownName, InvalidConfig: see `paths`.
+        """
+        tables = [pq.read_table(path, columns=[name]) for path in self.paths(split, purpose=purpose)]
+        return pa.concat_tables(tables)[name] if tables else pa.chunked_array([], pa.null())
+
     def arrays(self, split: Split, *, purpose: TestPurpose | None = None) -> Arrays:
         """Return the events of a split in memory: `event_id` (N,), `label` (N,) and every column (N, *shape).
 

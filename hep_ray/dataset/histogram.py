@@ -68,6 +68,10 @@ class EtaPhiGrid:
             image[:, channel] = np.bincount(place, value[inside], size)
         return image.reshape(events, along_phi, along_eta, values.shape[1])
 
+    def image(self, eta: FloatArray, phi: FloatArray, values: FloatArray) -> npt.NDArray[np.float32]:
+        """Sum the values (M, C) of one event over pixels, in shape (φ, η, C); see `sums`."""
+        return self.sums(np.zeros(len(eta), np.intp), eta, phi, values, 1).astype(np.float32)[0, ...]
+
 
 def wrapped(phi: FloatArray) -> FloatArray:
     """Return azimuths in [−π, π)."""

@@ -367,6 +367,15 @@ class EventSchema(Config):
             update={"weight": None, "spectators": (*self.spectators, self.weight), "expected": {}}
         )
 
+    def to_expected(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return by what the weights of each class are multiplied to sum to the events expected of it.
+
+        Args:
+            sums: (C,) of the weights that there are; of a class of which nothing is expected they stay.
+        """
+        expected = [self.expected.get(name, one) for name, one in zip(self.classes, sums, strict=True)]
+        return np.array(expected) / sums
+
     @property
     def of_events(self) -> EventSchema:
         """The same schema without what its columns tell of the input: what stood for missing values there."""

@@ -339,10 +339,7 @@ def metric_weights(events: EventSource, schema: EventSchema) -> EventWeights | N
         return None
     sums = events.class_sums(len(schema.classes), schema.weight)
     refuse_sums(dict(zip(schema.classes, sums.tolist(), strict=True)), "events to be judged by")
-    expected = np.array(
-        [schema.expected.get(name, one) for name, one in zip(schema.classes, sums, strict=True)]
-    )
-    return EventWeights(expected / sums, schema.weight)
+    return EventWeights(schema.to_expected(sums), schema.weight)
 
 
 class EventSource(Protocol):

@@ -166,13 +166,13 @@ def sampled(classifier: Classifier, prediction: Prediction, most: int = MOST_EVE
         UnreadableInput, InvalidEvents: an input cannot be read.
     """
     pieces = prediction.pieces[:: max(1, math.ceil(len(prediction.pieces) / MOST_PIECES))]
-    sizes = [None if piece.stop is None else piece.stop - piece.start for piece in pieces]
-    known = [size for size in sizes if size is not None]
-    middle = sum(known) / len(known) if known else 1.0
+    known = [piece.stop - piece.start for piece in pieces if piece.stop is not None]
+    middle = sum(known) / len(known) if known else 1.0  # of what does not tell how long it is
+    sizes = [middle if piece.stop is None else piece.stop - piece.start for piece in pieces]
+    total = max(sum(sizes), 1)
     parts: list[Features] = []
     for piece, size in zip(pieces, sizes, strict=True):
-        share = (middle if size is None else size) / max(sum(one or middle for one in sizes), 1)
-        wanted = math.ceil(most * share)
+        wanted = math.ceil(most * size / total)
         for events in read_events(classifier, prediction, piece):
             few = {column.name: events[column.name][:wanted] for column in classifier.columns}
             for column in classifier.columns:

@@ -138,10 +138,9 @@ def reference_of(dataset: Dataset, names: Sequence[str], seed: int = 0) -> Refer
     columns = [schema.column(name) for name in names]
     random = np.random.default_rng(seed)
     paths = dataset.paths("val")
-    tables = (pq.read_table(path, columns=[schema.weight]) for path in paths) if schema.weight else ()
-    weights = np.concatenate([table.column(0).to_numpy().astype(np.float64) for table in tables] or [[]])
     chosen = np.arange(dataset.rows("val"))
     if schema.weight:
+        weights = dataset.values(schema.weight, "val").to_numpy().astype(np.float64)
         chosen = chosen[random.random(len(chosen)) * np.quantile(weights, COMMON) < weights]
     chosen = np.sort(random.permutation(chosen)[:MOST_EVENTS])
     parts: list[Features] = []

@@ -235,6 +235,4 @@ def jet_image(jet: Jet, radius: float, rotate: bool = False) -> npt.NDArray[np.f
         cosine, sine = np.cos(angle), np.sin(angle)
         phi, eta = cosine * phi + sine * eta, cosine * eta - sine * phi
     half = HALF_WIDTH * radius
-    grid = EtaPhiGrid((PIXELS, PIXELS), (-half, half), (-half, half))
-    image = grid.sums(np.zeros(len(eta), np.intp), eta, phi, parts.pt[:, None], 1)
-    return image.astype(np.float32)[0, ...]
+    return EtaPhiGrid((PIXELS, PIXELS), (-half, half), (-half, half)).image(eta, phi, parts.pt[:, None])

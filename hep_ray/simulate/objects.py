@@ -200,19 +200,13 @@ def event_image(measured: Measurement) -> NDArray[np.float32]:
     values[: len(energy), 0] = energy * (towers.kind == PHOTON)
     values[: len(energy), 1] = energy * (towers.kind == NEUTRAL_HADRON)
     values[len(energy) :, 2] = tracks.pt
-    return _summed(seen.eta, seen.phi, values)
+    return DETECTOR.image(seen.eta, seen.phi, values)
 
 
 def object_image(objects: Objects) -> NDArray[np.float32]:
     """Fill a histogram with one bin per object; shape and channels as of `event_image`."""
     values = np.column_stack([objects.electromagnetic, objects.hadronic, objects.pt * objects.tracks])
-    return _summed(objects.eta, objects.phi, values)
-
-
-def _summed(eta: Array, phi: Array, values: Array) -> NDArray[np.float32]:
-    """Sum the values (n, channels) of one event over the pixels of the thesis."""
-    image = DETECTOR.sums(np.zeros(len(eta), np.intp), eta, phi, values, 1)
-    return image.astype(np.float32)[0, ...]
+    return DETECTOR.image(objects.eta, objects.phi, values)
 
 
 def event_variables(objects: Objects) -> dict[str, float]:
