@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,7 @@ from hep_ray.cluster import disconnect
 from hep_ray.errors import HepRayError
 from hep_ray.log import BY_COUNT, show
 from hep_ray.masking import mask
-from hep_ray.own_code import told_at_own_line
+from hep_ray.own_code import tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,32 +61,9 @@ def run_app(app: typer.Typer, prog: str) -> None:
     except HepRayError as exc:
         if "--debug" in sys.argv:
             raise
-        sys.exit(_tell(exc, str(exc)))
+        sys.exit(tell(exc, str(exc)))
     finally:
         disconnect()
-
-
-def tell_errors_of_scripts() -> None:
-    """From here on, tell a named error of a script's own lines, such as its `Search(…)`, as `run_app` tells it.
-
-    The user's own line comes first. Whatever else is raised, and all errors of a prompt, are left as they are.
-    """
-    former = sys.excepthook
-
-    def hook(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
-        prompt = sys.flags.interactive or not hasattr(sys.modules["__main__"], "__file__")
-        if prompt or not isinstance(exc, HepRayError) or "--debug" in sys.argv:
-            former(kind, exc, trace)
-        else:
-            sys.exit(_tell(exc, told_at_own_line(exc)))
-
-    sys.excepthook = hook
-
-
-def _tell(exc: HepRayError, message: str) -> int:
-    """Print an error and return the exit code."""
-    print(f"error: {mask(message)}", file=sys.stderr)  # noqa: T201 - this is the place that prints errors
-    return exc.exit_code
 
 
 def command_line(app: typer.Typer) -> Any:

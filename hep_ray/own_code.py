@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import linecache
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from hep_ray.errors import HepRayError, PluginFailed
+from hep_ray.masking import mask
 
 OWN_CODE: dict[str, list[str]] = {}
 """Module outside hep_ray → what it registered, such as `loss 'mine'`."""
@@ -63,6 +65,29 @@ def told_at_own_line(exc: HepRayError, package: str = "") -> str:
     if not line or _BEGINS_WITH_A_LINE.match(message):
         return message
     return f"{line}: {message}"
+
+
+def tell_errors_of_scripts() -> None:
+    """From here on, tell a named error of a script's own lines, such as its `@model(…)` or `Search(…)`, on one line.
+
+    The user's own line comes first. Whatever else is raised, and all errors of a prompt, are left as they are.
+    """
+    former = sys.excepthook
+
+    def hook(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+        prompt = sys.flags.interactive or not hasattr(sys.modules["__main__"], "__file__")
+        if prompt or not isinstance(exc, HepRayError) or "--debug" in sys.argv:
+            former(kind, exc, trace)
+        else:
+            sys.exit(tell(exc, told_at_own_line(exc)))
+
+    sys.excepthook = hook
+
+
+def tell(exc: HepRayError, message: str) -> int:
+    """Print an error on stderr as one paragraph, without passwords, and return its exit code."""
+    print(f"error: {mask(message)}", file=sys.stderr)  # noqa: T201 - this is the place that prints errors
+    return exc.exit_code
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hep_ray.errors import DuplicateName, UnknownName
-from hep_ray.own_code import INSTALLED, OWN_CODE, importing_from
+from hep_ray.own_code import INSTALLED, OWN_CODE, importing_from, tell_errors_of_scripts
 
 logger = logging.getLogger(__name__)
+tell_errors_of_scripts()  # a file that imports a registry states components next, and a search after them
 
 T = TypeVar("T")
 C = TypeVar("C")

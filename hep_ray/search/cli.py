@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from hep_ray.console import print_rows, print_text, result_console, run_app, tell_errors_of_scripts
+from hep_ray.console import print_rows, print_text, result_console, run_app
 from hep_ray.flags import DryRun, python, typed
 from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Trials named beside a cause of failure."""
-tell_errors_of_scripts()  # a script that imports `main` states its search next
 
 
 def main(search: Search) -> None:

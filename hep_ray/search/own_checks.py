@@ -73,8 +73,7 @@ def check_plugins(plugins: Sequence[Plugin], samples: Sequence[Mapping[str, Any]
         if isinstance(answer := answers[node.node_id], Exception):
             faults.setdefault(_told(answer), []).append(node.address)
     if faults:
-        where = {fault: f" (on {', '.join(at)})" if len(nodes) > 1 else "" for fault, at in faults.items()}
-        raise PluginFailed("; ".join(f"{fault}{at}" for fault, at in where.items()))
+        raise PluginFailed("; ".join(f"{fault} (on {', '.join(at)})" for fault, at in faults.items()))
     if len({str(answer) for answer in answers.values()}) > 1:
         files = ", ".join(plugin.path for plugin in plugins if plugin.registers)
         raise PluginFailed(f"{files} builds other networks on other nodes; a trial may run on any")
@@ -114,7 +113,7 @@ def rehearse(search: Search, preset: Preset, space: Space, schema: EventSchema) 
         name, decision = suggestion["trial_id"], "go on"
         while decision == "go on":
             epoch = len(state.trials[name].history) + 1
-            rising = 0.5 + 0.01 * place + 0.4 * (1 - 1 / epoch)
+            rising = 0.5 + 0.01 * (3 * place % REHEARSED) + 0.4 * (1 - 1 / epoch)
             reported = dict.fromkeys((*OF_TRAINING, *OF_MODEL, *TIMES, *validation_keys(schema)), rising)
             write(EpochFinished(time=0, trial_id=name, metrics={**reported, "epoch": epoch}))
             decision = searcher.after_epoch(name)
@@ -260,6 +259,11 @@ def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
         raise InvalidConfig(
             f"{at}loss '{training.loss}' returned {tuple(losses.shape)} for {len(batch)} events: it must return one "
             f"loss per event, ({len(batch)},)"
+        )
+    if not torch.isfinite(losses).all():
+        raise InvalidConfig(
+            f"{at}loss '{training.loss}' is {losses.detach().tolist()} for {len(batch)} events that model "
+            f"'{training.model}' has not trained on yet: each must be finite"
         )
     if not losses.requires_grad:
         raise InvalidConfig(

@@ -503,6 +503,20 @@ def test_a_script_with_a_fault_ends_as_any_other_command_with_one_line(tmp_path:
     assert done.stderr.startswith("Traceback")
 
 
+def test_a_fault_of_a_component_is_one_line_though_its_file_is_imported_before_the_search(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "of_a_test_nets.py").write_text(
+        "from torch import nn\nfrom hep_ray.models import model\n\n\n@model('of_a_test_net')\n"
+        "class Mine(nn.Module):\n    def __init__(self, schema, hidden=3): ...\n"
+    )
+    script = tmp_path / "of_a_test_search.py"
+    script.write_text("import of_a_test_nets\n" + SCRIPT)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: \S*of_a_test_nets.py, line 7: .* write hidden: int = 3.*\n", done.stderr)
+
+
 def test_a_line_of_ones_own_is_told_once(package: Path) -> None:
     (package / "of_a_test_keys.py").write_text(
         "from torch import nn\nfrom hep_ray.models import model\n\n\n@model('of_a_test_keys')\n"

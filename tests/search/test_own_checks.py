@@ -216,6 +216,12 @@ FAULTS = {
         '@loss("own")',
         ("no gradient",),
     ),
+    "a loss that is not a number": (
+        NETWORK + '@loss("own")\ndef own(logits, labels):\n    return logits[:, 0] / 0\n',
+        {"loss": "own"},
+        '@loss("own")',
+        ("loss 'own' is [inf, inf", "for 8 events that model 'own' has not trained on yet", "finite"),
+    ),
     "a loss that raises": (
         NETWORK + '@loss("own")\ndef own(logits, labels):\n    return logits[:, labels.nope]\n',
         {"loss": "own"},

@@ -42,6 +42,16 @@ class Answers(Scheduler):
         return "halt" if epoch > 2 else "go on"
 
 
+class AnswersTheWorse(Scheduler):
+    best = 0.0
+
+    def report(self, trial_id: str, epoch: int, metrics: Any) -> Any:
+        if metrics[self.goal.metric] < self.best:
+            return "halt"
+        self.best = metrics[self.goal.metric]
+        return "go on"
+
+
 class PausesUnsaid(Scheduler):
     def report(self, trial_id: str, epoch: int, metrics: Any) -> Any:
         return "pause"
@@ -101,6 +111,7 @@ def no_sampler(seed: int) -> Any:
         ({"scheduler": Raises()}, PluginFailed, ["test_rehearsal.py", "KeyError", "'val_acuracy'", "Raises"]),
         ({"scheduler": Forgets()}, PluginFailed, ["test_rehearsal.py", "goal", "Forgets"]),
         ({"scheduler": Answers()}, InvalidConfig, ["'halt'", "'go on'", "Answers"]),
+        ({"scheduler": AnswersTheWorse()}, InvalidConfig, ["'halt'", "AnswersTheWorse"]),
         ({"scheduler": PausesUnsaid()}, InvalidConfig, ["'pause'", "pauses = True"]),
         ({"scheduler": Begins()}, InvalidConfig, ["'3'", "Begins", "None"]),
         ({"scheduler": TakesUpAName(), "sampler": "random"}, InvalidConfig, ["'t0000'", "TakeUp"]),
