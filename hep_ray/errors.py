@@ -21,7 +21,7 @@ class InputError(HepRayError):
     exit_code: ClassVar[int] = 2
 
 
-class DuplicateName(HepRayError):
+class DuplicateName(InputError):
     """Two components ask for the same name in one registry."""
 
 
