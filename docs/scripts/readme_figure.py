@@ -57,6 +57,11 @@ def _histories(axes: Axes, trials: list[dict[str, Any]]) -> None:
     )
 
 
+def _loss_name(root: int) -> str:
+    """What the thesis calls a loss: root 1 is cross-entropy."""
+    return f"root {root}" if root > 1 else "cross-entropy"
+
+
 def _best_epochs(axes: Axes, trials: list[dict[str, Any]]) -> None:
     for trial in trials:
         params, best = trial["params"], trial["metrics"]
@@ -73,7 +78,7 @@ def _best_epochs(axes: Axes, trials: list[dict[str, Any]]) -> None:
     axes.set_xlabel("learning rate")
     used = {trial["params"]["root_index"] for trial in trials}
     optimizers = sorted({trial["params"]["optimizer"] for trial in trials})
-    handles = [Line2D([], [], color=COLOURS[root], lw=4, label=f"root {root}") for root in sorted(used)]
+    handles = [Line2D([], [], color=COLOURS[root], lw=4, label=_loss_name(root)) for root in sorted(used)]
     handles += [Line2D([], [], color="0.3", marker=MARKERS[name], ls="", label=name) for name in optimizers]
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
