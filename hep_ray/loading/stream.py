@@ -68,7 +68,8 @@ class Ingest:
     Attributes:
         cache: `resident`: in the object store of every node; `streaming`: read anew in every epoch.
         asked: what was asked for.
-        held: bytes that training and validation split take in memory, columns with many zeros without them.
+        held: bytes that training and validation split, and what is watched, take in memory, columns with many zeros
+            without them.
         decoded: bytes that they would take as plain arrays.
         budget: bytes that they may take, of a node.
         store: bytes of the smallest node's object store; 0 where Ray does not tell.
@@ -128,6 +129,7 @@ def plan_ingest(
     cache: Cache = "auto",
     budget: float | None = None,
     readers: int | None = None,
+    watched: Manifest | None = None,
 ) -> Ingest:
     """Decide between resident and streaming.
 
@@ -140,6 +142,7 @@ def plan_ingest(
         cache: what is asked for.
         budget: GB of a node that events may take; `STORE_FRACTION` of the smallest object store by default.
         readers: cores that Ray Data reads with.
+        watched: of the dataset whose validation split is evaluated beside the first's.
 
     Raises:
         InvalidConfig: the budget is not above 0, there is no such cache, or readers are asked for where there is
@@ -158,13 +161,13 @@ def plan_ingest(
     store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
     given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")
-    rows = sum(manifest.rows(split) for split in splits)
-    per_event = manifest.event_bytes
+    rows = sum(manifest.rows(split) for split in splits) + (watched.rows("val") if watched else 0)
+    per_event = max(manifest.event_bytes, watched.event_bytes if watched else 0)
     held = rows * per_event
     if cache == "resident" and store and held > store:
         raise Infeasible(
-            f"events do not fit into the object store of every node: {rows} events of training and validation take "
-            f"{_gb(held)}, the smallest object store has {_gb(store)}; leave --cache to auto, or stream"
+            f"events do not fit into the object store of every node: {rows} events of training, validation "
+            f"and --watch take {_gb(held)}, the smallest object store has {_gb(store)}; leave --cache to auto"
         )
     decided: Literal["resident", "streaming"] = "streaming" if held > given else "resident"
     return Ingest(

@@ -248,12 +248,12 @@ def _torch_gpus() -> int:
     return int(done.stdout) if done.returncode == 0 else 0
 
 
-def check_every_node(storage: Path, manifest: Path) -> None:
+def check_every_node(storage: Path, manifests: Sequence[Path]) -> None:
     """Check that every node shares the storage and reads the data; nothing is asked of a single node.
 
     Args:
         storage: folder of all searches, which the driver can write.
-        manifest: of the dataset, which the driver can read.
+        manifests: of the datasets, which the driver can read.
 
     Raises:
         StorageError: a node does not share the storage, or cannot read the data.
@@ -266,11 +266,12 @@ def check_every_node(storage: Path, manifest: Path) -> None:
             f"storage {storage.resolve()} is not shared by all nodes: {_listing(nodes, faults)}: "
             "give a folder of a shared file system with --storage or HEP_RAY_STORAGE; `hep-ray doctor` checks the rest"
         )
-    if faults := unreadable(manifest, nodes):
-        raise StorageError(
-            f"not every node can read {manifest.resolve()}: {_listing(nodes, faults)}: put "
-            "the dataset on a shared file system and name it with --data or HEP_RAY_DATA"
-        )
+    for manifest in manifests:
+        if faults := unreadable(manifest, nodes):
+            raise StorageError(
+                f"not every node can read {manifest.resolve()}: {_listing(nodes, faults)}: put the dataset on a shared "
+                "file system and name it there (--data or HEP_RAY_DATA; --watch for a second one)"
+            )
 
 
 def _listing(nodes: Sequence[Node], faults: Mapping[str, str]) -> str:

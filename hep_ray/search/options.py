@@ -114,10 +114,11 @@ PRECISION_FLAG = typer.Option(
 MEMORY_BUDGET_FLAG = typer.Option(
     help="GB of a node's memory for the events; unless given, half of the smallest object store of Ray."
 )
+WATCHES_NONE = "none"
 WATCH_FLAG = typer.Option(
     metavar="FOLDER",
     help="Second dataset with the columns and classes of the first: its validation split is evaluated after each epoch "
-    "(watched_accuracy, watched_auc, watched_loss) and ranks nothing.",
+    "(watched_accuracy, watched_auc, watched_loss) and ranks nothing. With --resume, none watches no more.",
 )
 LEARN_FROM_FLAG = typer.Option(
     "--learn-from",
@@ -227,6 +228,8 @@ class SearchOptions:
                 for one in dataclasses.fields(cls)
                 if source.get(one.name) is not None
             }
+        if str(chosen.get("watch")) == WATCHES_NONE:
+            del chosen["watch"]
         paths: dict[str, Any] = {name: Path(chosen[name]) for name in ("data", "watch") if name in chosen}
         return cls(**{**chosen, **paths})
 

@@ -438,6 +438,7 @@ class Draft:
             self.plugins,
             number,
             paused=most_paused(self.preset, number),
+            watched=self.watched,
         )
 
 

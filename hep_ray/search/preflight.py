@@ -71,6 +71,7 @@ class Trials:
         number: to run.
         keep: models that are kept.
         paused: trials that may wait with a checkpoint, see `most_paused`.
+        watched: dataset whose validation split is evaluated after each epoch.
     """
 
     dataset: Dataset
@@ -80,6 +81,12 @@ class Trials:
     number: int
     keep: int = KEEP_BEST
     paused: int = 0
+    watched: Dataset | None = None
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        """Datasets that trials read."""
+        return [self.dataset] if self.watched is None else [self.dataset, self.watched]
 
     @property
     def workers(self) -> range:
@@ -97,8 +104,9 @@ class Trials:
     def resources(self) -> ResourcePlan:
         """Trials side by side on the cluster that this process has joined, and where their events are."""
         options, expected = self.options, expected_nodes()
+        watched = self.watched and self.watched.manifest
         ingest = plan_ingest(
-            self.dataset.manifest, nodes(), options.cache, options.memory_budget, options.readers
+            self.dataset.manifest, nodes(), options.cache, options.memory_budget, options.readers, watched
         )
         return plan_resources(
             expected,
@@ -132,7 +140,9 @@ CHECKS: tuple[Callable[[Trials], object], ...] = (
     lambda trials: check_storage(trials.options.storage),
     lambda trials: trials.built,
     lambda _: connect(),
-    lambda trials: check_every_node(trials.options.storage, trials.dataset.folder / MANIFEST),
+    lambda trials: check_every_node(
+        trials.options.storage, [one.folder / MANIFEST for one in trials.datasets]
+    ),
     lambda trials: check_plugins(trials.plugins, trials.built[0], trials.dataset),
     lambda trials: check_room(
         trials.options.storage, trials.built[1], trials.resources.concurrent, trials.keep, trials.paused

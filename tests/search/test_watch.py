@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, NonFiniteLoss
+from hep_ray.loading.stream import plan_ingest
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import CHECKS, Draft
@@ -71,8 +73,23 @@ def test_other_events_are_refused_before_anything_starts(
             check(wrong)
 
 
+def test_what_is_watched_is_asked_of_every_node_and_counts_in_the_memory_budget(tmp_path: Path) -> None:
+    own, other = draft(write(tmp_path / "own"), write(tmp_path / "other", events=300)), tmp_path / "other"
+    assert [one.folder for one in own.trials.datasets] == [tmp_path / "own", other]
+    first, watched = own.dataset.manifest, Dataset.open(other).manifest
+    node = [{"CPU": 2.0, "object_store_memory": 1e9}]
+    alone, both = plan_ingest(first, node), plan_ingest(first, node, watched=watched)
+    assert both.held == alone.held + watched.rows("val") * watched.event_bytes
+    budget = (alone.held + 1) / 1e9
+    assert plan_ingest(first, node, budget=budget).cache == "resident"
+    assert plan_ingest(first, node, budget=budget, watched=watched).cache == "streaming"
+
+
 def test_a_resumed_search_watches_what_it_watched(tmp_path: Path) -> None:
     recorded = SearchOptions(data=tmp_path / "own", watch=tmp_path / "other").record()
+    given_up = SearchOptions.resolve({"watch": Path("none")}, recorded, "toy")
+    assert given_up.watch is None
+    assert SearchOptions.resolve({}, given_up.record(), "toy").watch is None
     assert recorded["watch"] == str(tmp_path / "other")
     assert SearchOptions.resolve({}, recorded, "toy").watch == tmp_path / "other"
     assert (
