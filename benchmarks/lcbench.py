@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,17 +138,23 @@ class Ours:
 
     Args:
         seed: of the draws.
+        priors: parameter → value where the best is expected.
         given: other arguments of `CurveSearcher`.
     """
 
-    def __init__(self, seed: int, **given: Any) -> None:
+    def __init__(self, seed: int, priors: Mapping[str, Any] | None = None, **given: Any) -> None:
         from hep_ray import Integer, LogUniform, Space, Uniform
         from hep_ray.search.curves import CurveSearcher
 
         kinds: dict[str, Any] = {"log": LogUniform, "real": Uniform, "whole": Integer}
-        space = {name: kinds[kind](low, high) for name, (low, high, kind) in RANGES.items()}
+        expected = priors or {}
+        space = {
+            name: kinds[kind](low, high, prior=expected.get(name))
+            for name, (low, high, kind) in RANGES.items()
+        }
         self.searcher = CurveSearcher(Space(model="mlp", **space), EPOCHS, seed=seed, **given)
         self._until: dict[str, int] = {}
+        self._seen: dict[str, tuple[dict[str, Any], dict[int, float]]] = {}
 
     def start(self) -> tuple[str, dict[str, Any], int] | None:
         """Name, parameters and epoch so far of the next decision."""
@@ -156,12 +162,26 @@ class Ours:
         if step is None:
             return None
         self._until[str(step.trial)] = step.until
+        self._seen.setdefault(str(step.trial), (step.params, {}))
         return str(step.trial), step.params, step.start
 
     def report(self, name: str, epoch: int, value: float) -> bool:
         """Take in a result; whether the trial pauses or ends."""
         self.searcher.report(int(name), epoch, value)
+        curve = self._seen[name][1]
+        curve[epoch] = max(value, curve.get(epoch - 1, value))
         return epoch == self._until[name]
+
+    def lesson(self, task: int) -> dict[str, Any]:
+        """Return what another search can learn from this one, as the fields of a `Lesson`."""
+        kept = {round(1.6**step) for step in range(9)}
+        trials = [
+            (params, {epoch: best for epoch, best in curve.items() if epoch in kept or epoch == len(curve)})
+            for params, curve in self._seen.values()
+            if curve
+        ]
+        names = {"search": "lcbench", "search_id": str(task), "metric": METRIC, "mode": "max"}
+        return {**names, "epochs": EPOCHS, "trials": trials}
 
 
 def simulate(
@@ -222,3 +242,15 @@ def seconds_of_a_training(surrogate: Surrogate, task: int) -> float:
     """Median over 100 random configurations of the seconds of a training in full."""
     rng = np.random.default_rng(0)
     return float(np.median([surrogate.curve_and_seconds(task, drawn(rng))[1][-1] for _ in range(100)]))
+
+
+def expectation(surrogate: Surrogate, task: int, which: str) -> dict[str, Any]:
+    """Return the `good` or the `bad` of what a user may expect to be best.
+
+    They are the best and the worst of 25 random configurations trained in full; Mallik et al. (arXiv:2306.12370) test
+    priors of both kinds.
+    """
+    rng = np.random.default_rng(task)
+    configurations = [drawn(rng) for _ in range(25)]
+    order = sorted(configurations, key=lambda one: float(max(surrogate.curve_and_seconds(task, one)[0])))
+    return order[-1] if which == "good" else order[0]

@@ -12,22 +12,39 @@ fewer seeds, or stop at a smaller budget, and `pairs` says how many. A rival wit
 `rank` is the mean over tasks and seeds of our rank among all that have the run, 1 the best; `ranks` has the mean ranks
 of all over the runs that all have, which `ranked` counts.
 
+With `--learn-from FILE` each of our searches learns from one of 1,560 epochs on each of the other open tasks. The file
+keeps these searches; what it lacks is searched first. With `--keep FILE` our own runs are kept, a line each, and a
+benchmark that is run again goes on with what is not there; runs of other code are left out. With `--prior good` or
+`bad` each range states as its prior the value of the best, or the worst, of 25 random configurations.
+
 With `--seconds` an epoch costs what the surrogate says, and budgets are as many 52nds of a median training's seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lcbench import BUDGETS, SCALE, WORKERS, Ours, Surrogate, regret, seconds_of_a_training, simulate
+from lcbench import (
+    BUDGETS,
+    EPOCHS,
+    SCALE,
+    WORKERS,
+    Ours,
+    Surrogate,
+    expectation,
+    regret,
+    seconds_of_a_training,
+    simulate,
+)
 from rich.console import Console
 from rich.progress import track
-from rivals import MARKS, kept, setting_of
+from rivals import MARKS, InParts, kept, setting_of
 from scipy.stats import wilcoxon
 
 Runs = dict[tuple[int, int], dict[float, float]]
@@ -36,25 +53,88 @@ DRAWS = 2000
 """Of the bootstrap."""
 COLOURED = 5
 """Rivals that the figure names."""
+EPOCHS_OF_LESSONS, SEED_OF_LESSONS = 1560, 100
+"""Of the searches that ours learn from; no compared run has that seed."""
 
 
-def ours(surrogate: Surrogate, options: argparse.Namespace, known: Any = None) -> Runs:
-    """Search every task with every seed."""
+def code_of_ours() -> str:
+    """Hash of what decides: a run of other code is not taken for one of this."""
+    import hep_ray
+
+    folder = Path(hep_ray.__file__).parent / "search"
+    files = sorted([*folder.glob("curves*.py"), folder / "lessons.py"])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def lines_of(file: Path | None) -> list[dict[str, Any]]:
+    """What a file of JSON lines holds; a last line that was cut short is left out."""
+    text = file.read_text() if file and file.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def add_line(file: Path | None, line: dict[str, Any]) -> None:
+    """Append a line to a file of JSON lines, after whole ones."""
+    if file is None:
+        return
+    text = file.read_text() if file.is_file() else ""
+    if text and not text.endswith("\n"):
+        file.write_text(text[: text.rfind("\n") + 1])
+    with file.open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
+
+
+def ours(surrogate: Surrogate, options: argparse.Namespace) -> Runs:
+    """Search every task with every seed, but for what the file of our own runs has."""
     pairs = [(task, seed) for seed in range(options.seeds) for task in options.tasks]
-    runs: Runs = {}
     marks = [mark for mark in MARKS if mark <= max(options.budgets)]
-    for task, seed in track(pairs, description="ours", console=Console(stderr=True)):
-        scale = seconds_of_a_training(surrogate, task) / 52 if options.seconds else 1.0
+    how = {
+        "setting": setting_of(options),
+        "lessons": bool(options.learn_from),
+        "prior": options.prior or "",
+        "code": code_of_ours(),
+    }
+    runs: Runs = {}
+    for line in lines_of(options.keep):
+        if all(line.get(name) == value for name, value in how.items()) and len(line["regrets"]) >= len(marks):
+            runs[line["task"], line["seed"]] = dict(zip(MARKS, line["regrets"], strict=False))
+    runs = {pair: runs[pair] for pair in pairs if pair in runs}
+    left = [pair for pair in pairs if pair not in runs]
+    scales = {
+        task: seconds_of_a_training(Surrogate(), task) / EPOCHS if options.seconds else 1.0
+        for task in dict.fromkeys(task for task, _ in left)
+    }
+    expected = {
+        task: expectation(Surrogate(), task, options.prior) if options.prior else {} for task in scales
+    }
+    taught = lessons(surrogate, options.learn_from) if options.learn_from else {}
+    for task, seed in track(left, description="ours", console=Console(stderr=True)):
+        others = [lesson for other, lesson in taught.items() if other != task]
         seen = simulate(
             surrogate,
             task,
-            Ours(seed, **({"known": known(task)} if known else {})),
-            [mark * scale for mark in marks],
+            Ours(seed, expected[task], lessons=others),
+            [mark * scales[task] for mark in marks],
             workers=options.workers,
             seconds=options.seconds,
         )
-        runs[task, seed] = {mark: regret(task, value) for mark, value in zip(marks, seen, strict=True)}
+        regrets = [round(regret(task, value), 6) for value in seen]
+        add_line(options.keep, {"task": task, "seed": seed, **how, "regrets": regrets})
+        runs[task, seed] = dict(zip(marks, regrets, strict=True))
     return runs
+
+
+def lessons(surrogate: Surrogate, file: Path) -> dict[int, Any]:
+    """Open task → what a search of it saw, from a file; searches that it lacks are made, with a seed of their own."""
+    from hep_ray.tracking.records import Lesson
+
+    stored = {int(line["search_id"]): line for line in lines_of(file)}
+    left = [task for task in SCALE if task not in stored]
+    for task in track(left, description="lessons", console=Console(stderr=True)):
+        method = Ours(SEED_OF_LESSONS)
+        simulate(surrogate, task, method, [EPOCHS_OF_LESSONS])
+        stored[task] = method.lesson(task)
+        add_line(file, stored[task])
+    return {task: Lesson.model_validate_json(json.dumps(line)) for task, line in stored.items()}
 
 
 def theirs(options: argparse.Namespace) -> dict[str, Runs]:
@@ -188,21 +268,22 @@ def main() -> int:
     parser.add_argument("--seconds", action="store_true", help="epochs cost the surrogate's seconds")
     parser.add_argument("--quick", action="store_true", help="4 tasks, 1 seed, the first two budgets")
     parser.add_argument("--figure", type=Path, help="of regret against epochs")
-    parser.add_argument("--keep", type=Path, help="file for our own runs")
+    parser.add_argument(
+        "--learn-from", type=Path, metavar="FILE", help="ours learn from other tasks; kept there"
+    )
+    parser.add_argument("--prior", choices=["good", "bad"], help="ours is told where a user expects the best")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="of our own runs, to go on with")
     options = parser.parse_args()
     options.tasks = [int(task) for task in options.tasks.split(",")]
     options.rivals = [name for name in options.rivals.split(",") if name]
     if options.quick:
         options.tasks, options.seeds, options.budgets = options.tasks[:4], 1, list(BUDGETS[:2])
     try:
-        surrogate = Surrogate()
+        surrogate = InParts()
     except FileNotFoundError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
     mine, rivals = ours(surrogate, options), theirs(options)
-    if options.keep:
-        kept_runs = [[task, seed, run] for (task, seed), run in mine.items()]
-        options.keep.write_text(json.dumps(kept_runs))
     rng = np.random.default_rng(0)
     for budget in sorted(options.budgets):
         compared = {
@@ -232,6 +313,8 @@ def main() -> int:
             "tasks": options.tasks,
             "seeds": options.seeds,
             "workers": options.workers,
+            "learns": bool(options.learn_from),
+            "prior": options.prior or "",
         }
         print(json.dumps(line), flush=True)
     if options.figure:

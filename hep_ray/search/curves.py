@@ -24,7 +24,8 @@ from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
 from hep_ray.models import is_fitted
-from hep_ray.search.curves_gp import Array, Kernel, Process, Warp, fit, log_expected_gain
+from hep_ray.search.curves_gp import Array, Kernel, Mean, Process, Warp, fit, log_expected_gain
+from hep_ray.search.curves_prior import PriorGuess
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.curves_trials import CurveTable, CurveTrial
 from hep_ray.search.lessons import Guess
@@ -174,10 +175,12 @@ class CurveSearcher:
         self._kernel = self._full_kernel = Kernel.start(self._encoding.groups)
         self._fitted = self._full_fitted = 0
         self._view: _View | None = None
-        self._guess: Guess | None = None
+        self._guesses: list[Guess | PriorGuess] = []
+        if priors := space.priors():
+            self._guesses.append(PriorGuess(priors, self._encoding))
         if lessons:
             with one_thread():
-                self._guess = Guess(lessons, self._encoding)
+                self._guesses.append(Guess(lessons, self._encoding))
         self._all = self._enumerate() if self._encoding.finite <= ENUMERATED else None
 
     # what it is told
@@ -329,14 +332,13 @@ class CurveSearcher:
         return self._go_on(best, "there is nothing else to do")
 
     def _begin(self, rng: np.random.Generator) -> Step:
-        """A configuration that was good elsewhere, or one drawn at random, away from those that there are."""
-        drawn = len(self._trials) - len(self._points)
-        if self._guess is not None and drawn < len(self._guess.first):
-            first = self._guess.first
-            keys = self._keys(self._encoding.codes(first))
-            untried = (row for row, key in zip(first, keys, strict=True) if key not in self._tried)
-            if (row := next(untried, None)) is not None:
-                return self._open(row, self._marks[0], "good in earlier searches")
+        """A configuration that is thought good, or one drawn at random, away from those that there are."""
+        first = [(row, guess.words) for guess in self._guesses for row in guess.first]
+        if len(self._trials) - len(self._points) < len(first):
+            keys = self._keys(self._encoding.codes(np.array([row for row, _ in first])))
+            for (row, words), key in zip(first, keys, strict=True):
+                if key not in self._tried:
+                    return self._open(row, self._marks[0], words)
         genes = self._untried(rng.random((64, self._encoding.genes)))
         if self._all is not None:  # in the order of the space, which every seed would begin with
             genes = genes[rng.permutation(len(genes))[:64]]
@@ -428,7 +430,7 @@ class CurveSearcher:
             [
                 self._encoding.scattered(rng, 150),
                 self._encoding.around(rng, self._tops(), 150),
-                *([self._guess.candidates] if self._guess else []),
+                *(guess.candidates for guess in self._guesses),
             ]
         )
         genes, value = self._climb(rng, start, score, [(0.02, 0.06, 0.15), (0.005, 0.02, 0.05)])
@@ -552,7 +554,7 @@ class CurveSearcher:
             pick = np.arange(len(values))
             if len(values) > FITTED:
                 pick = np.sort(rng.choice(len(values), FITTED, replace=False))
-            about = self._guess and self._guess.about(codes, times, values)
+            about = self._about(codes, times, values)
             left = values if about is None else values - about(codes, times)
             self._kernel = fit(codes[pick], times[pick], left[pick], self._kernel)
         full = int((self._trials.epochs >= FULL * self._epochs).sum())
@@ -564,10 +566,18 @@ class CurveSearcher:
                 codes, np.ones(len(values)), values, Kernel.start(self._encoding.groups), flat=True
             )
 
+    def _about(self, codes: Array, times: Array, values: Array) -> Mean | None:
+        """Sum of the guesses, each in the share that bears out what those before it leave."""
+        means: list[Mean] = []
+        for guess in self._guesses:
+            means.append(guess.about(codes, times, values))
+            values = values - means[-1](codes, times)
+        return (lambda at, when: np.sum([one(at, when) for one in means], axis=0)) if means else None
+
     def _seen(self) -> _View:
         if self._view is None:
             codes, times, values, warp = self._data()
-            about = self._guess and self._guess.about(codes, times, values)
+            about = self._about(codes, times, values)
             running = self._trials.until > 0
             codes = np.concatenate([codes, self._trials.codes[running]])
             times = np.concatenate([times, self._log(self._trials.until[running])])

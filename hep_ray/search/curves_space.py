@@ -167,6 +167,10 @@ class Encoding:
         self.choices = np.array([bool(one.values) and not one.ordered for one in self._genes], bool)
         self.finite = math.prod(self._values(one) for one in self._genes)
 
+    def place(self, name: str) -> int:
+        """Return the gene of a parameter that is drawn."""
+        return self._places[name]
+
     @staticmethod
     def _values(gene: _Gene) -> float:
         given = gene.distribution

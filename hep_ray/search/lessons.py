@@ -131,7 +131,10 @@ class Guess:
     Attributes:
         candidates: (n, genes) of the best of each.
         first: (n, genes) to begin with, in their order.
+        words: what a decision to begin with one of them says.
     """
+
+    words = "good in earlier searches"
 
     def __init__(self, lessons: Sequence[Lesson], encoding: Encoding) -> None:
         rng = np.random.default_rng(0)
@@ -166,17 +169,10 @@ class Guess:
         return guess
 
     def about(self, codes: Array, times: Array, values: Array) -> Mean:
-        """Return the guess in the share that what a new search saw bears out, between 0 and 1.
-
-        It is that of a regression on values after the same epoch, with a prior at 1 of so many values as `TRUST`.
-        """
+        """Return the guess in the share that what a new search saw bears out, between 0 and 1."""
         guessed = self(codes, times)
         middle = float(guessed.mean())
-        _, group = np.unique(times, return_inverse=True)
-        count = np.bincount(group)
-        ours, theirs = (one - (np.bincount(group, one) / count)[group] for one in (values, guessed))
-        share = (float(theirs @ ours) + TRUST) / (float(theirs @ theirs) + TRUST)
-        share = min(max(share, 0.0), 1.0)
+        share = share_borne_out(guessed, times, values)
         return lambda at, when: share * (self(at, when) - middle)
 
     def _features(self, codes: Array, times: Array) -> Array:
@@ -184,6 +180,18 @@ class Guess:
         np.cos(inner, out=inner)
         inner *= math.sqrt(2 / FEATURES)
         return np.column_stack([inner, np.ones(len(codes))])
+
+
+def share_borne_out(guessed: Array, times: Array, values: Array) -> float:
+    """Return the share of a guess that values bear out, between 0 and 1.
+
+    It is that of a regression on values after the same epoch, with a prior at 1 of so many values as `TRUST`.
+    """
+    _, group = np.unique(times, return_inverse=True)
+    count = np.bincount(group)
+    ours, theirs = (one - (np.bincount(group, one) / count)[group] for one in (values, guessed))
+    share = (float(theirs @ ours) + TRUST) / (float(theirs @ theirs) + TRUST)
+    return min(max(share, 0.0), 1.0)
 
 
 def _task(lesson: Lesson, encoding: Encoding) -> _Task:

@@ -214,10 +214,15 @@ def check_sampler(preset: Preset, search: Search) -> None:
 
     Raises:
         MissingPackage: a package that it needs is not installed.
-        InvalidSpace: it would leave some parameter to chance, or has too few to draw.
+        InvalidSpace: it would leave some parameter to chance, has too few to draw, or does not read a prior.
         InvalidConfig: it serves one objective, and the search has two; or it cannot learn from trials that pause.
     """
     name, space = preset.sampler, preset.space or search.space
+    if name != "curves" and (priors := space.priors()):
+        raise InvalidSpace(
+            f"the prior of '{next(iter(priors))}' would do nothing, sampler '{preset.sampler_name}' does not read it: "
+            "leave prior out, or take sampler 'curves'"
+        )
     if not isinstance(name, str):
         if preset.pauses:
             raise InvalidConfig(

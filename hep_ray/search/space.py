@@ -96,7 +96,8 @@ class Parameter:
     def recorded(self) -> RecordedParameter:
         """Return the parameter as the journal keeps it."""
         distribution = json.loads(distribution_to_json(self.distribution()))
-        return RecordedParameter(distribution=distribution, when=dict(self.condition))
+        prior = getattr(self, "prior", None)
+        return RecordedParameter(distribution=distribution, prior=prior, when=dict(self.condition))
 
     def __str__(self) -> str:
         return str(self.recorded())
@@ -174,10 +175,18 @@ class Mapped(Parameter):
 class _Range(Parameter):
     low: float
     high: float
+    prior: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InvalidSpace(f"low must be below high, both finite; got low={self.low}, high={self.high}")
+        given: Any = self.prior
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if given is not None and not (number and self.low <= given <= self.high):
+            raise InvalidSpace(
+                f"the prior of a range must be a value of it, where you expect the best; got prior={given!r}, "
+                f"low={self.low}, high={self.high}"
+            )
 
     def corners(self) -> tuple[Value, ...]:
         """Return both bounds."""
@@ -188,8 +197,11 @@ class _Range(Parameter):
 class Uniform(_Range):
     """A real number, uniform between two bounds; with a step, one of `low`, `low + step` … `high`.
 
+    A `prior`, for any range, is the value where you expect the best: sampler `curves` begins there, and goes elsewhere
+    as soon as what it sees does not bear it out.
+
     Raises:
-        InvalidSpace: the bounds are not whole steps apart.
+        InvalidSpace: the bounds are not whole steps apart, or the prior lies beyond them.
     """
 
     step: float | None = None
@@ -263,17 +275,21 @@ def _check_step(low: float, high: float, step: float) -> None:
 
 def parameter_from(recorded: RecordedParameter) -> Parameter:
     """Return the parameter that a record describes."""
-    made: Parameter
+    made: Any
     if recorded.follows is not None:
         return Mapped(recorded.follows, dict(recorded.mapping)).when(**recorded.when)
     found = json_to_distribution(json.dumps(recorded.distribution))
     if isinstance(found, FloatDistribution):
-        made = LogUniform(found.low, found.high) if found.log else Uniform(found.low, found.high, found.step)
+        if found.log:
+            made = LogUniform(found.low, found.high, prior=recorded.prior)
+        else:
+            made = Uniform(found.low, found.high, found.step, prior=recorded.prior)
     elif isinstance(found, IntDistribution):
-        made = Integer(found.low, found.high, found.log, found.step)
+        made = Integer(found.low, found.high, found.log, found.step, prior=recorded.prior)
     else:
         made = Choice(*recorded.values)
-    return made.when(**recorded.when)
+    parameter: Parameter = made.when(**recorded.when)
+    return parameter
 
 
 class Space:
@@ -341,6 +357,11 @@ class Space:
     def finite(self) -> bool:
         """Whether every parameter is a Choice, or follows from one."""
         return all(isinstance(one, Choice | Mapped) for one in self.parameters.values())
+
+    def priors(self) -> dict[str, float]:
+        """Return the value where the best is expected, of each drawn range that states one."""
+        stated = ((name, getattr(self.parameters[name], "prior", None)) for name in self.drawn())
+        return {name: prior for name, prior in stated if prior is not None}
 
     def conditional(self) -> list[str]:
         """Return the drawn parameters that only some configurations have."""

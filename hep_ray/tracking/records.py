@@ -36,6 +36,7 @@ class RecordedParameter(Config):
     distribution: dict[str, Any] | None = Field(
         None, description="by `optuna.distributions.distribution_to_json`"
     )
+    prior: float | None = Field(None, description="of a range, where the best is expected")
     follows: str | None = Field(None, description="parameter that decides the value, where none is drawn")
     mapping: tuple[tuple[Any, Any], ...] = Field((), description="value of that parameter, value of this one")
     when: dict[str, tuple[Any, ...]] = Field(
@@ -75,6 +76,7 @@ class RecordedParameter(Config):
             step = self._bounds["step"]
             text = f"{low} … {high}, whole" if step == 1 else f"{low:g} … {high:g}"
             text += " (log)" * self.is_log + (f" in steps of {step:g}" if step not in (None, 1) else "")
+            text += "" if self.prior is None else f", best expected at {self.prior:g}"
         condition = " and ".join(f"{key}={'|'.join(map(str, values))}" for key, values in self.when.items())
         return f"{text} when {condition}" if condition else text
 

@@ -1,5 +1,6 @@
 """What is kept of rivals, and how ours is set beside it."""
 
+import argparse
 import json
 import os
 import sys
@@ -125,3 +126,67 @@ def test_a_curve_in_parts_is_the_curve(modules):
     whole = rivals.Surrogate(DATA).curve_and_seconds(3945, params)
     for row, part in zip(whole, rivals.InParts(DATA).curve_and_seconds(3945, params), strict=True):
         assert [part[place] for place in range(52)] == pytest.approx(list(row), abs=1e-3)
+
+
+@pytest.fixture
+def simulated(modules, monkeypatch):
+    """Searches that are pretended: which ones were made, and what each could learn from."""
+    *_, efficiency = modules
+    made = []
+
+    class Pretended:
+        def __init__(self, seed, priors=None, lessons=()):
+            self.seed, self.lessons = seed, [int(one.search_id) for one in lessons]
+
+        def lesson(self, task):
+            trials = [({"x": 0.5}, {1: 60.0, 52: 90.0})]
+            names = {"search": "lcbench", "search_id": str(task), "metric": "val_accuracy", "mode": "max"}
+            return {**names, "epochs": 52, "trials": trials}
+
+    def simulate(_, task, method, marks, **__):
+        made.append((task, method.seed, method.lessons))
+        return [50.0 + place for place, _ in enumerate(marks)]
+
+    monkeypatch.setattr(efficiency, "Ours", Pretended)
+    monkeypatch.setattr(efficiency, "simulate", simulate)
+    return efficiency, made
+
+
+def options_of(tmp_path, **given):
+    stated = {"tasks": [3945, 34539], "seeds": 2, "budgets": [156], "workers": 8, "seconds": False}
+    return argparse.Namespace(
+        **{**stated, "learn_from": None, "prior": None, "keep": tmp_path / "ours.jsonl", **given}
+    )
+
+
+def test_a_benchmark_that_was_ended_goes_on_with_what_is_not_there(simulated, tmp_path, monkeypatch):
+    efficiency, made = simulated
+    first = efficiency.ours(None, options_of(tmp_path))
+    assert [one[:2] for one in made] == [(3945, 0), (34539, 0), (3945, 1), (34539, 1)]
+    file = tmp_path / "ours.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[:-20])  # ended while it wrote the last line
+    assert efficiency.ours(None, options_of(tmp_path)) == first
+    assert [one[:2] for one in made[4:]] == [(34539, 1)]
+    assert file.read_text() == whole
+    for changed in ({"workers": 2}, {"budgets": [260]}, {"learn_from": tmp_path / "lessons.jsonl"}):
+        del made[:]
+        efficiency.ours(None, options_of(tmp_path, **changed))
+        assert len([one for one in made if one[1] < 2]) == 4
+    monkeypatch.setattr(efficiency, "code_of_ours", lambda: "other")
+    del made[:]
+    efficiency.ours(None, options_of(tmp_path))
+    assert len(made) == 4
+
+
+def test_ours_learns_from_every_task_but_its_own(simulated, tmp_path):
+    efficiency, made = simulated
+    given = options_of(tmp_path, learn_from=tmp_path / "lessons.jsonl", tasks=[3945], seeds=1)
+    efficiency.ours(None, given)
+    *searched, (task, seed, taught) = made
+    assert [one[:2] for one in searched] == [(one, efficiency.SEED_OF_LESSONS) for one in efficiency.SCALE]
+    assert (task, seed) == (3945, 0)
+    assert sorted(taught) == sorted(one for one in efficiency.SCALE if one != 3945)
+    del made[:]
+    efficiency.ours(None, options_of(tmp_path, learn_from=given.learn_from, tasks=[34539], seeds=1))
+    assert [one[0] for one in made] == [34539]
