@@ -104,7 +104,7 @@ class Trials:
     def resources(self) -> ResourcePlan:
         """Trials side by side on the cluster that this process has joined, and where their events are."""
         options, expected = self.options, expected_nodes()
-        watched = self.watched and self.watched.manifest
+        watched = None if self.watched is None else self.watched.manifest
         ingest = plan_ingest(
             self.dataset.manifest, nodes(), options.cache, options.memory_budget, options.readers, watched
         )
