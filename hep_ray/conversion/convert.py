@@ -29,7 +29,7 @@ from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
 from hep_ray.dataset.dataset import MANIFEST, Manifest
-from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, legal_name
+from hep_ray.dataset.schema import EVENT_ID, LABEL, ORIGIN, Arrays, Column, EventSchema, legal_name
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import Interrupted, InvalidConfig, InvalidSchema
 from hep_ray.files import refuse_occupied, storing
@@ -42,6 +42,8 @@ TASK_BYTES = 64 * 2**20
 """About as many bytes of events are one task, at most."""
 LEAST_BYTES = 16 * 2**20
 """About as many bytes of events are one task, at least."""
+ADDED = (ORIGIN,)
+"""Columns that a conversion adds, which are no part of what was measured of an event."""
 TASKS = 16
 """Reading tasks, about, at least, where there are enough events; no matter how many workers there are."""
 
@@ -258,6 +260,11 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
             for column in opened.schema.columns
             if column.name in kept
         ]
+        if _origin_is_lost(opened.schema, rules):
+            schema = with_spectator(
+                schema, Column(name=ORIGIN, dtype="int64", categories=opened.schema.classes)
+            )
+            own.append(ColumnRule(name=ORIGIN, sources=(LABEL,), dtype="int64"))
         return tuple(own), schema
     first = opened.tables[0]
     columns = rules.columns or infer_columns(opened.tables, rules, chosen.columns, chosen.missing)
@@ -297,13 +304,33 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
         "expected": rules.expected or None,
     }
     meaning = {**schema.class_meaning, **rules.class_meaning}
+    kept = tuple(one for one in schema.columns if one.name in (chosen.columns or names))
+    stated["spectators"] = stated["spectators"] or tuple(
+        one.name for one in kept if one.name in schema.spectators
+    )
     return EventSchema.model_validate(
         {
             **schema.model_dump(),
             **{key: value for key, value in stated.items() if value is not None},
             "classes": rules.classes,
             "class_meaning": {name: text for name, text in meaning.items() if name in rules.classes},
-            "columns": tuple(one for one in schema.columns if one.name in (chosen.columns or names)),
+            "columns": kept,
+        }
+    )
+
+
+def _origin_is_lost(schema: EventSchema, rules: SchemaFile) -> bool:
+    """Whether classes of a dataset become one, and it has no column of what they were before."""
+    return rules.label.from_ == "where" and ORIGIN not in {column.name for column in schema.columns}
+
+
+def with_spectator(schema: EventSchema, column: Column) -> EventSchema:
+    """Return the schema with one more column, which no model sees."""
+    return EventSchema.model_validate(
+        {
+            **schema.model_dump(),
+            "columns": (*schema.columns, column),
+            "spectators": (*schema.spectators, column.name),
         }
     )
 
@@ -390,7 +417,8 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
             arrays[weight] = (arrays[weight].astype(np.float64) * task.factor).astype(arrays[weight].dtype)
         if len(arrays[LABEL]):
             if task.content_ids:
-                arrays[EVENT_ID] = content_ids(arrays, [column.name for column in writer.schema.columns])
+                measured = [column.name for column in writer.schema.columns if column.name not in ADDED]
+                arrays[EVENT_ID] = content_ids(arrays, measured)
             with storing(writer.folder):
                 writer.write(arrays)
     with storing(writer.folder):

@@ -176,8 +176,8 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
     """Return SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
 
     Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so;
-    columns without lists or missing values, roles that no column has, and splits that are no folds, as they did before
-    there were any.
+    columns without lists, missing values or categories, roles that no column has, and splits that are no folds, as they
+    did before there were any.
     """
     schema = event_schema.model_dump(mode="json")
     for role in ("split_by", "spectators", "expected"):
@@ -186,7 +186,7 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
     for said, column in zip(schema["columns"], event_schema.columns, strict=True):
         said["axes"] = list(column.grid)
         del said["sentinels"], said["fill"]  # of the input: no event has them
-        for kind in ("lists", "missing"):
+        for kind in ("lists", "missing", "categories"):
             if not said[kind]:
                 del said[kind]
     rule = split_rule.model_dump(mode="json")

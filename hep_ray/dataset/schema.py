@@ -29,6 +29,8 @@ from hep_ray.errors import InvalidEvents, InvalidSchema
 
 EVENT_ID = "event_id"
 LABEL = "label"
+ORIGIN = "origin_class"
+"""Column of the classes that events had before some were made one, which no model sees."""
 RESERVED = (EVENT_ID, LABEL, "split")
 DTYPES = (
     *("float16", "float32", "float64"),
@@ -75,6 +77,8 @@ class Column(Config):
         missing: whether NaN stands for values that are missing, of a floating-point column; it is refused otherwise.
         sentinels: values that stood for missing ones in the input, and do so in what is predicted.
         fill: number that took the place of missing values in the input, and does so in what is predicted.
+        categories: what the values 0, 1, … of a scalar integer column stand for, such as the classes that a class was
+            made of; empty where they are numbers.
 
     Raises:
         InvalidSchema: the name, the shape, the dtype or the elements are not one of those.
@@ -91,6 +95,7 @@ class Column(Config):
     missing: bool = False
     sentinels: tuple[float, ...] = ()
     fill: float | None = None
+    categories: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> Column:
@@ -124,6 +129,11 @@ class Column(Config):
             raise InvalidSchema(
                 f"column '{self.name}' of lists is {self.dtype} of shape {self.shape}; lists have the shape (greatest "
                 "length, values of an item), hold floating-point numbers and have no axes of an image"
+            )
+        if self.categories and (self.shape or np.dtype(self.dtype).kind not in "iu"):
+            raise InvalidSchema(
+                f"column '{self.name}' has categories and is {self.dtype} of shape {self.shape}; a scalar integer "
+                "column has them"
             )
         self._check_elements()
         return self

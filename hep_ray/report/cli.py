@@ -27,6 +27,14 @@ def report(
         typer.Option(help="Folder for every figure as PNG and PDF, beside the page.", show_default=False),
     ] = None,
     data: Data = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Quantities in whose bins signal efficiency and background rejection are shown, separated by commas: "
+            "columns, elements of columns, or expressions of them. Default: abs(eta), pt and et, where there are such.",
+            show_default=False,
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     *,
     plugin: Plugins = None,
@@ -67,7 +75,12 @@ def report(
         )
     if table or markdown:
         if stated := [
-            word for word, value in (("--out", out), ("--figures", figures), ("--data", data)) if value
+            word
+            for word, value in (
+                *(("--out", out), ("--figures", figures), ("--data", data)),
+                ("--against", against),
+            )
+            if value
         ]:
             raise InvalidConfig(
                 f"--table prints the study's tables alone; {', '.join(stated)} is for the page: leave it out"
@@ -77,7 +90,8 @@ def report(
     from hep_ray.report.answer import answer
     from hep_ray.report.page import attach, still_running, write_report
 
-    report = write_report(search, storage, out=out, figures=figures, data=data)
+    quantities = quantities_of(against) if against is not None else ()
+    report = write_report(search, storage, out=out, figures=figures, data=data, against=quantities)
     typer.echo(f"wrote {report.path} ({report.path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if figures is not None:
         typer.echo(f"wrote {len(report.figures)} files of figures into {figures}")
@@ -92,6 +106,28 @@ def report(
     typer.echo(f"attached to MLflow run {run_id}")
     if told.command:
         typer.echo(f"next: {told.command}")
+
+
+def quantities_of(text: str) -> tuple[str, ...]:
+    """Return the expressions that commas outside of brackets separate.
+
+    >>> quantities_of("abs(eta), hypot(px, py)")
+    ('abs(eta)', 'hypot(px, py)')
+
+    Raises:
+        InvalidConfig: one is empty.
+    """
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    found = tuple(part.strip() for part in parts)
+    if not all(found):
+        raise InvalidConfig(f"--against '{text}' has an empty quantity: name columns, such as abs(eta),pt")
+    return found
 
 
 def _print_tables(search: Stated, storage: Path, *, markdown: bool) -> None:

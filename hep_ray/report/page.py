@@ -69,6 +69,7 @@ def write_report(
     out: Path | None = None,
     figures: Path | None = None,
     data: Path | None = None,
+    against: Sequence[str] = (),
 ) -> Report:
     """Write the page of a search, and its figures as PNG and PDF where a folder for them is given.
 
@@ -78,16 +79,18 @@ def write_report(
         out: the page; `report.html` in the folder of the search unless given.
         figures: folder for single figures; made when absent.
         data: dataset folder; that of the search unless given.
+        against: quantities in whose bins efficiencies and rejections are shown; |η| and p_T or E_T unless given.
 
     Raises:
         StorageError: the search was never run there, or something cannot be written.
         NothingCompleted: no trial has completed.
         UnreadableInput: the dataset that is given is none, or another one than the search's.
+        UnknownName, InvalidConfig: a quantity does not suit the dataset's columns.
     """
     path = out or storage / search.name / FILE_NAME
     if out is not None and not path.absolute().parent.is_dir():
         raise StorageError(f"cannot write the page {path}: the folder {path.parent} does not exist")
-    found = gather(search, storage, data)
+    found = gather(search, storage, data, against)
     files: list[Path] = []
     with house_style():
         drawn = draw(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,10 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
 from hep_ray.plugins import restore
+from hep_ray.report.divisions import Division, divisions_of
 from hep_ray.report.formatting import count_words
 from hep_ray.report.groups import Groups, groups_of
-from hep_ray.report.scores import Scores, confirmed_scores, validation_scores
+from hep_ray.report.scores import MOST_EVENTS, Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
 from hep_ray.search.definition import Search
 from hep_ray.search.naming import Naming
@@ -103,7 +105,9 @@ class ReportData:
         return trial.trial_id + (f" ({words})" if words else "")
 
 
-def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> ReportData:
+def gather(
+    search: Search | Stated, storage: Path, data: Path | None = None, against: Sequence[str] = ()
+) -> ReportData:
     """Read everything.
 
     What cannot be had (a dataset that has moved, a model that is gone) is left out and noted.
@@ -112,11 +116,13 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
         search: as it was stated.
         storage: folder of all searches.
         data: dataset folder; that of the search unless given.
+        against: quantities in whose bins efficiencies and rejections are shown, see `divisions_of`.
 
     Raises:
         StorageError: the search was never run there.
         NothingCompleted: no trial has completed.
         UnreadableInput: the dataset that is given is none, or is another one than the search's.
+        UnknownName, InvalidConfig: a quantity does not suit the columns.
     """
     state = read_state(search, storage)
     folder = storage / search.name
@@ -138,7 +144,10 @@ def gather(search: Search | Stated, storage: Path, data: Path | None = None) -> 
     confirmation = _confirmation(folder, started, notes)
     manifest, study = dataset.manifest if dataset else None, _study(folder, search.name, notes)
     bare = ReportData(search, folder, state, started, manifest, confirmation, None, study, (), data, dataset)
-    scores = _scores(bare, dataset, notes) if dataset else None
+    scores = None
+    if dataset is not None:  # what is divided by was named, so that it is refused and not left out
+        divisions = _divisions(dataset, against, confirmed=confirmation is not None)
+        scores = _scores(bare, dataset, divisions, notes)
     return dataclasses.replace(bare, scores=scores, notes=tuple(notes))
 
 
@@ -192,11 +201,24 @@ def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=sqlite_uri(path))
 
 
-def _scores(data: ReportData, dataset: Dataset, notes: list[str]) -> Scores | None:
+def _divisions(dataset: Dataset, against: Sequence[str], *, confirmed: bool) -> tuple[Division, ...]:
+    if confirmed:
+        return divisions_of(dataset, "test", against=against, purpose="report")
+    return divisions_of(dataset, "val", against=against, most=MOST_EVENTS)
+
+
+def _scores(
+    data: ReportData, dataset: Dataset, divisions: tuple[Division, ...], notes: list[str]
+) -> Scores | None:
     try:
         if data.confirmation is not None:
-            return confirmed_scores(data.confirmation, data.folder, dataset.schema)
-        return validation_scores(data.best, data.folder, dataset)
+            scores = confirmed_scores(data.confirmation, data.folder, dataset, divisions)
+            if divisions and not scores.divisions:
+                notes.append(
+                    "Efficiencies in bins are left out: the confirmation's scores are not of this test split."
+                )
+            return scores
+        return validation_scores(data.best, data.folder, dataset, divisions)
     except HepRayError as exc:
         notes.append(f"Figures of scores are left out: {exc}.")
         return None

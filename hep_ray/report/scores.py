@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import FOLDER, Confirmation
 from hep_ray.dataset.dataset import Dataset, refuse_sums
-from hep_ray.dataset.schema import LABEL, EventSchema
+from hep_ray.dataset.schema import LABEL
 from hep_ray.errors import InvalidEvents, StorageError
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights
 from hep_ray.metrics.calibration import Reliability, reliability
 from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Counts, Floats, RocCurve, effective_events, log_odds_of, roc_curve
+from hep_ray.report.divisions import Division, Passing, passing_parts
 from hep_ray.search.state import TrialState
 from hep_ray.training.checkpoint import BEST, restore_model
 from hep_ray.training.evaluation import BATCH, evaluate
@@ -56,6 +57,7 @@ class Scores:
         contenders: best first.
         confirmed: whether they are of the test split, from a confirmation.
         choice: which events these are, where they are not all of the split.
+        divisions: of these events, in the order of `Performance.parts`.
     """
 
     split: str
@@ -65,6 +67,7 @@ class Scores:
     contenders: tuple[Scored, ...]
     confirmed: bool
     choice: str = ""
+    divisions: tuple[Division, ...] = ()
 
     @property
     def events(self) -> int:
@@ -99,39 +102,51 @@ class Scores:
         return f"{self.split}{biased}: {self.events:,} events{chosen}; {runs}"
 
 
-def confirmed_scores(confirmation: Confirmation, folder: Path, schema: EventSchema) -> Scores:
+def confirmed_scores(
+    confirmation: Confirmation, folder: Path, dataset: Dataset, divisions: tuple[Division, ...] = ()
+) -> Scores:
     """The scores that a confirmation left, which were made once, on the test split.
 
     Args:
         confirmation: of the search.
         folder: of the search.
-        schema: of its dataset.
+        dataset: of the search, of whose test split the labels are read.
+        divisions: of the test split; they are left out where the scores are of other events.
 
     Raises:
         StorageError: a file of scores is absent or holds other classes.
         InvalidEvents: scores are not finite, or a class has no event.
     """
+    schema = dataset.schema
+    if divisions:
+        first = read_scores(folder / FOLDER / confirmation.baseline.runs[0].scores, schema)
+        if not np.array_equal(first.labels, dataset.values(LABEL, "test", purpose="report").to_numpy()):
+            divisions = ()
 
     def read(name: str) -> Performance:
         kept = read_scores(folder / FOLDER / name, schema)
         return performance_of(
-            kept.probabilities, kept.labels, schema.signal_index, kept.log_odds, kept.weights
+            kept.probabilities, kept.labels, schema.signal_index, kept.log_odds, kept.weights, divisions
         )
 
     contenders = tuple(
         Scored(one.name, one.role == "baseline", tuple(read(run.scores) for run in one.runs))
         for one in (*confirmation.finalists, confirmation.baseline)
     )
-    return Scores("test split", schema.task, schema.classes, schema.signal_index, contenders, confirmed=True)
+    events = (schema.task, schema.classes, schema.signal_index)
+    return Scores("test split", *events, contenders, confirmed=True, divisions=divisions)
 
 
-def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scores:
+def validation_scores(
+    trial: TrialState, folder: Path, dataset: Dataset, divisions: tuple[Division, ...] = ()
+) -> Scores:
     """Evaluate a trial's best model on the validation split.
 
     Args:
         trial: of the search.
         folder: of the search.
         dataset: that it was trained on.
+        divisions: of the first `MOST_EVENTS` events of the validation split.
 
     Raises:
         StorageError: its model is no longer there.
@@ -153,12 +168,14 @@ def validation_scores(trial: TrialState, folder: Path, dataset: Dataset) -> Scor
         refuse_sums(dict(zip(schema.classes, sums.tolist(), strict=True)), "validation events")
         expected = np.array([schema.expected[name] for name in schema.classes])
         weights = weights * (expected / sums)[found.labels]
-    run = performance_of(found.probabilities, found.labels, schema.signal_index, found.log_odds, weights)
+    run = performance_of(
+        found.probabilities, found.labels, schema.signal_index, found.log_odds, weights, divisions
+    )
     rows = dataset.rows("val")
     choice = f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else ""
     only = (Scored(trial.trial_id, baseline=False, runs=(run,)),)
     events = (schema.task, schema.classes, schema.signal_index)
-    return Scores("validation split", *events, only, confirmed=False, choice=choice)
+    return Scores("validation split", *events, only, confirmed=False, choice=choice, divisions=divisions)
 
 
 def validation_batches(
@@ -250,6 +267,7 @@ class Performance:
         confusion_squares: (C, C) sums of squared weights, which are the events where they are counted.
         score_squares: (C, SCORE_BINS) the same.
         effective: (Σw)²/Σw², how many unweighted ones are as precise; None where they are counted.
+        parts: what passes the working points in each part of each division.
     """
 
     confusion: Counts | Floats
@@ -267,6 +285,7 @@ class Performance:
     confusion_squares: Counts | Floats
     score_squares: Counts | Floats
     effective: float | None = None
+    parts: tuple[Passing, ...] = ()
 
     @property
     def share_errors(self) -> Floats:
@@ -294,6 +313,7 @@ def performance_of(
     signal: int,
     log_odds: npt.NDArray[np.floating[Any]] | None = None,
     weights: npt.NDArray[np.floating[Any]] | None = None,
+    divisions: Sequence[Division] = (),
 ) -> Performance:
     """Count the events of one model on one split.
 
@@ -303,6 +323,7 @@ def performance_of(
         signal: label of the signal class.
         log_odds: (N, C) by which events are ranked; from the probabilities without them, see `log_odds_of`.
         weights: (N,) of the events; None counts them.
+        divisions: of the events.
 
     Raises:
         InvalidEvents: a class is absent, its weights do not sum to more than 0, or a probability is not finite.
@@ -326,6 +347,8 @@ def performance_of(
         np.bincount(labels * SCORE_BINS + score, one, classes * SCORE_BINS).reshape(classes, SCORE_BINS)
         for one in (weights, square)
     )
+    points = tuple(working_point(curve, percent) for percent in REJECTION_PERCENTS)
+    own = ranks[:, signal].astype(np.float64)
     return Performance(
         confusion=confusion,
         background_efficiency=curve.background_efficiency[cuts],
@@ -334,7 +357,7 @@ def performance_of(
         limit=np.array([curve.is_limit(cut) for cut in cuts]),
         auc=curve.area,
         auc_error=curve.area_error,
-        points=tuple(working_point(curve, percent) for percent in REJECTION_PERCENTS),
+        points=points,
         one_versus_rest=tuple(
             OneVersusRest(
                 recall=float(recall[label]),
@@ -351,6 +374,10 @@ def performance_of(
         confusion_squares=squares,
         score_squares=score_squares,
         effective=None if weights is None else effective_events(weights.sum(), (weights**2).sum()),
+        parts=tuple(
+            passing_parts(one, own, labels == signal, weights, [point.log_odds for point in points])
+            for one in divisions
+        ),
     )
 
 

@@ -13,7 +13,9 @@ from hep_ray.confirm.table import of_difference, verdict
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable
+from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.labels import metric_words
+from hep_ray.report.figures.working_points import shown_points
 from hep_ray.report.formatting import decimals, interval, plus_minus
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import Scored, Scores, WorkingPoint, mean_and_error, mean_and_sd
@@ -202,6 +204,64 @@ def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
         *([f"{float(sd):.2g}"] if seeds else []),
         f"{float(error):.2g}",
     ]
+
+
+def in_bins(data: ReportData, scores: Scores) -> PageTable:
+    """Return efficiency and rejection at the study's working points in the bins of each quantity."""
+    points = shown_points(data)
+    head = ["contender", "bin", "signal", "background"]
+    for percent in points:
+        head += [f"ε_s at {percent / 100:g}", f"1/ε_b at {percent / 100:g}"]
+    rows = []
+    for one in scores.shown:
+        for place, division in enumerate(scores.divisions):
+            if division.kinds:
+                continue
+            for part in range(division.parts):
+                low, high = division.edges[part : part + 2]
+                counts = one.runs[0].parts[place]
+                row = [one.name, f"{division.words}: {low:.4g} to {high:.4g}"]
+                row += [f"{counts.signal[part]:,}", f"{counts.background[part]:,}"]
+                for percent in points:
+                    row += _efficiency_and_rejection(one, place, part, percent)
+                rows.append(row)
+    return PageTable(head, rows, (0, 1), notes=[_errors_of_parts(scores)])
+
+
+def of_kinds(data: ReportData, scores: Scores) -> PageTable:
+    """Return the rejection of each kind of background at the study's working points."""
+    points = shown_points(data)
+    head = ["contender", "background", "events", *(f"1/ε_b at ε_s = {percent / 100:g}" for percent in points)]
+    rows = []
+    for one in scores.shown:
+        for place, division in enumerate(scores.divisions):
+            for part, name in enumerate(division.kinds):
+                events = f"{one.runs[0].parts[place].background[part]:,}"
+                cells = [_efficiency_and_rejection(one, place, part, percent)[1] for percent in points]
+                rows.append([one.name, name, events, *cells])
+    return PageTable(head, rows, (0, 1), notes=[_errors_of_parts(scores)])
+
+
+def _efficiency_and_rejection(one: Scored, place: int, part: int, percent: int) -> list[str]:
+    row = REJECTION_PERCENTS.index(percent)
+    runs = [run.parts[place] for run in one.runs]
+    both = [
+        mean_and_error([run.efficiency[row, part] for run in runs], runs[0].efficiency_error[row, part]),
+        mean_and_error([run.rejection[row, part] for run in runs], runs[0].rejection_error[row, part]),
+    ]
+    words = ["–" if np.isnan(mean) else plus_minus(float(mean), float(error)) for mean, error in both]
+    limit = words[1] != "–" and any(run.limit[row, part] for run in runs)
+    return [words[0], ("≥ " if limit else "") + words[1]]
+
+
+def _errors_of_parts(scores: Scores) -> str:
+    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "± binomial error, without that of the cut"
+    weighted = ", weighted" if scores.contenders[0].runs[0].effective is not None else ""
+    return (
+        f"{scores.split.capitalize()}{weighted}; cuts are those of the whole split at the signal efficiency that is "
+        f"named; {errors}. ≥: no background event passes (in some run), so that one is taken to. The numbers of events "
+        "are unweighted."
+    )
 
 
 def per_class(scores: Scores) -> PageTable:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from hep_ray.conversion.cli import app, split_rule
 from hep_ray.dataset.dataset import Manifest
+from hep_ray.dataset.schema import ORIGIN
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig
 from tests.facts import raises, tells
@@ -136,6 +137,19 @@ def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> 
     assert sorted((row["label"], row["x"], row["event_id"]) for row in found) == sorted(
         (int(row["label"] == 1), row["x"], row["event_id"]) for row in before
     )
+    # What a class was made of stays, told apart and seen by no model; also where classes are made one again.
+    assert {(row["label"], row["x"], row[ORIGIN]) for row in found} == {
+        (0, 0.0, 0),
+        (1, 10.0, 1),
+        (0, 20.0, 2),
+    }
+    assert schema.column(ORIGIN).categories == ("a", "b", "c")
+    assert [column.name for column in schema.inputs] == ["x"]
+    again = [str(merged), "--reader", "parquet", "--out", str(tmp_path / "again")]
+    assert convert(*again, "--classes", "signal=b,other=others") is None
+    schema = Manifest.load(tmp_path / "again").event_schema
+    assert schema.spectators == (ORIGIN,)
+    assert schema.column(ORIGIN).categories == ("a", "b", "c")
     for words, what in (
         (["--classes", "c,d"], "names d"),
         (["--classes", "c"], "chooses c alone"),

@@ -65,6 +65,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--out": "tests/report/test_report.py",
         "--figures": "tests/report/test_report.py",
         "--data": "tests/report/test_report.py",
+        "--against": "tests/report/test_divisions.py",
         "--tracking-uri": "tests/project/test_flags.py::test_other_databases_are_asked",
         "--table": "tests/report/test_study.py",
         "--markdown": "tests/report/test_study.py",
