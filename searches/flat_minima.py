@@ -13,9 +13,10 @@ The halves are of equal size, so the border is the median of |η|: 1.15 of the s
 The other direction is `--data data/electron_forward --watch data/electron_central`, with a storage of its own. With
 `--train-where "abs(eta) < 1.15"` instead, the other half is the test split, for a confirmation to open once.
 
-SWA is Adam whose weights are averaged over the last half of the epochs; of a trial of fewer than three epochs it would
-average one, which is Adam. What `published` follows, and what not: `--preset published --dry-run`. `published_60k`
-and `published_600k` train with the first 60,000 and 600,000 candidates, which the dataset must have in train.
+SWA is Adam whose weights are averaged over the last half of the epochs; of fewer than three epochs it would average
+one, which is Adam, and is refused. What `published` follows, and what not: `--preset published --dry-run`.
+`published_60k` and `published_600k` train with the first 60,000 and 600,000 candidates, which the dataset must have in
+train.
 """
 
 from hep_ray import Choice, LogUniform, Mapped, Preset, Published, Search, Space, StudyTable, main

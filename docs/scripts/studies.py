@@ -6,9 +6,9 @@
 
 The first simulates or converts what it lacks, runs every table's search (or goes on with it) in a process of its own,
 and prints one JSON line per row and metric, which it also writes to OUT/lines.jsonl. `--smoke` does the same with few
-events and one epoch into folders of its own. The second prints the lines of what has run until now, also while it runs,
-and runs nothing. The third writes docs/results.md from docs/studies.jsonl, where the lines
-of a run are kept: nothing there is written by hand, and a test compares the two.
+events and one epoch (three where weights are averaged) into folders of its own. The second prints the lines of what has
+run until now, also while it runs, and runs nothing. The third writes docs/results.md from docs/studies.jsonl, where the
+lines of a run are kept: nothing there is written by hand, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Table:
         flags: of the script, beside preset and data.
         watch: name in `DATASETS` of what it watches per epoch.
         differs: what differs beside the deviations of the preset.
+        least_epochs: of a smoke run.
     """
 
     study: str
@@ -116,6 +117,7 @@ class Table:
     flags: tuple[str, ...] = ()
     watch: str = ""
     differs: tuple[str, ...] = ()
+    least_epochs: int = 1
 
     @property
     def name(self) -> str:
@@ -158,6 +160,7 @@ TABLES = (
             own,
             metrics=("val_accuracy", "watched_accuracy", "val_auc", "watched_auc"),
             watch=other,
+            least_epochs=3,  # SWA averages two of them
             differs=(
                 "watched: the validation events of the other half, at the epoch that is best in its own",
             ),
@@ -498,7 +501,11 @@ def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, A
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         words = ["--preset", table.preset, "--data", str(data / table.data), *table.flags]
         words += ["--watch", str(data / table.watch)] if table.watch else []
-        words = ["--resume"] if state.started else [*words, *(["--epochs", "1"] if smoke else [])]
+        words = (
+            ["--resume"]
+            if state.started
+            else [*words, *(["--epochs", str(table.least_epochs)] if smoke else [])]
+        )
         script = str(ROOT / "searches" / f"{table.search}.py")
         call([sys.executable, script, *words, "--storage", str(storage)])
         state = SearchState.read(storage / table.search)

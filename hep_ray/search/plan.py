@@ -28,6 +28,7 @@ from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_word
 from hep_ray.search.own_checks import rehearse
 from hep_ray.search.preflight import (
     Trials,
+    check_averages,
     check_metrics,
     check_sampler,
     configurations_of,
@@ -447,6 +448,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: _check_baseline(draft.search),
     lambda draft: check_sampler(draft.preset, draft.search),
     lambda draft: _check_end(draft.preset, draft.options),
+    lambda draft: check_averages(draft.search, draft.preset, draft.space, draft.options),
     lambda draft: lessons_of(draft.options.learn_from or (), draft.preset, draft.space),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
     lambda draft: check_metrics(draft.search.metric, draft.search.second_objective, draft.dataset.schema),
@@ -538,6 +540,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
         InvalidConfig: neither a number of trials nor a time ends it.
+        InvalidSpace: weights would be averaged over a single epoch.
         InvalidConfig, SearchFailed: it cannot learn from an earlier search, see `lessons_of`.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: trials on this dataset do not report the metric.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -318,6 +320,25 @@ def configurations_of(
     yield from space.augmented()
     yield from space.each_value({one for names in OWN_CODE.values() for one in names}, OWN_VALUES)
     yield from references
+
+
+def check_averages(search: Search, preset: Preset, space: Space, options: SearchOptions) -> None:
+    """Refuse weights that would be averaged over a single epoch, which are no average; a begun search goes on as it is.
+
+    Raises:
+        InvalidSpace: trials would.
+    """
+    stated = [params["swa_start"] for params in search.points_to_evaluate if "swa_start" in params]
+    stated += space.parameters["swa_start"].corners() if "swa_start" in space.parameters else ()
+    begun = (options.sampler, options.scheduler) != (None, None)
+    for start in () if begun else map(float, stated):
+        epochs = preset.epochs
+        if start < 1 and epochs - math.floor(epochs * start) == 1:
+            least = next(more for more in itertools.count(epochs) if more - math.floor(more * start) > 1)
+            raise InvalidSpace(
+                f"swa_start={start:g} averages the weights of one epoch of {epochs}, which is no average: train longer "
+                f"(--epochs {least} or more), or state swa_start=1, which averages none"
+            )
 
 
 def check_configurations(

@@ -113,7 +113,7 @@ def test_the_doctor_finds_nothing(cluster: Any) -> None:
 def test_ray_job_submit_runs_the_same_script(cluster: Any) -> None:
     submit = ("ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", "bash", "-c")
     search = "~/hep_ray/clusters/bin/search.sh ~/hep_ray/searches/cnn_loss.py --preset"
-    out = cluster.ok(*submit, f"HEP_RAY_STORAGE=~/hep_ray_shared/jobs {search} smoke --epochs 1 --trials 2")
+    out = cluster.ok(*submit, f"HEP_RAY_STORAGE=~/hep_ray_shared/jobs {search} smoke --epochs 2 --trials 2")
 
     assert "succeeded" in out
     assert (cluster.home / "hep_ray_shared/jobs/cnn_loss/leaderboard.json").exists()

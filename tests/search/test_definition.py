@@ -132,3 +132,24 @@ def test_a_baseline_of_a_parameter_that_no_trial_has_is_refused_before_any(tmp_p
     ):
         with raises(HepRayError, "nowhere"):
             attempt(**takes)
+
+
+@pytest.mark.parametrize(
+    ("start", "epochs", "least"),
+    # Epochs from floor(epochs × start) + 1 on are averaged: of 2 from 0.5 the second, of 12 from 0.95 the twelfth.
+    [(0.5, 2, 3), (0.0, 1, 2), (Choice(1.0, 0.95), 12, 21), (0.5, 3, None), (1.0, 1, None), (0.0, 2, None)],
+)
+def test_an_average_of_one_epoch_is_none_and_is_refused(
+    start: Any, epochs: int, least: int | None, tmp_path: Any
+) -> None:
+    space = Space(model="mlp", loss="cross_entropy", optimizer="adam", learning_rate=0.01, swa_start=start)
+    search = Search("toy", "toy", "Toy.", space, {"smoke": Preset(epochs=epochs, trials=1, scheduler="none")})
+    options = SearchOptions(data=tmp_path / "nowhere", storage=tmp_path / "runs", preset="smoke")
+    if least is None:
+        with pytest.raises(HepRayError, match="nowhere"):  # it goes on to open the dataset
+            prepare(search, options)
+        return
+    with raises(InvalidSpace, "swa_start", epochs, f"--epochs {least}"):
+        prepare(search, options)
+    with pytest.raises(HepRayError, match="nowhere"):  # what was begun so goes on
+        prepare(search, dataclasses.replace(options, sampler="tpe"))
