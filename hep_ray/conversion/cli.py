@@ -87,6 +87,14 @@ def convert_command(
         str | None,
         typer.Option(help="Expression over columns: events that fulfil it are train and val, others test."),
     ] = None,
+    test_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[CLASS=]PATH",
+            help="File, folder or glob whose events are the test split, given as INPUT is; may be given several times. "
+            "Other events are then train and val: --split 80/20/0.",
+        ),
+    ] = None,
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Of equal events keep one.")
     ] = False,
@@ -152,6 +160,7 @@ def convert_command(
             out,
             schema=rules,
             rule=split_rule(split, train_where),
+            test_files=test_file or (),
             every_class=split is not None,
             overwrite=overwrite,
             workers=workers,

@@ -20,8 +20,9 @@ from hep_ray.config import Config, parse
 from hep_ray.conversion.assemble import Cut, assemble
 from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
 from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
+from hep_ray.conversion.given_tests import given_split, refuse_shared
 from hep_ray.conversion.images import rows_at_once
-from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs
+from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs, with_test_files
 from hep_ray.conversion.kept import KeptRuns, keep, kept
 from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.normalisation import weight_factors
@@ -29,7 +30,16 @@ from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
 from hep_ray.dataset.dataset import MANIFEST, Manifest
-from hep_ray.dataset.schema import EVENT_ID, LABEL, ORIGIN, Arrays, Column, EventSchema, legal_name
+from hep_ray.dataset.schema import (
+    EVENT_ID,
+    IN_TEST_FILE,
+    LABEL,
+    ORIGIN,
+    Arrays,
+    Column,
+    EventSchema,
+    legal_name,
+)
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import Interrupted, InvalidConfig, InvalidSchema
 from hep_ray.files import refuse_occupied, storing
@@ -42,7 +52,7 @@ TASK_BYTES = 64 * 2**20
 """About as many bytes of events are one task, at most."""
 LEAST_BYTES = 16 * 2**20
 """About as many bytes of events are one task, at least."""
-ADDED = (ORIGIN,)
+ADDED = (ORIGIN, IN_TEST_FILE)
 """Columns that a conversion adds, which are no part of what was measured of an event."""
 TASKS = 16
 """Reading tasks, about, at least, where there are enough events; no matter how many workers there are."""
@@ -89,6 +99,7 @@ def convert(
     *,
     schema: str | SchemaFile | None = None,
     rule: SplitRule = DEFAULT_RULE,
+    test_files: Sequence[Path | str] = (),
     overwrite: bool = False,
     every_class: bool = False,
     workers: int = 1,
@@ -108,6 +119,8 @@ def convert(
         out: the dataset folder; absent or empty, unless `overwrite`.
         schema: a schema file, or the name of one; without it every numeric field becomes a column.
         rule: fractions of the splits, or the expression that decides the test split.
+        test_files: files whose events are the test split, those of `inputs` being train and val; given as `inputs`
+            are. The dataset has a column `in_test_file`, which no model sees.
         overwrite: replace an earlier dataset.
         every_class: refuse a split that would have no event of some class.
         workers: more than one read and write side by side as Ray tasks.
@@ -119,7 +132,7 @@ def convert(
         UnreadableInput: an input is absent or not in the reader's format.
         InvalidConfig: an input is given twice, or the choices contradict each other.
         InvalidSchema: the class names, the columns or the signal are refused.
-        InvalidEvents: events break the schema.
+        InvalidEvents: events break the schema; or an event is in a test file and in another, or a class in none.
         StorageError: `out` is occupied or cannot be written.
         StorageHeld: another process makes the same dataset.
         Interrupted: Ctrl-C was pressed; what was read is kept.
@@ -128,8 +141,10 @@ def convert(
     refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
     rules = _rules(schema, reader, chosen)
     opened = open_inputs([str(path) for path in inputs], rules)
+    opened = with_test_files(opened, [str(path) for path in test_files], rules)
     rules = opened.rules
     columns, event_schema = _layout(opened, rules, chosen)
+    rule, event_schema = given_split(opened, rule, event_schema)
     notes: list[JsonValue] = [*opened.notes, *(renamed(columns) if not rules.columns else ())]
     if (Path(out) / MANIFEST).exists():
         notes += code_changes(Manifest.read(out).source.get("own_code"))
@@ -140,6 +155,7 @@ def convert(
         "drop_duplicates": chosen.drop_duplicates,
         "balance": chosen.balance,
         "notes": notes,
+        **({"test_files": list(opened.test_files)} if opened.test_files else {}),
     }
     if own_code := code_of("reader", rules.reader):
         source["own_code"] = dict(own_code)
@@ -150,6 +166,7 @@ def convert(
     )
     store = KeptRuns(out, _identity(source, opened, columns, event_schema, rule))
     done, cuts = 0, {column.name: Cut() for column in event_schema.columns}
+    spilled: list[SortedRun] = []
     try:
         with (
             store,
@@ -172,11 +189,14 @@ def convert(
             finished = (made for made in found if made is not None)
             for runs, events, lost in itertools.chain(finished, tasks_done(read_events, waiting)):
                 writer.adopt(runs)
+                spilled += runs
                 done += events
                 for name, cut in lost.items():
                     cuts[name].add(cut)
                 if progress:
                     progress(done, opened.events)
+            if opened.test_files:
+                refuse_shared(spilled, event_schema, by_content=not rules.event_id.fields)
             writer.source["events_read"] = done
             writer.source["notes"] = [*notes, *_cut_lists(event_schema, cuts)]
     except KeyboardInterrupt:
@@ -261,9 +281,8 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
             if column.name in kept
         ]
         if _origin_is_lost(opened.schema, rules):
-            schema = with_spectator(
-                schema, Column(name=ORIGIN, dtype="int64", categories=opened.schema.classes)
-            )
+            origin = Column(name=ORIGIN, dtype="int64", categories=opened.schema.classes)
+            schema = schema.with_spectator(origin)
             own.append(ColumnRule(name=ORIGIN, sources=(LABEL,), dtype="int64"))
         return tuple(own), schema
     first = opened.tables[0]
@@ -322,17 +341,6 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
 def _origin_is_lost(schema: EventSchema, rules: SchemaFile) -> bool:
     """Whether classes of a dataset become one, and it has no column of what they were before."""
     return rules.label.from_ == "where" and ORIGIN not in {column.name for column in schema.columns}
-
-
-def with_spectator(schema: EventSchema, column: Column) -> EventSchema:
-    """Return the schema with one more column, which no model sees."""
-    return EventSchema.model_validate(
-        {
-            **schema.model_dump(),
-            "columns": (*schema.columns, column),
-            "spectators": (*schema.spectators, column.name),
-        }
-    )
 
 
 def _left_out(opened: Inputs, rules: SchemaFile, chosen: Choices) -> dict[str, str]:
@@ -416,6 +424,8 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
             weight = str(writer.schema.weight)
             arrays[weight] = (arrays[weight].astype(np.float64) * task.factor).astype(arrays[weight].dtype)
         if len(arrays[LABEL]):
+            if table.tests is not None:
+                arrays[IN_TEST_FILE] = np.full(len(arrays[LABEL]), table.tests, np.uint8)
             if task.content_ids:
                 measured = [column.name for column in writer.schema.columns if column.name not in ADDED]
                 arrays[EVENT_ID] = content_ids(arrays, measured)

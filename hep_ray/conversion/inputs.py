@@ -39,6 +39,7 @@ class InputTable:
         stem: of which ids are made: the file's name without its endings, and more where that is not enough to tell
             the events of this part from those of another.
         opened: the input, where to open it again is costly.
+        tests: whether its events are the test split; None where a rule divides those of all inputs.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class InputTable:
     label: int | None
     stem: str = ""
     opened: Opened | None = None
+    tests: bool | None = None
 
     @property
     def shown(self) -> str:
@@ -65,6 +67,7 @@ class Inputs:
         files: name and SHA-256 of every input and of the files read beside it.
         schema: of the events, where the input is a dataset of ours.
         notes: what is to be told of the inputs, such as which hold no events.
+        test_files: the same as `files`, of the given test files.
     """
 
     reader: Reader
@@ -73,6 +76,7 @@ class Inputs:
     files: list[JsonValue]
     schema: EventSchema | None
     notes: tuple[str, ...] = ()
+    test_files: tuple[JsonValue, ...] = ()
 
     @property
     def events(self) -> int | None:
@@ -126,6 +130,51 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     ]
     notes = [*notes, *empty, *_joined(full, rules)]
     return Inputs(reader, rules, _with_stems(full), files, schema, tuple(notes))
+
+
+def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> Inputs:
+    """Open the files whose events are the test split, beside the other inputs; without any these stay as they are.
+
+    Args:
+        opened: the others.
+        words: as of `open_inputs`.
+        rules: of the conversion, before its classes were settled.
+
+    Raises:
+        InvalidConfig: one is an input already.
+        InvalidSchema: their labels or, of datasets, columns differ from those of the other inputs.
+        UnreadableInput, NoEvents: see `open_inputs`.
+    """
+    if not words:
+        return opened
+    stated = rules.classes or opened.rules.classes
+    tests = open_inputs(words, rules.model_copy(update={"classes": stated}))
+    if tests.rules.label != opened.rules.label or tests.rules.classes != opened.rules.classes:
+        raise InvalidSchema(
+            f"the test files have the classes {', '.join(tests.rules.classes)} by {tests.rules.label.from_}, and the "
+            f"other inputs {', '.join(opened.rules.classes)} by {opened.rules.label.from_}: both need the same"
+        )
+    own, other = (one.schema and one.schema.of_events for one in (opened, tests))
+    if own != other:
+        raise InvalidSchema(
+            "the test files have other columns or classes than the dataset that they would test"
+        )
+    digests = {one["sha256"]: one["name"] for one in opened.files if isinstance(one, dict)}
+    for one in tests.files:
+        if isinstance(one, dict) and one["sha256"] in digests:
+            raise InvalidConfig(
+                f"{one['name']} holds the same bytes as the input {digests[one['sha256']]}: its events would be learnt "
+                "from and tested on; give it once, as an input or by --test-file"
+            )
+    both = [
+        replace(table, tests=given) for given, of in ((False, opened), (True, tests)) for table in of.tables
+    ]
+    return replace(
+        opened,
+        tables=_with_stems(both),
+        notes=(*opened.notes, *tests.notes),
+        test_files=tuple(tests.files),
+    )
 
 
 def _joined(tables: Sequence[InputTable], rules: SchemaFile) -> Iterator[str]:

@@ -31,6 +31,8 @@ EVENT_ID = "event_id"
 LABEL = "label"
 ORIGIN = "origin_class"
 """Column of the classes that events had before some were made one, which no model sees."""
+IN_TEST_FILE = "in_test_file"
+"""Column that is 1 for the events of a given test file and 0 for others, which no model sees."""
 RESERVED = (EVENT_ID, LABEL, "split")
 DTYPES = (
     *("float16", "float32", "float64"),
@@ -368,6 +370,16 @@ class EventSchema(Config):
         """The columns that a model may read: all but those with another role."""
         aside = {self.weight, self.group, self.split_by, *self.spectators}
         return tuple(column for column in self.columns if column.name not in aside)
+
+    def with_spectator(self, column: Column) -> EventSchema:
+        """Return the schema with one more column, which no model sees."""
+        return EventSchema.model_validate(
+            {
+                **self.model_dump(),
+                "columns": (*self.columns, column),
+                "spectators": (*self.spectators, column.name),
+            }
+        )
 
     def without_weights(self) -> EventSchema:
         """Return the same schema whose weights nobody reads: every event counts once."""

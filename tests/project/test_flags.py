@@ -123,6 +123,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "data convert": {
         "--out": "tests/conversion/test_data_cli.py",
         "--workers": "tests/conversion/test_convert.py",
+        "--test-file": "tests/conversion/test_given_tests.py",
         "--plugin": "tests/simulate/test_own_simulation.py",
     },
     "data check": {
