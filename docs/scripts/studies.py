@@ -145,6 +145,15 @@ TABLES = (
     ),
     Table(
         "electrons",
+        "scaling law, section 3.4.2",
+        "electron_id",
+        "table_scaling_law",
+        "electron_id_binary",
+        place=1,
+        differs=EASY[:1],
+    ),
+    Table(
+        "electrons",
         "table 3.2: parts of a candidate",
         "electron_parts",
         "table",

@@ -14,6 +14,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
+from hep_ray.dataset.dataset import Manifest
 from hep_ray.errors import DuplicateName, UnknownName
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures import FIGURES, Drawn, figure, of_section
@@ -21,6 +22,7 @@ from hep_ray.report.figures.bars import Bar, bars, epochs_of
 from hep_ray.report.figures.classes import confusion_shares, reliability_points, score_densities
 from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
 from hep_ray.report.figures.roc import roc_band
+from hep_ray.report.figures.scaling import Scaling, fitted_law, scalings
 from hep_ray.report.figures.trials import predicted_ends
 from hep_ray.report.formatting import axis_label, interval, plus_minus
 from hep_ray.report.groups import groups_of
@@ -248,7 +250,7 @@ def test_ticks_of_a_logarithmic_axis() -> None:
 
 def test_figures_are_found_in_their_order_and_named_once() -> None:
     assert [entry.name for entry in of_section("classifier")] == [
-        "roc", "rejection", "confusion", "scores", "calibration",
+        "roc", "rejection", "working_points", "background_kinds", "confusion", "scores", "calibration",
     ]  # fmt: skip
     with pytest.raises(DuplicateName):
         figure("roc", "search", 1, "again")(lambda data: None)
@@ -324,3 +326,49 @@ def test_the_flatness_of_minima_is_measured_where_an_optimizer_looks_for_wide_on
     assert np.isfinite(losses).all()
     assert "No model is kept of" in drawn.caption
     assert "ε-sharpness" in drawn.caption
+
+
+def test_a_result_by_the_events_learnt_from_has_its_power_law(workplace: Callable[..., Any]) -> None:
+    # One minus the accuracy is 2 · events^−0.5: 0.2 of 100, 0.1 of 400, 0.05 of 1,600; seeds ± 0.01 about it.
+    sizes = {100: 0.8, 400: 0.9, 1600: 0.95}
+    points = Scaling(
+        np.array([*sizes], dtype=float),
+        1 - np.array([*sizes.values()]),
+        np.array([0.02, 0.01, 0.005]),
+        (1, 1, 1),
+    )
+    law = fitted_law(points)
+    assert law is not None
+    assert (law.exponent, law.scale, law.degrees) == (pytest.approx(0.5), pytest.approx(2), 1)
+    assert law.chi2 == pytest.approx(0, abs=1e-9)
+    # Points of 10 % each: ln(deficit) is a line with σ = 0.1 in x = ln(events), whose slope has σ/√Σ(x − x̄)².
+    x = np.log(points.events)
+    assert law.exponent_error == pytest.approx(0.1 / np.sqrt(((x - x.mean()) ** 2).sum()), rel=1e-3)
+    value, error = law.band(np.array([400.0]))
+    assert (value[0], error[0]) == (pytest.approx(0.1), pytest.approx(0.1 * 0.1 / np.sqrt(3), rel=1e-2))
+    assert fitted_law(Scaling(points.events[:2], points.deficit[:2], points.error[:2], (1, 1))) is None
+
+    place = workplace()
+    everything = Manifest.load(place.data).rows("train")
+    place.write_journal(
+        [
+            ({"train_events": events}, seed, [0.1, accuracy + (0.01 if seed else -0.01)], "completed")
+            for events, accuracy in ((25, 0.8), (50, 0.85), (0, 0.9), (everything, 0.9))
+            for seed in (0, 1)
+        ]
+    )
+    data = gather(place.search, place.storage)
+    (found,) = scalings(data).values()
+    assert found.events.tolist() == [25, 50, everything]
+    assert found.seeds == (2, 2, 2)  # all events, asked for twice, are no more seeds
+    np.testing.assert_allclose(found.deficit, [0.2, 0.15, 0.1])
+    # s.d. of two values 0.02 apart over √2 is 0.01; 0.02 is the journal's statistical error.
+    np.testing.assert_allclose(found.error, np.hypot(0.01, 0.02))
+    drawn = FIGURES["scaling_law"].draw(data)
+    assert isinstance(drawn, Drawn)
+    assert "/1." in drawn.caption
+    assert len(drawn.figure.axes[0].containers) == 1
+    place_without = gather(place.search, place.storage)
+    for trial in place_without.state.trials.values():
+        trial.started.params.pop("train_events")
+    assert FIGURES["scaling_law"].draw(place_without) is None
