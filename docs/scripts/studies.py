@@ -127,6 +127,9 @@ class Table:
 
 OBJECTS = tuple(f"val_accuracy_{name}" for name in ("electron", "jet", "muon", "tau"))
 LIMIT = "a factor without an error is a lower limit: the network leaves no background candidate there"
+UNEVEN = (
+    "the published accuracy of B-CNN is of an unbalanced test set, whose background is 0.86; here classes are equal",
+)
 TOP = ("top quarks against QCD, of CMS' simulation: another task, so no published number stands beside",)
 EASY = (
     "the background is easier than that of ATLAS: 98 % of it are single charged hadrons of light jets",
@@ -180,7 +183,7 @@ TABLES = (
         )
     ),
     Table("jets", "CVN, simulated", "jet_images", "table_cvn", "jet_images", metrics=CLOSE),
-    Table("jets", "B-CNN, simulated", "jet_images", "table", "jet_images", metrics=CLOSE),
+    Table("jets", "B-CNN, simulated", "jet_images", "table", "jet_images", metrics=CLOSE, differs=UNEVEN),
     Table(
         "jets",
         "CVN, CMS jets as they are",

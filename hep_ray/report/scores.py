@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,8 @@ def validation_batches(
 
 EFFICIENCIES: Floats = np.arange(1, 101) / 100
 """Signal efficiencies at which curves are drawn."""
+THRESHOLDS: Floats = np.arange(101) / 100
+"""Probabilities of the signal from which on an event is called so, at which accuracies are drawn."""
 SCORE_BINS = 25
 """Bins of a score, from 0 to 1."""
 
@@ -268,6 +270,8 @@ class Performance:
         score_squares: (C, SCORE_BINS) the same.
         effective: (Σw)²/Σw², how many unweighted ones are as precise; None where they are counted.
         parts: what passes the working points in each part of each division.
+        accuracy: (2, 101) fraction that is told rightly as signal or background at each of `THRESHOLDS`, and its error.
+        balanced: (101,) mean of the fractions of signal and background.
     """
 
     confusion: Counts | Floats
@@ -286,6 +290,8 @@ class Performance:
     score_squares: Counts | Floats
     effective: float | None = None
     parts: tuple[Passing, ...] = ()
+    accuracy: Floats = field(default_factory=lambda: np.empty((2, 0)))
+    balanced: Floats = field(default_factory=lambda: np.empty(0))
 
     @property
     def share_errors(self) -> Floats:
@@ -348,6 +354,7 @@ def performance_of(
         for one in (weights, square)
     )
     points = tuple(working_point(curve, percent) for percent in REJECTION_PERCENTS)
+    accuracy, balanced = accuracy_by_threshold(probabilities[:, signal], labels == signal, weights)
     own = ranks[:, signal].astype(np.float64)
     return Performance(
         confusion=confusion,
@@ -378,7 +385,39 @@ def performance_of(
             passing_parts(one, own, labels == signal, weights, [point.log_odds for point in points])
             for one in divisions
         ),
+        accuracy=accuracy,
+        balanced=balanced,
     )
+
+
+def accuracy_by_threshold(
+    scores: npt.NDArray[np.floating[Any]],
+    is_signal: npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.floating[Any]] | None = None,
+) -> tuple[Floats, Floats]:
+    """Return the accuracy of "signal where the score is at least a threshold", at each of `THRESHOLDS`.
+
+    Args:
+        scores: (N,) probabilities of the signal.
+        is_signal: (N,)
+        weights: (N,) of the events; None counts them.
+
+    Returns:
+        (2, 101) accuracy and its binomial error, √(a(1 − a)/N), of weighted events √(Σw²(c − a)²)/Σw with c = 1 of
+        those told rightly; and (101,) the mean of the fractions of signal and background that are.
+    """
+    weight = np.ones(len(scores)) if weights is None else weights.astype(np.float64)
+    right = [np.where(is_signal, scores >= cut, scores < cut) for cut in THRESHOLDS]
+    total = weight.sum()
+    fraction = np.array([weight[own].sum() for own in right]) / total
+    squares = np.array([(weight[own] ** 2).sum() for own in right])
+    rest = (weight**2).sum() - squares
+    error = np.sqrt((1 - fraction) ** 2 * squares + fraction**2 * np.clip(rest, 0, None)) / total
+    kinds = [
+        np.array([weight[own & kind].sum() for own in right]) / weight[kind].sum()
+        for kind in (is_signal, ~is_signal)
+    ]
+    return np.stack([fraction, error]), (kinds[0] + kinds[1]) / 2
 
 
 def working_point(curve: RocCurve, percent: int) -> WorkingPoint:

@@ -15,10 +15,11 @@ from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable
 from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.labels import metric_words
+from hep_ray.report.figures.thresholds import larger_class
 from hep_ray.report.figures.working_points import shown_points
 from hep_ray.report.formatting import decimals, interval, plus_minus
 from hep_ray.report.report_data import ReportData
-from hep_ray.report.scores import Scored, Scores, WorkingPoint, mean_and_error, mean_and_sd
+from hep_ray.report.scores import THRESHOLDS, Scored, Scores, WorkingPoint, mean_and_error, mean_and_sd
 from hep_ray.report.study import left_out, shown, written
 from hep_ray.search.naming import Naming, number
 from hep_ray.search.state import OF_MODEL, TIMES
@@ -204,6 +205,33 @@ def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
         *([f"{float(sd):.2g}"] if seeds else []),
         f"{float(error):.2g}",
     ]
+
+
+def accuracies(scores: Scores) -> PageTable:
+    """Return accuracies of signal against background at half, at the best threshold, and with equal classes."""
+    head = ["contender", "at 0.5", "best", "at threshold", "mean of both classes at 0.5", "larger class"]
+    half = len(THRESHOLDS) // 2
+    rows = []
+    for one in scores.contenders:
+        mean, error = mean_and_error([run.accuracy[0] for run in one.runs], one.runs[0].accuracy[1])
+        balanced, spread = mean_and_sd([run.balanced for run in one.runs])
+        best = int(mean.argmax())
+        rows.append(
+            [
+                one.name,
+                plus_minus(float(mean[half]), float(error[half])),
+                plus_minus(float(mean[best]), float(error[best])),
+                f"{THRESHOLDS[best]:g}",
+                plus_minus(float(balanced[half]), float(spread[half])),
+                f"{larger_class(scores):.4g}",
+            ]
+        )
+    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "± binomial error"
+    note = (
+        f"Accuracy, {scores.split}, {errors}. A guess of the larger class alone has that class's share. The best "
+        "threshold was looked for on these events."
+    )
+    return PageTable(head, rows, notes=[note])
 
 
 def in_bins(data: ReportData, scores: Scores) -> PageTable:

@@ -28,7 +28,8 @@ from hep_ray.report.formatting import axis_label, interval, plus_minus
 from hep_ray.report.groups import groups_of
 from hep_ray.report.plotting import bulk, outside, spread
 from hep_ray.report.report_data import gather
-from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Scored, performance_of
+from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Scored, accuracy_by_threshold, performance_of
+from hep_ray.report.tables import accuracies
 from hep_ray.search.definition import StudyTable
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, TrialPaused, TrialStarted
@@ -250,7 +251,8 @@ def test_ticks_of_a_logarithmic_axis() -> None:
 
 def test_figures_are_found_in_their_order_and_named_once() -> None:
     assert [entry.name for entry in of_section("classifier")] == [
-        "roc", "rejection", "working_points", "background_kinds", "confusion", "scores", "calibration",
+        "roc", "rejection", "working_points", "background_kinds", "accuracy_by_threshold", "confusion", "scores",
+        "calibration",
     ]  # fmt: skip
     with pytest.raises(DuplicateName):
         figure("roc", "search", 1, "again")(lambda data: None)
@@ -372,3 +374,34 @@ def test_a_result_by_the_events_learnt_from_has_its_power_law(workplace: Callabl
     for trial in place_without.state.trials.values():
         trial.started.params.pop("train_events")
     assert FIGURES["scaling_law"].draw(place_without) is None
+
+
+def test_accuracies_by_the_threshold_are_those_of_counting() -> None:
+    scores, signal = np.array([0.1, 0.4, 0.5, 0.9]), np.array([False, True, False, True])
+    (fraction, error), balanced = accuracy_by_threshold(scores, signal)
+    # From 0.5 on signal: 0.1 and 0.9 are told rightly. From 0.3 on 0.4 is too; from 0.6 on 0.5 is, and no longer 0.4.
+    assert fraction[[0, 30, 50, 60, 95]].tolist() == [0.5, 0.75, 0.5, 0.75, 0.5]
+    assert error[30] == pytest.approx(np.sqrt(0.75 * 0.25 / 4))
+    assert balanced[[0, 60]].tolist() == [0.5, 0.75]
+    weights = np.array([1.0, 2, 3, 4])
+    (fraction, error), balanced = accuracy_by_threshold(scores, signal, weights)
+    assert fraction[30] == pytest.approx(0.7)  # 1 + 2 + 4 of 10
+    assert error[30] == pytest.approx(np.sqrt(0.3**2 * (1 + 4 + 16) + 0.7**2 * 9) / 10)
+    assert balanced[30] == pytest.approx((1 + 1 / 4) / 2)
+
+
+def test_both_contenders_stand_in_one_figure_and_table_of_accuracies(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_confirmation()
+    data = gather(place.search, place.storage)
+    drawn = FIGURES["accuracy_by_threshold"].draw(data)
+    assert isinstance(drawn, Drawn)
+    assert data.scores is not None
+    labels = drawn.figure.axes[0].get_legend_handles_labels()[1]
+    assert labels == ["t0001", "baseline", "the larger class alone"]
+    table = accuracies(data.scores)
+    for row, one in zip(table.rows, data.scores.contenders, strict=True):
+        right = [float(run.confusion.trace() / run.confusion.sum()) for run in one.runs]
+        assert float(row[1].split(" ")[0]) == pytest.approx(statistics.fmean(right), abs=0.01)
+        assert row[-1] == "0.5"

@@ -75,7 +75,7 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
     report = write_report(place.search, place.storage)
     assert report.path == place.folder / "report.html"
     found = Page(report.path)
-    assert found.figures == [FIRST, *EVERYWHERE]
+    assert found.figures == [FIRST, *EVERYWHERE[:2], "accuracy_by_threshold", *EVERYWHERE[2:]]
     assert all(one.startswith("data:image/png;base64,") for one in found.pictures)
     assert not re.search(r"https?://|<script|<link|url\(|src=\"(?!data:)|@import", found.text)
     assert len(found.text) < 5e6
