@@ -469,11 +469,14 @@ def put_together(files: Sequence[Path], out: Path, schema: EventSchema) -> pa.Ar
         InvalidEvents: an event was scored twice.
         StorageError: a file is not one of scores, or `out` cannot be written.
     """
-    tables = []
+    tables: list[pa.Table] = []
+    facts: dict[str, Any] = {}
     for number, file in enumerate(files, 1):
         try:
-            table = pq.read_table(file).replace_schema_metadata(None)
-        except (OSError, pa.ArrowException) as exc:
+            table = pq.read_table(file)
+            facts = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+            table = table.replace_schema_metadata(None)
+        except (OSError, pa.ArrowException, ValueError) as exc:
             raise StorageError(f"cannot read the scores {file} of a fold: {exc}: type --again") from exc
         tables.append(table.append_column("fold", pa.repeat(pa.scalar(number, pa.int32()), len(table))))
     made = pa.concat_tables(tables)
@@ -484,7 +487,8 @@ def put_together(files: Sequence[Path], out: Path, schema: EventSchema) -> pa.Ar
     if WEIGHT in made.column_names:
         weights = _expected(made[WEIGHT].to_numpy(), made[LABEL].to_numpy(), schema)
         made = made.set_column(made.column_names.index(WEIGHT), WEIGHT, pa.array(weights))
-    facts = {"loss": float(np.average(made[LOSS].to_numpy(), weights=weights))}
+    facts["loss"] = float(np.average(made[LOSS].to_numpy(), weights=weights))
+    facts.pop("epoch", None)  # each fold has its own
     with storing(out), whole(out) as filling:
         pq.write_table(made.replace_schema_metadata({METADATA: json.dumps(facts)}), filling)
     return ids
@@ -509,6 +513,7 @@ def _of(scores: KeptScores, chosen: NDArray[np.bool_], schema: EventSchema) -> K
         probabilities=scores.probabilities[chosen],
         log_odds=scores.log_odds[chosen],
         losses=losses[chosen],
-        facts={"loss": float(np.average(losses[chosen], weights=weights))},
+        facts={**scores.facts, "loss": float(np.average(losses[chosen], weights=weights))},
         weights=weights,
+        protected=None if scores.protected is None else scores.protected[chosen],
     )

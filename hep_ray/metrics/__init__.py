@@ -39,6 +39,7 @@ class Predictions:
         signal: index of the class whose score is cut on, all others being background; None where there is none.
         log_odds: (N, C) ln p − ln(1 − p) of each class, by which events are ranked.
         weighted: whether the events have weights.
+        protected: (N,) values of the column that a trial is decorrelated from; None where there is none.
     """
 
     scores: NDArray[np.floating]
@@ -48,6 +49,7 @@ class Predictions:
     signal: int | None
     log_odds: NDArray[np.floating]
     weighted: bool = False
+    protected: NDArray[np.floating] | None = None
 
     @property
     def event_weights(self) -> NDArray[np.floating] | None:
@@ -74,6 +76,7 @@ class Predictions:
 
 ARGUMENTS = (
     *("scores", "labels", "weights", "event_weights", "classes", "signal", "log_odds", "confusion", "curves"),
+    "protected",
 )
 """Attributes of `Predictions`, which a metric takes by these names."""
 
@@ -140,8 +143,8 @@ def metric(name: str, *, larger_is_better: bool | None, label: str = "") -> Call
     `scores` is (N, C), the probabilities of the classes; `labels` (N,), the true class; `weights` (N,), of the events,
     in events expected: ones where the dataset has none or the search leaves them out. Arguments are passed by name: a
     function leaves out what it does not need, and may take `classes` (names), `signal` (index or None), `log_odds`
-    (N, C), `confusion` (C, C), `curves` (class → ROC curve), `event_weights` (as `weights`, None where there are none);
-    see `Predictions`.
+    (N, C), `confusion` (C, C), `curves` (class → ROC curve), `event_weights` (as `weights`, None where there are none),
+    `protected` (N,); see `Predictions`.
 
     Args:
         name: the key of the value, without its split: `auc` is reported as `val_auc` and `test_auc`.
@@ -178,7 +181,7 @@ def larger_is_better(key: str) -> bool | None:
     A key that ends in `_error` and is no metric's name is a statistical error, which ranks nothing.
     """
     bare = key.partition("_")[2] if key.startswith(("val_", "test_", "train_")) else key
-    if bare == "loss":
+    if bare in ("loss", "decorrelated_loss"):
         return False
     owner = metric_of(bare)
     if owner is None or (bare.endswith("_error") and bare != owner.name):
@@ -195,6 +198,7 @@ def classification_metrics(
     weights: NDArray[np.floating] | None = None,
     *,
     only: str | None = None,
+    protected: NDArray[np.floating] | None = None,
 ) -> dict[str, float]:
     """Evaluate every registered metric on class probabilities.
 
@@ -208,6 +212,8 @@ def classification_metrics(
             without them they are taken from the probabilities as far as these tell: see `order_of`.
         weights: (N,) of the events, of any sign; events are counted unless given.
         only: a key; the metrics that it does not belong to are left out.
+        protected: (N,) values of a column that scores are to know nothing of on background; None leaves out what
+            judges that.
 
     Returns:
         Key → value, under keys that MLflow accepts (a `+` in a class name becomes `plus`).
@@ -233,6 +239,7 @@ def classification_metrics(
         signal=None if signal is None else list(classes).index(signal),
         log_odds=ranks,
         weighted=weights is not None,
+        protected=protected,
     )
     owner = None if only is None else metric_of(only)
     wanted = [METRICS[name] for name in METRICS] if only is None else [] if owner is None else [owner]

@@ -114,7 +114,8 @@ def rehearse(search: Search, preset: Preset, space: Space, schema: EventSchema) 
         while decision == "go on":
             epoch = len(state.trials[name].history) + 1
             rising = 0.5 + 0.01 * (3 * place % REHEARSED) + 0.4 * (1 - 1 / epoch)
-            reported = dict.fromkeys((*OF_TRAINING, *OF_MODEL, *TIMES, *validation_keys(schema)), rising)
+            keys = (*OF_TRAINING, *OF_MODEL, *TIMES, *validation_keys(schema, protected=True))
+            reported = dict.fromkeys(keys, rising)
             write(EpochFinished(time=0, trial_id=name, metrics={**reported, "epoch": epoch}))
             decision = searcher.after_epoch(name)
         if decision == "stop":

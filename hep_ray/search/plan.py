@@ -421,6 +421,14 @@ class Draft:
         return watched
 
     @property
+    def decorrelated(self) -> bool:
+        """Return whether every trial is decorrelated from a column."""
+        drawn = self.space.parameters.get("decorrelate")
+        stated = [] if drawn is None or drawn.condition else [*drawn.corners()]
+        stated += [params.get("decorrelate", "") for params in self.search.points_to_evaluate if stated]
+        return bool(stated) and all(stated)
+
+    @property
     def plugins(self) -> tuple[Plugin, ...]:
         """Return the files of the user's own that register what a trial may state."""
         values = [value for one in self.space.parameters.values() for value in one.corners()]
@@ -451,7 +459,12 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: check_averages(draft.search, draft.preset, draft.space, draft.options),
     lambda draft: lessons_of(draft.options.learn_from or (), draft.preset, draft.space),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
-    lambda draft: check_metrics(draft.search.metric, draft.search.second_objective, draft.dataset.schema),
+    lambda draft: check_metrics(
+        draft.search.metric,
+        draft.search.second_objective,
+        draft.dataset.schema,
+        protected=draft.decorrelated,
+    ),
     lambda draft: draft.watched,
     lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
 )

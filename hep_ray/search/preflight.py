@@ -33,6 +33,7 @@ from hep_ray.errors import (
 from hep_ray.files import make_folder
 from hep_ray.loading.augment import check_augmentation, check_mixing
 from hep_ray.loading.batches import BatchRequest, torch_dtype
+from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.loading.stream import plan_ingest
 from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS
@@ -141,6 +142,7 @@ def preflight(trials: Trials) -> ResourcePlan:
 CHECKS: tuple[Callable[[Trials], object], ...] = (
     lambda trials: check_storage(trials.options.storage),
     lambda trials: trials.built,
+    lambda trials: check_decorrelated(trials.built[0], trials.dataset),
     lambda _: connect(),
     lambda trials: check_every_node(
         trials.options.storage, [one.folder / MANIFEST for one in trials.datasets]
@@ -279,14 +281,20 @@ def _check_drawn(name: str, sampler: Named, space: Space) -> None:
         )
 
 
-def check_metrics(metric: str, cost: str | None, schema: EventSchema) -> None:
+def check_metrics(metric: str, cost: str | None, schema: EventSchema, *, protected: bool = False) -> None:
     """Check that trials on these classes report what ranks them.
+
+    Args:
+        metric: key of the per-epoch report.
+        cost: second objective; None where there is none.
+        schema: of the events.
+        protected: whether every trial is decorrelated from a column.
 
     Raises:
         InvalidConfig: they do not report the metric, or the cost; what they report is listed.
     """
     costs = (*OF_MODEL, *TIMES[:2])
-    known = (*costs, *validation_keys(schema))
+    known = (*costs, *validation_keys(schema, protected=protected))
     for role, name in (("metric", metric), ("cost", cost or costs[0])):
         if name not in known:
             raise InvalidConfig(
@@ -316,7 +324,7 @@ def configurations_of(
             f"batch_size is {drawn}, and the {workers} workers of a trial share batches of stated sizes: make it a "
             "Choice of multiples of their number"
         )
-    yield from space.varied(DECIDE_BATCHES)
+    yield from space.varied((*DECIDE_BATCHES, "decorrelate"))
     yield from space.augmented()
     yield from space.each_value({one for names in OWN_CODE.values() for one in names}, OWN_VALUES)
     yield from references
@@ -372,6 +380,7 @@ def check_configurations(
             config = TrialConfig.from_params(params)
             scaling = "" if config.fitted else repr(config.training.scaling_by_rank)
             built = f"{config.trainer.model} {config.components['model']!r} {scaling}"
+            config.trainer.check_columns(schema)
             if built not in models:
                 models[built] = _weightless(config, schema)
         except (InvalidConfig, UnknownName) as exc:
@@ -379,7 +388,7 @@ def check_configurations(
         others = [
             f"{params.get(kind)} {config.components.get(kind)}" for kind in REGISTRIES if kind != "model"
         ]
-        samples.setdefault((built, *others), params)
+        samples.setdefault((built, *others, config.trainer.decorrelate), params)
         if not config.fitted:
             try:
                 read = [schema.column(name) for name in models[built].columns]
@@ -396,6 +405,19 @@ def check_configurations(
     return list(samples.values()), max(
         (sum(one.nbytes for one in state if hasattr(one, "nbytes")) for state in weights), default=0
     )
+
+
+def check_decorrelated(configurations: Iterable[Mapping[str, Any]], dataset: Dataset) -> None:
+    """Check that what trials are decorrelated from differs among the training background.
+
+    Raises:
+        InvalidEvents: it does not, or there is no background.
+    """
+    named = {config.trainer.decorrelate: config for config in map(TrialConfig.from_params, configurations)}
+    for config in named.values():
+        config.check_background(
+            dataset.schema, ShardStream(dataset.schema, RowGroups.of(dataset, "train"), (), {})
+        )
 
 
 def unread_columns(configurations: Iterable[Mapping[str, Any]], schema: EventSchema) -> tuple[str, ...]:

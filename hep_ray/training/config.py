@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from hep_ray.config import Config, parse
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.values import ListColumn, Values, mask_of
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.loading.augmentations import AUGMENTATIONS, turned_on
 from hep_ray.loading.batches import EventSource, LastBatch, NegativeWeights
 from hep_ray.loading.scalers import FIT_EVENTS, SCALERS, Scaler
 from hep_ray.loading.scalers.missing import Imputation, Imputer
 from hep_ray.losses import LOSSES
+from hep_ray.losses.distance_correlation import Decorrelation
 from hep_ray.models import MODELS, Model, SchemaLike, with_lists_allowed
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.registry import Registry
@@ -47,6 +48,9 @@ class FitConfig(Config):
             told by them alone: `pt`, or `pt+eta`; spectators too. Metrics know nothing of it.
         flat_bins: of equal width for each of them, between its quantiles of 1 % and 99 %; what lies outside is in the
             outer ones.
+        decorrelate: scalar column, a spectator too, that the score is to know nothing of on background, such as a mass:
+            `background_distance_correlation` and `background_jsd` are reported of it after each epoch and on the test
+            split; `decorrelation` puts it into the loss.
     """
 
     model: str
@@ -54,17 +58,23 @@ class FitConfig(Config):
     negative_weights: Literal["auto", "signed", "absolute", "zero"] = "auto"
     flat_in: str = ""
     flat_bins: int = Field(default=20, ge=2)
+    decorrelate: str = ""
 
     @property
     def flat_columns(self) -> tuple[str, ...]:
         """Columns in which each class is made flat."""
         return tuple(self.flat_in.split("+")) if self.flat_in else ()
 
+    def beside(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns of a model with the one that the trial is decorrelated from."""
+        return tuple(dict.fromkeys((*columns, *([self.decorrelate] if self.decorrelate else []))))
+
     def check_columns(self, schema: EventSchema) -> None:
         """Check that the events have the columns that this names.
 
         Raises:
-            InvalidConfig: they lack one, it is no scalar without missing values, or there are more than two.
+            InvalidConfig: they lack one, it is no scalar without missing values, or there are more than two; or
+                background is to be decorrelated, and no class is the signal.
         """
         scalars = [
             one.name
@@ -73,12 +83,19 @@ class FitConfig(Config):
         ]
         if len(set(self.flat_columns)) < len(self.flat_columns) or len(self.flat_columns) > MOST_FLAT:
             raise InvalidConfig(f"flat_in '{self.flat_in}' names more than {MOST_FLAT} columns, or one twice")
-        for name in self.flat_columns:
+        named = [("flat_in", self.flat_in, name) for name in self.flat_columns]
+        named += [("decorrelate", self.decorrelate, self.decorrelate)] if self.decorrelate else []
+        for key, value, name in named:
             if name not in scalars:
                 raise InvalidConfig(
-                    f"flat_in '{self.flat_in}' names '{name}', which is no scalar column of the events: "
+                    f"{key} '{value}' names '{name}', which is no scalar column of the events without missing values: "
                     f"{', '.join(scalars) or 'there is none'}"
                 )
+        if self.decorrelate and schema.signal is None:
+            raise InvalidConfig(
+                f"decorrelate '{self.decorrelate}' is of the background, and no class of {', '.join(schema.classes)} "
+                "is the signal: name it when the data are converted, --signal"
+            )
 
     @property
     def of_negative_weights(self) -> NegativeWeights:
@@ -95,6 +112,10 @@ class TrainerConfig(FitConfig):
         schedule: name in the learning-rate schedule registry.
         augmentation: name in the registry of augmentations: one of the user's own, or one of hep_ray's, whose own keys
             combine several.
+        decorrelation: λ of the term λ·dCor² beside the mean loss of a batch, the squared distance correlation of the
+            signal's probability with the column of `decorrelate`, on the batch's background with its weights
+            (Kasieczka and Shih, arXiv:2001.05310). It needs batches with hundreds of background events; each of
+            several workers takes it of its own share. `train_loss` is without it.
         learning_rate: step size that the schedule starts from.
         batch_size: events per optimizer step.
         train_events: learn from so many events of the training split, the first ones, which stand in random order; 0
@@ -124,6 +145,7 @@ class TrainerConfig(FitConfig):
     optimizer: str
     schedule: str = NONE
     augmentation: str = NONE
+    decorrelation: NonNegativeFloat = 0.0
     learning_rate: PositiveFloat
     batch_size: PositiveInt = 100
     train_events: NonNegativeInt = 0
@@ -230,6 +252,7 @@ class TrialConfig:
         augmentation = parse(AugmentConfig, stated, "augmentation")
         if isinstance(trainer, TrainerConfig):
             augmentation = turned_on(trainer.augmentation, components["augmentation"], augmentation)
+            _check_decorrelation(trainer, augmentation)
         return cls(trainer, components, augmentation)
 
     def own_augmentation(
@@ -259,12 +282,60 @@ class TrialConfig:
             return model
         return with_scalers(model, schema, self.training.scaling_by_rank, self.training.imputation)
 
+    def decorrelation_of(self, schema: EventSchema, train: EventSource) -> Decorrelation | None:
+        """Return the term of the loss that decorrelates background from a column; None where there is none.
+
+        Raises:
+            InvalidEvents: see `check_background`.
+        """
+        self.check_background(schema, train)
+        training = self.training
+        if not training.decorrelation:
+            return None
+        return Decorrelation(training.decorrelate, training.decorrelation, schema.signal_index)
+
+    def check_background(self, schema: EventSchema, train: EventSource) -> None:
+        """Check that the column that trials are decorrelated from says something of the training background.
+
+        Raises:
+            InvalidEvents: the first training events have no background, or no signal, or the column is constant.
+        """
+        column = self.trainer.decorrelate
+        if not column:
+            return
+        first = train.select((column,)).head(FIT_EVENTS)
+        background = first.labels != schema.signal_index
+        if background.all() or not background.any():
+            raise InvalidEvents(
+                f"decorrelate '{column}' needs signal and background; all of the first {len(first)} training events "
+                f"are {'background' if background.all() else 'signal'}"
+            )
+        values = np.asarray(first.inputs[column])[background]
+        if not np.isfinite(values).all() or values.min() == values.max():
+            raise InvalidEvents(
+                f"decorrelate '{column}' needs a column of finite values that differ; of the first {len(values)} "
+                f"background events it is {values[0]:g} in all, or not finite in some: name another column"
+            )
+
     def resolved(self) -> dict[str, Any]:
         """Every value that the trial uses, defaults included, as one flat dict."""
         values = self.trainer.model_dump() | ({} if self.fitted else self.augmentation.model_dump())
         for component in self.components.values():
             values.update(component.model_dump())
         return values
+
+
+def _check_decorrelation(trainer: TrainerConfig, augmentation: AugmentConfig) -> None:
+    if not trainer.decorrelation:
+        return
+    if not trainer.decorrelate:
+        raise InvalidConfig(
+            f"decorrelation {trainer.decorrelation:g} is of no column: name one, decorrelate='jet_mass'"
+        )
+    if mixing := [name for name in ("mixup", "cutmix", "manifold_mixup") if getattr(augmentation, name)]:
+        raise InvalidConfig(
+            f"decorrelation is on background alone, and {mixing[0]} mixes it with signal: leave one of them out"
+        )
 
 
 def keys_read(chosen: Mapping[str, str]) -> dict[str, str]:

@@ -40,6 +40,7 @@ class Evaluation:
         losses: (events,) float32.
         labels: (events,) int64.
         weights: (events,) float64 of the events, in events expected; None where they are counted.
+        protected: (events,) float64 of the column that the trial is decorrelated from; None where there is none.
     """
 
     loss: float
@@ -48,6 +49,7 @@ class Evaluation:
     losses: np.ndarray
     labels: np.ndarray
     weights: np.ndarray | None = None
+    protected: np.ndarray | None = None
 
 
 def evaluate(
@@ -57,6 +59,7 @@ def evaluate(
     *,
     half: bool = False,
     whole: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    protected: str = "",
 ) -> Evaluation:
     """Losses, class probabilities and log-odds of a model in evaluation mode; the model's mode is put back after.
 
@@ -66,10 +69,11 @@ def evaluate(
         batches: of the split, or this worker's part of it; all of them have weights, or none has.
         half: run the model in bfloat16.
         whole: makes the rows of the whole split out of those of the workers' parts.
+        protected: scalar column of the batches that is handed on beside; none unless given.
     """
     was_training = model.training
     model.eval()
-    losses, probabilities, log_odds, labels, weights = [], [], [], [], []
+    losses, probabilities, log_odds, labels, weights, beside = [], [], [], [], [], []
     with torch.inference_mode():
         for batch in batches:
             logits = logits_of(model, model.columns, batch, half=half)
@@ -78,22 +82,28 @@ def evaluate(
             log_odds.append(loss.log_odds(logits).double())
             labels.append(batch.labels)
             weights += [] if batch.weights is None else [batch.weights.double()]
+            beside += [batch.inputs[protected].double()] if protected else []
     model.train(was_training)
-    columns = (losses, probabilities, log_odds, labels, *([weights] if weights else []))
-    rows = [torch.cat(values) for values in columns]
-    all_losses, all_probabilities, all_log_odds, all_labels, *all_weights = (
-        map(whole, rows) if whole else rows
+
+    def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+        return whole(torch.cat(parts)) if whole else torch.cat(parts)
+
+    all_losses, all_probabilities, all_log_odds, all_labels = map(
+        joined, (losses, probabilities, log_odds, labels)
     )
+    all_weights = joined(weights) if weights else None
+    all_beside = joined(beside) if beside else None
     mean = all_losses.double().mean()
-    if all_weights:
-        mean = (all_losses.double() * all_weights[0]).sum() / all_weights[0].sum()
+    if all_weights is not None:
+        mean = (all_losses.double() * all_weights).sum() / all_weights.sum()
     return Evaluation(
         loss=float(mean),
         probabilities=all_probabilities.float().cpu().numpy(),
         log_odds=all_log_odds.cpu().numpy(),
         losses=all_losses.float().cpu().numpy(),
         labels=all_labels.cpu().numpy(),
-        weights=all_weights[0].cpu().numpy() if all_weights else None,
+        weights=None if all_weights is None else all_weights.cpu().numpy(),
+        protected=None if all_beside is None else all_beside.cpu().numpy(),
     )
 
 
@@ -107,6 +117,8 @@ def validate(
     half: bool = False,
     device: torch.device | str = "cpu",
     communicator: Communicator = ALONE,
+    protected: str = "",
+    decorrelation: float = 0.0,
 ) -> dict[str, float]:
     """`val_loss` and every metric of `classification_metrics` with `val_` before its name.
 
@@ -119,6 +131,8 @@ def validate(
         half: run the model in bfloat16.
         device: of the model.
         communicator: of the workers that share the events; each has the metrics of all of them.
+        protected: column of the events that the trial is decorrelated from.
+        decorrelation: λ of the term in its loss.
 
     Raises:
         NonFiniteLoss: the loss, a probability, or a log-odds is NaN or infinite.
@@ -133,14 +147,17 @@ def validate(
         events.batches(request),
         half=half,
         whole=lambda values: communicator.gather_rows(values, rows, len(events)),
+        protected=protected,
     )
-    return validation_metrics(result, schema, where)
+    return validation_metrics(result, schema, where, decorrelation)
 
 
 def validation_metrics(
-    result: Evaluation, schema: EventSchema, where: Callable[[str], str]
+    result: Evaluation, schema: EventSchema, where: Callable[[str], str], decorrelation: float = 0.0
 ) -> dict[str, float]:
     """The same of losses and probabilities that are known already.
+
+    Of a trial that is decorrelated from a column also `val_decorrelated_loss`, `val_loss` + λ·dCor² of the background.
 
     Raises:
         NonFiniteLoss: the loss, a probability, or a log-odds is NaN or infinite.
@@ -150,9 +167,24 @@ def validation_metrics(
     if not np.isfinite(result.log_odds).all():
         raise NonFiniteLoss(where(UNRANKED))
     metrics = classification_metrics(
-        result.probabilities, result.labels, schema.classes, schema.signal, result.log_odds, result.weights
+        result.probabilities,
+        result.labels,
+        schema.classes,
+        schema.signal,
+        result.log_odds,
+        result.weights,
+        protected=result.protected,
     )
-    return {"val_loss": result.loss} | {f"val_{key}": value for key, value in metrics.items()}
+    losses = with_decorrelation(result.loss, metrics, decorrelation)
+    return {f"val_{key}": value for key, value in (losses | metrics).items()}
+
+
+def with_decorrelation(loss: float, metrics: Mapping[str, float], strength: float) -> dict[str, float]:
+    """Return `loss`, and `decorrelated_loss` where the metrics have a distance correlation."""
+    correlation = metrics.get("background_distance_correlation")
+    if correlation is None:
+        return {"loss": loss}
+    return {"loss": loss, "decorrelated_loss": loss + strength * correlation**2}
 
 
 def watched_metrics(evaluated: Callable[[], Mapping[str, float]]) -> dict[str, float]:
@@ -169,13 +201,20 @@ def watched_metrics(evaluated: Callable[[], Mapping[str, float]]) -> dict[str, f
     return {f"watched_{name}": metrics[f"val_{name}"] for name in ("loss", "accuracy", "auc")}
 
 
-def validation_keys(schema: EventSchema) -> tuple[str, ...]:
-    """Names of all that `validate` reports of events with these classes."""
+def validation_keys(schema: EventSchema, *, protected: bool = False) -> tuple[str, ...]:
+    """Names of all that `validate` reports of events with these classes.
+
+    Args:
+        schema: of the events.
+        protected: whether trials are decorrelated from a column.
+    """
     classes = len(schema.classes)
     undecided = np.full((2 * classes, classes), 1 / classes, np.float32)
     labels = np.arange(2 * classes) % classes
     weights = None if schema.weight is None else np.ones(len(labels))
-    nothing = Evaluation(0.0, undecided, np.zeros(undecided.shape), np.zeros(len(labels)), labels, weights)
+    beside = np.arange(len(labels), dtype=np.float64) if protected else None
+    ranks = np.zeros(undecided.shape)
+    nothing = Evaluation(0.0, undecided, ranks, np.zeros(len(labels)), labels, weights, beside)
     return tuple(validation_metrics(nothing, schema, str))
 
 

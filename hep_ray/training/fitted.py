@@ -87,11 +87,12 @@ class FittedLoop:
             flat_in=self.config.trainer.flat_columns,
             flat_bins=self.config.trainer.flat_bins,
         )
+        self.config.check_background(self._schema, self._train)
         train = self._train.select(self.model.columns, weights).head(self._most_events())
         # No fitted model reads lists.
         inputs = {name: one for name, one in train.inputs.items() if not isinstance(one, ListColumn)}
         self.model.fit(inputs, train.labels, train.weights, self._seed)
-        result = self._evaluated(self._val)
+        result = self._evaluated(self._val, self.config.trainer.decorrelate)
         metrics = validation_metrics(result, self._schema, str)
         if self._watched is not None:
             watched = self._watched
@@ -111,10 +112,11 @@ class FittedLoop:
         metrics |= model_cost(self.model, self._schema)
         return {"epoch": 1, **metrics, "epoch_seconds": time.perf_counter() - start}
 
-    def _evaluated(self, events: EventSource) -> Evaluation:
+    def _evaluated(self, events: EventSource, protected: str = "") -> Evaluation:
         """Return the fitted model's answer on these events, by the cross-entropy."""
-        chosen = events.select(self.model.columns, metric_weights(events, self._schema))
-        return evaluate(self.model, build_loss("cross_entropy", {}), chosen.batches(BatchRequest(BATCH)))
+        columns = self.config.trainer.beside(self.model.columns)
+        batches = events.select(columns, metric_weights(events, self._schema)).batches(BatchRequest(BATCH))
+        return evaluate(self.model, build_loss("cross_entropy", {}), batches, protected=protected)
 
     def _most_events(self) -> int:
         """Training events that are fitted to: all in memory, of streamed ones those whose features it holds."""

@@ -145,6 +145,8 @@ class TrialLoop:
             synchronise(self.model, self._device)
         if config.training.train_events:
             train = train.head(config.training.train_events)
+        self._decorrelation = config.decorrelation_of(schema, train)
+        columns = config.trainer.beside(self.model.columns)
         weights = training_weights(
             train,
             schema,
@@ -153,11 +155,11 @@ class TrialLoop:
             flat_in=config.training.flat_columns,
             flat_bins=config.training.flat_bins,
         )
-        self._train = on_device(train.select(self.model.columns, weights), self._device, gpu_fraction)
+        self._train = on_device(train.select(columns, weights), self._device, gpu_fraction)
         self._train_judged: EventSource = self._train
         if weights is not None and config.training.train_auc:
-            self._train_judged = train.select(self.model.columns, metric_weights(train, schema))
-        judged = val.select(self.model.columns, metric_weights(val, schema))
+            self._train_judged = train.select(columns, metric_weights(train, schema))
+        judged = val.select(columns, metric_weights(val, schema))
         self._val = on_device(judged, self._device, gpu_fraction)
         self._watched = watched
         if watched is not None:
@@ -209,7 +211,8 @@ class TrialLoop:
         self._schedule.step()
         self._workers.broadcast_buffers(self.model)
         self._update_kept()
-        val_metrics = self._evaluated(self._val)
+        protected = self.config.trainer.decorrelate
+        val_metrics = self._evaluated(self._val, protected)
         if self.config.training.train_auc:
             train_metrics["train_auc"] = self._evaluated(self._train_judged)["val_auc"]
         watched = {} if self._watched is None else watched_metrics(partial(self._evaluated, self._watched))
@@ -225,7 +228,7 @@ class TrialLoop:
             "epoch_seconds": time.perf_counter() - start,
         }
 
-    def _evaluated(self, events: EventSource) -> dict[str, float]:
+    def _evaluated(self, events: EventSource, protected: str = "") -> dict[str, float]:
         """Return the metrics of the kept model on these events, under the names of the validation split."""
         return validate(
             self.kept,
@@ -236,6 +239,8 @@ class TrialLoop:
             half=self._half,
             device=self._device,
             communicator=self._workers,
+            protected=protected,
+            decorrelation=self.config.training.decorrelation,
         )
 
     def _train_epoch(self) -> dict[str, float]:
@@ -257,6 +262,7 @@ class TrialLoop:
                 mixing_points=self._mixing_points,
                 forward=self._forward,
                 draws=self._workers.same_draws(self._seed, self.epoch, number, device=self._device),
+                decorrelation=self._decorrelation,
             )
             for number, batch in enumerate(batches_of_epoch)
         ]

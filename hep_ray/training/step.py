@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import Loss
+from hep_ray.losses.distance_correlation import Decorrelation
 from hep_ray.models import Model
 from hep_ray.training.evaluation import logits_of
 
@@ -44,6 +45,7 @@ def train_step(
     mixing_points: tuple[str, ...] = (),
     forward: nn.Module | None = None,
     draws: AbstractContextManager[None] | None = None,
+    decorrelation: Decorrelation | None = None,
 ) -> StepResult:
     """Forward, backward and one optimizer update on one batch, in place on `model` and `optimizer`.
 
@@ -62,6 +64,7 @@ def train_step(
         mixing_points: modules before which a batch with a permutation may be mixed.
         forward: what to call instead of the model, where several workers share the batch.
         draws: around the update, for an optimizer that draws random numbers.
+        decorrelation: term beside the mean loss, which the sums do not count.
 
     Raises:
         InvalidConfig: the batch is of one event, and the model normalises over a batch what is one number per event.
@@ -82,7 +85,11 @@ def train_step(
         weights = batch.weights if batch.second_weights is None else batch.second_weights
         second = _weighted(loss(logits, batch.second_labels), weights)
         losses = batch.mix_ratio * losses + (1 - batch.mix_ratio) * second
-    torch.autograd.backward(losses.mean())
+    total = losses.mean()
+    if decorrelation is not None:
+        values = batch.inputs[decorrelation.column]
+        total = total + decorrelation(loss.probabilities(logits), batch.labels, values, batch.weights)
+    torch.autograd.backward(total)
     if clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     with draws or nullcontext():

@@ -21,12 +21,12 @@ from hep_ray.loading.batches import BatchRequest, EventSource, metric_weights
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST, restore_model
-from hep_ray.training.evaluation import BATCH, UNRANKED, Evaluation, evaluate
+from hep_ray.training.evaluation import BATCH, UNRANKED, Evaluation, evaluate, with_decorrelation
 
 SCORES = "test_scores.parquet"
 """Beside a trial's `best.pt`: event_id, label, `score_<class>`, the float32 probability of each class,
 `log_odds_<class>`, its float64 log-odds, by which events are ranked, `loss` of the event, and `weight`, in events
-expected, where events have weights.
+expected, where events have weights; `protected`, the column that the trial is decorrelated from, where it is from one.
 
 Files of versions before these two have the probabilities alone, and are still read.
 """
@@ -34,8 +34,10 @@ SCORE = "score_"
 LOG_ODDS = "log_odds_"
 LOSS = "loss"
 WEIGHT = "weight"
+PROTECTED = "protected"
 METADATA = b"hep_ray"
-"""Key of the file's metadata: JSON with the `epoch` of the model and the mean `loss`."""
+"""Key of the file's metadata: JSON with the `epoch` of the model, the mean `loss` and `decorrelation`, λ, if any."""
+DECORRELATION = "decorrelation"
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ class KeptScores:
         probabilities: (N, C) float32.
         log_odds: (N, C) float64, by which events are ranked; from the probabilities where the file has none.
         losses: (N,) of each event; None where the file has none.
-        facts: `epoch` of the model and mean `loss`.
+        facts: `epoch` of the model, mean `loss`, and `decorrelation` where the trial is decorrelated.
         exact: whether the log-odds were kept, so that ranks do not saturate.
         weights: (N,) float64 of the events, in events expected; None where they are counted.
+        protected: (N,) float64 of the column that the trial is decorrelated from; None where there is none.
     """
 
     event_ids: pa.ChunkedArray | None
@@ -74,14 +77,23 @@ class KeptScores:
     facts: dict[str, Any]
     exact: bool
     weights: np.ndarray | None = None
+    protected: np.ndarray | None = None
 
     def metrics(self, schema: EventSchema) -> dict[str, float]:
-        """`test_loss`, where the model's epoch is known, and every metric of `classification_metrics` as `test_…`."""
+        """`test_loss`, where it is known, and every metric of `classification_metrics` as `test_…`."""
         found = classification_metrics(
-            self.probabilities, self.labels, schema.classes, schema.signal, self.log_odds, self.weights
+            self.probabilities,
+            self.labels,
+            schema.classes,
+            schema.signal,
+            self.log_odds,
+            self.weights,
+            protected=self.protected,
         )
-        known = {"test_loss": float(self.facts["loss"])} if "loss" in self.facts else {}
-        return known | {f"test_{key}": value for key, value in found.items()}
+        if "loss" in self.facts:
+            strength = float(self.facts.get(DECORRELATION, 0.0))
+            found = with_decorrelation(float(self.facts["loss"]), found, strength) | found
+        return {f"test_{key}": value for key, value in found.items()}
 
 
 def evaluate_once(
@@ -135,23 +147,28 @@ def read_scores(path: Path, schema: EventSchema) -> KeptScores:
             else log_odds_of(probabilities)
         )
         losses = table.column(LOSS).to_numpy() if LOSS in table.column_names else None
-        weights = table.column(WEIGHT).to_numpy() if WEIGHT in table.column_names else None
+        weights, protected = (
+            table.column(name).to_numpy() if name in table.column_names else None
+            for name in (WEIGHT, PROTECTED)
+        )
         if not isinstance(facts, dict):
             raise TypeError(f"its facts are {facts!r}")
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as exc:
         raise StorageError(
             f"a file of scores has a label and {', '.join(names)}; {path} does not: {exc}"
         ) from exc
-    return KeptScores(ids, labels, probabilities, log_odds, losses, facts, exact, weights)
+    return KeptScores(ids, labels, probabilities, log_odds, losses, facts, exact, weights, protected)
 
 
 def metric_keys(schema: EventSchema) -> set[str]:
-    """Keys that `Outcome.metrics` will have."""
+    """Keys that `Outcome.metrics` will have; those of decorrelation only where a trial is decorrelated."""
     labels = np.arange(len(schema.classes))
     sure = np.eye(len(schema.classes), dtype=np.float32)
     weights = None if schema.weight is None else np.ones(len(labels))
-    known = classification_metrics(sure, labels, schema.classes, schema.signal, weights=weights)
-    return {"test_loss", *(f"test_{key}" for key in known)}
+    known = classification_metrics(
+        sure, labels, schema.classes, schema.signal, weights=weights, protected=labels.astype(np.float64)
+    )
+    return {"test_loss", "test_decorrelated_loss", *(f"test_{key}" for key in known)}
 
 
 @dataclass(frozen=True)
@@ -164,14 +181,16 @@ def _evaluated(best: Path, schema: EventSchema, events: EventSource, device: tor
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
-    weighted = events.select(kept.model.columns, metric_weights(events, schema))
-    found = weighted.batches(BatchRequest(BATCH, device=device))
-    result = evaluate(kept.model, kept.loss, found, half=kept.half)
+    protected, columns = kept.config.trainer.decorrelate, kept.config.trainer.beside(kept.model.columns)
+    found = events.select(columns, metric_weights(events, schema)).batches(BatchRequest(BATCH, device=device))
+    result = evaluate(kept.model, kept.loss, found, half=kept.half, protected=protected)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")
     if not np.isfinite(result.log_odds).all():
         raise NonFiniteLoss(f"the loss stays finite; {UNRANKED} of {best} on the test split")
     facts = {"epoch": int(kept.metrics["epoch"]), "loss": result.loss}
+    if protected:
+        facts[DECORRELATION] = 0.0 if kept.config.fitted else kept.config.training.decorrelation
     return _Answer(result, facts)
 
 
@@ -185,6 +204,7 @@ def _write(path: Path, schema: EventSchema, event_ids: pa.Array, answer: _Answer
             **{LOG_ODDS + name: result.log_odds[:, i] for i, name in enumerate(schema.classes)},
             LOSS: result.losses,
             **({} if result.weights is None else {WEIGHT: result.weights}),
+            **({} if result.protected is None else {PROTECTED: result.protected}),
         },
         metadata={METADATA: json.dumps(dict(answer.facts))},
     )

@@ -12,6 +12,8 @@ from hep_ray.errors import InvalidConfig, UnknownName
 from hep_ray.metrics import METRICS, classification_metrics, larger_is_better, metric, metric_of
 from tests.facts import raises
 
+NOT_OF_DECISIONS = ("calibration_error", "background_distance_correlation", "background_jsd")
+"""Metrics that judge probabilities, or what else the score knows."""
 CLASSES = ("background", "signal", "other")
 
 
@@ -25,7 +27,8 @@ def predictions(classes: int = 3, events: int = 300, *, sharpness: float = 1.0):
 
 def values(name: str, classes: int = 3, signal: str | None = "signal", **options: float) -> dict[str, float]:
     scores, labels = predictions(classes, **options)
-    return classification_metrics(scores, labels, CLASSES[:classes], signal, only=name)
+    mass = np.random.default_rng(1).uniform(50, 150, len(labels))
+    return classification_metrics(scores, labels, CLASSES[:classes], signal, only=name, protected=mass)
 
 
 @pytest.fixture
@@ -54,14 +57,16 @@ class TestEveryMetric:
         weights = np.ones(len(labels))
         for given in (scores, labels, weights):
             given.flags.writeable = False
-        assert classification_metrics(scores, labels, CLASSES, "signal", scores, weights, only=name)
+        assert classification_metrics(
+            scores, labels, CLASSES, "signal", scores, weights, only=name, protected=weights
+        )
 
     def test_a_model_that_knows_more_is_better(self, name: str):
         direction = METRICS[name].larger_is_better
         if direction is None:
             assert larger_is_better(f"val_{name}") is None
             return
-        if name == "calibration_error":  # it judges probabilities, not decisions
+        if name in NOT_OF_DECISIONS:
             return
         better, worse = values(name, sharpness=3.0), values(name, sharpness=0.5)
         ranked = [key for key in better if larger_is_better(f"val_{key}") is not None]
