@@ -9,8 +9,9 @@ import pytest
 
 from hep_ray import Preset, Search
 from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import InvalidSpace, StorageError
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSpace, StorageError
 from hep_ray.own_code import OWN_CODE
 from hep_ray.search.curves import milestones
 from hep_ray.search.find import load_search
@@ -18,6 +19,8 @@ from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.search.preflight import (
     check_configurations,
+    check_decorrelated,
+    check_metrics,
     check_room,
     configurations_of,
     most_paused,
@@ -238,3 +241,33 @@ def test_columns_that_no_model_reads_are_named():
     samples, _ = check(space(batch_size=8), [{"model": "logistic_regression", "inputs": "x"}], schema)
     assert unread_columns(samples, schema) == ("tracks",)  # the mlp takes scalars and vectors
     assert unread_columns([{"model": "logistic_regression", "inputs": "met"}], schema) == ("x", "tracks")
+
+
+def test_what_trials_are_decorrelated_from_is_looked_at_before_the_first(tmp_path):
+    columns = (*VECTORS.columns, Column(name="mass"), Column(name="run"))
+    schema = EventSchema(
+        task="toy", columns=columns, classes=("a", "b"), signal="b", spectators=("mass", "run")
+    )
+    with ShardWriter(tmp_path / "data", schema, source={}) as writer:
+        random = np.random.default_rng(0)
+        writer.write(
+            {
+                "event_id": [str(row) for row in range(400)],
+                "label": np.arange(400) % 2,
+                "x": random.normal(size=(400, 3)).astype(np.float32),
+                "mass": random.normal(size=400).astype(np.float32),
+                "run": np.ones(400, np.float32),
+            }
+        )
+    dataset = Dataset.open(tmp_path / "data")
+    mass, both = space(decorrelate="mass"), space(decorrelate=Choice("mass", "run"))
+    check_decorrelated(check(mass, schema=schema)[0], dataset)
+    samples, _ = check(both, schema=schema)
+    assert {one["decorrelate"] for one in samples} == {"mass", "run"}
+    with raises(InvalidEvents, "'run'", "1 in all"):
+        check_decorrelated(samples, dataset)
+    with raises(InvalidSpace, "'tau21'", "mass"):
+        check(space(decorrelate="tau21"), schema=schema)
+    check_metrics("val_decorrelated_loss", None, schema, protected=True)
+    with raises(InvalidConfig, "'val_decorrelated_loss'"):
+        check_metrics("val_decorrelated_loss", None, schema)
