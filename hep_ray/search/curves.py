@@ -49,6 +49,8 @@ ACTIVE = 250
 """Values that the model sees, at most."""
 FITTED = 120
 """Values that its hyperparameters are fitted to, at most."""
+MOST_FAILED = 0.1
+"""Share of trials that failed at once, from which on parameters are not bent: a cliff is no bend."""
 REFIT = 1.25
 """Growth of the number of values after which they are fitted anew."""
 FULL_SHARE, FULL_MOST = 1.0, 0.4
@@ -556,7 +558,8 @@ class CurveSearcher:
                 pick = np.sort(rng.choice(len(values), FITTED, replace=False))
             about = self._about(codes, times, values)
             left = values if about is None else values - about(codes, times)
-            self._kernel = fit(codes[pick], times[pick], left[pick], self._kernel)
+            bend = float(self._trials.failures.mean()) < MOST_FAILED
+            self._kernel = fit(codes[pick], times[pick], left[pick], self._kernel, bend=bend)
         full = int((self._trials.epochs >= FULL * self._epochs).sum())
         if full >= LEAST_FULL and full > 1.15 * self._full_fitted:
             self._full_fitted = full

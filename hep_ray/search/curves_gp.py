@@ -4,9 +4,11 @@ Covariance of two points (x, u), x a configuration and u the logarithm of the ep
 
     k = m(x, x') (a + b s(u, u')) + c s(u, u') + noise where both are the same
 
-with m and s Matérn of 5/2, m with a length for every parameter. Lengths and variances are those of the highest
-posterior density under log-normal priors, found by L-BFGS from the gradient in closed form (Rasmussen and Williams,
-Gaussian Processes for Machine Learning, 2006, section 5.4.1).
+with m and s Matérn of 5/2, m with a length for every parameter. A column of the code is bent first, to
+1 − (1 − x^p)^q, so that a parameter may matter near one bound and hardly elsewhere, as a weight decay does on a linear
+scale (input warping, Snoek et al., arXiv:1402.0929; Cowen-Rivers et al., arXiv:2012.03826). Lengths, variances and
+bends are those of the highest posterior density under log-normal priors, found by L-BFGS from the gradient in closed
+form (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 5.4.1).
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ FLAT = 1e-9
 """Variance below which curves are taken to be flat."""
 STEPS = 20
 """Of L-BFGS, at most."""
+BENT = 0.75
+"""Width of the prior of the logarithm of a bend, about no bend."""
+EDGE = 1e-6
+"""Nearest that a code comes to a bound before it is bent: the slope there may be infinite."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Kernel:
         trend: variance of the curve that all configurations share, c.
         noise: variance of a value.
         groups: (columns,) parameter of each column of the code.
+        bends: (2, parameters) exponents p and q; 1 and 1 leave a column as it is.
     """
 
     lengths: Array
@@ -56,6 +63,7 @@ class Kernel:
     trend: float
     noise: float
     groups: npt.NDArray[np.int_]
+    bends: Array
 
     @classmethod
     def start(cls, groups: npt.NDArray[np.int_]) -> Kernel:
@@ -63,21 +71,36 @@ class Kernel:
         return cls.of(_prior(groups)[0], groups)
 
     @classmethod
-    def of(cls, logs: Array, groups: npt.NDArray[np.int_]) -> Kernel:
-        """Return the kernel of the logarithms in the order of the attributes."""
+    def of(cls, logs: Array, groups: npt.NDArray[np.int_], bends: Array | None = None) -> Kernel:
+        """Return the kernel of the logarithms in the order of the attributes; None bends nothing."""
         values = np.exp(logs)
         time, level, shape, trend, noise = (float(value) for value in values[-5:])
-        return cls(values[:-5], time, level, shape, trend, noise, groups)
+        bends = np.ones((2, len(values) - 5)) if bends is None else bends
+        return cls(values[:-5], time, level, shape, trend, noise, groups, bends)
 
     def logs(self) -> Array:
-        """Return the logarithms in the order of the attributes."""
+        """Return the logarithms in the order of the attributes, without the bends."""
         rest = [self.time, self.level, self.shape, self.trend, self.noise]
         logs: Array = np.log(np.concatenate([self.lengths, rest]))
         return logs
 
+    def bent(self, codes: Array) -> Array:
+        """Return codes with their columns bent."""
+        low, high = self.bends[:, self.groups]
+        return _bent(codes, low, high)[0] if np.any(self.bends != 1) else codes
+
     def variance(self) -> float:
         """Return the variance of a point, without noise."""
         return self.level + self.shape + self.trend
+
+
+def _bent(codes: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
+    """1 − (1 − x^p)^q of codes, and its derivatives by the logarithms of p and q."""
+    logs = np.log(np.clip(codes, EDGE, 1 - EDGE)) * low
+    rest = -np.expm1(logs)
+    log_rest = np.log(rest) * high
+    left = np.exp(log_rest)
+    return 1 - left, high * left / rest * np.exp(logs) * logs, -left * log_rest
 
 
 def _matern(square: Array) -> tuple[Array, Array]:
@@ -111,7 +134,9 @@ def _prior(groups: npt.NDArray[np.int_]) -> tuple[Array, Array]:
     return middle, width
 
 
-def fit(codes: Array, times: Array, values: Array, start: Kernel, *, flat: bool = False) -> Kernel:
+def fit(
+    codes: Array, times: Array, values: Array, start: Kernel, *, flat: bool = False, bend: bool = True
+) -> Kernel:
     """Return the hyperparameters of the highest posterior density.
 
     Args:
@@ -120,28 +145,33 @@ def fit(codes: Array, times: Array, values: Array, start: Kernel, *, flat: bool 
         values: (n,) about zero, of about unit variance.
         start: of the descent.
         flat: all values are of one epoch: no curve is fitted.
+        bend: whether columns are bent; those of a choice with several are not.
     """
     groups = start.groups
     middle, width = _prior(groups)
     count = len(middle) - 5
-    squares = np.zeros((count, len(codes), len(codes)))
-    for column, group in enumerate(groups):
-        squares[group] += (codes[:, None, column] - codes[None, :, column]) ** 2
+    middle, width = np.append(middle, np.zeros(2 * count)), np.append(width, np.full(2 * count, BENT))
     apart = (times[:, None] - times[None]) ** 2
     free = np.ones(len(middle), bool)
+    free[count + 5 :] = np.tile(bend & (np.bincount(groups, minlength=count) == 1), 2)
+    base = np.append(start.logs(), np.log(start.bends).ravel())
     if flat:
         free[[count, count + 2, count + 3]] = False
-    base = start.logs() if not flat else np.where(free, start.logs() if start.shape else middle, -30.0)
+        base[[count, count + 2, count + 3]] = -30.0
     eye = np.eye(len(codes))
 
     def loss(given: npt.NDArray[np.float64]) -> tuple[float, Array]:
         logs = base.copy()
         logs[free] = given
         values_of = np.exp(logs)
-        lengths, (time, level, shape, trend, noise) = values_of[:count], values_of[count:]
-        near, slope = _matern(np.tensordot(lengths**-2.0, squares, 1))
+        lengths, (time, level, shape, trend, noise) = values_of[:count], values_of[count : count + 5]
+        low, high = values_of[count + 5 :].reshape(2, count)[:, groups]
+        bent, by_low, by_high = _bent(codes, low, high)
+        scaled = bent / lengths[groups]
+        squares = (scaled**2).sum(1)
+        near, slope = _matern(np.maximum(squares[:, None] + squares[None] - 2 * scaled @ scaled.T, 0))
         gap = apart / time**2
-        when, bend = _matern(gap)
+        when, curved = _matern(gap)
         mix = level + shape * when
         covariance = near * mix + trend * when + (noise + JITTER) * eye
         try:
@@ -154,20 +184,24 @@ def fit(codes: Array, times: Array, values: Array, start: Kernel, *, flat: bool 
         away = (logs - middle)[free] / width[free]
         value = 0.5 * values @ weights + np.log(np.diag(lower)).sum() + 0.5 * (away**2).sum()
         gradient = np.empty(len(logs))
-        pull = (inner * slope * mix).ravel()
-        gradient[:count] = 0.5 * (squares.reshape(count, -1) @ pull) / lengths**2
-        gradient[count] = 0.5 * np.vdot(inner, (shape * near + trend) * bend * gap)
+        pull = inner * slope * mix
+        # the sum over pairs of pull (x - x') (y - y') is 2 y (sum of pull · x - pull x)
+        toward = (pull.sum(1)[:, None] * bent - pull @ bent) / lengths[groups] ** 2
+        gradient[:count] = np.bincount(groups, (toward * bent).sum(0), count)
+        gradient[count] = 0.5 * np.vdot(inner, (shape * near + trend) * curved * gap)
         gradient[count + 1] = 0.5 * level * np.vdot(inner, near)
         gradient[count + 2] = 0.5 * shape * np.vdot(inner, near * when)
         gradient[count + 3] = 0.5 * trend * np.vdot(inner, when)
         gradient[count + 4] = 0.5 * noise * np.trace(inner)
+        for place, by in ((count + 5, by_low), (2 * count + 5, by_high)):
+            gradient[place : place + count] = -np.bincount(groups, (toward * by).sum(0), count)
         return float(value), gradient[free] + away / width[free]
 
     bounds = [(m - 4 * w, m + 4 * w) for m, w in zip(middle[free], width[free], strict=True)]
     found = minimize(loss, base[free], jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
     logs = base.copy()
     logs[free] = found.x
-    return Kernel.of(logs, groups)
+    return Kernel.of(logs[: count + 5], groups, np.exp(logs[count + 5 :]).reshape(2, count))
 
 
 class Warp:
@@ -224,7 +258,7 @@ class Process:
         if about is not None:
             values = values - about(codes[: len(values)], times[: len(values)])
         self._scale = ROOT5 / kernel.lengths[kernel.groups]
-        scaled = codes * self._scale
+        scaled = kernel.bent(codes) * self._scale
         self._points = np.ascontiguousarray(-2 * scaled.T)
         self._squares = (scaled**2).sum(1)
         self._flat = kernel.shape + kernel.trend < FLAT
@@ -243,7 +277,7 @@ class Process:
     def between(self, codes: Array, times: Array | float) -> Array:
         """Return (k, n) covariances with what was seen, without noise; one time stands for all."""
         kernel = self._kernel
-        scaled = codes * self._scale
+        scaled = kernel.bent(codes) * self._scale
         near = _near(scaled @ self._points, (scaled**2).sum(1), self._squares)
         if self._flat:
             near *= kernel.level

@@ -218,7 +218,8 @@ def _kernel(task: _Task, encoding: Encoding, rng: np.random.Generator) -> Kernel
     pick = np.arange(len(task.values))
     if len(pick) > FITTED:
         pick = np.sort(rng.choice(len(pick), FITTED, replace=False))
-    return fit(task.codes[pick], task.times[pick], task.values[pick], Kernel.start(encoding.groups))
+    start = Kernel.start(encoding.groups)
+    return fit(task.codes[pick], task.times[pick], task.values[pick], start, bend=False)
 
 
 def _one_after_the_other(values: Array) -> list[int]:

@@ -349,7 +349,7 @@ def test_a_space_of_every_kind_is_searched() -> None:
 def test_a_process_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     codes, values, asked = rng.random((12, 2)), rng.normal(size=12), rng.random((5, 2))
-    kernel = Kernel(np.array([0.4, 0.7]), 1.0, 1.0, 0.0, 0.0, 1e-2, np.array([0, 1]))
+    kernel = Kernel(np.array([0.4, 0.7]), 1.0, 1.0, 0.0, 0.0, 1e-2, np.array([0, 1]), np.ones((2, 2)))
     mean, spread = Process(kernel, codes, np.ones(12), values).spread(asked, np.ones(5))
     theirs = GaussianProcessRegressor(Matern([0.4, 0.7], nu=2.5), alpha=1e-2 + 1e-6, optimizer=None)
     expected, deviation = theirs.fit(codes, values).predict(asked, return_std=True)
@@ -360,7 +360,7 @@ def test_a_process_is_that_of_scikit_learn() -> None:
 def test_what_is_awaited_narrows_and_does_not_move_the_prediction() -> None:
     rng = np.random.default_rng(1)
     codes, values, asked = rng.random((8, 2)), rng.normal(size=6), rng.random((5, 2))
-    kernel = Kernel(np.array([0.4, 0.7]), 0.5, 0.6, 0.3, 0.2, 1e-2, np.array([0, 1]))
+    kernel = Kernel(np.array([0.4, 0.7]), 0.5, 0.6, 0.3, 0.2, 1e-2, np.array([0, 1]), np.ones((2, 2)))
     times = np.linspace(0, 1, 8)
     mean, spread = Process(kernel, codes[:6], times[:6], values).spread(asked, np.ones(5))
     also, narrower = Process(kernel, codes, times, values).spread(asked, np.ones(5))
@@ -374,6 +374,34 @@ def test_fitted_lengths_tell_which_parameter_matters() -> None:
     values = np.sin(6 * codes[:, 0])
     kernel = fit(codes, np.ones(60), values - values.mean(), Kernel.start(np.arange(3)), flat=True)
     assert kernel.lengths[0] < min(kernel.lengths[1:]) / 2
+
+
+def test_a_parameter_that_matters_near_a_bound_alone_is_bent() -> None:
+    """A weight decay on a linear scale: all of it happens below a twentieth of its range."""
+    rng = np.random.default_rng(4)
+    codes, far = rng.random((80, 2)), rng.random((200, 2))
+
+    def value(codes: Any) -> Any:
+        return np.log(codes[:, 0] + 1e-2) + 0.5 * codes[:, 1]
+
+    values = value(codes)
+    scaled = (values - values.mean()) / values.std()
+    told = {
+        bend: fit(codes, np.ones(80), scaled, Kernel.start(np.arange(2)), flat=True, bend=bend)
+        for bend in (True, False)
+    }
+    low, high = told[True].bends[:, 0]
+    assert low < 0.7
+    assert np.all(told[False].bends == 1)
+    truth = (value(far) - values.mean()) / values.std()
+    error = {
+        bend: np.abs(Process(kernel, codes, np.ones(80), scaled).mean(far, 1.0) - truth).mean()
+        for bend, kernel in told.items()
+    }
+    assert error[True] < 0.7 * error[False]
+    bent = told[True].bent(np.array([[0.05, 0.05], [0.5, 0.5]]))
+    assert bent[:, 0] == pytest.approx(1 - (1 - np.array([0.05, 0.5]) ** low) ** high)
+    assert bent[0, 0] > 0.4
 
 
 def test_the_logarithm_of_the_expected_gain() -> None:
