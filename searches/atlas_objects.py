@@ -94,6 +94,12 @@ search = Search(
             title="Validation accuracy, each trial at its best epoch",
             rows=("optimizer", "loss", "activation"),
             metrics=("val_accuracy", "val_auc"),
+            names={
+                f"optimizer={optimizer}, loss={loss}, activation={activation}": f"{called}, {of_loss}, {of_activation}"
+                for optimizer, called in (("rmsprop", "RMSprop"), ("sgd", "SGD"), ("adam", "Adam"))
+                for loss, of_loss in (("cross_entropy", "cross-entropy"), ("mse", "squared error"))
+                for activation, of_activation in (("relu", "ReLU"), ("selu", "SELU"))
+            },
         ),
         StudyTable(
             title="Validation accuracy of each class (published are class probabilities of single test slides)",

@@ -34,6 +34,7 @@ from hep_ray.cluster import connect
 from hep_ray.metrics.inference import holm, paired_t
 from hep_ray.report.study import cells
 from hep_ray.search.definition import Search, StudyTable
+from hep_ray.search.draws import total_trials
 from hep_ray.search.find import load_search
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.training.config import TrialConfig
@@ -495,10 +496,17 @@ def call(command: Sequence[str]) -> None:
 
 
 def so_far(table: Table, out: Path) -> list[dict[str, Any]]:
-    """Return the lines of what has run until now, and run nothing."""
+    """Return the lines of what has run until now, which say how much that is, and run nothing."""
     search = load_search(str(ROOT / "searches" / f"{table.search}.py"))
     state = SearchState.read(out / table.name / table.search)
-    return [] if state.started is None else list(lines(table, search, state))
+    found = [] if state.started is None else list(lines(table, search, state))
+    if state.finished or table.losses:  # whose lines say it themselves
+        return found
+    preset = search.presets[table.preset]
+    planned = total_trials(search, preset, preset.space or search.space)
+    done = sum(trial.status == "completed" for trial in state.trials.values())
+    words = f"{done} of {planned} trainings had ended"
+    return [{**line, "deviations": [*line["deviations"], words]} for line in found]
 
 
 def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, Any]] | None:

@@ -243,3 +243,24 @@ def test_lines_of_a_run_that_goes_on_are_those_of_its_completed_trainings(
     assert (train + val, train > val > 0) == (80, True)
     assert "1 of 24 trainings of 40 epochs, 0.0 CPU hours" in made[0]["deviations"]
     assert not (tmp_path / "lines.jsonl").exists()
+
+
+def test_what_has_run_so_far_says_how_much_that_is(studies: ModuleType, tmp_path: Path) -> None:
+    table = next(one for one in studies.TABLES if one.preset == "table_scaling_law")
+    search = load_search(str(ROOT / "searches/electron_id.py"))
+    space = search.presets[table.preset].space
+    assert space is not None
+    with Journal(tmp_path / table.name / table.search) as journal:
+        started = state_of("electron_id_binary", "val_accuracy", [], tmp_path).started
+        assert started is not None
+        journal.append(started)
+        for number, params in enumerate(space.grid()[:2]):
+            name = f"t{number:04d}"
+            journal.append(TrialStarted(time=0.0, trial_id=name, number=number, seed=0, params=params))
+            metrics = {"epoch": 1.0, "val_accuracy": 0.9, "val_auc": 0.95}
+            journal.append(EpochFinished(time=0.0, trial_id=name, metrics=metrics))
+        journal.append(TrialFinished(time=0.0, trial_id="t0000", status="completed"))
+    made = studies.so_far(table, tmp_path)
+    # Five sizes, and three fitted classifiers.
+    assert {line["deviations"][-1] for line in made} == {"1 of 8 trainings had ended"}
+    assert {(line["row"], line["published"]) for line in made} == {("network, 250 candidates", None)}
