@@ -160,8 +160,9 @@ def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> 
             "the test files have other columns or classes than the dataset that they would test"
         )
     digests = {one["sha256"]: one["name"] for one in opened.files if isinstance(one, dict)}
+    read = {one.path.name for one in tests.tables}  # and no file of labels beside them, which may be equal
     for one in tests.files:
-        if isinstance(one, dict) and one["sha256"] in digests:
+        if isinstance(one, dict) and one["name"] in read and one["sha256"] in digests:
             raise InvalidConfig(
                 f"{one['name']} holds the same bytes as the input {digests[one['sha256']]}: its events would be learnt "
                 "from and tested on; give it once, as an input or by --test-file"

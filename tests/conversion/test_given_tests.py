@@ -139,3 +139,17 @@ def test_a_dataset_is_tested_on_another_of_the_same_columns(tmp_path: Path) -> N
             [tmp_path / "one"], None, None, tmp_path / "no",
             schema=SchemaFile(**rules), test_files=[tmp_path / "three"],
         )  # fmt: skip
+
+
+def test_files_of_labels_beside_them_may_be_equal(tmp_path: Path) -> None:
+    for name, first in (("train", 0), ("test", 100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.txt").write_text("".join(f"{first + row},{row % 5}\n" for row in range(60)))
+        (tmp_path / name / "y.txt").write_text("".join(f"{row % 2}\n" for row in range(60)))
+    rules = {
+        "classes": ("b", "s"),
+        "options": {"header": False, "columns": ["n", "m"], "label_file": "y.txt"},
+        "label": {"from": "field", "field": "label_value"},
+    }
+    dataset = made(tmp_path, [tmp_path / "train/x.txt"], [tmp_path / "test/x.txt"], rules=rules)
+    assert dataset.manifest.class_counts("test") == {"b": 30, "s": 30}
