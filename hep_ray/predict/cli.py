@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCORING = {
     *("schema", "reader", "select", "settings", "batch", "workers", "gpus_per_worker"),
-    *("shift_test", "shift_level", "shift_class"),
+    *("shift_test", "shift_level", "shift_class", "calibrated"),
 }
 """Parameters that only say how events are scored."""
 
@@ -94,6 +94,14 @@ def predict(
         str | None,
         typer.Option(help="Compare with reference events of this class alone, such as the background."),
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated",
+            help="Make score_CLASS probabilities by the calibration that was stored with the model; log_odds_CLASS, to "
+            "cut on, stay as they are.",
+        ),
+    ] = False,
     trust_code: Annotated[
         bool,
         typer.Option(
@@ -174,7 +182,14 @@ def predict(
         row = bar.add_task("scoring", total=None)
         progress = lambda done, total: bar.update(row, completed=done, total=total)  # noqa: E731
         done = score(
-            package, inputs, out, ways=ways, crew=crew, origin=origin, progress=progress, shift=shift
+            dataclasses.replace(package, calibrated=calibrated),
+            inputs,
+            out,
+            ways=ways,
+            crew=crew,
+            origin=origin,
+            progress=progress,
+            shift=shift,
         )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")

@@ -32,13 +32,16 @@ FORMAT = 2
 """2 has the log-odds beside the probabilities."""
 
 
-def identity(prediction: Prediction, model: Mapping[str, str], classes: tuple[str, ...]) -> dict[str, Any]:
+def identity(
+    prediction: Prediction, model: Mapping[str, str], classes: tuple[str, ...], *, calibrated: bool = False
+) -> dict[str, Any]:
     """Return what makes two predictions the same: model, inputs, how they are read and cut.
 
     Args:
         prediction: opened inputs.
         model: its digest under `digest`, and where it comes from.
         classes: of its scores.
+        calibrated: whether its scores are calibrated.
     """
     return {
         "format": FORMAT,
@@ -49,6 +52,7 @@ def identity(prediction: Prediction, model: Mapping[str, str], classes: tuple[st
         "columns": [_without_image(rule.model_dump(mode="json")) for rule in prediction.columns],
         "units": prediction.units,
         "pieces": [[piece.file, piece.part, piece.start, piece.stop] for piece in prediction.pieces],
+        "calibrated": calibrated,
     }
 
 
@@ -129,6 +133,7 @@ def _refuse_another(out: Path, what: Mapping[str, Any]) -> None:
     except ValueError as exc:
         raise StorageError(f"{MANIFEST} is JSON; that of {out} is not: {exc}") from None
     wanted = json.loads(json.dumps(what))
+    found.setdefault("calibrated", False)  # earlier versions had no calibration
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     if differing:
         raise StorageError(

@@ -139,7 +139,7 @@ def predict(
 
     Raises:
         ModelMismatch: the events lack a column of the model, or have another shape, type or unit, or the model holds
-            no reference inputs to compare with.
+            no reference inputs to compare with, or no calibration that was asked for.
         UnreadableInput, ShardMismatch, InvalidEvents: an input cannot be read, or an event cannot be scored.
         StorageError: the folder holds something else or cannot be written.
         Infeasible: the cluster has no room for the workers.
@@ -154,7 +154,7 @@ def predict(
         "dataset_fingerprint": description.dataset_fingerprint,
         **description.origin,
     }
-    what = identity(prediction, model, classifier.classes)
+    what = identity(prediction, model, classifier.classes, calibrated=package.calibrated)
     found = None
     if shift is not None:
         reference = reference_for(package.reference, classifier.classes, shift, origin or "the model")

@@ -15,6 +15,7 @@ from hep_ray.errors import ModelMismatch
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.models import MODELS, Model
+from hep_ray.training.calibration import Calibration
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.evaluation import BATCH, evaluate
 from hep_ray.training.testing import LOG_ODDS, SCORE
@@ -28,6 +29,7 @@ class Classifier:
         schema: of the events that it was trained on.
         state: of its weights; loaded strictly.
         device: where it computes.
+        calibration: map by which its scores become probabilities; None gives them as they are.
 
     Raises:
         RuntimeError: the weights are those of another model.
@@ -44,10 +46,11 @@ class Classifier:
         schema: EventSchema,
         state: Mapping[str, torch.Tensor],
         device: torch.device | str = "cpu",
+        calibration: Calibration | None = None,
     ) -> None:
         # Weights are at hand: no pretrained file is needed.
         config = TrialConfig.from_params({**params, **MODELS[params["model"]].example})
-        self.schema = schema
+        self.schema, self._calibration = schema, calibration
         self.device = torch.device(device)
         self.model: Model = config.build_model(schema)
         self.model.load_state_dict(dict(state))
@@ -93,6 +96,7 @@ class Classifier:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         """Return class probabilities p (N, C) of events, and log-odds ln p − ln(1 − p) of each class, to cut on.
 
+        Calibrated where the classifier was built so; log-odds stay as they are, so that cuts keep their meaning.
         Beyond odds of 3·10⁷ all probabilities are 1 in single precision; log-odds still tell events apart.
 
         Args:
@@ -117,6 +121,8 @@ class Classifier:
             return np.empty((0, len(self.classes)), np.float32), np.empty((0, len(self.classes)))
         batches = self._batches(inputs, total, batch)
         found = evaluate(self.model, self.loss, batches, half=self.half if half is None else half)
+        if self._calibration is not None:
+            return self._calibration(found.log_odds).astype(np.float32), found.log_odds
         return found.probabilities, found.log_odds
 
     def _batches(self, inputs: Mapping[str, npt.NDArray[Any]], total: int, size: int) -> Iterator[Batch]:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from hep_ray.console import result_console
 from hep_ray.flags import STORAGE, Data, DryRun, Plugins, SearchName, Storage, TrackingUri, typed
 from hep_ray.masking import mask
+
+if TYPE_CHECKING:
+    from hep_ray.training.calibration import Method
+
+
+class CalibrationMethod(StrEnum):
+    """Choices of `--calibration`."""
+
+    TEMPERATURE = "temperature"
+    PLATT = "platt"
+    ISOTONIC = "isotonic"
+    OFF = "off"
 
 
 def promote(
@@ -35,6 +48,13 @@ def promote(
         float,
         typer.Option(help="One-sided rate of false alarms: 0.025 lets one in forty pass that is no better."),
     ] = 0.025,
+    calibration: Annotated[
+        CalibrationMethod,
+        typer.Option(
+            help="Map from scores to probabilities that is fitted on the validation split and stored with the model, "
+            "for `hep-ray predict --calibrated`."
+        ),
+    ] = CalibrationMethod.TEMPERATURE,
     plugin: Plugins = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -64,7 +84,8 @@ def promote(
     say = partial(result_console().print, soft_wrap=True, markup=False, highlight=False)
     import_named(plugin or ())
     found = find_search(search, storage)
-    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level)
+    method = None if calibration is CalibrationMethod.OFF else cast("Method", calibration.value)
+    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level, method)
     done = promote_search(found.folder, wishes, report=lambda check: say(check.line))
     if done.version is None:
         answer = "would be promoted" if done.verdict.passed else "would be refused"

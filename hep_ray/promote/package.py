@@ -20,12 +20,13 @@ from pydantic import Field
 from hep_ray.config import Config, parse
 from hep_ray.confirm.confirmation import Comparison, Contender
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import CorruptModel, UnreadableInput
+from hep_ray.errors import CorruptModel, ModelMismatch, UnreadableInput
 from hep_ray.files import replacing, storing
 from hep_ray.plugins import Plugin, trust
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.reference import FILE as REFERENCE
 from hep_ray.promote.reference import Reference
+from hep_ray.training.calibration import Calibration
 
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
@@ -78,6 +79,7 @@ class Description(Config):
         weights_sha256: of the weights' file.
         reference_sha256: of the reference inputs' file; empty where there is none.
         plugins: files with the code of its components, where they are not hep_ray's own.
+        calibration: map from its scores to probabilities, fitted on validation events; None where there is none.
     """
 
     format: int = FORMAT
@@ -91,10 +93,11 @@ class Description(Config):
     weights_sha256: str = ""
     reference_sha256: str = ""
     plugins: tuple[Plugin, ...] = ()
+    calibration: Calibration | None = None
 
     def dumps(self) -> str:
         """Return the text of `model.json`."""
-        later = {name for name in ("plugins", "reference_sha256") if not getattr(self, name)}
+        later = {name for name in ("plugins", "reference_sha256", "calibration") if not getattr(self, name)}
         return self.model_dump_json(indent=1, exclude=later) + "\n"
 
 
@@ -106,6 +109,7 @@ class Package:
         description: what `model.json` says.
         weights: bytes of `model.safetensors`.
         trust_code: run code that came with it.
+        calibrated: build a classifier whose probabilities are calibrated.
         reference: bytes of `reference.safetensors`, the inputs that new ones are compared with; empty of models that
             were promoted before there were any.
     """
@@ -114,6 +118,7 @@ class Package:
     weights: bytes
     trust_code: bool = False
     reference: bytes = b""
+    calibrated: bool = False
 
     @classmethod
     def create(
@@ -191,15 +196,23 @@ class Package:
 
         Raises:
             UntrustedCode: it needs code that came with it, and the package is not trusted.
+            ModelMismatch: it is to be calibrated, and has no calibration.
             CorruptModel: weights and parameters do not belong together.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        trust(self.description.plugins, trust_code=self.trust_code)
+        description = self.description
+        calibration = description.calibration if self.calibrated else None
+        if self.calibrated and calibration is None:
+            raise ModelMismatch(
+                f"the model of {description.event_schema.task} has no calibration: promote it again, or leave out "
+                "--calibrated"
+            )
+        trust(description.plugins, trust_code=self.trust_code)
         try:
             state = load(self.weights)
-            return Classifier(self.description.params, self.description.event_schema, state, device)
+            return Classifier(description.params, description.event_schema, state, device, calibration)
         except (RuntimeError, SafetensorError) as exc:
             raise CorruptModel(
                 f"weights and parameters of a model belong together; these do not: {exc}"
@@ -207,7 +220,11 @@ class Package:
 
 
 def load_model(
-    folder: Path | str, device: torch.device | str = "cpu", *, trust_code: bool = False
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    trust_code: bool = False,
+    calibrated: bool = False,
 ) -> Classifier:
     """Load a promoted model from its folder; nothing is unpickled.
 
@@ -215,13 +232,17 @@ def load_model(
         folder: of `model.json` and `model.safetensors`, such as MLflow downloads.
         device: where it computes.
         trust_code: run the code that a model with components of its own carries.
+        calibrated: give probabilities by the calibration that was stored with it.
 
     Raises:
+        ModelMismatch: it has none.
         UntrustedCode: it carries such code, and that is not trusted.
         UnreadableInput: it is not the folder of a model.
         CorruptModel: the weights are not those that it was written with.
     """
-    return dataclasses.replace(Package.read(folder), trust_code=trust_code).build(device)
+    return dataclasses.replace(Package.read(folder), trust_code=trust_code, calibrated=calibrated).build(
+        device
+    )
 
 
 SHOWN = ("accuracy", "auc", "background_rejection_at_50", "calibration_error", "loss")

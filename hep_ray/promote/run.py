@@ -31,10 +31,13 @@ from hep_ray.errors import (
     CorruptCheckpoint,
     HepRayError,
     InvalidConfig,
+    InvalidEvents,
     PromotionRefused,
     StorageHeld,
 )
 from hep_ray.files import storing
+from hep_ray.loading.batches import BatchRequest, metric_weights
+from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.models import MODELS
 from hep_ray.plugins import Plugin, restore, with_source
 from hep_ray.promote import gate
@@ -53,8 +56,11 @@ from hep_ray.promote.reference import reference_of
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.registry import CHAMPION, Candidate, ModelRegistry, Version
+from hep_ray.training.calibration import Method, fit_calibration
 from hep_ray.training.checkpoint import load_checkpoint
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.evaluation import BATCH, evaluate
+from hep_ray.training.testing import read_scores
 
 Report = Callable[[Criterion], None]
 LARGEST_LEVEL = 0.5
@@ -99,6 +105,7 @@ class Wishes:
         device: where the model's scores are computed: `cpu`, `cuda`; a GPU where there is one by default.
         dry_run: ask the gate only.
         level: rate, one-sided, at which a candidate that is no better may pass.
+        calibration: map from scores to probabilities that is fitted on validation events and stored; None stores none.
     """
 
     data: Path | None = None
@@ -108,6 +115,7 @@ class Wishes:
     device: str | None = None
     dry_run: bool = False
     level: float = LEVEL
+    calibration: Method | None = "temperature"
 
 
 def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = None) -> Promotion:
@@ -186,6 +194,11 @@ def _promote(
         if package is not None and dataset is not None:
             device = wishes.device or ("cuda" if torch.cuda.is_available() else "cpu")
             answered(*check_scores(package, run, folder / FOLDER, confirmation.metric, dataset, device))
+            if wishes.calibration is not None and all(check.passed for check in checks):
+                package, told = calibrated(
+                    package, wishes.calibration, dataset, folder / FOLDER / run.scores, device
+                )
+                answered(Criterion("calibration", True, told))
         verdict = gate.Verdict(candidate, run, tuple(checks))
         if not wishes.dry_run:
             verdict.enforce()
@@ -293,6 +306,53 @@ def _package(
         dataset.schema
     )
     return Package.create(description, state["model"], reference_of(dataset, built.columns))
+
+
+CALIBRATED_ON = 100_000
+"""Validation events, the first ones by a hash of their ids, that a calibration is fitted to at most."""
+
+
+def calibrated(
+    package: Package, method: Method, dataset: Dataset, scores: Path, device: str
+) -> tuple[Package, str]:
+    """Return a package with a calibration fitted to the validation split and judged on the test split, and a sentence.
+
+    The kept scores of the test split are read, and set nothing. A model whose calibration cannot be fitted stays
+    without one, which the sentence says.
+
+    Args:
+        package: of the model.
+        method: of the map.
+        dataset: verified.
+        scores: file of its scores on the test split.
+        device: where the model computes.
+    """
+    classifier, schema = package.build(device), dataset.schema
+    names = tuple(column.name for column in classifier.columns)
+    stream = ShardStream(schema, RowGroups.of(dataset, "val"), names, class_sums(dataset, "val"))
+    events = stream.select(names, metric_weights(stream, schema)).head(CALIBRATED_ON)
+    found = evaluate(
+        classifier.model,
+        classifier.loss,
+        events.batches(BatchRequest(BATCH, device=device)),
+        half=classifier.half,
+    )
+    try:
+        fitted = fit_calibration(method, found.log_odds, found.labels, found.weights)
+    except (InvalidEvents, InvalidConfig) as exc:
+        return package, f"none: {exc}"
+    kept = read_scores(scores, schema)
+    fitted = fitted.judged("val", found.probabilities, found.log_odds, found.labels, found.weights)
+    fitted = fitted.judged("test", kept.probabilities, kept.log_odds, kept.labels, kept.weights)
+    description = package.description.model_copy(update={"calibration": fitted})
+    error, loss = (
+        f"{fitted.before[key]:.3g} → {fitted.after[key]:.3g}"
+        for key in ("test_calibration_error", "test_log_loss")
+    )
+    return (
+        dataclasses.replace(package, description=description),
+        f"{fitted}; calibration error {error}, log loss {loss} on the test split",
+    )
 
 
 EXAMPLES = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Counts, Floats, RocCurve, effective_events, log_odds_of, roc_curve
 from hep_ray.report.divisions import Division, Passing, passing_parts
 from hep_ray.search.state import TrialState
+from hep_ray.training.calibration import fit_calibration
 from hep_ray.training.checkpoint import BEST, restore_model
-from hep_ray.training.evaluation import BATCH, evaluate
+from hep_ray.training.evaluation import BATCH, Evaluation, evaluate
 from hep_ray.training.testing import read_scores
 
 MOST_EVENTS = 100_000
@@ -46,6 +48,23 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """Scores of one training after a temperature that other events set.
+
+    Attributes:
+        name: of the contender, or of the trial.
+        reliability: of the calibrated probabilities.
+        before: of the same training without.
+        words: which temperature, and of what.
+    """
+
+    name: str
+    reliability: Reliability
+    before: Reliability
+    words: str
+
+
+@dataclass(frozen=True)
 class Scores:
     """Everything that is drawn of scores.
 
@@ -58,6 +77,7 @@ class Scores:
         confirmed: whether they are of the test split, from a confirmation.
         choice: which events these are, where they are not all of the split.
         divisions: of these events, in the order of `Performance.parts`.
+        calibrated: the first contender's first training, calibrated; None where that cannot be.
     """
 
     split: str
@@ -68,6 +88,7 @@ class Scores:
     confirmed: bool
     choice: str = ""
     divisions: tuple[Division, ...] = ()
+    calibrated: Calibrated | None = None
 
     @property
     def events(self) -> int:
@@ -134,7 +155,65 @@ def confirmed_scores(
         for one in (*confirmation.finalists, confirmation.baseline)
     )
     events = (schema.task, schema.classes, schema.signal_index)
-    return Scores("test split", *events, contenders, confirmed=True, divisions=divisions)
+    calibrated = _calibrated_test(confirmation, folder, dataset)
+    return Scores(
+        "test split", *events, contenders, confirmed=True, divisions=divisions, calibrated=calibrated
+    )
+
+
+def _calibrated_test(confirmation: Confirmation, folder: Path, dataset: Dataset) -> Calibrated | None:
+    """Return the first finalist's first training by a temperature of the validation split; None without its model."""
+    first, schema = confirmation.finalists[0], dataset.schema
+    path = folder / FOLDER / first.runs[0].checkpoint
+    if not path.is_file():
+        return None
+    kept, found = read_scores(folder / FOLDER / first.runs[0].scores, schema), _on_validation(path, dataset)
+    try:
+        fitted = fit_calibration("temperature", found.log_odds, found.labels, found.weights)
+    except InvalidEvents:
+        return None
+    before, after = (
+        reliability(one.astype(np.float64), kept.labels, kept.weights)
+        for one in (kept.probabilities, fitted(kept.log_odds))
+    )
+    return Calibrated(first.name, after, before, f"T = {fitted.temperature:.3g} of the validation split")
+
+
+def _crosswise(name: str, found: Evaluation) -> Calibrated | None:
+    """Return scores calibrated by halves: each by the temperature of the other."""
+    odd = np.arange(len(found.labels)) % 2 == 1
+    probabilities, temperatures = np.empty(found.log_odds.shape), []
+    for half in (odd, ~odd):
+        weights = None if found.weights is None else found.weights[~half]
+        try:
+            fitted = fit_calibration("temperature", found.log_odds[~half], found.labels[~half], weights)
+        except InvalidEvents:
+            return None
+        probabilities[half] = fitted(found.log_odds[half])
+        temperatures.append(fitted.temperature)
+    after, before = (
+        reliability(one, found.labels, found.weights)
+        for one in (probabilities, found.probabilities.astype(np.float64))
+    )
+    values = " and ".join(f"{one:.3g}" for one in sorted(temperatures))
+    return Calibrated(name, after, before, f"T = {values}, each half by the other's")
+
+
+def _on_validation(path: Path, dataset: Dataset) -> Evaluation:
+    """Return a model's answer on the first validation events, whose weights sum to those expected."""
+    schema = dataset.schema
+    trained = restore_model(path, schema)
+    of_model = validation_batches(dataset, trained.model.columns)
+    found = evaluate(trained.model, trained.loss, of_model, half=trained.half)
+    if not np.isfinite(found.probabilities).all():
+        raise InvalidEvents(f"probabilities are finite; those of {path} on the validation split are not")
+    weights = found.weights
+    if weights is not None:  # the sums of the whole split are not those of its first events
+        sums = np.bincount(found.labels, weights, len(schema.classes))
+        refuse_sums(dict(zip(schema.classes, sums.tolist(), strict=True)), "validation events")
+        expected = np.array([schema.expected[name] for name in schema.classes])
+        found = dataclasses.replace(found, weights=weights * (expected / sums)[found.labels])
+    return found
 
 
 def validation_scores(
@@ -156,26 +235,24 @@ def validation_scores(
     path = folder / "trials" / trial.trial_id / BEST
     if not path.is_file():
         raise StorageError(f"the model of a trial lies in its folder; {path} is not there")
-    schema = dataset.schema
-    trained = restore_model(path, schema)
-    of_model = validation_batches(dataset, trained.model.columns)
-    found = evaluate(trained.model, trained.loss, of_model, half=trained.half)
-    if not np.isfinite(found.probabilities).all():
-        raise InvalidEvents(f"probabilities are finite; those of {path} on the validation split are not")
-    weights = found.weights
-    if weights is not None:  # the sums of the whole split are not those of its first events
-        sums = np.bincount(found.labels, weights, len(schema.classes))
-        refuse_sums(dict(zip(schema.classes, sums.tolist(), strict=True)), "validation events")
-        expected = np.array([schema.expected[name] for name in schema.classes])
-        weights = weights * (expected / sums)[found.labels]
+    schema, found = dataset.schema, _on_validation(path, dataset)
     run = performance_of(
-        found.probabilities, found.labels, schema.signal_index, found.log_odds, weights, divisions
+        found.probabilities, found.labels, schema.signal_index, found.log_odds, found.weights, divisions
     )
     rows = dataset.rows("val")
     choice = f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else ""
     only = (Scored(trial.trial_id, baseline=False, runs=(run,)),)
     events = (schema.task, schema.classes, schema.signal_index)
-    return Scores("validation split", *events, only, confirmed=False, choice=choice, divisions=divisions)
+    calibrated = _crosswise(trial.trial_id, found)
+    return Scores(
+        "validation split",
+        *events,
+        only,
+        confirmed=False,
+        choice=choice,
+        divisions=divisions,
+        calibrated=calibrated,
+    )
 
 
 def validation_batches(

@@ -1,5 +1,7 @@
 """The portable form: what goes in comes out, and nothing else is taken for it."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptModel, InvalidEvents, ModelMismatch, UnreadableInput
 from hep_ray.models.fitted import FittedModel
 from hep_ray.promote.package import Description, Package, load_model
+from hep_ray.training.calibration import Calibration
 from hep_ray.training.config import ScaledModel, TrialConfig
 from tests.facts import raises
 
@@ -23,6 +26,8 @@ FEATURES = EventSchema(
     columns=(Column(name="features", shape=(3,), elements=("pt", "eta", "phi")), Column(name="mass")),
     classes=("a", "b", "c"),
 )
+
+TWO = EventSchema(task="toy", columns=FEATURES.columns, classes=("background", "signal"))
 
 
 def make_events(schema, number=40):
@@ -136,3 +141,22 @@ def test_a_folder_that_is_no_model_is_refused(package, tmp_path):
             load_model(tmp_path / "model")
     with raises(UnreadableInput, "model.json"):
         load_model(tmp_path)
+
+
+def test_a_calibration_travels_with_the_model_and_is_used_where_it_is_asked_for(tmp_path):
+    config, model = build({"model": "mlp", **TRAINED}, TWO)
+    values = {"event_schema": TWO, "params": config.resolved(), "dataset_fingerprint": "f" * 64}
+    plain = Package.create(Description(**values), model.state_dict())
+    steep = Calibration(method="platt", events=500, slope=2.0, intercept=-1.0)
+    Package.create(Description(calibration=steep, **values), model.state_dict()).write(tmp_path / "model")
+    assert "calibration" not in plain.description.dumps()  # digests of earlier models stay
+
+    events = make_events(TWO)
+    bare, odds = load_model(tmp_path / "model").scores(events)
+    mapped, same = load_model(tmp_path / "model", calibrated=True).scores(events)
+
+    np.testing.assert_array_equal(bare, plain.build().predict(events))
+    np.testing.assert_allclose(mapped[:, 1], 1 / (1 + np.exp(1 - 2 * odds[:, 1])), atol=1e-6)
+    np.testing.assert_array_equal(odds, same)
+    with raises(ModelMismatch, "no calibration", "--calibrated"):
+        dataclasses.replace(plain, calibrated=True).build()

@@ -22,6 +22,7 @@ from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, Tracki
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module
 from hep_ray.promote.gate import check_metric
+from hep_ray.promote.package import Package
 from hep_ray.promote.run import Wishes, promote
 from hep_ray.search.find import find_search
 from hep_ray.search.state import SearchState
@@ -98,6 +99,14 @@ def test_a_real_gain_becomes_the_champion_and_loads_without_unpickling(
     features = events["features"][rows]
     model = hep_ray.load_model(folder)
     assert len(rows) == EVENTS
+    calibration = Package.read(folder).description.calibration
+    assert calibration.method == "temperature"
+    assert calibration.after["val_log_loss"] <= calibration.before["val_log_loss"]
+    own = recorded[["score_background", "score_signal"]].to_numpy()[np.arange(EVENTS), recorded["label"]]
+    assert calibration.before["test_log_loss"] == pytest.approx(-np.log(own).mean(), rel=1e-5)
+    hot = hep_ray.load_model(folder, calibrated=True).predict({"features": features})
+    odds = recorded["log_odds_signal"] / calibration.temperature
+    np.testing.assert_allclose(hot[:, 1], scipy.special.expit(odds), atol=1e-5)
     np.testing.assert_allclose(
         model.predict({"features": features}), recorded[list(model.score_names)], rtol=0, atol=1e-5
     )

@@ -146,6 +146,26 @@ def calibration(data: ReportData) -> Drawn | str | None:
         count = np.mean([run.reliability.count for run in scored.runs], axis=0)
         edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
         below.stairs(count, edges, color=colour(place), linestyle=line(place))
+    told = ""
+    if (mended := scores.calibrated) is not None:
+        filled = mended.reliability.count > 0
+        place = len(scores.contenders)
+        axes.errorbar(
+            mended.reliability.mean_confidence[filled],
+            mended.reliability.accuracy[filled],
+            mended.reliability.accuracy_error[filled],
+            fmt=MARKERS[place % len(MARKERS)],
+            color=colour(place),
+            markersize=4,
+            linestyle=line(place),
+            linewidth=1,
+            capsize=2,
+            label=f"{mended.name} calibrated: {mended.reliability.error:.4f}",
+        )
+        told = (
+            f" Calibrated: one training of {mended.name} by a temperature ({mended.words}), as hep-ray promote stores "
+            f"one: calibration error {mended.before.error:.4f} before and {mended.reliability.error:.4f} after."
+        )
     axes.plot([lowest, 1], [lowest, 1], color="#717581", linewidth=0.8, linestyle=":", label="calibrated")
     axes.set_xlim(lowest, 1)
     axes.set_ylabel("Fraction predicted rightly")
@@ -159,7 +179,7 @@ def calibration(data: ReportData) -> Drawn | str | None:
         drawing,
         f"Reliability diagram in {CALIBRATION_BINS} bins of the probability of the predicted class, and the events in "
         f"each bin; error bars: {errors}; {scores.where}. Points below the diagonal are overconfident. The calibration "
-        "error is the mean distance from the diagonal, weighted by events.",
+        f"error is the mean distance from the diagonal, weighted by events.{told}",
     )
 
 
