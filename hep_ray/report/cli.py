@@ -42,6 +42,10 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --table: in Markdown, for a document.")
     ] = False,
+    importance: Annotated[
+        bool,
+        typer.Option("--importance", help="Only print how much each input matters to the best model."),
+    ] = False,
 ) -> None:
     """Write what a search has found on one HTML page, and attach it to the search's run in MLflow.
 
@@ -50,13 +54,17 @@ def report(
     `hep-ray confirm`; before, the figures are of the validation split and say so. It can be asked while the search
     runs.
 
+    `--importance` prints instead how much worse the best model is on the validation split where one input is another
+    event's, with errors: `hep-ray report susy --importance`.
+
     `--table` prints the tables of the study instead, beside what was published: `hep-ray report cnn_loss --table`.
 
     Raises:
         UnknownSearch: there is no such search.
         StorageError: it was never run in this storage.
         NothingCompleted: no trial has completed.
-        InvalidConfig: `--table` of a search that states no table.
+        InvalidConfig: `--table` of a search that states no table, or flags of the page beside `--table` or
+            `--importance`.
         TrackingUnavailable: the page is written, but MLflow does not take it.
     """
     from hep_ray.plugins import import_named
@@ -78,7 +86,7 @@ def report(
             word
             for word, value in (
                 *(("--out", out), ("--figures", figures), ("--data", data)),
-                ("--against", against),
+                *(("--against", against), ("--importance", importance)),
             )
             if value
         ]:
@@ -86,6 +94,19 @@ def report(
                 f"--table prints the study's tables alone; {', '.join(stated)} is for the page: leave it out"
             )
         _print_tables(search, storage, markdown=markdown)
+        return
+    if importance:
+        pairs = (
+            ("--out", out),
+            ("--figures", figures),
+            ("--against", against),
+            ("--tracking-uri", tracking_uri),
+        )
+        if stated := [word for word, value in pairs if value]:
+            raise InvalidConfig(
+                f"--importance prints a table alone; {', '.join(stated)} is for the page: leave it out"
+            )
+        _print_importance(search, storage, data)
         return
     from hep_ray.report.answer import answer
     from hep_ray.report.page import attach, still_running, write_report
@@ -128,6 +149,28 @@ def quantities_of(text: str) -> tuple[str, ...]:
     if not all(found):
         raise InvalidConfig(f"--against '{text}' has an empty quantity: name columns, such as abs(eta),pt")
     return found
+
+
+def _print_importance(search: Stated, storage: Path, data: Path | None) -> None:
+    from rich.table import Table
+
+    from hep_ray.metrics.labels import metric_words
+    from hep_ray.report.figures.inputs import input_importance
+    from hep_ray.report.report_data import gather
+
+    found = input_importance(gather(search, storage, data))
+    what = metric_words(f"val_{found.metric}")
+    console = result_console()
+    table = Table("input", f"worse {what}", "error")
+    for one in found.inputs:
+        table.add_row(one.name, f"{one.loss:.4f}", f"{one.error:.4f}")
+    console.print(table)
+    print_text(
+        console,
+        f"trial {found.trial}: {what} {found.value:.4f} on {found.events:,} validation events, and how much worse it "
+        f"is where one input is another event's; {found.repeats} permutations of each. Of inputs that tell the same "
+        "each stands for the other.",
+    )
 
 
 def _print_tables(search: Stated, storage: Path, *, markdown: bool) -> None:

@@ -75,7 +75,9 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
     report = write_report(place.search, place.storage)
     assert report.path == place.folder / "report.html"
     found = Page(report.path)
-    assert found.figures == [FIRST, *EVERYWHERE[:2], "accuracy_by_threshold", *EVERYWHERE[2:]]
+    with_model = [*EVERYWHERE[:2], "accuracy_by_threshold", *EVERYWHERE[2:]]
+    with_model.insert(with_model.index("calibration") + 1, "inputs")
+    assert found.figures == [FIRST, *with_model]
     assert all(one.startswith("data:image/png;base64,") for one in found.pictures)
     assert not re.search(r"https?://|<script|<link|url\(|src=\"(?!data:)|@import", found.text)
     assert len(found.text) < 5e6
@@ -107,6 +109,7 @@ def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable
     found = Page(write_report(place.search, place.storage).path)
     assert found.figures == [FIRST, "confirmed", *EVERYWHERE]
     assert "biased pick; type" not in found.words
+    assert "The importance of inputs is left out: no model of the trials in" in found.words
     assert "test split: 120 events; mean over 2 seeds" in found.words
     assert "t0001 beats the baseline: test accuracy +0.062 ± 0.010." in found.words
     assert "Paired difference +0.062 ± 0.010, 95% interval [+0.040, +0.080]; test accuracy" in found.words
