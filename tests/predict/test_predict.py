@@ -1,5 +1,6 @@
 """Prediction through Ray Data and the command line."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from hep_ray.errors import (
     Infeasible,
     InvalidConfig,
     InvalidEvents,
+    ModelMismatch,
     StorageError,
     UnknownName,
     UnreadableInput,
@@ -31,7 +33,8 @@ from hep_ray.predict.cli import find_model
 from hep_ray.predict.output import MANIFEST
 from hep_ray.predict.run import Crew, predict
 from hep_ray.promote.package import Package, load_model
-from tests.facts import raises
+from hep_ray.training.calibration import Calibration
+from tests.facts import raises, tells
 
 SCRIPT = """
 import sys
@@ -268,3 +271,26 @@ def test_an_unknown_model_alias_or_version_is_refused_with_those_that_exist(tmp_
     ):
         with raises(HepRayError, *facts):
             find_model(model, tmp_path, uri)
+
+
+def test_calibrated_scores_are_those_of_the_stored_map_and_refused_without_one(
+    dataset, events, package, tmp_path
+):
+    package.write(tmp_path / "bare")
+    words = ["predict", str(tmp_path / "bare"), str(dataset), "--out", str(tmp_path / "none"), "--calibrated"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, ModelMismatch)
+    tells(refused.exception, "no calibration", "--calibrated")
+    assert not (tmp_path / "none").exists()
+
+    hot = Calibration(method="temperature", events=500, temperature=2.0)
+    described = package.description.model_copy(update={"calibration": hot})
+    mended = dataclasses.replace(package, description=described, calibrated=True)
+    predict(mended, [dataset], tmp_path / "scores")
+    found = scores_of(tmp_path / "scores")
+    odds = np.log(package.build().predict(events)) - np.log1p(-package.build().predict(events))
+    ordered = found.loc[events["event_id"]]
+    np.testing.assert_allclose(ordered.filter(regex="^score_"), 1 / (1 + np.exp(-odds / 2)), atol=1e-5)
+    np.testing.assert_allclose(ordered.filter(regex="^log_odds_"), odds, atol=1e-4)
+    with raises(StorageError, "calibrated", "--out"):
+        predict(dataclasses.replace(mended, calibrated=False), [dataset], tmp_path / "scores")

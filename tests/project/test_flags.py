@@ -69,6 +69,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--tracking-uri": "tests/project/test_flags.py::test_other_databases_are_asked",
         "--table": "tests/report/test_study.py",
         "--markdown": "tests/report/test_study.py",
+        "--importance": "tests/report/test_report.py",
     },
     "doctor": {
         "--storage": "tests/doctor/test_examine.py",
@@ -93,6 +94,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--device": "tests/promote/test_promote.py",
         "--level": "tests/promote/test_promote.py",
         "--accept-reused-test": "tests/promote/test_promote.py",
+        "--calibration": "tests/promote/test_promote.py",
         "--dry-run": "tests/promote/test_promote.py",
         "--plugin": "tests/integration/test_own_code.py",
     },
@@ -110,6 +112,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--plugin": "tests/integration/test_own_code.py",
         "--storage": "tests/project/test_flags.py::test_other_databases_are_asked",
         "--tracking-uri": "tests/project/test_flags.py::test_other_databases_are_asked",
+        "--calibrated": "tests/predict/test_predict.py",
         "--shift-test": "tests/predict/test_shift.py",
         "--shift-level": "tests/predict/test_shift.py",
         "--shift-class": "tests/predict/test_shift.py",

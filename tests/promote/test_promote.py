@@ -388,10 +388,12 @@ def test_dry_run_explains_line_by_line_and_registers_nothing(storage, tracking_u
 
 def test_the_command_line_promotes_and_says_what_to_type_next(storage, tracking_uri):
     words = ["promote", "deep", "--storage", str(storage), "--tracking-uri", tracking_uri, "--name", "typed"]
+    words += ["--calibration", "platt"]
     done = CliRunner().invoke(app, words)
 
     assert done.exit_code == 0, done.output
     assert "models:/typed@champion is version 1" in done.output
+    assert "ok    calibration: platt (slope" in done.output
     data = SearchState.read(storage / "deep").started.options["data"]
     assert (
         f"hep-ray predict models:/typed@champion {data} --out scores --tracking-uri {tracking_uri}"

@@ -241,6 +241,19 @@ def test_earlier_looks_at_the_test_split_are_told(workplace: Callable[..., Any])
     assert "another_search (1 time)" in text
 
 
+def test_the_importance_of_inputs_is_printed_alone(workplace: Callable[..., Any], tmp_path: Path) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_model()
+    app = typer.Typer()
+    app.command()(command)
+    words = [str(place.folder), "--storage", str(place.storage), "--importance"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "trial t0003: validation accuracy" in " ".join(result.output.split())
+    assert not (place.folder / "report.html").exists()
+
+
 def test_refusals(workplace: Callable[..., Any], tmp_path: Path) -> None:
     place = workplace()
     with raises(StorageError, place.folder):
