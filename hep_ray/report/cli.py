@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,31 +82,15 @@ def report(
             "they are left out; name its script to have them",
             err=True,
         )
+    page = {"--out": out, "--figures": figures, "--against": against}
     if table or markdown:
-        if stated := [
-            word
-            for word, value in (
-                *(("--out", out), ("--figures", figures), ("--data", data)),
-                *(("--against", against), ("--importance", importance)),
-            )
-            if value
-        ]:
-            raise InvalidConfig(
-                f"--table prints the study's tables alone; {', '.join(stated)} is for the page: leave it out"
-            )
+        _refuse(
+            "--table prints the study's tables alone", {**page, "--data": data, "--importance": importance}
+        )
         _print_tables(search, storage, markdown=markdown)
         return
     if importance:
-        pairs = (
-            ("--out", out),
-            ("--figures", figures),
-            ("--against", against),
-            ("--tracking-uri", tracking_uri),
-        )
-        if stated := [word for word, value in pairs if value]:
-            raise InvalidConfig(
-                f"--importance prints a table alone; {', '.join(stated)} is for the page: leave it out"
-            )
+        _refuse("--importance prints a table alone", page)
         _print_importance(search, storage, data)
         return
     from hep_ray.report.answer import answer
@@ -149,6 +134,16 @@ def quantities_of(text: str) -> tuple[str, ...]:
     if not all(found):
         raise InvalidConfig(f"--against '{text}' has an empty quantity: name columns, such as abs(eta),pt")
     return found
+
+
+def _refuse(rule: str, flags: Mapping[str, object]) -> None:
+    """Refuse flags that are for the page.
+
+    Raises:
+        InvalidConfig: one is given.
+    """
+    if stated := [word for word, value in flags.items() if value]:
+        raise InvalidConfig(f"{rule}; {', '.join(stated)} is for the page: leave it out")
 
 
 def _print_importance(search: Stated, storage: Path, data: Path | None) -> None:

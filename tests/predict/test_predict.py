@@ -280,7 +280,7 @@ def test_calibrated_scores_are_those_of_the_stored_map_and_refused_without_one(
     words = ["predict", str(tmp_path / "bare"), str(dataset), "--out", str(tmp_path / "none"), "--calibrated"]
     refused = CliRunner().invoke(app, words)
     assert isinstance(refused.exception, ModelMismatch)
-    tells(refused.exception, "no calibration", "--calibrated")
+    assert tells(str(refused.exception), "no calibration", "--calibrated")
     assert not (tmp_path / "none").exists()
 
     hot = Calibration(method="temperature", events=500, temperature=2.0)

@@ -105,7 +105,7 @@ def test_a_real_gain_becomes_the_champion_and_loads_without_unpickling(
     own = recorded[["score_background", "score_signal"]].to_numpy()[np.arange(EVENTS), recorded["label"]]
     assert calibration.before["test_log_loss"] == pytest.approx(-np.log(own).mean(), rel=1e-5)
     hot = hep_ray.load_model(folder, calibrated=True).predict({"features": features})
-    odds = recorded["log_odds_signal"] / calibration.temperature
+    odds = scipy.special.logit(recorded["score_signal"].astype("float64")) / calibration.temperature
     np.testing.assert_allclose(hot[:, 1], scipy.special.expit(odds), atol=1e-5)
     np.testing.assert_allclose(
         model.predict({"features": features}), recorded[list(model.score_names)], rtol=0, atol=1e-5
@@ -393,7 +393,7 @@ def test_the_command_line_promotes_and_says_what_to_type_next(storage, tracking_
 
     assert done.exit_code == 0, done.output
     assert "models:/typed@champion is version 1" in done.output
-    assert "ok    calibration: platt (slope" in done.output
+    assert "pass  calibration: platt (slope" in done.output
     data = SearchState.read(storage / "deep").started.options["data"]
     assert (
         f"hep-ray predict models:/typed@champion {data} --out scores --tracking-uri {tracking_uri}"
