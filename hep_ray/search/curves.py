@@ -558,16 +558,15 @@ class CurveSearcher:
                 pick = np.sort(rng.choice(len(values), FITTED, replace=False))
             about = self._about(codes, times, values)
             left = values if about is None else values - about(codes, times)
-            bend = float(self._trials.failures.mean()) < MOST_FAILED
+            bend = self._encoding.ranges & (self._trials.failures.mean() < MOST_FAILED)
             self._kernel = fit(codes[pick], times[pick], left[pick], self._kernel, bend=bend)
         full = int((self._trials.epochs >= FULL * self._epochs).sum())
         if full >= LEAST_FULL and full > 1.15 * self._full_fitted:
             self._full_fitted = full
             codes, values = self._full_data(self._data()[3])
             values = (values - values.mean()) / (values.std() or 1.0)
-            self._full_kernel = fit(
-                codes, np.ones(len(values)), values, Kernel.start(self._encoding.groups), flat=True
-            )
+            start, times = Kernel.start(self._encoding.groups), np.ones(len(values))
+            self._full_kernel = fit(codes, times, values, start, flat=True, bend=self._encoding.ranges)
 
     def _about(self, codes: Array, times: Array, values: Array) -> Mean | None:
         """Sum of the guesses, each in the share that bears out what those before it leave."""

@@ -135,7 +135,7 @@ def _prior(groups: npt.NDArray[np.int_]) -> tuple[Array, Array]:
 
 
 def fit(
-    codes: Array, times: Array, values: Array, start: Kernel, *, flat: bool = False, bend: bool = True
+    codes: Array, times: Array, values: Array, start: Kernel, *, flat: bool = False, bend: Any = True
 ) -> Kernel:
     """Return the hyperparameters of the highest posterior density.
 
@@ -145,7 +145,7 @@ def fit(
         values: (n,) about zero, of about unit variance.
         start: of the descent.
         flat: all values are of one epoch: no curve is fitted.
-        bend: whether columns are bent; those of a choice with several are not.
+        bend: whether columns are bent, of all parameters or (parameters,) of each; a choice with several never is.
     """
     groups = start.groups
     middle, width = _prior(groups)

@@ -135,6 +135,8 @@ class Encoding:
         columns: of the code.
         groups: (columns,) number of the parameter that each column belongs to.
         finite: number of configurations, at most; infinite where a parameter is real.
+        choices: (genes,) whether a parameter has values without an order.
+        ranges: (genes,) whether it is a number between two bounds.
     """
 
     def __init__(self, space: Space) -> None:
@@ -165,6 +167,7 @@ class Encoding:
         ).astype(int)
         self._places = {one.name: place for place, one in enumerate(self._genes)}
         self.choices = np.array([bool(one.values) and not one.ordered for one in self._genes], bool)
+        self.ranges = np.array([not one.values for one in self._genes], bool)
         self.finite = math.prod(self._values(one) for one in self._genes)
 
     def place(self, name: str) -> int:

@@ -399,6 +399,11 @@ def test_a_parameter_that_matters_near_a_bound_alone_is_bent() -> None:
         for bend, kernel in told.items()
     }
     assert error[True] < 0.7 * error[False]
+    second = fit(codes, np.ones(80), scaled, Kernel.start(np.arange(2)), bend=np.array([False, True]))
+    assert np.all(second.bends[:, 0] == 1)
+    assert np.all(second.bends[:, 1] != 1)
+    # the model, learning rate and size of a batch: one range between two choices
+    assert Encoding(MIXED).ranges[[0, 2, 4]].tolist() == [False, True, False]
     bent = told[True].bent(np.array([[0.05, 0.05], [0.5, 0.5]]))
     assert bent[:, 0] == pytest.approx(1 - (1 - np.array([0.05, 0.5]) ** low) ** high)
     assert bent[0, 0] > 0.4
