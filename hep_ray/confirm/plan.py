@@ -17,6 +17,7 @@ from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidSpace, StorageHeld
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.find import Found, find_search, script_of
+from hep_ray.search.fused import AUTO, Stack, stacks_of
 from hep_ray.search.options import AfterSearch, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
@@ -355,6 +356,12 @@ class ConfirmPlan(RetrainingPlan):
             )
             for number, (name, role, params, seed) in enumerate(planned)
         ]
+
+    def stacks(self, state: SearchState) -> tuple[list[Stack], bool]:
+        """Return which trainings are trained as one stacked network, and whether that is measured first."""
+        unstated = (state.started or self.started).unstated
+        fuse = self.given.fuse
+        return stacks_of(self.runs, state, self.resources, unstated, fuse), fuse == AUTO
 
     @property
     def identity(self) -> dict[str, Any]:

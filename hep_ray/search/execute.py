@@ -27,6 +27,7 @@ from rich.console import Console
 
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
 from hep_ray.loading.stream import open_events
+from hep_ray.search.fused import StackTrainer
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
@@ -173,6 +174,7 @@ def _train(plan: TrainingPlan, recorder: Recorder, console: Console) -> bool:
         Whether nothing is left.
     """
     told: set[str] = set()
+    _train_stacks(plan, recorder, console)
     while True:
         searcher = plan.searcher(recorder.state, recorder.write)
         for warning in searcher.warnings():
@@ -196,20 +198,24 @@ def _train(plan: TrainingPlan, recorder: Recorder, console: Console) -> bool:
                 return True
 
 
-def _tune(
-    plan: TrainingPlan,
-    recorder: Recorder,
-    searcher: JournalSearcher,
-    console: Console,
-) -> None:
-    """Let Tune train trials on the training split until the searcher has none left.
+def _train_stacks(plan: TrainingPlan, recorder: Recorder, console: Console) -> None:
+    """Train those together that the plan stacks; whatever is left of them is trained one by one.
 
     Raises:
         StorageError: the storage is full, or cannot be written any more.
     """
-    state, resources = recorder.state, plan.resources
+    stacks, measure = plan.stacks(recorder.state)
+    if stacks:
+        with _shown(plan, recorder, console):
+            job = _job(plan, recorder.state)
+            StackTrainer(job, plan.resources, recorder, measure=measure, say=beside(console)).train(stacks)
+
+
+def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
+    """Return the settings that all trials share."""
+    resources = plan.resources
     assert state.started is not None
-    job = TrialJob(
+    return TrialJob(
         trials_folder=str(plan.folder.resolve() / "trials"),
         schema=plan.dataset.schema,
         data=open_events(plan.dataset, resources.ingest),
@@ -226,6 +232,38 @@ def _tune(
         gpu_share=min(resources.gpus_per_trial, 1.0) or 1.0,
         unstated=state.started.unstated,
     )
+
+
+@contextmanager
+def _shown(
+    plan: TrainingPlan, recorder: Recorder, console: Console, epochs_in_all: int | None = None
+) -> Iterator[None]:
+    """Within, the progress is shown, and the head and the storage are watched."""
+    total = max(plan.trials, len(recorder.state.trials))
+    with (
+        named_when_full(plan.folder),
+        head_watchdog(console, plan.to_go_on),
+        Progress(
+            recorder.state, total, plan.epochs, plan.metric, plan.mode, console, epochs_in_all
+        ) as progress,
+        recorder.listening(progress.record),
+    ):
+        yield
+
+
+def _tune(
+    plan: TrainingPlan,
+    recorder: Recorder,
+    searcher: JournalSearcher,
+    console: Console,
+) -> None:
+    """Let Tune train trials on the training split until the searcher has none left.
+
+    Raises:
+        StorageError: the storage is full, or cannot be written any more.
+    """
+    state, resources = recorder.state, plan.resources
+    job = _job(plan, state)
     scratch = plan.folder.resolve() / ".tune"
     tune_config = tune.TuneConfig(
         search_alg=searcher,
@@ -243,15 +281,9 @@ def _tune(
         failure_config=tune.FailureConfig(max_failures=TRIES_AGAIN),
         verbose=0,
     )
-    total = max(plan.trials, len(state.trials))
     try:
         with (
-            named_when_full(plan.folder),
-            head_watchdog(console, plan.to_go_on),
-            Progress(
-                state, total, plan.epochs, plan.metric, plan.mode, console, searcher.epochs_in_all
-            ) as progress,
-            recorder.listening(progress.record),
+            _shown(plan, recorder, console, searcher.epochs_in_all),
             memory_kills_are_losses(),
             trainable(job, resources, scratch) as actor,
         ):

@@ -334,8 +334,20 @@ class ConfirmOptions(AfterSearch):
         ),
     ] = None
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95
+    fuse: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off|N",
+            help="Train networks of one architecture as one stacked network, with the numbers that each gives alone: "
+            "where a short measurement says that it pays, never, or so many at once.",
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
+        if self.fuse not in ("auto", "off") and not (self.fuse.isdecimal() and int(self.fuse) > 1):
+            raise CannotConfirm(
+                f"--fuse must be auto, off, or a number of trainings from 2 on, such as 8; got {self.fuse}"
+            )
         for name, value in (("--top", self.top), ("--seeds", self.seeds)):
             if value < 1:
                 raise CannotConfirm(f"{name} must be at least 1; got {value}")

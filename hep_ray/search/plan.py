@@ -23,6 +23,7 @@ from hep_ray.plugins import Plugin, differences, import_named, places, registere
 from hep_ray.registry import check_name
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
+from hep_ray.search.fused import Stack
 from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
 from hep_ray.search.own_checks import rehearse
@@ -91,6 +92,10 @@ class TrainingPlan(ABC):
     @abstractmethod
     def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:
         """Return the first records of this attempt, given what the journal holds; say what a user should know."""
+
+    def stacks(self, state: SearchState) -> tuple[list[Stack], bool]:  # noqa: ARG002
+        """Return which trials are trained as one network, given the journal, and whether that is measured first."""
+        return [], False
 
     @abstractmethod
     def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:

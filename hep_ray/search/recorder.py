@@ -200,13 +200,18 @@ class Recorder(Callback):
 
     def take(self, trial: Any, result: dict[str, Any]) -> None:
         """Record an epoch; one that a resumed trial repeats is already there."""
-        trial_id = trial.config["trial_id"]
-        metrics = dict(result.get(METRICS, ()))
-        if metrics and metrics["epoch"] > len(self.state.trials[trial_id].history):
-            used = dict(result.get(USED, ()))
-            self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics, **used))
-            self._told.discard(trial_id)
+        if self.hear(trial.config["trial_id"], result):
             trial.run_metadata.num_failures = 0  # Tune counts losses over a trial's whole life, days long
+
+    def hear(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Record the epoch of a result; return whether it is a new one."""
+        metrics = dict(result.get(METRICS, ()))
+        if not metrics or metrics["epoch"] <= len(self.state.trials[trial_id].history):
+            return False
+        used = dict(result.get(USED, ()))
+        self.write(EpochFinished(time=time.time(), trial_id=trial_id, metrics=metrics, **used))
+        self._told.discard(trial_id)
+        return True
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Record the end of a trial that Tune let end; one that pauses goes on later.
@@ -214,24 +219,48 @@ class Recorder(Callback):
         Raises:
             StorageError: it ended because the storage is full: it is not recorded as failed, and goes on later.
         """
-        result = trial.last_result
+        self.end(trial.config["trial_id"], trial.last_result)
+
+    def end(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Record the end of a trial, given its last result.
+
+        Raises:
+            StorageError: see `on_trial_complete`.
+        """
         if unstored := result.get(UNSTORED):
             self.storage_error = StorageError(
                 f"{unstored}; every finished epoch is kept: make room, then resume"
             )
             raise self.storage_error
-        if self.state.trials[trial.config["trial_id"]].paused:
+        if self.state.trials[trial_id].paused:
             return
         whole = result.get(ENDED, False) or result.get("epoch", 0) >= self._epochs
         if self.budget.spent and not whole and FAILURE not in result:
-            self.budget.stopped.add(trial.config["trial_id"])
+            self.budget.stopped.add(trial_id)
             return
         self.finish(
-            trial.config["trial_id"],
+            trial_id,
             result.get(FAILURE, ""),
             failure=result.get(FAILURE_KIND),
             ended=result.get(ENDED, False),
         )
+
+    def lose(self, trial_ids: Sequence[str], told: str) -> str:
+        """Record that the process of several trials was lost, and return why.
+
+        Args:
+            trial_ids: those that had not ended; what the process wrote is in the log of one of them.
+            told: what Ray says of it.
+        """
+        logs = {trial_id: self._log(trial_id) for trial_id in trial_ids}
+        log = next((one for one in logs.values() if hung(one)), logs[trial_ids[0]])
+        cause = loss(told, log, self._epoch_timeout)
+        for trial_id in trial_ids:
+            epoch = len(self.state.trials[trial_id].history)
+            self.write(
+                TrialLost(time=time.time(), trial_id=trial_id, epoch=epoch, cause=cause, log=tail(log))
+            )
+        return cause
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Record that a trial's process or node was lost and that Tune tries it again."""

@@ -95,6 +95,9 @@ class TrialRun:
         communicator: of the trial's workers.
         heard: last epoch whose result is known to have been heard.
 
+    Attributes:
+        loop: of the trial.
+
     Raises:
         InvalidConfig: the parameters cannot be trained.
         CorruptCheckpoint: the folder's checkpoint cannot be read, or is another trial's.
@@ -116,7 +119,7 @@ class TrialRun:
         self._unreported: dict[str, float] | None = None
         self._used: dict[str, float] = {}
         self._communicator = communicator
-        self._loop = start_trial(
+        self.loop = start_trial(
             TrialConfig.completed(config["params"], job.unstated),
             job.schema,
             job.data.events("train"),
@@ -130,10 +133,10 @@ class TrialRun:
             watched=None if job.watched is None else job.watched.events("val"),
         )
         # Of a fitted model rank 0 alone is here.
-        together = ALONE if self._loop.config.fitted else communicator
+        together = ALONE if self.loop.config.fitted else communicator
         if seen_by_all(self._folder / LAST, together):
             state = load_checkpoint(self._folder / LAST)
-            self._loop.load_state_dict(state["loop"])
+            self.loop.load_state_dict(state["loop"])
             self._best = state["best"]
             self._used = state.get("used", {})
             self._unreported = state["metrics"] if state["metrics"]["epoch"] > heard else None
@@ -145,27 +148,46 @@ class TrialRun:
             NonFiniteLoss: the loss, or another metric, is NaN or infinite.
             StorageError: the checkpoint cannot be written; the former one is whole.
         """
-        if self._unreported is not None:
-            metrics, self._unreported = self._unreported, None
-        else:
-            with Meter(self._job.gpu_share if self._job.gpu else 0) as meter:
-                metrics = self._loop.run_epoch()
-            _check_finite(metrics)
-            self._used = self._of_all_workers(meter)
-            self._save(metrics)
+        if (unheard := self.unheard()) is not None:
+            return unheard
+        with Meter(self._job.gpu_share if self._job.gpu else 0) as meter:
+            metrics = self.loop.run_epoch()
+        return self.keep(metrics, self._of_all_workers(meter))
+
+    def unheard(self) -> dict[str, Any] | None:
+        """Return the result of the checkpoint that the trial goes on from where it may be unheard, once."""
+        metrics, self._unreported = self._unreported, None
+        return None if metrics is None else self._result(metrics)
+
+    def keep(self, metrics: dict[str, float], used: dict[str, float]) -> dict[str, Any]:
+        """Write the checkpoints after an epoch, and return its result.
+
+        Args:
+            metrics: of the epoch.
+            used: seconds of processors and GPUs that it took.
+
+        Raises:
+            NonFiniteLoss, StorageError: see `report`.
+        """
+        _check_finite(metrics)
+        self._used = used
+        self._save(metrics)
+        return self._result(metrics)
+
+    def _result(self, metrics: dict[str, float]) -> dict[str, Any]:
         return {
             METRICS: tuple(metrics.items()),  # Tune keeps 2 KiB of statistics of each number in a dict
             "epoch": int(metrics["epoch"]),
             self._job.metric: metrics[self._job.metric],
             USED: tuple(self._used.items()),
-            ENDED: self._loop.finished,
-            "done": self._loop.finished,
+            ENDED: self.loop.finished,
+            "done": self.loop.finished,
         }
 
     def _of_all_workers(self, meter: Meter) -> dict[str, float]:
         """Seconds of processors, and of GPUs where there are any, of all workers of the trial together."""
         used = {"cpu_seconds": meter.cpu_seconds, "gpu_seconds": meter.gpu_seconds}
-        if not self._communicator.alone and not self._loop.config.fitted:
+        if not self._communicator.alone and not self.loop.config.fitted:
             parts = self._communicator.all_gather(used)
             used = {name: sum(part[name] for part in parts) for name in used}
         return {name: seconds for name, seconds in used.items() if name == "cpu_seconds" or self._job.gpu}
@@ -176,12 +198,12 @@ class TrialRun:
         improved = self._best is None or sign * value > sign * self._best
         self._best = value if improved else self._best
         # Every worker gives its random state to the checkpoint, so all of them ask for it.
-        state = {"loop": self._loop.state_dict(), "best": self._best, "metrics": metrics, "used": self._used}
+        state = {"loop": self.loop.state_dict(), "best": self._best, "metrics": metrics, "used": self._used}
         if not self._writes:
             return
         with storing(self._folder):
             if improved:
-                best = {"model": self._loop.kept.state_dict(), "params": self._loop.config.resolved()}
+                best = {"model": self.loop.kept.state_dict(), "params": self.loop.config.resolved()}
                 save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
             save_checkpoint(self._folder / LAST, state)
 

@@ -261,6 +261,18 @@ class CodeAccepted(Config):
     changes: tuple[str, ...] = Field(description="what differs from before, a sentence for each file")
 
 
+class TrialsFused(Config):
+    """Several trials of one architecture are trained as one stacked network from here on, or it did not pay."""
+
+    kind: Literal["trials_fused"] = "trials_fused"
+    time: float
+    trial_ids: tuple[str, ...]
+    gain: float | None = Field(
+        None, description="seconds of their steps one by one, over those together; None where a flag decided"
+    )
+    fused: bool = Field(description="whether they are; else each is trained alone")
+
+
 class TimeBudgetSpent(Config):
     """The time that this attempt had is over; trials that have not ended go on when the search is resumed."""
 
@@ -288,6 +300,7 @@ Record = (
     | TrialFinished
     | TrialTested
     | CodeAccepted
+    | TrialsFused
     | TimeBudgetSpent
     | SearchFinished
 )

@@ -451,16 +451,19 @@ class ScaledModel(Model):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (N, n_classes) of inputs as they are stored, in the order of `columns`."""
+        logits: Tensor = self.model(*self.scaled(*inputs))
+        return logits
+
+    def scaled(self, *inputs: Tensor) -> list[Tensor]:
+        """Inputs as the model within takes them: none missing, scaled."""
         given = [
             self.imputers[name](values) if name in self.imputers else values
             for name, values in zip(self.columns, inputs, strict=True)
         ]
-        scaled = [
+        return [
             self._scaled(name, values) if name in self.scalers else values
             for name, values in zip(self.columns, given, strict=True)
         ]
-        logits: Tensor = self.model(*scaled)
-        return logits
 
     def _scaled(self, name: str, values: Tensor) -> Tensor:
         if name not in self.lists:

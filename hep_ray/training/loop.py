@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hep_ray.dataset.schema import EventSchema
@@ -107,6 +108,12 @@ class TrialLoop:
         goal: of the search, which the patience waits for.
         watched: events that are evaluated after each epoch too, and decide nothing.
 
+    Attributes:
+        model: that is trained.
+        loss: per event.
+        optimizer: of the model's parameters.
+        train: training events, with their weights in the loss.
+
     Raises:
         InvalidConfig: the model cannot take the dataset's columns, or the workers cannot share a batch.
     """
@@ -155,8 +162,8 @@ class TrialLoop:
             flat_in=config.training.flat_columns,
             flat_bins=config.training.flat_bins,
         )
-        self._train = on_device(train.select(columns, weights), self._device, gpu_fraction)
-        self._train_judged: EventSource = self._train
+        self.train = on_device(train.select(columns, weights), self._device, gpu_fraction)
+        self._train_judged: EventSource = self.train
         if weights is not None and config.training.train_auc:
             self._train_judged = train.select(columns, metric_weights(train, schema))
         judged = val.select(columns, metric_weights(val, schema))
@@ -165,20 +172,20 @@ class TrialLoop:
         if watched is not None:
             self._watched = watched.select(self.model.columns, metric_weights(watched, schema))
         if isinstance(self.model, ScaledModel):
-            self.model.fit_to(self._train)
+            self.model.fit_to(self.train)
         self._cost = model_cost(self.model, schema, self._device)
         self.loss = entries["loss"].build(parts["loss"]).to(self._device)
-        self._optimizer = entries["optimizer"].build(
+        self.optimizer = entries["optimizer"].build(
             parts["optimizer"],
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             self._local.learning_rate,
             exempt=norms_and_biases(self.model),
         )
-        self._schedule = entries["schedule"].build(parts["schedule"], self._optimizer, epochs)
-        self._kept = KeptModel(self.model, self._optimizer, epochs, config.training.swa_start)
+        self._schedule = entries["schedule"].build(parts["schedule"], self.optimizer, epochs)
+        self._kept = KeptModel(self.model, self.optimizer, epochs, config.training.swa_start)
         self._mixing_points: tuple[str, ...] = ()
         if config.augmentation.manifold_mixup:
-            few = self._train.head(PROBED_EVENTS)
+            few = self.train.head(PROBED_EVENTS)
             self._mixing_points = mixing_points(
                 self.model, next(few.batches(BatchRequest(len(few), device=self._device)))
             )
@@ -206,8 +213,19 @@ class TrialLoop:
             NonFiniteLoss: the loss of a step, or of the validation split, is NaN or infinite.
         """
         start = time.perf_counter()
-        learning_rate = self._optimizer.param_groups[0]["lr"]
-        train_metrics = self._train_epoch()
+        metrics = self.end_epoch(self.train_epoch())
+        return metrics | {"epoch_seconds": time.perf_counter() - start}
+
+    def end_epoch(self, train_metrics: dict[str, float]) -> dict[str, float]:
+        """Validate, once all steps of an epoch are done; return the report of `run_epoch` without its seconds.
+
+        Args:
+            train_metrics: of the steps, as `summed` returns them.
+
+        Raises:
+            NonFiniteLoss: the loss of the validation split is NaN or infinite.
+        """
+        learning_rate = self.optimizer.param_groups[0]["lr"]
         self._schedule.step()
         self._workers.broadcast_buffers(self.model)
         self._update_kept()
@@ -225,7 +243,6 @@ class TrialLoop:
             **watched,
             **self._cost,
             "learning_rate": learning_rate,
-            "epoch_seconds": time.perf_counter() - start,
         }
 
     def _evaluated(self, events: EventSource, protected: str = "") -> dict[str, float]:
@@ -243,9 +260,14 @@ class TrialLoop:
             decorrelation=self.config.training.decorrelation,
         )
 
-    def _train_epoch(self) -> dict[str, float]:
+    def train_epoch(self) -> dict[str, float]:
+        """Make the steps of an epoch, which `end_epoch` ends; return their loss and accuracy.
+
+        Raises:
+            NonFiniteLoss: the loss of a step is NaN or infinite.
+        """
         self.model.train()
-        batches_of_epoch = self._train.batches(self._request(shuffle=True))
+        batches_of_epoch = self.train.batches(self.request(shuffle=True))
         columns = [self.schema.column(name) for name in self.model.columns]
         augmentation, own = self.config.augmentation, self.config.own_augmentation(columns)
         if augmentation.active or own is not None:
@@ -255,7 +277,7 @@ class TrialLoop:
             train_step(
                 self.model,
                 self.loss,
-                self._optimizer,
+                self.optimizer,
                 batch,
                 clip_norm=self.config.training.clip_norm,
                 half=self._half,
@@ -270,18 +292,33 @@ class TrialLoop:
         losses = (
             self._workers.all_reduce(torch.stack([step.loss_sum for step in steps]).double()).cpu().numpy()
         )
+        correct = self._workers.all_reduce(torch.stack([step.correct for step in steps]).sum()).item()
+        return self.summed(losses, correct, sizes)
+
+    def summed(
+        self, losses: npt.NDArray[np.float64], correct: float, sizes: npt.NDArray[np.int64]
+    ) -> dict[str, float]:
+        """Return loss and accuracy of an epoch's steps.
+
+        Args:
+            losses: (steps,) summed over the events of each.
+            correct: events whose most probable class is the true one, each with its weight, of all steps.
+            sizes: (steps,) events.
+
+        Raises:
+            NonFiniteLoss: the loss of a step is NaN or infinite.
+        """
         finite = np.isfinite(losses)
         if not finite.all():
             raise NonFiniteLoss(
                 self._where(f"training loss is {losses[~finite][0]} at step {finite.argmin() + 1}")
             )
-        correct = self._workers.all_reduce(torch.stack([step.correct for step in steps]).sum()).item()
         return {
             "train_loss": float(losses.sum() / sizes.sum()),
             "train_accuracy": correct / int(sizes.sum()),
         }
 
-    def _request(self, *, shuffle: bool = False) -> BatchRequest:
+    def request(self, *, shuffle: bool = False) -> BatchRequest:
         """This worker's part of every batch of the training events."""
         return BatchRequest(
             self._local.batch_size,
@@ -297,14 +334,14 @@ class TrialLoop:
     def _sharded(self) -> Iterable[Batch]:
         """Whole batches of the training events, handed to the workers in turn; perhaps none for this one."""
         whole = self._local.batch_size * self._workers.world_size
-        request = dataclasses.replace(self._request(), batch_size=whole, sharded=True)
-        return self._train.batches(request) if len(request.counted_rows(len(self._train))) else ()
+        request = dataclasses.replace(self.request(), batch_size=whole, sharded=True)
+        return self.train.batches(request) if len(request.counted_rows(len(self.train))) else ()
 
     def _update_kept(self) -> None:
         """Take in the epoch; an average gets the statistics that one worker would find, the same on every rank."""
         if self.config.training.sync_batch_norm and not self._workers.alone:
             # Each rank sees its share of every batch, and the modules themselves join what they see.
-            self._kept.update(self.epoch + 1, lambda: self._train.batches(self._request()))
+            self._kept.update(self.epoch + 1, lambda: self.train.batches(self.request()))
         else:
             self._kept.update(self.epoch + 1, self._sharded, self._workers)
         if self.kept is not self.model:
@@ -320,7 +357,7 @@ class TrialLoop:
             "epoch": self.epoch,
             "params": self.config.resolved(),
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "kept": self._kept.state_dict(),
             "random": self._workers.all_gather(random_state()),
@@ -338,7 +375,7 @@ class TrialLoop:
         check_own(state, self.config.resolved())
         self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._kept.load_state_dict(state["kept"])
         if len(state["random"]) == self._workers.world_size:

@@ -42,6 +42,14 @@ def test_trial_overhead():
     assert 0 < line["ours_marginal"] < line["ours"]  # the whole search has the start of its workers in it
 
 
+def test_fused_trials():
+    (line,) = lines("fused_trials", "--shape", "2x16", "--trials", 3, "--events", 600, "--rounds", 1)
+
+    assert line["ratio"] > 0
+    assert line["validation_losses_equal"]
+    assert line["largest_difference_of_train_loss"] < 1e-6
+
+
 def test_epoch_overhead():
     cnn, mlp = lines("epoch_overhead", "--images", 100, "--rows", 1024, "--rounds", 1, "--threads", 1)
     for line in (cnn, mlp):

@@ -91,7 +91,7 @@ def options(ray_session, tmp_path_factory):
     given = SearchOptions(data=folder / "data", storage=folder / "runs", preset="smoke", seed=7)
     run_search(prepare(search, given), console=QUIET)
     return ConfirmOptions(
-        "toy_confirmed", top=2, seeds=2, storage=folder / "runs", scripts=folder / "searches"
+        "toy_confirmed", top=2, seeds=2, storage=folder / "runs", scripts=folder / "searches", fuse="off"
     )
 
 
@@ -288,6 +288,49 @@ def test_killed_in_a_training_or_in_the_tests_it_goes_on_to_the_same_result(opti
     assert len(records(folder, "epoch_finished")) == 6 * 2
 
 
+def test_trained_as_one_stack_and_killed_it_has_the_numbers_of_trainings_one_by_one(
+    options, confirmed, tmp_path
+):
+    storage = tmp_path / "runs"
+    shutil.copytree(options.storage, storage)
+    folder = storage / "toy_confirmed/confirm"
+    shutil.rmtree(folder)
+    (storage / "toy_confirmed/test_uses.jsonl").unlink()
+    stacked = dataclasses.replace(options, storage=storage, fuse="4")
+
+    whole = run_confirmation(prepare_confirmation(stacked), console=QUIET).confirmation
+
+    one_by_one = read_records(folder_of(options) / "confirm")
+    wanted = {(one.trial_id, one.epoch): one.metrics for one in one_by_one if one.kind == "epoch_finished"}
+    fused = records(folder, "trials_fused")
+    assert sorted(len(one.trial_ids) for one in fused) == [3, 3]
+    assert all(one.fused and one.gain is None for one in fused)
+
+    def check(result):
+        epochs = records(folder, "epoch_finished")
+        assert len(epochs) == len(wanted) == 6 * 2
+        assert all(one.cpu_seconds > 0 for one in epochs)
+        for one in epochs:
+            expected = wanted[one.trial_id, one.epoch]
+            own = {key: one.metrics[key] for key in ("epoch_seconds", "train_loss", "train_accuracy")}
+            assert one.metrics == {**expected, **own}
+            assert own["train_loss"] == pytest.approx(expected["train_loss"], rel=0, abs=1e-6)
+        for one, other in zip(result.contenders, confirmed.confirmation.contenders, strict=True):
+            assert one.estimates == other.estimates
+
+    check(whole)
+    # Killed after the first epochs: one training has a checkpoint that is ahead of the journal, one has none left.
+    lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(line)["kind"] for line in lines]
+    kept = [place for place, kind in enumerate(kinds) if kind == "epoch_finished"][1]
+    (folder / "journal.jsonl").write_bytes(b"".join(lines[:kept]))
+    (storage / "toy_confirmed/test_uses.jsonl").unlink()
+    for path in folder.rglob("*.p*"):
+        if path.is_file():
+            path.unlink()
+    check(run_confirmation(prepare_confirmation(stacked), console=QUIET).confirmation)
+
+
 def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options, confirmed, tmp_path):
     for change, word in (({"top": 1}, "contenders"), ({"seeds": 3}, "seeds")):
         with raises(CannotResume, word, "--again"):
@@ -315,7 +358,7 @@ def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options,
 
 def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, confirmed):
     words = ["confirm", str(options.scripts / "toy_confirmed.py"), "--storage", str(options.storage)]
-    words += ["--top", "2", "--seeds", "2"]
+    words += ["--top", "2", "--seeds", "2", "--fuse", "off"]
 
     dry = CliRunner().invoke(app, [*words, "--dry-run"])
     told = CliRunner().invoke(app, words)
@@ -378,6 +421,7 @@ def test_numbers_that_no_training_can_have_are_refused(options):
         ({"seeds": 0}, CannotConfirm, ["--seeds", 0]),
         ({"top": 0}, CannotConfirm, ["--top", 0]),
         ({"level": 95}, CannotConfirm, ["--level", 95, 0.95]),
+        ({"fuse": "1"}, CannotConfirm, ["--fuse", "auto", "off", 1]),
     ],
 )
 def test_what_cannot_be_confirmed_is_refused_with_the_reason(options, change, error, facts):

@@ -179,6 +179,7 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--storage": ["elsewhere"],
     "--data": ["nowhere"],
     "--level": ["0.9"],
+    "--fuse": ["off"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--cpus-per-worker": ["2"],
     "--gpus-per-worker": ["1"],
@@ -189,7 +190,7 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--allow-unfinished": [],
     "--again": [],
 }
-OF_CONFIRM_ALONE = {"--top", "--seeds", "--baseline", "--level"}
+OF_CONFIRM_ALONE = {"--top", "--seeds", "--baseline", "--level", "--fuse"}
 FOLDS_FLAGS: dict[str, list[str]] = {
     "--folds": ["3"],
     "--trial": ["t0001"],

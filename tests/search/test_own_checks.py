@@ -387,7 +387,7 @@ def test_own_optimizer_schedule_and_scaler_are_taken_as_they_are(check) -> None:
     loop = start_trial(TrialConfig.from_params(PARAMS | params), SCHEMA, EVENTS, EVENTS, epochs=2, seed=0)
     rates = [loop.run_epoch()["learning_rate"] for _ in range(2)]
     assert rates == pytest.approx([0.01, 0.001])
-    assert loop._optimizer.param_groups[0]["momentum"] == 0.25
+    assert loop.optimizer.param_groups[0]["momentum"] == 0.25
 
 
 def test_an_own_augmentation_changes_training_alone_and_a_resumed_trial_sees_the_same(check) -> None:

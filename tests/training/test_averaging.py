@@ -93,7 +93,7 @@ def test_an_epoch_shorter_than_the_inner_loop_validates_what_it_trained() -> Non
     trial = loop(optimizer="entropy_sgd", learning_rate=0.5)
     initial = [own.detach().clone() for own in trial.model.parameters()]
     untrained = trial.run_epoch()["val_loss"]
-    states = [trial._optimizer.state[own] for own in trial.model.parameters()]
+    states = [trial.optimizer.state[own] for own in trial.model.parameters()]
     for own, first, state in zip(trial.kept.parameters(), initial, states, strict=True):
         assert state["inner"] == 3
         assert torch.equal(state["centre"], first)

@@ -138,7 +138,7 @@ def test_validation_weights_and_scalers_do_not_depend_on_where_events_are(
         held.model.state_dict().values(), streamed.model.state_dict().values(), strict=True
     ):
         np.testing.assert_array_equal(left, right)
-    weights = [next(trial._train.batches(BatchRequest(200))).weights for trial in (held, streamed)]
+    weights = [next(trial.train.batches(BatchRequest(200))).weights for trial in (held, streamed)]
     np.testing.assert_array_equal(*weights)
     streamed.model.load_state_dict(held.model.state_dict())
     metrics = curve(loop(splits["train"][0], splits["val"][0]))

@@ -1,0 +1,293 @@
+"""Trainings of one architecture in one process, as one stacked network: what is stacked, the process, and its driver.
+
+Only a fixed list of trainings is stacked (a confirmation's): a search decides by what ended before. Nothing else knows
+of stacks. Each training has its records, its folder and its checkpoints, and goes on from these alone or in another
+stack; so where a stack's process is lost, or does not pay, Tune trains what is left one by one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+from hep_ray.files import storing
+from hep_ray.loading.batches import Events
+from hep_ray.plugins import load
+from hep_ray.search.failures import begin_log, time_limit, write_log
+from hep_ray.search.recorder import Recorder
+from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.state import SearchState
+from hep_ray.search.trial import TrialJob, TrialRun, cause_of, failure_of
+from hep_ray.tracking.records import TrialsFused, TrialStarted
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.fused import (
+    FusedTrial,
+    OwnRandom,
+    architecture,
+    measured_gain,
+    run_epoch_together,
+    why_alone,
+)
+from hep_ray.training.loop import TrialLoop
+
+Stack = tuple[TrialStarted, ...]
+AUTO, OFF = "auto", "off"
+MOST = 16
+"""Trainings of a stack, unless a flag says otherwise: of more, the arrays leave the processor's caches."""
+PAYS = 1.2
+"""Gain below which trainings are not stacked."""
+
+
+def stacks_of(
+    runs: Sequence[TrialStarted],
+    state: SearchState,
+    resources: ResourcePlan,
+    unstated: Mapping[str, Any],
+    fuse: str,
+) -> list[Stack]:
+    """Return which trainings are stacked: those of one architecture, as many as leave each worker some.
+
+    Args:
+        runs: all trainings.
+        state: what the journal tells; trainings that have ended are left out.
+        resources: of one training, which one stack has too.
+        unstated: what a parameter is that a training leaves out.
+        fuse: `auto`, `off`, or the most trainings of a stack.
+    """
+    alone = (
+        resources.workers_per_trial > 1 or resources.gpus_per_trial or resources.ingest.cache != "resident"
+    )
+    if fuse == OFF or alone:
+        return []
+    ended = {trial.trial_id for trial in state.trials.values() if trial.finished is not None}
+    left = [run for run in runs if run.trial_id not in ended]
+    most = min(MOST, math.ceil(len(left) / resources.concurrent)) if fuse == AUTO else int(fuse)
+    alike: dict[str, list[TrialStarted]] = {}
+    for run in left:
+        config = TrialConfig.completed(run.params, unstated)
+        if not why_alone(config):
+            alike.setdefault(architecture(config), []).append(run)
+    stacks = []
+    for group in alike.values():
+        parts = math.ceil(len(group) / most)
+        stacks += [tuple(group[place::parts]) for place in range(parts)]
+    return [stack for stack in stacks if len(stack) > 1]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How a stack begins.
+
+    Attributes:
+        gain: seconds of its steps one by one, over those together; None where it was not measured.
+        fused: whether it is trained.
+        failed: results of the trainings that could not begin, by their ids.
+    """
+
+    gain: float | None
+    fused: bool
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class FusedProcess:
+    """Actor that trains the trainings of one stack after another together, as `TrialActor` does one.
+
+    Args:
+        job: what all trainings share.
+    """
+
+    def __init__(self, job: TrialJob) -> None:
+        load(job.plugins)
+        torch.set_num_threads(job.cpus)
+        self._job = job
+        self._runs: dict[str, tuple[TrialRun, OwnRandom]] = {}
+
+    def begin(self, stack: Stack, *, measure: bool) -> Begun:
+        """Take up the trainings of a stack, each from its checkpoint where it has one.
+
+        Args:
+            stack: of trainings of one architecture.
+            measure: train a few batches first, and take up nothing where it does not pay.
+        """
+        self._runs.clear()
+        with time_limit(self._job.epoch_timeout * len(stack)):
+            gain = self._gain(stack) if measure else None
+            if gain is not None and gain < PAYS:
+                return Begun(gain, fused=False)
+            failed = {}
+            for run in reversed(
+                stack
+            ):  # so that the log of the first has what the process writes from now on
+                try:
+                    self._log(run.trial_id)
+                    config = {"trial_id": run.trial_id, "params": run.params, "seed": run.seed}
+                    made = TrialRun(self._job, config, "cpu")
+                    self._runs[run.trial_id] = made, OwnRandom()
+                except Exception as exc:  # noqa: BLE001 - recorded as this training's cause of failure
+                    failed[run.trial_id] = self._failed(run.trial_id, exc)
+            return Begun(gain, fused=True, failed=failed)
+
+    def epoch(self) -> dict[str, dict[str, Any]]:
+        """Train an epoch of those that have done the fewest, and return their results by their ids.
+
+        After a resume first those of the checkpoints, which may be unheard.
+        """
+        with time_limit(self._job.epoch_timeout * len(self._runs)):
+            found = {name: run.unheard() for name, (run, _) in self._runs.items()}
+            results = {name: result for name, result in found.items() if result is not None}
+            if not results:
+                fewest = min(run.loop.epoch for run, _ in self._runs.values())
+                results = self._train(
+                    [name for name, (run, _) in self._runs.items() if run.loop.epoch == fewest]
+                )
+        for name, result in results.items():
+            if result["done"]:
+                del self._runs[name]
+        return results
+
+    def _train(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        runs = [self._runs[name] for name in names]
+        trials = [FusedTrial(_loop(run), random) for run, random in runs]
+        results: dict[str, dict[str, Any]] = {}
+
+        def keep(place: int, metrics: dict[str, float], cpu_seconds: float) -> None:
+            results[names[place]] = runs[place][0].keep(metrics, {"cpu_seconds": cpu_seconds})
+
+        for name, found in zip(names, run_epoch_together(trials, keep), strict=True):
+            if isinstance(found, Exception):
+                results[name] = self._failed(name, found)
+        return results
+
+    def _gain(self, stack: Stack) -> float:
+        job = self._job
+        train, val = job.data.events("train"), job.data.events("val")
+        assert isinstance(train, Events)
+
+        def maker(run: TrialStarted) -> Callable[[Events], TrialLoop]:
+            config = TrialConfig.completed(run.params, job.unstated)
+            return lambda few: TrialLoop(config, job.schema, few, val, epochs=job.epochs, seed=run.seed)
+
+        return measured_gain([maker(run) for run in stack], train)
+
+    def _log(self, trial_id: str) -> None:
+        folder = self._job.folder(trial_id)
+        with storing(folder):
+            begin_log(folder, trial_id)
+
+    def _failed(self, trial_id: str, exc: Exception) -> dict[str, Any]:
+        with suppress(OSError):  # of a full storage, which the result tells
+            begin_log(self._job.folder(trial_id), trial_id)
+            write_log(cause_of(exc))
+        return failure_of(exc)
+
+
+def _loop(run: TrialRun) -> TrialLoop:
+    assert isinstance(run.loop, TrialLoop)
+    return run.loop
+
+
+class StackTrainer:
+    """Train stacks side by side until the trainings of each have ended, or are left to be trained one by one.
+
+    Args:
+        job: what all trainings share.
+        resources: of one training, which each stack gets.
+        recorder: told everything, as by Tune.
+        measure: leave those alone that a short measurement says are not faster together.
+        say: what a user should know.
+    """
+
+    def __init__(
+        self,
+        job: TrialJob,
+        resources: ResourcePlan,
+        recorder: Recorder,
+        *,
+        measure: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        remote: Any = ray.remote
+        self._process = remote(num_cpus=resources.cpus_per_trial)(FusedProcess)
+        self._job, self._concurrent, self._recorder = job, resources.concurrent, recorder
+        self._measure, self._say = measure, say
+        self._waiting: list[Stack] = []
+        self._working: dict[Any, tuple[Any, Stack]] = {}
+        """Answer that is awaited → process, and its stack."""
+
+    def train(self, stacks: Sequence[Stack]) -> None:
+        """Train stacks of trainings, begun or not.
+
+        Raises:
+            StorageError: the storage takes no more.
+        """
+        self._waiting = list(stacks)
+        actors: list[Any] = []
+        try:
+            while self._working or self._waiting:
+                while self._waiting and len(self._working) < self._concurrent:
+                    actors.append(self._process.remote(self._job))
+                    self._take_next(actors[-1])
+                (answer, *_), _ = ray.wait(list(self._working))
+                actor, stack = self._working.pop(answer)
+                try:
+                    found = ray.get(answer)
+                except (RayActorError, OutOfMemoryError) as exc:
+                    self._lost(stack, str(exc))
+                else:
+                    self._hear(actor, stack, found)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    def _take_next(self, actor: Any) -> None:
+        """Give a process the next stack, if there is one."""
+        if not self._waiting:
+            return
+        stack = self._waiting.pop(0)
+        for run in stack:
+            if run.trial_id not in self._recorder.state.trials:
+                self._recorder.write(run.model_copy(update={"time": time.time()}))
+        self._working[actor.begin.remote(stack, measure=self._measure)] = actor, stack
+
+    def _hear(self, actor: Any, stack: Stack, found: Begun | dict[str, dict[str, Any]]) -> None:
+        """Record what a process answers, and give it what is next."""
+        if isinstance(found, Begun):
+            names = tuple(run.trial_id for run in stack)
+            self._recorder.write(
+                TrialsFused(time=time.time(), trial_ids=names, gain=found.gain, fused=found.fused)
+            )
+            if found.gain is not None:
+                how = "together" if found.fused else "one by one"
+                self._say(
+                    f"{len(stack)} networks of one shape are trained {how}: together {found.gain:.1f}× as fast"
+                )
+            if not found.fused:
+                self._take_next(actor)
+                return
+        for name, result in (found.failed if isinstance(found, Begun) else found).items():
+            self._recorder.hear(name, result)
+            if result["done"]:
+                self._recorder.end(name, result)
+        if self._left(stack):
+            self._working[actor.epoch.remote()] = actor, stack
+        else:
+            self._take_next(actor)
+
+    def _lost(self, stack: Stack, told: str) -> None:
+        """Leave the trainings of a process that was lost to be trained one by one."""
+        left = self._left(stack)
+        cause = self._recorder.lose(left, told)
+        self._say(f"the process of {len(left)} trainings was lost, which go on one by one: {cause}")
+
+    def _left(self, stack: Stack) -> list[str]:
+        """Return the trainings of a stack that have not ended."""
+        trials = self._recorder.state.trials
+        return [run.trial_id for run in stack if trials[run.trial_id].finished is None]
