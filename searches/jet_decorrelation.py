@@ -4,7 +4,7 @@ Boosted H → bb against QCD, a network of the jet's constituents (`pfn`), and b
 distance correlation of its score with the jet's mass on QCD jets (arXiv:2001.05310), which no model reads. λ = 0 is the
 tagger as it is: it finds the mass in the constituents, and the background that passes a cut is shaped like the signal.
 Batches of 512, since the term is of the background of one batch. Each trial keeps the epoch of the smallest loss with
-its term. On our jets and at sizes for two cores, not on those of the paper.
+its term; these losses differ in λ, so the table tells, not the rank. On our jets, at sizes for two cores.
 """
 
 from hep_ray import Choice, LogUniform, Preset, Search, Space, StudyTable, main

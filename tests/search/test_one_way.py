@@ -100,7 +100,9 @@ def test_one_execute_runs_a_search_resumes_it_and_confirms_it(options: SearchOpt
         run_confirmation(plan, console=QUIET)
     trained = SearchState.read(plan.folder)
     assert seen == [plan.folder]
-    assert list(trained.trials) == [run.trial_id for run in plan.runs]
+    assert sorted(trained.trials) == sorted(
+        run.trial_id for run in plan.runs
+    )  # what is stacked begins together
     assert all(len(trial.history) == 2 for trial in trained.trials.values())
     assert trained.finished
 

@@ -492,6 +492,7 @@ JOINTLY = {
         {"latent_features"},  # PFN
         {"neighbours"},  # ParticleNet
     ],
+    ("jet_decorrelation", "tune"): [{"learning_rate"}],
     ("jet_images", "laptop"): [{"dropout", "weight_decay", "learning_rate", "swa_start", "phi_flip"}],
     ("jet_images", "networks"): [
         {"model", "optimizer", "weight_decay", "learning_rate", "phi_flip", "eta_flip"}

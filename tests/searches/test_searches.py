@@ -97,7 +97,10 @@ def test_models_take_the_events_of_the_task(
 def test_what_is_ranked_and_tabulated_is_reported(search: Search) -> None:
     schema = schema_of(search)
     labels = np.arange(len(schema.classes))
-    reported = classification_metrics(np.eye(len(labels)), labels, schema.classes, schema.signal)
+    spectator = labels.astype(np.float64) if "decorrelate" in search.space.parameters else None
+    reported = classification_metrics(
+        np.eye(len(labels)), labels, schema.classes, schema.signal, protected=spectator
+    )
     known = {
         "val_loss",
         "epoch_seconds",
@@ -105,6 +108,7 @@ def test_what_is_ranked_and_tabulated_is_reported(search: Search) -> None:
         "flops",
         "train_loss",
         *(f"val_{name}" for name in reported),
+        *(["val_decorrelated_loss"] if spectator is not None else []),
     }
     assert search.metric in known
     assert search.second_objective is None or search.second_objective in known
