@@ -29,13 +29,16 @@ FIRST = 3
 class PriorGuess:
     """A guess that rises towards the values where a user expects the best.
 
+    Where a parameter does not exist, its prior says nothing: it counts as the mean over its range.
+
     Args:
         priors: parameter → value.
         encoding: of the space.
 
     Attributes:
         candidates: (n, genes) drawn from the density, and uniformly in parameters without a prior.
-        first: (n, genes) to begin with: the stated values, in the middle of what has none, then some of `candidates`.
+        first: (n, genes) to begin with: the stated values, as far as they can exist together, in the middle of what has
+            none, then some of `candidates`.
         words: what a decision to begin with one of them says.
     """
 
@@ -43,9 +46,14 @@ class PriorGuess:
 
     def __init__(self, priors: Mapping[str, float], encoding: Encoding) -> None:
         places = [encoding.place(name) for name in priors]
-        stated = encoding.of(dict(priors))
-        self._codes = encoding.codes(stated[None])[0]
-        self._columns = np.nonzero(np.isin(encoding.groups, places))[0]
+        stated = encoding.with_all(encoding.of(dict(priors)), priors)
+        self._encoding, self._places = encoding, places
+        self._columns = [
+            int(np.nonzero(encoding.groups == place)[0][0]) for place in places
+        ]  # of a range, one
+        self._codes = np.array([encoding.code_of(place, float(stated[place])) for place in places])
+        range_ = np.linspace(0, 1, 101)[:, None]
+        self._of_absent = _rise(range_ - self._codes).mean(0)
         rng = np.random.default_rng(0)
         genes = rng.random((CANDIDATES, encoding.genes))
         near = stated[places] + WIDTH * rng.normal(size=(CANDIDATES, len(places)))
@@ -55,8 +63,10 @@ class PriorGuess:
 
     def __call__(self, codes: Array, times: Array | float = 1.0) -> Array:  # noqa: ARG002 - the same after any epoch
         """Return (n,) what is expected of (n, columns) codes."""
-        away = (codes[:, self._columns] - self._codes[self._columns]) / WIDTH
-        guess: Array = RISE * np.exp(-0.5 * away**2).mean(1)
+        present = self._encoding.active_by(codes)[:, self._places]
+        guess: Array = np.where(present, _rise(codes[:, self._columns] - self._codes), self._of_absent).mean(
+            1
+        )
         return guess
 
     def about(self, codes: Array, times: Array, values: Array) -> Mean:
@@ -65,3 +75,8 @@ class PriorGuess:
         middle = float(guessed.mean())
         share = share_borne_out(guessed, times, values) * min(1.0, FADE / len(values))
         return lambda at, when: share * (self(at, when) - middle)
+
+
+def _rise(away: Array) -> Array:
+    risen: Array = RISE * np.exp(-0.5 * (away / WIDTH) ** 2)
+    return risen

@@ -10,7 +10,7 @@ range; the choice on which it depends tells the two apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,7 @@ class Encoding:
         self._of_training = training_keys()
         models = space.parameters["model"].corners() if "model" in space.parameters else ()
         self._fitted = [model for model in models if is_fitted(model)]
+        self._trained = [model for model in models if not is_fitted(model)]
         self._conditional = bool(self._fitted) or any(one.condition for one in space.parameters.values())
         parents = {key for one in space.parameters.values() for key in one.condition}
         self._genes: list[_Gene] = []
@@ -215,6 +216,37 @@ class Encoding:
                 else:
                     chosen[name] = np.full(len(genes), _word(parameter.values[0]))
         return np.stack([exists[one.name] for one in self._genes], axis=1)
+
+    def active_by(self, codes: Array) -> Mask:
+        """Return (n, genes) whether each parameter exists, of (n, columns) codes: the choices in them tell."""
+        genes = np.full((len(codes), self.genes), IDLE)
+        for place, one in enumerate(self._genes):
+            if one.values:
+                own, last = codes[:, one.columns], len(one.values) - 1
+                chosen = np.round(own[:, 0] * last) if one.ordered else own.argmax(1)
+                genes[:, place] = (chosen + 0.5) / (last + 1)
+        return self.active(genes)
+
+    def code_of(self, place: int, gene: float) -> float:
+        """Return the code of a gene of a range, whether or not the parameter exists."""
+        return float(self._genes[place].code(np.array([gene]))[0, 0])
+
+    def with_all(self, genes: Array, names: Iterable[str]) -> Array:
+        """Return (genes,) with other choices where parameters would not exist, as far as they can exist together."""
+        found, kept = genes.copy(), set[str]()
+        for name in names:
+            needs = dict(self._space.parameters[name].condition)
+            if name in self._of_training and self._fitted:
+                needs.setdefault("model", tuple(self._trained))
+            for key, values in needs.items():
+                place = self._places.get(key)
+                if place is None or key in kept:
+                    continue
+                gene = self._genes[place]
+                if gene.value(float(found[place])) not in values:
+                    found[place] = next(one for one in map(gene.gene, values) if one is not None)
+                kept.add(key)
+        return found
 
     def params(self, genes: Array) -> dict[str, Value]:
         """Return the configuration that (genes,) stand for, constants and what follows included."""

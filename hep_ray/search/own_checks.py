@@ -261,7 +261,10 @@ def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
             f"{at}loss '{training.loss}' returned {tuple(losses.shape)} for {len(batch)} events: it must return one "
             f"loss per event, ({len(batch)},)"
         )
-    if not torch.isfinite(losses).all():
+    every_class = len(set(batch.labels.tolist())) == len(
+        schema.classes
+    )  # of a batch without one a mean may be none
+    if every_class and not torch.isfinite(losses).all():
         raise InvalidConfig(
             f"{at}loss '{training.loss}' is {losses.detach().tolist()} for {len(batch)} events that model "
             f"'{training.model}' has not trained on yet: each must be finite"

@@ -48,7 +48,7 @@ from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
 from hep_ray.search.recorder import KEEP_BEST, MOST_PAUSED
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
-from hep_ray.search.space import Choice, Mapped, Space
+from hep_ray.search.space import Choice, Mapped, Space, Uniform
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import local_step
@@ -337,10 +337,19 @@ def check_averages(search: Search, preset: Preset, space: Space, options: Search
         InvalidSpace: trials would.
     """
     stated = [params["swa_start"] for params in search.points_to_evaluate if "swa_start" in params]
-    stated += space.parameters["swa_start"].corners() if "swa_start" in space.parameters else ()
-    begun = (options.sampler, options.scheduler) != (None, None)
-    for start in () if begun else map(float, stated):
-        epochs = preset.epochs
+    drawn, epochs = space.parameters.get("swa_start"), preset.epochs
+    if isinstance(drawn, Uniform) and drawn.step is not None:
+        stated += list(np.arange(drawn.low, drawn.high + drawn.step / 2, drawn.step).round(9))
+    elif drawn is not None and not isinstance(drawn, Uniform):
+        stated += drawn.corners()
+    if (options.sampler, options.scheduler) != (None, None):
+        return
+    if isinstance(drawn, Uniform) and drawn.step is None and drawn.low < 1 and drawn.high > 1 - 1 / epochs:
+        raise InvalidSpace(
+            f"swa_start is {drawn}, and from {1 - 1 / epochs:.3g} on it averages the weights of one epoch of {epochs}, "
+            f"which is no average: end the range there, or make it a Choice with 1, which averages none"
+        )
+    for start in map(float, stated):
         if start < 1 and epochs - math.floor(epochs * start) == 1:
             least = next(more for more in itertools.count(epochs) if more - math.floor(more * start) > 1)
             raise InvalidSpace(

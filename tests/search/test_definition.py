@@ -13,7 +13,7 @@ from hep_ray.errors import HepRayError, InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import planned, prepare
-from hep_ray.search.space import Choice, LogUniform, Mapped, Space
+from hep_ray.search.space import Choice, LogUniform, Mapped, Space, Uniform
 from tests.facts import raises
 
 BOOSTED = ({"model": "gradient_boosting"},)
@@ -137,7 +137,22 @@ def test_a_baseline_of_a_parameter_that_no_trial_has_is_refused_before_any(tmp_p
 @pytest.mark.parametrize(
     ("start", "epochs", "least"),
     # Epochs from floor(epochs × start) + 1 on are averaged: of 2 from 0.5 the second, of 12 from 0.95 the twelfth.
-    [(0.5, 2, 3), (0.0, 1, 2), (Choice(1.0, 0.95), 12, 21), (0.5, 3, None), (1.0, 1, None), (0.0, 2, None)],
+    # A range is looked at as a whole, one with a step value by value.
+    [
+        *(
+            (0.5, 2, 3),
+            (0.0, 1, 2),
+            (Choice(1.0, 0.95), 12, 21),
+            (0.5, 3, None),
+            (1.0, 1, None),
+            (0.0, 2, None),
+        ),
+        *(
+            (Uniform(0.5, 0.9, 0.1), 10, 11),
+            (Uniform(0.3, 0.9), 10, None),
+            (Uniform(0.3, 0.8, 0.1), 10, None),
+        ),
+    ],
 )
 def test_an_average_of_one_epoch_is_none_and_is_refused(
     start: Any, epochs: int, least: int | None, tmp_path: Any
@@ -153,3 +168,11 @@ def test_an_average_of_one_epoch_is_none_and_is_refused(
         prepare(search, options)
     with pytest.raises(HepRayError, match="nowhere"):  # what was begun so goes on
         prepare(search, dataclasses.replace(options, sampler="tpe"))
+
+
+def test_a_range_in_which_some_values_average_one_epoch_is_refused(tmp_path: Any) -> None:
+    start = Uniform(0.5, 1.0)
+    space = Space(model="mlp", loss="cross_entropy", optimizer="adam", learning_rate=0.01, swa_start=start)
+    search = Search("toy", "toy", "Toy.", space, {"smoke": Preset(epochs=10, trials=1, scheduler="none")})
+    with raises(InvalidSpace, "swa_start is 0.5 … 1", "from 0.9 on", "of 10"):
+        prepare(search, SearchOptions(data=tmp_path / "nowhere", storage=tmp_path / "runs", preset="smoke"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hep_ray import Integer, LogUniform, Preset, Search, Space, Uniform
+from hep_ray import Choice, Integer, LogUniform, Preset, Search, Space, Uniform
 from hep_ray.errors import InvalidSpace
 from hep_ray.search.curves import CurveSearcher, Step
 from hep_ray.search.curves_prior import PriorGuess
@@ -120,6 +120,45 @@ def test_a_sampler_that_does_not_read_it_refuses_it() -> None:
     for sampler in ("tpe", "random"):
         with raises(InvalidSpace, "prior of 'learning_rate'", sampler, "curves"):
             check_sampler(Preset(epochs=9, trials=8, sampler=sampler), made)
+
+
+MOMENTUM = Uniform(0.8, 0.99, prior=0.98)
+RATE = LogUniform(1e-4, 1e-1, prior=1e-3)
+
+
+@pytest.mark.parametrize("optimizers", [("sgd", "adam"), ("adam", "sgd"), ("adam", "rmsprop", "sgd")])
+def test_the_prior_of_a_parameter_that_may_not_exist_says_nothing_where_it_does_not(
+    optimizers: tuple[str, ...],
+) -> None:
+    where = Space(
+        model="mlp",
+        optimizer=Choice(*optimizers),
+        momentum=MOMENTUM.when(optimizer="sgd"),
+    )
+    encoding = Encoding(where)
+    guess = PriorGuess(where.priors(), encoding)
+
+    def of(**params: Any) -> float:
+        return float(guess(encoding.codes(encoding.of(params)[None]))[0])
+
+    at, off, middle = (of(optimizer="sgd", momentum=momentum) for momentum in (0.98, 0.81, 0.895))
+    assert at == pytest.approx(2.0)
+    assert off < middle < of(optimizer="adam", momentum=0.98) == of(optimizer="adam") < at
+    assert encoding.params(guess.first[0]) == {
+        "model": "mlp",
+        "optimizer": "sgd",
+        "momentum": pytest.approx(0.98),
+    }
+
+
+@pytest.mark.parametrize("models", [("mlp", "gradient_boosting"), ("gradient_boosting", "mlp")])
+def test_a_search_begins_with_a_network_where_its_learning_rate_has_a_prior(models: tuple[str, ...]) -> None:
+    where = Space(model=Choice(*models), learning_rate=RATE)
+    encoding = Encoding(where)
+    guess = PriorGuess(where.priors(), encoding)
+    first = encoding.params(guess.first[0])
+    assert (first["model"], first["learning_rate"]) == ("mlp", pytest.approx(1e-3))
+    assert guess(encoding.codes(guess.first[:1]))[0] == pytest.approx(2.0)
 
 
 def test_a_guess_is_highest_at_the_stated_values_whatever_the_others_are() -> None:
