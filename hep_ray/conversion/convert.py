@@ -22,7 +22,7 @@ from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, r
 from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
 from hep_ray.conversion.given_tests import given_split, refuse_shared
 from hep_ray.conversion.images import rows_at_once
-from hep_ray.conversion.inputs import Inputs, InputTable, open_inputs, with_test_files
+from hep_ray.conversion.inputs import Inputs, InputTable, joined_tables, open_inputs, with_test_files
 from hep_ray.conversion.kept import KeptRuns, keep, kept
 from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.normalisation import weight_factors
@@ -145,7 +145,8 @@ def convert(
     rules = opened.rules
     columns, event_schema = _layout(opened, rules, chosen)
     rule, event_schema = given_split(opened, rule, event_schema)
-    notes: list[JsonValue] = [*opened.notes, *(renamed(columns) if not rules.columns else ())]
+    notes: list[JsonValue] = [*opened.notes, *joined_tables(opened)]
+    notes += renamed(columns) if not rules.columns else ()
     if (Path(out) / MANIFEST).exists():
         notes += code_changes(Manifest.read(out).source.get("own_code"))
     source: dict[str, JsonValue] = {
@@ -196,7 +197,10 @@ def convert(
                 if progress:
                     progress(done, opened.events)
             if opened.test_files:
-                refuse_shared(spilled, event_schema, by_content=not rules.event_id.fields)
+                of_dataset = opened.schema is not None
+                refuse_shared(
+                    spilled, event_schema, ids_named=bool(rules.event_id.fields), of_dataset=of_dataset
+                )
             writer.source["events_read"] = done
             writer.source["notes"] = [*notes, *_cut_lists(event_schema, cuts)]
     except KeyboardInterrupt:

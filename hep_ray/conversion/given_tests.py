@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from hep_ray.conversion.external_sort import SortedRun
 from hep_ray.conversion.inputs import Inputs
-from hep_ray.conversion.shards import DEFAULT_RULE
+from hep_ray.conversion.shards import IDS_OF_VALUES
 from hep_ray.dataset.check import row_hashes
 from hep_ray.dataset.schema import EVENT_ID, IN_TEST_FILE, Column, EventSchema
-from hep_ray.dataset.splits import SplitRule
-from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.dataset.splits import SPLITS, SplitRule
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema
 
 PIECE_BYTES = 32 * 2**20
 """About as many bytes of events are looked at at a time."""
@@ -27,6 +27,7 @@ def given_split(opened: Inputs, rule: SplitRule, schema: EventSchema) -> tuple[S
 
     Raises:
         InvalidConfig: something else decides the test split, too.
+        InvalidSchema: there is a column of the name of the one that tells test files' events.
     """
     if not opened.test_files:
         return rule, schema
@@ -38,22 +39,34 @@ def given_split(opened: Inputs, rule: SplitRule, schema: EventSchema) -> tuple[S
         raise InvalidConfig(
             f"--test-file and --split-by {schema.split_by} both say which split an event is in: leave one out"
         )
-    if rule != DEFAULT_RULE and rule.test > 0:
+    if rule.test > 0 and rule.model_fields_set & set(SPLITS):  # stated, if only as it is by default
         raise InvalidConfig(
             f"--split gives {100 * rule.test:g} % of the events to test, which --test-file gives already: state 0 for "
             "test, such as --split 80/20/0"
+        )
+    if IN_TEST_FILE in {column.name for column in schema.columns}:
+        kept = f', or divide as before, --train-where "{IN_TEST_FILE} == 0" and no --test-file'
+        raise InvalidSchema(
+            f"the inputs have a field '{IN_TEST_FILE}', and --test-file adds a column of that name: leave the field "
+            f"out, by --columns with the others{kept if IN_TEST_FILE in schema.spectators else ''}"
         )
     rule = rule.model_copy(update={"train_where": f"{IN_TEST_FILE} == 0"})
     return rule, schema.with_spectator(Column(name=IN_TEST_FILE, dtype="uint8"))
 
 
-def refuse_shared(runs: Sequence[SortedRun], schema: EventSchema, *, by_content: bool) -> None:
+def refuse_shared(
+    runs: Sequence[SortedRun], schema: EventSchema, *, ids_named: bool, of_dataset: bool
+) -> None:
     """Refuse events that are in a test file and in another input, and classes that either has none of.
+
+    Events are the same whose columns that models read are, bit by bit; where fields were named that make ids, those of
+    one id. Ids of a dataset may be made of the names of files, so its events are compared by both.
 
     Args:
         runs: all that were spilled.
         schema: of the events.
-        by_content: events are the same whose columns that models read are, bit by bit; else those of one id are.
+        ids_named: fields of the inputs make the ids.
+        of_dataset: the inputs are datasets, of which the ids are kept.
 
     Raises:
         InvalidEvents: there are such.
@@ -67,10 +80,35 @@ def refuse_shared(runs: Sequence[SortedRun], schema: EventSchema, *, by_content:
                 f"{where} have no event of {', '.join(absent)}, and each class is trained with and tested on: give "
                 "files of every class"
             )
+    naming = "name the fields that tell events apart, [event_id] of a schema file"
+    if of_dataset:
+        apart = f"convert the files that the datasets are of anew and {naming}"
+        values = f"the same values; leave them out of one, or {apart}"
+        _refuse_alike(tests, others, schema, values, by_content=True)
+        same = f"the same id and other values, as events of files of one name have; {IDS_OF_VALUES}"
+        _refuse_alike(tests, others, schema, same, by_content=False)
+    elif ids_named:
+        same = "the same id; leave them out of one"
+        _refuse_alike(tests, others, schema, same, by_content=False)
+    else:
+        values = f"the same values; leave them out of one, or {naming}"
+        _refuse_alike(tests, others, schema, values, by_content=True)
+
+
+def _refuse_alike(
+    tests: Sequence[SortedRun],
+    others: Sequence[SortedRun],
+    schema: EventSchema,
+    same: str,
+    *,
+    by_content: bool,
+) -> None:
+    """Refuse events that are in both; `same` ends the message."""
     tested = np.unique(np.concatenate([hashes for _, _, hashes in _hashed(tests, schema, by_content)]))
     shared, example = 0, ("", np.uint64(0))
     for run, start, hashes in _hashed(others, schema, by_content):
-        found = np.isin(hashes, tested)
+        places = np.searchsorted(tested, hashes)
+        found = tested[np.minimum(places, len(tested) - 1)] == hashes
         if found.any() and not shared:
             row = int(found.argmax())
             example = (_id_of(run, start + row), hashes[row])
@@ -81,11 +119,6 @@ def refuse_shared(runs: Sequence[SortedRun], schema: EventSchema, *, by_content:
         _id_of(run, start + int(np.argmax(hashes == example[1])))
         for run, start, hashes in _hashed(tests, schema, by_content)
         if (hashes == example[1]).any()
-    )
-    same = (
-        "the same values; leave them out of one, or name the fields that tell events apart, [event_id] of a schema file"
-        if by_content
-        else "the same id; leave them out of one"
     )
     raise InvalidEvents(
         f"{shared} events to train with are in a test file too, such as '{example[0]}', there '{twin}': they have "

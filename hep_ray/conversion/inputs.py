@@ -16,6 +16,7 @@ from hep_ray.conversion.paths import (
     distinct_digests,
     given_inputs,
     listed,
+    names_classes,
     open_all,
     told_apart,
 )
@@ -67,6 +68,7 @@ class Inputs:
         files: name and SHA-256 of every input and of the files read beside it.
         schema: of the events, where the input is a dataset of ours.
         notes: what is to be told of the inputs, such as which hold no events.
+        named: the inputs name their classes, `CLASS=PATH`.
         test_files: the same as `files`, of the given test files.
     """
 
@@ -76,6 +78,7 @@ class Inputs:
     files: list[JsonValue]
     schema: EventSchema | None
     notes: tuple[str, ...] = ()
+    named: bool = False
     test_files: tuple[JsonValue, ...] = ()
 
     @property
@@ -88,7 +91,7 @@ class Inputs:
 def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     """Open every input and settle which class its events belong to.
 
-    Inputs without events are left out and told of, and so are tables of a file that are joined.
+    Inputs without events are left out and told of.
 
     Args:
         words: `PATH` or `CLASS=PATH`; a path may be a glob, or a folder of files.
@@ -128,8 +131,8 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     files: list[JsonValue] = [
         {"name": path.name, "sha256": digest} for path, digest in (digests | beside).items()
     ]
-    notes = [*notes, *empty, *_joined(full, rules)]
-    return Inputs(reader, rules, _with_stems(full), files, schema, tuple(notes))
+    by_class = given[0].name is not None
+    return Inputs(reader, rules, _with_stems(full), files, schema, (*notes, *empty), by_class)
 
 
 def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> Inputs:
@@ -141,12 +144,15 @@ def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> 
         rules: of the conversion, before its classes were settled.
 
     Raises:
-        InvalidConfig: one is an input already.
+        InvalidConfig: one is an input already; or they name their classes, and the others do not, or the other way
+            round, where nothing else says which they are.
         InvalidSchema: their labels or, of datasets, columns differ from those of the other inputs.
         UnreadableInput, NoEvents: see `open_inputs`.
     """
     if not words:
         return opened
+    if not rules.classes and rules.label.from_ == "file" and opened.schema is None:
+        _refuse_named_apart(opened.named, names_classes(words))
     stated = rules.classes or opened.rules.classes
     tests = open_inputs(words, rules.model_copy(update={"classes": stated}))
     if tests.rules.label != opened.rules.label or tests.rules.classes != opened.rules.classes:
@@ -178,16 +184,35 @@ def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> 
     )
 
 
-def _joined(tables: Sequence[InputTable], rules: SchemaFile) -> Iterator[str]:
+def _refuse_named_apart(inputs: bool, tests: bool) -> None:
+    """Refuse test files whose classes would be guessed by the order in which inputs of named classes stand."""
+    if inputs and not tests:
+        raise InvalidConfig(
+            "the inputs name their classes, CLASS=PATH, and the test files do not: give these so too, --test-file "
+            "CLASS=PATH"
+        )
+    if tests and not inputs:
+        raise InvalidConfig(
+            "the test files name their classes, CLASS=PATH, and those of the inputs are the parts of a file: give a "
+            "test file with such parts, as PATH"
+        )
+
+
+def joined_tables(opened: Inputs) -> Iterator[str]:
     """Say which tables of a file become one: a division into `train` and `test` is not that of the dataset."""
-    if rules.label.from_ == "part":
+    if opened.rules.label.from_ == "part":
         return
-    for path in dict.fromkeys(one.path for one in tables):
-        names = [one.part.name for one in tables if one.path == path]
+    become = {
+        None: "divided into train, val and test anew",
+        False: "divided into train and val anew",
+        True: "all test",
+    }
+    for path, tests in dict.fromkeys((one.path, one.tests) for one in opened.tables):
+        names = [one.part.name for one in opened.tables if (one.path, one.tests) == (path, tests)]
         if len(names) > 1:
             yield (
-                f"{path}: {len(names)} tables are joined, {listed(names, MOST_JOINED)}; their events are divided into "
-                "train, val and test anew"
+                f"{path}: {len(names)} tables are joined, {listed(names, MOST_JOINED)}; their events are "
+                f"{become[tests]}"
             )
 
 

@@ -41,11 +41,17 @@ def given_inputs(words: Sequence[str], reader: Reader) -> tuple[list[Given], lis
         reader: of their format.
 
     Raises:
-        InvalidConfig: there is none, some name their class and others do not, or a glob or folder gives a mixture.
+        InvalidConfig: there is none, one is empty, some name their class and others do not, or a glob or folder gives
+            a mixture.
         UnreadableInput: paths are absent (all are named), or a glob or folder gives none.
     """
     if not words:
         raise InvalidConfig("no input file is given")
+    for word in words:
+        if not word.strip():
+            raise InvalidConfig(
+                f"an input is '{word}', which says nothing: type a file, folder or glob for it"
+            )
     split = [_named(word) for word in words]
     if any(name for name, _ in split) and not all(name for name, _ in split):
         raise InvalidConfig("some inputs are given as CLASS=PATH and some not: give all so or none")
@@ -53,6 +59,15 @@ def given_inputs(words: Sequence[str], reader: Reader) -> tuple[list[Given], lis
     refuse_absent(path for _, paths in found for path in paths)
     notes: list[str] = []
     return [Given(name, tuple(files(paths, reader, notes))) for name, paths in found], notes
+
+
+def names_classes(words: Sequence[str]) -> bool:
+    """Return whether words are `CLASS=PATH`, of which all are where one is.
+
+    Raises:
+        InvalidConfig: one is neither that nor `PATH`.
+    """
+    return any(_named(word)[0] for word in words)
 
 
 def _named(word: str) -> tuple[str | None, str]:

@@ -64,6 +64,8 @@ RANGES = 64
 """Pieces of work of a split, about, unless they are larger than is sorted at once."""
 WRITE_BYTES = 8 * 2**20
 """About as many bytes of events, whole, are encoded and hashed at a time."""
+IDS_OF_VALUES = "add --drop-duplicates, which makes ids of the values"
+"""What to type where ids do not tell events apart."""
 KEYS_AT_A_TIME = 2**22
 """Keys that are sorted together to find repeated ones and the shards' bounds."""
 
@@ -458,7 +460,10 @@ class _SplitKeys:
         if len(repeated) and not self.drop_repeated:
             key = int(repeated[0])
             events, _ = next(merged(self.runs, self.schema, key, key + 1))
-            raise InvalidEvents(f"the event id '{events[EVENT_ID][0].as_py()}' is there twice")
+            raise InvalidEvents(
+                f"the event id '{events[EVENT_ID][0].as_py()}' is there twice: leave the event out once or, where "
+                f"other events have got it, as of files of one name, {IDS_OF_VALUES}"
+            )
         change = ~first
         change[1:] &= labels[1:] != labels[:-1]
         refused = np.unique(keys[change])  # of events in different classes

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hep_ray.conversion.cli import app
+from hep_ray.conversion.cli import app, split_rule
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import EventIdRule, SchemaFile
 from hep_ray.dataset.check import check
@@ -18,7 +19,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, IN_TEST_FILE
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, InvalidSchema
-from tests.facts import raises
+from tests.facts import raises, tells
 
 NO_TEST = SplitRule(train=0.8, val=0.2, test=0)
 
@@ -32,8 +33,16 @@ def table(path: Path, first: int, rows: int, labels: Sequence[str] = ("b", "s"))
     return path
 
 
+def parts(path: Path, first: int, names: str) -> Path:
+    """Write tables of a file, whose x is a number that no two of them share."""
+    with h5py.File(path, "w") as file:
+        for place, name in enumerate(names):
+            file[f"{name}/x"], file[f"{name}/y"] = np.arange(80.0) + first + 100 * place, np.arange(80) % 2
+    return path
+
+
 def made(tmp_path: Path, inputs: Sequence[Any], tests: Sequence[Any], **more: Any) -> Dataset:
-    rules = {"schema": SchemaFile(reader="text", **more.pop("rules", {})), **more}
+    rules = {"schema": SchemaFile(**{"reader": "text", **more.pop("rules", {})}), **more}
     convert(inputs, None, None, tmp_path / "out", test_files=tests, **rules)
     return Dataset.open(tmp_path / "out")
 
@@ -75,7 +84,30 @@ def test_files_of_a_class_are_given_as_the_inputs_are(tmp_path: Path) -> None:
     np.testing.assert_array_equal(held["label"], held["x"] >= 1200)
 
 
-@pytest.mark.parametrize("bad", ["bytes", "event", "class", "share", "where", "group", "label", "columns"])
+def test_test_files_name_their_classes_where_the_inputs_do(tmp_path: Path) -> None:
+    """By order alone, B/b.csv would be of the class `s`, which the first input is of."""
+    for name, first in (("A", 0), ("B", 1000)):
+        for place, label in enumerate("bs"):
+            table(tmp_path / name / f"{label}.csv", first + 200 * place, 90)
+    named = [f"{label}={tmp_path}/{{}}/{label}.csv" for label in "sb"]
+    inputs, bare = [one.format("A") for one in named], [tmp_path / f"B/{label}.csv" for label in "bs"]
+    rules: dict[str, Any] = {"columns": ("x", "z"), "rule": NO_TEST}
+    with raises(InvalidConfig, "CLASS=PATH", "--test-file"):
+        made(tmp_path, inputs, bare, **rules)
+    dataset = made(tmp_path, inputs, bare, rules={"classes": ("b", "s")}, **rules)  # the order is stated
+    held = dataset.arrays("test", purpose="check")
+    np.testing.assert_array_equal(held["label"], held["x"] >= 1200)
+    for path, first in ((tmp_path / "own.h5", 0), (tmp_path / "held.h5", 1000)):
+        parts(path, first, "bs")
+    with raises(InvalidConfig, "CLASS=PATH", "parts"):
+        files = [[f"{tmp_path}/own.h5"], [f"{label}={tmp_path}/held.h5" for label in "bs"]]
+        made(tmp_path, *files, rules={"reader": "hdf5"}, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["bytes", "event", "class", "share", "default", "where", "group", "label", "columns"],
+)
 def test_bad_test_files_are_refused(tmp_path: Path, bad: str) -> None:
     own, held = table(tmp_path / "train.csv", 0, 100), table(tmp_path / "held.csv", 1000, 20)
     error: type[HepRayError] = InvalidConfig
@@ -91,6 +123,8 @@ def test_bad_test_files_are_refused(tmp_path: Path, bad: str) -> None:
         error, facts = InvalidEvents, ["b"]
     elif bad == "share":
         more["rule"], facts = SplitRule(train=0.5, val=0.25, test=0.25), ["25", "--split 80/20/0"]
+    elif bad == "default":  # the numbers of the default, but stated
+        more["rule"], facts = split_rule("60/15/25", None), ["25", "--split 80/20/0"]
     elif bad == "where":
         more["rule"], facts = SplitRule(train_where="x < 50"), ["'x < 50'", "--train-where"]
     elif bad == "group":
@@ -104,6 +138,18 @@ def test_bad_test_files_are_refused(tmp_path: Path, bad: str) -> None:
     with raises(error, *facts):
         made(tmp_path, [own], [held], **more)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_path_without_a_word_and_a_column_that_is_there_are_refused(tmp_path: Path) -> None:
+    own, held = table(tmp_path / "train.csv", 0, 100), table(tmp_path / "held.csv", 1000, 20)
+    for inputs, tests in (([own], [""]), ([""], [held])):
+        with raises(InvalidConfig, "''"):
+            made(tmp_path, inputs, tests, rules=LABELLED)
+    for path in (own, held):
+        path.write_text(path.read_text().replace("z", "in_test_file", 1))
+    with raises(InvalidSchema, "'in_test_file'", "--columns"):
+        made(tmp_path, [own], [held], rules=LABELLED)
+    assert made(tmp_path, [own], [held], rules=LABELLED, columns=("x",)).rows("test") == 20
 
 
 def test_events_that_look_alike_are_told_apart_by_their_ids(tmp_path: Path) -> None:
@@ -139,6 +185,51 @@ def test_a_dataset_is_tested_on_another_of_the_same_columns(tmp_path: Path) -> N
             [tmp_path / "one"], None, None, tmp_path / "no",
             schema=SchemaFile(**rules), test_files=[tmp_path / "three"],
         )  # fmt: skip
+
+
+def dataset_of(path: Path, first: int, rows: int = 120) -> Path:
+    """Write a dataset whose ids are made of the name of the file that it is of."""
+    table(path.with_suffix(".csv"), first, rows)
+    convert([path.with_suffix(".csv")], None, None, path, schema=SchemaFile(reader="text", **LABELLED))
+    return path
+
+
+@pytest.mark.parametrize("size", [1, 2**25])
+def test_events_of_two_datasets_are_compared_by_values(size: int, tmp_path: Path, monkeypatch: Any) -> None:
+    """The ids of the same events differ, since the files that they were converted from have other names."""
+    monkeypatch.setattr("hep_ray.conversion.given_tests.PIECE_BYTES", size)
+    one, two = dataset_of(tmp_path / "one", 0), dataset_of(tmp_path / "two", 90)
+    with raises(InvalidEvents, 30, "values", "[event_id]"):
+        made(tmp_path, [one], [two], rules={"reader": "parquet"})
+
+
+def test_other_events_of_one_id_are_told_from_equal_ones(tmp_path: Path) -> None:
+    pair = [dataset_of(tmp_path / name / "ev", first) for name, first in (("a", 0), ("b", 1000))]
+    rules = {"rules": {"reader": "parquet"}}
+    with raises(InvalidEvents, 120, "other values", "--drop-duplicates"):
+        made(tmp_path, pair[:1], pair[1:], **rules)
+    with raises(InvalidEvents, "twice", "--drop-duplicates"):
+        made(tmp_path, pair, (), **rules)
+    dataset = made(tmp_path, pair[:1], pair[1:], drop_duplicates=True, **rules)
+    assert sorted(dataset.arrays("test", purpose="check")["x"].tolist()) == list(range(1000, 1120))
+    again = dataset.folder.rename(tmp_path / "again")
+    other = made(tmp_path, pair[1:], pair[:1], drop_duplicates=True, **rules).folder.rename(
+        tmp_path / "other"
+    )
+    with raises(InvalidSchema, "'in_test_file'", "--columns", '--train-where "in_test_file == 0"'):
+        made(tmp_path, [again], [other], **rules)
+    with raises(InvalidEvents, 240, "values"):
+        made(tmp_path, [again], [other], columns=("x", "z"), **rules)
+
+
+def test_the_note_of_joined_tables_says_where_their_events_go(tmp_path: Path) -> None:
+    own, held = parts(tmp_path / "own.h5", 0, "pq"), parts(tmp_path / "held.h5", 1000, "pq")
+    source = made(tmp_path, [own], [held], rules={**LABELLED, "reader": "hdf5"}).manifest.source
+    notes = {Path(str(note).split(":")[0]).name: note for note in source["notes"]}  # type: ignore[union-attr]
+    assert tells(notes["own.h5"], "train and val")
+    assert not tells(notes["own.h5"], "test")
+    assert tells(notes["held.h5"], "test")
+    assert not tells(notes["held.h5"], "train")
 
 
 def test_files_of_labels_beside_them_may_be_equal(tmp_path: Path) -> None:
