@@ -201,6 +201,8 @@ def values_of(folder: Path, schema: EventSchema, contender: Contender, metric: s
             schema.signal,
             kept.losses,
             kept.weights,
+            protected=kept.protected,
+            decorrelation=kept.decorrelation,
         )
         if values is None:
             return None

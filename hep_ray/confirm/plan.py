@@ -14,7 +14,8 @@ from typing import Any, Literal
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
 from hep_ray.dataset.dataset import Dataset, Hashes
-from hep_ray.errors import CannotConfirm, CannotResume, InvalidSpace, StorageHeld
+from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
+from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.find import Found, find_search, script_of
 from hep_ray.search.fused import AUTO, Stack, stacks_of
@@ -41,7 +42,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     Raises:
         UnknownSearch: no name, folder or script is the search's.
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
-            baseline.
+            baseline; or its metric measures each contender otherwise, see `check_yardstick`.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         PluginFailed: a file that registers its components has gone or changed.
         StorageError, ClusterUnavailable, Infeasible: see `preflight`.
@@ -62,6 +63,10 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         )
     dataset = searched_dataset(options, state.started, hashes)
     contenders = [baseline.params, *(one.params for one in finalists)]
+    try:
+        check_contenders(state.started.metric, contenders)
+    except InvalidConfig as exc:
+        raise CannotConfirm(f"contenders cannot be compared by the search's metric: {exc}") from None
     trainings = len(contenders) * options.seeds
     resources = resources_for(dataset, options, state.started, contenders, plugins, trainings)
     first = 1 + max(trial.started.seed for trial in state.trials.values())

@@ -432,6 +432,17 @@ class ShardStream:
         """See `EventSource.head`; read in this process."""
         return self._read(min(events, len(self)), self._read_columns()).select(self.columns, self.weights)
 
+    def head_batches(self, events: int, request: BatchRequest) -> Iterator[Batch]:
+        """Return the batches of the first events, in their order, of which a block at a time is in memory.
+
+        Args:
+            events: as many, or all where there are fewer.
+            request: of one rank, not shuffled.
+        """
+        rows = min(events, len(self))
+        plan = cut(self.groups, [(0, rows)], self.groups_per_block)
+        return prefetched(self._batches(plan, request.sizes(rows), request.device), request.device)
+
     def batches(self, request: BatchRequest) -> Iterator[Batch]:
         """See `EventSource.batches`."""
         events, sizes = len(self), request.sizes(len(self))

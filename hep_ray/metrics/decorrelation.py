@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hep_ray.metrics import metric
+from hep_ray.errors import InvalidConfig
+from hep_ray.metrics import metric, metric_of
 from hep_ray.metrics.roc import Floats, RocCurve
 
 SCULPTED_PERCENTS = (30, 50, 70)
 """Signal efficiencies at which the background that passes is compared with the one that fails."""
 SHAPE_BINS = 20
 """Of the spectator, each with an equal number of background events."""
+DECORRELATED_LOSS = "decorrelated_loss"
+"""Loss + λ·dCor² with the λ of the trial: the choice of an epoch, or of a trial among those of one λ."""
+
+
+def check_yardstick(key: str, columns: Collection[object], strengths: Collection[object]) -> None:
+    """Refuse to rank trials by a metric that measures each of them otherwise than the others.
+
+    Args:
+        key: that ranks, such as `val_decorrelated_loss`.
+        columns: that trials are decorrelated from, each once.
+        strengths: λ of trials, each once.
+
+    Raises:
+        InvalidConfig: it is of the column, and trials have different ones; or of λ, and trials have different ones.
+    """
+    bare = key.partition("_")[2]
+    owner = metric_of(bare)
+    if bare == DECORRELATED_LOSS and len(strengths) > 1:
+        told = ", ".join(sorted(map(str, strengths)))
+        raise InvalidConfig(
+            f"'{key}' ranks by λ and not by what was learnt where trials differ in λ: it is the loss + λ·dCor² with "
+            f"the trial's own, and decorrelation has the values {told}: rank by 'val_auc' or "
+            "'val_background_jsd_at_50', or state one decorrelation"
+        )
+    protected = owner is not None and "protected" in owner.arguments
+    if (bare == DECORRELATED_LOSS or protected) and len(columns) > 1:
+        told = ", ".join(sorted(f"'{one}'" for one in columns))
+        raise InvalidConfig(
+            f"'{key}' is of the column that a trial is decorrelated from, and trials have different ones ({told}): "
+            "rank by 'val_auc', or state one decorrelate"
+        )
+
+
+def check_contenders(key: str, contenders: Sequence[Mapping[str, object]]) -> None:
+    """Refuse to compare configurations by a metric that measures each of them otherwise.
+
+    Raises:
+        InvalidConfig: see `check_yardstick`.
+    """
+    columns, strengths = (
+        {params.get(name, absent) for params in contenders}
+        for name, absent in (("decorrelate", ""), ("decorrelation", 0.0))
+    )
+    check_yardstick(key, columns, strengths)
 
 
 @metric("background_distance_correlation", larger_is_better=False, label="distance correlation of background")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hep_ray.metrics import classification_metrics
+from hep_ray.metrics.decorrelation import DECORRELATED_LOSS
 from hep_ray.metrics.roc import Floats, influences, roc_curve
 
 GROUPS = 50
 """Groups of events of the jackknife, for metrics without values of single events."""
 FEWEST_OF_A_CLASS = 20
 """Test events of a class below which nothing is said of the sample."""
+CORRELATION = "background_distance_correlation"
 
 
 def event_values(
@@ -25,6 +27,9 @@ def event_values(
     signal: str | None,
     losses: NDArray[np.floating] | None = None,
     weights: NDArray[np.floating] | None = None,
+    *,
+    protected: NDArray[np.floating] | None = None,
+    decorrelation: float = 0.0,
 ) -> Floats | None:
     """Return values of events, or of groups of events, of one model.
 
@@ -33,7 +38,9 @@ def event_values(
       the share V of the background that it outscores, for one of the background the share of the signal that outscores
       it; with A the area and π the share of the event's own kind, A + (V − A)/π. Of several classes the mean.
     - every other metric of `classification_metrics`: pseudo-values of a jackknife over 50 groups of events, each with
-      its part of every class; Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 11.
+      its part of every class; Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 11. So too
+      `decorrelated_loss`. Of a score that is independent of the column the distance correlation is at its bound, where
+      the spread of these values is no good error.
 
     With weights w a mean such as `accuracy` is m = Σwv/Σw, and the value of an event m + N w(v − m)/Σw; `auc` has the
     placements of weighted events, and the jackknife leaves weighted events out.
@@ -47,6 +54,8 @@ def event_values(
         signal: one of them, or None.
         losses: (N,) where they are known.
         weights: (N,) of the events; None counts them.
+        protected: (N,) of the column that the trial is decorrelated from; None where there is none.
+        decorrelation: λ of `decorrelated_loss`.
 
     Returns:
         (N,) or (50,); None where a class has fewer than 20 events, effectively if weighted, or the metric does not
@@ -71,14 +80,26 @@ def event_values(
         if left is not None and np.bincount(labels[rows], left, len(classes)).min() <= 0:
             return np.nan
         found = classification_metrics(
-            probabilities[rows], labels[rows], classes, signal, log_odds[rows], left, only=metric
+            *(probabilities[rows], labels[rows], classes, signal, log_odds[rows], left),
+            only=CORRELATION if metric == DECORRELATED_LOSS else metric,
+            protected=None if protected is None else protected[rows],
         )
+        if metric == DECORRELATED_LOSS and losses is not None:
+            loss = np.average(losses[rows].astype(np.float64), weights=left)
+            return float(loss) + decorrelation * found.get(CORRELATION, np.nan) ** 2
         return found.get(metric, np.nan)
 
+    return _jackknife(of, labels, len(classes))
+
+
+def _jackknife(
+    of: Callable[[NDArray[np.bool_]], float], labels: NDArray[np.integer], classes: int
+) -> Floats | None:
+    """Return pseudo-values of what a function makes of chosen rows; None where it is not finite."""
     group = np.empty(len(labels), dtype=np.int64)
     groups = min(GROUPS, int(np.bincount(labels).min()))
     random = np.random.default_rng(0)
-    for label in range(len(classes)):
+    for label in range(classes):
         rows = np.flatnonzero(labels == label)
         group[random.permutation(rows)] = np.arange(len(rows)) % groups
     whole = of(np.ones(len(labels), dtype=np.bool_))

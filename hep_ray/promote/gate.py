@@ -24,9 +24,10 @@ from hep_ray.confirm.comparison import compared, fitted, same_events, values_of
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Comparison, Confirmation, ConfirmedRun, Contender
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
-from hep_ray.errors import HepRayError, PromotionRefused
+from hep_ray.errors import HepRayError, InvalidConfig, PromotionRefused
 from hep_ray.flags import typed
 from hep_ray.metrics.crossed import Crossed
+from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.metrics.inference import holm
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Description, Package
@@ -350,6 +351,10 @@ def _against_champion(
         return _fails(
             f"the champion is judged by {evidence.metric}, the candidate by {confirmation.metric}",
         )
+    try:
+        check_contenders(confirmation.metric, [candidate.params, evidence.contender.params])
+    except InvalidConfig as exc:
+        return _fails(f"the champion and the candidate cannot be compared: {exc}")
     if champion.event_schema.weight != gate.schema.weight:
         used = {True: "weighted", False: "counted"}
         return _fails(

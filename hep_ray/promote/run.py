@@ -329,12 +329,13 @@ def calibrated(
     """
     classifier, schema = package.build(device), dataset.schema
     names = tuple(column.name for column in classifier.columns)
-    stream = ShardStream(schema, RowGroups.of(dataset, "val"), names, class_sums(dataset, "val"))
-    events = stream.select(names, metric_weights(stream, schema)).head(CALIBRATED_ON)
+    groups, sums = RowGroups.of(dataset, "val"), class_sums(dataset, "val")
+    stream = ShardStream(schema, groups, names, sums, groups_per_block=1)
+    events = stream.select(names, metric_weights(stream, schema))
     found = evaluate(
         classifier.model,
         classifier.loss,
-        events.batches(BatchRequest(BATCH, device=device)),
+        events.head_batches(CALIBRATED_ON, BatchRequest(BATCH, device=device)),
         half=classifier.half,
     )
     try:

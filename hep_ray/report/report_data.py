@@ -217,6 +217,8 @@ def _scores(
                 notes.append(
                     "Efficiencies in bins are left out: the confirmation's scores are not of this test split."
                 )
+            if scores.uncalibrated:
+                notes.append(f"Calibrated scores are left out: {scores.uncalibrated}.")
             return scores
         return validation_scores(data.best, data.folder, dataset, divisions)
     except HepRayError as exc:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from hep_ray.confirm.confirmation import FOLDER, Confirmation
 from hep_ray.dataset.dataset import Dataset, refuse_sums
 from hep_ray.dataset.schema import LABEL
-from hep_ray.errors import InvalidEvents, StorageError
+from hep_ray.errors import HepRayError, InvalidEvents, StorageError
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights
 from hep_ray.metrics.calibration import Reliability, reliability
 from hep_ray.metrics.classification import REJECTION_PERCENTS
@@ -78,6 +78,7 @@ class Scores:
         choice: which events these are, where they are not all of the split.
         divisions: of these events, in the order of `Performance.parts`.
         calibrated: the first contender's first training, calibrated; None where that cannot be.
+        uncalibrated: why it cannot be, where that is known.
     """
 
     split: str
@@ -89,6 +90,7 @@ class Scores:
     choice: str = ""
     divisions: tuple[Division, ...] = ()
     calibrated: Calibrated | None = None
+    uncalibrated: str = ""
 
     @property
     def events(self) -> int:
@@ -155,23 +157,25 @@ def confirmed_scores(
         for one in (*confirmation.finalists, confirmation.baseline)
     )
     events = (schema.task, schema.classes, schema.signal_index)
-    calibrated = _calibrated_test(confirmation, folder, dataset)
-    return Scores(
-        "test split", *events, contenders, confirmed=True, divisions=divisions, calibrated=calibrated
-    )
+    found = Scores("test split", *events, contenders, confirmed=True, divisions=divisions)
+    try:
+        return dataclasses.replace(found, calibrated=_calibrated_test(confirmation, folder, dataset))
+    except HepRayError as exc:  # the test scores are whole without that model
+        return dataclasses.replace(found, uncalibrated=str(exc))
 
 
-def _calibrated_test(confirmation: Confirmation, folder: Path, dataset: Dataset) -> Calibrated | None:
-    """Return the first finalist's first training by a temperature of the validation split; None without its model."""
+def _calibrated_test(confirmation: Confirmation, folder: Path, dataset: Dataset) -> Calibrated:
+    """Return the first finalist's first training by a temperature of the validation split.
+
+    Raises:
+        HepRayError: its model is gone or cannot be read back, or no temperature can be fitted.
+    """
     first, schema = confirmation.finalists[0], dataset.schema
     path = folder / FOLDER / first.runs[0].checkpoint
     if not path.is_file():
-        return None
+        raise StorageError(f"the model of {first.name} lies beside its scores; {path} is not there")
     kept, found = read_scores(folder / FOLDER / first.runs[0].scores, schema), _on_validation(path, dataset)
-    try:
-        fitted = fit_calibration("temperature", found.log_odds, found.labels, found.weights)
-    except InvalidEvents:
-        return None
+    fitted = fit_calibration("temperature", found.log_odds, found.labels, found.weights)
     before, after = (
         reliability(one.astype(np.float64), kept.labels, kept.weights)
         for one in (kept.probabilities, fitted(kept.log_odds))

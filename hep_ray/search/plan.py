@@ -32,6 +32,7 @@ from hep_ray.search.preflight import (
     check_averages,
     check_metrics,
     check_sampler,
+    check_yardsticks,
     configurations_of,
     most_paused,
     preflight,
@@ -470,6 +471,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
         draft.dataset.schema,
         protected=draft.decorrelated,
     ),
+    lambda draft: check_yardsticks(draft.search, draft.space),
     lambda draft: draft.watched,
     lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
 )

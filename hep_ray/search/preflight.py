@@ -35,6 +35,7 @@ from hep_ray.loading.augment import check_augmentation, check_mixing
 from hep_ray.loading.batches import BatchRequest, torch_dtype
 from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.loading.stream import plan_ingest
+from hep_ray.metrics.decorrelation import check_yardstick
 from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
@@ -48,7 +49,7 @@ from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
 from hep_ray.search.recorder import KEEP_BEST, MOST_PAUSED
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
-from hep_ray.search.space import Choice, Mapped, Space, Uniform
+from hep_ray.search.space import Choice, Mapped, Space, Uniform, Value
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import local_step
@@ -301,6 +302,28 @@ def check_metrics(metric: str, cost: str | None, schema: EventSchema, *, protect
                 f"{role} '{name}' is not reported by trials on events of {len(schema.classes)} classes "
                 f"({', '.join(schema.classes)}); reported are: {', '.join(known)}"
             )
+
+
+def check_yardsticks(search: Search, space: Space) -> None:
+    """Check that what ranks trials measures all of them alike, references and the baseline too.
+
+    Raises:
+        InvalidConfig: the metric or the second objective is of λ or of a column in which trials differ.
+    """
+    columns, strengths = (
+        _stated(name, absent, search, space) for name, absent in (("decorrelate", ""), ("decorrelation", 0.0))
+    )
+    for key in filter(None, (search.metric, search.second_objective)):
+        check_yardstick(key, columns, strengths)
+
+
+def _stated(name: str, absent: Value, search: Search, space: Space) -> set[Value]:
+    """Return the values (of a range both ends) that trials have of a parameter, `absent` for those without it."""
+    own = space.parameters.get(name)
+    values = {absent} if own is None or own.condition else set[Value]()
+    values.update(() if own is None else own.corners())
+    values.update(one.get(name, absent) for one in (*space.samples(), *search.points_to_evaluate))
+    return values | ({search.baseline[name]} if name in search.baseline else set())
 
 
 def configurations_of(

@@ -79,6 +79,11 @@ class KeptScores:
     weights: np.ndarray | None = None
     protected: np.ndarray | None = None
 
+    @property
+    def decorrelation(self) -> float:
+        """Return λ of the trial."""
+        return float(self.facts.get(DECORRELATION, 0.0))
+
     def metrics(self, schema: EventSchema) -> dict[str, float]:
         """`test_loss`, where it is known, and every metric of `classification_metrics` as `test_…`."""
         found = classification_metrics(
@@ -91,8 +96,7 @@ class KeptScores:
             protected=self.protected,
         )
         if "loss" in self.facts:
-            strength = float(self.facts.get(DECORRELATION, 0.0))
-            found = with_decorrelation(float(self.facts["loss"]), found, strength) | found
+            found = with_decorrelation(float(self.facts["loss"]), found, self.decorrelation) | found
         return {f"test_{key}": value for key, value in found.items()}
 
 

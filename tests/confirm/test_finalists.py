@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
+from hep_ray.confirm import plan
 from hep_ray.confirm.confirmation import (
     TEST_USES,
     SplitUse,
@@ -19,6 +20,8 @@ from hep_ray.confirm.confirmation import (
 )
 from hep_ray.confirm.finalists import choose_baseline, configurations, parse_baseline
 from hep_ray.errors import CannotConfirm, StorageError
+from hep_ray.search.find import Found
+from hep_ray.search.options import ConfirmOptions
 from hep_ray.search.sampler import FixedList
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, Status, TrialFinished, TrialStarted
@@ -113,6 +116,25 @@ def test_a_baseline_that_was_not_drawn_is_the_best_one_with_the_values_put_in() 
 def test_a_baseline_that_cannot_be_is_refused(expression: str, facts: list[str]) -> None:
     with raises(CannotConfirm, *facts):
         choose_baseline(configurations(SEARCH), parse_baseline(expression))
+
+
+def test_contenders_of_different_strengths_are_not_compared_by_the_loss_with_their_term(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any is trained, although the search was by one strength: the baseline that is asked for has another."""
+    net = {**HINGE, "decorrelate": "mass", "decorrelation": 10.0}
+    state = search((net, [0.8], "completed"), ({**net, "learning_rate": 0.01}, [0.7], "completed"))
+    ranked = configurations(state)
+    assert state.started is not None
+    state.started = state.started.model_copy(update={"metric": "val_decorrelated_loss"})
+    monkeypatch.setattr(plan, "find_search", lambda *_: Found(tmp_path / "s", None))
+    monkeypatch.setattr(Found, "stated", lambda *_: None)
+    monkeypatch.setattr(plan, "ended", lambda *_: state)
+    monkeypatch.setattr(plan, "configurations", lambda _: ranked)
+    monkeypatch.setattr(plan, "searched_dataset", lambda *_: None)
+    options = ConfirmOptions(search="s", storage=tmp_path, baseline="decorrelation=0.0")
+    with raises(CannotConfirm, "val_decorrelated_loss", "0.0, 10.0", "val_auc"):
+        plan.prepare_confirmation(options)
 
 
 def test_values_of_an_expression_have_types() -> None:

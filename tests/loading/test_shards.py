@@ -148,6 +148,30 @@ def test_a_pass_mixes_within_its_blocks_and_takes_the_row_groups_in_an_order_of_
     assert len(orders) > 1
 
 
+@pytest.mark.parametrize("count", [1, 700, 1024, ROWS])
+def test_the_first_events_come_in_batches_with_one_block_in_memory(
+    both: tuple[Events, ShardStream], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, stream = both
+    weights = EventWeights(np.array([1.0, 2.0]), "w")
+    chosen = stream.select(["image", "row"], weights)
+    request, read, whole = BatchRequest(100), [], ReadPlan.read
+
+    def counted(plan: ReadPlan, block: int, columns: Sequence[Column]) -> pa.Table:
+        read.append(plan.rows(block))
+        return whole(plan, block, columns)
+
+    monkeypatch.setattr(ReadPlan, "read", counted)
+    expected = list(events.select(["image", "row"], weights).head(count).batches(request))
+    found = []
+    for batch in chosen.head_batches(count, request):
+        assert sum(read) - sum(map(len, found)) <= 1024 + len(batch)  # no block is read before it is needed
+        found.append(batch)
+    assert [len(one) for one in found] == [len(one) for one in expected]
+    assert all(same(left, right) for left, right in zip(found, expected, strict=True))
+    assert max(read) <= 1024
+
+
 def test_the_values_of_an_event_stay_together_when_it_is_shuffled(both: tuple[Events, ShardStream]) -> None:
     events, stream = both
     place = {int(row): number for number, row in enumerate(np.asarray(events.inputs["row"]))}

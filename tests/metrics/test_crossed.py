@@ -148,6 +148,43 @@ def test_values_have_the_metric_as_their_mean(metric: str) -> None:
     assert len(values) == (600 if metric in {"accuracy", "auc"} else 50)
 
 
+@pytest.mark.parametrize(
+    ("metric", "least", "most"),
+    [
+        ("background_distance_correlation", 0.6, 1.6),
+        ("decorrelated_loss", 0.6, 1.6),
+        (
+            "background_jsd_at_50",
+            0.7,
+            2.2,
+        ),  # a quantile's, and of few events a bin: too large rather than too small
+    ],
+)
+def test_what_is_known_of_a_protected_column_has_the_error_that_repetition_gives(
+    metric: str, least: float, most: float
+) -> None:
+    random, wholes, errors = np.random.default_rng(6), [], []
+    for _ in range(20):
+        labels = np.arange(600) % 2
+        mass, weights = random.normal(size=600), random.uniform(0.5, 1.5, 600)
+        log_odds = random.normal(2.0 * labels - 1, 1.5) + mass
+        both = np.stack([-log_odds, log_odds], axis=1)
+        p = 1 / (1 + np.exp(-both))
+        losses = -np.log(p[np.arange(600), labels])
+        values = event_values(
+            metric, labels, p, both, CLASSES, "signal", losses, weights, protected=mass, decorrelation=2.0
+        )
+        assert values is not None
+        found = classification_metrics(p, labels, CLASSES, "signal", both, weights, protected=mass)
+        term = 2 * found["background_distance_correlation"] ** 2
+        whole = {"decorrelated_loss": np.average(losses, weights=weights) + term, **found}[metric]
+        assert values.mean() == pytest.approx(whole)
+        wholes.append(whole)
+        errors.append(values.std(ddof=1) / math.sqrt(len(values)))
+    assert least < np.mean(errors) / np.std(wholes, ddof=1) < most
+    assert event_values(metric, labels, p, both, CLASSES, "signal", losses) is None
+
+
 def test_the_jackknife_gives_the_error_of_a_recall() -> None:
     """Recall of a class is a share: √(r(1 − r)/n)."""
     random = np.random.default_rng(5)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,10 @@ import hep_ray
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import SplitUse, load_confirmation, params_hash, record_use
 from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable, UnknownSearch
+from hep_ray.loading.shards import ShardStream
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module
-from hep_ray.promote.gate import check_metric
+from hep_ray.promote.gate import Gate, check_gain, check_metric
 from hep_ray.promote.package import Package
 from hep_ray.promote.run import Wishes, promote
 from hep_ray.search.find import find_search
@@ -129,6 +131,22 @@ def test_a_real_gain_becomes_the_champion_and_loads_without_unpickling(
     assert scoring.input_example["features"].shape == (2, 2)
 
 
+def test_a_calibration_holds_a_row_group_of_validation_events(storage, wishes, monkeypatch):
+    """100,000 images of 50 × 50 × 3 would be 3 GB."""
+    read, whole = [], ShardStream._batches
+
+    def batches(stream, plan, sizes, device):
+        read.append((len(stream), stream.groups_per_block, sum(sizes), max(sizes)))
+        return whole(stream, plan, sizes, device)
+
+    monkeypatch.setattr(ShardStream, "_batches", batches)
+    monkeypatch.setattr(ShardStream, "head", lambda *_: pytest.fail("all events at once"))
+    monkeypatch.setattr(run_module, "CALIBRATED_ON", 100)
+    assert promote(storage / "deep", wishes()).verdict.passed
+    ((events, groups, taken, largest),) = [one for one in read if one[1] == 1]
+    assert (events > 100, groups, taken, largest) == (True, 1, 100, 100)
+
+
 def test_a_better_model_takes_the_alias_and_the_former_becomes_previous(storage, wishes):
     promote(storage / "shallow", wishes())
     done = promote(storage / "deep", wishes())
@@ -139,6 +157,24 @@ def test_a_better_model_takes_the_alias_and_the_former_becomes_previous(storage,
     with raises(PromotionRefused, "gain", "test_accuracy", "champion"):
         promote(storage / "shallow", wishes())
     assert aliases(wishes) == {"champion": 2, "previous": 1}
+
+
+def test_a_champion_of_another_strength_is_not_compared_by_the_loss_with_its_term(storage):
+    confirmation = load_confirmation(storage / "deep").model_copy(
+        update={"metric": "test_decorrelated_loss", "mode": "min"}
+    )
+    (candidate,) = confirmation.finalists
+    strong = {**candidate.params, "decorrelate": "mass", "decorrelation": 10.0}
+    champion = SimpleNamespace(
+        dataset_fingerprint=confirmation.dataset_fingerprint,
+        evidence=SimpleNamespace(
+            metric=confirmation.metric, contender=candidate.model_copy(update={"params": strong})
+        ),
+    )
+    weak = candidate.model_copy(update={"params": {**strong, "decorrelation": 1.0}})
+    found = check_gain(confirmation, weak, champion, Gate(storage / "deep", schema()))
+    assert not found.passed
+    assert tells(found.text, "cannot be compared", "test_decorrelated_loss", "1.0, 10.0")
 
 
 def test_a_champion_that_is_made_meanwhile_is_the_one_to_beat(storage, wishes, monkeypatch):

@@ -24,6 +24,7 @@ from hep_ray.report.figures.parameters import importances
 from hep_ray.report.page import Shown, page, save, write_report
 from hep_ray.report.report_data import gather
 from hep_ray.report.tables import leaderboard
+from hep_ray.training.checkpoint import save_checkpoint
 from tests.facts import raises, tells
 
 
@@ -122,6 +123,27 @@ def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable
     assert "hep-ray confirm toy" in found.words
     table = found.words[found.words.index("Each class against the rest") :]
     assert all(table.count(name) >= 2 for name in place.classes)  # of the finalist and of the baseline
+
+
+@pytest.mark.parametrize("model", ["", "of_a_plugin_that_is_gone"])
+def test_a_model_that_cannot_be_read_back_costs_the_calibrated_curve_alone(
+    workplace: Callable[..., Any], model: str
+) -> None:
+    place = workplace()
+    place.write_journal()
+    place.write_confirmation()
+    best = place.folder / "confirm" / "t0001-0" / "best.pt"
+    best.write_bytes(b"torn")
+    if model:
+        params = {"model": model, "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 0.1}
+        save_checkpoint(best, {"params": params, "model": {}, "metrics": {}})
+    data = gather(place.search, place.storage)
+    assert data.scores is not None
+    assert data.scores.confirmed
+    assert data.scores.calibrated is None
+    (told,) = [note for note in data.notes if "scores" in note]
+    assert told.startswith("Calibrated scores are left out: ")
+    assert (model or str(best)) in told
 
 
 RUNNING = (

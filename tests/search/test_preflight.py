@@ -22,11 +22,12 @@ from hep_ray.search.preflight import (
     check_decorrelated,
     check_metrics,
     check_room,
+    check_yardsticks,
     configurations_of,
     most_paused,
     unread_columns,
 )
-from hep_ray.search.space import Choice, Integer, Space
+from hep_ray.search.space import Choice, Integer, LogUniform, Space
 from hep_ray.simulate import SIMULATIONS
 from tests.facts import raises, tells
 
@@ -271,3 +272,41 @@ def test_what_trials_are_decorrelated_from_is_looked_at_before_the_first(tmp_pat
     check_metrics("val_decorrelated_loss", None, schema, protected=True)
     with raises(InvalidConfig, "'val_decorrelated_loss'"):
         check_metrics("val_decorrelated_loss", None, schema)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "stated", "facts"),
+    [
+        ({"decorrelation": Choice(0.0, 10.0)}, {}, ["0.0, 10.0"]),
+        ({"decorrelation": LogUniform(0.1, 10.0)}, {}, ["0.1, 10.0"]),
+        ({"decorrelation": 10.0}, {"baseline": {"decorrelation": 0.0}}, ["0.0, 10.0"]),
+        (
+            {"decorrelation": 10.0},
+            {"points_to_evaluate": ({"model": "gradient_boosting", "decorrelate": "mass"},)},
+            ["0.0, 10.0"],
+        ),
+        (
+            {"model": Choice("mlp", "gradient_boosting"), "decorrelation": Choice(10.0).when(model="mlp")},
+            {},
+            ["0.0, 10.0"],
+        ),
+    ],
+)
+def test_a_loss_with_its_term_ranks_no_trials_of_different_strengths(drawn, stated, facts):
+    """With λ·dCor² of the trial's own λ the smallest λ wins, whatever was learnt."""
+
+    def search(metric, second=None, **parameters):
+        given = space(**{"decorrelate": "mass", **drawn, **parameters})
+        return Search("s", "t", "t", given, {}, metric=metric, second_objective=second, **stated)
+
+    for one in (search("val_decorrelated_loss"), search("val_auc", "val_decorrelated_loss")):
+        with raises(InvalidConfig, "val_decorrelated_loss", *facts, "val_auc", "val_background_jsd_at_50"):
+            check_yardsticks(one, one.space)
+    for other in ("val_auc", "val_background_jsd_at_50"):
+        check_yardsticks(search(other), search(other).space)
+    if not stated and "model" not in drawn:
+        of_one = search("val_decorrelated_loss", decorrelation=10.0)
+        check_yardsticks(of_one, of_one.space)
+    both = search("val_background_jsd_at_50", decorrelate=Choice("mass", "run"))
+    with raises(InvalidConfig, "val_background_jsd_at_50", "'mass', 'run'", "val_auc"):
+        check_yardsticks(both, both.space)

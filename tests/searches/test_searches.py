@@ -15,6 +15,7 @@ from hep_ray.metrics import classification_metrics
 from hep_ray.search.definition import Search
 from hep_ray.search.draws import total_trials
 from hep_ray.search.find import load_search
+from hep_ray.search.preflight import check_yardsticks
 from hep_ray.search.space import Space
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.training.config import TrialConfig
@@ -111,6 +112,8 @@ def test_what_is_ranked_and_tabulated_is_reported(search: Search) -> None:
         *(["val_decorrelated_loss"] if spectator is not None else []),
     }
     assert search.metric in known
+    for space in spaces(search).values():
+        check_yardsticks(search, space)
     assert search.second_objective is None or search.second_objective in known
     for table in search.tables:
         assert set(table.metrics) <= known

@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hep_ray.confirm.comparison import values_of
+from hep_ray.confirm.confirmation import ConfirmedRun, Contender
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.loading.batches import Events
 from hep_ray.training.checkpoint import BEST, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import start_trial
-from hep_ray.training.testing import evaluate_once
+from hep_ray.training.testing import SCORES, evaluate_once
 from tests.facts import raises
 
 SCHEMA = EventSchema(
@@ -101,6 +103,13 @@ def test_a_resumed_trial_goes_on_and_the_test_keeps_the_mass(tmp_path: Path) -> 
     assert expected["val_decorrelated_loss"] == pytest.approx(expected["val_loss"] + term)
     for key in ("background_distance_correlation", "background_jsd_at_50", "decorrelated_loss"):
         assert once[0].metrics[f"test_{key}"] == pytest.approx(expected[f"val_{key}"])
+        run = ConfirmedRun(
+            trial_id="t", seed=1, epoch=2, metrics=once[0].metrics, checkpoint=BEST, scores=SCORES
+        )
+        contender = Contender(name="t", role="finalist", params=PARAMS | params, runs=(run,), estimates={})
+        values = values_of(tmp_path, SCHEMA, contender, f"test_{key}")
+        assert values is not None, key  # so that confirm and the gate judge by seeds and events
+        assert values.mean() == pytest.approx(once[0].metrics[f"test_{key}"])
 
 
 @pytest.mark.parametrize(
