@@ -18,7 +18,7 @@ from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSp
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.find import Found, find_search, script_of
-from hep_ray.search.fused import AUTO, Stack, stacks_of
+from hep_ray.search.fused import AUTO, Stack, check_fuse, stacks_of
 from hep_ray.search.options import AfterSearch, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
@@ -42,7 +42,8 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     Raises:
         UnknownSearch: no name, folder or script is the search's.
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
-            baseline; or its metric measures each contender otherwise, see `check_yardstick`.
+            baseline; its metric measures each contender otherwise, see `check_contenders`; or --fuse is a number and no
+            two of its trainings can be stacked.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         PluginFailed: a file that registers its components has gone or changed.
         StorageError, ClusterUnavailable, Infeasible: see `preflight`.
@@ -71,7 +72,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     resources = resources_for(dataset, options, state.started, contenders, plugins, trainings)
     first = 1 + max(trial.started.seed for trial in state.trials.values())
     folder = options.storage / name
-    return ConfirmPlan(
+    plan = ConfirmPlan(
         experiment=name,
         storage=options.storage,
         folder=folder / FOLDER,
@@ -92,6 +93,8 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         given=options,
         source=source_of(found, state.started),
     )
+    check_fuse(plan.runs, resources, state.started.unstated, options.fuse)
+    return plan
 
 
 def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configuration]) -> dict[str, Any]:

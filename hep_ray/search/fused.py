@@ -16,15 +16,15 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import RayError, RayTaskError
 
+from hep_ray.errors import CannotConfirm
 from hep_ray.files import storing
-from hep_ray.loading.batches import Events
 from hep_ray.plugins import load
 from hep_ray.search.failures import begin_log, time_limit, write_log
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.state import SearchState
+from hep_ray.search.state import SearchState, first_line
 from hep_ray.search.trial import TrialJob, TrialRun, cause_of, failure_of
 from hep_ray.tracking.records import TrialsFused, TrialStarted
 from hep_ray.training.config import TrialConfig
@@ -62,10 +62,7 @@ def stacks_of(
         unstated: what a parameter is that a training leaves out.
         fuse: `auto`, `off`, or the most trainings of a stack.
     """
-    alone = (
-        resources.workers_per_trial > 1 or resources.gpus_per_trial or resources.ingest.cache != "resident"
-    )
-    if fuse == OFF or alone:
+    if fuse == OFF or _prevented(resources):
         return []
     ended = {trial.trial_id for trial in state.trials.values() if trial.finished is not None}
     left = [run for run in runs if run.trial_id not in ended]
@@ -82,6 +79,34 @@ def stacks_of(
     return [stack for stack in stacks if len(stack) > 1]
 
 
+def _prevented(resources: ResourcePlan) -> str:
+    """Return in words which resources of a training keep it from being stacked; empty where none does."""
+    if resources.workers_per_trial > 1:
+        return f"each training has {resources.workers_per_trial} workers"
+    if resources.gpus_per_trial:
+        return f"each training has {resources.gpus_per_trial:g} GPU, and networks are stacked on processors"
+    if resources.ingest.cache != "resident":
+        return f"the events are not in memory (--cache {resources.ingest.cache})"
+    return ""
+
+
+def check_fuse(
+    runs: Sequence[TrialStarted], resources: ResourcePlan, unstated: Mapping[str, Any], fuse: str
+) -> None:
+    """Refuse a number of trainings to stack where none can be; arguments as those of `stacks_of`.
+
+    Raises:
+        CannotConfirm: with the reason.
+    """
+    if fuse in (AUTO, OFF) or stacks_of(runs, SearchState(), resources, unstated, fuse):
+        return
+    reasons = {why_alone(TrialConfig.completed(run.params, unstated)) for run in runs} - {""}
+    why = _prevented(resources) or "; ".join(sorted(reasons)) or "no two trainings are of one architecture"
+    raise CannotConfirm(
+        f"no trainings can be stacked as --fuse {fuse} asks: {why}; type --fuse off, or leave it out"
+    )
+
+
 @dataclass(frozen=True)
 class Begun:
     """How a stack begins.
@@ -89,11 +114,13 @@ class Begun:
     Attributes:
         gain: seconds of its steps one by one, over those together; None where it was not measured.
         fused: whether it is trained.
+        unmeasured: why the gain could not be measured, so that it is not trained.
         failed: results of the trainings that could not begin, by their ids.
     """
 
     gain: float | None
     fused: bool
+    unmeasured: str = ""
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -119,7 +146,10 @@ class FusedProcess:
         """
         self._runs.clear()
         with time_limit(self._job.epoch_timeout * len(stack)):
-            gain = self._gain(stack) if measure else None
+            try:
+                gain = self._gain(stack) if measure else None
+            except Exception as exc:  # noqa: BLE001 - recorded; one by one a training tells it as its own, if it is
+                return Begun(None, fused=False, unmeasured=first_line(cause_of(exc)))
             if gain is not None and gain < PAYS:
                 return Begun(gain, fused=False)
             failed = {}
@@ -169,13 +199,12 @@ class FusedProcess:
     def _gain(self, stack: Stack) -> float:
         job = self._job
         train, val = job.data.events("train"), job.data.events("val")
-        assert isinstance(train, Events)
 
-        def maker(run: TrialStarted) -> Callable[[Events], TrialLoop]:
+        def maker(run: TrialStarted) -> Callable[[], TrialLoop]:
             config = TrialConfig.completed(run.params, job.unstated)
-            return lambda few: TrialLoop(config, job.schema, few, val, epochs=job.epochs, seed=run.seed)
+            return lambda: TrialLoop(config, job.schema, train, val, epochs=job.epochs, seed=run.seed)
 
-        return measured_gain([maker(run) for run in stack], train)
+        return measured_gain(maker(run) for run in stack)
 
     def _log(self, trial_id: str) -> None:
         folder = self._job.folder(trial_id)
@@ -239,8 +268,11 @@ class StackTrainer:
                 actor, stack = self._working.pop(answer)
                 try:
                     found = ray.get(answer)
-                except (RayActorError, OutOfMemoryError) as exc:
-                    self._lost(stack, str(exc))
+                except RayTaskError as exc:
+                    fault = exc.cause if isinstance(exc.cause, Exception) else exc
+                    self._lost(actor, stack, f"it was ended after {cause_of(fault)}")
+                except RayError as exc:
+                    self._lost(actor, stack, str(exc))
                 else:
                     self._hear(actor, stack, found)
         finally:
@@ -262,8 +294,19 @@ class StackTrainer:
         if isinstance(found, Begun):
             names = tuple(run.trial_id for run in stack)
             self._recorder.write(
-                TrialsFused(time=time.time(), trial_ids=names, gain=found.gain, fused=found.fused)
+                TrialsFused(
+                    time=time.time(),
+                    trial_ids=names,
+                    gain=found.gain,
+                    fused=found.fused,
+                    unmeasured=found.unmeasured,
+                )
             )
+            if found.unmeasured:
+                self._say(
+                    f"{len(stack)} networks of one shape are trained one by one; what they gain together could not be "
+                    f"measured: {found.unmeasured}"
+                )
             if found.gain is not None:
                 how = "together" if found.fused else "one by one"
                 self._say(
@@ -281,8 +324,9 @@ class StackTrainer:
         else:
             self._take_next(actor)
 
-    def _lost(self, stack: Stack, told: str) -> None:
-        """Leave the trainings of a process that was lost to be trained one by one."""
+    def _lost(self, actor: Any, stack: Stack, told: str) -> None:
+        """End a process that is lost, or that raised, and leave its trainings to be trained one by one."""
+        ray.kill(actor)  # one that raised would keep its cores from that of the next stack
         left = self._left(stack)
         cause = self._recorder.lose(left, told)
         self._say(f"the process of {len(left)} trainings was lost, which go on one by one: {cause}")

@@ -271,6 +271,7 @@ class TrialsFused(Config):
         None, description="seconds of their steps one by one, over those together; None where a flag decided"
     )
     fused: bool = Field(description="whether they are; else each is trained alone")
+    unmeasured: str = Field("", description="why it could not be measured whether it pays")
 
 
 class TimeBudgetSpent(Config):

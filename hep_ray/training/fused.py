@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from hep_ray.errors import InvalidConfig, NonFiniteLoss
 from hep_ray.loading.batches import Batch, Events
+from hep_ray.loading.scalers.transforms import Log1p, MeanOne, PerChannel, QuantileNormal, Standardize
 from hep_ray.losses import Loss
 from hep_ray.models.mlp import Mlp
 from hep_ray.optim import OPTIMIZERS, norms_and_biases
@@ -49,6 +50,11 @@ LOSSES_BY_EVENT = frozenset(
     {"cross_entropy", "root_softmax", "focal", "hinge", "mse", "binary_cross_entropy"}
 )
 """Losses of an event that know nothing of the others in its batch."""
+LOSSES_JOINED = frozenset({"cross_entropy", "focal", "hinge", "mse"})
+"""Those among them that are taken of all trials at once. Of the others each trial's is taken by itself: powers and
+logarithms of `WIDEST` numbers at a time and of what is left over at an array's end are rounded differently."""
+SCALERS_JOINED = frozenset({Standardize, PerChannel, MeanOne, Log1p, QuantileNormal})
+"""Scalers that scale an event alike wherever it stands in an array; any other takes each trial's events by itself."""
 MODELS = frozenset({"mlp"})
 """Networks that can be stacked."""
 OWN_OF_TRAINER = (
@@ -183,16 +189,23 @@ PROBED_BATCHES, PROBES = 8, 3
 """Batches of an epoch by which is measured what training together gains, and such epochs; the shortest counts."""
 
 
-def measured_gain(make: Sequence[Callable[[Events], TrialLoop]], train: Events) -> float:
+def measured_gain(make: Iterable[Callable[[], TrialLoop]]) -> float:
     """Return how many times faster the steps of trials are together than one by one, by a few batches.
 
     Args:
-        make: a loop of each trial that is to be trained together, on the events that it is given.
-        train: training events, of which a few are used.
+        make: a loop of each trial that is to be trained together, on all events of its own: weights, scalers and a
+            decorrelated column are those of the split, of which a few events may have none. The loop is of no use
+            afterwards.
+
+    Raises:
+        InvalidConfig: they cannot be trained together.
     """
-    batch_size = make[0](train.head(1)).config.training.batch_size
-    few = train.head(PROBED_BATCHES * batch_size)
-    trials = [FusedTrial(one(few), OwnRandom()) for one in make]
+    trials = []
+    for one in make:
+        loop = one()
+        assert isinstance(loop.train, Events)
+        loop.train = loop.train.head(PROBED_BATCHES * loop.config.training.batch_size)
+        trials.append(FusedTrial(loop, OwnRandom()))
     alone = trials[0].loop
 
     def shortest(epoch: Callable[[], object]) -> float:
@@ -233,10 +246,11 @@ class _Stack:
             _Update(self._loops[first:last], self._networks, first)
             for first, last in _runs([_of_optimizer(loop) for loop in self._loops])
         ]
-        self._losses: list[tuple[int, int, Loss]] = [
-            (first, last, self._loops[first].loss)
-            for first, last in _runs([_of_loss(loop) for loop in self._loops])
-        ]
+        self._losses: list[tuple[int, int, Loss]] = []
+        for first, last in _runs([_of_loss(loop) for loop in self._loops]):
+            joined = self._loops[first].config.training.loss in LOSSES_JOINED
+            parts = [(first, last)] if joined else [(place, place + 1) for place in range(first, last)]
+            self._losses += [(*part, self._loops[part[0]].loss) for part in parts]
         lengths = [loop.config.training.clip_norm for loop in self._loops]
         self._clip = {place: longest for place, longest in enumerate(lengths) if longest}
         self.sizes = np.zeros(0, np.int64)
@@ -270,9 +284,10 @@ class _Stack:
         logits = self._networks.forward(features).detach().requires_grad_()
         labels = batch.labels.view(shape)
         weights = None if batch.weights is None else batch.weights.view(shape)
+        own = logits.split_with_sizes([last - first for first, last, _ in self._losses])
         parts = [
-            loss(logits[first:last].flatten(0, 1), labels[first:last].flatten()).view(last - first, -1)
-            for first, last, loss in self._losses
+            loss(part.flatten(0, 1), labels[first:last].flatten()).view(last - first, -1)
+            for part, (first, last, loss) in zip(own, self._losses, strict=True)
         ]
         losses = parts[0] if len(parts) == 1 else torch.cat(parts)
         if weights is not None:
@@ -290,9 +305,16 @@ class _Stack:
     def _features(self, batch: Batch) -> Tensor:
         """Features (M, B, F) of a batch of each network, as its first layer takes them."""
         inputs = [batch.inputs[column] for column in self._first.columns]
-        scaled = self._first.scaled(*inputs) if isinstance(self._first, ScaledModel) else inputs
-        features: Tensor = self._flat(*scaled)
-        return features.view(len(self._loops), -1, features.shape[1])
+        networks = len(self._loops)
+        parts: list[list[Tensor]] = [inputs]
+        if isinstance(self._first, ScaledModel):
+            if not {type(one) for one in self._first.scalers.values()} <= SCALERS_JOINED:
+                parts = [
+                    list(one) for one in zip(*(values.chunk(networks) for values in inputs), strict=True)
+                ]
+            parts = [self._first.scaled(*part) for part in parts]
+        features = torch.cat([self._flat(*part) for part in parts])
+        return features.view(networks, -1, features.shape[1])
 
     def _shorten(self) -> None:
         """Scale gradients down to their largest length, as `clip_grad_norm_` does for one network."""

@@ -3,7 +3,8 @@
 Written out by hand instead of by `torch.func`, for two reasons. Every array of a step lies in memory that the step
 before has used: fresh memory of half a megabyte costs as much as the products that fill it. And every product comes out
 as that of one network does, to the last bit: a routine for stacks of matrices takes most shapes as the one for single
-matrices does; which, is tried, and where it does not, each network's product is taken by itself.
+matrices does; which, is tried, and where it does not, each network's product is taken by itself, of copies: a routine
+may also sum in another order where a matrix does not begin on the boundary on which memory of its own begins.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class _Pass:
         kept: what dropout multiplies by: 0, or 1 over the share that is kept.
         dropped: result after dropout.
         back: gradient with respect to what came in.
-        joined: whether products and sums of stacks are those of single matrices, bit for bit, at these shapes.
+        joined: whether products and sums of stacks are those of matrices in memory of their own, bit for bit, at these
+            shapes.
     """
 
     result: Tensor
@@ -179,7 +181,7 @@ class StackedMlp:
                 kept, dropped = (torch.empty_like(made) if block.rates else made for _ in range(2))
                 back = features.new_empty((networks, events, inputs))
                 self._passes[events].append(_Pass(made, active, kept, dropped, back))
-                _try_joined(self._passes[events][-1])
+                _try_joined(self._passes[events][-1], viewed=self._single and block is self._blocks[-1])
         return self._passes[events]
 
     def _draw(self, kept: Tensor, rates: Sequence[float]) -> None:
@@ -195,8 +197,8 @@ def _forward(values: Tensor, weight: Tensor, bias: Tensor, memory: _Pass) -> Non
     if memory.joined:
         torch.baddbmm(bias.unsqueeze(1), values, weight.mT, out=memory.result)
         return
-    for own in zip(bias, values, weight.mT, memory.result, strict=True):
-        torch.addmm(*own[:3], out=own[3])
+    for own in zip(bias, values, weight, memory.result, strict=True):
+        own[3].copy_(torch.addmm(_own(own[0]), _own(own[1]), _own(own[2]).t()))
 
 
 def _weights_back(gradient: Tensor, values: Tensor, weight: Tensor, bias: Tensor, memory: _Pass) -> None:
@@ -205,8 +207,9 @@ def _weights_back(gradient: Tensor, values: Tensor, weight: Tensor, bias: Tensor
         torch.sum(gradient, dim=1, out=bias)
         return
     for own in zip(gradient, values, weight, bias, strict=True):
-        torch.mm(own[0].t(), own[1], out=own[2])
-        torch.sum(own[0], dim=0, out=own[3])
+        alone = _own(own[0])
+        own[2].copy_(torch.mm(alone.t(), _own(own[1])))
+        own[3].copy_(torch.sum(alone, dim=0))
 
 
 def _back(gradient: Tensor, weight: Tensor, memory: _Pass) -> None:
@@ -214,18 +217,33 @@ def _back(gradient: Tensor, weight: Tensor, memory: _Pass) -> None:
         torch.bmm(gradient, weight, out=memory.back)
         return
     for own in zip(gradient, weight, memory.back, strict=True):
-        torch.mm(*own[:2], out=own[2])
+        own[2].copy_(torch.mm(_own(own[0]), _own(own[1])))
 
 
-def _try_joined(memory: _Pass) -> None:
-    """Find out by numbers of no meaning whether products and sums of stacks are those of single matrices."""
+def _own(part: Tensor) -> Tensor:
+    """Return a network's part of a stack as it lies in memory alone: of the same strides, counted from its boundary."""
+    if part.is_contiguous():
+        return part.clone()
+    length = part.stride(0)
+    memory = part.new_empty(len(part) * length)
+    return memory.as_strided(part.shape, part.stride(), part.storage_offset() % length).copy_(part)
+
+
+def _try_joined(memory: _Pass, *, viewed: bool) -> None:
+    """Find out by numbers of no meaning whether products and sums of stacks are those of single matrices.
+
+    Args:
+        memory: of the block.
+        viewed: whether its gradient is that of the last of two logits, a view.
+    """
     networks, events, outputs = memory.result.shape
     inputs = memory.back.shape[2]
     some = torch.Generator().manual_seed(0)
     values, weight, bias, gradient = (
         torch.randn((networks, *shape), generator=some)
-        for shape in ((events, inputs), (outputs, inputs), (outputs,), (events, outputs))
+        for shape in ((events, inputs), (outputs, inputs), (outputs,), (events, outputs + viewed))
     )
+    gradient = gradient[:, :, 1:] if viewed else gradient
     found = []
     for joined in (True, False):
         memory.joined = joined

@@ -422,6 +422,7 @@ def test_numbers_that_no_training_can_have_are_refused(options):
         ({"top": 0}, CannotConfirm, ["--top", 0]),
         ({"level": 95}, CannotConfirm, ["--level", 95, 0.95]),
         ({"fuse": "1"}, CannotConfirm, ["--fuse", "auto", "off", 1]),
+        ({"fuse": "4", "cache": "streaming"}, CannotConfirm, ["--fuse 4", "--cache streaming", "--fuse off"]),
     ],
 )
 def test_what_cannot_be_confirmed_is_refused_with_the_reason(options, change, error, facts):

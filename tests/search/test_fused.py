@@ -1,14 +1,26 @@
-"""Which trainings of a fixed list are stacked."""
+"""Which trainings of a fixed list are stacked, and what becomes of a stack whose process fails."""
 
 import dataclasses
+from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from ray.exceptions import RayTaskError
 
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.errors import CannotConfirm
+from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import RESIDENT
-from hep_ray.search.fused import MOST, stacks_of
+from hep_ray.search import fused
+from hep_ray.search.fused import MOST, Begun, FusedProcess, StackTrainer, check_fuse, stacks_of
+from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState
+from hep_ray.search.trial import METRICS, TrialJob
+from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import TrialFinished, TrialStarted
+from tests.facts import raises
 
 MLP = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 16}
 WIDE = {**MLP, "hidden_features": 300}
@@ -66,3 +78,142 @@ def test_what_has_ended_is_left_out():
 def test_nothing_is_stacked_where_each_has_a_core_or_other_resources(change):
     assert stacks_of(runs(MLP), SearchState(), dataclasses.replace(TWO_CORES, **change), {}, "auto") == []
     assert stacks_of(runs(MLP), SearchState(), TWO_CORES, {}, "off") == []
+
+
+CNN = {"model": "cnn", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("configurations", "change", "facts"),
+    [
+        ((CNN, FITTED), {}, ["--fuse 4", "'cnn'", "'logistic_regression'", "mlp", "--fuse off"]),
+        (({**MLP, "precision": "bfloat16"},), {}, ["bfloat16"]),
+        ((MLP,), {"workers_per_trial": 2}, ["2 workers"]),
+        ((MLP,), {"gpus_per_trial": 0.5}, ["0.5 GPU"]),
+        ((MLP,), {"ingest": dataclasses.replace(RESIDENT, cache="streaming")}, ["--cache streaming"]),
+    ],
+)
+def test_a_number_is_refused_where_nothing_can_be_stacked(configurations, change, facts):
+    resources = dataclasses.replace(TWO_CORES, **change)
+
+    with raises(CannotConfirm, *facts):
+        check_fuse(runs(*configurations), resources, {}, "4")
+    for either in ("auto", "off"):
+        check_fuse(runs(*configurations), resources, {}, either)
+    check_fuse(runs(CNN, MLP), TWO_CORES, {}, "4")  # some can
+    with raises(CannotConfirm, "no two", "one architecture"):
+        check_fuse(runs(MLP, WIDE, seeds=1), TWO_CORES, {}, "4")
+
+
+class Toy:
+    """Events that a process of a stack trains on."""
+
+    def __init__(self):
+        random, labels = np.random.default_rng(0), np.arange(128) % 2
+        x = random.normal(size=(128, 3)) + labels[:, None]
+        self.known = Events.from_arrays({"x": x.astype(np.float32)}, labels)
+
+    def events(self, split):
+        return self.known
+
+
+def job(tmp_path):
+    columns = (Column(name="x", shape=(3,), unit="GeV"),)
+    schema = EventSchema(task="toy", columns=columns, classes=("background", "signal"))
+    return TrialJob(str(tmp_path / "trials"), schema, Toy(), 1, "val_loss", "min", 1, gpu=False)
+
+
+def test_a_stack_whose_gain_cannot_be_measured_is_left_alone_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(fused, "begin_log", lambda folder, trial_id: folder.mkdir(parents=True))
+    process, stack = FusedProcess(job(tmp_path)), tuple(runs(MLP, seeds=2))
+    assert process.begin(stack, measure=True).gain > 0
+
+    def fault(make):
+        raise ValueError("no gain\nand a traceback")
+
+    monkeypatch.setattr(fused, "measured_gain", fault)
+    begun = process.begin(stack, measure=True)
+    assert (begun.gain, begun.fused) == (None, False)
+    assert begun.unmeasured.endswith("ValueError: no gain")
+    assert process.begin(stack, measure=False) == Begun(None, fused=True)
+    assert {name: result["done"] for name, result in process.epoch().items()} == {"r0": True, "r1": True}
+
+
+class OneProcess:
+    """What a stack's driver uses of Ray, with room for one actor, whose calls run where their answers are fetched."""
+
+    def __init__(self):
+        self.alive = []
+
+    def remote(self, **resources):
+        return lambda kind: SimpleNamespace(remote=lambda *given: self.actor(kind(*given)))
+
+    def actor(self, process):
+        assert not self.alive, "the former actor holds the core"
+        calls = {
+            name: SimpleNamespace(remote=partial(partial, getattr(process, name)))
+            for name in ("begin", "epoch")
+        }
+        self.alive.append(SimpleNamespace(**calls))
+        return self.alive[0]
+
+    def wait(self, answers):
+        return answers[:1], answers[1:]
+
+    def get(self, answer):
+        try:
+            return answer()
+        except (ValueError, RuntimeError) as exc:
+            fault = RayTaskError("epoch", "traceback", exc, proctitle="process", pid=1, ip="0.0.0.0")
+            raise fault.as_instanceof_cause() from None
+
+    def kill(self, actor):
+        self.alive = [one for one in self.alive if one is not actor]
+
+
+class Faulty:
+    """A process that raises where it begins with r0, and in the epoch of r1."""
+
+    def __init__(self, given):
+        self.names = []
+
+    def begin(self, stack, *, measure):
+        self.names = [run.trial_id for run in stack]
+        if "r0" in self.names:
+            raise ValueError("a fault of the beginning")
+        return Begun(None, fused=True)
+
+    def epoch(self):
+        if "r1" in self.names:
+            raise RuntimeError("a fault of an epoch")
+        return {
+            name: {METRICS: (("epoch", 1), ("val_loss", 0.5), ("epoch_seconds", 1)), "epoch": 1, "done": True}
+            for name in self.names
+        }
+
+
+def test_a_fault_of_a_stack_leaves_its_trainings_to_be_trained_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(fused, "ray", OneProcess())
+    monkeypatch.setattr(fused, "FusedProcess", Faulty)
+    planned = runs(MLP, seeds=6)
+    said = []
+    with Journal(tmp_path) as journal:
+        recorder = Recorder(journal, "val_loss", "min", 1, tmp_path / "trials")
+        one_core = dataclasses.replace(TWO_CORES, concurrent=1)
+        trainer = StackTrainer(job(tmp_path), one_core, recorder, measure=False, say=said.append)
+        trainer.train([tuple(planned[place::3]) for place in range(3)])
+        trials = recorder.state.trials
+
+    assert {name for name, one in trials.items() if one.status == "completed"} == {"r2", "r5"}
+    assert {name for name, one in trials.items() if one.finished is None} == {"r0", "r1", "r3", "r4"}
+    causes = {one.trial_id: one.cause for one in read_records(tmp_path) if one.kind == "trial_lost"}
+    assert causes.keys() == {"r0", "r1", "r3", "r4"}
+    for name, one in causes.items():
+        assert one.startswith("ProcessLost: it was ended after ")
+        assert one.endswith(
+            "ValueError: a fault of the beginning"
+            if name in {"r0", "r3"}
+            else "RuntimeError: a fault of an epoch"
+        )
+    assert len(said) == 2
+    assert all("one by one" in one for one in said)

@@ -7,9 +7,17 @@ import torch
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, NonFiniteLoss
 from hep_ray.loading.batches import Events
+from hep_ray.loading.scalers.transforms import Standardize
 from hep_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.fused import FusedTrial, OwnRandom, architecture, run_epoch_together, why_alone
+from hep_ray.training.fused import (
+    FusedTrial,
+    OwnRandom,
+    architecture,
+    measured_gain,
+    run_epoch_together,
+    why_alone,
+)
 from hep_ray.training.loop import TrialLoop
 from tests.facts import raises
 
@@ -42,6 +50,15 @@ def toy(events, seed=0):
 
 
 TRAIN, VAL = toy(270), toy(120, seed=1)  # 270 events leave a last batch of another size
+OF_18 = EventSchema(
+    task="toy", columns=(Column(name="x", shape=(18,), unit="GeV"),), classes=("background", "signal")
+)
+
+
+def toy_of_18(events, seed=0):
+    labels = np.arange(events) % 2
+    x = np.random.default_rng(seed).normal(size=(events, 18)) + 0.3 * labels[:, None]
+    return Events.from_arrays({"x": x.astype(np.float32)}, labels)
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +69,9 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def loop(seed=0, epochs=3, schema=SCHEMA, train=TRAIN, **params):
+def loop(seed=0, epochs=3, schema=SCHEMA, train=TRAIN, val=VAL, **params):
     config = TrialConfig.from_params({**PARAMS, **params})
-    return TrialLoop(config, schema, train, VAL, epochs=epochs, seed=seed)
+    return TrialLoop(config, schema, train, val, epochs=epochs, seed=seed)
 
 
 def fused(*settings):
@@ -115,6 +132,80 @@ def test_every_optimizer_that_is_taken_moves_stacked_weights_as_single_ones(opti
 )
 def test_every_kind_of_network_and_batch_gives_the_same_numbers(kind):
     check({"seed": 1, **kind}, {"seed": 2, **kind}, epochs=2)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"loss": "root_softmax", "root_index": 3},
+        {"loss": "binary_cross_entropy", "batch_size": 33},
+        {"loss": "focal"},
+        {"loss": "hinge"},
+        {"loss": "mse"},
+    ],
+)
+def test_trials_of_one_loss_in_batches_that_fill_no_vector_give_the_numbers_that_they_give_alone(loss):
+    check(*({"batch_size": 100, "seed": seed, **loss} for seed in (1, 2, 3)), epochs=2)
+
+
+@pytest.mark.parametrize("width", [7, 33, 65])
+@pytest.mark.parametrize(
+    "events",
+    [{}, {"schema": OF_18, "train": toy_of_18(270), "val": toy_of_18(120, seed=1)}],
+    ids=["6 features", "18 features"],
+)
+def test_networks_of_odd_widths_give_the_numbers_that_they_give_alone(width, events):
+    kind = {"hidden_features": width, "batch_size": 100, **events}
+    check(*({"seed": seed, **kind} for seed in (1, 2, 3)), epochs=2)
+    check(*({"seed": seed, "single_output": True, **kind} for seed in (1, 2)), epochs=1)
+
+
+def test_a_scaler_that_may_round_by_place_scales_the_events_of_each_trial_by_themselves(monkeypatch):
+    monkeypatch.setattr("hep_ray.training.fused.SCALERS_JOINED", frozenset())
+    monkeypatch.setattr(Standardize, "_scale", lambda self, values: values.abs().pow(0.3) * values.sign())
+    check(
+        {"seed": 1, "batch_size": 33}, {"seed": 2, "batch_size": 33}, {"seed": 3, "batch_size": 33}, epochs=1
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"class_weights": "balanced"},
+        {"flat_in": "m"},
+        {"decorrelate": "m"},
+        {"train_events": 500, "loss": "root_softmax", "root_index": 3},
+    ],
+)
+def test_what_stacking_gains_is_measured_where_a_few_events_could_not_be_trained_on(change):
+    """None of the first events is signal, the first lacks a value, and all are weighted."""
+    columns = (*SCHEMA.columns, *(Column(name=name, shape=(), unit="") for name in ("m", "w")))
+    schema = EventSchema(task="toy", columns=columns, classes=SCHEMA.classes, signal="signal", weight="w")
+    random = np.random.default_rng(3)
+
+    def events(number):
+        labels = (np.arange(number) % 200 == 199).astype(int)
+        inputs = {
+            "x": random.normal(size=(number, 5)),
+            "y": np.where(np.arange(number) % 7, random.normal(size=number), np.nan),
+            "m": random.normal(size=number),
+            "w": random.uniform(0.5, 1, number),
+        }
+        return Events.from_arrays({key: one.astype(np.float32) for key, one in inputs.items()}, labels)
+
+    train, val = events(800), events(400)
+    steps = []
+
+    def made(seed):
+        one = loop(seed, schema=schema, train=train, val=val, batch_size=16, **change)
+        steps.append(one)
+        return one
+
+    gain = measured_gain(lambda seed=seed: made(seed) for seed in (1, 2, 3))
+
+    assert gain > 0
+    assert [len(one.train) for one in steps] == [8 * 16] * 3  # of which it saw so many each time
 
 
 def test_a_trial_goes_on_from_its_checkpoint_alone_or_in_another_stack(tmp_path):
