@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -139,3 +142,41 @@ def test_the_page_of_protocols_is_what_the_searches_say() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run: python {script}"
+
+
+NUMBERS = {"one": 1, "two": 2, "three": 3, "five": 5}
+
+
+def seeds_in(statements: Iterable[str]) -> set[int]:
+    """Return every number of seeds that statements name."""
+    found = (re.findall(r"\b(\w+) seeds?\b", text) for text in statements)
+    return {NUMBERS[word] for words in found for word in words if word in NUMBERS}
+
+
+def test_a_protocol_names_the_seeds_that_its_preset_runs() -> None:
+    named = 0
+    for script in SCRIPTS:
+        for name, preset in search_of(script.stem).presets.items():
+            if preset.published is not None:
+                seeds = seeds_in(preset.published.ours)
+                assert seeds <= {preset.seeds}, (script.stem, name, seeds)
+                named += bool(seeds)
+    assert named > 20
+
+
+def test_the_results_name_the_seeds_that_were_run() -> None:
+    for text in (SCRIPTS[0].parents[1] / "docs/studies.jsonl").read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        assert seeds_in(line["deviations"]) <= {line["seeds"]}, text
+
+
+def test_minutes_of_a_study_do_not_claim_the_rows_that_only_its_full_length_has() -> None:
+    jets, parts = search_of("jet_images").presets, search_of("electron_parts").presets
+    for preset, full, words in (
+        (jets["table"], jets["published"], "Lin et al."),
+        (parts["table"], parts["published"], "without one part"),
+    ):
+        assert preset.published is not None
+        assert full.published is not None
+        assert not any(words in text for text in preset.published.ours)
+        assert any(words in text for text in full.published.ours)
