@@ -21,18 +21,21 @@ AGAINST = {"abs(eta)": "|η|", "pt": "p_T", "et": "E_T"}
 MOST_BINS = 8
 EVENTS_OF_BIN = 150
 """Events in a bin, about, at least: of fewer there are fewer bins, two at least."""
+UNEVEN = 0.05
+"""Of the mean number of events of a bin: a larger difference between bins is told."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """Parts that the events of a split are divided into: bins of a quantity, or kinds of background.
+    """Parts that the events of a split are divided into: bins or values of a quantity, or kinds of background.
 
     Attributes:
-        quantity: expression whose bins the parts are, such as `abs(eta)`; empty where they are kinds.
+        quantity: expression whose bins or values the parts are, such as `abs(eta)`; empty where they are kinds.
         unit: of the quantity.
-        edges: (B + 1,) of the bins, which hold equally many events; empty of kinds.
+        edges: (B + 1,) of the bins, each without its upper edge but the last; empty of kinds and values.
         kinds: (B,) names of the kinds; empty of bins.
         part: (N,) of each event, from 0; -1 in none, such as the signal among kinds of background.
+        values: (B,) of the quantity, where it has so few that each is a part; empty of bins and kinds.
     """
 
     quantity: str
@@ -40,11 +43,27 @@ class Division:
     edges: Floats
     kinds: tuple[str, ...]
     part: npt.NDArray[np.int64]
+    values: tuple[float, ...] = ()
 
     @property
     def parts(self) -> int:
         """How many there are."""
-        return len(self.kinds) or len(self.edges) - 1
+        return len(self.kinds) or len(self.values) or len(self.edges) - 1
+
+    def words_of(self, part: int) -> str:
+        """The extent of a bin, or the value that a part has."""
+        low, high = self.values[part : part + 1] * 2 or self.edges[part : part + 2]
+        return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+    @property
+    def divided(self) -> str:
+        """How the events are divided by the quantity, and whether evenly, for a caption."""
+        if self.values:
+            return f"for each value of {self.words}"
+        counts = np.bincount(self.part[self.part >= 0], minlength=self.parts)
+        if np.ptp(counts) <= max(2.0, UNEVEN * counts.mean()):
+            return f"in bins of {self.words} of equally many events"
+        return f"in bins of {self.words} of {counts.min():,} to {counts.max():,} events, since some values are frequent"
 
     @property
     def words(self) -> str:
@@ -156,14 +175,21 @@ def divisions_of(
         purpose: why the test split is read.
 
     Raises:
-        InvalidConfig: an expression does not suit the columns, or gives no single value of an event.
+        InvalidConfig: an expression does not suit the columns, gives no single value of an event, or is named and the
+            same in all events.
     """
     events = min(most or dataset.rows(split), dataset.rows(split))
-    found = [
-        division
-        for text in (against or _known(dataset.schema))
-        if (division := _binned(dataset, text, split, events, purpose)) is not None
-    ]
+    found = []
+    for text in against or _known(dataset.schema):
+        division = _binned(dataset, text, split, events, purpose)
+        if division.parts > 1:
+            found.append(division)
+        elif against:  # what was not asked for is left out
+            same = f"is {division.values[0]:g} in all events" if division.values else "has no finite value"
+            raise InvalidConfig(
+                f"--against '{text}' divides nothing: in the {split} split it {same}; name a quantity that differs "
+                "among its events"
+            )
     kinds = _kinds(dataset, split, events, purpose)
     return (*found, *([kinds] if kinds is not None else []))
 
@@ -173,10 +199,11 @@ def _known(schema: EventSchema) -> Iterator[str]:
     yield from (text for text in AGAINST if set(Expression(text).names) <= scalars)
 
 
-def _binned(
-    dataset: Dataset, text: str, split: Split, events: int, purpose: TestPurpose | None
-) -> Division | None:
-    """Divide events by a quantity; None where it has a single value."""
+def _binned(dataset: Dataset, text: str, split: Split, events: int, purpose: TestPurpose | None) -> Division:
+    """Divide events by a quantity: by its values, of at most `MOST_BINS`, else into bins of equally many events.
+
+    A value that as many events have as a bin would hold is a bin of its own.
+    """
     expression = Expression(text)
     read = {name: _named(dataset, name, split, events, purpose) for name in expression.names}
     values = np.asarray(expression.evaluate({name: own for name, (own, _) in read.items()}), dtype=np.float64)
@@ -186,15 +213,20 @@ def _binned(
             "scalar column or an element of one"
         )
     finite = np.isfinite(values)
-    bins = int(np.clip(finite.sum() // EVENTS_OF_BIN, 2, MOST_BINS))
-    edges = (
-        np.unique(np.quantile(values[finite], np.linspace(0, 1, bins + 1))) if finite.any() else np.empty(0)
-    )
-    if len(edges) <= 2:  # noqa: PLR2004 - of a single bin nothing is seen
-        return None
-    part = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     units = {unit for _, unit in read.values()}
     unit = units.pop() if len(units) == 1 else ""
+    distinct = np.unique(values[finite])
+    if len(distinct) <= MOST_BINS:
+        part = np.where(finite, np.searchsorted(distinct, values), -1)
+        return Division(text, unit, np.empty(0), (), part, tuple(distinct.tolist()))
+    bins = int(np.clip(finite.sum() // EVENTS_OF_BIN, 2, MOST_BINS))
+    edges = np.quantile(values[finite], np.linspace(0, 1, bins + 1))
+    frequent = np.unique(edges[1:][edges[1:] == edges[:-1]])
+    above = np.searchsorted(distinct, frequent, side="right")
+    edges = np.unique(np.concatenate([edges, distinct[above[above < len(distinct)]]]))
+    if distinct[-1] in frequent:
+        edges = np.append(edges, edges[-1])
+    part = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     return Division(text, unit, edges, (), np.where(finite, part, -1))
 
 

@@ -351,8 +351,9 @@ class Performance:
         score_squares: (C, SCORE_BINS) the same.
         effective: (Σw)²/Σw², how many unweighted ones are as precise; None where they are counted.
         parts: what passes the working points in each part of each division.
-        accuracy: (2, 101) fraction that is told rightly as signal or background at each of `THRESHOLDS`, and its error.
-        balanced: (101,) mean of the fractions of signal and background.
+        accuracy: (2, 101) fraction that is told rightly as signal or background at each of `THRESHOLDS`, and its error;
+            (2, 0) of more than two classes, where nothing shows it.
+        balanced: (101,) mean of the fractions of signal and background; (0,) of more than two classes.
     """
 
     confusion: Counts | Floats
@@ -435,7 +436,9 @@ def performance_of(
         for one in (weights, square)
     )
     points = tuple(working_point(curve, percent) for percent in REJECTION_PERCENTS)
-    accuracy, balanced = accuracy_by_threshold(probabilities[:, signal], labels == signal, weights)
+    accuracy, balanced = np.empty((2, 0)), np.empty(0)
+    if classes == 2:  # noqa: PLR2004 - signal and background
+        accuracy, balanced = accuracy_by_threshold(probabilities[:, signal], labels == signal, weights)
     own = ranks[:, signal].astype(np.float64)
     return Performance(
         confusion=confusion,
@@ -488,17 +491,23 @@ def accuracy_by_threshold(
         those told rightly; and (101,) the mean of the fractions of signal and background that are.
     """
     weight = np.ones(len(scores)) if weights is None else weights.astype(np.float64)
-    right = [np.where(is_signal, scores >= cut, scores < cut) for cut in THRESHOLDS]
+    reached = np.searchsorted(THRESHOLDS, scores, side="right")  # how many thresholds an event is not below
+    cells = len(THRESHOLDS) + 1
+
+    def at_least_and_below(values: Floats, kind: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        found = np.bincount(reached[kind], values[kind], cells).astype(np.float64)
+        return np.cumsum(found[::-1])[-2::-1], np.cumsum(found)[:-1]
+
+    signal, missed = at_least_and_below(weight, is_signal)
+    false, background = at_least_and_below(weight, ~is_signal)
+    signal_squares, missed_squares = at_least_and_below(weight**2, is_signal)
+    false_squares, background_squares = at_least_and_below(weight**2, ~is_signal)
     total = weight.sum()
-    fraction = np.array([weight[own].sum() for own in right]) / total
-    squares = np.array([(weight[own] ** 2).sum() for own in right])
-    rest = (weight**2).sum() - squares
-    error = np.sqrt((1 - fraction) ** 2 * squares + fraction**2 * np.clip(rest, 0, None)) / total
-    kinds = [
-        np.array([weight[own & kind].sum() for own in right]) / weight[kind].sum()
-        for kind in (is_signal, ~is_signal)
-    ]
-    return np.stack([fraction, error]), (kinds[0] + kinds[1]) / 2
+    fraction = (signal + background) / total
+    squares, rest = signal_squares + background_squares, missed_squares + false_squares
+    error = np.sqrt((1 - fraction) ** 2 * squares + fraction**2 * rest) / total
+    balanced = (signal / (signal + missed) + background / (background + false)) / 2
+    return np.stack([fraction, error]), balanced
 
 
 def working_point(curve: RocCurve, percent: int) -> WorkingPoint:
@@ -528,3 +537,14 @@ def mean_and_error(values: Sequence[npt.ArrayLike], single: npt.ArrayLike) -> tu
     stacked = np.asarray(values, dtype=np.float64)
     sd = stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.asarray(single, dtype=np.float64)
     return stacked.mean(axis=0), sd
+
+
+def mean_and_larger_error(
+    values: Sequence[npt.ArrayLike], errors: Sequence[npt.ArrayLike]
+) -> tuple[Floats, Floats]:
+    """Return the mean over runs and its s.d., or their mean statistical error where that is larger.
+
+    Runs that count the same few events have a s.d. of 0, and are no surer for that.
+    """
+    mean, sd = mean_and_sd(values)
+    return mean, np.maximum(sd, np.mean(np.asarray(errors, dtype=np.float64), axis=0))

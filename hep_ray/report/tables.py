@@ -19,7 +19,15 @@ from hep_ray.report.figures.thresholds import larger_class
 from hep_ray.report.figures.working_points import shown_points
 from hep_ray.report.formatting import decimals, interval, plus_minus
 from hep_ray.report.report_data import ReportData
-from hep_ray.report.scores import THRESHOLDS, Scored, Scores, WorkingPoint, mean_and_error, mean_and_sd
+from hep_ray.report.scores import (
+    THRESHOLDS,
+    Scored,
+    Scores,
+    WorkingPoint,
+    mean_and_error,
+    mean_and_larger_error,
+    mean_and_sd,
+)
 from hep_ray.report.study import left_out, shown, written
 from hep_ray.search.naming import Naming, number
 from hep_ray.search.state import OF_MODEL, TIMES
@@ -246,9 +254,8 @@ def in_bins(data: ReportData, scores: Scores) -> PageTable:
             if division.kinds:
                 continue
             for part in range(division.parts):
-                low, high = division.edges[part : part + 2]
                 counts = one.runs[0].parts[place]
-                row = [one.name, f"{division.words}: {low:.4g} to {high:.4g}"]
+                row = [one.name, f"{division.words}: {division.words_of(part)}"]
                 row += [f"{counts.signal[part]:,}", f"{counts.background[part]:,}"]
                 for percent in points:
                     row += _efficiency_and_rejection(one, place, part, percent)
@@ -274,8 +281,12 @@ def _efficiency_and_rejection(one: Scored, place: int, part: int, percent: int) 
     row = REJECTION_PERCENTS.index(percent)
     runs = [run.parts[place] for run in one.runs]
     both = [
-        mean_and_error([run.efficiency[row, part] for run in runs], runs[0].efficiency_error[row, part]),
-        mean_and_error([run.rejection[row, part] for run in runs], runs[0].rejection_error[row, part]),
+        mean_and_larger_error(
+            [run.efficiency[row, part] for run in runs], [run.efficiency_error[row, part] for run in runs]
+        ),
+        mean_and_larger_error(
+            [run.rejection[row, part] for run in runs], [run.rejection_error[row, part] for run in runs]
+        ),
     ]
     words = ["–" if np.isnan(mean) else plus_minus(float(mean), float(error)) for mean, error in both]
     limit = words[1] != "–" and any(run.limit[row, part] for run in runs)
@@ -283,7 +294,9 @@ def _efficiency_and_rejection(one: Scored, place: int, part: int, percent: int) 
 
 
 def _errors_of_parts(scores: Scores) -> str:
-    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "± binomial error, without that of the cut"
+    errors = "± binomial error, without that of the cut"
+    if scores.seeds > 1:
+        errors = "mean ± s.d. over seeds, or the binomial error of one training where that is larger"
     weighted = ", weighted" if scores.contenders[0].runs[0].effective is not None else ""
     return (
         f"{scores.split.capitalize()}{weighted}; cuts are those of the whole split at the signal efficiency that is "

@@ -20,7 +20,7 @@ from hep_ray.report.figures import FIGURES, Drawn
 from hep_ray.report.figures.working_points import shown_points
 from hep_ray.report.page import Shown, page
 from hep_ray.report.report_data import gather
-from hep_ray.report.scores import performance_of
+from hep_ray.report.scores import mean_and_larger_error, performance_of
 from hep_ray.report.tables import in_bins, of_kinds
 from hep_ray.search.definition import StudyTable
 from tests.facts import raises
@@ -131,6 +131,59 @@ def test_events_are_divided_evenly_by_columns_that_models_may_not_read(tmp_path:
         quantities_of("eta,")
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("eta > 0", (0.0, 1.0)),
+        ("2 * (eta > 0) - 1", (-1.0, 1.0)),
+        ("1 * (eta > 0) + 1 * (eta > 1)", (0.0, 1.0, 2.0)),
+    ],
+)
+def test_each_of_few_values_is_a_part(tmp_path: Path, text: str, values: tuple[float, ...]) -> None:
+    dataset = Dataset.open(events(tmp_path / "data"))
+    found, _ = divisions_of(dataset, "val", against=[text])
+    assert (found.values, found.parts, len(found.edges)) == (values, len(values), 0)
+    eta = dataset.arrays("val")["eta"]
+    for part in range(found.parts):
+        low, high = (-np.inf, 0, 1, np.inf)[part], (0, np.inf if len(values) == 2 else 1, np.inf)[part]
+        assert (found.part[(eta > low) & (eta <= high)] == part).all()
+    assert found.words_of(1) == f"{values[1]:g}"
+    assert found.divided == f"for each value of {text}"
+
+
+def test_a_frequent_value_is_a_bin_of_its_own_and_the_caption_says_so(tmp_path: Path) -> None:
+    dataset = Dataset.open(events(tmp_path / "data"))
+    eta = dataset.arrays("val")["eta"]
+    for text, many, frequent in (
+        ("eta * (eta > 1.72)", eta <= 1.72, 0),  # the least of its values, which 93 % have
+        ("eta * (eta < -1.72)", eta >= -1.72, 1),  # the largest
+    ):
+        found, _ = divisions_of(dataset, "val", against=[text])
+        assert found.parts == 2
+        assert (found.part[many] == frequent).all()
+        assert (found.part[~many] == 1 - frequent).all()
+        counts = np.bincount(found.part)
+        assert f"{counts.min():,} to {counts.max():,} events" in found.divided
+        assert "equally" not in found.divided
+    assert found.words_of(1) == "0"
+    even, _ = divisions_of(dataset, "val", against=["eta"])
+    assert even.divided == "in bins of eta of equally many events"
+
+
+def test_a_named_quantity_that_divides_nothing_is_refused(tmp_path: Path) -> None:
+    dataset = Dataset.open(events(tmp_path / "data"))
+    with raises(InvalidConfig, "'pt'", "20 in all events", "differs"):
+        divisions_of(dataset, "val", against=["eta", "pt"])
+    with raises(InvalidConfig, "'px - px'", "0 in all events"):
+        divisions_of(dataset, "val", against=["px - px"])
+
+
+def test_seeds_that_count_the_same_events_have_their_statistical_error() -> None:
+    mean, error = mean_and_larger_error([[0.5, 0.2], [0.5, 0.6]], [[0.1, 0.02], [0.3, 0.04]])
+    np.testing.assert_allclose(mean, [0.5, 0.4])
+    np.testing.assert_allclose(error, [0.2, np.sqrt(0.08)])  # the mean of 0.1 and 0.3; s.d. of 0.2 and 0.6
+
+
 def test_a_confirmation_is_drawn_and_tabled_in_bins_and_by_kind(workplace: Callable[..., Any]) -> None:
     place = workplace()
     for path in place.data.iterdir():
@@ -164,6 +217,21 @@ def test_a_confirmation_is_drawn_and_tabled_in_bins_and_by_kind(workplace: Calla
     assert table.rows[0][4].startswith(f"{mean:.2f}"[:4])
     assert [row[1] for row in of_kinds(data, data.scores).rows] == [*kinds.kinds] * 2
     stated = StudyTable("t", ("root_index",), metrics=("val_accuracy", "val_background_rejection_at_93"))
+    same = tuple(
+        replace(one, runs=one.runs[:1] * 2) for one in data.scores.contenders
+    )  # each seed the same counts
+    for made in (in_bins, of_kinds):
+        rows = made(data, replace(data.scores, contenders=same)).rows
+        assert all(
+            "±" in cell for row in rows for cell in row if cell.startswith(("0.", "≥ ", "1.")) and cell != "–"
+        )
+    valued = gather(place.search, place.storage, against=["eta > 0"])
+    drawn = FIGURES["working_points"].draw(valued)
+    assert isinstance(drawn, Drawn)
+    assert "for each value of eta > 0" in drawn.caption
+    assert drawn.figure.axes[0].get_xticks().tolist() == [0, 1]
+    assert valued.scores is not None
+    assert [row[1] for row in in_bins(valued, valued.scores).rows] == ["eta > 0: 0", "eta > 0: 1"] * 2
     other = gather(place.search, place.storage, against=["py"])
     drawn_here = [FIGURES[name] for name in ("working_points", "background_kinds")]
     figures = [Shown(one.name, one.section, one.title, one.draw(other) or "") for one in drawn_here]

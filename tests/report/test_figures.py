@@ -27,8 +27,15 @@ from hep_ray.report.figures.trials import predicted_ends
 from hep_ray.report.formatting import axis_label, interval, plus_minus
 from hep_ray.report.groups import groups_of
 from hep_ray.report.plotting import bulk, outside, spread
-from hep_ray.report.report_data import gather
-from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Scored, accuracy_by_threshold, performance_of
+from hep_ray.report.report_data import ReportData, gather
+from hep_ray.report.scores import (
+    EFFICIENCIES,
+    SCORE_BINS,
+    THRESHOLDS,
+    Scored,
+    accuracy_by_threshold,
+    performance_of,
+)
 from hep_ray.report.tables import accuracies
 from hep_ray.search.definition import StudyTable
 from hep_ray.search.state import SearchState, TrialState
@@ -348,7 +355,7 @@ def test_a_result_by_the_events_learnt_from_has_its_power_law(workplace: Callabl
     assert law.exponent_error == pytest.approx(0.1 / np.sqrt(((x - x.mean()) ** 2).sum()), rel=1e-3)
     value, error = law.band(np.array([400.0]))
     assert (value[0], error[0]) == (pytest.approx(0.1), pytest.approx(0.1 * 0.1 / np.sqrt(3), rel=1e-2))
-    assert fitted_law(Scaling(points.events[:2], points.deficit[:2], points.error[:2], (1, 1))) is None
+    assert fitted_law(Scaling(points.events[:2], points.result[:2], points.error[:2], (1, 1))) is None
 
     place = workplace()
     everything = Manifest.load(place.data).rows("train")
@@ -363,7 +370,7 @@ def test_a_result_by_the_events_learnt_from_has_its_power_law(workplace: Callabl
     (found,) = scalings(data).values()
     assert found.events.tolist() == [25, 50, everything]
     assert found.seeds == (2, 2, 2)  # all events, asked for twice, are no more seeds
-    np.testing.assert_allclose(found.deficit, [0.2, 0.15, 0.1])
+    np.testing.assert_allclose(found.result, [0.2, 0.15, 0.1])
     # s.d. of two values 0.02 apart over √2 is 0.01; 0.02 is the journal's statistical error.
     np.testing.assert_allclose(found.error, np.hypot(0.01, 0.02))
     drawn = FIGURES["scaling_law"].draw(data)
@@ -374,6 +381,89 @@ def test_a_result_by_the_events_learnt_from_has_its_power_law(workplace: Callabl
     for trial in place_without.state.trials.values():
         trial.started.params.pop("train_events")
     assert FIGURES["scaling_law"].draw(place_without) is None
+
+
+def sized(
+    place: Any, metric: str, mode: str, results: dict[int, float], error: float | None = None
+) -> ReportData:
+    """Return the data of a search by a metric, with a training of one seed for each number of events."""
+    place.write_journal([({"train_events": events}, 0, [0.1], "completed") for events in results])
+    data: ReportData = gather(place.search, place.storage)
+    for trial, result in zip(data.state.trials.values(), results.values(), strict=True):
+        trial.history[0].pop(f"{metric}_error", None)
+        trial.history[0].update(
+            {metric: result} if error is None else {metric: result, f"{metric}_error": error}
+        )
+    return replace(data, started=data.started.model_copy(update={"metric": metric, "mode": mode}))
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "results", "error", "scale"),
+    [
+        ("val_background_rejection_at_50", "max", [12.0, 30.0, 70.0], 3.0, "log"),
+        ("val_asimov_significance", "max", [0.4, 0.8, 2.5], None, "log"),
+        ("val_asimov_significance", "max", [0.0, 0.0, 0.0], None, "linear"),
+        ("val_of_a_plugin", "min", [-3.0, 1.0, 2.0], 0.5, "linear"),
+    ],
+)
+def test_results_that_are_no_fractions_are_drawn_as_they_are(
+    workplace: Callable[..., Any],
+    metric: str,
+    mode: str,
+    results: list[float],
+    error: float | None,
+    scale: str,
+) -> None:
+    data = sized(workplace(), metric, mode, dict(zip((25, 50, 100), results, strict=True)), error)
+    (found,) = scalings(data).values()
+    assert found.result.tolist() == results
+    drawn = FIGURES["scaling_law"].draw(data)
+    assert isinstance(drawn, Drawn)
+    (axes,) = drawn.figure.axes
+    assert (axes.get_yscale(), axes.get_ylabel()[0] == "1" and "−" in axes.get_ylabel()) == (scale, False)
+    assert "β =" not in drawn.caption
+    assert ("validation events" in drawn.caption) == (error is not None)
+    assert "Too few" not in drawn.caption
+
+
+def test_a_loss_of_one_seed_has_an_unweighted_law_and_says_so(workplace: Callable[..., Any]) -> None:
+    # 2 · events^−0.5 but for a factor 1 ± 0.02, with no error of its own.
+    results = {25: 0.4 * 1.02, 50: 0.4 / 2**0.5 * 0.98, 100: 0.2 * 1.02}
+    data = sized(workplace(), "val_loss", "min", results)
+    (found,) = scalings(data).values()
+    assert (found.error.tolist(), found.of_events) == ([0, 0, 0], False)
+    law = fitted_law(found)
+    assert law is not None
+    assert law.chi2 is None
+    assert law.exponent == pytest.approx(0.5, abs=0.02)
+    assert 0.005 < law.exponent_error < 0.2
+    drawn = FIGURES["scaling_law"].draw(data)
+    assert isinstance(drawn, Drawn)
+    assert "unweighted" in drawn.caption
+    assert "no error bars" in drawn.caption
+    assert not any(words in drawn.caption for words in ("Too few", "validation events", "χ²"))
+    exact = fitted_law(Scaling(found.events, 2 * found.events**-0.5, found.error, (1, 1, 1)))
+    assert exact is not None
+    assert exact.exponent == pytest.approx(0.5)
+    assert np.isfinite(exact.band(found.events)).all()
+
+
+def test_accuracies_by_the_threshold_are_those_of_a_mask_each_and_of_two_classes_alone() -> None:
+    rng = np.random.default_rng(3)
+    scores, signal = rng.choice(np.arange(1001) / 1000, 500), rng.random(500) < 0.4
+    for weights in (None, rng.normal(1, 0.5, 500)):
+        (fraction, error), balanced = accuracy_by_threshold(scores, signal, weights)
+        w = np.ones(500) if weights is None else weights
+        for place, cut in enumerate(THRESHOLDS):
+            right = (scores >= cut) == signal
+            share = w[right].sum() / w.sum()
+            assert fraction[place] == pytest.approx(share)
+            assert error[place] == pytest.approx(np.sqrt((w**2 * (right - share) ** 2).sum()) / w.sum())
+            each = [w[right & kind].sum() / w[kind].sum() for kind in (signal, ~signal)]
+            assert balanced[place] == pytest.approx(np.mean(each))
+    labels = np.arange(300) % 3
+    found = performance_of(rng.dirichlet((1, 1, 1), 300), labels, 2)
+    assert (found.accuracy.shape, found.balanced.shape) == ((2, 0), (0,))
 
 
 def test_accuracies_by_the_threshold_are_those_of_counting() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from hep_ray.drawing.style import colour, line
-from hep_ray.metrics.labels import metric_words
+from hep_ray.metrics import metric_of
+from hep_ray.metrics.labels import SPLITS, metric_words
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import capital, plus_minus
@@ -29,6 +31,8 @@ FEWEST = 3
 MOST_LINES = 6
 HALF_EVENT = 0.5
 """Of an event predicted wrongly: the least error of a share of which none was."""
+FRACTIONS = ("accuracy", "auc", "f1", "precision", "recall")
+"""Metrics that are 1 of a perfect classifier: what is missing from 1 is drawn, and follows the law."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +41,31 @@ class Scaling:
 
     Attributes:
         events: (S,) ascending.
-        deficit: (S,) one minus the metric, or a loss as it is: mean over seeds of each trial's best epoch.
-        error: (S,) s.d. of the mean over seeds and the statistical error of the validation split, in quadrature.
+        result: (S,) one minus a metric of `FRACTIONS`, or another as it is: mean over seeds of each trial's best epoch.
+        error: (S,) s.d. of the mean over seeds and the statistical error of the validation split, in quadrature; 0
+            where neither is known.
         seeds: (S,) trials of each.
+        of_events: whether errors have that of the validation split, which not every metric has.
     """
 
     events: Floats
-    deficit: Floats
+    result: Floats
     error: Floats
     seeds: tuple[int, ...]
+    of_events: bool = True
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Fit of deficit = α · events^−β.
+    """Fit of result = α · events^−β.
 
     Attributes:
         scale: α
         exponent: β
         scale_error: of ln α.
-        exponent_error: of β, from the errors of the points.
+        exponent_error: of β, from the errors of the points or, unweighted, from their scatter.
         correlation: of ln α and β.
-        chi2: of the fit.
+        chi2: of the fit; None where it is unweighted, since not every point has an error.
         degrees: of freedom.
     """
 
@@ -67,11 +74,11 @@ class PowerLaw:
     scale_error: float
     exponent_error: float
     correlation: float
-    chi2: float
+    chi2: float | None
     degrees: int
 
     def band(self, events: Floats) -> tuple[Floats, Floats]:
-        """Return the fitted deficit and its error, both parameters' errors propagated.
+        """Return the fitted result and its error, both parameters' errors propagated.
 
         Args:
             events: (N,)
@@ -83,12 +90,15 @@ class PowerLaw:
 
 
 def fitted_law(points: Scaling) -> PowerLaw | None:
-    """Fit a power law by least squares with the points' errors; None of fewer than three sizes, or where it fails.
+    """Fit a power law by least squares; None of fewer than three sizes, of negative results, or where it fails.
+
+    Points weigh by their errors, where each has one; else equally, and their scatter about the law gives its errors.
 
     Source: Hestness et al., arXiv:1712.00409, eq. 1 without the irreducible part.
     """
-    if len(points.events) < FEWEST or not (points.deficit > 0).any():
+    if len(points.events) < FEWEST or not _on_logarithmic_axis(points):
         return None
+    weighted = bool((points.error > 0).all())
     x = np.log(points.events)
     middle = float(x.mean())  # the two parameters are hardly correlated there
 
@@ -96,11 +106,18 @@ def fitted_law(points: Scaling) -> PowerLaw | None:
         powers: Floats = np.exp(height - exponent * (logarithm - middle))
         return powers
 
-    start = (math.log(max(float(points.deficit.mean()), 1e-6)), 0.3)
+    start = (math.log(max(float(points.result.mean()), 1e-6)), 0.3)
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", OptimizeWarning)
             found, covariance = curve_fit(
-                law, x, points.deficit, start, sigma=points.error, absolute_sigma=True, maxfev=5000
+                law,
+                x,
+                points.result,
+                start,
+                sigma=points.error if weighted else None,
+                absolute_sigma=weighted,
+                maxfev=5000,
             )
     except (RuntimeError, OptimizeWarning):
         return None
@@ -111,16 +128,28 @@ def fitted_law(points: Scaling) -> PowerLaw | None:
     turn = np.array([[1.0, middle], [0.0, 1.0]])
     covariance = turn @ covariance @ turn.T
     errors = np.sqrt(np.diagonal(covariance))
-    pull = (points.deficit - law(x, *found)) / points.error
+    both = float(errors[0] * errors[1])
+    pull = (points.result - law(x, *found)) / points.error if weighted else None
     return PowerLaw(
         scale=math.exp(height + exponent * middle),
         exponent=exponent,
         scale_error=float(errors[0]),
         exponent_error=float(errors[1]),
-        correlation=float(covariance[0, 1] / (errors[0] * errors[1])),
-        chi2=float(pull @ pull),
+        correlation=float(covariance[0, 1]) / both if both else 0.0,
+        chi2=None if pull is None else float(pull @ pull),
         degrees=len(x) - 2,
     )
+
+
+def _on_logarithmic_axis(points: Scaling) -> bool:
+    return bool((points.result >= 0).all() and (points.result > 0).any())
+
+
+def is_fraction(metric: str) -> bool:
+    """Return whether a metric, with its split, is one of `FRACTIONS`."""
+    split, _, rest = metric.partition("_")
+    owner = metric_of(rest if split in SPLITS else metric)
+    return owner is not None and owner.name in FRACTIONS
 
 
 def scalings(data: ReportData) -> dict[str, Scaling]:
@@ -148,40 +177,48 @@ def scalings(data: ReportData) -> dict[str, Scaling]:
     found = {}
     for key, sizes in several.items():
         best = [[trial.best(metric, mode) or {} for trial in sizes[n].values()] for n in sorted(sizes)]
-        points = [_point(of_size, metric, mode, rows) for of_size in best]
-        deficit, error = (np.array(values) for values in zip(*points, strict=True))
+        points = [_point(of_size, metric, rows) for of_size in best]
+        result, error, of_events = (np.array(values) for values in zip(*points, strict=True))
         counts = tuple(len(sizes[n]) for n in sorted(sizes))
         words = naming.words(params_of[key]) or "all trials"
-        found[words] = Scaling(np.array(sorted(sizes), dtype=np.float64), deficit, error, counts)
+        numbers = np.array(sorted(sizes), dtype=np.float64)
+        found[words] = Scaling(numbers, result, error, counts, bool((of_events > 0).any()))
     return found
 
 
-def _point(best: Sequence[Mapping[str, float]], metric: str, mode: str, rows: int) -> tuple[float, float]:
-    """Return the deficit of trials that differ in their seed, and its error."""
-    values = [1 - one[metric] if mode == "max" else one[metric] for one in best]
-    statistical = statistics.fmean(one.get(f"{metric}_error", 0.0) for one in best)
-    if rows and statistical == 0 and mode == "max":
+def _point(best: Sequence[Mapping[str, float]], metric: str, rows: int) -> tuple[float, float, float]:
+    """Return the result of trials that differ in their seed, its error, and the statistical part of that."""
+    fraction = is_fraction(metric)
+    values = [1 - one[metric] if fraction else one[metric] for one in best]
+    errors = [one[f"{metric}_error"] for one in best if f"{metric}_error" in one]
+    statistical = statistics.fmean(errors) if errors else 0.0
+    if rows and errors and statistical == 0 and fraction:
         statistical = HALF_EVENT / rows
     spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return statistics.fmean(values), math.hypot(statistical, spread)
+    return statistics.fmean(values), math.hypot(statistical, spread), statistical
 
 
 @figure("scaling_law", "training", 55, "Result against the events to learn from")
 def scaling_law(data: ReportData) -> Drawn | str | None:
-    """One minus the metric against the size of the training data, with a power law; None of a single size."""
+    """What a metric lacks of 1 against the size of the training data, with a power law; None of a single size.
+
+    Metrics that have no such bound, such as 1/ε_b, are drawn as they are, without a law where larger is better.
+    """
     found = scalings(data)
     if not found:
         return None
     drawing, (axes,) = panels(1, 1, 4.4, width=6.6)
+    falls = data.started.mode == "min" or is_fraction(data.started.metric)
+    logarithmic = all(_on_logarithmic_axis(points) for points in found.values())
     told = []
     for place, (name, points) in enumerate(list(found.items())[:MOST_LINES]):
-        lower = np.minimum(points.error, 0.9 * points.deficit)
+        lower = np.minimum(points.error, 0.9 * points.result) if logarithmic else points.error
         axes.errorbar(
-            points.events, points.deficit, [lower, points.error], fmt=MARKERS[place % len(MARKERS)],
+            points.events, points.result, [lower, points.error], fmt=MARKERS[place % len(MARKERS)],
             color=colour(place), markersize=4.5, linewidth=1, capsize=2.5,
             label=name if len(found) > 1 else "measured",
         )  # fmt: skip
-        law = fitted_law(points)
+        law = fitted_law(points) if falls else None
         if law is None:
             continue
         grid = np.geomspace(points.events[0], points.events[-1], 60)
@@ -197,31 +234,51 @@ def scaling_law(data: ReportData) -> Drawn | str | None:
             linewidth=0,
         )
         of = f"{name}: " if len(found) > 1 else ""
-        told.append(f"{of}β = {beta}, χ²/ndf = {law.chi2:.1f}/{law.degrees}")
+        quality = "unweighted" if law.chi2 is None else f"χ²/ndf = {law.chi2:.1f}/{law.degrees}"
+        told.append(f"{of}β = {beta}, {quality}")
     sizes = np.concatenate([points.events for points in found.values()])
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set_yscale("log" if logarithmic else "linear")
     axes.set_xlim(0.8 * sizes.min(), 1.25 * sizes.max())
-    for own in (axes.xaxis, axes.yaxis):
+    for own in (axes.xaxis, axes.yaxis) if logarithmic else (axes.xaxis,):
         own.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         own.set_major_formatter("{x:g}")
         own.set_minor_formatter(NullFormatter())
     axes.set_xlabel("Events to learn from")
     words = metric_words(data.started.metric)
-    label = f"1 − {words}" if data.started.mode == "max" else capital(words)
+    label = f"1 − {words}" if is_fraction(data.started.metric) else capital(words)
     axes.set_ylabel(label)
     tag(axes, f"{data.started.task}, validation split")
     legend_inside(drawing, axes)
     seeds = sorted({count for points in found.values() for count in points.seeds})
     many = "one training each" if seeds == [1] else f"mean over {'–'.join(map(str, seeds))} seeds"
-    fits = (
-        f"Power law α · events^−β, least squares: {'; '.join(told)}"
-        if told
-        else "Too few sizes for a power law"
-    )
+    if told:
+        fits = f"Power law α · events^−β, least squares: {'; '.join(told)}"
+        if "unweighted" in fits:
+            fits += "; unweighted where a point has no error: the error of β is then of the points' scatter"
+    elif not falls:
+        fits = "No power law is fitted, which is one of what falls to 0"
+    elif all(len(points.events) < FEWEST for points in found.values()):
+        fits = "Too few sizes for a power law"
+    else:
+        fits = "No power law fits"
     left = f" {len(found) - MOST_LINES} more configurations are not shown." if len(found) > MOST_LINES else ""
     return Drawn(
         drawing,
-        f"{label} of each trial at its best epoch by the events that it was trained with; {many}; error bars: that of "
-        f"the mean over seeds and that of the validation events, which all sizes share. {fits}.{left}",
+        f"{label} of each trial at its best epoch by the events that it was trained with; {many}; "
+        f"{_errors_of(found.values())}. {fits}.{left}",
+    )
+
+
+def _errors_of(found: Collection[Scaling]) -> str:
+    """Return what the error bars are, for the caption."""
+    parts = []
+    if any(count > 1 for points in found for count in points.seeds):
+        parts.append("that of the mean over seeds")
+    if any(points.of_events for points in found):
+        parts.append("that of the validation events, which all sizes share")
+    return (
+        f"error bars: {' and '.join(parts)}"
+        if parts
+        else "no error bars: one training each, and the metric has no error"
     )

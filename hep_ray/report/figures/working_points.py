@@ -18,7 +18,7 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import count_words
 from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.report.scores import Scored, Scores, mean_and_error
+from hep_ray.report.scores import Scored, Scores, mean_and_larger_error
 
 POINTS = (90, 70, 50)
 """Signal efficiencies in per cent, where the study's tables name none."""
@@ -40,14 +40,20 @@ def _values(scored: Scored, place: int, percent: int) -> tuple[Floats, Floats, F
     row = REJECTION_PERCENTS.index(percent)
     runs = [run.parts[place] for run in scored.runs]
     return (
-        *mean_and_error([run.efficiency[row] for run in runs], runs[0].efficiency_error[row]),
-        *mean_and_error([run.rejection[row] for run in runs], runs[0].rejection_error[row]),
+        *mean_and_larger_error(
+            [run.efficiency[row] for run in runs], [run.efficiency_error[row] for run in runs]
+        ),
+        *mean_and_larger_error(
+            [run.rejection[row] for run in runs], [run.rejection_error[row] for run in runs]
+        ),
         np.any([run.limit[row] for run in runs], axis=0),
     )
 
 
 def _words(scores: Scores) -> str:
-    errors = "s.d. over seeds" if scores.seeds > 1 else "binomial, without that of the cut"
+    errors = "binomial, without that of the cut"
+    if scores.seeds > 1:
+        errors = "s.d. over seeds, or the binomial one of one training where that is larger"
     return (
         f"{scores.where}. Cuts are those of the whole split; error bars: {errors}. An arrow is a lower bound: no "
         "background event passes (in some run), and one is taken to"
@@ -81,11 +87,9 @@ def working_points(data: ReportData) -> Drawn | str | None:
     axes[columns].set_ylabel(r"Background rejection $1/\varepsilon_b$")
     tag(axes[0], f"{scores.task}, {scores.split}")
     legend_below(drawing, axes[0], longest=100)
-    quantities = " and ".join(division.words for _, division in binned)
+    divided = " and ".join(division.divided for _, division in binned)
     return Drawn(
-        drawing,
-        f"At the cuts that keep {_listed(points)} of the signal, in bins of {quantities} of equally many events; "
-        f"{_words(scores)}.",
+        drawing, f"At the cuts that keep {_listed(points)} of the signal, {divided}; {_words(scores)}."
     )
 
 
@@ -96,17 +100,24 @@ def _listed(points: tuple[int, ...]) -> str:
 
 def _is_wide(division: Division) -> bool:
     """Whether the bins are of a quantity with a unit, such as a momentum, over a large range: on a logarithmic axis."""
-    return bool(division.unit and division.edges[0] > 0 and division.edges[-1] > WIDE * division.edges[0])
+    edges = division.edges
+    return bool(division.unit and len(edges) and edges[0] > 0 and edges[-1] > WIDE * edges[0])
 
 
-def _within(division: Division, share: float) -> tuple[Floats, Floats]:
-    """Return a place (B,) within each bin, and the bin's extent (2, B) to both sides of it."""
+def _within(division: Division, share: float) -> tuple[Floats, Floats | None]:
+    """Return a place (B,) in each bin and its extent (2, B) to both sides; of values, which have none, near each."""
+    if division.values:
+        values = np.array(division.values)
+        return values + (share - 0.5) * np.diff(values).min(), None
     low, high = division.edges[:-1], division.edges[1:]
     x = low * (high / low) ** share if _is_wide(division) else low + share * (high - low)
     return x, np.array([x - low, high - x])
 
 
 def _quantity_axis(axes: Axes, division: Division) -> None:
+    if division.values:
+        axes.set_xticks(division.values, [f"{value:.4g}" for value in division.values])
+        axes.tick_params(axis="x", which="minor", top=False, bottom=False)
     if _is_wide(division):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
