@@ -200,7 +200,7 @@ def _point(best: Sequence[Mapping[str, float]], metric: str, rows: int) -> tuple
 
 @figure("scaling_law", "training", 55, "Result against the events to learn from")
 def scaling_law(data: ReportData) -> Drawn | str | None:
-    """What a metric lacks of 1 against the size of the training data, with a power law; None of a single size.
+    """One minus the metric against the size of the training data, with a power law; None of a single size.
 
     Metrics that have no such bound, such as 1/ε_b, are drawn as they are, without a law where larger is better.
     """
