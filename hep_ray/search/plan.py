@@ -466,10 +466,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: lessons_of(draft.options.learn_from or (), draft.preset, draft.space),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
     lambda draft: check_metrics(
-        draft.search.metric,
-        draft.search.second_objective,
-        draft.dataset.schema,
-        protected=draft.decorrelated,
+        draft.search.metric, draft.search.second_objective, draft.dataset.schema, protected=draft.decorrelated
     ),
     lambda draft: check_yardsticks(draft.search, draft.space),
     lambda draft: draft.watched,
