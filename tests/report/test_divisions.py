@@ -198,7 +198,8 @@ def test_a_confirmation_is_drawn_and_tabled_in_bins_and_by_kind(workplace: Calla
 
     place.write_confirmation(labels=dataset.arrays("test", purpose="report")["label"])
     data = gather(place.search, place.storage)
-    assert data.notes == missing.notes[:-1]
+    left_out = "not of this test split"
+    assert set(data.notes) == {note for note in missing.notes if left_out not in note}
     assert shown_points(data) == (90, 70, 50)
     assert data.scores is not None
     bins, kinds = data.scores.divisions
