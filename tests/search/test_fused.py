@@ -124,7 +124,9 @@ def job(tmp_path):
 
 
 def test_a_stack_whose_gain_cannot_be_measured_is_left_alone_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(fused, "begin_log", lambda folder, trial_id: folder.mkdir(parents=True))
+    monkeypatch.setattr(
+        fused, "begin_log", lambda folder, trial_id: folder.mkdir(parents=True, exist_ok=True)
+    )
     process, stack = FusedProcess(job(tmp_path)), tuple(runs(MLP, seeds=2))
     assert process.begin(stack, measure=True).gain > 0
 
