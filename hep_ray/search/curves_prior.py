@@ -48,9 +48,7 @@ class PriorGuess:
         places = [encoding.place(name) for name in priors]
         stated = encoding.with_all(encoding.of(dict(priors)), priors)
         self._encoding, self._places = encoding, places
-        self._columns = [
-            int(np.nonzero(encoding.groups == place)[0][0]) for place in places
-        ]  # of a range, one
+        self._columns = np.searchsorted(encoding.groups, places)  # the only one of a range
         self._codes = np.array([encoding.code_of(place, float(stated[place])) for place in places])
         range_ = np.linspace(0, 1, 101)[:, None]
         self._of_absent = _rise(range_ - self._codes).mean(0)
@@ -64,9 +62,8 @@ class PriorGuess:
     def __call__(self, codes: Array, times: Array | float = 1.0) -> Array:  # noqa: ARG002 - the same after any epoch
         """Return (n,) what is expected of (n, columns) codes."""
         present = self._encoding.active_by(codes)[:, self._places]
-        guess: Array = np.where(present, _rise(codes[:, self._columns] - self._codes), self._of_absent).mean(
-            1
-        )
+        risen = _rise(codes[:, self._columns] - self._codes)
+        guess: Array = np.where(present, risen, self._of_absent).mean(1)
         return guess
 
     def about(self, codes: Array, times: Array, values: Array) -> Mean:

@@ -261,9 +261,8 @@ def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
             f"{at}loss '{training.loss}' returned {tuple(losses.shape)} for {len(batch)} events: it must return one "
             f"loss per event, ({len(batch)},)"
         )
-    every_class = len(set(batch.labels.tolist())) == len(
-        schema.classes
-    )  # of a batch without one a mean may be none
+    # A mean over a class may be none where the few events lack one.
+    every_class = len(set(batch.labels.tolist())) == len(schema.classes)
     if every_class and not torch.isfinite(losses).all():
         raise InvalidConfig(
             f"{at}loss '{training.loss}' is {losses.detach().tolist()} for {len(batch)} events that model "

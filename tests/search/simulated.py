@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from hep_ray.search.curves import CurveSearcher, Step
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.sampler import searcher_of
 from hep_ray.search.space import Space
@@ -22,6 +23,23 @@ def accuracy(params: dict[str, Any], epoch: int) -> float:
     height = 0.9 - 0.05 * (rate + 2) ** 2 - 0.2 * (momentum - 0.6) ** 2
     noise = random.Random(f"{params} {epoch}").gauss(0, 0.01)
     return height * (1 - math.exp(-epoch / 3)) + noise
+
+
+def play(
+    searcher: CurveSearcher, value: Callable[[dict[str, Any], int], float], epochs: int
+) -> tuple[list[float], list[Step]]:
+    """One worker; the best value after each epoch, and what was decided."""
+    best: list[float] = []
+    steps: list[Step] = []
+    while len(best) < epochs:
+        step = searcher.next()
+        assert step is not None
+        steps.append(step)
+        for epoch in range(step.start + 1, step.until + 1):
+            shown = value(step.params, epoch)
+            searcher.report(step.trial, epoch, shown)
+            best.append(max(shown, best[-1] if best else -math.inf))
+    return best, steps
 
 
 class Simulated:

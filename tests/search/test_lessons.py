@@ -20,6 +20,7 @@ from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME
 from hep_ray.tracking.records import Lesson, SearchStarted, decode
 from tests.facts import raises
+from tests.search.simulated import play
 
 JOURNAL = Path(__file__).parent / "journals" / "interrupted_2026_11_28.jsonl"
 EPOCHS = 27
@@ -54,17 +55,7 @@ def search(
 ) -> tuple[CurveSearcher, list[float], list[Step]]:
     """One worker; the searcher, the best value after each epoch, and what was decided."""
     searcher = CurveSearcher(SPACE, EPOCHS, seed=seed, lessons=lessons)
-    best: list[float] = []
-    steps: list[Step] = []
-    while len(best) < epochs:
-        step = searcher.next()
-        assert step is not None
-        steps.append(step)
-        for epoch in range(step.start + 1, step.until + 1):
-            shown = value(step.params, epoch)
-            searcher.report(step.trial, epoch, shown)
-            best.append(max(shown, best[-1] if best else -math.inf))
-    return searcher, best, steps
+    return searcher, *play(searcher, value, epochs)
 
 
 def lesson(value: Callable[[dict[str, Any], int], float], seed: int, mode: Any = "max") -> Lesson:

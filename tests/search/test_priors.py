@@ -17,6 +17,7 @@ from hep_ray.search.curves_prior import PriorGuess
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.preflight import check_sampler
 from tests.facts import raises
+from tests.search.simulated import play
 
 EPOCHS = 27
 
@@ -43,17 +44,7 @@ RIGHT, WRONG = space(0.002, 0.25, 80), space(1e-4, 0.95, 512)
 
 def search(where: Space, seed: int, epochs: int) -> tuple[CurveSearcher, list[float], list[Step]]:
     searcher = CurveSearcher(where, EPOCHS, seed=seed)
-    best: list[float] = []
-    steps: list[Step] = []
-    while len(best) < epochs:
-        step = searcher.next()
-        assert step is not None
-        steps.append(step)
-        for epoch in range(step.start + 1, step.until + 1):
-            shown = value(step.params, epoch)
-            searcher.report(step.trial, epoch, shown)
-            best.append(max(shown, best[-1] if best else -math.inf))
-    return searcher, best, steps
+    return searcher, *play(searcher, value, epochs)
 
 
 def until(best: list[float], goal: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -127,41 +128,38 @@ def calibration(data: ReportData) -> Drawn | str | None:
         return None
     drawing, (axes, below) = panels(2, 1, 5.6, width=5.6, share_x=True, heights=(3, 1))
     lowest = 1 / len(scores.classes)
-    for scored in scores.shown:
-        place = scores.place(scored)
-        confidence, accuracy, error, filled = reliability_points(scored)
-        mean, sd = mean_and_sd([run.reliability.error for run in scored.runs])
+
+    def points(place: int, values: Sequence[Floats], filled: np.ndarray, label: str) -> None:
+        confidence, accuracy, error = (one[filled] for one in values)
         axes.errorbar(
-            confidence[filled],
-            accuracy[filled],
-            error[filled],
-            fmt=MARKERS[place],
-            color=colour(place),
-            markersize=4,
-            linestyle=line(place),
-            linewidth=1,
-            capsize=2,
-            label=f"{scored.name}: calibration error {plus_minus(float(mean), float(sd))}",
-        )
-        count = np.mean([run.reliability.count for run in scored.runs], axis=0)
-        edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-        below.stairs(count, edges, color=colour(place), linestyle=line(place))
-    told = ""
-    if (mended := scores.calibrated) is not None:
-        filled = mended.reliability.count > 0
-        place = len(scores.contenders)
-        axes.errorbar(
-            mended.reliability.mean_confidence[filled],
-            mended.reliability.accuracy[filled],
-            mended.reliability.accuracy_error[filled],
+            confidence,
+            accuracy,
+            error,
             fmt=MARKERS[place % len(MARKERS)],
             color=colour(place),
             markersize=4,
             linestyle=line(place),
             linewidth=1,
             capsize=2,
-            label=f"{mended.name} calibrated: {mended.reliability.error:.4f}",
+            label=label,
         )
+
+    for scored in scores.shown:
+        place = scores.place(scored)
+        *values, filled = reliability_points(scored)
+        mean, sd = mean_and_sd([run.reliability.error for run in scored.runs])
+        points(
+            place, values, filled, f"{scored.name}: calibration error {plus_minus(float(mean), float(sd))}"
+        )
+        count = np.mean([run.reliability.count for run in scored.runs], axis=0)
+        edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+        below.stairs(count, edges, color=colour(place), linestyle=line(place))
+    told = ""
+    if (mended := scores.calibrated) is not None:
+        curve = mended.reliability
+        values = [curve.mean_confidence, curve.accuracy, curve.accuracy_error]
+        label = f"{mended.name} calibrated: {curve.error:.4f}"
+        points(len(scores.contenders), values, curve.count > 0, label)
         told = (
             f" Calibrated: one training of {mended.name} by a temperature ({mended.words}), as hep-ray promote stores "
             f"one: calibration error {mended.before.error:.4f} before and {mended.reliability.error:.4f} after."
