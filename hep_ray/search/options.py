@@ -211,7 +211,7 @@ class SearchOptions:
             raise InvalidConfig(f"a --time-budget must be more than 0 s; got {self.time_budget:g} s")
 
     @classmethod
-    def resolve(cls, given: Mapping[str, Any], recorded: Mapping[str, Any], task: str) -> Self:
+    def from_flags(cls, given: Mapping[str, Any], recorded: Mapping[str, Any], task: str) -> Self:
         """Return the options as typed, else as recorded by the search that is resumed, else the defaults.
 
         Args:
@@ -304,7 +304,9 @@ class AfterSearch:
             if AS_IN_SEARCH in marks
         }
         recorded = recorded_options(self.storage / started.search, started)
-        return dataclasses.replace(SearchOptions.resolve(given, recorded, started.task), storage=self.storage)
+        return dataclasses.replace(
+            SearchOptions.from_flags(given, recorded, started.task), storage=self.storage
+        )
 
 
 @dataclass(frozen=True)

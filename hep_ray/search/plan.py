@@ -352,7 +352,7 @@ def planned(
     if given.get("accept_changed_code") and not resume:
         raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
     recorded = recorded_options(folder, started) if started else {}
-    options = SearchOptions.resolve({**given, "source": script()}, recorded, search.task)
+    options = SearchOptions.from_flags({**given, "source": script()}, recorded, search.task)
     return prepare(search, options, hashes=hashes)
 
 

@@ -64,10 +64,10 @@ def test_what_is_typed_comes_before_what_was_recorded_before_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HEP_RAY_DATA", "events")
-    new = SearchOptions.resolve({"seed": None, "trials": 7}, {}, "toy")
+    new = SearchOptions.from_flags({"seed": None, "trials": 7}, {}, "toy")
     assert new == SearchOptions(data=Path("events/toy"), trials=7)
     recorded = {"data": "/d", "seed": 3, "trials": 9, "cpus_per_trial": 2, "tracking_uri": None, "of_old": 1}
-    resumed = SearchOptions.resolve({"trials": 12, "cpus_per_trial": None}, recorded, "toy")
+    resumed = SearchOptions.from_flags({"trials": 12, "cpus_per_trial": None}, recorded, "toy")
     assert resumed == SearchOptions(data=Path("/d"), seed=3, trials=12, cpus_per_trial=2)
 
 

@@ -99,8 +99,8 @@ def test_a_plain_resume_takes_the_flags_last_given_and_another_preset_its_own_nu
     state = whole()
     state.apply(changed(trials=9, memory_budget=2.0, data="events"))
     assert state.started is not None
-    plain = SearchOptions.resolve(given, state.started.options, "toy")
+    plain = SearchOptions.from_flags(given, state.started.options, "toy")
     assert (plain.trials, plain.memory_budget, plain.epoch_timeout) == (9, 2.0, 60.0)
     assert plain.data == Path("events")
-    other = SearchOptions.resolve({**given, "preset": "long"}, state.started.options, "toy")
+    other = SearchOptions.from_flags({**given, "preset": "long"}, state.started.options, "toy")
     assert (other.preset, other.trials, other.epochs, other.memory_budget) == ("long", None, None, 2.0)

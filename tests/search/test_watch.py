@@ -87,13 +87,13 @@ def test_what_is_watched_is_asked_of_every_node_and_counts_in_the_memory_budget(
 
 def test_a_resumed_search_watches_what_it_watched(tmp_path: Path) -> None:
     recorded = SearchOptions(data=tmp_path / "own", watch=tmp_path / "other").record()
-    given_up = SearchOptions.resolve({"watch": Path("none")}, recorded, "toy")
+    given_up = SearchOptions.from_flags({"watch": Path("none")}, recorded, "toy")
     assert given_up.watch is None
-    assert SearchOptions.resolve({}, given_up.record(), "toy").watch is None
+    assert SearchOptions.from_flags({}, given_up.record(), "toy").watch is None
     assert recorded["watch"] == str(tmp_path / "other")
-    assert SearchOptions.resolve({}, recorded, "toy").watch == tmp_path / "other"
+    assert SearchOptions.from_flags({}, recorded, "toy").watch == tmp_path / "other"
     assert (
-        SearchOptions.resolve({}, {"data": "d"}, "toy").watch is None
+        SearchOptions.from_flags({}, {"data": "d"}, "toy").watch is None
     )  # a journal from before there was one
 
 
