@@ -109,7 +109,7 @@ def test_a_search_uses_what_a_wheel_installed_and_records_its_release(
     refused = run(place, [], *script, *flags, code=2)
     assert tells(refused, "unknown model 'of_a_wheel'") or tells(refused, "val_wheel_gap")
     other = installed(tmp_path, "of_a_test_rival", "0.4")
-    refused = run(place, [first, other], *script, *flags, code=1)  # where the script states its search
+    refused = run(place, [first, other], *script, *flags, code=2)
     assert tells(refused, "'of_a_wheel' is registered twice", "of_a_test_wheel 1.2", "of_a_test_rival 0.4")
     assert tells(refused, "uninstall one")
     assert not (place / "runs/by_wheel").exists()
