@@ -73,7 +73,7 @@ test-3.11 test-3.12 test-3.13: test-%: env ## As `make test`, on another Python 
 	@python=$$($(VENV)/uv python find --no-project $*) || { \
 		echo "make: no Python $* here: install it, or put the folder of its python$* first in PATH" >&2; exit 2; }; \
 	$(VENV)/uv venv --quiet --allow-existing --no-project --python "$$python" .venv-$*
-	$(VENV)/uv pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements/lock.txt
+	$(VENV)/uv pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements/lock.txt requirements/uv.txt
 	$(VENV)/uv pip install --quiet --python .venv-$*/bin/python --no-deps --no-build-isolation --editable .
 	.venv-$*/bin/python -m pytest -m "not slow and not cluster" $(PYTEST_ARGS)
 
