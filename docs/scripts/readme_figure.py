@@ -3,7 +3,7 @@
     python docs/scripts/readme_figure.py runs/cnn_loss/leaderboard.json
 
 Writes docs/images/readme_search.png: validation accuracy per epoch of every trial, and each trial's best
-epoch against its learning rate.
+epoch against its learning rate, on an axis of its own so that errors are seen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import mplhep
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 mpl.use("Agg")
 OUT = Path(__file__).parents[1] / "images" / "readme_search.png"
@@ -32,7 +32,7 @@ def draw(board: dict[str, Any]) -> None:
     """Write the picture of one leaderboard."""
     trials = [trial for trial in board["trials"] if trial["history"]]
     with plt.style.context(mplhep.style.ROOT), plt.rc_context({"font.size": 13}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="constrained")
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
         _histories(left, trials)
         _best_epochs(right, trials)
         figure.savefig(OUT, dpi=110)
@@ -71,11 +71,16 @@ def _best_epochs(axes: Axes, trials: list[dict[str, Any]]) -> None:
             best["val_accuracy_error"],
             fmt=MARKERS[params["optimizer"]],
             color=COLOURS[params["root_index"]],
-            ms=8,
+            ms=7,
+            elinewidth=2,
+            capsize=4,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("learning rate")
+    axes.set_ylabel(f"{LABEL}, best epoch")
     used = {trial["params"]["root_index"] for trial in trials}
     optimizers = sorted({trial["params"]["optimizer"] for trial in trials})
     handles = [Line2D([], [], color=COLOURS[root], lw=4, label=_loss_name(root)) for root in sorted(used)]

@@ -30,7 +30,6 @@ VARIABLES = {  # ours: (reference's, label, factor, bins)
     "leading_pt": ("ptmax", r"leading $p_T$ [TeV]", 1e-3, np.linspace(0, 7, 57)),
     "met": ("met", r"missing $p_T$ [TeV]", 1e-3, np.linspace(0, 5, 51)),
 }
-OBJECTS_MIN, SUM_PT_MIN = 5, 7000.0  # GeV
 ENTRIES_MIN = 5  # in a bin of the ratio
 COLOURS = {"black_hole": "#3f51b5", "sphaleron": "#e45f2b"}
 
@@ -51,26 +50,6 @@ def reference(folder: Path, file: str) -> dict[str, np.ndarray]:
     with (folder / "event_variables" / file).open() as lines:
         rows = list(csv.DictReader(lines))
     return {name: np.array([float(row[theirs]) for row in rows]) for name, (theirs, *_) in VARIABLES.items()}
-
-
-def preselected(events: dict[str, np.ndarray]) -> str:
-    """Fraction with N ≥ 5 objects and H_T ≥ 7 TeV, missing momentum counted in both."""
-    return _fraction(events["n_objects"], events["ht"])
-
-
-def preselected_above(events: dict[str, np.ndarray], threshold: float = 70.0) -> str:
-    """The same among objects above a transverse momentum in GeV, which are read off the images."""
-    image, missing = events["image"].astype(np.float64), events["met"]
-    eta = -5 + 0.2 * (np.arange(image.shape[2]) + 0.5)
-    momenta = np.where(image[..., 1] > 0, image[..., 1], (image[..., 0] + image[..., 2]) / np.cosh(eta))
-    momenta = np.column_stack([momenta.reshape(len(momenta), -1), missing])
-    momenta[momenta < threshold] = 0
-    return _fraction((momenta > 0).sum(axis=1), momenta.sum(axis=1))
-
-
-def _fraction(objects: np.ndarray, sum_pt: np.ndarray) -> str:
-    passed = (objects >= OBJECTS_MIN) & (sum_pt >= SUM_PT_MIN)
-    return f"{passed.mean():.3f} ± {passed.std() / len(passed) ** 0.5:.3f}"
 
 
 def compare(simulated: dict[str, dict[str, np.ndarray]], measured: dict[str, dict[str, np.ndarray]]) -> None:
@@ -124,10 +103,6 @@ def compare(simulated: dict[str, dict[str, np.ndarray]], measured: dict[str, dic
                 f"{there.mean():.{digits}f} ± {there.std():.{digits}f} | {here.mean() / there.mean():.2f} |"
             )
     figure.savefig(IMAGES / "simulation_reference.png", dpi=100)
-    for name in CLASSES:
-        print(f"{name}: N >= 5 and H_T >= 7 TeV in {preselected(simulated[name])} of ours, ", end="")
-        print(f"{preselected(measured[name])} of the reference; ", end="")
-        print(f"of ours with objects above 70 GeV {preselected_above(simulated[name])}")
 
 
 def draw_images(simulated: dict[str, dict[str, np.ndarray]]) -> None:

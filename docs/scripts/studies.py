@@ -330,7 +330,13 @@ def of_losses(
         return next((one[metric] for one in trial.history if int(one["epoch"]) == epoch), math.nan)
 
     def line(
-        row: str, name: str, ours: float, error: float | None, beside: float | None, seeds: int
+        row: str,
+        name: str,
+        ours: float,
+        error: float | None,
+        beside: float | None,
+        seeds: int,
+        **each: Sequence[float],
     ) -> dict[str, Any]:
         example = next(iter(rows[row].values()))
         return {
@@ -347,6 +353,7 @@ def of_losses(
             "ours": round(ours, 4),
             "error": None if error is None else round(error, 4),
             "published": None if beside is None else round(beside, 4),
+            **{name: [round(value, 4) for value in values] for name, values in each.items()},
             "deviations": deviations,
             "preset": f"{table.search} --preset {table.preset}",
         }
@@ -361,7 +368,8 @@ def of_losses(
                 error = statistics.stdev(values) if len(values) > 1 else None
                 beside = statistics.fmean(theirs[row]) if row in theirs else None
                 name = f"accuracy after {epoch} epochs"
-                yield line(row, name, statistics.fmean(values), error, beside, len(values))
+                each = {"runs": values, "published_runs": theirs.get(row, ())}
+                yield line(row, name, statistics.fmean(values), error, beside, len(values), **each)
         others = [row for row in rows if row != reference and len(shared[row]) > 1]
         pairs = {
             row: [[after(rows[one][seed], epoch) for seed in shared[row]] for one in (row, reference)]
@@ -548,6 +556,7 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
             for compared in (False, True):  # losses: what they reach, and how they differ, in a table each
                 rows = [line for line in of_table if line["metric"].startswith(COMPARED) is compared]
                 parts += ["\n" if compared and rows else "", *markdown(rows)]
+            parts += [*every_run([line for line in of_table if "runs" in line]), *verdict(of_table)]
             deviations = dict.fromkeys(text for line in of_table for text in line["deviations"])
             parts += ["\nWhat differs: ", "; ".join(deviations), ".\n"] if deviations else []
     return "".join(parts)
@@ -584,6 +593,51 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             values.append("" if line is None else spread(line))
             values += [f"{line['published']:g}" if line and line["published"] else ""] if name in told else []
         yield f"| {' | '.join([row, *counts, *values])} |\n"
+
+
+def every_run(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the table of single runs as the publication prints it: % after each epoch, ours beside the published."""
+    if not found:
+        return
+    by_row: dict[str, list[Mapping[str, Any]]] = {}
+    for line in found:
+        by_row.setdefault(line["row"], []).append(line)
+    count = max(len(line["runs"]) for line in found)
+    beside = any(line["published_runs"] for line in found)
+    epochs = " / ".join(dict.fromkeys(line["metric"].split()[2] for line in found))
+    head = ["row"]
+    for place in range(1, count + 1):
+        head += [f"run {place}", *([f"published {place}"] if beside else [])]
+    yield f"\nEvery run, accuracy in % after {epochs} epochs:\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
+    for row, lines_of in by_row.items():
+        keys = ("runs", "published_runs") if beside else ("runs",)
+        words = [
+            " / ".join(f"{100 * line[key][place]:.1f}" for line in lines_of if place < len(line[key]))
+            for place in range(count)
+            for key in keys
+        ]
+        yield f"| {' | '.join([row, *words])} |\n"
+
+
+def verdict(found: Sequence[Mapping[str, Any]], level: float = 0.05) -> Iterator[str]:
+    """Yield one sentence: which losses differ from cross-entropy after the last epoch that was tested, if any."""
+    tested = [line for line in found if line["metric"].startswith("p corrected, ")]
+    if not tested:
+        return
+    epoch = tested[-1]["metric"].split()[-1]
+    p_values = {line["row"]: line["ours"] for line in tested if line["metric"].endswith(f" {epoch}")}
+    gains = {line["row"]: line for line in found if line["metric"] == f"difference, epoch {epoch}"}
+    clear = [row for row, p_value in p_values.items() if p_value < level]
+    least = min(p_values, key=lambda row: (p_values[row], -abs(gains[row]["ours"])))
+    words = [f"{row} ({gains[row]['ours']:+.3f}, p = {p_values[row]:.2g})" for row in clear]
+    said = (
+        f"what differs from cross-entropy is {', '.join(words)}"
+        if clear
+        else "no loss differs from cross-entropy"
+    )
+    closest = f"; the least corrected p is {p_values[least]:.2g}, of {least} ({gains[least]['ours']:+.3f})"
+    test = f"paired by seed, Holm's correction for {len(p_values)} losses"
+    yield f"\nAfter {epoch} epochs {said} at a level of {level:g} ({test}){'' if clear else closest}.\n"
 
 
 def spread(line: Mapping[str, Any]) -> str:
