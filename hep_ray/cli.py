@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import hep_ray
+from hep_ray.bundle.cli import bundle
 from hep_ray.components import show as components
 from hep_ray.confirm.cli import confirm, folds
 from hep_ray.console import run_app
@@ -44,6 +45,7 @@ app.command("doctor")(doctor)
 app.command("audit")(audit)
 app.command("promote")(promote)
 app.command("predict")(predict)
+app.command("bundle")(bundle)
 app.command("track")(track)
 app.command("ui")(ui)
 app.add_typer(data_app, name="data", help="Convert, simulate, check and show datasets.")

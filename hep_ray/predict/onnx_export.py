@@ -126,6 +126,20 @@ def _difference(classifier: Classifier, path: Path) -> float:
     return largest
 
 
+def add_metadata(path: Path, texts: Mapping[str, str]) -> None:
+    """Write what a model is into its ONNX file, as properties that every runtime shows.
+
+    Args:
+        path: of the file.
+        texts: name of a property → its text.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(texts))
+    onnx.save(model, str(path))
+
+
 def rounding(classifier: Classifier) -> float:
     """Largest difference of a probability between float32, as in the file, and the precision of the training."""
     events = _random_events(classifier, CHECKED)

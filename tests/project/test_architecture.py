@@ -57,6 +57,9 @@ KNOWS = {
     "doctor": BASE | {"cluster", *DATA, "search", "tracking"},
     "promote": BASE | DATA | {"training", "search", "confirm", "tracking"} | PARTS,
     "predict": BASE | RAY | DATA | {"metrics", "training", "promote", "tracking"},
+    "bundle": BASE
+    | DATA
+    | {"drawing", "metrics", "search", "confirm", "report", "promote", "predict", "tracking"},
 }
 """Folder → what its modules may import of hep_ray, beside the folder itself."""
 

@@ -98,6 +98,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--dry-run": "tests/promote/test_promote.py",
         "--plugin": "tests/integration/test_own_code.py",
     },
+    "bundle": dict.fromkeys(
+        ("--out", "--data", "--events", "--storage", "--tracking-uri", "--trust-code", "--plugin"),
+        "tests/promote/test_bundle.py",
+    ),
     "predict": {
         "--out": "tests/predict/test_predict.py",
         "--schema": "tests/predict/test_inputs.py",
