@@ -67,7 +67,7 @@ class Bundle:
 
 
 class InputText(Config):
-    """What `metadata.json` says of an input.
+    """An input, as `metadata.json` describes it.
 
     Attributes:
         name: of the ONNX file's input.

@@ -6,7 +6,8 @@ correlation is that of Székely, Rizzo and Bakirov, Ann. Statist. 35 (2007) 2769
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +27,20 @@ class Decorrelation:
         column: scalar one, which batches have beside what the model reads.
         strength: λ.
         signal: label of the signal; all others are background.
+        warmup: fraction of the epochs over which λ rises in equal steps from 0, where it stands in the first.
     """
 
     column: str
     strength: float
     signal: int
+    warmup: float = 0.0
+
+    def of_epoch(self, epoch: int, epochs: int) -> Decorrelation | None:
+        """Return the term of an epoch, counted from 0, of so many; None where it is not in the loss yet."""
+        rising = math.floor(epochs * self.warmup)
+        if epoch >= rising:
+            return self
+        return replace(self, strength=self.strength * epoch / rising) if epoch else None
 
     def __call__(
         self, probabilities: Tensor, labels: Tensor, values: Tensor, weights: Tensor | None = None

@@ -116,6 +116,8 @@ class TrainerConfig(FitConfig):
             signal's probability with the column of `decorrelate`, on the batch's background with its weights
             (Kasieczka and Shih, arXiv:2001.05310). It needs batches with hundreds of background events; each of
             several workers takes it of its own share. `train_loss` is without it.
+        decorrelation_warmup: fraction of the epochs over which λ rises in equal steps, from 0 in the first one: dCor²
+            does not depend on how far scores spread, so that its gradient is largest where nothing was learnt yet.
         learning_rate: step size that the schedule starts from.
         batch_size: events per optimizer step.
         train_events: learn from so many events of the training split, the first ones, which stand in random order; 0
@@ -146,6 +148,7 @@ class TrainerConfig(FitConfig):
     schedule: str = NONE
     augmentation: str = NONE
     decorrelation: NonNegativeFloat = 0.0
+    decorrelation_warmup: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: PositiveFloat
     batch_size: PositiveInt = 100
     train_events: NonNegativeInt = 0
@@ -292,7 +295,8 @@ class TrialConfig:
         training = self.training
         if not training.decorrelation:
             return None
-        return Decorrelation(training.decorrelate, training.decorrelation, schema.signal_index)
+        warmup = training.decorrelation_warmup
+        return Decorrelation(training.decorrelate, training.decorrelation, schema.signal_index, warmup)
 
     def check_background(self, schema: EventSchema, train: EventSource) -> None:
         """Check that the column that trials are decorrelated from says something of the training background.
@@ -326,6 +330,10 @@ class TrialConfig:
 
 
 def _check_decorrelation(trainer: TrainerConfig, augmentation: AugmentConfig) -> None:
+    if trainer.decorrelation_warmup and not trainer.decorrelate:
+        raise InvalidConfig(
+            f"decorrelation_warmup {trainer.decorrelation_warmup:g} is of no column: name one, decorrelate='jet_mass'"
+        )
     if not trainer.decorrelation:
         return
     if not trainer.decorrelate:

@@ -273,6 +273,7 @@ class TrialLoop:
         if augmentation.active or own is not None:
             augment = Augmentation(augmentation, self._seed, self.epoch, self._workers.rank, columns, own)
             batches_of_epoch = map(augment, batches_of_epoch)
+        decorrelation = self._decorrelation and self._decorrelation.of_epoch(self.epoch, self.epochs)
         steps = [
             train_step(
                 self.model,
@@ -284,7 +285,7 @@ class TrialLoop:
                 mixing_points=self._mixing_points,
                 forward=self._forward,
                 draws=self._workers.same_draws(self._seed, self.epoch, number, device=self._device),
-                decorrelation=self._decorrelation,
+                decorrelation=decorrelation,
             )
             for number, batch in enumerate(batches_of_epoch)
         ]

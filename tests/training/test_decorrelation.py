@@ -14,6 +14,7 @@ from hep_ray.confirm.confirmation import ConfirmedRun, Contender
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.loading.batches import Events
+from hep_ray.losses.distance_correlation import Decorrelation
 from hep_ray.training.checkpoint import BEST, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import start_trial
@@ -70,6 +71,25 @@ def test_a_mass_that_no_model_reads_is_forgotten() -> None:
     assert 0.7 < apart["val_auc"] < told["val_auc"]  # the second number alone gives Φ(1/√2) = 0.76
 
 
+def test_the_term_rises_over_the_epochs_of_its_warm_up() -> None:
+    term = Decorrelation("mass", 6.0, 1, warmup=0.6)
+    terms = [term.of_epoch(epoch, 5) for epoch in range(5)]
+    assert [None if one is None else one.strength for one in terms] == [None, 2.0, 4.0, 6.0, 6.0]
+    assert term.of_epoch(0, 1) is term  # the only epoch has it
+    assert Decorrelation("mass", 6.0, 1).of_epoch(0, 5) is not None
+    first, bare = ({"decorrelate": "mass", "decorrelation": one} for one in (5.0, 0.0))
+    late = {**first, "decorrelation_warmup": 0.5}
+    histories: list[list[float]] = [[], [], []]
+    for history, params in zip(histories, (bare, late, first), strict=True):
+        config = TrialConfig.from_params({**PARAMS, **params})
+        trial = start_trial(config, SCHEMA, events(0), events(1), epochs=4, seed=1)
+        history += [trial.run_epoch()["val_loss"] for _ in range(2)]
+    without, rising, at_once = histories
+    assert rising[0] == without[0]  # λ is 0 in the first epoch, and half of itself in the second
+    assert rising[1] != without[1]
+    assert at_once[0] != without[0]
+
+
 def test_a_fitted_model_is_judged_by_it_and_cannot_be_decorrelated() -> None:
     fitted = {"model": "gradient_boosting"}
     config = TrialConfig.from_params({**fitted, "decorrelate": "mass"})
@@ -118,6 +138,8 @@ def test_a_resumed_trial_goes_on_and_the_test_keeps_the_mass(tmp_path: Path) -> 
         ({"decorrelate": "tau21"}, InvalidConfig, ["decorrelate", "'tau21'", "mass"]),
         ({"decorrelate": "x"}, InvalidConfig, ["decorrelate", "'x'", "scalar"]),
         ({"decorrelation": 3.0}, InvalidConfig, ["3", "decorrelate="]),
+        ({"decorrelation_warmup": 0.5}, InvalidConfig, ["decorrelation_warmup 0.5", "decorrelate="]),
+        ({"decorrelation_warmup": 1.0, "decorrelate": "mass"}, InvalidConfig, ["decorrelation_warmup"]),
         ({"decorrelate": "run"}, InvalidEvents, ["'run'", "1 in all"]),
         ({"decorrelate": "mass", "decorrelation": 1.0, "mixup": 0.2}, InvalidConfig, ["mixup"]),
     ],
