@@ -52,7 +52,10 @@ class Baseline:
 
 
 def configurations(state: SearchState) -> list[Configuration]:
-    """Return the distinct configurations, best first by mean validation metric; failed and running trials apart."""
+    """Return the distinct configurations, best first by mean validation metric; failed and running trials apart.
+
+    Those whose model breaks a constraint of the search come last: they are there to be compared with.
+    """
     started = state.started
     assert started is not None
     groups: dict[str, list[TrialState]] = {}
@@ -65,7 +68,10 @@ def configurations(state: SearchState) -> list[Configuration]:
         best = [trial.best(started.metric, started.mode) for trial in trials]
         value = statistics.fmean(metrics[started.metric] for metrics in best if metrics is not None)
         made.append(Configuration(tuple(trials), value))
-    return sorted(made, key=lambda one: (sign * one.value, one.trials[0].started.number))
+    return sorted(
+        made,
+        key=lambda one: (state.breaks(one.trials[0]), sign * one.value, one.trials[0].started.number),
+    )
 
 
 def parse_baseline(expression: str) -> dict[str, Any]:

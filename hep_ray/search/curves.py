@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +25,14 @@ from threadpoolctl import ThreadpoolController
 
 from hep_ray.models import is_fitted
 from hep_ray.search.curves_gp import Array, Kernel, Mean, Process, Warp, fit, log_expected_gain
+from hep_ray.search.curves_limits import Margin, WithinLimits
 from hep_ray.search.curves_prior import PriorGuess
 from hep_ray.search.curves_space import Encoding
-from hep_ray.search.curves_trials import CurveTable, CurveTrial
+from hep_ray.search.curves_trials import CurveTable, CurveTrial, Ending, Step, milestones
 from hep_ray.search.lessons import Guess
 from hep_ray.search.space import Space, Value
 from hep_ray.tracking.records import Lesson
 
-FIRST = 17
-"""Of the epochs, the first milestone is one part in so many."""
-RATIO = 1.6
-"""Of a milestone to the one before, about."""
 DRAWN = 6
 """Configurations that are drawn at random before the model is asked."""
 LEAST = 3
@@ -68,41 +65,6 @@ ENUMERATED = 4096
 
 
 @dataclass(frozen=True)
-class Step:
-    """Decision to train a trial.
-
-    Attributes:
-        trial: its number, in the order in which trials were opened.
-        params: whole configuration.
-        start: epochs that it has been trained for; 0 for a new one.
-        until: epoch after which it pauses, or ends if it is the last.
-        why: in words.
-        repeat: how many trials with the same configuration were opened before.
-    """
-
-    trial: int
-    params: dict[str, Value]
-    start: int
-    until: int
-    why: str = ""
-    repeat: int = 0
-
-
-class Ending(NamedTuple):
-    """Prediction of where a trial ends, in units of the metric.
-
-    Attributes:
-        low: a standard deviation below.
-        mean: its best value, as the model expects it (the median).
-        high: a standard deviation above.
-    """
-
-    low: float
-    mean: float
-    high: float
-
-
-@dataclass(frozen=True)
 class _View:
     """Process, scale and record at one moment.
 
@@ -127,15 +89,6 @@ def one_thread() -> Any:
     return _libraries().limit(limits=1)
 
 
-def milestones(epochs: int) -> list[int]:
-    """Return the epochs after which trials pause; of 52: 3, 5, 8, 12, 20, 32 and 52."""
-    first = max(1, round(epochs / FIRST))
-    steps = round(math.log(epochs / first) / math.log(RATIO))
-    return sorted(
-        {round(first * (epochs / first) ** (step / max(steps, 1))) for step in range(steps + 1)} | {epochs}
-    )
-
-
 class CurveSearcher:
     """Decides which trial is trained next, and how far.
 
@@ -148,6 +101,7 @@ class CurveSearcher:
         budget: most epochs that are handed out; None is no limit.
         points: references, which are trained in full before anything else.
         lessons: of earlier searches.
+        margin: of a configuration, beyond the limits of its model; None where there are none.
     """
 
     def __init__(
@@ -161,6 +115,7 @@ class CurveSearcher:
         budget: int | None = None,
         points: Sequence[Mapping[str, Value]] = (),
         lessons: Sequence[Lesson] = (),
+        margin: Margin | None = None,
     ) -> None:
         self._space, self._epochs, self._seed = space, epochs, seed
         self._sign = 1 if mode == "max" else -1
@@ -183,6 +138,7 @@ class CurveSearcher:
         if lessons:
             with one_thread():
                 self._guesses.append(Guess(lessons, self._encoding))
+        self._limits = WithinLimits(margin, self._encoding) if margin else None
         self._all = self._enumerate() if self._encoding.finite <= ENUMERATED else None
 
     # what it is told
@@ -223,16 +179,17 @@ class CurveSearcher:
             self._handed -= one.until - one.epoch
             self._trials.train(trial, 0)
 
-    def ended(self, trial: int, *, failed: bool = False) -> None:
+    def ended(self, trial: int, *, failed: bool = False, wasted: int = 0) -> None:
         """Take in that a trial will not be continued; a model that is fitted in one go is then as good as it gets.
 
         Args:
             trial: its number.
             failed: of its parameters, so that others like it are avoided.
+            wasted: epochs that were trained and not reported, since no value of it counts.
         """
         one = self._trials[trial]
         self._view = None
-        self._handed -= max(0, one.until - one.epoch)
+        self._handed -= max(0, one.until - one.epoch - wasted)
         self._lost = [lost for lost in self._lost if lost[0] != trial]
         self._trials.train(trial, 0)
         self._trials.end(trial, failed=failed)
@@ -339,16 +296,17 @@ class CurveSearcher:
         if len(self._trials) - len(self._points) < len(first):
             keys = self._keys(self._encoding.codes(np.array([row for row, _ in first])))
             for (row, words), key in zip(first, keys, strict=True):
-                if key not in self._tried:
+                if key not in self._tried and (self._limits is None or self._limits.of(row) <= 0):
                     return self._open(row, self._marks[0], words)
         genes = self._untried(rng.random((64, self._encoding.genes)))
         if self._all is not None:  # in the order of the space, which every seed would begin with
             genes = genes[rng.permutation(len(genes))[:64]]
-        codes = self._encoding.codes(genes)
+        codes, place = self._encoding.codes(genes), 0
+        if self._limits is not None and self._all is None:
+            return self._open(self._limits.drawn(rng), self._marks[0], "drawn at random")
         if len(self._trials):
-            apart = ((codes[:, None] - self._trials.codes[None]) ** 2).sum(-1).min(1)
-            genes = genes[[int(apart.argmax())]]
-        return self._open(genes[0], self._marks[0], "drawn at random")
+            place = int(((codes[:, None] - self._trials.codes[None]) ** 2).sum(-1).min(1).argmax())
+        return self._open(genes[place], self._marks[0], "drawn at random")
 
     def _open(self, genes: Array, until: int, reason: str) -> Step:
         number = len(self._trials)
@@ -464,12 +422,15 @@ class CurveSearcher:
 
     def _climb(self, rng: np.random.Generator, genes: Array, score: Any, scales: Any) -> tuple[Array, float]:
         """Best of these candidates by a score, and of those drawn ever closer around the best."""
-        best, value = genes[0], -math.inf
+        limits = self._limits if self._all is None else None
+        best, value = genes[0] if limits is None else limits.drawn(rng), -math.inf
         for scale in [*scales, None]:
             genes = self._untried(genes)
+            genes = genes if limits is None else limits.likely(genes)
             scores = score(self._encoding.codes(genes), 40)
-            order = np.argsort(-scores)[:4]
-            if scores[order[0]] > value:
+            order = np.argsort(-scores)
+            order = order[:4] if limits is None else limits.first(genes, order, 4)
+            if len(order) and scores[order[0]] > value:
                 best, value = genes[order[0]], float(scores[order[0]])
             if scale is None or self._all is not None:
                 break
@@ -497,8 +458,10 @@ class CurveSearcher:
         ]
 
     def _enumerate(self) -> Array:
-        """Genes of every configuration of a small space, each once."""
+        """Genes of every configuration of a small space that keeps the limits, each once."""
         genes = self._encoding.every()
+        if self._limits is not None:
+            genes = genes[[self._limits.of(row) <= 0 for row in genes]]
         keys = self._keys(self._encoding.codes(genes))
         _, first = np.unique(keys, return_index=True)
         self._encoding.finite = len(first)

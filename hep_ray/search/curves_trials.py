@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,54 @@ from hep_ray.search.space import Value
 Array = npt.NDArray[np.float64]
 ROOM = 64
 """Trials that the arrays have room for at first; it doubles when it is full."""
+FIRST = 17
+"""Of the epochs, the first milestone is one part in so many."""
+RATIO = 1.6
+"""Of a milestone to the one before, about."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Decision to train a trial.
+
+    Attributes:
+        trial: its number, in the order in which trials were opened.
+        params: whole configuration.
+        start: epochs that it has been trained for; 0 for a new one.
+        until: epoch after which it pauses, or ends if it is the last.
+        why: in words.
+        repeat: how many trials with the same configuration were opened before.
+    """
+
+    trial: int
+    params: dict[str, Value]
+    start: int
+    until: int
+    why: str = ""
+    repeat: int = 0
+
+
+class Ending(NamedTuple):
+    """Prediction of where a trial ends, in units of the metric.
+
+    Attributes:
+        low: a standard deviation below.
+        mean: its best value, as the model expects it (the median).
+        high: a standard deviation above.
+    """
+
+    low: float
+    mean: float
+    high: float
+
+
+def milestones(epochs: int) -> list[int]:
+    """Return the epochs after which trials pause; of 52: 3, 5, 8, 12, 20, 32 and 52."""
+    first = max(1, round(epochs / FIRST))
+    steps = round(math.log(epochs / first) / math.log(RATIO))
+    return sorted(
+        {round(first * (epochs / first) ** (step / max(steps, 1))) for step in range(steps + 1)} | {epochs}
+    )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from hep_ray.errors import InvalidConfig
 from hep_ray.plugins import import_named
 from hep_ray.registry import check_name
+from hep_ray.search.constraints import limits_of
 from hep_ray.search.space import Space
 from hep_ray.tracking.records import RENAMED, stopping_words
 
@@ -317,6 +318,8 @@ class Preset:
                 space, second = made.space or search.space, search.second_objective is not None
                 in_full = made.scheduler == "none"
                 name, why = chosen(space, made.trials, two_objectives=second, in_full=in_full)
+                if name == "grid" and search.constraints:
+                    name, why = "tpe", "constraints leave out a part of the grid"
             made = replace(made, sampler=name, why=why)
         return made
 
@@ -426,6 +429,8 @@ class Search:
         tables: of the study, for `hep-ray report`.
         points_to_evaluate: whole configurations, each trained (or fitted) once before any is drawn, so that the
             leaderboard shows what the search adds to them: gradient boosting, say, or the published best.
+        constraints: limits that the best model has to keep, such as `("parameters<=1e5", "latency_ms<=0.2")`;
+            `constraints.py` says of what. A configuration that breaks one is not trained.
         plugins: modules that register components of your own, such as `mypkg.nets`, beside those that the script
             registers itself; a text is one of them.
 
@@ -450,9 +455,11 @@ class Search:
     tables: tuple[StudyTable, ...] = ()
     points_to_evaluate: tuple[Mapping[str, str | int | float], ...] = ()
     plugins: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_kinds()
+        limits_of(self.constraints)
         check_search_name(self.name)
         import_named(self.plugins)
         if str(self.mode) == THAT_OF_THE_METRIC:
@@ -471,8 +478,9 @@ class Search:
         Raises:
             InvalidConfig: it is.
         """
-        given: Any = self.plugins
-        object.__setattr__(self, "plugins", (given,) if isinstance(given, str) else given)
+        for name in ("plugins", "constraints"):
+            given: Any = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else given)
         for name in ("name", "task", "title", "metric"):
             _check_kind(f"{name} of a Search", getattr(self, name), (str,), f"{name}='…'")
         _check_kind("space of a Search", self.space, (Space,), "Space(model='mlp', …)")
@@ -490,6 +498,7 @@ class Search:
             ("points_to_evaluate", Mapping, "({'model': 'gradient_boosting'},)"),
             ("tables", StudyTable, "(StudyTable('…', rows=('loss',)),)"),
             ("plugins", str, "('mypkg.nets',)"),
+            ("constraints", str, "('parameters<=1e5',)"),
         ):
             given = getattr(self, name)
             _check_kind(f"{name} of a Search", given, (list, tuple), example)

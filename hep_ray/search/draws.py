@@ -4,7 +4,8 @@ What draws holds what a sampler can learn from and nothing else:
 
 - no reference, which has no parameter of the space: TPE draws jointly over what all its trials have;
 - a trial that was trained in full as its best value, a trial that was stopped as pruned, below those;
-- a trial that failed of its parameters (`OF_PARAMETERS`) as one that breaks a constraint, below all:
+- a trial that failed of its parameters (`OF_PARAMETERS`), or breaks a limit once fitted, as one that breaks a
+  constraint, below all:
   so it needs no value, which the first trial to fail would have none to be made from, and which with
   a second objective would have to be bad in both;
 - a trial that was lost as failed, which says nothing of its parameters.
@@ -23,6 +24,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from hep_ray.errors import InvalidConfig
+from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import SamplerOfDraws
 from hep_ray.search.space import Space
@@ -34,7 +37,9 @@ TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "fa
 REDRAWS = 20
 """Times that a configuration which was tried before is drawn anew."""
 INSISTING = 4
-"""Of them, before it is drawn at random."""
+"""Of them, before it is drawn at random; all of them where models have limits, which a sampler does not know."""
+MOST_BROKEN = 5000
+"""Draws in a row that may break a limit."""
 MOST_STARTUP_TRIALS = 10
 """Trials that a sampler which learns waits for at most, in however many dimensions."""
 LEAST_TRAINED = 3
@@ -68,13 +73,17 @@ class Draws:
         preset: sampler and number of trials, `auto` resolved.
         space: what may vary.
         seed: of the draws.
+        limits: of the models; what breaks one is drawn anew.
 
     Attributes:
         differs: the first trial that was drawn otherwise when it was drawn again after a restart; empty where none was.
     """
 
-    def __init__(self, search: Search, preset: Preset, space: Space, seed: int) -> None:
+    def __init__(
+        self, search: Search, preset: Preset, space: Space, seed: int, limits: ModelLimits | None = None
+    ) -> None:
         self._search, self._preset, self._space, self._seed = search, preset, space, seed
+        self._limits = limits
         self._references = search.points_to_evaluate
         self._points = space.grid() if preset.sampler == "grid" else []
         self._sampler = None if self._points else SamplerOfDraws(preset.sampler, space, seed)
@@ -128,7 +137,8 @@ class Draws:
         number = self._drawn_as.get(trial.trial_id)
         if number is None:
             return
-        if trial.finished.failure not in OF_PARAMETERS:
+        broken = self._limits is not None and self._limits.broken(trial.figures)
+        if trial.finished.failure not in OF_PARAMETERS and not broken:
             tell(self._study, number, trial, self._search)
         elif not self._study.get_trials(deepcopy=False)[number].state.is_finished():
             if self._preset.sampler != "cmaes":  # which takes no constraints, and warns of each
@@ -140,25 +150,36 @@ class Draws:
 
         What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
         TPE insists, chance decides; where that does not help (all has been tried, say) the configuration is trained
-        from another seed.
+        from another seed. What breaks a limit of the models is drawn again too, however often.
 
         Returns:
             The parameters, which the last trial of the study has, and how many trials have had them.
+
+        Raises:
+            InvalidConfig: every draw breaks a limit.
         """
         study.sampler = self._sampler_of(place, state)
         tried = [trial.started.params for trial in state.trials.values()]
         again: list[optuna.Trial] = []
         drawn = study.ask()
         params = self._space.suggest(drawn)
-        while params in tried and len(again) < REDRAWS:
+        while (broken := self._breaks(params)) or (params in tried and len(again) < REDRAWS):
+            if broken and len(again) >= MOST_BROKEN:
+                raise InvalidConfig(
+                    f"each of {len(again)} configurations in a row breaks a constraint: allow more, or state smaller "
+                    "models"
+                )
             again.append(drawn)
-            if len(again) == INSISTING:
+            if len(again) == (INSISTING if self._limits is None else REDRAWS):
                 study.sampler = RandomSampler(seed=self._seed_of(place))
             drawn = study.ask()
             params = self._space.suggest(drawn)
         for one in again:
             study.tell(one, state=OptunaState.FAIL)
         return params, tried.count(params)
+
+    def _breaks(self, params: dict[str, Any]) -> bool:
+        return self._limits is not None and self._limits.margin(params) > 0
 
     def _seed_of(self, place: int) -> int:
         """Return the seed of the k-th draw; references are no draws: a search with them draws as one without."""

@@ -28,6 +28,7 @@ from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.options import in_words
 from hep_ray.search.preflight import disk_bytes, size_words
+from hep_ray.search.state import SearchState
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop, start_trial
 
@@ -176,7 +177,10 @@ def _drawn(plan: SearchPlan) -> list[Mapping[str, Any]]:
         return references + random.Random(0).sample(grid, min(DRAWS, len(grid)))  # noqa: S311 - no secret
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return references + [plan.space.suggest(study.ask()) for _ in range(DRAWS)]
+    drawn = [plan.space.suggest(study.ask()) for _ in range(DRAWS)]
+    limits = plan.limits(SearchState())
+    within = [params for params in drawn if limits is None or limits.margin(params) <= 0]
+    return references + (within or drawn)
 
 
 def _kinds(drawn: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

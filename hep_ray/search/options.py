@@ -127,6 +127,14 @@ LEARN_FROM_FLAG = typer.Option(
     "given several times. What is learnt is kept in the journal: with --resume it is not typed again.",
     show_default=False,
 )
+CONSTRAINT_FLAG = typer.Option(
+    "--constraint",
+    metavar="FIGURE<=NUMBER",
+    help="Limit that every model keeps, beside those of the search: parameters<=1e5, flops<=2e6 (of one event) or "
+    "latency_ms<=0.2 (one event, one core of this machine). A configuration that breaks it is not trained. In quotes, "
+    "for the shell; may be given several times.",
+    show_default=False,
+)
 READERS_FLAG = typer.Option(
     min=1,
     help="Cores that Ray Data reads streamed events with; unless given, one of each node and all that no trial takes.",
@@ -187,6 +195,7 @@ class SearchOptions:
     readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
     watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
     learn_from: Annotated[list[str] | None, LEARN_FROM_FLAG] = None
+    constraint: Annotated[list[str] | None, CONSTRAINT_FLAG] = None
     plugin: Annotated[Plugins, Resume.MAY_CHANGE] = None
     accept_changed_code: Annotated[
         bool,

@@ -18,9 +18,17 @@ from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
-from hep_ray.models import is_fitted
 from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
-from hep_ray.registry import check_name
+from hep_ray.search.asked import check_baseline, check_end, in_precision, with_constraints
+from hep_ray.search.constraints import (
+    ModelLimits,
+    Share,
+    check_limits,
+    limits_of,
+    resumed_limits,
+    words_of,
+)
+from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Mode, Preset, Search
 from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
 from hep_ray.search.fused import Stack
@@ -39,12 +47,11 @@ from hep_ray.search.preflight import (
 )
 from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.sampler import JournalSearcher, searcher_of
+from hep_ray.search.sampler import JournalSearcher
 from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, stated_by, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
-from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
-from hep_ray.training.precision import chosen_precision
+from hep_ray.tracking.records import CodeAccepted, ModelTimed, OptionsChanged, Record, SearchStarted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +120,7 @@ class SearchPlan(TrainingPlan):
         space: the preset's.
         given: the options it was made from.
         paused: trials that may wait with a checkpoint at once.
+        within: how many configurations at random keep the constraints; None where there are none.
         resume: go on with the search that the journal holds.
     """
 
@@ -121,6 +129,7 @@ class SearchPlan(TrainingPlan):
     space: Space
     given: SearchOptions
     paused: int = 0
+    within: Share | None = None
     resume: bool = False
 
     def rows(self) -> Iterator[tuple[str, str]]:
@@ -146,6 +155,9 @@ class SearchPlan(TrainingPlan):
             yield from self.preset.published.rows()
         for name, parameter in self.space.parameters.items():
             yield "space", f"{name}: {parameter}"
+        if self.within is not None:
+            limits = words_of(limits_of(self.search.constraints))
+            yield "constraints", f"{limits}: {self.within}; what breaks one is not trained"
         for told in summary(self.plugins):
             yield "own code", told
         for params in self.search.points_to_evaluate:
@@ -188,6 +200,7 @@ class SearchPlan(TrainingPlan):
             **self.given.record(Resume.MUST_MATCH),
             "space": self.space.to_json(),
             "points_to_evaluate": [dict(params) for params in self.search.points_to_evaluate],
+            "constraints": limits_of(self.search.constraints),
         }
 
     @property
@@ -227,7 +240,13 @@ class SearchPlan(TrainingPlan):
         """Return what draws trials and decides after each epoch whether they go on."""
         search, seed, database = self._as_begun(state), self.given.seed, self.folder / "optuna.db"
         kind = searcher_of(search, self.preset)
-        return kind(search, self.preset, self.space, seed, database, state, write)
+        return kind(search, self.preset, self.space, seed, database, state, write, self.limits(state, write))
+
+    def limits(self, state: SearchState, write: Callable[[Record], None] | None = None) -> ModelLimits | None:
+        """Return what keeps configurations within the constraints; None where there are none."""
+        stated = limits_of(self.search.constraints)
+        timed = [record for record in state.records if isinstance(record, ModelTimed)]
+        return ModelLimits(stated, self.dataset.schema, timed, write) if stated else None
 
     def _as_begun(self, state: SearchState) -> Search:
         """Return the search; one that began when its script still counted time, with that for its second objective."""
@@ -352,6 +371,10 @@ def planned(
     if given.get("accept_changed_code") and not resume:
         raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
     recorded = recorded_options(folder, started) if started else {}
+    if started is not None:
+        typed = given.get("constraint") or ()
+        search = dataclasses.replace(search, constraints=resumed_limits(search.constraints, typed, started))
+        given = {**given, "constraint": None}
     options = SearchOptions.from_flags({**given, "source": script()}, recorded, search.task)
     return prepare(search, options, hashes=hashes)
 
@@ -426,6 +449,19 @@ class Draft:
                 )
         return watched
 
+    @cached_property
+    def within(self) -> Share | None:
+        """See how many configurations at random keep the constraints.
+
+        Raises:
+            InvalidSpace, InvalidConfig: see `check_limits`.
+        """
+        limits = limits_of(self.search.constraints)
+        models = [params.get("model") for params in self.search.points_to_evaluate]
+        if not limits:
+            return None
+        return check_limits(limits, self.dataset.schema, self.space, self.preset.sampler_name, models)
+
     @property
     def decorrelated(self) -> bool:
         """Return whether every trial is decorrelated from a column."""
@@ -459,9 +495,9 @@ class Draft:
 
 CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: draft.space.check(),
-    lambda draft: _check_baseline(draft.search),
+    lambda draft: check_baseline(draft.search),
     lambda draft: check_sampler(draft.preset, draft.search),
-    lambda draft: _check_end(draft.preset, draft.options),
+    lambda draft: check_end(draft.preset, draft.options),
     lambda draft: check_averages(draft.search, draft.preset, draft.space, draft.options),
     lambda draft: lessons_of(draft.options.learn_from or (), draft.preset, draft.space),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
@@ -470,76 +506,10 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     ),
     lambda draft: check_yardsticks(draft.search, draft.space),
     lambda draft: draft.watched,
+    lambda draft: draft.within,
     lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
 )
 """What a search is refused for by itself, then by its events, in this order; `preflight.CHECKS` is what follows."""
-
-
-def _in_precision(
-    search: Search, preset: Preset, options: SearchOptions
-) -> tuple[Search, Preset, SearchOptions]:
-    """Return a search with the precision that was asked for in all its networks, references too, and options with it.
-
-    So a resumed search keeps it, or is refused where the processor lacks it. Where all models are fitted `auto` has
-    nothing to choose.
-
-    Raises:
-        InvalidConfig: a precision is named, and no model is a network; or the processor lacks it.
-    """
-    space, asked = preset.space or search.space, options.precision
-    if asked is None or "model" not in space.parameters:
-        return search, preset, options
-    references = search.points_to_evaluate
-    models = {str(one["model"]) for one in references if "model" in one}
-    models.update(str(name) for name in space.parameters["model"].corners())
-    if all(is_fitted(name) for name in models):
-        if asked != "auto":
-            raise InvalidConfig(
-                f"--precision {asked} is that of networks, and all models of {search.name} are fitted "
-                f"({', '.join(sorted(models))}): leave it out"
-            )
-        return search, preset, dataclasses.replace(options, precision=None)
-    precision = chosen_precision(asked, sorted(models), gpus=options.gpus_per_trial > 0)
-    published = preset.published
-    if published is not None and precision != "float32":
-        published = published.with_ours(f"products in {precision}, sums and weights in float32 (--precision)")
-    if any(not is_fitted(str(name)) for name in space.parameters["model"].corners()):
-        space = space.replace(precision=precision)
-    references = tuple(
-        one if is_fitted(one.get("model")) else {**one, "precision": precision} for one in references
-    )
-    return (
-        dataclasses.replace(search, points_to_evaluate=references),
-        dataclasses.replace(preset, space=space, published=published),
-        dataclasses.replace(options, precision=precision),
-    )
-
-
-def _check_baseline(search: Search) -> None:
-    """Refuse a baseline of parameters that no trial has; one that is outside the space is trained by `confirm` anew.
-
-    Raises:
-        UnknownName: it names such a parameter.
-    """
-    spaces = [one for one in (search.space, *(preset.space for preset in search.presets.values())) if one]
-    known = {
-        name for one in (*(space.parameters for space in spaces), *search.points_to_evaluate) for name in one
-    }
-    for name in search.baseline:
-        check_name("parameter in the baseline", name, sorted(known))
-
-
-def _check_end(preset: Preset, options: SearchOptions) -> None:
-    """Refuse a search that neither a number of trials nor a time budget would end.
-
-    Raises:
-        InvalidConfig: it would not.
-    """
-    if preset.endless and options.time_budget is None:
-        raise InvalidConfig(
-            f"preset '{options.preset}' states no number of trials, and '{preset.sampler_name}' draws for ever: "
-            'type --time-budget 2h, or --trials 20 (time_budget="2h" or trials=20 of run)'
-        )
 
 
 def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") -> SearchPlan:
@@ -557,7 +527,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
         InvalidConfig: neither a number of trials nor a time ends it.
-        InvalidSpace: weights would be averaged over a single epoch.
+        InvalidSpace: weights would be averaged over a single epoch, or no configuration keeps the constraints.
         InvalidConfig, SearchFailed: it cannot learn from an earlier search, see `lessons_of`.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: trials on this dataset do not report the metric.
@@ -565,14 +535,14 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
     """
     import_named(options.plugin or ())
-    search = search.with_direction()
+    search = with_constraints(search.with_direction(), options)
     if options.preset not in search.presets:
         raise UnknownName(
             f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets) or 'none'}"
         )
     asked = search.presets[options.preset].with_options(options)
     preset = asked.resolved(search, options.sampler, options.scheduler)
-    search, preset, options = _in_precision(search, preset, options)
+    search, preset, options = in_precision(search, preset, options)
     draft = Draft(search, preset, options, hashes)
     for check in CHECKS:
         check(draft)
@@ -596,4 +566,5 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         space=draft.space,
         given=options,
         paused=trials.paused,
+        within=draft.within,
     )

@@ -26,7 +26,6 @@ from hep_ray.errors import (
     InvalidConfig,
     InvalidSpace,
     MissingPackage,
-    PluginFailed,
     StorageError,
     UnknownName,
 )
@@ -41,7 +40,8 @@ from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.own_code import OWN_CODE
 from hep_ray.plugins import Plugin
-from hep_ray.search.curves import milestones
+from hep_ray.search.constraints import weightless
+from hep_ray.search.curves_trials import milestones
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import NAMED, Named, name_of
 from hep_ray.search.node_checks import check_every_node
@@ -414,7 +414,7 @@ def check_configurations(
             built = f"{config.trainer.model} {config.components['model']!r} {scaling}"
             config.trainer.check_columns(schema)
             if built not in models:
-                models[built] = _weightless(config, schema)
+                models[built] = weightless(config, schema)
         except (InvalidConfig, UnknownName) as exc:
             raise InvalidSpace(f"model '{params['model']}' cannot be trained on this dataset: {exc}") from exc
         others = [
@@ -461,17 +461,8 @@ def unread_columns(configurations: Iterable[Mapping[str, Any]], schema: EventSch
     """
     configs = [TrialConfig.from_params(params) for params in configurations]
     different = {f"{one.trainer.model} {one.components['model']!r}": one for one in configs}
-    read = {name for one in different.values() for name in _weightless(one, schema).columns}
+    read = {name for one in different.values() for name in weightless(one, schema).columns}
     return tuple(column.name for column in schema.inputs if column.name not in read)
-
-
-def _weightless(config: TrialConfig, schema: EventSchema) -> Model:
-    """A model without memory for its weights; one that looks at numbers while it is built is built with them."""
-    try:
-        with torch.device("meta"):
-            return config.build_model(schema)
-    except (NotImplementedError, RuntimeError, PluginFailed):
-        return config.build_model(schema)
 
 
 def _check_batches(

@@ -25,9 +25,9 @@ from ray.tune.search import Searcher
 from hep_ray.errors import HepRayError, InvalidConfig
 from hep_ray.models import is_fitted
 from hep_ray.own_code import blaming
-from hep_ray.search.curves import CurveSearcher, Step
+from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.draws import Draws, frozen_trial, total_trials
+from hep_ray.search.draws import Draws, total_trials
 from hep_ray.search.named_samplers import draws_alike
 from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
@@ -35,7 +35,6 @@ from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.search.study import StoredStudy
 from hep_ray.tracking.records import (
-    OF_PARAMETERS,
     EpochFinished,
     Record,
     TrialFinished,
@@ -189,6 +188,7 @@ class OptunaSearcher(JournalSearcher):
         database: SQLite file of the Optuna study; None keeps it in memory, for simulations.
         state: the search so far.
         write: records a trial before it runs.
+        limits: of the models; a configuration that breaks one is not trained.
     """
 
     def __init__(
@@ -200,14 +200,15 @@ class OptunaSearcher(JournalSearcher):
         database: Path | None,
         state: SearchState,
         write: Callable[[Record], None],
+        limits: ModelLimits | None = None,
     ) -> None:
         super().__init__(state, write, metric=search.metric, mode=search.mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         preset = preset.resolved(search)
-        self._search, self._preset, self._seed = search, preset, seed
+        self._search, self._preset, self._seed, self._limits = search, preset, seed, limits
         self._references = len(search.points_to_evaluate)
         self.total = total_trials(search, preset, space)
-        self._draws = None if preset.sampler == "curves" else Draws(search, preset, space, seed)
+        self._draws = None if preset.sampler == "curves" else Draws(search, preset, space, seed, limits)
         with self._asking_sampler():
             self._alike = draws_alike(preset.sampler, space)
         with self._asking_scheduler():
@@ -415,6 +416,7 @@ class OptunaSearcher(JournalSearcher):
             params=drawn.params,
             seed=self._seed + drawn.repeat,
             until=until,
+            figures=self._limits.figures(drawn.params) if self._limits else {},
         )
         self._note(record)
         return record
@@ -503,75 +505,6 @@ def _asking(given: object, name: str) -> Iterator[None]:
         if isinstance(given, str):
             raise
         raise InvalidConfig(f"{name} raised {type(exc).__name__}: {exc}") from exc
-
-
-class CurveTrials(OptunaSearcher):
-    """Trains next what the model of learning curves says, a paused trial or a new one: see `curves.py`."""
-
-    def _prepare(self, space: Space) -> None:
-        self._space = space
-        self._curves = CurveSearcher(
-            space,
-            self._preset.epochs,
-            mode=self._search.mode,
-            seed=self._seed,
-            budget=self.epochs_in_all,
-            points=self._search.points_to_evaluate,
-            lessons=self._state.started.lessons if self._state.started else (),
-        )
-        self._numbers: dict[str, int] = {}
-        """Trial → its number for the model, in the order in which they were opened."""
-        self._mine: Record | None = None
-
-    def _ending(self, trial_id: str) -> tuple[float, float, float] | None:
-        return self._curves.prediction(self._numbers[trial_id])
-
-    def _begin(self) -> TrialStarted | None:
-        return None
-
-    def _going_on(self) -> TrialGoesOn | TrialStarted | None:
-        """Return what the model says is to be trained next, a new trial among it."""
-        step = None if self._closed else self._curves.next()
-        if step is None:
-            return None
-        name = f"t{step.trial:04d}"
-        reason = step.why.removeprefix(f"{name} ")
-        if step.start > 0 or name in self._numbers:
-            reason = reason.partition(": ")[2]
-            self._mine = TrialGoesOn(time=time.time(), trial_id=name, until=step.until, reason=reason)
-            return self._mine
-        reference = step.trial < self._references
-        self._numbers[name] = step.trial
-        tried = [trial.started.params for trial in self._state.trials.values()]
-        self._mine = TrialStarted(
-            time=time.time(),
-            trial_id=name,
-            number=self._stored.add(frozen_trial({} if reference else step.params, self._space)),
-            params=step.params,
-            seed=self._seed + (0 if reference else tried[self._references :].count(step.params)),
-            until=step.until,
-            reason=reason,
-        )
-        return self._mine
-
-    def _tell_scheduler(self, record: Record) -> None:
-        if record is self._mine:
-            return
-        name = getattr(record, "trial_id", "")
-        if isinstance(record, TrialStarted | TrialGoesOn):
-            number = self._numbers.setdefault(name, len(self._numbers))
-            trial = self._state.trials[name]
-            until = record.until or self._preset.epochs
-            self._curves.took(Step(number, dict(trial.started.params), len(trial.history), until))
-        elif isinstance(record, EpochFinished):
-            self._curves.report(self._numbers[name], record.epoch, record.metrics[self._search.metric])
-        elif isinstance(record, TrialFinished):
-            self._curves.ended(self._numbers[name], failed=record.failure in OF_PARAMETERS)
-
-
-def searcher_of(search: Search, preset: Preset) -> type[OptunaSearcher]:
-    """Return the class that hands out the trials of a preset."""
-    return CurveTrials if preset.resolved(search).sampler == "curves" else OptunaSearcher
 
 
 class FollowsSearcher(FIFOScheduler):

@@ -303,7 +303,7 @@ class PromotingASHA(_Rungs):
 
 
 class LearningCurves(Scheduler):
-    """Stands for `curves`, which chooses the configurations too: see `curves.py` and `sampler.CurveTrials`."""
+    """Stands for `curves`, which chooses the configurations too: see `curves.py` and `curves_searcher.CurveTrials`."""
 
     pauses: ClassVar[bool] = True
 

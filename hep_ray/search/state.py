@@ -122,7 +122,11 @@ class TrialState:
     def figures(self) -> dict[str, float]:
         """Return the known costs of the trial: `parameters`, `flops` of one event, `cpu_seconds`, `gpu_seconds`."""
         last = self.history[-1] if self.history else {}
-        return {name: last[name] for name in OF_MODEL if name in last} | self.used
+        return {
+            **self.started.figures,
+            **{name: last[name] for name in OF_MODEL if name in last},
+            **self.used,
+        }
 
     def total(self, metric: str) -> float:
         """Return a cost of the model (`parameters`, `flops`) as it is, of any other metric the sum over the epochs."""
@@ -219,8 +223,13 @@ class SearchState:
         """Return how many trainings a search of so many trials has before it: those begun, and those not drawn yet."""
         return len(self.unfinished()) + max(0, trials - len(self.trials))
 
+    def breaks(self, trial: TrialState) -> bool:
+        """Return whether a trial's model breaks a limit of the search: a reference, or one that was fitted."""
+        limits = self.started.constraints if self.started is not None else {}
+        return any(trial.figures.get(name, 0.0) > limit for name, limit in limits.items())
+
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
-        """Return the trials, best first; then the failed ones, whatever they had reached; those without an epoch last.
+        """Return the trials, best first; then those that break a limit, then the failed ones; without an epoch last.
 
         Of equals, and of those without a rank, the one that started last comes first: so does MLflow order them.
         """
@@ -229,7 +238,7 @@ class SearchState:
         def key(trial: TrialState) -> tuple[int, float, int, int]:
             best = trial.best(metric, mode)
             failed = trial.status == "failed"
-            place = 2 if best is None else int(failed)
+            place = 3 if best is None else 2 if failed else int(self.breaks(trial))
             value = sign * best[metric] if best and not failed else 0.0
             return (place, value, -int(1000 * trial.started.time), -trial.started.number)
 
@@ -264,6 +273,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
                 "seconds": trial.seconds,
                 **trial.figures,
                 **({"pareto": trial.trial_id in front} if started.second_objective else {}),
+                **({"breaks_constraint": state.breaks(trial)} if started.constraints else {}),
                 **({"losses": len(trial.losses)} if trial.losses else {}),
                 **(
                     {"cause": trial.finished.cause, "log": trial.finished.log}
@@ -289,7 +299,9 @@ def pareto_front(state: SearchState) -> set[str]:
     points = {
         trial.trial_id: (sign * best[started.metric], -trial.total(started.second_objective))
         for trial in state.trials.values()
-        if trial.status == "completed" and (best := trial.best(started.metric, started.mode))
+        if trial.status == "completed"
+        and not state.breaks(trial)
+        and (best := trial.best(started.metric, started.mode))
     }
     return {
         name
@@ -354,7 +366,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
                 else []
             ),
             f"{len(trial.history)}/{started.epochs}",
-            trial.status,
+            trial.status + ", breaks a constraint" * state.breaks(trial),
             ", ".join(filter(None, (naming.words(trial.started.params), seeds.get(trial.trial_id)))),
         )
     if len(ranked) > rows:

@@ -121,6 +121,9 @@ class SearchStarted(Config):
         "on", description="whether the weights of events count, if they have some"
     )
     points_to_evaluate: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
+    constraints: dict[str, float] = Field(
+        {}, description="figure of a model, and the largest value it may have"
+    )
     lessons: tuple[Lesson, ...] = Field((), description="of earlier searches")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
@@ -169,6 +172,18 @@ class TrialStarted(Config):
     until: int | None = Field(None, description="epoch after which it pauses; None where it need not")
     reason: str = Field("", description="why it was opened, where the scheduler says so")
     tags: dict[str, str] = Field(default_factory=dict, description="of its run in MLflow, beside the usual")
+    figures: dict[str, float] = Field(
+        {}, description="of its model that the search limits, known before its first epoch"
+    )
+
+
+class ModelTimed(Config):
+    """How long one event takes a model was measured, where the search limits it; a resumed search takes this value."""
+
+    kind: Literal["model_timed"] = "model_timed"
+    time: float
+    model: str = Field(description="its name and parameters, as one text")
+    milliseconds: float
 
 
 class EpochFinished(Config):
@@ -293,6 +308,7 @@ class SearchFinished(Config):
 Record = (
     SearchStarted
     | OptionsChanged
+    | ModelTimed
     | TrialStarted
     | EpochFinished
     | TrialLost

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from hep_ray.search.audit import compare, hand_over
+from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.find import load_search
-from hep_ray.search.sampler import searcher_of
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records

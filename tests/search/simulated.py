@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hep_ray.search.curves import CurveSearcher, Step
+from hep_ray.search.constraints import ModelLimits
+from hep_ray.search.curves import CurveSearcher
+from hep_ray.search.curves_searcher import searcher_of
+from hep_ray.search.curves_trials import Step
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.sampler import searcher_of
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
@@ -52,6 +54,9 @@ class Simulated:
         references: trained first.
         second: second objective.
         diverges: trials whose epoch 2 is not finite.
+        searcher: class in the place of the preset's own.
+        limits: of the models.
+        value: of the metric, of a configuration after an epoch.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class Simulated:
         second: str | None = None,
         diverges: tuple[str, ...] = (),
         searcher: Any = None,
+        limits: ModelLimits | None = None,
+        value: Callable[[dict[str, Any], int], float] = accuracy,
     ) -> None:
         self.state = SearchState.fold(records)
         self.search = Search(
@@ -76,9 +83,9 @@ class Simulated:
             points_to_evaluate=references,
             second_objective=second,
         )
-        self.preset, self._diverges = preset, diverges
+        self.preset, self._diverges, self._value = preset, diverges, value
         kind = searcher or searcher_of(self.search, preset)
-        self.searcher = kind(self.search, preset, space, seed, None, self.state, self._write)
+        self.searcher = kind(self.search, preset, space, seed, None, self.state, self._write, limits)
         self._working: list[str] = []
 
     def run(self) -> list[dict[str, Any]]:
@@ -114,11 +121,11 @@ class Simulated:
                 TrialFinished(time=0, trial_id=name, status="failed", cause="NaN", failure="diverged")
             )
             return
-        value = accuracy(trial.started.params, epoch)
+        value = self._value(trial.started.params, epoch)
         metrics = {
             "epoch": epoch,
             "val_accuracy": value,
-            "epoch_seconds": 1 + trial.started.params["momentum"],
+            "epoch_seconds": 1 + trial.started.params.get("momentum", 0.0),
         }
         self._write(EpochFinished(time=0, trial_id=name, metrics=metrics))
         decision = self.searcher.after_epoch(name)

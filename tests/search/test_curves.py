@@ -13,9 +13,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from hep_ray import Choice, Integer, LogUniform, Space, Uniform
-from hep_ray.search.curves import CurveSearcher, Step, milestones
+from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_gp import Kernel, Process, fit, log_expected_gain
 from hep_ray.search.curves_space import Encoding
+from hep_ray.search.curves_trials import Step, milestones
 from hep_ray.search.space import Mapped
 
 EPOCHS = 27

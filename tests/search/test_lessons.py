@@ -12,10 +12,11 @@ import numpy as np
 
 from hep_ray import Choice, LogUniform, Preset, Space, Uniform
 from hep_ray.errors import InvalidConfig
-from hep_ray.search.curves import CurveSearcher, Step
+from hep_ray.search.curves import CurveSearcher
+from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.curves_space import Encoding
+from hep_ray.search.curves_trials import Step
 from hep_ray.search.lessons import Guess, lessons_of
-from hep_ray.search.sampler import searcher_of
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME
 from hep_ray.tracking.records import Lesson, SearchStarted, decode

@@ -13,7 +13,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSpace, StorageError
 from hep_ray.own_code import OWN_CODE
-from hep_ray.search.curves import milestones
+from hep_ray.search.curves_trials import milestones
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare

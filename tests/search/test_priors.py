@@ -12,9 +12,10 @@ import pytest
 
 from hep_ray import Choice, Integer, LogUniform, Preset, Search, Space, Uniform
 from hep_ray.errors import InvalidSpace
-from hep_ray.search.curves import CurveSearcher, Step
+from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_prior import PriorGuess
 from hep_ray.search.curves_space import Encoding
+from hep_ray.search.curves_trials import Step
 from hep_ray.search.preflight import check_sampler
 from tests.facts import raises
 from tests.search.simulated import play

@@ -1,0 +1,256 @@
+"""Limits of models: what breaks one is not trained, whatever draws, and a resumed search draws as it would have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from hep_ray.confirm.finalists import configurations
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.errors import CannotResume, InvalidConfig, InvalidSpace
+from hep_ray.search import constraints
+from hep_ray.search.asked import with_constraints
+from hep_ray.search.constraints import ModelLimits, check_limits, limits_of, resumed_limits, words_of
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.space import Choice, Integer, LogUniform, Space
+from hep_ray.search.state import SearchState, leaderboard, pareto_front
+from hep_ray.tracking.records import (
+    EpochFinished,
+    ModelTimed,
+    Record,
+    SearchStarted,
+    TrialFinished,
+    TrialStarted,
+)
+from tests.facts import raises
+from tests.search.simulated import Simulated
+
+SCHEMA = EventSchema(
+    task="toy",
+    columns=(Column(name="features", shape=(3,)),),
+    classes=("background", "signal"),
+    signal="signal",
+)
+SPACE = Space(
+    model="mlp",
+    loss="cross_entropy",
+    optimizer="adam",
+    learning_rate=LogUniform(1e-4, 1e-1),
+    hidden_layers=Integer(1, 4),
+    hidden_features=Integer(8, 256, log=True),
+)
+LIMITS = {"parameters": 5000.0}
+
+
+def weights(params: dict[str, Any]) -> int:
+    """Parameters of the network, counted by hand: three inputs, two outputs, a bias for each unit."""
+    width, layers = params["hidden_features"], params["hidden_layers"]
+    return (3 * width + width) + (layers - 1) * (width * width + width) + (2 * width + 2)
+
+
+def larger_is_better(params: dict[str, Any], epoch: int) -> float:
+    """Value that rises with the size of the network, so that all that is good lies beyond the limit."""
+    rate = math.log10(params["learning_rate"])
+    return (0.1 * math.log(weights(params)) - 0.02 * (rate + 2) ** 2) * (1 - math.exp(-epoch / 3))
+
+
+def started(**given: Any) -> SearchStarted:
+    return SearchStarted(
+        time=0, search="toy", search_id="a", dataset_fingerprint="f", task="toy", metric="val_auc", mode="max",
+        epochs=1, sampler="random", scheduler="none", seed=5, provenance={}, options={}, **given,
+    )  # fmt: skip
+
+
+def test_figures_are_those_of_the_network_and_of_one_event() -> None:
+    params = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+    params |= {"hidden_layers": 2, "hidden_features": 16}
+    limits = ModelLimits({"parameters": 100, "flops": 1e6}, SCHEMA)
+    plain = 3 * 16 + 16 * 16 + 16 * 2
+    figures = limits.figures(params)
+    assert figures == {"parameters": weights(params), "flops": 2 * plain}
+    assert limits.margin(params) == pytest.approx(math.log(weights(params) / 100))
+    assert limits.margin({"model": "gradient_boosting"}) == -math.inf  # has its figures after the fit
+
+
+def test_limits_are_read_as_they_are_typed_and_said_so() -> None:
+    assert limits_of([" parameters <= 1e5", "latency_ms<=0.25", "parameters<=100000"]) == {
+        "latency_ms": 0.25,
+        "parameters": 1e5,
+    }
+    assert (
+        words_of(limits_of(["parameters<=1e5", "latency_ms<=0.25"])) == "latency_ms<=0.25, parameters<=100000"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["params<=1e5", "parameters<1e5", "parameters>=5", "flops<=many", "flops<=nan", "flops<=-1", "", "flops"],
+)
+def test_what_is_no_constraint_is_refused(text: str) -> None:
+    with raises(InvalidConfig, f"'{text}'", "parameters<=1e5", "latency_ms", "flops"):
+        limits_of([text])
+
+
+def test_constraints_of_script_and_flags_are_joined_unless_they_contradict_each_other() -> None:
+    search = Search(
+        name="toy", task="toy", title="", space=SPACE, presets={}, constraints=("parameters<=1e5",)
+    )
+    options = SearchOptions(data=".", constraint=["flops<=1e6", "parameters<=100000"])  # type: ignore[arg-type]
+    assert with_constraints(search, options).constraints == ("flops<=1000000", "parameters<=100000")
+    other = SearchOptions(data=".", constraint=["parameters<=5"])  # type: ignore[arg-type]
+    with raises(InvalidConfig, "parameters", "100000", "5", "--constraint"):
+        with_constraints(search, other)
+    with raises(InvalidConfig, "constraints of a Search", "parameters<=1e5"):
+        Search(name="toy", task="toy", title="", space=SPACE, presets={}, constraints=(5,))  # type: ignore[arg-type]
+
+
+def test_a_resumed_search_keeps_its_constraints() -> None:
+    begun = started(constraints={"parameters": 1e5})
+    assert resumed_limits((), (), begun) == ("parameters<=100000",)
+    assert resumed_limits(("parameters<=1e5",), ("parameters<=100000",), begun) == ("parameters<=100000",)
+    with raises(CannotResume, "parameters<=100000", "parameters<=5"):
+        resumed_limits((), ("parameters<=5",), begun)
+    with raises(CannotResume, "flops<=5", "without a limit"):
+        resumed_limits(("flops<=5",), (), started())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "trials"),
+    [
+        ("curves", "curves", 12),
+        ("tpe", "asha", 20),
+        ("random", "asha_pausing", 12),
+        ("gp", "none", 6),
+        ("qmc", "median", 12),
+        ("nsga2", "none", 30),
+    ],
+)
+def test_nothing_that_breaks_a_limit_is_trained_and_a_resume_is_exact(
+    sampler: str, scheduler: str, trials: int
+) -> None:
+    made = Preset(epochs=9, trials=trials, sampler=sampler, scheduler=scheduler)
+    limits = ModelLimits(LIMITS, SCHEMA)
+    whole = Simulated(made, SPACE, limits=limits, value=larger_is_better)
+    expected = whole.run()
+    trained = [trial.started for trial in whole.state.trials.values()]
+    assert len(trained) >= trials
+    assert all(weights(one.params) <= 5000 for one in trained)
+    assert all(one.figures == {"parameters": weights(one.params)} for one in trained)
+    records = whole.state.records
+    again = ModelLimits(LIMITS, SCHEMA)
+    for cut in (len(records) // 3, 2 * len(records) // 3):
+        assert Simulated(made, SPACE, records[:cut], limits=again, value=larger_is_better).run() == expected
+
+
+def test_learning_curves_find_the_best_that_keeps_the_limit() -> None:
+    """The best of 20,000 configurations at random that keep it, but for a little; a third of the space keeps it."""
+    made = Preset(epochs=9, trials=20, sampler="curves")
+    run = Simulated(made, SPACE, limits=ModelLimits(LIMITS, SCHEMA), value=larger_is_better)
+    run.run()
+    sizes = [weights(trial.started.params) for trial in run.state.trials.values()]
+    assert max(sizes) > 4500
+    best = max(epoch["val_accuracy"] for trial in run.state.trials.values() for epoch in trial.history)
+    assert best > 0.995 * 0.1 * math.log(5000) * (1 - math.exp(-3))
+
+
+def test_a_small_space_is_searched_within_its_limits_alone() -> None:
+    space = SPACE.replace(
+        learning_rate=1e-3, hidden_layers=Choice(1, 2, 3), hidden_features=Choice(8, 16, 32, 64, 128)
+    )
+    made = Preset(epochs=9, trials=30, sampler="curves")
+    run = Simulated(made, space, limits=ModelLimits(LIMITS, SCHEMA), value=larger_is_better)
+    run.run()
+    trained = {
+        (one.started.params["hidden_layers"], one.started.params["hidden_features"])
+        for one in run.state.drawn()
+    }
+    every = [(layers, width) for layers in (1, 2, 3) for width in (8, 16, 32, 64, 128)]
+    keep = {
+        (layers, width)
+        for layers, width in every
+        if weights({"hidden_layers": layers, "hidden_features": width}) <= 5000
+    }
+    assert trained == keep
+    assert len(keep) == 12
+
+
+def test_what_is_timed_is_recorded_and_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
+    written: list[ModelTimed] = []
+    limits = ModelLimits({"latency_ms": 1e6}, SCHEMA, write=written.append)
+    milliseconds = limits.figures(params)["latency_ms"]
+    assert 0 < milliseconds < 1e6
+    assert limits.figures({**params, "learning_rate": 1e-2}) == {
+        "latency_ms": milliseconds
+    }  # the same network
+    assert [one.milliseconds for one in written] == [milliseconds]
+    monkeypatch.setattr(constraints, "latency", lambda *_: 1 / 0)
+    assert ModelLimits({"latency_ms": 1e6}, SCHEMA, written).figures(params) == {"latency_ms": milliseconds}
+
+
+def test_a_reference_that_breaks_a_limit_is_trained_and_ranks_behind() -> None:
+    records: list[Record] = [started(constraints={"parameters": 100.0}, second_objective="epoch_seconds")]
+    for name, size, value in (("large", 500.0, 0.9), ("small", 90.0, 0.7), ("other", 80.0, 0.8)):
+        records += [
+            TrialStarted(
+                time=0, trial_id=name, number=len(records), params={"model": "mlp", "width": size}, seed=0
+            ),
+            EpochFinished(
+                time=0,
+                trial_id=name,
+                metrics={"epoch": 1, "val_auc": value, "parameters": size, "epoch_seconds": 1.0},
+            ),
+            TrialFinished(time=0, trial_id=name, status="completed"),
+        ]
+    records += [
+        TrialStarted(time=0, trial_id="failed", number=99, params={"model": "mlp"}, seed=0),
+        TrialFinished(time=0, trial_id="failed", status="failed", cause="NaN"),
+    ]
+    state = SearchState.fold(records)
+    assert [trial.trial_id for trial in state.ranked("val_auc", "max")] == [
+        "other",
+        "small",
+        "large",
+        "failed",
+    ]
+    assert pareto_front(state) == {"other"}
+    assert [one.name for one in configurations(state)] == ["other", "small", "large"]
+    told = {one["trial_id"]: one["breaks_constraint"] for one in leaderboard(state, {})["trials"]}
+    assert told == {"other": False, "small": False, "large": True, "failed": False}
+
+
+def test_a_fitted_model_that_turns_out_too_large_is_no_aim() -> None:
+    """Every reference is large and best; a search that aimed at its value would have nothing to improve on."""
+    reference = {**SPACE.samples()[0], "hidden_layers": 4, "hidden_features": 256, "learning_rate": 0.01}
+    made = Preset(epochs=9, trials=6, sampler="curves")
+    limits = ModelLimits(LIMITS, SCHEMA)
+    run = Simulated(made, SPACE, references=(reference,), limits=limits, value=larger_is_better)
+    run.run()
+    assert len(run.state.trials["t0000"].history) == 9
+    assert sum(len(trial.history) for trial in run.state.drawn()) == 7 * 9
+    reasons = [trial.started.reason for trial in run.state.drawn()] + [
+        record.reason for record in run.state.records if record.kind == "trial_goes_on"
+    ]
+    aims = {float(reason.split()[-1]) for reason in reasons if "to beat" in reason}
+    assert aims
+    assert max(aims) < larger_is_better(reference, 9) - 0.1
+
+
+def test_constraints_that_cannot_be_kept_are_refused_before_any_trial() -> None:
+    with raises(InvalidSpace, "parameters<=20", "nearest", "allow more"):
+        check_limits({"parameters": 20.0}, SCHEMA, SPACE, "tpe")
+    with raises(InvalidConfig, "grid", "parameters<=5000", "random"):
+        check_limits(LIMITS, SCHEMA, SPACE, "grid")
+    with raises(InvalidConfig, "latency_ms", "gradient_boosting", "flops"):
+        check_limits({"latency_ms": 1.0}, SCHEMA, SPACE, "tpe", ["gradient_boosting"])
+    share = check_limits(LIMITS, SCHEMA, SPACE, "curves")
+    assert share.drawn == 100
+    assert 30 < share.keeping < 80
+    assert str(share) == f"{share.keeping} of 100 configurations at random keep it"
+    auto = Preset(epochs=3, trials=99, sampler="auto", scheduler="none")
+    space = SPACE.replace(learning_rate=1e-3, hidden_layers=1, hidden_features=Choice(8, 16))
+    search = Search(name="toy", task="toy", title="", space=space, presets={}, constraints="flops<=1e5")  # type: ignore[arg-type]
+    assert auto.resolved(search).sampler == "tpe"
