@@ -602,7 +602,7 @@ def every_run(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     by_row: dict[str, list[Mapping[str, Any]]] = {}
     for line in found:
         by_row.setdefault(line["row"], []).append(line)
-    count = max(len(line["runs"]) for line in found)
+    count = max(len(line[key]) for line in found for key in ("runs", "published_runs"))
     beside = any(line["published_runs"] for line in found)
     epochs = " / ".join(dict.fromkeys(line["metric"].split()[2] for line in found))
     head = ["row"]

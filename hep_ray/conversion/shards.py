@@ -210,6 +210,26 @@ def sparse_columns(schema: EventSchema, runs: Sequence[SortedRun]) -> dict[str, 
 Mapper = Callable[[Callable[[ShardRange], list[Shard]], Iterable[ShardRange]], Iterable[list[Shard]]]
 
 
+def refuse_absent(rule: SplitRule, schema: EventSchema, counts: npt.NDArray[np.int64]) -> None:
+    """Refuse a split of a fraction above 0 in which a class has no events.
+
+    Args:
+        rule: of the splits.
+        schema: whose classes are counted.
+        counts: events of each class in each of `SPLITS`, (3, classes).
+
+    Raises:
+        InvalidEvents: there is such a split.
+    """
+    for split, of_classes in zip(SPLITS, counts, strict=True):
+        if rule.fraction(split) > 0 and not of_classes.all():
+            found = ", ".join(f"{one} {n}" for one, n in zip(schema.classes, of_classes, strict=True))
+            raise InvalidEvents(
+                f"the split '{split}' would have no events of a class ({found}) at the fraction "
+                f"{rule.fraction(split):g}: give it more events, or a larger share with --split"
+            )
+
+
 @dataclass(eq=False)
 class ShardWriter:
     """Writer of one dataset folder, whole or not at all; use it as a context manager.
@@ -352,17 +372,10 @@ class ShardWriter:
         return manifest
 
     def _refuse_absent(self, runs: Sequence[SortedRun]) -> None:
-        """Refuse a split of a fraction above 0 in which a class has no events."""
-        for split in SPLITS:
-            counts = np.zeros(len(self.schema.classes), dtype=np.int64)
-            for run in runs:
-                counts += np.array(run.classes) * (run.split == split)
-            if self.rule.fraction(split) > 0 and not counts.all():
-                found = ", ".join(f"{one} {n}" for one, n in zip(self.schema.classes, counts, strict=True))
-                raise InvalidEvents(
-                    f"the split '{split}' would have no events of a class ({found}) at the fraction "
-                    f"{self.rule.fraction(split):g}: give it more events, or a larger share with --split"
-                )
+        counts = np.zeros((len(SPLITS), len(self.schema.classes)), dtype=np.int64)
+        for run in runs:
+            counts[SPLITS.index(run.split)] += np.array(run.classes)
+        refuse_absent(self.rule, self.schema, counts)
 
     def _ranges(
         self, split: Split, all_runs: Sequence[SortedRun], sparse: tuple[str, ...]

@@ -28,10 +28,10 @@ from pydantic import JsonValue
 
 from hep_ray.cluster import in_tasks
 from hep_ray.config import Config, parse
-from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
+from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter, refuse_absent
 from hep_ray.dataset.dataset import MANIFEST, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
-from hep_ray.dataset.splits import SplitRule
+from hep_ray.dataset.splits import SPLITS, SplitRule, event_hashes, split_codes
 from hep_ray.errors import (
     Interrupted,
     InvalidConfig,
@@ -220,12 +220,28 @@ def simulate_chunk(entry: Simulation, config: Config, seed: int, chunk: Chunk) -
     name = entry.schema.classes[chunk.label]
     sequence = np.random.SeedSequence(seed, spawn_key=(chunk.label, chunk.number))
     columns = entry.generate(config, name, chunk.events, sequence)
-    ids = [f"{name}/{seed}/{chunk.number}/{index}" for index in range(chunk.events)]
     return {
-        EVENT_ID: np.array(ids, dtype=object),
+        EVENT_ID: np.array(_ids(entry, seed, chunk), dtype=object),
         LABEL: np.full(chunk.events, chunk.label, dtype=np.int64),
         **columns,
     }
+
+
+def _ids(entry: Simulation, seed: int, chunk: Chunk) -> list[str]:
+    """Return the ids of the events of a chunk."""
+    name = entry.schema.classes[chunk.label]
+    return [f"{name}/{seed}/{chunk.number}/{index}" for index in range(chunk.events)]
+
+
+def _refuse_empty_splits(entry: Simulation, seed: int, chunks: Sequence[Chunk], rule: SplitRule) -> None:
+    """Refuse a rule that leaves a class without events in a split, as far as ids alone decide it, before any work."""
+    if rule.train_where is not None or entry.schema.split_by is not None:
+        return
+    counts = np.zeros((len(SPLITS), len(entry.schema.classes)), dtype=np.int64)
+    for one in chunks:
+        codes = split_codes(event_hashes(_ids(entry, seed, one), rule.salt), rule)
+        counts[:, one.label] += np.bincount(codes, minlength=len(SPLITS))
+    refuse_absent(rule, entry.schema, counts)
 
 
 def simulate(
@@ -262,6 +278,7 @@ def simulate(
     Raises:
         UnknownName: there is no such simulation.
         InvalidConfig: a setting, the number of events or the seed is refused.
+        InvalidEvents: a class would have no events in a split.
         MissingPackage: a package that the simulation needs is not installed.
         Infeasible: the cluster has fewer CPUs than `workers`.
         StorageError: `out` is occupied or cannot be written.
@@ -277,6 +294,8 @@ def simulate(
     if workers is not None and workers < 1:
         raise InvalidConfig(f"workers must be at least 1, got {workers}")
     refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
+    if rule is not None:
+        _refuse_empty_splits(entry, seed, chunks, rule)
     source: dict[str, JsonValue] = {
         "simulation": name,
         "events": events,

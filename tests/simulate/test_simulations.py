@@ -12,7 +12,15 @@ import pytest
 
 from hep_ray.conversion.cli import parse_settings
 from hep_ray.dataset.dataset import Manifest
-from hep_ray.errors import InvalidConfig, MissingPackage, SimulationFailed, StorageError, UnknownName
+from hep_ray.dataset.splits import SplitRule
+from hep_ray.errors import (
+    InvalidConfig,
+    InvalidEvents,
+    MissingPackage,
+    SimulationFailed,
+    StorageError,
+    UnknownName,
+)
 from hep_ray.simulate import SIMULATIONS, run
 from hep_ray.simulate.objects import Objects, event_variables
 from tests.facts import raises
@@ -149,6 +157,11 @@ def test_event_variables_resemble_the_reference(
         ({"seed": -1}, InvalidConfig, ["seed", -1]),
         ({"workers": 0}, InvalidConfig, ["workers", 0]),
         ({"chunk": 0}, InvalidConfig, ["chunk", 0]),
+        (
+            {"events": 4, "rule": SplitRule(train=0.98, val=0.01, test=0.01)},
+            InvalidEvents,
+            ["'val'", "sphaleron 0", "black_hole 0", "--split"],
+        ),
         ({"settings": {"planck_mas": 1}}, InvalidConfig, ["'planck_mas'", "planck_mass"]),
         ({"settings": {"extra_dimensions": 9}}, InvalidConfig, ["extra_dimensions", 9]),
         ({"settings": {"black_hole_mass_min": 3000}}, InvalidConfig, ["planck_mass", "black_hole_mass_min"]),
