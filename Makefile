@@ -92,7 +92,7 @@ coverage: env ## Tests without Ray, and how much of hep_ray they run, line by li
 	OMP_NUM_THREADS=1 $(VENV)/pytest $(APART) --cov --cov-report=html $(PYTEST_ARGS)
 	@echo "Coverage of hep_ray by the tests without Ray: $$($(VENV)/coverage report --format=total) % of its lines"
 
-searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events
+searches-smoke: env ## Run every search's preset smoke to the end, on tiny simulated events and on real files
 	$(VENV)/python tests/searches/smoke.py
 
 studies: env ## Fill every study's own tables at laptop size: one JSON line per row; goes on where it was stopped

@@ -30,10 +30,16 @@ from hep_ray import (
     main,
 )
 
-ARCHITECTURES = (
-    *("resnet18", "wide_resnet", "densenet", "coordconv"),
-    *("cnn_rnn", "conv_lstm", "conv3d", "vision_transformer"),
-)
+ARCHITECTURES = {
+    "resnet18": "ResNet18",
+    "wide_resnet": "wide ResNet",
+    "densenet": "DenseNet",
+    "coordconv": "CoordConv",
+    "cnn_rnn": "CNN-RNN",
+    "conv_lstm": "convolutional LSTM",
+    "conv3d": "3-D convolutions",
+    "vision_transformer": "vision transformer",
+}
 PLAIN = "electron_id"
 SCALARS = {"inputs": "scalars"}
 LIKELIHOOD: dict[str, str | int | float] = {
@@ -196,7 +202,7 @@ search = Search(
         StudyTable(
             title="Classifier, each trial at its best epoch, and 1/ε_b at the signal efficiencies of Loose, Medium and "
             "Tight (figure 3.2; published gains over the likelihood method: factors 8, 12 and 18)",
-            rows=("model",),
+            rows=("model", "parts"),
             metrics=("val_accuracy", "val_auc", *(f"val_background_rejection_at_{n}" for n in (93, 88, 80))),
             published={"model=electron_id": "accuracy 0.9805"},
             published_on="14.7 million candidates simulated by ATLAS",
@@ -209,6 +215,8 @@ search = Search(
                 "model=likelihood": "likelihood",
                 "model=gradient_boosting": "gradient boosting",
                 "model=logistic_regression": "logistic regression",
+                f"model={PLAIN}, parts=layer_images": "plain CNN",
+                **{f"model={model}": name for model, name in ARCHITECTURES.items()},
             },
         ),
         StudyTable(

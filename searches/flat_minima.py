@@ -38,6 +38,7 @@ published = Space(
     batch_size=500,
 )
 grid = published.replace(batch_size=100)
+table = published.replace(batch_size=50)
 smoke = grid.replace(swa_start=Choice(1.0, 0.0).when(optimizer="adam"))
 space = grid.replace(
     learning_rate=LogUniform(5e-4, 5e-2),
@@ -70,9 +71,9 @@ search = Search(
         "table": Preset(
             sampler="grid",
             scheduler="none",
-            epochs=4,
-            space=grid,
-            published=PROTOCOL.with_ours("4 epochs, batches of 100, one seed"),
+            epochs=8,
+            space=table,
+            published=PROTOCOL.with_ours("8 epochs, batches of 50, one seed"),
         ),
         "published": Preset(
             sampler="grid",
@@ -103,7 +104,7 @@ search = Search(
             metrics=("val_accuracy", "val_auc", "val_loss"),
             names={
                 "optimizer=adam, swa_start=1.0": "Adam",
-                "optimizer=adam, swa_start=0.5": "SWA",
+                **{f"optimizer=adam, swa_start={start}": "SWA" for start in (0.5, 0.0)},
                 "optimizer=entropy_sgd": "Entropy-SGD",
                 "optimizer=replicated_sgd": "replicated SGD",
             },

@@ -24,9 +24,8 @@ OURS = {"particle_id"}
 
 ELECTRONS = SIMULATIONS["electron_id"].schema
 SCHEMAS = {name: SIMULATIONS[name].schema for name in ("susy", "jet_images", "atlas_objects")} | {
-    "electron_id_binary": ELECTRONS.model_copy(
-        update={"classes": ("background", "electron"), "class_meaning": {}}
-    )
+    task: ELECTRONS.model_copy(update={"classes": ("background", "electron"), "class_meaning": {}})
+    for task in ("electron_id_binary", "electron_central")
 }
 
 
@@ -51,6 +50,16 @@ def inception_3a(channels_in: int) -> int:
 # 3,200 + 4,160 + 36,928 of the stem; 137,072 + 2 · 177,008 of the modules; 514.
 CVN_UCSD = conv(1, 64, 7) + conv(64, 64, 1) + conv(64, 64, 3)
 CVN_UCSD += inception_3a(64) + 2 * inception_3a(256) + linear(256, 2)
+
+
+FINE = conv(1, 32, 3) + 2 * conv(32, 32, 3)
+LAYERS = conv(6, 32, 3) + 2 * conv(32, 32, 3)
+TRACKS = conv(1, 32, 1) + 2 * conv(32, 32, 1)
+
+
+def head(features: int) -> int:
+    """Three layers of 100 neurons, and two classes."""
+    return linear(features, 100) + 2 * linear(100, 100) + linear(100, 2)
 
 
 def object_cnn(second: int, fourth: int) -> int:
@@ -81,6 +90,13 @@ def object_cnn(second: int, fourth: int) -> int:
             21_800 + linear(100, 100) + 2 * 10_100 + 202,
             52_302,
         ),
+        # Pooled three times by two, odd ends kept: 56, 28, 14, 7 times 11, 6, 3, 2, of 32 features.
+        ("flat_minima", "published_60k", {"optimizer": "entropy_sgd"}, FINE + head(7 * 2 * 32), 84_118),
+        ("electron_parts", "published", {"parts": "fine_image"}, FINE + head(7 * 2 * 32), 84_118),
+        ("electron_parts", "published", {"parts": "layer_images"}, LAYERS + head(7 * 11 * 32), 287_158),
+        ("electron_id", "architectures", {"model": "electron_id"}, LAYERS + head(7 * 11 * 32), 287_158),
+        # 15 × 5 under 1 × 1 kernels keeps its 75 places.
+        ("electron_parts", "published", {"parts": "tracks"}, TRACKS + head(75 * 32), 262_678),
         ("atlas_objects", "published", {"second_features": 64}, object_cnn(64, 64), 226_596),
         ("atlas_objects", "published", {"second_features": 32}, object_cnn(32, 128), 366_916),
     ],

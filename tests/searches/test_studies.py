@@ -116,17 +116,22 @@ def test_gains_are_ratios_of_rejections(studies: ModuleType, tmp_path: Path) -> 
         points = {f"val_background_rejection_at_{point}": rejection for point in (93, 88, 80)}
         return {"val_accuracy": 0.9, "val_auc": 0.95, **points}
 
-    trials = [({**search.points_to_evaluate[0]}, measured(10.0))]
-    trials += [({**network, "seed": seed}, measured(value)) for seed, value in ((1, 40.0), (2, 60.0))]
-    made = list(
-        studies.lines(table, search, state_of("electron_id_binary", "val_accuracy", trials, tmp_path))
-    )
-    gains = [line for line in made if line["row"].startswith("network over likelihood")]
-    assert [(line["ours"], line["error"], line["published"]) for line in gains] == [
-        (5.0, 1.41, 8.0),
-        (5.0, 1.41, 12.0),
-        (5.0, 1.41, 18.0),
-    ]
+    def gains(of_likelihood: float, of_network: float) -> list[tuple[float, float, float]]:
+        """Two seeds at 1/ε_b of 40 and 60, each with an error, beside 10 with its own."""
+        trials = [({**search.points_to_evaluate[0]}, measured(10.0) | errors(of_likelihood))]
+        for seed, value in ((1, 40.0), (2, 60.0)):
+            trials.append(({**network, "seed": seed}, measured(value) | errors(of_network)))
+        state = state_of("electron_id_binary", "val_accuracy", trials, tmp_path)
+        made = [line for line in studies.lines(table, search, state) if line["metric"] == "factor gained"]
+        return [(line["ours"], line["error"], line["published"]) for line in made]
+
+    def errors(size: float) -> dict[str, float]:
+        return {f"val_background_rejection_at_{point}_error": size for point in (93, 88, 80)}
+
+    assert gains(0.0, 0.0) == [(5.0, 1.41, 8.0), (5.0, 1.41, 12.0), (5.0, 1.41, 18.0)]
+    # Of the likelihood a tenth, 0.5 of 5: √(1.414² + 0.5²). Of the network 20 of 50, 2 of 5, which the spread is not.
+    assert {error for _, error, _ in gains(1.0, 0.0)} == {1.5}
+    assert {error for _, error, _ in gains(1.0, 20.0)} == {2.06}
 
 
 def test_the_results_are_what_the_lines_say(studies: ModuleType) -> None:
