@@ -87,12 +87,14 @@ class Groups:
         metric: that ranks.
         mode: whether more or less of it is better.
         baseline: parameters that mark the trials to beat.
+        of_study: whether the names are those that the study gives its rows.
     """
 
     members: tuple[Group, ...]
     metric: str
     mode: str
     baseline: tuple[tuple[str, object], ...] = ()
+    of_study: bool = False
 
     @cached_property
     def ranked(self) -> tuple[Group, ...]:
@@ -157,7 +159,9 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
         Group(name, tuple(group), kind if len(group) > 1 else "trial")
         for name, group in zip(names, alike, strict=True)
     )
-    return Groups(members, started.metric, started.mode, tuple(search.baseline.items()))
+    named = {name for table in search.tables for name in table.names.values()}
+    of_study = {group.name for group in members} <= named
+    return Groups(members, started.metric, started.mode, tuple(search.baseline.items()), of_study)
 
 
 def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[TrialState]]:

@@ -18,8 +18,8 @@ GREY = "#c8c8c8"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 MOST_INSIDE = 8
 """Entries of a legend that stands inside its panel."""
-LONGEST_INSIDE = 26
-"""Characters of such an entry."""
+LONGEST_INSIDE, LONGEST_OF_TWO = 44, 26
+"""Characters of such an entry, and of one that leaves room for a second column."""
 STATUS = {
     "completed": (0, "o"),
     "stopped": (1, "s"),
@@ -102,14 +102,22 @@ def legend_below(figure: Figure, axes: Axes, longest: int = 125) -> None:
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=8)
 
 
-def legend_inside(figure: Figure, axes: Axes) -> None:
-    """The legend of a panel where it hides least of it; under the figure where it is too large for that."""
+def legend_inside(figure: Figure, axes: Axes, place: str = "best", longest: int = LONGEST_INSIDE) -> None:
+    """The legend of a panel in it; under the figure where it is too large for that.
+
+    Args:
+        figure: of the panel.
+        axes: the panel.
+        place: in the panel, in matplotlib's words; "best" is where it hides least.
+        longest: characters of an entry that fit.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > MOST_INSIDE or any(len(label) > LONGEST_INSIDE for label in labels):
+    widest = max((len(label) for label in labels), default=0)
+    if len(labels) > MOST_INSIDE or widest > longest:
         legend_below(figure, axes)
     elif handles:
-        columns = 1 if len(labels) <= MOST_INSIDE // 2 else 2
-        axes.legend(loc="best", ncols=columns, fontsize=8, frameon=True, framealpha=0.8, edgecolor="none")
+        columns = 1 if len(labels) <= MOST_INSIDE // 2 or widest > LONGEST_OF_TWO else 2
+        axes.legend(loc=place, ncols=columns, fontsize=8, frameon=True, framealpha=0.8, edgecolor="none")
 
 
 def spread(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:

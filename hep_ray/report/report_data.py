@@ -24,7 +24,7 @@ from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, Unreadab
 from hep_ray.plugins import restore
 from hep_ray.report.divisions import Division, divisions_of
 from hep_ray.report.formatting import count_words
-from hep_ray.report.groups import Groups, groups_of
+from hep_ray.report.groups import Group, Groups, groups_of
 from hep_ray.report.scores import MOST_EVENTS, Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
 from hep_ray.search.definition import Search
@@ -207,6 +207,31 @@ def _divisions(dataset: Dataset, against: Sequence[str], *, confirmed: bool) -> 
     return divisions_of(dataset, "val", against=against, most=MOST_EVENTS)
 
 
+MOST_ROWS = 5
+"""Rows of a study's table whose models are evaluated before a confirmation, at most."""
+
+
+def _contenders(data: ReportData) -> tuple[tuple[Group, ...], str]:
+    """Return the best trial alone or, where a study's table names the groups, its best rows, best first.
+
+    The row to beat is among them; its name follows, unless it is the best. Of a row whose trials differ in more than
+    the seed the best trial stands for it.
+    """
+    groups = data.groups
+    if not groups.of_study:
+        return (Group(data.best.trial_id, (data.best,), "trial"),), ""
+    leading = groups.leading(MOST_ROWS)
+    chosen = tuple(group for group in groups.ranked if group in leading)
+    beaten = groups.to_beat if groups.to_beat in chosen[1:] else None
+    rows = tuple(
+        group
+        if group.kind != "trials"
+        else Group(group.name, tuple(trial for trial in data.ranked if trial in group.trials)[:1], "trial")
+        for group in chosen
+    )
+    return rows, beaten.name if beaten else ""
+
+
 def _scores(
     data: ReportData, dataset: Dataset, divisions: tuple[Division, ...], notes: list[str]
 ) -> Scores | None:
@@ -220,7 +245,8 @@ def _scores(
             if scores.uncalibrated:
                 notes.append(f"Calibrated scores are left out: {scores.uncalibrated}.")
             return scores
-        return validation_scores(data.best, data.folder, dataset, divisions)
+        chosen, to_beat = _contenders(data)
+        return validation_scores(chosen, data.folder, dataset, divisions, to_beat)
     except HepRayError as exc:
         notes.append(f"Figures of scores are left out: {exc}.")
         return None

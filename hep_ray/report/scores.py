@@ -22,7 +22,7 @@ from hep_ray.metrics.calibration import Reliability, reliability
 from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Counts, Floats, RocCurve, effective_events, log_odds_of, roc_curve
 from hep_ray.report.divisions import Division, Passing, passing_parts
-from hep_ray.search.state import TrialState
+from hep_ray.report.groups import Group
 from hep_ray.training.calibration import fit_calibration
 from hep_ray.training.checkpoint import BEST, restore_model
 from hep_ray.training.evaluation import BATCH, Evaluation, evaluate
@@ -37,7 +37,7 @@ class Scored:
     """A configuration with its evaluations, one per seed.
 
     Attributes:
-        name: of the contender, or of the trial.
+        name: of the contender, of the study's row, or of the trial.
         baseline: whether it is the one to beat.
         runs: at least one.
     """
@@ -99,8 +99,13 @@ class Scores:
 
     @property
     def seeds(self) -> int:
-        """Runs of a contender."""
-        return len(self.contenders[0].runs)
+        """Runs of a contender, of the one that has most: what is fitted at once has one."""
+        return max(len(one.runs) for one in self.contenders)
+
+    @property
+    def some_alone(self) -> bool:
+        """Whether contenders of a single run stand beside such of several."""
+        return self.seeds > 1 and any(len(one.runs) == 1 for one in self.contenders)
 
     @property
     def shown(self) -> tuple[Scored, ...]:
@@ -117,11 +122,13 @@ class Scores:
     def where(self) -> str:
         """Split, events and seeds, for a caption."""
         runs = f"mean over {self.seeds} seeds" if self.seeds > 1 else "one training"
+        runs += ", of some one training" if self.some_alone else ""
         chosen = f" ({self.choice})" if self.choice else ""
         effective = self.contenders[0].runs[0].effective
         if effective is not None:
             chosen += f", weighted (effectively {effective:,.0f})"
-        biased = "" if self.confirmed else ", by which the trial was chosen"
+        what = "the trial was" if len(self.contenders) == 1 else "epochs and rows were"
+        biased = "" if self.confirmed else f", by which {what} chosen"
         return f"{self.split}{biased}: {self.events:,} events{chosen}; {runs}"
 
 
@@ -221,39 +228,50 @@ def _on_validation(path: Path, dataset: Dataset) -> Evaluation:
 
 
 def validation_scores(
-    trial: TrialState, folder: Path, dataset: Dataset, divisions: tuple[Division, ...] = ()
+    groups: Sequence[Group],
+    folder: Path,
+    dataset: Dataset,
+    divisions: tuple[Division, ...] = (),
+    to_beat: str = "",
 ) -> Scores:
-    """Evaluate a trial's best model on the validation split.
+    """Evaluate the best models of groups of trials on the validation split; what is no longer kept is left out.
 
     Args:
-        trial: of the search.
+        groups: of the search, best first.
         folder: of the search.
-        dataset: that it was trained on.
+        dataset: that they were trained on.
         divisions: of the first `MOST_EVENTS` events of the validation split.
+        to_beat: name of the group that is the baseline; empty where none is.
 
     Raises:
-        StorageError: its model is no longer there.
-        CorruptCheckpoint: its model cannot be read back.
+        StorageError: no model of the first group is there any more.
+        CorruptCheckpoint: a model cannot be read back.
         InvalidEvents: a class is absent, or a probability is not finite.
     """
-    path = folder / "trials" / trial.trial_id / BEST
-    if not path.is_file():
-        raise StorageError(f"the model of a trial lies in its folder; {path} is not there")
-    schema, found = dataset.schema, _on_validation(path, dataset)
-    run = performance_of(
-        found.probabilities, found.labels, schema.signal_index, found.log_odds, found.weights, divisions
-    )
+    schema, contenders, calibrated = dataset.schema, [], None
+    for group in groups:
+        paths = [folder / "trials" / trial.trial_id / BEST for trial in group.trials]
+        kept = [path for path in paths if path.is_file()]
+        if not kept and not contenders:
+            raise StorageError(f"the model of a trial lies in its folder; {paths[0]} is not there")
+        runs = []
+        for path in kept:
+            found = _on_validation(path, dataset)
+            if not contenders and not runs:
+                calibrated = _crosswise(group.name, found)
+            counted = (found.probabilities, found.labels, schema.signal_index, found.log_odds, found.weights)
+            runs.append(performance_of(*counted, divisions))
+        if runs:
+            contenders.append(Scored(group.name, group.name == to_beat, tuple(runs)))
     rows = dataset.rows("val")
-    choice = f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else ""
-    only = (Scored(trial.trial_id, baseline=False, runs=(run,)),)
-    events = (schema.task, schema.classes, schema.signal_index)
-    calibrated = _crosswise(trial.trial_id, found)
     return Scores(
         "validation split",
-        *events,
-        only,
+        schema.task,
+        schema.classes,
+        schema.signal_index,
+        tuple(contenders),
         confirmed=False,
-        choice=choice,
+        choice=f"of {rows:,}, the first by a hash of their ids" if rows > MOST_EVENTS else "",
         divisions=divisions,
         calibrated=calibrated,
     )

@@ -29,3 +29,7 @@ def test_every_search_runs_to_its_end(tmp_path: Path) -> None:
     assert ran is not None, done.stdout
     assert int(ran[1]) >= 10
     assert int(ran[1]) + int(ran[2]) == len(list(SEARCHES.glob("*.py")))
+    on_files = re.search(r"(\d+) runs on real events; (\d+) trials, none failed", done.stdout)
+    assert on_files is not None, done.stdout
+    assert int(on_files[2]) >= int(ran[1])
+    assert (int(on_files[1]) > 0) is (int(ran[2]) == 0), "particle_id has no other events than real ones"

@@ -13,7 +13,7 @@ from hep_ray.metrics.calibration import CALIBRATION_BINS
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import plus_minus
-from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
+from hep_ray.report.plotting import MARKERS, legend_below, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import SCORE_BINS, Performance, Scored, Scores, mean_and_error, mean_and_sd
 
@@ -54,7 +54,7 @@ def confusion(data: ReportData) -> Drawn | str | None:
     for own, scored in zip(axes, scores.shown, strict=True):
         _matrix(own, scored, scores)
     axes[0].set_ylabel("True class", loc="center")
-    which = "the best finalist and the baseline" if len(scores.shown) > 1 else scores.shown[0].name
+    which = " and ".join(scored.name for scored in scores.shown)
     errors = "± s.d. over seeds" if scores.seeds > 1 else "± binomial error"
     return Drawn(
         drawing,
@@ -171,7 +171,7 @@ def calibration(data: ReportData) -> Drawn | str | None:
     below.set_yscale("log")
     below.set_xlabel("Probability of the predicted class")
     tag(axes, f"{scores.task}, {scores.split}")
-    legend_below(drawing, axes, longest=70)
+    legend_inside(drawing, axes, longest=64)
     errors = "s.d. over seeds" if scores.seeds > 1 else "binomial"
     return Drawn(
         drawing,

@@ -13,7 +13,7 @@ from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import plus_minus
-from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
+from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import EFFICIENCIES, Scored, Scores, mean_and_error
 
@@ -58,7 +58,8 @@ def roc_band(scored: Scored) -> RocBand:
 
 
 def _band_words(scores: Scores) -> str:
-    return "bands: s.d. over seeds" if scores.seeds > 1 else "bands: statistical error"
+    alone = ", of one training the statistical error" if scores.some_alone else ""
+    return f"bands: s.d. over seeds{alone}" if scores.seeds > 1 else "bands: statistical error"
 
 
 def _signal_words(scores: Scores) -> str:
@@ -97,7 +98,7 @@ def roc(data: ReportData) -> Drawn | str | None:
     axes.set_xlabel(r"Background efficiency $\varepsilon_b$")
     axes.set_ylabel(r"Signal efficiency $\varepsilon_s$")
     tag(axes, f"{scores.task}, {scores.split}")
-    legend_below(drawing, axes, longest=70)
+    legend_inside(drawing, axes, "lower right", longest=50)
     return Drawn(
         drawing,
         f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}, and so the errors of the AUC.",
@@ -137,7 +138,7 @@ def rejection(data: ReportData) -> Drawn | str | None:
     axes.set_xlabel(r"Signal efficiency $\varepsilon_s$")
     axes.set_ylabel(r"Background rejection $1/\varepsilon_b$")
     tag(axes, f"{scores.task}, {scores.split}")
-    legend_below(drawing, axes, longest=80)
+    legend_inside(drawing, axes, "lower left", longest=50)
     return Drawn(
         drawing,
         f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}. Points: the working points of the table "

@@ -16,7 +16,7 @@ from hep_ray.metrics.roc import Floats
 from hep_ray.report.divisions import Division
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import count_words
-from hep_ray.report.plotting import MARKERS, legend_below, panels, tag
+from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import Scored, Scores, mean_and_larger_error
 
@@ -86,7 +86,7 @@ def working_points(data: ReportData) -> Drawn | str | None:
     axes[0].set_ylabel(r"Signal efficiency $\varepsilon_s$")
     axes[columns].set_ylabel(r"Background rejection $1/\varepsilon_b$")
     tag(axes[0], f"{scores.task}, {scores.split}")
-    legend_below(drawing, axes[0], longest=100)
+    legend_inside(drawing, axes[0], longest=60)
     divided = " and ".join(division.divided for _, division in binned)
     return Drawn(
         drawing, f"At the cuts that keep {_listed(points)} of the signal, {divided}; {_words(scores)}."
@@ -196,7 +196,7 @@ def background_kinds(data: ReportData) -> Drawn | str | None:
     axes.set_xlim(-0.5, division.parts - 0.5)
     axes.set_ylabel(r"Background rejection $1/\varepsilon_b$")
     tag(axes, f"{scores.task}, {scores.split}")
-    legend_below(drawing, axes, longest=100)
+    legend_inside(drawing, axes, longest=60)
     return Drawn(
         drawing,
         f"Rejection of each kind of background at the cuts that keep {_listed(points)} of the signal; "
