@@ -76,7 +76,7 @@ UCI = (
     *("--split", "64/16/20"),
 )
 DATASETS = {
-    "electron_id": Dataset(events=(12000, 1200)),
+    "electron_id": Dataset(events=(5000, 1200)),
     "electron_id_binary": Dataset(words=(*BINARY, "--task", "electron_id_binary")),
     **{
         name: Dataset(words=("{electron_id_binary}", *HALF, "--task", name, "--select", half))
@@ -140,7 +140,7 @@ UNEVEN = (
 TOP = ("top quarks against QCD, of CMS' simulation: another task, so no published number stands beside",)
 EASY = (
     "the background is easier than that of ATLAS: 98 % of it are single charged hadrons of light jets",
-    "of some thousand background candidates few are left at any working point: rejections are rough",
+    "of 1,600 background candidates few are left at any working point: rejections are rough",
     "half of the candidates are validated with, to have as many as that",
 )
 CLOSE = ("val_auc", "val_accuracy", "val_loss")
