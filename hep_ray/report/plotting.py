@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -102,7 +103,12 @@ def legend_below(figure: Figure, axes: Axes, longest: int = 125) -> None:
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=8)
 
 
-def legend_inside(figure: Figure, axes: Axes, place: str = "best", longest: int = LONGEST_INSIDE) -> None:
+def legend_inside(
+    figure: Figure,
+    axes: Axes,
+    place: Literal["best", "lower left", "lower right"] = "best",
+    longest: int = LONGEST_INSIDE,
+) -> None:
     """The legend of a panel in it; under the figure where it is too large for that.
 
     Args:

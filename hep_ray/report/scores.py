@@ -248,13 +248,15 @@ def validation_scores(
         CorruptCheckpoint: a model cannot be read back.
         InvalidEvents: a class is absent, or a probability is not finite.
     """
-    schema, contenders, calibrated = dataset.schema, [], None
+    schema = dataset.schema
+    contenders: list[Scored] = []
+    calibrated = None
     for group in groups:
         paths = [folder / "trials" / trial.trial_id / BEST for trial in group.trials]
         kept = [path for path in paths if path.is_file()]
         if not kept and not contenders:
             raise StorageError(f"the model of a trial lies in its folder; {paths[0]} is not there")
-        runs = []
+        runs: list[Performance] = []
         for path in kept:
             found = _on_validation(path, dataset)
             if not contenders and not runs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hep_ray.report.figures.parameters import importances
 from hep_ray.report.page import Shown, page, save, write_report
 from hep_ray.report.report_data import gather
 from hep_ray.report.tables import leaderboard
+from hep_ray.search.definition import StudyTable
 from hep_ray.training.checkpoint import save_checkpoint
 from tests.facts import raises, tells
 
@@ -101,6 +103,26 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
         assert words in found.words, words
     assert "Still running" not in found.words
     assert [path.name for path in place.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_before_a_confirmation_the_rows_of_a_study_stand_beside_each_other(
+    workplace: Callable[..., Any],
+) -> None:
+    """By the study's names, over the seeds whose models are kept; t0001, another seed of root 3, has lost its own."""
+    place = workplace()
+    place.write_journal()
+    for seed, trial in enumerate(("t0000", "t0002", "t0003")):
+        place.write_model(trial, seed)
+    names = {"root_index=1": "cross-entropy", "root_index=3": "root 3"}
+    search = replace(place.search, tables=(StudyTable("Accuracy by root", ("root_index",), names=names),))
+    scores = gather(search, place.storage).scores
+    assert scores is not None
+    rows = [(one.name, one.baseline, len(one.runs)) for one in scores.contenders]
+    assert rows == [("root 3", False, 1), ("cross-entropy", True, 2)]
+    assert "by which epochs and rows were chosen" in scores.where
+    assert "mean over 2 seeds, of some one training" in scores.where
+    first, second = (run.auc for run in scores.contenders[1].runs)
+    assert first != second
 
 
 def test_after_a_confirmation_the_page_is_of_its_test_scores(workplace: Callable[..., Any]) -> None:

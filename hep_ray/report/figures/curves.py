@@ -180,36 +180,40 @@ def watched(data: ReportData) -> Drawn | str | None:
 
 @figure("overfitting", "training", 40, "Training against validation")
 def overfitting(data: ReportData) -> Drawn | str | None:
-    """Accuracy and loss of both splits, for the best groups and the baseline."""
+    """Accuracy, loss and, where trials report it, AUC of both splits, for the best groups and the baseline."""
     groups = data.groups
     curved = tuple(one for one in groups.members if any(len(trial.history) > 1 for trial in one.trials))
     groups = replace(groups, members=curved or groups.members)  # what was fitted at once has no curve
     chosen = groups.leading(SIDE_BY_SIDE)
-    columns = len(chosen)
-    drawing, axes = panels(2, columns, 5.2, width=2.4 + 2.3 * columns, share_x=True, share_y=True)
-    ends: list[list[float]] = [[], []]
+    columns, quantities = len(chosen), {"accuracy": "Accuracy", "loss": "Loss"}
+    if any(len(group.band("train_auc").epochs) for group in chosen):
+        quantities["auc"] = "AUC"
+    rows = len(quantities)
+    drawing, axes = panels(rows, columns, 2.6 * rows, width=2.4 + 2.3 * columns, share_x=True, share_y=True)
+    ends: list[list[float]] = [[] for _ in quantities]
     for column, group in enumerate(chosen):
-        for row, quantity in enumerate(("accuracy", "loss")):
+        for row, (quantity, words) in enumerate(quantities.items()):
             own = axes[row * columns + column]
             for place, split in enumerate(("train", "val")):
                 band = group.band(f"{split}_{quantity}")
                 curve(own, band, place, SPLITS[split])
                 ends[row] += [*(band.mean - band.sd), *(band.mean + band.sd)]
             if column == 0:
-                own.set_ylabel(quantity.capitalize())
+                own.set_ylabel(words)
         top = axes[column]
         title = group.name.replace(": ", ":\n") + (" (baseline)" if group is groups.to_beat else "")
         lines = [_WRAPPER.fill(line) for line in title.splitlines()]
         top.set_title("\n".join(lines), loc="left", fontsize=8, color="#444444")
-        epoch_axis(axes[columns + column])
-        axes[columns + column].margins(x=0.03)
+        below = axes[(rows - 1) * columns + column]
+        epoch_axis(below)
+        below.margins(x=0.03)
         best = [trial.best(data.started.metric, data.started.mode) for trial in group.trials]
         epochs = [metrics["epoch"] for metrics in best if metrics]
-        for own in (axes[column], axes[columns + column]):
+        for own in axes[column::columns]:
             own.axvline(sum(epochs) / len(epochs), color=colour(8), linestyle=":", linewidth=1)
     limits = [bulk(values) for values in ends]
-    for row in (0, 1):
-        axes[row * columns].set_ylim(*limits[row])
+    for row, own_limits in enumerate(limits):
+        axes[row * columns].set_ylim(*own_limits)
     legend_inside(drawing, axes[0])
     return Drawn(
         drawing,
