@@ -2,13 +2,14 @@
 
     python docs/scripts/studies.py [--smoke] [--data FOLDER] [--out FOLDER] [NAME …]    (make studies, studies-smoke)
     python docs/scripts/studies.py --so-far [--out FOLDER] [NAME …]
-    python docs/scripts/studies.py --write
+    python docs/scripts/studies.py --take FILE … --write
 
 The first simulates or converts what it lacks, runs every table's search (or goes on with it) in a process of its own,
 and prints one JSON line per row and metric, which it also writes to OUT/lines.jsonl. `--smoke` does the same with few
 events and one epoch (three where weights are averaged) into folders of its own. The second prints the lines of what has
-run until now, also while it runs, and runs nothing. The third writes docs/results.md from docs/studies.jsonl, where the
-lines of a run are kept: nothing there is written by hand, and a test compares the two.
+run until now, also while it runs, and runs nothing. The third takes the lines of files, such as OUT/lines.jsonl, into
+docs/studies.jsonl, where they take the place of those of their tables, and writes docs/results.md from it: nothing
+there is written by hand, and a test compares the two. Either flag goes without the other.
 """
 
 from __future__ import annotations
@@ -678,10 +679,42 @@ def read_lines(path: Path = LINES) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
 
 
+def taken(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return lines in the order of `TABLES`, of which new ones take the place of all of their table.
+
+    A table that the script no longer has makes room for what its preset fills now; otherwise it is last of its study.
+    """
+    titles = [(table.study, table.title) for table in TABLES]
+    last = {study: place for place, (study, _) in enumerate(titles)}
+    found, presets = {(line["study"], line["table"]) for line in new}, {line["preset"] for line in new}
+
+    def place(line: Mapping[str, Any]) -> int:
+        key = (line["study"], line["table"])
+        return titles.index(key) if key in titles else last[line["study"]]
+
+    kept = [
+        line
+        for line in old
+        if (key := (line["study"], line["table"])) not in found
+        and (key in titles or line["preset"] not in presets)
+    ]
+    return sorted([*kept, *new], key=place)
+
+
 def written(text: str, found: Sequence[Mapping[str, Any]]) -> str:
     """Return the results' page with its part between the marks written anew."""
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n{page(found)}\n{END}{rest.partition(END)[2]}"
+
+
+def keep(files: Sequence[Path], *, write: bool) -> None:
+    """Take the lines of files into those of the docs, and write their page."""
+    if files:
+        lines_now = taken(read_lines(), [line for file in files for line in read_lines(file)])
+        texts = (json.dumps(line, ensure_ascii=False) for line in lines_now)
+        LINES.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    if write:
+        RESULTS.write_text(written(RESULTS.read_text(encoding="utf-8"), read_lines()), encoding="utf-8")
 
 
 def main() -> None:
@@ -694,10 +727,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the datasets")
     parser.add_argument("--out", type=Path, help="folder of the searches and of lines.jsonl")
     parser.add_argument("--so-far", action="store_true", help="lines of what has run; run nothing")
+    parser.add_argument(
+        "--take", type=Path, nargs="+", default=(), metavar="FILE", help="lines to keep in docs"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/results.md from docs/studies.jsonl")
     given = parser.parse_args()
-    if given.write:
-        RESULTS.write_text(written(RESULTS.read_text(encoding="utf-8"), read_lines()), encoding="utf-8")
+    if given.take or given.write:
+        keep(given.take, write=given.write)
         return
     out = (given.out or ROOT / "runs" / ("studies-smoke" if given.smoke else "studies")).absolute()
     data = (given.data or ROOT / "data" / ("smoke" if given.smoke else "")).absolute()

@@ -134,6 +134,24 @@ def test_gains_are_ratios_of_rejections(studies: ModuleType, tmp_path: Path) -> 
     assert {error for _, error, _ in gains(1.0, 20.0)} == {2.06}
 
 
+def test_lines_that_are_taken_replace_their_table_in_the_scripts_order(studies: ModuleType) -> None:
+    def line(table: Any, row: str, title: str = "") -> dict[str, str]:
+        preset = f"{table.search} --preset {table.preset}"
+        return {"study": table.study, "table": title or table.title, "row": row, "preset": preset}
+
+    by_name = {table.name: table for table in studies.TABLES}
+    small, large = (by_name[f"flat_minima-table-electron_{half}"] for half in ("central", "forward"))
+    susy, uci = by_name["susy-table-susy"], by_name["susy-table_uci-susy_uci"]
+    old = [
+        line(small, "former", "one half"),
+        line(susy, "old"),
+        line(uci, "stays"),
+        line(uci, "last", "former"),
+    ]
+    new = [line(susy, "new"), line(large, "b"), line(small, "a")]
+    assert [one["row"] for one in studies.taken(old, new)] == ["a", "b", "new", "stays", "last"]
+
+
 def test_the_results_are_what_the_lines_say(studies: ModuleType) -> None:
     text = studies.RESULTS.read_text(encoding="utf-8")
     assert studies.BEGIN in text
