@@ -263,10 +263,10 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
     trials = list(state.trials.values())
     metrics = (*table.metrics, *(f"val_background_rejection_at_{point}" for point in GAINS if table.gains))
     asked = StudyTable(study.title, study.rows, metrics)
-    of_row: dict[str, TrialState] = {}
+    of_row: dict[str, list[TrialState]] = {}
     for trial in trials:
         if trial.status == "completed":
-            of_row.setdefault(study.row(trial.started.params), trial)
+            of_row.setdefault(study.row(trial.started.params), []).append(trial)
     protocol = search.presets[table.preset].published
     if table.losses:
         of_run = how_much(state, len(study.published) * search.presets[table.preset].seeds)
@@ -277,9 +277,13 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
     for row, results in found.items():
         if not row or row not in of_row:  # what has none of the table's parameters, such as a fitted model
             continue
-        example = of_row[row]
-        best = example.best(started.metric, started.mode) or {}
-        finite[study.name_of(row)] = {metric: float(best.get(f"{metric}_error", 0.0)) for metric in metrics}
+        example = of_row[row][0]
+        each = [trial.best(started.metric, started.mode) or {} for trial in of_row[row]]
+        best = each[0]
+        finite[study.name_of(row)] = {
+            metric: statistics.fmean(float(one.get(f"{metric}_error", 0.0)) for one in each)
+            for metric in metrics
+        }
         for metric, cell in zip(metrics, results.values(), strict=True):
             values = [value for value in cell.values if math.isfinite(value)]
             if not values:

@@ -146,8 +146,9 @@ def test_a_row_is_called_as_the_study_calls_it() -> None:
     table = search_of("susy").tables[0]
     params = {"model": "mlp", "inputs": "low_level", "hidden_layers": 2, "hidden_features": 16}
     assert table.name_of(table.row(params)) == "baseline 16-16"
-    other = table.row({**params, "hidden_features": 32})
-    assert tells(table.name_of(other), "hidden_features=32")
+    assert table.name_of(table.row({**params, "hidden_features": 32})) == "2 × 32"
+    other = table.row({**params, "hidden_features": 24})
+    assert tells(table.name_of(other), "hidden_features=24")
 
 
 def test_the_page_of_protocols_is_what_the_searches_say() -> None:
