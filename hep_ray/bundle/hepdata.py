@@ -49,7 +49,7 @@ class Variable:
         """Return it as HEPData writes it."""
         cells = [_cell(value) for value in self.values]
         for cell, error in zip(cells, self.errors, strict=False):
-            if cell.get("value") != NONE and math.isfinite(error):
+            if cell.get("value") != NONE and 0 < error < math.inf:  # HEPData refuses an error of 0
                 cell["errors"] = [{"symerror": _number(error), "label": self.label}]
         found: dict[str, Any] = {"header": {"name": self.name}, "values": cells}
         if self.qualifiers:

@@ -310,13 +310,16 @@ def test_a_table_is_as_hepdata_has_it(tmp_path):
         "Toy",
         "toy.yaml",
         "A toy.",
-        (Variable("x", [(0, 0.5), (0.5, 1)]),),
-        (Variable("y", [1 / 3, float("nan")], [0.01234567, 1], qualifiers={"of": "it"}),),
+        (Variable("x", [(0, 0.5), (0.5, 1), (1, 2)]),),
+        (Variable("y", [1 / 3, float("nan"), 0], [0.01234567, 1, 0], qualifiers={"of": "it"}),),
     )
     write_tables(tmp_path / "tables", [table], "All.")
     assert yaml.safe_load((tmp_path / "tables" / "toy.yaml").read_text()) == {
         "independent_variables": [
-            {"header": {"name": "x"}, "values": [{"low": 0.0, "high": 0.5}, {"low": 0.5, "high": 1.0}]}
+            {
+                "header": {"name": "x"},
+                "values": [{"low": 0.0, "high": 0.5}, {"low": 0.5, "high": 1.0}, {"low": 1.0, "high": 2.0}],
+            }
         ],
         "dependent_variables": [
             {
@@ -324,6 +327,7 @@ def test_a_table_is_as_hepdata_has_it(tmp_path):
                 "values": [
                     {"value": 0.333333, "errors": [{"symerror": 0.0123457, "label": "stat"}]},
                     {"value": "-"},
+                    {"value": 0.0},  # HEPData refuses an error of 0
                 ],
                 "qualifiers": [{"name": "of", "value": "it"}],
             }
