@@ -19,8 +19,11 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -90,8 +93,10 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
-def ui_seconds(storage: Path, experiment: str) -> dict[str, float]:
-    """Seconds in which `hep-ray ui` answers for its page, and for a table of 1,000 runs of the search."""
+def ui_seconds(
+    storage: Path, experiment: str, query: Mapping[str, Any] = MappingProxyType({"max_results": 1000})
+) -> dict[str, float]:
+    """Seconds in which `hep-ray ui` answers for its page, and for a table of runs of the search, 1,000 by default."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -107,7 +112,7 @@ def ui_seconds(storage: Path, experiment: str) -> dict[str, float]:
     ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     found = open_client(default_uri(storage)).get_experiment_by_name(experiment).experiment_id
-    asked = json.dumps({"experiment_ids": [found], "max_results": 1000}).encode()
+    asked = json.dumps({"experiment_ids": [found], **query}).encode()
     server = subprocess.Popen(words, start_new_session=True, **quiet)  # type: ignore[call-overload]
     try:
         address, seconds = f"http://127.0.0.1:{port}", {}

@@ -23,6 +23,7 @@ from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     CodeAccepted,
     EpochFinished,
+    OfTrial,
     OptionsChanged,
     Record,
     SearchFinished,
@@ -39,8 +40,6 @@ from hep_ray.tracking.records import (
 if TYPE_CHECKING:
     from hep_ray.search.definition import Search, StudyTable
 
-OfTrial = EpochFinished | TrialLost | TrialPaused | TrialGoesOn | TrialFinished | TrialTested
-"""What happens to a trial that has started."""
 OF_MODEL = ("parameters", "flops")
 """Costs of a model, the same in every epoch."""
 TIMES = ("epoch_seconds", "cpu_seconds", "gpu_seconds")

@@ -2,9 +2,9 @@
 
 Records wait in a queue and leave it once they are written. While the server is away the thread tries again, ever less
 often; that is said once, and once more when it is back. What a server did not take by the end is in the journal, and a
-resumed search, or `hep-ray track`, hands over all of it: writing a record twice changes nothing. There is one parent
-run per search and one child per trial; runs are found again by their tags, and a metric point is the same point when
-run, key, step and time are the same.
+resumed search, or `hep-ray track`, hands over all of it: writing a record twice changes nothing. What has gathered is
+written trial by trial, since a call of MLflow, and a transaction of its database, costs the same for one point as for
+a thousand.
 """
 
 from __future__ import annotations
@@ -12,49 +12,19 @@ from __future__ import annotations
 import logging
 import os
 import random
-import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.flags import STORAGE, typed
 from hep_ray.masking import mask
-from hep_ray.tracking.client import (
-    artifact_location,
-    cause,
-    client_class,
-    find_runs,
-    open_client,
-    refuses_client,
-    refuses_record,
-    store_file,
-)
-from hep_ray.tracking.mlflow_writer import (
-    CAUSE_TAG,
-    LOG_ARTIFACT,
-    LOST_TAG,
-    PARENT_TAG,
-    RUN_STATUS,
-    SEARCH_TAG,
-    STATUS_TAG,
-    TRIAL_TAG,
-)
-from hep_ray.tracking.records import (
-    EpochFinished,
-    Record,
-    SearchFinished,
-    SearchStarted,
-    TrialFinished,
-    TrialLost,
-    TrialStarted,
-    TrialTested,
-)
-from hep_ray.tracking.views import NOTE_TAG, best_key, experiment_tags, metric_key, note, run_name
+from hep_ray.tracking.client import cause, client_class, refuses_client, refuses_record
+from hep_ray.tracking.records import OfTrial, Record, TrialStarted
+from hep_ray.tracking.run_writer import RunWriter
 
 logger = logging.getLogger(__name__)
 
@@ -67,216 +37,10 @@ FIRST_ANSWER = 30.0
 PATIENCE = "HEP_RAY_TRACKING_PATIENCE"
 """Environment variable: seconds for which `close` goes on trying to reach a server that does not answer."""
 DEFAULT_PATIENCE = 60.0
-METRICS_PER_CALL = 1000
-"""MLflow's limit for one log_batch."""
-CAUSE_LENGTH = 5000
-"""Characters of a failed trial's cause that MLflow's tags take."""
+RECORDS_TOGETHER = 1000
+"""At most this many records are written at once: they bound the memory, and how long a database is held."""
 ALL = "search"
 """Stands for every trial among those whose records MLflow refuses."""
-
-
-class RunWriter:
-    """Writes the records of one search, in their order, while somebody else waits and tries again.
-
-    Its arguments are those of `MlflowTracker`.
-    """
-
-    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
-        self.uri = uri
-        self.parent_run_id: str | None = None
-        self.run_ids: dict[str, str] = {}
-        self._experiment, self._artifacts = experiment, artifacts
-        self._client: Any = None
-        self._experiment_id = ""
-        self._search: SearchStarted | None = None
-        self._best: dict[str, dict[int, float]] = {}
-        """Trial → epoch → best value so far of the metric that ranks."""
-        self._unanswered = ""
-        """Trial whose run was asked for without an answer: it may be there."""
-        self._doubtful = uri.startswith(("http://", "https://"))
-        """Whether a run may have been made twice: a client asks a server again that did not answer."""
-
-    def connect(self) -> None:
-        """Open a client and find, or make, the experiment; what is done already is not done again.
-
-        Raises:
-            TrackingUnavailable: the experiment was deleted.
-            Exception: whatever MLflow raises while nothing answers.
-        """
-        if self._client is None:
-            self._client = open_client(self.uri, self._artifacts)
-        if not self._experiment_id:
-            self._experiment_id = self._find_or_create()
-
-    def write_epochs(self, records: Sequence[EpochFinished]) -> None:
-        """Log the metrics of epochs of one trial together, with the best value so far of the one that ranks."""
-        points = [point for record in records for point in (*_points(record), *self._best_so_far(record))]
-        run_id = self.run_ids[records[0].trial_id]
-        for first in range(0, len(points), METRICS_PER_CALL):
-            self._client.log_batch(run_id, metrics=points[first : first + METRICS_PER_CALL])
-
-    def write(self, record: Record) -> None:
-        """Write one record."""
-        if isinstance(record, SearchStarted):
-            self._start_search(record)
-        elif isinstance(record, TrialStarted):
-            self._start_trial(record)
-        elif isinstance(record, EpochFinished):
-            self.write_epochs([record])
-        elif isinstance(record, TrialFinished):
-            self._finish_trial(record)
-        elif isinstance(record, TrialLost):
-            self._client.set_tag(self.run_ids[record.trial_id], LOST_TAG, record.cause[:CAUSE_LENGTH])
-        elif isinstance(record, TrialTested):
-            self._client.log_batch(self.run_ids[record.trial_id], metrics=_points(record))
-        elif isinstance(record, SearchFinished) and self.parent_run_id is not None:
-            self._client.set_terminated(self.parent_run_id, "FINISHED", int(1000 * record.time))
-
-    def _finish_trial(self, record: TrialFinished) -> None:
-        run_id = self.run_ids[record.trial_id]
-        self._client.set_tag(run_id, STATUS_TAG, record.status)
-        if record.cause:
-            self._client.set_tag(run_id, CAUSE_TAG, record.cause[:CAUSE_LENGTH])
-        if record.log:
-            with tempfile.TemporaryDirectory(prefix="hep_ray-log-") as scratch:
-                file = Path(scratch) / LOG_ARTIFACT
-                file.write_text(record.log, encoding="utf-8")
-                store_file(self._client, run_id, file)
-        if record.status == "failed":
-            self._rank_below(record)
-        self._client.set_terminated(run_id, RUN_STATUS[record.status], int(1000 * record.time))
-
-    def _best_so_far(self, record: EpochFinished) -> list[Any]:
-        """The figure by which the leaderboard ranks, after this epoch."""
-        from mlflow.entities import Metric
-
-        search = self._search
-        assert search is not None
-        value = record.metrics.get(search.metric)
-        if value is None:
-            return []
-        better = max if search.mode == "max" else min
-        so_far = self._best.setdefault(record.trial_id, {})
-        so_far[record.epoch] = better(value, so_far.get(record.epoch - 1, value))
-        return [Metric(best_key(search.metric), so_far[record.epoch], int(1000 * record.time), record.epoch)]
-
-    def _rank_below(self, record: TrialFinished) -> None:
-        """Below all that did not fail, whatever it had reached: MLflow puts what is no number there."""
-        so_far = self._best.get(record.trial_id)
-        if so_far and self._search is not None:
-            key, stamp = best_key(self._search.metric), int(1000 * record.time)
-            self._client.log_metric(self.run_ids[record.trial_id], key, float("nan"), stamp, max(so_far))
-
-    def attach(self, artifact: Path) -> None:
-        """Store a file with the parent run, if there is one."""
-        if self.parent_run_id is not None:
-            store_file(self._client, self.parent_run_id, artifact)
-
-    def settle(self) -> None:
-        """Delete the runs that a lost answer left beside those in use."""
-        if self._doubtful and self._search is not None:
-            self._find_existing(self._search.search_id)
-
-    def _find_or_create(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
-            location = artifact_location(self.uri, self._artifacts, self._experiment)
-            try:
-                return str(self._client.create_experiment(self._experiment, artifact_location=location))
-            except Exception as exc:
-                if getattr(exc, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = self._client.get_experiment_by_name(self._experiment)
-        if found.lifecycle_stage == "deleted":
-            raise TrackingUnavailable(
-                f"MLflow's experiment '{self._experiment}', into which the search writes, was deleted: bring it back "
-                f"with `mlflow experiments restore --experiment-id {found.experiment_id}`"
-            )
-        return str(found.experiment_id)
-
-    def _find_existing(self, search_id: str) -> None:
-        """Take the runs that are there; of several for one trial the one in use, or the first; the rest is deleted."""
-        existing = find_runs(self._client, self._experiment_id, f"tags.`{SEARCH_TAG}` = '{search_id}'")
-        by_trial: dict[str | None, list[str]] = {}
-        for run_id, tags in sorted(existing, key=lambda found: found[0]):
-            by_trial.setdefault(tags.get(TRIAL_TAG), []).append(run_id)
-        for trial_id, runs in by_trial.items():
-            used = self.parent_run_id if trial_id is None else self.run_ids.get(trial_id)
-            kept = used if used in runs else runs[0]
-            for run_id in runs:
-                if run_id != kept:
-                    logger.info(
-                        "deleting MLflow's run %s, made twice for %s", run_id, trial_id or "the search"
-                    )
-                    self._client.delete_run(run_id)
-            if trial_id is None:
-                self.parent_run_id = kept
-            else:
-                self.run_ids[trial_id] = kept
-
-    def _start_search(self, record: SearchStarted) -> None:
-        self._search = record
-        self._find_existing(record.search_id)
-        if self.parent_run_id is not None:
-            self._client.update_run(self.parent_run_id, status="RUNNING")
-        else:
-            tags = {SEARCH_TAG: record.search_id, "hep_ray.search": record.search, **record.provenance}
-            tags[NOTE_TAG] = note(record, self._experiment_id)
-            self.parent_run_id = self._create_run(
-                record.title or record.search, record.time, tags | record.tags
-            )
-        for key, value in experiment_tags(record, self._experiment_id).items():
-            self._client.set_experiment_tag(self._experiment_id, key, value)
-        params = record.model_dump(include={"task", "metric", "mode", "epochs", "sampler", "seed"})
-        params["scheduler"] = record.stopping
-        params["dataset_fingerprint"] = record.dataset_fingerprint
-        params |= {f"space.{key}": value for key, value in (record.space | record.contenders).items()}
-        self._log_params(self.parent_run_id, params)
-
-    def _start_trial(self, record: TrialStarted) -> None:
-        search = self._search
-        assert search is not None
-        if self._unanswered == record.trial_id:
-            self._find_existing(search.search_id)
-        if record.trial_id not in self.run_ids:
-            tags = {
-                SEARCH_TAG: search.search_id,
-                TRIAL_TAG: record.trial_id,
-                PARENT_TAG: str(self.parent_run_id),
-                "hep_ray.search": search.search,
-                "dataset_fingerprint": search.dataset_fingerprint,
-                **search.provenance,
-                **search.tags,
-                **record.tags,
-            }
-            name = run_name(record.trial_id, record.params, search.space)
-            self.run_ids[record.trial_id] = self._create_run(name, record.time, tags)
-        params = {**record.params, "seed": record.seed, "epochs": search.epochs}
-        self._log_params(self.run_ids[record.trial_id], params)
-
-    def _create_run(self, name: str, start: float, tags: dict[str, str]) -> str:
-        try:
-            run = self._client.create_run(
-                self._experiment_id, start_time=int(1000 * start), tags=tags, run_name=name
-            )
-        except Exception:
-            self._unanswered, self._doubtful = tags.get(TRIAL_TAG, ""), True
-            raise
-        self._unanswered = ""
-        return str(run.info.run_id)
-
-    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-
-
-def _points(record: EpochFinished | TrialTested) -> list[Any]:
-    from mlflow.entities import Metric
-
-    stamp = int(1000 * record.time)
-    values = record.metrics | (record.used if isinstance(record, EpochFinished) else {})
-    return [Metric(metric_key(key), value, stamp, record.epoch) for key, value in values.items()]
 
 
 def _nothing(_: str) -> None:
@@ -309,6 +73,8 @@ class MlflowTracker:
         self._artifacts = artifacts
         self._writer = RunWriter(uri, experiment, artifacts)
         self._pending: deque[Record] = deque()
+        self._ahead: Counter[str] = Counter()
+        """Of trials, the records at the front of the queue that MLflow has already, but not all of others."""
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._answered = threading.Event()
@@ -458,27 +224,40 @@ class MlflowTracker:
     def _write_pending(self) -> None:
         """Write from the front of the queue; a record leaves the queue only once it is written, or refused for good."""
         while self._pending:
-            epochs = self._leading_epochs()
-            by_trial: dict[str, list[EpochFinished]] = {}
-            for epoch in epochs:
-                by_trial.setdefault(epoch.trial_id, []).append(epoch)
-            for trial_id, of_trial in by_trial.items():
-                self._write(trial_id, partial(self._writer.write_epochs, of_trial))
-            if not epochs:
-                first = self._pending[0]
-                self._write(getattr(first, "trial_id", ALL), partial(self._writer.write, first))
-            for _ in range(max(len(epochs), 1)):
+            leading = self._leading()
+            if not leading:
+                self._write(ALL, partial(self._writer.write, self._pending[0]))
                 self._pending.popleft()
+                continue
+            by_trial: dict[str, list[Record]] = {}
+            for trial_id, record in leading:
+                by_trial.setdefault(trial_id, []).append(record)
+            left = {name: records[self._ahead[name] :] for name, records in by_trial.items()}
+            together = (
+                set()
+                if ALL in self.refused
+                else self._writer.write_together(
+                    {name: records for name, records in left.items() if records and name not in self.refused}
+                )
+            )
+            self._ahead.update({name: len(left[name]) for name in together})
+            for name, records in left.items():
+                if records and name not in together:
+                    self._write(name, partial(self._writer.write_trial, name, records))
+                    self._ahead[name] += len(records)
+            for _ in leading:
+                self._pending.popleft()
+            self._ahead.clear()
 
-    def _leading_epochs(self) -> list[EpochFinished]:
-        """Those at the front of the queue, which grows meanwhile."""
-        epochs: list[EpochFinished] = []
-        while len(epochs) < len(self._pending):
-            record = self._pending[len(epochs)]
-            if not isinstance(record, EpochFinished):
+    def _leading(self) -> list[tuple[str, Record]]:
+        """Return what is of trials at the front of the queue, which grows meanwhile, each record with its trial."""
+        leading: list[tuple[str, Record]] = []
+        while len(leading) < min(len(self._pending), RECORDS_TOGETHER):
+            record = self._pending[len(leading)]
+            if not isinstance(record, TrialStarted | OfTrial):
                 break
-            epochs.append(record)
-        return epochs
+            leading.append((record.trial_id, record))
+        return leading
 
     def _write(self, trial_id: str, write: Callable[[], None]) -> None:
         """Write, unless MLflow refused a record of the same trial, or of the search, for good."""

@@ -322,6 +322,9 @@ Record = (
     | SearchFinished
 )
 
+OfTrial = EpochFinished | TrialLost | TrialPaused | TrialGoesOn | TrialFinished | TrialTested
+"""What happens to a trial that has started."""
+
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
