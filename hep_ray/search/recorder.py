@@ -129,7 +129,8 @@ class Recorder(Callback):
         self._journal = journal
         self._metric, self._mode = metric, mode
         self._keep = keep
-        self._forgotten: set[str] = set()
+        self._kept: list[str] = []
+        """Ended trials whose best model stays on disk, best first."""
         self._epochs = epochs
         self._trials_folder = trials_folder
         self.listeners = list(listeners)
@@ -337,11 +338,13 @@ class Recorder(Callback):
         remove_abandoned(folder.rglob(UNFINISHED))
         for trial_id in ended:
             (self._trials_folder / trial_id / LAST).unlink(missing_ok=True)
-        ranked = self.state.ranked(self._metric, self._mode)
-        for trial in [trial for trial in ranked if trial.finished][self._keep :]:
-            if trial.trial_id not in self._forgotten:
-                (self._trials_folder / trial.trial_id / BEST).unlink(missing_ok=True)
-                self._forgotten.add(trial.trial_id)
+        ranked = sorted(
+            {*self._kept, *ended},
+            key=lambda trial_id: self.state.place(self.state.trials[trial_id], self._metric, self._mode),
+        )
+        self._kept = ranked[: self._keep]
+        for trial_id in ranked[self._keep :]:
+            (self._trials_folder / trial_id / BEST).unlink(missing_ok=True)
 
 
 def _told(trial: Any) -> str:

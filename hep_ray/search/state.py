@@ -82,6 +82,10 @@ class TrialState:
     until: int | None = None
     paused: bool = False
     ending: tuple[float, float, float] | None = None
+    _best: dict[tuple[str, str], tuple[int, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Metric and mode → epochs that were looked at, and the place of the best of them."""
 
     @property
     def trial_id(self) -> str:
@@ -137,8 +141,14 @@ class TrialState:
         """Metrics of the epoch with the best value of a metric (the earliest of equals), if any epoch ended."""
         if not self.history:
             return None
-        pick = max if mode == "max" else min
-        return pick(self.history, key=lambda metrics: metrics[metric])
+        sign = 1 if mode == "max" else -1
+        epochs = len(self.history)  # which grows while another thread looks
+        looked_at, best = self._best.get((metric, mode), (1, 0))
+        for place in range(looked_at, epochs):
+            if sign * self.history[place][metric] > sign * self.history[best][metric]:
+                best = place
+        self._best[metric, mode] = epochs, best
+        return self.history[best]
 
 
 @dataclass
@@ -232,16 +242,15 @@ class SearchState:
 
         Of equals, and of those without a rank, the one that started last comes first: so does MLflow order them.
         """
+        return sorted(self.drawn(), key=lambda trial: self.place(trial, metric, mode))
+
+    def place(self, trial: TrialState, metric: str, mode: str) -> tuple[int, float, int, int]:
+        """Return what trials are ranked by, least first."""
+        best, failed = trial.best(metric, mode), trial.status == "failed"
+        group = 3 if best is None else 2 if failed else int(self.breaks(trial))
         sign = -1 if mode == "max" else 1
-
-        def key(trial: TrialState) -> tuple[int, float, int, int]:
-            best = trial.best(metric, mode)
-            failed = trial.status == "failed"
-            place = 3 if best is None else 2 if failed else int(self.breaks(trial))
-            value = sign * best[metric] if best and not failed else 0.0
-            return (place, value, -int(1000 * trial.started.time), -trial.started.number)
-
-        return sorted(self.drawn(), key=key)
+        value = sign * best[metric] if best and not failed else 0.0
+        return (group, value, -int(1000 * trial.started.time), -trial.started.number)
 
 
 def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class MlflowTracker:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._answered = threading.Event()
+        self._given_up = threading.Event()
+        """Set once nobody waits any more: who hands the records over again must not meet the thread at it."""
         self._fault: Exception | None = None
         self._told_away = False
         client_class()  # the wait for the first answer is not for Python's imports
@@ -134,6 +136,7 @@ class MlflowTracker:
         end = time.monotonic() + self._patience + BATCH_SECONDS
         while self._thread.is_alive() and (self._fault is None or time.monotonic() < end):
             self._thread.join(BATCH_SECONDS)
+        self._given_up.set()
         if self._pending:
             why = cause(self._fault) if self._fault else "it is slow"
             raise TrackingUnavailable(
@@ -190,7 +193,7 @@ class MlflowTracker:
                 delay = BATCH_SECONDS
                 if closing and not self._pending:
                     return
-            elif time.monotonic() > given_up:
+            elif time.monotonic() > given_up or self._given_up.is_set():
                 return
             else:
                 wait = delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads clients, hides nothing
@@ -207,12 +210,13 @@ class MlflowTracker:
             self._answered.set()
             self._write_pending()
             if closing:
+                self._check_waited_for()
                 self._writer.settle()
         except Exception as exc:  # noqa: BLE001 - any error of a server is survived; close() tells it
             self._fault = exc
             self._answered.set()
             logger.debug("MLflow did not take %d records: %s", len(self._pending), cause(exc))
-            if not first and not closing:
+            if not first and not self._closing.is_set():
                 self._tell_away(cause(exc))
             return False
         self._fault = None
@@ -224,6 +228,7 @@ class MlflowTracker:
     def _write_pending(self) -> None:
         """Write from the front of the queue; a record leaves the queue only once it is written, or refused for good."""
         while self._pending:
+            self._check_waited_for()
             leading = self._leading()
             if not leading:
                 self._write(ALL, partial(self._writer.write, self._pending[0]))
@@ -249,6 +254,10 @@ class MlflowTracker:
                 self._pending.popleft()
             self._ahead.clear()
 
+    def _check_waited_for(self) -> None:
+        if self._given_up.is_set():
+            raise TrackingUnavailable(f"nobody waits for {self} any more")
+
     def _leading(self) -> list[tuple[str, Record]]:
         """Return what is of trials at the front of the queue, which grows meanwhile, each record with its trial."""
         leading: list[tuple[str, Record]] = []
@@ -263,6 +272,7 @@ class MlflowTracker:
         """Write, unless MLflow refused a record of the same trial, or of the search, for good."""
         if trial_id in self.refused or ALL in self.refused:
             return
+        self._check_waited_for()
         try:
             write()
         except Exception as exc:

@@ -1,15 +1,19 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from past_search import EPOCHS, journal
+from servers import wait_until
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.search.state import SearchState, leaderboard
+from hep_ray.tracking import mlflow as module
 from hep_ray.tracking.client import artifact_location, default_uri, open_client
-from hep_ray.tracking.mlflow import MlflowTracker
+from hep_ray.tracking.mlflow import PATIENCE, MlflowTracker
 from hep_ray.tracking.mlflow_writer import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, attach_to_search, log_confirmed
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
+from hep_ray.tracking.run_writer import RunWriter
 from tests.facts import raises
 
 
@@ -67,6 +71,35 @@ def test_a_journal_handed_over_again_adds_what_is_missing_and_nothing_twice(stor
     assert len(children) == 3
     for run in children.values():
         assert len(client.get_metric_history(run.info.run_id, "val/loss")) == EPOCHS
+
+
+def test_nothing_is_written_once_nobody_waits_any_more(storage, monkeypatch):
+    """Who hands the records over again would else meet the thread of before, and both would make runs."""
+    monkeypatch.setattr(module, "BATCH_SECONDS", 0.01)
+    monkeypatch.setenv(PATIENCE, "0.1")
+    answers, connect, attempts = threading.Event(), RunWriter.connect, []
+
+    def slow(writer):
+        attempts.append(1)
+        if len(attempts) == 2:
+            raise ConnectionError("away")
+        if len(attempts) > 2:
+            assert answers.wait(60)
+        connect(writer)
+
+    monkeypatch.setattr(RunWriter, "connect", slow)
+    tracker = MlflowTracker(default_uri(storage), "toy", storage / "artifacts")
+    tracker.replay(journal("given up"))
+    wait_until(lambda: tracker._fault is not None, "MLflow is away")
+    with raises(TrackingUnavailable, "17 records", "away"):
+        tracker.close()
+    answers.set()
+    tracker._thread.join(60)
+    assert not tracker._thread.is_alive()
+    assert tracker.parent_run_id is None
+    monkeypatch.undo()
+    write(storage, journal("given up"))
+    assert len(runs(storage, "given up")[2]) == 3
 
 
 def test_a_file_is_attached_to_the_parent_and_replaced(storage, tmp_path):
