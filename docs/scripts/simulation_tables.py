@@ -45,7 +45,6 @@ TABLES = {
 VARIABLES = {"ht": "HT", "met": "met", "leading_pt": "ptmax", "n_objects": "stuff_amount"}
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SPECIES = ("muon", "photon", "hadronic, no track", "EM and track", "jet")
-TRACKS_MIN = 0.05  # of an object's p_T; the underlying event gives every jet of ours some
 ABOVE = (300.0, 1000.0)  # GeV
 
 
@@ -66,18 +65,17 @@ class Made:
         return (self.variables["n_objects_70"] >= OBJECTS_MIN) & (self.variables["st"] >= ST_MIN)
 
 
-def species(electromagnetic: Array, hadronic: Array, tracks: Array, least: float) -> Array:
+def species(electromagnetic: Array, hadronic: Array, tracks: Array) -> Array:
     """Count objects by what fills their bin, above each of `ABOVE`.
 
     Args:
         electromagnetic: energies of images of objects, in GeV, (…, φ, η).
         hadronic: the same.
-        tracks: their p_T, in GeV.
-        least: share of an object's p_T that tracks must exceed to count.
+        tracks: p_T of objects to which tracks belong, in GeV.
     """
     eta = -5 + 0.2 * (np.arange(tracks.shape[-1]) + 0.5)
     energy = (electromagnetic + hadronic) / np.cosh(eta)
-    em, had, track = electromagnetic > 0, hadronic > 0, tracks > least * energy
+    em, had, track = electromagnetic > 0, hadronic > 0, tracks > 0
     kinds = (
         track & ~em & ~had,
         em & ~had & ~track,
@@ -85,7 +83,7 @@ def species(electromagnetic: Array, hadronic: Array, tracks: Array, least: float
         em & ~had & track,
         em & had & track,
     )
-    pt = np.where(tracks > 0, tracks, energy)
+    pt = np.where(track, tracks, energy)
     return np.array([[(kind & (pt > above)).sum() for kind in kinds] for above in ABOVE], dtype=np.float64)
 
 
@@ -100,7 +98,7 @@ def make(point: tuple[str, int, int], events: int, settings: Mapping[str, str]) 
     for _ in range(events):
         objects = next(stream).objects
         rows.append(event_variables(objects))
-        made.species += species(*np.moveaxis(object_image(objects).astype(np.float64), -1, 0), TRACKS_MIN)
+        made.species += species(*np.moveaxis(object_image(objects).astype(np.float64), -1, 0))
     made.species /= events
     made.variables = {column: np.array([row[column] for row in rows]) for column in rows[0]}
     return made
@@ -143,7 +141,7 @@ def kinds(made: Mapping[tuple[str, int, int], Made], folder: Path) -> Iterator[s
         with h5py.File(folder / f"{file}_res50_3000_events.h5") as images:
             events = np.stack([images[event]["data"][...] for event in sorted(images)]).astype(np.float64)
         electromagnetic, tracks, hadronic = np.moveaxis(events, -1, 0)
-        theirs = species(electromagnetic, hadronic, tracks, 0.0) / len(events)
+        theirs = species(electromagnetic, hadronic, tracks) / len(events)
         mine = made[BLACK_HOLE, 4, mass].species
         for place, above in enumerate(ABOVE):
             for who, counts in (("reference", theirs), ("ours", mine)):

@@ -11,16 +11,35 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(scope="module")
-def preselection() -> ModuleType:
-    path = Path(__file__).parents[2] / "docs/scripts/preselection.py"
-    spec = importlib.util.spec_from_file_location("preselection_script", path)
+def script(name: str) -> ModuleType:
+    path = Path(__file__).parents[2] / f"docs/scripts/{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_script", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def preselection() -> ModuleType:
+    return script("preselection")
+
+
+def test_objects_are_told_by_what_fills_their_bin() -> None:
+    """One of each kind at η = 0.1, the jet alone above 1 TeV."""
+    tables = script("simulation_tables")
+    electromagnetic, hadronic, tracks = np.zeros((3, 50, 50))
+    tracks[0, 25] = 400.0  # muon
+    electromagnetic[2, 25] = 500.0  # photon
+    hadronic[3, 25] = 500.0  # as of a graviton
+    electromagnetic[4, 25] = tracks[4, 25] = 400.0  # electron
+    electromagnetic[5, 25] = hadronic[5, 25] = 1000.0
+    tracks[5, 25] = 1200.0  # jet
+    hadronic[6, 25] = 200.0  # too soft
+    counts = tables.species(electromagnetic, hadronic, tracks)
+    assert counts.tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]
 
 
 def test_cuts_count_objects_of_the_centre_above_70_gev_and_missing_momentum(preselection: ModuleType) -> None:
