@@ -10,6 +10,7 @@ from hep_ray.config import FORMERLY
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import (
+    EpochFinished,
     OptionsChanged,
     SearchFinished,
     SearchStarted,
@@ -104,3 +105,21 @@ def test_a_plain_resume_takes_the_flags_last_given_and_another_preset_its_own_nu
     assert plain.data == Path("events")
     other = SearchOptions.from_flags({**given, "preset": "long"}, state.started.options, "toy")
     assert (other.preset, other.trials, other.epochs, other.memory_budget) == ("long", None, None, 2.0)
+
+
+def test_the_best_epoch_is_the_first_of_the_best_so_far_however_often_it_is_asked_for() -> None:
+    state = SearchState.fold([started(), drawn(0)])
+    trial = state.trials["t0"]
+    assert trial.best("val_auc", "max") is None
+    values = [0.5, 0.7, 0.4, 0.7, 0.9, 0.2]
+    for epoch, value in enumerate(values, start=1):
+        state.apply(
+            EpochFinished(
+                time=0, trial_id="t0", metrics={"epoch": epoch, "val_auc": value, "val_loss": value}
+            )
+        )
+        so_far = values[:epoch]
+        for metric, mode, pick in (("val_auc", "max", max), ("val_loss", "min", min)):
+            best = trial.best(metric, mode)
+            assert best is not None
+            assert best["epoch"] == 1 + so_far.index(pick(so_far))
