@@ -153,6 +153,7 @@ class Ours:
             for name, (low, high, kind) in RANGES.items()
         }
         self.searcher = CurveSearcher(Space(model="mlp", **space), EPOCHS, seed=seed, **given)
+        self._seconds = 1.0
         self._until: dict[str, int] = {}
         self._seen: dict[str, tuple[dict[str, Any], dict[int, float]]] = {}
 
@@ -165,9 +166,13 @@ class Ours:
         self._seen.setdefault(str(step.trial), (step.params, {}))
         return str(step.trial), step.params, step.start
 
+    def took(self, seconds: float) -> None:
+        """Take in what the epoch that is reported next took."""
+        self._seconds = seconds
+
     def report(self, name: str, epoch: int, value: float) -> bool:
         """Take in a result; whether the trial pauses or ends."""
-        self.searcher.report(int(name), epoch, value)
+        self.searcher.report(int(name), epoch, value, self._seconds)
         curve = self._seen[name][1]
         curve[epoch] = max(value, curve.get(epoch - 1, value))
         return epoch == self._until[name]
@@ -228,6 +233,8 @@ def simulate(
         now, worker, name, epoch = heapq.heappop(running)
         value = float(curves[name][0][epoch - 1])
         best, spent = max(best, value), spent + cost(name, epoch)
+        if isinstance(method, Ours):
+            method.took(cost(name, epoch))
         while len(seen) < len(marks) and spent >= marks[len(seen)]:
             seen.append(best)
         if method.report(name, epoch, value):

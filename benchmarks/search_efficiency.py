@@ -17,7 +17,8 @@ keeps these searches; what it lacks is searched first. With `--keep FILE` our ow
 benchmark that is run again goes on with what is not there; runs of other code are left out. With `--prior good` or
 `bad` each range states as its prior the value of the best, or the worst, of 25 random configurations.
 
-With `--seconds` an epoch costs what the surrogate says, and budgets are as many 52nds of a median training's seconds.
+With `--seconds` an epoch costs what the surrogate says, and budgets are as many 52nds of a median training's seconds;
+ours then weighs gains against seconds, as it does under a time budget.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def ours(surrogate: Surrogate, options: argparse.Namespace) -> Runs:
         seen = simulate(
             surrogate,
             task,
-            Ours(seed, expected[task], lessons=others),
+            Ours(seed, expected[task], lessons=others, per_second=options.seconds),
             [mark * scales[task] for mark in marks],
             workers=options.workers,
             seconds=options.seconds,

@@ -78,6 +78,30 @@ def check_baseline(search: Search) -> None:
         check_name("parameter in the baseline", name, sorted(known))
 
 
+def with_gain_per(options: SearchOptions, preset: Preset) -> SearchOptions:
+    """Return options that say what a gain is weighed against: seconds where time ends a search by learning curves."""
+    in_time = options.time_budget is not None and preset.sampler == "curves"
+    return dataclasses.replace(options, gain_per=options.gain_per or ("second" if in_time else "epoch"))
+
+
+def check_read(preset: Preset, options: SearchOptions) -> None:
+    """Refuse an option that only sampler curves reads, beside another.
+
+    Raises:
+        InvalidConfig: it would do nothing.
+    """
+    if options.gain_per == "second" and preset.sampler != "curves":
+        raise InvalidConfig(
+            f"--gain-per second would do nothing, sampler '{preset.sampler_name}' weighs no gain against its cost: "
+            "leave it out, or take sampler 'curves'"
+        )
+    if options.until_no_gain and preset.sampler != "curves":
+        raise InvalidConfig(
+            f"--until-no-gain would do nothing, sampler '{preset.sampler_name}' does not know what is left to gain: "
+            "leave it out, or take sampler 'curves'"
+        )
+
+
 def check_end(preset: Preset, options: SearchOptions) -> None:
     """Refuse a search that neither a number of trials nor a time budget would end.
 

@@ -20,12 +20,15 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
+from scipy.special import log_ndtr, ndtr
 from threadpoolctl import ThreadpoolController
 
 from hep_ray.models import is_fitted
+from hep_ray.search.curves_candidates import Candidates
+from hep_ray.search.curves_gain import gain_left, noise_of
 from hep_ray.search.curves_gp import Array, Kernel, Mean, Process, Warp, fit, log_expected_gain
-from hep_ray.search.curves_limits import Margin, WithinLimits
+from hep_ray.search.curves_limits import Margin
+from hep_ray.search.curves_pace import Pace
 from hep_ray.search.curves_prior import PriorGuess
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.curves_trials import CurveTable, CurveTrial, Ending, Step, milestones
@@ -58,10 +61,8 @@ LEAST_FULL = 5
 SHORTLIST = 60
 """Paused trials that are looked at in one decision: the best 40, and others by chance."""
 BEST = 40
-ALIKE = 2
-"""Decimals in which the codes of two configurations agree that count as one."""
-ENUMERATED = 4096
-"""Configurations of a space, up to which all are candidates."""
+LEAST_OPENED = 20
+"""Trials, below which nothing is said of the gain that is left."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class CurveSearcher:
         points: references, which are trained in full before anything else.
         lessons: of earlier searches.
         margin: of a configuration, beyond the limits of its model; None where there are none.
+        per_second: weigh a gain against the seconds that it takes, not against the epochs.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class CurveSearcher:
         points: Sequence[Mapping[str, Value]] = (),
         lessons: Sequence[Lesson] = (),
         margin: Margin | None = None,
+        per_second: bool = False,
     ) -> None:
         self._space, self._epochs, self._seed = space, epochs, seed
         self._sign = 1 if mode == "max" else -1
@@ -127,8 +130,8 @@ class CurveSearcher:
         self._trials = CurveTable(self._encoding.genes, self._encoding.columns, self._grid)
         self._lost: list[tuple[int, int]] = []
         self._opened: list[bool] = []
-        self._tried: dict[bytes, int] = {}
         self._handed = self._handed_in_full = 0
+        self._in_full: list[int] = []
         self._kernel = self._full_kernel = Kernel.start(self._encoding.groups)
         self._fitted = self._full_fitted = 0
         self._view: _View | None = None
@@ -138,8 +141,8 @@ class CurveSearcher:
         if lessons:
             with one_thread():
                 self._guesses.append(Guess(lessons, self._encoding))
-        self._limits = WithinLimits(margin, self._encoding) if margin else None
-        self._all = self._enumerate() if self._encoding.finite <= ENUMERATED else None
+        self._pace = Pace(self._encoding.groups, self._encoding.ranges) if per_second else None
+        self._candidates = Candidates(self._encoding, self._trials, margin)
 
     # what it is told
 
@@ -158,9 +161,11 @@ class CurveSearcher:
             self._refit()
         self._enter(step)
 
-    def report(self, trial: int, epoch: int, value: float) -> None:
-        """Take in the value after an epoch; one that is not finite ends the trial as failed."""
+    def report(self, trial: int, epoch: int, value: float, seconds: float | None = None) -> None:
+        """Take in the value after an epoch, which took so long; one that is not finite ends the trial as failed."""
         one = self._trials[trial]
+        if seconds is not None:
+            self._trials.took(trial, seconds)
         self._view = None
         if not math.isfinite(value):
             self.ended(trial, failed=True)
@@ -218,6 +223,52 @@ class CurveSearcher:
         )
         return Ending(min(low, high), middle, max(low, high))
 
+    def gain_left(self) -> tuple[float, float] | None:
+        """Return how much the best value is expected to rise at most, and by how much one as good is off by chance.
+
+        The first is of a search that goes on for ever; None before enough is known to say.
+        """
+        trained = int((self._trials.epochs >= FULL * self._epochs).sum())
+        if not self._modelled() or trained < LEAST_FULL or len(self._trials) < LEAST_OPENED:
+            return None
+        rng = np.random.default_rng([self._seed, len(self._opened), 2])
+        with one_thread():
+            kept, view = self._view, self._seen()
+            self._view = kept  # a decision fits its hyperparameters before it looks
+            fresh = self._candidates.still_open(rng, [guess.candidates for guess in self._guesses])
+            fresh = fresh if self._may_open() else fresh[:0]
+            paused = self._trials.paused
+            paused = paused[np.argsort(-self._trials.bests[paused], kind="stable")[:BEST]]
+            running = np.nonzero(self._trials.until)[0]
+            seen = self._trials.codes[np.union1d(paused, running)]
+            best = int(self._trials.bests.argmax())
+            codes = np.concatenate([self._encoding.codes(fresh), seen, self._trials.codes[[best]]])
+            top, times = float(view.warp(self._trials.bests[best])), np.ones(len(codes))
+            times[-1] = float(self._log(self._trials.epochs[best]))
+            back = view.warp.back
+            by_curves = gain_left(view.process, codes, times, lambda rise: back(top + rise), rng)
+            process, _, deviation = self._full_process(view)
+            in_full = gain_left(
+                process, codes, np.ones(len(codes)), lambda rise: back(top + deviation * rise), rng
+            )
+            noise = noise_of(view.process, view.warp, float(self._trials.bests[best]))
+            return max(by_curves, in_full), noise
+
+    def best_in_full(self) -> Step | None:
+        """Return the decision to train the best trial to its end; None where it is not paused, or epochs are spent."""
+        paused = self._trials.paused
+        best = int(self._trials.bests.argmax())
+        if best not in paused or self._spent_out():
+            return None
+        one = self._trials[best]
+        until = self._epochs if self._budget is None else one.epoch + self._budget - self._handed
+        until = min(until, self._epochs)
+        step = Step(
+            best, one.params, one.epoch, until, f"{_name(best)} goes on to epoch {until}: it is the best"
+        )
+        self._enter(step)
+        return step
+
     # decisions
 
     def _enter(self, step: Step) -> None:
@@ -229,8 +280,10 @@ class CurveSearcher:
             if drawn or self._encoding.params(genes) == dict(
                 step.params
             ):  # a reference that could be drawn as well
-                self._tried[self._key(code)] = self._tried.get(self._key(code), 0) + 1
-            self._handed_in_full += step.until if drawn and step.until == self._epochs else 0
+                self._candidates.enter(code)
+            if drawn and step.until == self._epochs:
+                self._handed_in_full += step.until
+                self._in_full.append(step.trial)
         one = self._trials[step.trial]
         self._trials.train(step.trial, step.until)
         self._lost = [lost for lost in self._lost if lost[0] != step.trial]
@@ -275,7 +328,7 @@ class CurveSearcher:
 
     def _may_open(self) -> bool:
         drawn = len(self._trials) - len(self._points)
-        return (self._most is None or drawn < self._most) and len(self._tried) < self._encoding.finite
+        return (self._most is None or drawn < self._most) and self._candidates.left
 
     def _modelled(self) -> bool:
         reached = int((self._trials.epochs >= self._marks[0]).sum())
@@ -294,19 +347,10 @@ class CurveSearcher:
         """A configuration that is thought good, or one drawn at random, away from those that there are."""
         first = [(row, guess.words) for guess in self._guesses for row in guess.first]
         if len(self._trials) - len(self._points) < len(first):
-            keys = self._keys(self._encoding.codes(np.array([row for row, _ in first])))
-            for (row, words), key in zip(first, keys, strict=True):
-                if key not in self._tried and (self._limits is None or self._limits.of(row) <= 0):
-                    return self._open(row, self._marks[0], words)
-        genes = self._untried(rng.random((64, self._encoding.genes)))
-        if self._all is not None:  # in the order of the space, which every seed would begin with
-            genes = genes[rng.permutation(len(genes))[:64]]
-        codes, place = self._encoding.codes(genes), 0
-        if self._limits is not None and self._all is None:
-            return self._open(self._limits.drawn(rng), self._marks[0], "drawn at random")
-        if len(self._trials):
-            place = int(((codes[:, None] - self._trials.codes[None]) ** 2).sum(-1).min(1).argmax())
-        return self._open(genes[place], self._marks[0], "drawn at random")
+            place = self._candidates.first_fresh([row for row, _ in first])
+            if place is not None:
+                return self._open(first[place][0], self._marks[0], first[place][1])
+        return self._open(self._candidates.drawn(rng), self._marks[0], "drawn at random")
 
     def _open(self, genes: Array, until: int, reason: str) -> Step:
         number = len(self._trials)
@@ -334,6 +378,12 @@ class CurveSearcher:
         horizon = math.exp(rng.uniform(0, math.log(self._epochs)))
         share = min(FULL_MOST, FULL_SHARE * self._handed / (100 * self._epochs))
         in_full = self._handed_in_full < share * self._handed
+        if self._pace is not None:
+            spent = np.maximum(self._trials.epochs, self._trials.until) * self._seconds(slice(None))
+            horizon *= (
+                float(np.median(self._trials.seconds[self._trials.timed])) if len(self._trials.timed) else 1.0
+            )
+            in_full = float(spent[self._in_full].sum()) < share * float(spent.sum())
         paused = self._trials.paused
         may_open = self._may_open()
         if in_full and may_open:
@@ -344,7 +394,7 @@ class CurveSearcher:
         if len(paused):
             best = self._best_paused(rng, view, paused, threshold, horizon)
         if may_open:
-            found = self._best_new(rng, view, threshold, max(horizon, self._marks[0]))
+            found = self._best_new(rng, view, threshold, horizon)
             if best is None or found[0] > best[0]:
                 best = found
         assert best is not None
@@ -364,108 +414,90 @@ class CurveSearcher:
             paused = np.concatenate([order[:BEST], order[BEST + others]])
         reached = self._trials.epochs[paused]
         following = self._later[np.searchsorted(self._later, reached, side="right")]
-        epochs = np.minimum(np.maximum(reached + horizon, following), self._epochs)
+        seconds = 1.0 if self._pace is None else self._seconds(paused)
+        epochs = np.minimum(np.maximum(reached + horizon / seconds, following), self._epochs)
         mean, spread = view.process.spread(self._trials.codes[paused], self._log(epochs))
-        score = (mean - threshold) / spread
+        score = self._worth((mean - threshold) / spread, (following - reached) * seconds / horizon)
         place = int(score.argmax())
         chance = float(ndtr((mean[place] - view.best) / spread[place]))
         one = self._trials[int(paused[place])]
         return float(score[place]), chance, self._go_on(one, self._percent(chance))
 
     def _best_new(
-        self, rng: np.random.Generator, view: _View, threshold: float, epoch: float
+        self, rng: np.random.Generator, view: _View, threshold: float, horizon: float
     ) -> tuple[float, float, Step]:
-        when = float(self._log(min(epoch, self._epochs)))
+        def when(codes: Array) -> tuple[Any, Any]:
+            """When they are compared, and how much longer than the horizon they take to their first milestone."""
+            seconds = 1.0 if self._pace is None else self._pace.of(codes)
+            epochs = np.clip(horizon / seconds, self._marks[0], self._epochs)
+            return self._log(epochs), self._marks[0] * seconds / horizon
 
         def score(codes: Array, few: int) -> Array:
             scores = np.full(len(codes), -np.inf)
-            mean = view.process.mean(codes, when)
+            times, longer = when(codes)
+            mean = view.process.mean(codes, times)
             keep = np.argsort(-mean)[:few]
             keep = np.union1d(keep, rng.integers(len(codes), size=few // 2))
-            expected, spread = view.process.spread(codes[keep], when)
-            scores[keep] = (expected - threshold) / spread
+            times, longer = when(codes[keep])
+            expected, spread = view.process.spread(codes[keep], times)
+            scores[keep] = self._worth((expected - threshold) / spread, longer)
             return scores
 
         start = np.concatenate(
             [
                 self._encoding.scattered(rng, 150),
-                self._encoding.around(rng, self._tops(), 150),
+                self._encoding.around(rng, self._candidates.tops(), 150),
                 *(guess.candidates for guess in self._guesses),
             ]
         )
-        genes, value = self._climb(rng, start, score, [(0.02, 0.06, 0.15), (0.005, 0.02, 0.05)])
-        mean, spread = view.process.spread(self._encoding.codes(genes[None]), when)
+        genes, value = self._candidates.climb(rng, start, score, [(0.02, 0.06, 0.15), (0.005, 0.02, 0.05)])
+        codes = self._encoding.codes(genes[None])
+        mean, spread = view.process.spread(codes, when(codes)[0])
         chance = float(ndtr((mean[0] - view.best) / spread[0]))
         return value, chance, self._open(genes, self._marks[0], self._percent(chance))
 
-    def _full(self, rng: np.random.Generator, view: _View) -> Step:
+    def _worth(self, away: Array, longer: Any) -> Array:
+        """Return what rises with the chance to reach a threshold, per second where those count.
+
+        Args:
+            away: (n,) of the expected value above the threshold, in standard deviations.
+            longer: (n,) times the horizon that it takes at least; a chance that takes twice as long is worth half.
+        """
+        if self._pace is None:
+            return away
+        worth: Array = log_ndtr(away) - np.log(np.maximum(longer, 1.0))
+        return worth
+
+    def _seconds(self, numbers: Any) -> Array:
+        """Seconds of an epoch of some trials, expected of those that have told none."""
+        assert self._pace is not None
+        seconds: Array = self._trials.seconds[numbers].copy()
+        if (unknown := seconds == 0).any():
+            seconds[unknown] = self._pace.of(self._trials.codes[numbers][unknown])
+        return seconds
+
+    def _full_process(self, view: _View) -> tuple[Process, float, float]:
+        """Process of full trainings alone, the best of them in its units, and its unit in warped values."""
         codes, values = self._full_data(view.warp)
-        top = float(values.max())
         middle, deviation = float(values.mean()), float(values.std()) or 1.0
         running = self._trials.codes[self._trials.until >= FULL * self._epochs]
-        all_codes = np.concatenate([codes, running])
-        process = Process(
-            self._full_kernel, all_codes, np.ones(len(all_codes)), (values - middle) / deviation
-        )
+        all_codes, top = np.concatenate([codes, running]), (float(values.max()) - middle) / deviation
+        scaled = (values - middle) / deviation
+        return Process(self._full_kernel, all_codes, np.ones(len(all_codes)), scaled), top, deviation
+
+    def _full(self, rng: np.random.Generator, view: _View) -> Step:
+        process, top, _ = self._full_process(view)
 
         def score(codes: Array, few: int) -> Array:  # noqa: ARG001 - full trainings are few
-            return log_expected_gain(*process.spread(codes, 1.0), (top - middle) / deviation)
+            gain = log_expected_gain(*process.spread(codes, 1.0), top)
+            return gain if self._pace is None else gain - np.log(self._pace.of(codes))
 
         start = np.concatenate(
-            [self._encoding.scattered(rng, 400), self._encoding.around(rng, self._tops(), 300)]
+            [self._encoding.scattered(rng, 400), self._encoding.around(rng, self._candidates.tops(), 300)]
         )
         scales = [(0.05, 0.15), (0.03, 0.1), (0.01, 0.03), (0.003, 0.01)]
-        genes, _ = self._climb(rng, start, score, scales)
+        genes, _ = self._candidates.climb(rng, start, score, scales)
         return self._open(genes, self._epochs, f"in full, to improve on {self._best_words()}")
-
-    # candidates
-
-    def _climb(self, rng: np.random.Generator, genes: Array, score: Any, scales: Any) -> tuple[Array, float]:
-        """Best of these candidates by a score, and of those drawn ever closer around the best."""
-        limits = self._limits if self._all is None else None
-        best, value = genes[0] if limits is None else limits.drawn(rng), -math.inf
-        for scale in [*scales, None]:
-            genes = self._untried(genes)
-            genes = genes if limits is None else limits.likely(genes)
-            scores = score(self._encoding.codes(genes), 40)
-            order = np.argsort(-scores)
-            order = order[:4] if limits is None else limits.first(genes, order, 4)
-            if len(order) and scores[order[0]] > value:
-                best, value = genes[order[0]], float(scores[order[0]])
-            if scale is None or self._all is not None:
-                break
-            genes = self._encoding.around(rng, np.concatenate([genes[order], best[None]]), 60, scale)
-        return best, value
-
-    def _tops(self) -> Array:
-        seen = np.nonzero(self._trials.epochs)[0]
-        best: Array = self._trials.genes[seen[np.argsort(-self._trials.bests[seen], kind="stable")[:6]]]
-        return best
-
-    def _untried(self, genes: Array) -> Array:
-        """Those of which no trial has the configuration, or nearly; of a small space, all that there are."""
-        genes = genes if self._all is None else self._all
-        fresh = [key not in self._tried for key in self._keys(self._encoding.codes(genes))]
-        return genes[fresh] if any(fresh) else genes
-
-    def _key(self, code: Array) -> bytes:
-        return self._keys(code[None])[0]
-
-    def _keys(self, codes: Array) -> list[bytes]:
-        """Equal where two configurations are, or nearly in a space that is not small."""
-        return [
-            code.tobytes() for code in np.round(codes, 9 if self._encoding.finite <= ENUMERATED else ALIKE)
-        ]
-
-    def _enumerate(self) -> Array:
-        """Genes of every configuration of a small space that keeps the limits, each once."""
-        genes = self._encoding.every()
-        if self._limits is not None:
-            genes = genes[[self._limits.of(row) <= 0 for row in genes]]
-        keys = self._keys(self._encoding.codes(genes))
-        _, first = np.unique(keys, return_index=True)
-        self._encoding.finite = len(first)
-        return genes[np.sort(first)]
 
     # the model
 
@@ -511,6 +543,9 @@ class CurveSearcher:
         """Fit the hyperparameters where there is so much more to fit them to."""
         if not self._modelled() or self._references_left() or self._lost or self._spent_out():
             return  # as where nothing is asked of the model: a decision that is taken over must leave the same state
+        if self._pace is not None:
+            timed = self._trials.timed
+            self._pace.learn(self._trials.codes[timed], self._trials.seconds[timed])
         points = int((self._trials.epochs > 0).sum() + self._trials.epochs.sum() // 10)
         if points > REFIT * self._fitted:
             codes, times, values, _ = self._data()

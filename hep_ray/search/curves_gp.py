@@ -308,6 +308,24 @@ class Process:
         variance = self._kernel.variance() - np.einsum("ij,ij->j", half, half)
         return self._expected(across, codes, times), np.sqrt(np.maximum(variance, 1e-10))
 
+    def joint(self, codes: Array, times: Array) -> tuple[Array, Array]:
+        """Return (k,) expected values, and their (k, k) covariances, without noise."""
+        kernel = self._kernel
+        across = self.between(codes, times)
+        half = dtrtrs(self._lower, across.T, lower=1)[0]
+        scaled = kernel.bent(codes) * self._scale
+        squares = (scaled**2).sum(1)
+        covariance = _near(-2 * scaled @ scaled.T, squares, squares)
+        when, _ = _matern(((times[:, None] - times[None]) / kernel.time) ** 2)
+        covariance *= kernel.level + kernel.shape * when
+        covariance += kernel.trend * when - half.T @ half
+        return self._expected(across, codes, times), covariance
+
+    @property
+    def noise(self) -> float:
+        """Return the standard deviation of a value about what it would be without noise."""
+        return math.sqrt(self._kernel.noise)
+
 
 def log_expected_gain(mean: Array, spread: Array, best: float) -> Array:
     """Return the logarithm of the expected improvement of normal values on the best, also far below it."""

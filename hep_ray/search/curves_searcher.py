@@ -13,6 +13,7 @@ from hep_ray.search.space import Space
 from hep_ray.tracking.records import (
     OF_PARAMETERS,
     EpochFinished,
+    NoGainLeft,
     Record,
     TrialFinished,
     TrialGoesOn,
@@ -34,6 +35,7 @@ class CurveTrials(OptunaSearcher):
             points=self._search.points_to_evaluate,
             lessons=self._state.started.lessons if self._state.started else (),
             margin=self._limits.margin if self._limits else None,
+            per_second=self._state.started is not None and self._state.started.gain_per == "second",
         )
         self._numbers: dict[str, int] = {}
         """Trial → its number for the model, in the order in which they were opened."""
@@ -47,7 +49,9 @@ class CurveTrials(OptunaSearcher):
 
     def _going_on(self) -> TrialGoesOn | TrialStarted | None:
         """Return what the model says is to be trained next, a new trial among it."""
-        step = None if self._closed else self._curves.next()
+        if self._closed:
+            return None
+        step = self._curves.best_in_full() if self._no_gain_left() else self._curves.next()
         if step is None:
             return None
         name = f"t{step.trial:04d}"
@@ -71,8 +75,21 @@ class CurveTrials(OptunaSearcher):
         )
         return self._mine
 
+    def _no_gain_left(self) -> bool:
+        """Return whether the search is over before its epochs are spent, and record it when it becomes so."""
+        state = self._state
+        if state.started is None or not state.started.options.get("until_no_gain"):
+            return False
+        if state.no_gain is None and (left := self._curves.gain_left()) is not None:
+            metric, mode = self._search.metric, self._search.mode
+            best = state.ranked(metric, mode)[0]
+            gain, noise = left[0], (best.best(metric, mode) or {}).get(f"{metric}_error", left[1])
+            if gain < noise or gain == 0:
+                self._note(NoGainLeft(time=time.time(), gain=gain, noise=noise, trial_id=best.trial_id))
+        return state.no_gain is not None
+
     def _tell_scheduler(self, record: Record) -> None:
-        if record is self._mine:
+        if record is self._mine or isinstance(record, NoGainLeft):
             return
         name = getattr(record, "trial_id", "")
         if isinstance(record, TrialStarted | TrialGoesOn):
@@ -82,7 +99,8 @@ class CurveTrials(OptunaSearcher):
             self._curves.took(Step(number, dict(trial.started.params), len(trial.history), until))
         elif isinstance(record, EpochFinished):
             if not self._broken(name):
-                self._curves.report(self._numbers[name], record.epoch, record.metrics[self._search.metric])
+                value, seconds = record.metrics[self._search.metric], record.metrics.get("epoch_seconds")
+                self._curves.report(self._numbers[name], record.epoch, value, seconds)
         elif isinstance(record, TrialFinished):
             broken = self._broken(name)
             wasted = len(self._state.trials[name].history) if broken else 0

@@ -116,6 +116,7 @@ class CurveTable:
         self._epochs, self._until = np.zeros(ROOM, int), np.zeros(ROOM, int)
         self._bests = np.full(ROOM, -np.inf)
         self._over, self._failed = np.zeros(ROOM, bool), np.zeros(ROOM, bool)
+        self._seconds, self._timed = np.zeros(ROOM), np.zeros(ROOM, int)
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -163,6 +164,17 @@ class CurveTable:
         return np.nonzero((self.epochs > 0) & (self.until == 0) & ~over)[0]
 
     @property
+    def timed(self) -> npt.NDArray[np.int_]:
+        """Numbers of the trials that have told how long an epoch takes them."""
+        return np.nonzero(self._timed[: len(self._trials)])[0]
+
+    @property
+    def seconds(self) -> Array:
+        """(trials,) mean seconds of an epoch; 0 before the first."""
+        mean: Array = self._seconds[: len(self._trials)] / np.maximum(self._timed[: len(self._trials)], 1)
+        return mean
+
+    @property
     def failures(self) -> npt.NDArray[np.bool_]:
         """(trials,) whether each failed before its first value."""
         early: npt.NDArray[np.bool_] = self._failed[: len(self._trials)] & (self.epochs == 0)
@@ -195,6 +207,11 @@ class CurveTable:
         one.values.append(best)
         self._curves[number, slice(None) if first else self._grid >= epoch] = best
         self._epochs[number], self._bests[number] = epoch, best
+
+    def took(self, number: int, seconds: float) -> None:
+        """Take in the seconds of an epoch."""
+        self._seconds[number] += seconds
+        self._timed[number] += 1
 
     def end(self, number: int, *, failed: bool = False) -> None:
         """Note that a trial will not be continued."""

@@ -135,6 +135,17 @@ CONSTRAINT_FLAG = typer.Option(
     "for the shell; may be given several times.",
     show_default=False,
 )
+UNTIL_NO_GAIN_FLAG = typer.Option(
+    "--until-no-gain/--no-until-no-gain",
+    help="With sampler curves: begin nothing more once the best value is expected to rise by less than its noise, were "
+    "the search to go on for ever; the best trial is then trained in full. --trials is the most that is trained.",
+    show_default=False,
+)
+GAIN_PER_FLAG = typer.Option(
+    help="What sampler curves weighs a gain against, where configurations take unlike seconds for an epoch: epoch, or "
+    "second [default: second with --time-budget, else epoch].",
+    show_default=False,
+)
 READERS_FLAG = typer.Option(
     min=1,
     help="Cores that Ray Data reads streamed events with; unless given, one of each node and all that no trial takes.",
@@ -196,6 +207,8 @@ class SearchOptions:
     watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
     learn_from: Annotated[list[str] | None, LEARN_FROM_FLAG] = None
     constraint: Annotated[list[str] | None, CONSTRAINT_FLAG] = None
+    gain_per: Annotated[Literal["epoch", "second"] | None, GAIN_PER_FLAG] = None
+    until_no_gain: Annotated[bool | None, UNTIL_NO_GAIN_FLAG, Resume.MAY_CHANGE] = None
     plugin: Annotated[Plugins, Resume.MAY_CHANGE] = None
     accept_changed_code: Annotated[
         bool,
@@ -273,6 +286,7 @@ def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
         "tracking_uri": recorded_uri(folder, started) if stated else None,
         "workers_per_trial": started.workers_per_trial,
         "weights": started.weights,
+        "gain_per": started.gain_per,
         "grace_epochs": started.grace_epochs,
         "sampler": started.sampler,
         "scheduler": started.scheduler,

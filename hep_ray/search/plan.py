@@ -19,7 +19,14 @@ from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownNam
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
 from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
-from hep_ray.search.asked import check_baseline, check_end, in_precision, with_constraints
+from hep_ray.search.asked import (
+    check_baseline,
+    check_end,
+    check_read,
+    in_precision,
+    with_constraints,
+    with_gain_per,
+)
 from hep_ray.search.constraints import (
     ModelLimits,
     Share,
@@ -201,6 +208,7 @@ class SearchPlan(TrainingPlan):
             "space": self.space.to_json(),
             "points_to_evaluate": [dict(params) for params in self.search.points_to_evaluate],
             "constraints": limits_of(self.search.constraints),
+            "gain_per": self.given.gain_per,
         }
 
     @property
@@ -221,7 +229,9 @@ class SearchPlan(TrainingPlan):
         sampler += (
             f", which learns from {learns} earlier search{'es' if learns > 1 else ''}" if learns else ""
         )
-        in_time = (
+        early = "; ends before where no gain above the noise is left" if self.given.until_no_gain else ""
+        sampler += " by gain per second" * (self.given.gain_per == "second")
+        in_time = early + (
             ""
             if limit is None
             else f"; ends after {in_words(limit)}, with what runs stopping after its epoch"
@@ -498,6 +508,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     lambda draft: check_baseline(draft.search),
     lambda draft: check_sampler(draft.preset, draft.search),
     lambda draft: check_end(draft.preset, draft.options),
+    lambda draft: check_read(draft.preset, draft.options),
     lambda draft: check_averages(draft.search, draft.preset, draft.space, draft.options),
     lambda draft: lessons_of(draft.options.learn_from or (), draft.preset, draft.space),
     lambda draft: total_trials(draft.search, draft.preset, draft.space),  # no grid over a range
@@ -526,7 +537,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         InvalidConfig: the processor lacks the precision that is asked for.
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
-        InvalidConfig: neither a number of trials nor a time ends it.
+        InvalidConfig: neither a number of trials nor a time ends it, or an option would do nothing.
         InvalidSpace: weights would be averaged over a single epoch, or no configuration keeps the constraints.
         InvalidConfig, SearchFailed: it cannot learn from an earlier search, see `lessons_of`.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
@@ -542,7 +553,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         )
     asked = search.presets[options.preset].with_options(options)
     preset = asked.resolved(search, options.sampler, options.scheduler)
-    search, preset, options = in_precision(search, preset, options)
+    search, preset, options = in_precision(search, preset, with_gain_per(options, preset))
     draft = Draft(search, preset, options, hashes)
     for check in CHECKS:
         check(draft)

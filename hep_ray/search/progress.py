@@ -17,6 +17,7 @@ from hep_ray.search.notebook import NotebookView, progress_html, summary
 from hep_ray.search.state import ENDLESS, SearchState, TrialState
 from hep_ray.tracking.records import (
     EpochFinished,
+    NoGainLeft,
     Record,
     SearchStarted,
     TrialFinished,
@@ -83,7 +84,7 @@ class Progress:
         if self._console.is_jupyter:
             self._redraw()
             return
-        if self._console.is_terminal and not isinstance(record, TrialFinished | TrialLost):
+        if self._console.is_terminal and not isinstance(record, TrialFinished | TrialLost | NoGainLeft):
             return
         line = self._line(record)
         if line:
@@ -116,6 +117,12 @@ class Progress:
         if isinstance(record, EpochFinished):
             value = record.metrics[self._metric]
             return f"{self._clock()} {record.trial_id} epoch {record.epoch}/{self._epochs}: {self._metric} {value:.4f}"
+        if isinstance(record, NoGainLeft):
+            return (
+                f"{self._clock()} nothing above the noise is left to gain: {self._metric} is expected to rise by "
+                f"{record.gain:.2g}, were the search to go on for ever, and {record.trial_id}, the best, is known to "
+                f"{record.noise:.2g}. --resume --no-until-no-gain goes on all the same"
+            )
         if isinstance(record, TrialLost):
             return f"{self._clock()} {record.trial_id} goes on after epoch {record.epoch}: {record.cause}"
         if isinstance(record, TrialFinished):

@@ -23,6 +23,7 @@ from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     CodeAccepted,
     EpochFinished,
+    NoGainLeft,
     OfTrial,
     OptionsChanged,
     Record,
@@ -159,12 +160,14 @@ class SearchState:
         started: what the search is; its options are those of the last time that it was resumed with others.
         trials: by their id, in the order in which they were drawn.
         finished: whether all of them ended, and as many as were asked for.
+        no_gain: why nothing new begins; None where it does.
         records: all that was folded, in its order.
     """
 
     started: SearchStarted | None = None
     trials: dict[str, TrialState] = field(default_factory=dict)
     finished: bool = False
+    no_gain: NoGainLeft | None = None
     accepted: CodeAccepted | None = None
     records: list[Record] = field(default_factory=list, repr=False, compare=False)
 
@@ -206,6 +209,7 @@ class SearchState:
             self.started = self.started.model_copy(update={"options": record.options})
             drawn = len(self.trials) - len(self.started.points_to_evaluate)
             self.finished &= (record.options.get("trials") or 0) <= drawn
+            self.no_gain = None
         elif isinstance(record, TrialStarted):
             self.trials[record.trial_id] = TrialState(record, until=record.until)
             self.finished = False
@@ -213,6 +217,8 @@ class SearchState:
             self.trials[record.trial_id].take(record)
         elif isinstance(record, CodeAccepted):
             self.accepted = record
+        elif isinstance(record, NoGainLeft):
+            self.no_gain = record
         elif isinstance(record, SearchFinished):
             self.finished = True
 

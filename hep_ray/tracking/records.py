@@ -121,6 +121,9 @@ class SearchStarted(Config):
         "on", description="whether the weights of events count, if they have some"
     )
     points_to_evaluate: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
+    gain_per: Literal["epoch", "second"] = Field(
+        "epoch", description="what sampler curves weighs a gain against"
+    )
     constraints: dict[str, float] = Field(
         {}, description="figure of a model, and the largest value it may have"
     )
@@ -289,6 +292,18 @@ class TrialsFused(Config):
     unmeasured: str = Field("", description="why it could not be measured whether it pays")
 
 
+class NoGainLeft(Config):
+    """A search that was asked to ends: what it has left to gain is less than the noise of its best value."""
+
+    kind: Literal["no_gain_left"] = "no_gain_left"
+    time: float
+    gain: float = Field(description="of the best value that is expected, were the search to go on for ever")
+    noise: float = Field(
+        description="of the best value: its statistical error, or what curves scatter by where it has none"
+    )
+    trial_id: str = Field(description="the best, which is trained in full yet")
+
+
 class TimeBudgetSpent(Config):
     """The time that this attempt had is over; trials that have not ended go on when the search is resumed."""
 
@@ -318,6 +333,7 @@ Record = (
     | TrialTested
     | CodeAccepted
     | TrialsFused
+    | NoGainLeft
     | TimeBudgetSpent
     | SearchFinished
 )

@@ -57,6 +57,7 @@ class Simulated:
         searcher: class in the place of the preset's own.
         limits: of the models.
         value: of the metric, of a configuration after an epoch.
+        error: statistical, of the metric; None where it reports none.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Simulated:
         searcher: Any = None,
         limits: ModelLimits | None = None,
         value: Callable[[dict[str, Any], int], float] = accuracy,
+        error: float | None = None,
     ) -> None:
         self.state = SearchState.fold(records)
         self.search = Search(
@@ -84,6 +86,7 @@ class Simulated:
             second_objective=second,
         )
         self.preset, self._diverges, self._value = preset, diverges, value
+        self._error = {} if error is None else {"val_accuracy_error": error}
         kind = searcher or searcher_of(self.search, preset)
         self.searcher = kind(self.search, preset, space, seed, None, self.state, self._write, limits)
         self._working: list[str] = []
@@ -125,6 +128,7 @@ class Simulated:
         metrics = {
             "epoch": epoch,
             "val_accuracy": value,
+            **self._error,
             "epoch_seconds": 1 + trial.started.params.get("momentum", 0.0),
         }
         self._write(EpochFinished(time=0, trial_id=name, metrics=metrics))

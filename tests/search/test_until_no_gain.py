@@ -1,0 +1,137 @@
+"""A search that ends when nothing above the noise is left to gain: what is left, when it ends, and how it goes on."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern
+
+from hep_ray.errors import InvalidConfig
+from hep_ray.search.asked import check_read
+from hep_ray.search.curves_gain import gain_left, noise_of
+from hep_ray.search.curves_gp import Kernel, Process, Warp
+from hep_ray.search.definition import Preset
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.progress import Progress
+from hep_ray.search.space import LogUniform, Space, Uniform
+from hep_ray.search.state import SearchState
+from hep_ray.tracking.records import NoGainLeft, OptionsChanged, SearchStarted, TrialStarted
+from tests.facts import raises, tells
+from tests.search.simulated import Simulated, told
+
+SPACE = Space(
+    model="cnn",
+    loss="cross_entropy",
+    optimizer="sgd",
+    learning_rate=LogUniform(1e-4, 1e-1),
+    momentum=Uniform(0.0, 0.99),
+)
+MADE = Preset(epochs=9, trials=60, sampler="curves")
+
+
+def begun(**options: Any) -> SearchStarted:
+    return SearchStarted(
+        time=0, search="toy", search_id="a", dataset_fingerprint="f", task="toy", metric="val_accuracy", mode="max",
+        epochs=9, sampler="curves", scheduler="curves", seed=0, provenance={}, options=options,
+    )  # fmt: skip
+
+
+def smooth(params: dict[str, Any], epoch: int) -> float:
+    """Curves without noise, that all saturate by the last epoch."""
+    rate, momentum = math.log10(params["learning_rate"]), params["momentum"]
+    return (0.9 - 0.05 * (rate + 2) ** 2 - 0.2 * (momentum - 0.6) ** 2) * (1 - math.exp(-epoch))
+
+
+def epochs_of(run: Simulated) -> int:
+    return sum(len(trial.history) for trial in run.state.drawn())
+
+
+def test_draws_of_all_candidates_together_have_the_covariance_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    codes, values, asked = rng.random((12, 2)), rng.normal(size=12), rng.random((5, 2))
+    kernel = Kernel(np.array([0.4, 0.7]), 1.0, 1.0, 0.0, 0.0, 1e-2, np.array([0, 1]), np.ones((2, 2)))
+    mean, covariance = Process(kernel, codes, np.ones(12), values).joint(asked, np.ones(5))
+    theirs = GaussianProcessRegressor(Matern([0.4, 0.7], nu=2.5), alpha=1e-2 + 1e-6, optimizer=None)
+    expected, between = theirs.fit(codes, values).predict(asked, return_cov=True)
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    np.testing.assert_allclose(covariance, between, atol=1e-7)
+
+
+def test_what_is_left_is_the_expected_height_of_the_highest_above_the_best() -> None:
+    """Far from all that was seen values are independent: of a few, the mean of the highest of as many normals."""
+    kernel = Kernel(np.array([0.01]), 1.0, 1.0, 0.0, 0.0, 1e-4, np.array([0]), np.ones((2, 1)))
+    process = Process(kernel, np.array([[0.1]]), np.ones(1), np.array([1.5]))
+    asked = np.array([[0.5], [0.7], [0.9], [0.1]])
+    left = gain_left(process, asked, np.ones(4), lambda rise: 7.0 + 3 * rise, np.random.default_rng(0))
+    highest = np.random.default_rng(1).normal(size=(100_000, 3)).max(1)
+    assert left == pytest.approx(3 * np.maximum(highest - 1.5, 0).mean(), rel=0.3)
+    nothing = gain_left(
+        process, asked[-1:], np.ones(1), lambda rise: 7.0 + 3 * rise, np.random.default_rng(0)
+    )
+    assert nothing == 0
+
+
+def test_the_noise_of_a_value_is_told_in_units_of_the_metric() -> None:
+    values = np.linspace(0.0, 1.0, 21)
+    warp = Warp(values)
+    seen = warp.standardise(values)
+    kernel = Kernel(np.array([0.1]), 1.0, 1.0, 0.0, 0.0, 1e-2, np.array([0]), np.ones((2, 1)))
+    process = Process(kernel, values[:, None], np.ones(21), seen)
+    below = float(warp(np.array(1.0))) - 0.1
+    assert noise_of(process, warp, 1.0) == pytest.approx(1.0 - warp.back(below))
+
+
+def test_it_ends_before_its_epochs_are_spent_and_trains_the_best_in_full() -> None:
+    whole = Simulated(MADE, SPACE, [begun(until_no_gain=True)])
+    expected = whole.run()
+    (ended,) = (record for record in whole.state.records if isinstance(record, NoGainLeft))
+    assert epochs_of(whole) < 0.7 * 60 * 9
+    assert 0 <= ended.gain < ended.noise
+    assert whole.state.trials[ended.trial_id].status == "completed"
+    after = whole.state.records[whole.state.records.index(ended) :]
+    assert not any(isinstance(record, TrialStarted) for record in after)
+    records = whole.state.records
+    at = records.index(ended)
+    for cut in (at // 2, at, at + 1, len(records)):
+        assert Simulated(MADE, SPACE, records[:cut]).run() == expected, cut
+    alone = Simulated(MADE, SPACE, [begun()])
+    alone.run()
+    assert epochs_of(alone) == 60 * 9
+    assert told(alone.state.records)[1:at] == told(records)[1:at]  # until then it decides as any other
+
+
+def test_the_statistical_error_decides_where_the_metric_has_one() -> None:
+    """Ten times smaller an error is searched for longer; where all is told apart, to the last of the epochs."""
+    spent = {}
+    for error in (1e-2, 1e-3, 1e-6):
+        run = Simulated(MADE, SPACE, [begun(until_no_gain=True)], value=smooth, error=error)
+        run.run()
+        spent[error] = epochs_of(run)
+        assert run.state.no_gain is None or run.state.no_gain.noise == error
+    assert spent[1e-2] < spent[1e-3] < spent[1e-6] == 60 * 9
+
+
+def test_it_goes_on_where_it_is_told_to() -> None:
+    first = Simulated(MADE, SPACE, [begun(until_no_gain=True)])
+    first.run()
+    changed = OptionsChanged(time=0, options={"until_no_gain": False, "trials": 60})
+    again = Simulated(MADE, SPACE, [*first.state.records, changed])
+    assert again.state.no_gain is None
+    again.run()
+    assert epochs_of(again) > epochs_of(first) + 9
+
+
+def test_a_sampler_that_knows_no_gain_is_refused_and_the_end_is_told() -> None:
+    with raises(InvalidConfig, "--until-no-gain", "'tpe'", "curves"):
+        check_read(Preset(epochs=9, trials=4), SearchOptions(data=".", until_no_gain=True))  # type: ignore[arg-type]
+    console = Console(file=io.StringIO(), width=400)
+    shown = Progress(SearchState.fold([begun()]), 60, 9, "val_accuracy", "max", console)
+    shown.record(NoGainLeft(time=0, gain=0.00021, noise=0.0013, trial_id="t0007"))
+    told_of = console.file.getvalue()  # type: ignore[attr-defined]
+    assert tells(told_of, "val_accuracy", "0.00021", "0.0013", "t0007", "--no-until-no-gain")
