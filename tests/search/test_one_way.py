@@ -18,9 +18,10 @@ from hep_ray.search.cli import build_app
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import ConfirmOptions, SearchOptions
-from hep_ray.search.plan import prepare
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.plan import planned, prepare
+from hep_ray.search.space import Integer, LogUniform, Space
 from hep_ray.search.state import SearchState
+from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
 from tests.conftest import toy_events, toy_schema
 from tests.facts import raises, tells
@@ -149,3 +150,37 @@ def test_a_search_of_weighted_events_from_when_metrics_counted_them_is_not_resum
     of_before = type(started).model_validate(started.model_dump(exclude={"weights"}))
     with raises(CannotResume, "'w'", "--storage"):
         resumed.opening(SearchState.fold([of_before]), print)
+
+
+def test_limits_seconds_and_an_early_end_are_of_the_search_and_kept_when_it_is_resumed(
+    options: SearchOptions,
+) -> None:
+    space = SEARCH.space.replace(hidden_layers=1, hidden_features=Integer(8, 256, log=True))
+    made = {"smoke": Preset(trials=12, epochs=9, sampler="curves")}
+    search = dataclasses.replace(SEARCH, space=space, presets=made, constraints=("parameters<=9000",))
+    asked = dataclasses.replace(options, constraint=["flops<=1e6"], time_budget=60.0, until_no_gain=True)
+    plan = prepare(search, asked)
+    rows = dict(plan.rows())
+    assert tells(rows["constraints"], "flops<=1000000", "parameters<=9000", "100")
+    assert tells(rows["budget"], "gain per second", "noise")
+    (begun,) = plan.opening(SearchState(), print)
+    assert begun.constraints == {"flops": 1e6, "parameters": 9000.0}
+    assert (begun.gain_per, begun.options["until_no_gain"]) == ("second", True)
+    with Journal(plan.folder) as journal:
+        journal.append(begun)
+        state = SearchState.fold([begun])
+        drawn = plan.searcher(state, state.apply).leg()
+    assert drawn is not None
+    assert drawn.figures["parameters"] <= 9000
+    given = {"storage": options.storage, "data": options.data, "tracking_uri": options.tracking_uri}
+    resumed = dataclasses.replace(planned(search, given, resume=True), resume=True)
+    assert resumed.opening(SearchState.read(plan.folder), print) == []
+    with raises(CannotResume, "parameters<=9000", "parameters<=5"):
+        planned(
+            dataclasses.replace(search, constraints=()),
+            {**given, "constraint": ["parameters<=5"]},
+            resume=True,
+        )
+    other = dataclasses.replace(planned(search, {**given, "gain_per": "epoch"}, resume=True), resume=True)
+    with raises(CannotResume, "gain_per", "'second'", "'epoch'"):
+        other.opening(SearchState.read(plan.folder), print)
