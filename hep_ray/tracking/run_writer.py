@@ -1,4 +1,4 @@
-"""What the records of a search are in MLflow: one parent run, and one child for each trial.
+"""Runs of a search in MLflow: one parent, and one child for each trial.
 
 Runs are found again by their tags, and a metric point is the same point when run, key, step and time are the same, so
 that writing a record twice changes nothing.

@@ -64,7 +64,7 @@ Point = tuple[str, float, int, int]
 
 @dataclass
 class RunUpdate:
-    """What several records of one trial say of its run in MLflow.
+    """Content of several records of one trial, as its run in MLflow is to have it.
 
     Attributes:
         run_id: None where the run is not there yet.
