@@ -84,12 +84,12 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
     from hep_ray.search.state import causes, table
 
     console = result_console()
+    commands = "\n".join(f"  {command}" for command in _next(result, plan))
     console.print()
     console.print(table(result.state))
     for cause, trials in causes(result.state.trials.values()):
         names = ", ".join([trial.trial_id for trial in trials[:SHOWN]] + ["…"] * (len(trials) > SHOWN))
         print_text(console, f"{len(trials)} of {len(result.state.trials)} trials failed ({names}): {cause}")
-    commands = "\n".join(f"  {command}" for command in _next(result, plan))
     print_text(
         console,
         f"\nLeaderboard: {result.leaderboard}\nRuns:        {result.tracking_uri}\n\n"
@@ -101,11 +101,10 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
 def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     """Commands that go on from here, as a shell takes them."""
     from hep_ray.search.state import stated_in, words_to_confirm
-    from hep_ray.tracking.client import look
 
     started, storage = result.state.started, plan.storage
     assert started is not None
-    yield look(result.tracking_uri, storage)
+    yield plan.given.to_look
     if result.out_of_time:
         budget = in_words(plan.time_budget or 0.0)
         yield typed(python(), sys.argv[0], "--resume", "--time-budget", budget, storage=storage)

@@ -74,20 +74,20 @@ def limits_of(constraints: Iterable[str]) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
-def resumed_limits(stated: Iterable[str], typed: Iterable[str], started: SearchStarted) -> tuple[str, ...]:
-    """Return the constraints of a search that is resumed: those that it has.
+def resumed_limits(typed: Iterable[str], started: SearchStarted) -> list[str]:
+    """Return the constraints of a search that is resumed, as they are typed: those that it began with.
 
     Raises:
-        CannotResume: the script, or a flag, has others.
+        CannotResume: a flag has another.
     """
-    for name, limit in limits_of((*stated, *typed)).items():
+    for name, limit in limits_of(typed).items():
         if (known := started.constraints.get(name)) != limit:
             had = "without a limit of it" if known is None else f"with {words_of({name: known})}"
             raise CannotResume(
                 f"cannot resume another search: it began {had}, and {words_of({name: limit})} is stated now; leave "
-                "--constraint out and state the search's as it was, or choose another --storage"
+                "--constraint out, or choose another --storage"
             )
-    return tuple(words_of({name: limit}) for name, limit in started.constraints.items())
+    return [words_of({name: limit}) for name, limit in started.constraints.items()]
 
 
 def words_of(limits: Mapping[str, float]) -> str:

@@ -523,6 +523,11 @@ class Search:
         unknown = getattr(self, "_unknown_direction", False)
         return replace(self, mode=THAT_OF_THE_METRIC, plugins=()) if unknown else self
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """Return its constraints as figure → largest value."""
+        return limits_of(self.constraints)
+
     def better(self, left: float, right: float) -> bool:
         """Return whether `left` is the better value of the metric."""
         return left > right if self.mode == "max" else left < right

@@ -253,6 +253,29 @@ def stops(preset: Preset) -> bool:
     return preset.grace < preset.epochs
 
 
+def draws_in_words(preset: Preset, space: Space, drawn: int, lessons: int, gain_per: str | None) -> str:
+    """Return what draws the trials of a search, and what stops them.
+
+    Args:
+        preset: with its sampler and scheduler chosen.
+        space: that is drawn from.
+        drawn: trials that are.
+        lessons: earlier searches that it learns from.
+        gain_per: what a gain is weighed against.
+    """
+    sampler, stopping = preset.sampler_name, preset.scheduler != "none"
+    if sampler in WAITING:
+        third = f" and one in {MIXED}" if stops(preset) else ""
+        sampler += f" after {min(n_startup_trials(preset, space), drawn)} trials at random{third}"
+    if lessons:
+        sampler += f", which learns from {lessons} earlier search{'es' if lessons > 1 else ''}"
+    sampler += " by gain per second" * (gain_per == "second")
+    chosen = f" (chosen by auto: {preset.why})" if preset.why else ""
+    nobody = ", which stops none of so few epochs" if stopping and not stops(preset) else ""
+    how = "pausing" if preset.pauses else "stopping"
+    return f"sampler {sampler}{chosen}, {how} {preset.stopping}{nobody}"
+
+
 def n_startup_trials(preset: Preset, space: Space) -> int:
     """Return how many trials have to end before TPE draws: one more than there are parameters to draw.
 

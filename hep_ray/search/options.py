@@ -262,6 +262,18 @@ class SearchOptions:
 
         return self.tracking_uri or default_uri(self.storage)
 
+    def with_gain_per(self, sampler: object) -> Self:
+        """Return options that say what a gain is weighed against: seconds where time ends a search by curves."""
+        in_time = self.time_budget is not None and sampler == "curves"
+        return dataclasses.replace(self, gain_per=self.gain_per or ("second" if in_time else "epoch"))
+
+    @property
+    def to_look(self) -> str:
+        """Return what to type to see what MLflow holds."""
+        from hep_ray.tracking.client import look
+
+        return look(self.tracking, self.storage)
+
     def record(self, *kinds: Resume) -> dict[str, Any]:
         """Return what the journal records, as plain values; of these kinds only, where any is named."""
         plain = {

@@ -18,26 +18,12 @@ from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
+from hep_ray.models import is_fitted
 from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
-from hep_ray.search.asked import (
-    check_baseline,
-    check_end,
-    check_read,
-    in_precision,
-    with_constraints,
-    with_gain_per,
-)
-from hep_ray.search.constraints import (
-    ModelLimits,
-    Share,
-    check_limits,
-    limits_of,
-    resumed_limits,
-    words_of,
-)
+from hep_ray.search.constraints import ModelLimits, Share, check_limits, resumed_limits, words_of
 from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Mode, Preset, Search
-from hep_ray.search.draws import MIXED, WAITING, n_startup_trials, stops, total_trials
+from hep_ray.search.draws import draws_in_words, total_trials
 from hep_ray.search.fused import Stack
 from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
@@ -45,7 +31,10 @@ from hep_ray.search.own_checks import rehearse
 from hep_ray.search.preflight import (
     Trials,
     check_averages,
+    check_baseline,
+    check_end,
     check_metrics,
+    check_read,
     check_sampler,
     check_yardsticks,
     configurations_of,
@@ -59,6 +48,7 @@ from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, stated_by, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, ModelTimed, OptionsChanged, Record, SearchStarted
+from hep_ray.training.precision import chosen_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +153,7 @@ class SearchPlan(TrainingPlan):
         for name, parameter in self.space.parameters.items():
             yield "space", f"{name}: {parameter}"
         if self.within is not None:
-            limits = words_of(limits_of(self.search.constraints))
+            limits = words_of(self.search.limits)
             yield "constraints", f"{limits}: {self.within}; what breaks one is not trained"
         for told in summary(self.plugins):
             yield "own code", told
@@ -207,38 +197,22 @@ class SearchPlan(TrainingPlan):
             **self.given.record(Resume.MUST_MATCH),
             "space": self.space.to_json(),
             "points_to_evaluate": [dict(params) for params in self.search.points_to_evaluate],
-            "constraints": limits_of(self.search.constraints),
+            "constraints": self.search.limits,
             "gain_per": self.given.gain_per,
         }
 
     @property
     def budget(self) -> str:
         """In words: how much is trained, what draws it and what stops it."""
-        preset, drawn = self.preset, self.trials - len(self.search.points_to_evaluate)
-        at_random = min(n_startup_trials(preset, self.space), drawn)
-        third = f" and one in {MIXED}" if stops(preset) else ""
-        sampler = preset.sampler_name
-        if sampler in WAITING:
-            sampler += f" after {at_random} trials at random{third}"
-        chosen = f" (chosen by auto: {preset.why})" if preset.why else ""
-        idle = preset.scheduler != "none" and not stops(preset)
-        nobody = ", which stops none of so few epochs" if idle else ""
+        preset, limit, learns = self.preset, self.time_budget, len(self.given.learn_from or ())
+        drawn = self.trials - len(self.search.points_to_evaluate)
         shared = f" = {drawn * preset.epochs} epochs, shared among trials that pause" if preset.pauses else ""
-        limit = self.time_budget
-        learns = len(self.given.learn_from or ())
-        sampler += (
-            f", which learns from {learns} earlier search{'es' if learns > 1 else ''}" if learns else ""
-        )
         early = "; ends before where no gain above the noise is left" if self.given.until_no_gain else ""
-        sampler += " by gain per second" * (self.given.gain_per == "second")
-        in_time = early + (
-            ""
-            if limit is None
-            else f"; ends after {in_words(limit)}, with what runs stopping after its epoch"
-        )
+        stopping = "" if limit is None else ", with what runs stopping after its epoch"
+        in_time = early + ("" if limit is None else f"; ends after {in_words(limit)}{stopping}")
         return (
-            f"{trials_in_words(self.trials)} × {preset.epochs} epochs{shared}; sampler {sampler}{chosen}, "
-            f"{'pausing' if preset.pauses else 'stopping'} {preset.stopping}{nobody}; seed {self.given.seed}{in_time}"
+            f"{trials_in_words(self.trials)} × {preset.epochs} epochs{shared}; "
+            f"{draws_in_words(preset, self.space, drawn, learns, self.given.gain_per)}; seed {self.given.seed}{in_time}"
         )
 
     @property
@@ -254,9 +228,14 @@ class SearchPlan(TrainingPlan):
 
     def limits(self, state: SearchState, write: Callable[[Record], None] | None = None) -> ModelLimits | None:
         """Return what keeps configurations within the constraints; None where there are none."""
-        stated = limits_of(self.search.constraints)
+        stated = self.search.limits
         timed = [record for record in state.records if isinstance(record, ModelTimed)]
         return ModelLimits(stated, self.dataset.schema, timed, write) if stated else None
+
+    @property
+    def untimed_limits(self) -> ModelLimits | None:
+        """Return the same before anything is recorded."""
+        return self.limits(SearchState())
 
     def _as_begun(self, state: SearchState) -> Search:
         """Return the search; one that began when its script still counted time, with that for its second objective."""
@@ -382,9 +361,7 @@ def planned(
         raise CannotResume("--accept-changed-code needs --resume: type that too, or leave it out")
     recorded = recorded_options(folder, started) if started else {}
     if started is not None:
-        typed = given.get("constraint") or ()
-        search = dataclasses.replace(search, constraints=resumed_limits(search.constraints, typed, started))
-        given = {**given, "constraint": None}
+        given = {**given, "constraint": resumed_limits(given.get("constraint") or (), started)}
     options = SearchOptions.from_flags({**given, "source": script()}, recorded, search.task)
     return prepare(search, options, hashes=hashes)
 
@@ -466,7 +443,7 @@ class Draft:
         Raises:
             InvalidSpace, InvalidConfig: see `check_limits`.
         """
-        limits = limits_of(self.search.constraints)
+        limits = self.search.limits
         models = [params.get("model") for params in self.search.points_to_evaluate]
         if not limits:
             return None
@@ -523,6 +500,46 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
 """What a search is refused for by itself, then by its events, in this order; `preflight.CHECKS` is what follows."""
 
 
+def _in_precision(
+    search: Search, preset: Preset, options: SearchOptions
+) -> tuple[Search, Preset, SearchOptions]:
+    """Return a search with the precision that was asked for in all its networks, references too, and options with it.
+
+    So a resumed search keeps it, or is refused where the processor lacks it. Where all models are fitted `auto` has
+    nothing to choose.
+
+    Raises:
+        InvalidConfig: a precision is named, and no model is a network; or the processor lacks it.
+    """
+    space, asked = preset.space or search.space, options.precision
+    if asked is None or "model" not in space.parameters:
+        return search, preset, options
+    references = search.points_to_evaluate
+    models = {str(one["model"]) for one in references if "model" in one}
+    models.update(str(name) for name in space.parameters["model"].corners())
+    if all(is_fitted(name) for name in models):
+        if asked != "auto":
+            raise InvalidConfig(
+                f"--precision {asked} is that of networks, and all models of {search.name} are fitted "
+                f"({', '.join(sorted(models))}): leave it out"
+            )
+        return search, preset, dataclasses.replace(options, precision=None)
+    precision = chosen_precision(asked, sorted(models), gpus=options.gpus_per_trial > 0)
+    published = preset.published
+    if published is not None and precision != "float32":
+        published = published.with_ours(f"products in {precision}, sums and weights in float32 (--precision)")
+    if any(not is_fitted(str(name)) for name in space.parameters["model"].corners()):
+        space = space.replace(precision=precision)
+    references = tuple(
+        one if is_fitted(one.get("model")) else {**one, "precision": precision} for one in references
+    )
+    return (
+        dataclasses.replace(search, points_to_evaluate=references),
+        dataclasses.replace(preset, space=space, published=published),
+        dataclasses.replace(options, precision=precision),
+    )
+
+
 def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") -> SearchPlan:
     """Check a search against its dataset, the storage and the cluster.
 
@@ -546,14 +563,16 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
     """
     import_named(options.plugin or ())
-    search = with_constraints(search.with_direction(), options)
+    search = search.with_direction()
+    if options.constraint:
+        search = dataclasses.replace(search, constraints=(*search.constraints, *options.constraint))
     if options.preset not in search.presets:
         raise UnknownName(
             f"unknown preset '{options.preset}'; {search.name} has: {', '.join(search.presets) or 'none'}"
         )
     asked = search.presets[options.preset].with_options(options)
     preset = asked.resolved(search, options.sampler, options.scheduler)
-    search, preset, options = in_precision(search, preset, with_gain_per(options, preset))
+    search, preset, options = _in_precision(search, preset, options.with_gain_per(preset.sampler))
     draft = Draft(search, preset, options, hashes)
     for check in CHECKS:
         check(draft)

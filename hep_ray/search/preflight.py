@@ -40,6 +40,7 @@ from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.own_code import OWN_CODE
 from hep_ray.plugins import Plugin
+from hep_ray.registry import check_name
 from hep_ray.search.constraints import weightless
 from hep_ray.search.curves_trials import milestones
 from hep_ray.search.definition import Preset, Search
@@ -351,6 +352,51 @@ def configurations_of(
     yield from space.augmented()
     yield from space.each_value({one for names in OWN_CODE.values() for one in names}, OWN_VALUES)
     yield from references
+
+
+def check_baseline(search: Search) -> None:
+    """Refuse a baseline of parameters that no trial has; one that is outside the space is trained by `confirm` anew.
+
+    Raises:
+        UnknownName: it names such a parameter.
+    """
+    spaces = [one for one in (search.space, *(preset.space for preset in search.presets.values())) if one]
+    known = {
+        name for one in (*(space.parameters for space in spaces), *search.points_to_evaluate) for name in one
+    }
+    for name in search.baseline:
+        check_name("parameter in the baseline", name, sorted(known))
+
+
+def check_read(preset: Preset, options: SearchOptions) -> None:
+    """Refuse an option that only sampler curves reads, beside another.
+
+    Raises:
+        InvalidConfig: it would do nothing.
+    """
+    if options.gain_per == "second" and preset.sampler != "curves":
+        raise InvalidConfig(
+            f"--gain-per second would do nothing, sampler '{preset.sampler_name}' weighs no gain against its cost: "
+            "leave it out, or take sampler 'curves'"
+        )
+    if options.until_no_gain and preset.sampler != "curves":
+        raise InvalidConfig(
+            f"--until-no-gain would do nothing, sampler '{preset.sampler_name}' does not know what is left to gain: "
+            "leave it out, or take sampler 'curves'"
+        )
+
+
+def check_end(preset: Preset, options: SearchOptions) -> None:
+    """Refuse a search that neither a number of trials nor a time budget would end.
+
+    Raises:
+        InvalidConfig: it would not.
+    """
+    if preset.endless and options.time_budget is None:
+        raise InvalidConfig(
+            f"preset '{options.preset}' states no number of trials, and '{preset.sampler_name}' draws for ever: "
+            'type --time-budget 2h, or --trials 20 (time_budget="2h" or trials=20 of run)'
+        )
 
 
 def check_averages(search: Search, preset: Preset, space: Space, options: SearchOptions) -> None:

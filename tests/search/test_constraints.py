@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,10 +12,8 @@ from hep_ray.confirm.finalists import configurations
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CannotResume, InvalidConfig, InvalidSpace
 from hep_ray.search import constraints
-from hep_ray.search.asked import with_constraints
 from hep_ray.search.constraints import ModelLimits, check_limits, limits_of, resumed_limits, words_of
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.options import SearchOptions
 from hep_ray.search.space import Choice, Integer, LogUniform, Space
 from hep_ray.search.state import SearchState, leaderboard, pareto_front
 from hep_ray.tracking.records import (
@@ -98,23 +97,22 @@ def test_constraints_of_script_and_flags_are_joined_unless_they_contradict_each_
     search = Search(
         name="toy", task="toy", title="", space=SPACE, presets={}, constraints=("parameters<=1e5",)
     )
-    options = SearchOptions(data=".", constraint=["flops<=1e6", "parameters<=100000"])  # type: ignore[arg-type]
-    assert with_constraints(search, options).constraints == ("flops<=1000000", "parameters<=100000")
-    other = SearchOptions(data=".", constraint=["parameters<=5"])  # type: ignore[arg-type]
+    both = dataclasses.replace(search, constraints=(*search.constraints, "flops<=1e6", "parameters<=100000"))
+    assert both.limits == {"flops": 1e6, "parameters": 1e5}
     with raises(InvalidConfig, "parameters", "100000", "5", "--constraint"):
-        with_constraints(search, other)
+        dataclasses.replace(search, constraints=(*search.constraints, "parameters<=5"))
     with raises(InvalidConfig, "constraints of a Search", "parameters<=1e5"):
         Search(name="toy", task="toy", title="", space=SPACE, presets={}, constraints=(5,))  # type: ignore[arg-type]
 
 
 def test_a_resumed_search_keeps_its_constraints() -> None:
     begun = started(constraints={"parameters": 1e5})
-    assert resumed_limits((), (), begun) == ("parameters<=100000",)
-    assert resumed_limits(("parameters<=1e5",), ("parameters<=100000",), begun) == ("parameters<=100000",)
+    assert resumed_limits((), begun) == ["parameters<=100000"]
+    assert resumed_limits(("parameters<=1e5",), begun) == ["parameters<=100000"]
     with raises(CannotResume, "parameters<=100000", "parameters<=5"):
-        resumed_limits((), ("parameters<=5",), begun)
+        resumed_limits(("parameters<=5",), begun)
     with raises(CannotResume, "flops<=5", "without a limit"):
-        resumed_limits(("flops<=5",), (), started())
+        resumed_limits(("flops<=5",), started())
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hep_ray.errors import InvalidConfig
-from hep_ray.search.asked import check_read, with_gain_per
 from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_pace import Pace
 from hep_ray.search.definition import Preset
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.preflight import check_read
 from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
 from hep_ray.tracking.records import SearchStarted
 from tests.facts import raises
@@ -119,10 +119,10 @@ def test_seconds_count_where_time_ends_the_search() -> None:
     def options(**given: Any) -> SearchOptions:
         return SearchOptions(data=".", **given)  # type: ignore[arg-type]
 
-    assert with_gain_per(options(), curves).gain_per == "epoch"
-    assert with_gain_per(options(time_budget=60.0), curves).gain_per == "second"
-    assert with_gain_per(options(time_budget=60.0), tpe).gain_per == "epoch"
-    assert with_gain_per(options(time_budget=60.0, gain_per="epoch"), curves).gain_per == "epoch"
+    assert options().with_gain_per("curves").gain_per == "epoch"
+    assert options(time_budget=60.0).with_gain_per("curves").gain_per == "second"
+    assert options(time_budget=60.0).with_gain_per("tpe").gain_per == "epoch"
+    assert options(time_budget=60.0, gain_per="epoch").with_gain_per("curves").gain_per == "epoch"
     check_read(curves, options(gain_per="second"))
     with raises(InvalidConfig, "--gain-per", "'tpe'", "curves"):
         check_read(tpe, options(gain_per="second"))

@@ -13,11 +13,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from hep_ray.errors import InvalidConfig
-from hep_ray.search.asked import check_read
 from hep_ray.search.curves_gain import gain_left, noise_of
 from hep_ray.search.curves_gp import Kernel, Process, Warp
 from hep_ray.search.definition import Preset
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.preflight import check_read
 from hep_ray.search.progress import Progress
 from hep_ray.search.space import LogUniform, Space, Uniform
 from hep_ray.search.state import SearchState
