@@ -71,7 +71,7 @@ RAY_MODULES = {
 }
 MLFLOW_MODULES = {
     "tracking/client.py",
-    "tracking/run_writer.py",
+    "tracking/mlflow.py",
     "tracking/mlflow_writer.py",
     "tracking/registry.py",
 }

@@ -10,10 +10,9 @@ from hep_ray.errors import TrackingUnavailable
 from hep_ray.search.state import SearchState, leaderboard
 from hep_ray.tracking import mlflow as module
 from hep_ray.tracking.client import artifact_location, default_uri, open_client
-from hep_ray.tracking.mlflow import PATIENCE, MlflowTracker
+from hep_ray.tracking.mlflow import PATIENCE, MlflowTracker, RunWriter
 from hep_ray.tracking.mlflow_writer import SEARCH_TAG, STATUS_TAG, TRIAL_TAG, attach_to_search, log_confirmed
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
-from hep_ray.tracking.run_writer import RunWriter
 from tests.facts import raises
 
 
