@@ -173,6 +173,9 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--readers": ["2"],
     "--watch": ["d"],
     "--learn-from": ["elsewhere"],
+    "--constraint": ["parameters<=50"],
+    "--until-no-gain": [],
+    "--gain-per": ["second"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--accept-changed-code": [],
 }

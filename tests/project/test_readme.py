@@ -79,7 +79,7 @@ def search_app() -> typer.Typer:
 
 
 def flags_of(command: Any) -> set[str]:
-    return {"--help", *(option for parameter in command.params for option in parameter.opts)}
+    return {"--help", *(flag for one in command.params for flag in (*one.opts, *one.secondary_opts))}
 
 
 def leaf(command: Any, words: list[str]) -> tuple[Any, list[str]]:
