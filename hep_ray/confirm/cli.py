@@ -181,6 +181,8 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     for one in plan.finalists:
         trials = f", mean of {len(one.trials)} trials" if len(one.trials) > 1 else ""
         yield "finalists", f"{one.name}: {metric} {one.value:.4f}{trials}"
+    if plan.breaking:
+        yield "left out", f"{len(plan.breaking)} that break a constraint, {plan.breaking[0]} the best of them"
     if len(plan.finalists) < plan.given.top:
         yield (
             "finalists",

@@ -9,6 +9,7 @@ from typing import Any
 
 from hep_ray.confirm.confirmation import params_hash
 from hep_ray.errors import CannotConfirm, HepRayError
+from hep_ray.search.constraints import words_of
 from hep_ray.search.state import CROSS_ENTROPY, SearchState, TrialState, has_parameters
 from hep_ray.training.config import REGISTRIES, TrialConfig, keys_read
 
@@ -20,10 +21,12 @@ class Configuration:
     Attributes:
         trials: at least one, by number.
         value: mean over the trials of the search's metric, each at its best epoch.
+        breaks: whether the model of one of them breaks a constraint of the search.
     """
 
     trials: tuple[TrialState, ...]
     value: float
+    breaks: bool = False
 
     @property
     def name(self) -> str:
@@ -54,7 +57,7 @@ class Baseline:
 def configurations(state: SearchState) -> list[Configuration]:
     """Return the distinct configurations, best first by mean validation metric; failed and running trials apart.
 
-    Those whose model breaks a constraint of the search come last: they are there to be compared with.
+    Those whose model breaks a constraint of the search come last: they are there to be compared with, as a baseline.
     """
     started = state.started
     assert started is not None
@@ -67,10 +70,35 @@ def configurations(state: SearchState) -> list[Configuration]:
     for trials in groups.values():
         best = [trial.best(started.metric, started.mode) for trial in trials]
         value = statistics.fmean(metrics[started.metric] for metrics in best if metrics is not None)
-        made.append(Configuration(tuple(trials), value))
-    return sorted(
-        made,
-        key=lambda one: (state.breaks(one.trials[0]), sign * one.value, one.trials[0].started.number),
+        made.append(Configuration(tuple(trials), value, any(map(state.breaks, trials))))
+    return sorted(made, key=lambda one: (one.breaks, sign * one.value, one.trials[0].started.number))
+
+
+def finalists_of(
+    ranked: Sequence[Configuration], baseline: Baseline, limits: Mapping[str, float], most: int
+) -> tuple[Configuration, ...]:
+    """Return the best configurations beside the baseline; none that breaks a constraint of the search.
+
+    Args:
+        ranked: `configurations`, at least one.
+        baseline: which may break one, since it is there to be beaten.
+        limits: figure → largest value, of the search.
+        most: finalists.
+
+    Raises:
+        CannotConfirm: there is none.
+    """
+    others = [one for one in ranked if one is not baseline.drawn]
+    finalists = tuple(one for one in others if not one.breaks)[:most]
+    if finalists:
+        return finalists
+    if others:
+        raise CannotConfirm(
+            f"a finalist keeps the constraints of the search, {words_of(limits)}, and all configurations beside the "
+            f"baseline break one ({others[0].name} is the best of them): draw more of those that keep them"
+        )
+    raise CannotConfirm(
+        f"a finalist is another configuration than the baseline; there is only {ranked[0].name}, {baseline.origin}"
     )
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hep_ray.confirm.confirmation import FOLDER
-from hep_ray.confirm.finalists import Baseline, Configuration, choose_baseline, configurations, parse_baseline
+from hep_ray.confirm.finalists import (
+    Baseline,
+    Configuration,
+    choose_baseline,
+    configurations,
+    finalists_of,
+    parse_baseline,
+)
 from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
 from hep_ray.metrics.decorrelation import check_contenders
@@ -56,12 +63,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     plugins = restore(state.plugins)
     ranked = configurations(state)
     baseline = choose_baseline(ranked, _wanted(options, found.stated(state.started), ranked))
-    finalists = tuple(one for one in ranked if one is not baseline.drawn)[: options.top]
-    if not finalists:
-        raise CannotConfirm(
-            f"a finalist is another configuration than the baseline; {name} has only {ranked[0].name}, "
-            f"{baseline.origin}"
-        )
+    finalists = finalists_of(ranked, baseline, state.started.constraints, options.top)
     dataset = searched_dataset(options, state.started, hashes)
     contenders = [baseline.params, *(one.params for one in finalists)]
     try:
@@ -88,6 +90,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         started=state.started,
         finalists=finalists,
         ranked=len(ranked),
+        breaking=tuple(one.name for one in ranked if one.breaks and one is not baseline.drawn),
         baseline=baseline,
         seeds=tuple(range(first, first + options.seeds)),
         given=options,
@@ -300,6 +303,7 @@ class ConfirmPlan(RetrainingPlan):
     Attributes:
         finalists: best first.
         ranked: number of distinct configurations that they were chosen from.
+        breaking: those among them that break a constraint of the search, by which they are no finalists.
         baseline: what they are to beat.
         seeds: of each contender's trainings, the same for all; none was used by the search.
         given: the options it was made from.
@@ -310,6 +314,7 @@ class ConfirmPlan(RetrainingPlan):
     baseline: Baseline
     seeds: tuple[int, ...]
     given: ConfirmOptions
+    breaking: tuple[str, ...] = ()
 
     @property
     def search_folder(self) -> Path:

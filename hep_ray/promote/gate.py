@@ -148,6 +148,21 @@ def check_provenance(provenance: Mapping[str, str], origin: Mapping[str, str]) -
     return Criterion("provenance", True, f"complete, hep_ray {ours}, script {script[:12]}")
 
 
+def check_constraints(limits: Mapping[str, float], figures: Mapping[str, float]) -> Criterion:
+    """Check that the model keeps the constraints of its search, as it was trained again.
+
+    Args:
+        limits: figure → largest value.
+        figures: of the model.
+    """
+    told = [
+        f"{name} {figures[name]:g} of at most {limit:g}" if name in figures else f"{name} is not known"
+        for name, limit in limits.items()
+    ]
+    kept = all(name in figures and figures[name] <= limit for name, limit in limits.items())
+    return Criterion("constraints", kept, ", ".join(told))
+
+
 def check_test_split(looks: Looks, finalists: int, *, accepted: bool) -> Criterion:
     """Check whether the test split has served a choice for this search before.
 

@@ -161,9 +161,10 @@ def _promote(
     name: str,
 ) -> Promotion | None:
     """Judge and register once; None where another one was made the champion meanwhile."""
-    uri, started = registry.uri, SearchState.read(folder).started
+    searched, retrained = SearchState.read(folder), SearchState.read(folder / FOLDER)
+    uri, started = registry.uri, searched.started
     options = {} if started is None else started.options
-    plugins = with_source(restore(SearchState.read(folder / FOLDER).plugins))
+    plugins = with_source(restore(retrained.plugins))
     candidate, run = gate.choose(confirmation)
     fingerprint = confirmation.dataset_fingerprint
     earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)
@@ -181,6 +182,7 @@ def _promote(
                 report(answer)
 
     answered(gate.check_provenance(confirmation.provenance, _origin(confirmation, candidate, run)))
+    answered(*_constraints(searched, candidate, retrained, run))
     data = wishes.data or Path(options.get("data", ""))
     weighted = started is None or started.weights == "on"
     dataset = _dataset(data, confirmation, answered, weights=weighted)
@@ -217,6 +219,16 @@ def _promote(
         if registry.aliases(name).get(CHAMPION) != former:
             return None
         return Promotion(name, verdict, version, registry.crown(version), card, uri, data)
+
+
+def _constraints(
+    searched: SearchState, candidate: Contender, retrained: SearchState, run: ConfirmedRun
+) -> Iterator[Criterion]:
+    """Yield whether a model keeps the constraints of its search, where that has any."""
+    if searched.started is not None and (limits := searched.started.constraints):
+        known = [searched.trials.get(candidate.name), retrained.trials.get(run.trial_id)]
+        figures = {name: value for one in known if one for name, value in one.figures.items()}
+        yield gate.check_constraints(limits, figures)
 
 
 def _origin(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun) -> dict[str, str]:

@@ -62,7 +62,8 @@ def _picked(data: ReportData) -> Answer:
             else "There is no other configuration to compare it with."
         ),
     }
-    headline = f"Not confirmed yet: {best.trial_id} leads with {words} {value}."
+    broken = "; it breaks a constraint, as all do" * data.state.breaks(best)
+    headline = f"Not confirmed yet: {best.trial_id} leads with {words} {value}{broken}."
     return Answer(headline, None, facts, command)
 
 
@@ -81,7 +82,8 @@ def _rival(data: ReportData, own: Group | None) -> str:
         words, rival = "No baseline is stated; next comes", next(iter(others), None)
     if rival is None:
         return "Nothing: there is no other configuration."
-    return f"{words} {rival.name}, with {_group_value(data, rival)}{_lead(data, own, rival)}."
+    broken = ", which breaks a constraint" * rival.breaks
+    return f"{words} {rival.name}{broken}, with {_group_value(data, rival)}{_lead(data, own, rival)}."
 
 
 def _group_value(data: ReportData, group: Group) -> str:

@@ -41,11 +41,13 @@ class Group:
         name: what they have in common and others have not.
         trials: at least one, each with an epoch at least.
         kind: whether they differ in the seed only, in other parameters too, or are one trial.
+        breaks: whether the model of one of them breaks a constraint of the search.
     """
 
     name: str
     trials: tuple[TrialState, ...]
     kind: Kind
+    breaks: bool = False
 
     @property
     def finished(self) -> bool:
@@ -98,9 +100,13 @@ class Groups:
 
     @cached_property
     def ranked(self) -> tuple[Group, ...]:
-        """Best first."""
+        """Best first; then those that break a constraint."""
         sign = -1 if self.mode == "max" else 1
-        return tuple(sorted(self.members, key=lambda group: sign * group.score(self.metric, self.mode)))
+
+        def place(group: Group) -> tuple[bool, float]:
+            return group.breaks, sign * group.score(self.metric, self.mode)
+
+        return tuple(sorted(self.members, key=place))
 
     def leading(self, most: int) -> tuple[Group, ...]:
         """The best groups and, where it is not among them, the one to beat.
@@ -156,7 +162,7 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
                 alike, kind = rows, "trials"
     names = _names(alike, search, kind, state.naming)
     members = tuple(
-        Group(name, tuple(group), kind if len(group) > 1 else "trial")
+        Group(name, tuple(group), kind if len(group) > 1 else "trial", any(map(state.breaks, group)))
         for name, group in zip(names, alike, strict=True)
     )
     named = {name for table in search.tables for name in table.names.values()}

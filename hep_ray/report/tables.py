@@ -79,7 +79,7 @@ def leaderboard(data: ReportData) -> PageTable:
                 plus_minus(best[metric], best.get(f"{metric}_error")) if metric in best else "–",
                 *_values(trial.started.params, data.varied),
                 f"{len(trial.history)}/{data.started.epochs}",
-                trial.status,
+                data.state.end_of(trial),
                 str(trial.started.seed),
                 *(f"{best[key]:.4g}" if key in best else "–" for key in beside),
                 *(f"{trial.total(name):.4g}" for name in summed),

@@ -22,9 +22,10 @@ from torch import nn
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CannotResume, HepRayError, InvalidConfig, InvalidSpace, PluginFailed
 from hep_ray.models import Model, is_fitted
+from hep_ray.own_code import blaming
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.space import Space
-from hep_ray.tracking.records import ModelTimed, SearchStarted
+from hep_ray.tracking.records import ModelTimed, Record, SearchStarted
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import model_cost, parameters
 
@@ -103,7 +104,8 @@ class ModelLimits:
     Args:
         limits: figure → largest value.
         schema: of the events.
-        timed: what was timed before, so that a resumed search decides as it would have.
+        journal: records of the search so far; times among them are not measured again, so that a resumed search
+            decides as it would have.
         write: records what is timed.
     """
 
@@ -111,12 +113,12 @@ class ModelLimits:
         self,
         limits: Mapping[str, float],
         schema: EventSchema,
-        timed: Iterable[ModelTimed] = (),
+        journal: Iterable[Record] = (),
         write: Callable[[ModelTimed], None] | None = None,
     ) -> None:
         self.limits, self._schema = dict(limits), schema
         self._known: dict[str, dict[str, float]] = {}
-        self._times = {one.model: one.milliseconds for one in timed}
+        self._times = {one.model: one.milliseconds for one in journal if isinstance(one, ModelTimed)}
         self._write = write
 
     def figures(self, params: Mapping[str, Any]) -> dict[str, float]:
@@ -127,18 +129,30 @@ class ModelLimits:
         if is_fitted(params.get("model")):
             return {}
         try:
-            config = TrialConfig.from_params(params)
-            training = config.training
-            built = f"{training.model} {config.components['model']!r} {training.scaling_by_rank} {training.imputation}"
-            if built not in self._known:
-                self._known[built] = self._measured(config, built)
+            return self.measure(params)
         except HepRayError:
             return {}
+
+    def measure(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """Return the limited figures of a configuration's network.
+
+        Raises:
+            InvalidConfig: there is no such network.
+            PluginFailed: it is of the user's own, and fails when it is built or called.
+        """
+        config = TrialConfig.from_params(params)
+        training = config.training
+        built = f"{training.model} {config.components['model']!r} {training.scaling_by_rank} {training.imputation}"
+        if built not in self._known:
+            self._known[built] = self._measured(config, built)
         return self._known[built]
 
     def margin(self, params: Mapping[str, Any]) -> float:
         """Return the logarithm of the figure that is farthest beyond its limit over that; 0 or less keeps them all."""
-        figures = self.figures(params)
+        return self.beyond(self.figures(params))
+
+    def beyond(self, figures: Mapping[str, float]) -> float:
+        """Return the same of figures; minus infinity where there are none."""
         return max(
             (math.log(max(figures[name], 1e-9) / limit) for name, limit in self.limits.items() if figures),
             default=-math.inf,
@@ -149,16 +163,13 @@ class ModelLimits:
         return any(figures.get(name, 0.0) > limit for name, limit in self.limits.items())
 
     def _measured(self, config: TrialConfig, built: str) -> dict[str, float]:
-        model = weightless(config, self._schema)
-        found = {}
-        if "parameters" in self.limits:
-            found["parameters"] = float(parameters(model))
-        if "flops" in self.limits:
-            device = next((one.device for one in model.parameters()), torch.device("cpu"))
-            found["flops"] = model_cost(model, self._schema, device)["flops"]
+        counted = [name for name in self.limits if name != LATENCY]
+        figures = _counted(config, self._schema, forward="flops" in counted) if counted else {}
+        found = {name: figures[name] for name in counted}
         if LATENCY in self.limits:
             if built not in self._times:
-                self._times[built] = latency(config.build_model(self._schema), self._schema)
+                with blaming(f"timing model '{config.training.model}' for one event"):
+                    self._times[built] = latency(config.build_model(self._schema), self._schema)
                 if self._write is not None:
                     self._write(ModelTimed(time=time.time(), model=built, milliseconds=self._times[built]))
             found[LATENCY] = self._times[built]
@@ -169,15 +180,21 @@ class Share(NamedTuple):
     """How many of some configurations at random keep the limits.
 
     Attributes:
-        keeping: that do.
-        drawn: of so many.
+        keeping: networks that do.
+        drawn: of so many configurations.
+        fitted: those whose model is fitted in one go, of which it is not known yet.
+        failing: those whose model cannot be built.
     """
 
     keeping: int
     drawn: int
+    fitted: int = 0
+    failing: int = 0
 
     def __str__(self) -> str:
-        return f"{self.keeping} of {self.drawn} configurations at random keep it"
+        fitted = f", {self.fitted} have a model that is fitted, and figures then" * (self.fitted > 0)
+        failing = f", {self.failing} a model that cannot be built" * (self.failing > 0)
+        return f"{self.keeping} of {self.drawn} configurations at random keep it{fitted}{failing}"
 
 
 def check_limits(
@@ -186,6 +203,7 @@ def check_limits(
     space: Space,
     sampler: str,
     references: Iterable[Any] = (),
+    begun: Sequence[Record] = (),
 ) -> Share:
     """Return how many configurations at random keep limits.
 
@@ -195,9 +213,12 @@ def check_limits(
         space: of the search.
         sampler: its name.
         references: models of configurations beside it.
+        begun: records of the search where it goes on. It kept the limits when it began, and is not refused on a machine
+            that is slower today.
 
     Raises:
-        InvalidSpace: none does.
+        InvalidSpace: no network does.
+        PluginFailed: every network is of the user's own and fails.
         InvalidConfig: the sampler trains every configuration, and limits leave some out; or the time is limited of a
             model that is fitted in one go, of which it is not measured.
     """
@@ -212,17 +233,29 @@ def check_limits(
             f"{LATENCY} is measured of networks before they are trained, and '{fitted[0]}' is fitted in one go: limit "
             "flops, or leave the model out"
         )
-    limits, encoding = ModelLimits(stated, schema), Encoding(space)
+    limits, encoding = ModelLimits(stated, schema, begun), Encoding(space)
     drawn = [encoding.params(genes) for genes in np.random.default_rng(0).random((EXAMPLES, encoding.genes))]
-    margins = [limits.margin(params) for params in drawn]
-    if min(margins) > 0:
-        best = drawn[int(np.argmin(margins))]
-        figures = ", ".join(f"{name} {value:g}" for name, value in limits.figures(best).items())
+    networks = [params for params in drawn if not is_fitted(params.get("model"))]
+    measured, faults = [], []
+    for params in networks:
+        try:
+            measured.append(limits.measure(params))
+        except PluginFailed as exc:
+            faults.append(exc)
+        except HepRayError:  # of the configuration: the checks of the space, or its trial, say of what
+            continue
+    if faults and not measured:
+        raise faults[0]
+    keeping = [figures for figures in measured if not limits.broken(figures)]
+    if measured and not keeping and not begun:
+        best = min(measured, key=limits.beyond)
+        figures = ", ".join(f"{name} {value:g}" for name, value in best.items())
+        apart = ", or leave the networks out" if len(networks) < EXAMPLES else ""
         raise InvalidSpace(
-            f"no configuration of {EXAMPLES} drawn at random keeps {words_of(stated)}; the nearest has {figures}: "
-            "allow more, or state smaller models"
+            f"no network of {len(measured)} drawn at random keeps {words_of(stated)}; the nearest has {figures}: "
+            f"allow more, or state smaller models{apart}"
         )
-    return Share(sum(margin <= 0 for margin in margins), EXAMPLES)
+    return Share(len(keeping), EXAMPLES, EXAMPLES - len(networks), len(networks) - len(measured))
 
 
 def weightless(config: TrialConfig, schema: EventSchema) -> Model:
@@ -232,6 +265,24 @@ def weightless(config: TrialConfig, schema: EventSchema) -> Model:
             return config.build_model(schema)
     except (NotImplementedError, RuntimeError, PluginFailed):
         return config.build_model(schema)
+
+
+def _counted(config: TrialConfig, schema: EventSchema, *, forward: bool) -> dict[str, float]:
+    """Return the parameters of a network and, after a forward pass, the FLOPs of one event; without memory for weights.
+
+    One that looks at numbers, or that knows its weights after an event alone, is built with them and given an event.
+    """
+    try:
+        model = weightless(config, schema)
+        if not forward:
+            return {"parameters": float(parameters(model))}
+        device = next((one.device for one in model.parameters()), torch.device("cpu"))
+        return model_cost(model, schema, device)
+    except HepRayError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever there is no number for; with numbers it is raised again, and told
+        with blaming(f"counting what model '{config.training.model}' does of one event"):
+            return model_cost(config.build_model(schema), schema)
 
 
 def latency(model: Model, schema: EventSchema) -> float:

@@ -63,7 +63,7 @@ def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
         own = [number(params[name]) if name in params else "" for name in naming.varied]
         if naming.apart(params):  # a reference, which is beside the space: in words, across its columns
             own = [naming.words(params)]
-        lines.append([trial.trial_id, value, epochs, trial.status, *own])
+        lines.append([trial.trial_id, value, epochs, state.end_of(trial), *own])
     more = f"<p>{len(ranked) - rows} more in <code>trials</code></p>" if len(ranked) > rows else ""
     head = ["trial", metric_words(started.metric), "epochs", "end", *(naming.varied or [""])]
     return html_table(head, lines) + more

@@ -263,8 +263,10 @@ class SearchOptions:
         return self.tracking_uri or default_uri(self.storage)
 
     def with_gain_per(self, sampler: object) -> Self:
-        """Return options that say what a gain is weighed against: seconds where time ends a search by curves."""
-        in_time = self.time_budget is not None and sampler == "curves"
+        """Return options that say what sampler curves weighs a gain against: seconds where time ends the search."""
+        if sampler != "curves":
+            return self
+        in_time = self.time_budget is not None
         return dataclasses.replace(self, gain_per=self.gain_per or ("second" if in_time else "epoch"))
 
     @property
@@ -298,7 +300,7 @@ def recorded_options(folder: Path, started: SearchStarted) -> dict[str, Any]:
         "tracking_uri": recorded_uri(folder, started) if stated else None,
         "workers_per_trial": started.workers_per_trial,
         "weights": started.weights,
-        "gain_per": started.gain_per,
+        "gain_per": started.gain_per if started.sampler == "curves" else None,
         "grace_epochs": started.grace_epochs,
         "sampler": started.sampler,
         "scheduler": started.scheduler,

@@ -47,7 +47,7 @@ from hep_ray.search.sampler import JournalSearcher
 from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, stated_by, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
-from hep_ray.tracking.records import CodeAccepted, ModelTimed, OptionsChanged, Record, SearchStarted
+from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 from hep_ray.training.precision import chosen_precision
 
 
@@ -198,7 +198,7 @@ class SearchPlan(TrainingPlan):
             "space": self.space.to_json(),
             "points_to_evaluate": [dict(params) for params in self.search.points_to_evaluate],
             "constraints": self.search.limits,
-            "gain_per": self.given.gain_per,
+            "gain_per": self.given.gain_per or "epoch",
         }
 
     @property
@@ -229,13 +229,7 @@ class SearchPlan(TrainingPlan):
     def limits(self, state: SearchState, write: Callable[[Record], None] | None = None) -> ModelLimits | None:
         """Return what keeps configurations within the constraints; None where there are none."""
         stated = self.search.limits
-        timed = [record for record in state.records if isinstance(record, ModelTimed)]
-        return ModelLimits(stated, self.dataset.schema, timed, write) if stated else None
-
-    @property
-    def untimed_limits(self) -> ModelLimits | None:
-        """Return the same before anything is recorded."""
-        return self.limits(SearchState())
+        return ModelLimits(stated, self.dataset.schema, state.records, write) if stated else None
 
     def _as_begun(self, state: SearchState) -> Search:
         """Return the search; one that began when its script still counted time, with that for its second objective."""
@@ -441,13 +435,14 @@ class Draft:
         """See how many configurations at random keep the constraints.
 
         Raises:
-            InvalidSpace, InvalidConfig: see `check_limits`.
+            InvalidSpace, InvalidConfig, PluginFailed: see `check_limits`.
         """
         limits = self.search.limits
         models = [params.get("model") for params in self.search.points_to_evaluate]
         if not limits:
             return None
-        return check_limits(limits, self.dataset.schema, self.space, self.preset.sampler_name, models)
+        begun = SearchState.read(self.options.storage / self.search.name).records
+        return check_limits(limits, self.dataset.schema, self.space, self.preset.sampler_name, models, begun)
 
     @property
     def decorrelated(self) -> bool:

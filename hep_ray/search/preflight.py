@@ -374,10 +374,10 @@ def check_read(preset: Preset, options: SearchOptions) -> None:
     Raises:
         InvalidConfig: it would do nothing.
     """
-    if options.gain_per == "second" and preset.sampler != "curves":
+    if options.gain_per is not None and preset.sampler != "curves":
         raise InvalidConfig(
-            f"--gain-per second would do nothing, sampler '{preset.sampler_name}' weighs no gain against its cost: "
-            "leave it out, or take sampler 'curves'"
+            f"--gain-per {options.gain_per} would do nothing, sampler '{preset.sampler_name}' weighs no gain against "
+            "its cost: leave it out, or take sampler 'curves'"
         )
     if options.until_no_gain and preset.sampler != "curves":
         raise InvalidConfig(

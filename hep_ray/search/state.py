@@ -46,6 +46,9 @@ OF_MODEL = ("parameters", "flops")
 TIMES = ("epoch_seconds", "cpu_seconds", "gpu_seconds")
 """Costs of a training; the first depends on what else the machine does."""
 
+ENDING = ("until_no_gain", "trials", "preset")
+"""Options that say when a search ends; another value of one takes back that nothing is left to gain."""
+
 LOG = "log.txt"
 """File of a trial that its process writes to."""
 LEADERBOARD = "leaderboard.json"
@@ -206,10 +209,12 @@ class SearchState:
             self.started = record
         elif isinstance(record, OptionsChanged):
             assert self.started is not None
+            before = self.started.options
             self.started = self.started.model_copy(update={"options": record.options})
             drawn = len(self.trials) - len(self.started.points_to_evaluate)
             self.finished &= (record.options.get("trials") or 0) <= drawn
-            self.no_gain = None
+            if any(record.options.get(name) != before.get(name) for name in ENDING):
+                self.no_gain = None
         elif isinstance(record, TrialStarted):
             self.trials[record.trial_id] = TrialState(record, until=record.until)
             self.finished = False
@@ -242,6 +247,10 @@ class SearchState:
         """Return whether a trial's model breaks a limit of the search: a reference, or one that was fitted."""
         limits = self.started.constraints if self.started is not None else {}
         return any(trial.figures.get(name, 0.0) > limit for name, limit in limits.items())
+
+    def end_of(self, trial: TrialState) -> str:
+        """Return how a trial ended, in words, and whether its model breaks a limit of the search."""
+        return trial.status + ", breaks a constraint" * self.breaks(trial)
 
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
         """Return the trials, best first; then those that break a limit, then the failed ones; without an epoch last.
@@ -380,7 +389,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
                 else []
             ),
             f"{len(trial.history)}/{started.epochs}",
-            trial.status + ", breaks a constraint" * state.breaks(trial),
+            state.end_of(trial),
             ", ".join(filter(None, (naming.words(trial.started.params), seeds.get(trial.trial_id)))),
         )
     if len(ranked) > rows:
@@ -534,7 +543,7 @@ def words_to_confirm(state: SearchState, stated: Search | Stated) -> list[str] |
     ranked = [
         trial
         for trial in state.ranked(state.started.metric, state.started.mode)
-        if trial.history and trial.status in {"completed", "stopped"}
+        if trial.history and trial.status in {"completed", "stopped"} and not state.breaks(trial)
     ]
     if not any(trial.status == "completed" for trial in ranked):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_pace import Pace
 from hep_ray.search.definition import Preset
-from hep_ray.search.options import SearchOptions
+from hep_ray.search.options import SearchOptions, recorded_options
 from hep_ray.search.preflight import check_read
 from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
 from hep_ray.tracking.records import SearchStarted
@@ -121,8 +122,20 @@ def test_seconds_count_where_time_ends_the_search() -> None:
 
     assert options().with_gain_per("curves").gain_per == "epoch"
     assert options(time_budget=60.0).with_gain_per("curves").gain_per == "second"
-    assert options(time_budget=60.0).with_gain_per("tpe").gain_per == "epoch"
+    assert options(time_budget=60.0).with_gain_per("tpe").gain_per is None
     assert options(time_budget=60.0, gain_per="epoch").with_gain_per("curves").gain_per == "epoch"
     check_read(curves, options(gain_per="second"))
-    with raises(InvalidConfig, "--gain-per", "'tpe'", "curves"):
-        check_read(tpe, options(gain_per="second"))
+    for typed in ("epoch", "second"):
+        with raises(InvalidConfig, f"--gain-per {typed}", "'tpe'", "curves"):
+            check_read(tpe, options(gain_per=typed).with_gain_per("tpe"))
+    check_read(tpe, options().with_gain_per("tpe"))
+
+
+def test_a_resumed_search_by_another_sampler_was_given_no_gain(tmp_path: Path) -> None:
+    """The journal of each search names one, and only of those by curves it is an option."""
+    for sampler, gain_per in (("curves", "epoch"), ("tpe", None)):
+        started = SearchStarted(
+            time=0, search="toy", search_id="a", dataset_fingerprint="f", task="toy", metric="val_accuracy",
+            mode="max", epochs=9, sampler=sampler, scheduler="none", seed=0, provenance={}, options={},
+        )  # fmt: skip
+        assert recorded_options(tmp_path, started)["gain_per"] == gain_per

@@ -13,6 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from hep_ray.errors import InvalidConfig
+from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_gain import gain_left, noise_of
 from hep_ray.search.curves_gp import Kernel, Process, Warp
 from hep_ray.search.definition import Preset
@@ -125,6 +126,34 @@ def test_it_goes_on_where_it_is_told_to() -> None:
     assert again.state.no_gain is None
     again.run()
     assert epochs_of(again) > epochs_of(first) + 9
+
+
+def test_other_options_that_change_do_not_take_back_that_nothing_is_left_to_gain() -> None:
+    given = {"until_no_gain": True, "trials": 60, "preset": "full"}
+    ended = [begun(**given), NoGainLeft(time=0, gain=0.0, noise=0.1, trial_id="t0007")]
+    for changes, ends in (
+        ({"readers": 2}, True),
+        ({"epoch_timeout": 60.0, "cache": "resident"}, True),
+        ({"trials": 80}, False),
+        ({"until_no_gain": False}, False),
+        ({"preset": "laptop", "trials": None}, False),
+    ):
+        state = SearchState.fold([*ended, OptionsChanged(time=0, options={**given, **changes})])
+        assert (state.no_gain is not None) is ends, changes
+
+
+def test_a_trial_that_failed_is_not_the_best_that_is_trained_in_full() -> None:
+    searcher = CurveSearcher(SPACE, 9, seed=0)
+    for _ in range(6):
+        step = searcher.next()
+        assert step is not None
+        for epoch in range(step.start + 1, step.until + 1):
+            searcher.report(step.trial, epoch, 2.0 if step.trial == 0 else smooth(dict(step.params), epoch))
+    searcher.ended(0, failed=True)
+    bests = {trial: searcher._trials[trial].best for trial in searcher._trials.paused}
+    training = searcher.best_in_full()
+    assert training is not None
+    assert training.trial == max(bests, key=lambda trial: bests[trial])
 
 
 def test_a_sampler_that_knows_no_gain_is_refused_and_the_end_is_told() -> None:
