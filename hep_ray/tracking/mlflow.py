@@ -111,7 +111,7 @@ class MlflowTracker:
         self._patience = float(os.environ.get(PATIENCE) or DEFAULT_PATIENCE)
         self._say = say
         self._artifacts = artifacts
-        self._writer = RunWriter(uri, experiment, artifacts)
+        self._writer = RunWriter(uri, experiment, artifacts, self._check_waited_for)
         self._pending: deque[Record] = deque()
         self._ahead: Counter[str] = Counter()
         """Of trials, the records at the front of the queue that MLflow has already, but not all of others."""
@@ -174,15 +174,18 @@ class MlflowTracker:
         if self._fault is not None:
             self._say(f"waiting up to {self._patience:.0f} s for {self}")
         end = time.monotonic() + self._patience + BATCH_SECONDS
-        while self._thread.is_alive() and (self._fault is None or time.monotonic() < end):
-            self._thread.join(BATCH_SECONDS)
-        self._given_up.set()
+        try:
+            while self._thread.is_alive() and (self._fault is None or time.monotonic() < end):
+                self._thread.join(BATCH_SECONDS)
+            fault = self._fault
+        finally:  # also where it is interrupted
+            self._given_up.set()
         if self._pending:
-            why = cause(self._fault) if self._fault else "it is slow"
+            why = cause(fault) if fault else "it is slow"
             raise TrackingUnavailable(
                 f"every result is kept, but {len(self._pending)} records are not in {self} yet "
                 f"({why}): {self._hand_over()}"
-            ) from self._fault
+            ) from fault
         if self.refused:
             name, why = next(iter(self.refused.items()))
             raise TrackingUnavailable(
@@ -325,15 +328,23 @@ class MlflowTracker:
 class RunWriter:
     """Writes the records of one search, in their order, while somebody else waits and tries again.
 
-    Its arguments are those of `MlflowTracker`.
+    Its arguments are those of `MlflowTracker`, and `go_on`, which is asked before each call of MLflow and before a
+    transaction stands: it raises once nothing is to be written any more.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        artifacts: Path | None = None,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:
         self.uri = uri
         self.parent_run_id: str | None = None
         self.run_ids: dict[str, str] = {}
         self._experiment, self._artifacts = experiment, artifacts
-        self._client: Any = None
+        self._go_on = go_on
+        self._opened: Any = None
         self._experiment_id = ""
         self._sqlite: SqliteRuns | None = None
         self._search: SearchStarted | None = None
@@ -344,19 +355,30 @@ class RunWriter:
         self._doubtful = uri.startswith(("http://", "https://"))
         """Whether a run may have been made twice: a client asks a server again that did not answer."""
 
+    @property
+    def _client(self) -> Any:
+        self._go_on()
+        return self._opened
+
     def connect(self) -> None:
         """Open a client and find, or make, the experiment; what is done already is not done again.
 
         Raises:
-            TrackingUnavailable: the experiment was deleted.
+            TrackingUnavailable: the experiment was deleted; or the database is another than before, or gone.
             Exception: whatever MLflow raises while nothing answers.
         """
-        if self._client is None:
-            self._client = open_client(self.uri, self._artifacts)
+        self._go_on()
+        if self._opened is None:
+            self._opened = open_client(self.uri, self._artifacts)
         if not self._experiment_id:
             self._experiment_id = self._find_or_create()
             if (file := database_file(self.uri)) is not None:
                 self._sqlite = SqliteRuns(file, self._experiment_id)
+        # MLflow's client would go on writing into a file that was deleted, or into runs of another search.
+        if self._sqlite and self.parent_run_id and not self._sqlite.holds(self.parent_run_id):
+            raise TrackingUnavailable(
+                f"{self._sqlite.file} was deleted, moved or replaced: the search's run is not in it any more"
+            )
 
     def write(self, record: Record) -> None:
         """Write a record that is of no trial."""
@@ -377,7 +399,7 @@ class RunWriter:
         if self._sqlite is None:
             return set()
         updates = {trial_id: self._update(trial_id, records) for trial_id, records in by_trial.items()}
-        written = self._sqlite.write(updates)
+        written = self._sqlite.write(updates, self._go_on)
         self.run_ids.update(written)
         for trial_id, run_id in written.items():
             self._store_log(run_id, updates[trial_id].log)
@@ -410,7 +432,7 @@ class RunWriter:
     def attach(self, artifact: Path) -> None:
         """Store a file with the parent run, if there is one."""
         if self.parent_run_id is not None:
-            store_file(self._client, self.parent_run_id, artifact)
+            store_file(self._opened, self.parent_run_id, artifact)
 
     def settle(self) -> None:
         """Delete the runs that a lost answer left beside those in use."""

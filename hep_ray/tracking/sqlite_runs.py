@@ -12,8 +12,9 @@ import math
 import re
 import sqlite3
 import sys
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ LATEST = (
     "(latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)"
 )
 """MLflow's order of what is the latest of a metric."""
+ASK_SECONDS = 0.1
+"""How often one who waits for a database asks whether to go on."""
 
 Point = tuple[str, float, int, int]
 """Key of a metric, its value, time in Unix ms, and step."""
@@ -109,14 +112,18 @@ class SqliteRuns:
     """
 
     def __init__(self, file: Path, experiment_id: str) -> None:
-        self._address = f"file:{quote(str(file.resolve()))}?mode=rw"
+        self.file = file.resolve()
         self._experiment_id = int(experiment_id)
 
-    def write(self, updates: Mapping[str, RunUpdate]) -> dict[str, str]:
+    def write(
+        self, updates: Mapping[str, RunUpdate], go_on: Callable[[], None] = lambda: None
+    ) -> dict[str, str]:
         """Write the ordinary ones among what is to be said of several trials, all or nothing.
 
         Args:
             updates: trial -> its run.
+            go_on: asked while another process holds the database, and before what was written is made to stand;
+                raises where it is not to be written any more.
 
         Returns:
             Trial -> run id, of those that were written; the rest is left to MLflow.
@@ -125,21 +132,42 @@ class SqliteRuns:
             sqlite3.OperationalError: another process holds the database, or the disk is full.
         """
         try:
-            with closing(
-                sqlite3.connect(self._address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-            ) as database:
-                if any(_columns(database, table) != known for table, known in COLUMNS.items()):
-                    return {}
-                database.execute("BEGIN IMMEDIATE")
+            with closing(self._open(ASK_SECONDS)) as database:
+                _when_free(database, "BEGIN IMMEDIATE", go_on)
                 try:
+                    if any(_columns(database, table) != known for table, known in COLUMNS.items()):
+                        database.execute("ROLLBACK")
+                        return {}
                     written = self._write(database, updates)
-                    database.execute("COMMIT")
+                    _when_free(database, "COMMIT", go_on)
                 except BaseException:
-                    database.execute("ROLLBACK")
+                    if database.in_transaction:  # SQLite ends it by itself where a disk is full or fails
+                        database.execute("ROLLBACK")
                     raise
                 return written
         except sqlite3.IntegrityError:  # a rule of the tables that is not known here
             return {}
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            return {}  # keys of the tables other than those that are known here
+
+    def holds(self, run_id: str) -> bool:
+        """Return whether the database is there and has this run, deleted or not."""
+        if not self.file.is_file():
+            return False
+        try:
+            with closing(self._open(BUSY_SECONDS)) as database:
+                found = database.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,))
+                return found.fetchone() is not None
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            return False  # no such table: a new, empty file
+
+    def _open(self, timeout: float) -> sqlite3.Connection:
+        address = f"file:{quote(str(self.file))}?mode=rw"
+        return sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None)
 
     def _write(self, database: sqlite3.Connection, updates: Mapping[str, RunUpdate]) -> dict[str, str]:
         place = _artifacts(database, self._experiment_id)
@@ -166,6 +194,20 @@ class SqliteRuns:
                 )
             written[trial_id] = run_id
         return written
+
+
+def _when_free(database: sqlite3.Connection, statement: str, go_on: Callable[[], None]) -> None:
+    """Execute what waits for others that hold the database, and ask before each try whether to go on."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        go_on()
+        try:
+            database.execute(statement)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        else:
+            return
 
 
 def _columns(database: sqlite3.Connection, table: str) -> set[str]:

@@ -3,16 +3,18 @@
 import math
 import shutil
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 
 import pytest
 from past_search import journal
+from servers import wait_until
 
 from hep_ray.errors import TrackingUnavailable
 from hep_ray.tracking import mlflow as module
 from hep_ray.tracking.client import default_uri, find_runs, open_client
-from hep_ray.tracking.mlflow import MlflowTracker
+from hep_ray.tracking.mlflow import PATIENCE, MlflowTracker, RunWriter
 from hep_ray.tracking.mlflow_writer import TRIAL_TAG
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialLost, TrialStarted, TrialTested
 from hep_ray.tracking.sqlite_runs import COLUMNS, RunUpdate, SqliteRuns
@@ -60,7 +62,7 @@ def write(folder, database, records, *, together, pieces=1):
     shutil.copy(database, folder)
     with pytest.MonkeyPatch.context() as patch:
         if not together:
-            patch.setattr(SqliteRuns, "write", lambda _self, _updates: {})
+            patch.setattr(SqliteRuns, "write", lambda _self, _updates, _go_on: {})
         size = math.ceil(len(records) / pieces)
         for start in range(0, len(records), size):
             tracker = MlflowTracker(default_uri(folder), "toy", folder / "artifacts")
@@ -170,3 +172,157 @@ def test_a_transaction_that_fails_leaves_nothing(database, monkeypatch):
     with raises(TypeError):
         SqliteRuns(file, experiment).write({"good": update(), "wrong": wrong})
     assert len(client.search_runs([experiment])) == before
+
+
+class GivenUp(Exception):
+    """Raised by who does not want records to be written any more."""
+
+
+def until(asked):
+    """Goes on as often as that, then not any more."""
+    answers = iter(range(asked))
+
+    def go_on():
+        if next(answers, None) is None:
+            raise GivenUp
+
+    return go_on
+
+
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [
+        (["BEGIN IMMEDIATE"], 1),
+        (["BEGIN", "SELECT count(*) FROM runs"], 2),  # who reads holds up the end of a transaction alone
+        ([], 1),
+    ],
+    ids=["while another writes", "while another reads", "at the end"],
+)
+def test_a_transaction_that_nobody_waits_for_leaves_nothing(tmp_path, database, held, asked):
+    file = shutil.copy(database[0], tmp_path)
+    runs = SqliteRuns(tmp_path / "mlflow.db", database[2])
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        before = other.execute("SELECT count(*) FROM runs").fetchall()
+        for statement in held:
+            other.execute(statement).fetchall()
+        with pytest.raises(GivenUp):
+            runs.write({"t": update(points=[("auc", 0.5, 1, 1)])}, until(asked))
+        if held:
+            other.execute("ROLLBACK")
+        assert other.execute("SELECT count(*) FROM runs").fetchall() == before
+        assert runs.write({"t": update()}).keys() == {"t"}
+
+
+@pytest.fixture
+def begun(tmp_path, database, monkeypatch):
+    """A tracker that wrote the start of a search into a database of its own, and the records that come next."""
+    monkeypatch.setattr(module, "BATCH_SECONDS", 0.01)
+    monkeypatch.setenv(PATIENCE, "0.1")
+    shutil.copy(database[0], tmp_path)
+    first, *rest = journal("begun")
+    tracker = MlflowTracker(default_uri(tmp_path), "toy", tmp_path / "artifacts")
+    tracker.record(first)
+    wait_until(lambda: tracker.parent_run_id is not None and not tracker._pending, "the search has begun")
+    return tracker, rest
+
+
+def count(file, table):
+    with closing(sqlite3.connect(file)) as opened:
+        return opened.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+@pytest.mark.parametrize(("owner", "step"), [(SqliteRuns, "_write"), (RunWriter, "_create_run")])
+def test_a_tracker_that_gives_up_meanwhile_writes_no_more(tmp_path, begun, monkeypatch, owner, step):
+    tracker, rest = begun
+    before, write = count(tmp_path / "mlflow.db", "metrics"), getattr(owner, step)
+
+    def slow(*args):
+        written = write(*args)
+        tracker._given_up.set()
+        return written
+
+    if owner is RunWriter:
+        monkeypatch.setattr(SqliteRuns, "write", lambda _self, _updates, _go_on: {})
+    monkeypatch.setattr(owner, step, slow)
+    tracker.replay(rest)
+    tracker._thread.join(60)
+    assert not tracker._thread.is_alive()
+    assert count(tmp_path / "mlflow.db", "metrics") == before
+    with raises(TrackingUnavailable, f"{len(rest)} records are not in MLflow"):
+        tracker.close()
+
+
+def test_an_interrupted_end_writes_no_more(tmp_path, begun, monkeypatch):
+    tracker, rest = begun
+    runs = count(tmp_path / "mlflow.db", "runs")
+
+    def interrupted(_seconds):
+        raise KeyboardInterrupt
+
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tracker.replay(rest)
+        with monkeypatch.context() as patch:
+            patch.setattr(tracker._thread, "join", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                tracker.close()
+    tracker._thread.join(60)
+    assert not tracker._thread.is_alive()
+    assert count(tmp_path / "mlflow.db", "runs") == runs
+
+
+@pytest.mark.parametrize("now", ["deleted", "empty", "another"])
+def test_a_database_that_is_deleted_or_replaced_is_told_and_not_written(tmp_path, database, begun, now):
+    tracker, rest = begun
+    file = tmp_path / "mlflow.db"
+    file.unlink()
+    if now == "another":  # with an experiment of the same number, of another search
+        shutil.copy(database[0], tmp_path)
+        with closing(sqlite3.connect(file)) as opened, opened:
+            opened.execute(
+                "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
+                "VALUES (?, 'other', 'file:///other', 'active')",
+                (tracker._writer._experiment_id,),
+            )
+        runs = count(file, "runs")
+    elif now == "empty":
+        file.touch()
+    tracker.replay(rest)
+    with raises(TrackingUnavailable, f"{len(rest)} records", "deleted, moved or replaced"):
+        tracker.close()
+    assert now != "another" or count(file, "runs") == runs
+    assert now != "deleted" or not file.exists()
+
+
+def test_tables_with_other_keys_are_left_to_the_client(tmp_path, database):
+    file = shutil.copy(database[0], tmp_path)
+    with closing(sqlite3.connect(file)) as opened, opened:
+        opened.execute("CREATE TABLE keyless AS SELECT * FROM latest_metrics")
+        opened.execute("DROP TABLE latest_metrics")
+        opened.execute("ALTER TABLE keyless RENAME TO latest_metrics")
+    runs = SqliteRuns(tmp_path / "mlflow.db", database[2])
+    assert runs.write({"t": update(points=[("auc", 0.5, 1, 1)])}) == {}
+    assert count(file, "tags") == count(database[0], "tags")
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from hep_ray.tracking.sqlite_runs import RunUpdate, SqliteRuns
+
+file = Path(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 20_000, resource.RLIM_INFINITY))
+points = [(f"m{key}", 0.1 * key, 1, step) for key in range(20) for step in range(100)]
+SqliteRuns(file, sys.argv[2]).write({"t": RunUpdate(None, name="t", start=1, points=points)})
+"""
+
+
+def test_a_full_disk_is_told_as_such(tmp_path, database):
+    file = shutil.copy(database[0], tmp_path)
+    command = [sys.executable, "-c", FULL, file, database[2]]
+    child = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert child.stderr.strip().splitlines()[-1] == "sqlite3.OperationalError: disk I/O error"
+    assert "cannot rollback" not in child.stderr
+    assert count(file, "runs") == count(database[0], "runs")
+    assert SqliteRuns(tmp_path / "mlflow.db", database[2]).write({"t": update()})
