@@ -15,6 +15,9 @@ from torch import Tensor
 SMALLEST_SPREAD = 1e-20
 """Of the product of both distance variances: below it a variable is constant, and the correlation 0."""
 
+ROUNDING = 1e-9
+"""Of a number of epochs, so that 0.55 of 100 is 55."""
+
 LEAST_SPREAD = 1e-6
 """Of values of size 1: smaller ones are rounding."""
 
@@ -27,7 +30,8 @@ class Decorrelation:
         column: scalar one, which batches have beside what the model reads.
         strength: λ.
         signal: label of the signal; all others are background.
-        warmup: fraction of the epochs over which λ rises in equal steps from 0, where it stands in the first.
+        warmup: fraction of the epochs, rounded up to whole ones but never to all, over which λ rises in equal steps
+            from 0, where it stands in the first.
     """
 
     column: str
@@ -37,7 +41,7 @@ class Decorrelation:
 
     def of_epoch(self, epoch: int, epochs: int) -> Decorrelation | None:
         """Return the term of an epoch, counted from 0, of so many; None where it is not in the loss yet."""
-        rising = math.floor(epochs * self.warmup)
+        rising = min(math.ceil(epochs * self.warmup - ROUNDING), epochs - 1)
         if epoch >= rising:
             return self
         return replace(self, strength=self.strength * epoch / rising) if epoch else None

@@ -48,6 +48,25 @@ def check_yardstick(key: str, columns: Collection[object], strengths: Collection
         )
 
 
+def check_warmup(key: str, warmups: Collection[object]) -> None:
+    """Refuse a warm-up of λ where the epoch that each trial keeps is chosen by a metric without the whole term.
+
+    Args:
+        key: by which epochs are chosen, such as `val_auc`.
+        warmups: `decorrelation_warmup` of trials, each once.
+
+    Raises:
+        InvalidConfig: some have one: of such trials the best epoch would be one that was not decorrelated yet.
+    """
+    if key.partition("_")[2] != DECORRELATED_LOSS and set(warmups) != {0.0}:
+        told = ", ".join(sorted(map(str, warmups)))
+        raise InvalidConfig(
+            f"'{key}' would keep an epoch from before the term is whole: decorrelation_warmup is {told}, and "
+            "while λ rises a model still knows the column: choose by metric 'val_decorrelated_loss' (of one "
+            "decorrelation), or leave decorrelation_warmup out"
+        )
+
+
 def check_contenders(key: str, contenders: Sequence[Mapping[str, object]]) -> None:
     """Refuse to compare configurations by a metric that measures each of them otherwise.
 

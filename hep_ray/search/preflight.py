@@ -34,7 +34,7 @@ from hep_ray.loading.augment import check_augmentation, check_mixing
 from hep_ray.loading.batches import BatchRequest, torch_dtype
 from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.loading.stream import plan_ingest
-from hep_ray.metrics.decorrelation import check_yardstick
+from hep_ray.metrics.decorrelation import check_warmup, check_yardstick
 from hep_ray.models import Model
 from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
@@ -309,13 +309,15 @@ def check_yardsticks(search: Search, space: Space) -> None:
     """Check that what ranks trials measures all of them alike, references and the baseline too.
 
     Raises:
-        InvalidConfig: the metric or the second objective is of λ or of a column in which trials differ.
+        InvalidConfig: the metric or the second objective is of λ or of a column in which trials differ, or the metric
+            chooses epochs of a warm-up, see `check_warmup`.
     """
     columns, strengths = (
         _stated(name, absent, search, space) for name, absent in (("decorrelate", ""), ("decorrelation", 0.0))
     )
     for key in filter(None, (search.metric, search.second_objective)):
         check_yardstick(key, columns, strengths)
+    check_warmup(search.metric, _stated("decorrelation_warmup", 0.0, search, space))
 
 
 def _stated(name: str, absent: Value, search: Search, space: Space) -> set[Value]:

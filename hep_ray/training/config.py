@@ -117,7 +117,9 @@ class TrainerConfig(FitConfig):
             (Kasieczka and Shih, arXiv:2001.05310). It needs batches with hundreds of background events; each of
             several workers takes it of its own share. `train_loss` is without it.
         decorrelation_warmup: fraction of the epochs over which λ rises in equal steps, from 0 in the first one: dCor²
-            does not depend on how far scores spread, so that its gradient is largest where nothing was learnt yet.
+            does not depend on how far scores spread, so that its gradient is largest where nothing was learnt yet. They
+            are rounded up, and the last epoch always has the whole λ. A search then needs metric
+            `val_decorrelated_loss`.
         learning_rate: step size that the schedule starts from.
         batch_size: events per optimizer step.
         train_events: learn from so many events of the training split, the first ones, which stand in random order; 0
@@ -333,6 +335,11 @@ def _check_decorrelation(trainer: TrainerConfig, augmentation: AugmentConfig) ->
     if trainer.decorrelation_warmup and not trainer.decorrelate:
         raise InvalidConfig(
             f"decorrelation_warmup {trainer.decorrelation_warmup:g} is of no column: name one, decorrelate='jet_mass'"
+        )
+    if trainer.decorrelation_warmup and not trainer.decorrelation:
+        raise InvalidConfig(
+            f"decorrelation_warmup {trainer.decorrelation_warmup:g} is of no term: λ is 0, nothing rises: state one, "
+            "decorrelation=5.0, or leave the warm-up out"
         )
     if not trainer.decorrelation:
         return

@@ -310,3 +310,24 @@ def test_a_loss_with_its_term_ranks_no_trials_of_different_strengths(drawn, stat
     both = search("val_background_jsd_at_50", decorrelate=Choice("mass", "run"))
     with raises(InvalidConfig, "val_background_jsd_at_50", "'mass', 'run'", "val_auc"):
         check_yardsticks(both, both.space)
+
+
+@pytest.mark.parametrize("metric", ["val_auc", "val_loss", "val_background_jsd_at_50"])
+def test_a_warm_up_keeps_no_epoch_from_before_the_term(metric):
+    """Of trials whose λ rises, the epoch of the best AUC is one that knows the mass."""
+
+    def search(key, warmup, baseline=None):
+        given = space(decorrelate="mass", decorrelation=5.0, decorrelation_warmup=warmup)
+        return Search("s", "t", "t", given, {}, metric=key, baseline=baseline or {})
+
+    for one in (
+        search(metric, 0.35),
+        search(metric, Choice(0.0, 0.35)),
+        search(metric, 0.0, {"decorrelation_warmup": 0.35}),
+    ):
+        with raises(InvalidConfig, metric, "0.35", "val_decorrelated_loss"):
+            check_yardsticks(one, one.space)
+    without = search(metric, 0.0)
+    check_yardsticks(without, without.space)
+    judged = search("val_decorrelated_loss", Choice(0.0, 0.35))
+    check_yardsticks(judged, judged.space)

@@ -76,6 +76,20 @@ def test_the_term_rises_over_the_epochs_of_its_warm_up() -> None:
     terms = [term.of_epoch(epoch, 5) for epoch in range(5)]
     assert [None if one is None else one.strength for one in terms] == [None, 2.0, 4.0, 6.0, 6.0]
     assert term.of_epoch(0, 1) is term  # the only epoch has it
+    for epochs, warmup, rising in (
+        (100, 0.29, 29),
+        (100, 0.55, 55),
+        (50, 0.58, 29),
+        (5, 0.1, 1),
+        (4, 0.9, 3),
+    ):
+        whole = [one for one in range(epochs) if Decorrelation("mass", 6.0, 1, warmup).of_epoch(one, epochs)]
+        at_strength = [
+            one
+            for one in whole
+            if Decorrelation("mass", 6.0, 1, warmup).of_epoch(one, epochs).strength == 6.0
+        ]
+        assert at_strength[0] == rising, (epochs, warmup)
     assert Decorrelation("mass", 6.0, 1).of_epoch(0, 5) is not None
     first, bare = ({"decorrelate": "mass", "decorrelation": one} for one in (5.0, 0.0))
     late = {**first, "decorrelation_warmup": 0.5}
@@ -139,6 +153,11 @@ def test_a_resumed_trial_goes_on_and_the_test_keeps_the_mass(tmp_path: Path) -> 
         ({"decorrelate": "x"}, InvalidConfig, ["decorrelate", "'x'", "scalar"]),
         ({"decorrelation": 3.0}, InvalidConfig, ["3", "decorrelate="]),
         ({"decorrelation_warmup": 0.5}, InvalidConfig, ["decorrelation_warmup 0.5", "decorrelate="]),
+        (
+            {"decorrelation_warmup": 0.5, "decorrelate": "mass"},
+            InvalidConfig,
+            ["decorrelation_warmup 0.5", "λ is 0"],
+        ),
         ({"decorrelation_warmup": 1.0, "decorrelate": "mass"}, InvalidConfig, ["decorrelation_warmup"]),
         ({"decorrelate": "run"}, InvalidEvents, ["'run'", "1 in all"]),
         ({"decorrelate": "mass", "decorrelation": 1.0, "mixup": 0.2}, InvalidConfig, ["mixup"]),
