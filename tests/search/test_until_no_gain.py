@@ -13,6 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from hep_ray.errors import InvalidConfig
+from hep_ray.search import curves
 from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_gain import gain_left, noise_of
 from hep_ray.search.curves_gp import Kernel, Process, Warp
@@ -154,6 +155,25 @@ def test_a_trial_that_failed_is_not_the_best_that_is_trained_in_full() -> None:
     training = searcher.best_in_full()
     assert training is not None
     assert training.trial == max(bests, key=lambda trial: bests[trial])
+
+
+def test_a_trial_that_failed_is_no_best_above_which_a_gain_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "LEAST_FULL", 2)
+    monkeypatch.setattr(curves, "LEAST_OPENED", 4)
+    searcher = CurveSearcher(SPACE, 9, seed=0)
+    while searcher.gain_left() is None:
+        step = searcher.next()
+        assert step is not None
+        for epoch in range(step.start + 1, step.until + 1):
+            searcher.report(step.trial, epoch, 2.0 if step.trial == 0 else smooth(dict(step.params), epoch))
+    searcher.ended(0, failed=True)
+    looked: list[Any] = []
+    monkeypatch.setattr(
+        curves, "gain_left", lambda _process, codes, *_: looked.append(codes[-1].tolist()) or 0.0
+    )
+    assert searcher.gain_left() is not None
+    best = max(range(1, len(searcher._trials)), key=lambda trial: searcher._trials[trial].best)
+    assert looked == 2 * [searcher._trials.codes[best].tolist()]
 
 
 def test_a_sampler_that_knows_no_gain_is_refused_and_the_end_is_told() -> None:
