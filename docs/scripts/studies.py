@@ -567,7 +567,7 @@ def run(table: Table, data: Path, out: Path, *, smoke: bool) -> list[dict[str, A
         script = str(ROOT / "searches" / f"{table.search}.py")
         call([sys.executable, script, *words, "--storage", str(storage)])
         state = SearchState.read(storage / table.search)
-    return list(lines(table, search, state))
+    return [{**line, **({"smoke": True} if smoke else {})} for line in lines(table, search, state)]
 
 
 COMPARED = ("difference, ", "p corrected, ")
@@ -711,10 +711,30 @@ def written(text: str, found: Sequence[Mapping[str, Any]]) -> str:
     return f"{before}{BEGIN}\n{page(found)}\n{END}{rest.partition(END)[2]}"
 
 
+def fresh(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the lines of files; end where they are of a smoke run, or two of them are of one row and metric."""
+    found: dict[tuple[str, ...], Path] = {}
+    kept = []
+    for file in files:
+        for line in read_lines(file):
+            key = tuple(str(line[name]) for name in ("study", "table", "row", "metric"))
+            if line.get("smoke"):
+                sys.exit(
+                    f"{file} has lines of a smoke run ({key[1]}), whose numbers mean nothing: run without --smoke"
+                )
+            if key in found:
+                sys.exit(
+                    f"{file} has {', '.join(key)} once more, after {found[key]}: take each table from one file"
+                )
+            found[key] = file
+            kept.append(line)
+    return kept
+
+
 def keep(files: Sequence[Path], *, write: bool) -> None:
     """Take the lines of files into those of the docs, and write their page."""
     if files:
-        lines_now = taken(read_lines(), [line for file in files for line in read_lines(file)])
+        lines_now = taken(read_lines(), fresh(files))
         texts = (json.dumps(line, ensure_ascii=False) for line in lines_now)
         LINES.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     if write:

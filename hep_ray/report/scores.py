@@ -107,6 +107,18 @@ class Scores:
         """Whether contenders of a single run stand beside such of several."""
         return self.seeds > 1 and any(len(one.runs) == 1 for one in self.contenders)
 
+    def error_words(self, single: str, drawn: Sequence[Scored] | None = None) -> str:
+        """Return what the errors of a figure are, in words of its caption.
+
+        Args:
+            single: error of a single run, such as `the binomial error`.
+            drawn: contenders of the figure; all unless given.
+        """
+        counts = [len(one.runs) for one in (self.contenders if drawn is None else drawn)]
+        if max(counts) == 1:
+            return single.removeprefix("the ")
+        return "s.d. over seeds" + (f", of one training {single}" if 1 in counts else "")
+
     @property
     def shown(self) -> tuple[Scored, ...]:
         """The best finalist and the baseline, where there is one: what is drawn one by one."""

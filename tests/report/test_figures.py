@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,14 @@ from hep_ray.errors import DuplicateName, UnknownName
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures import FIGURES, Drawn, figure, of_section
 from hep_ray.report.figures.bars import Bar, bars, epochs_of
-from hep_ray.report.figures.classes import confusion_shares, reliability_points, score_densities
+from hep_ray.report.figures.classes import (
+    calibration,
+    confusion,
+    confusion_shares,
+    distributions,
+    reliability_points,
+    score_densities,
+)
 from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
 from hep_ray.report.figures.roc import roc_band
 from hep_ray.report.figures.scaling import Scaling, fitted_law, scalings
@@ -33,6 +41,7 @@ from hep_ray.report.scores import (
     SCORE_BINS,
     THRESHOLDS,
     Scored,
+    Scores,
     accuracy_by_threshold,
     performance_of,
 )
@@ -495,3 +504,18 @@ def test_both_contenders_stand_in_one_figure_and_table_of_accuracies(workplace: 
         right = [float(run.confusion.trace() / run.confusion.sum()) for run in one.runs]
         assert float(row[1].split(" ")[0]) == pytest.approx(statistics.fmean(right), abs=0.01)
         assert row[-1] == "0.5"
+
+
+def test_a_caption_names_the_error_of_one_training_beside_several_seeds(two_runs: Scored) -> None:
+    alone = Scored("alone", baseline=True, runs=two_runs.runs[:1])
+    scores = Scores("test split", "t", ("a", "b", "c"), 2, (two_runs, alone), confirmed=True)
+    for drawn in (confusion, distributions, calibration):
+        for shown, words in (
+            ((two_runs, alone), "s.d. over seeds, of one training the"),
+            ((two_runs,), "s.d. over seeds"),
+            ((alone,), " error"),
+        ):
+            made = drawn(SimpleNamespace(scores=replace(scores, contenders=shown)))  # type: ignore[arg-type]
+            assert words in made.caption  # type: ignore[union-attr]
+            assert ("over seeds" in made.caption.split("error bars")[-1]) is (two_runs in shown)  # type: ignore[union-attr]
+            assert ("of one training the" in made.caption) is (len(shown) > 1)  # type: ignore[union-attr]

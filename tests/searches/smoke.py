@@ -3,9 +3,9 @@
     python tests/searches/smoke.py [--data FOLDER] [NAME …]
 
 The datasets are simulated once, into data/smoke unless a folder is given. Real files, of HEP_RAY_TEST_DATA or of
-../shared/data, are converted beside them, with small train and validation splits; where they are absent, their runs
-are left out. Searches are processes of their own on one Ray, that of RAY_ADDRESS or one started here. What they write
-goes into a temporary folder, which stays where one of them fails or a trial does: there it stops.
+../shared/data, are converted beside them, with small train and validation splits; where one is absent, its runs
+are left out, and it is named. Searches are processes of their own on one Ray, that of RAY_ADDRESS or one started here.
+What they write goes into a temporary folder, which stays where one of them fails or a trial does: there it stops.
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ ON_FILES = {
 """Search → the datasets of real events that have the columns which it reads."""
 
 
+def absent_files(dataset: str) -> list[str]:
+    """Return the real files of a dataset that are not there."""
+    named = [word.partition("{real}/")[2] for word in FILES[dataset] if "{real}/" in word]
+    return [name for name in named if not (REAL / name).exists()]
+
+
 def make_dataset(task: str, folder: Path) -> None:
     """Simulate the events of a task, or convert those of its simulation, where they are not there."""
     out = folder / task
@@ -133,7 +139,11 @@ def main() -> None:
     for name in given.names or SCRIPTS:
         task = load_search(name, REPOSITORY / "searches").task
         datasets = [task] if task in {*EVENTS, *MADE_FROM} else []
-        datasets += ON_FILES.get(name, ()) if REAL.is_dir() else ()
+        for dataset in ON_FILES.get(name, ()) if REAL.is_dir() else ():
+            if absent := absent_files(dataset):
+                print(f"{f'{name} {dataset}':44}left out: not in {REAL}: {', '.join(absent)}")
+            else:
+                datasets.append(dataset)
         if not datasets:
             print(f"{name:44}skipped: its events ({task}) are not simulated, and no real ones are in {REAL}")
             skipped += 1

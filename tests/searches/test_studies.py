@@ -152,6 +152,18 @@ def test_lines_that_are_taken_replace_their_table_in_the_scripts_order(studies: 
     assert [one["row"] for one in studies.taken(old, new)] == ["a", "b", "new", "stays", "last"]
 
 
+def test_lines_that_come_twice_or_of_a_smoke_run_are_not_taken(studies: ModuleType, tmp_path: Path) -> None:
+    line = {"study": "susy", "table": "t", "row": "r", "metric": "auc", "preset": "susy --preset table"}
+    files = [tmp_path / name for name in ("a", "b", "c")]
+    for file, one in zip(files, (line, line, line | {"smoke": True, "row": "s"}), strict=True):
+        file.write_text(json.dumps(one))
+    assert studies.fresh(files[:1]) == [line]
+    with pytest.raises(SystemExit, match="once more"):
+        studies.fresh(files[:2])
+    with pytest.raises(SystemExit, match="smoke run"):
+        studies.fresh(files[::2])
+
+
 def test_the_results_are_what_the_lines_say(studies: ModuleType) -> None:
     text = studies.RESULTS.read_text(encoding="utf-8")
     assert studies.BEGIN in text

@@ -55,7 +55,7 @@ def confusion(data: ReportData) -> Drawn | str | None:
         _matrix(own, scored, scores)
     axes[0].set_ylabel("True class", loc="center")
     which = " and ".join(scored.name for scored in scores.shown)
-    errors = "± s.d. over seeds" if scores.seeds > 1 else "± binomial error"
+    errors = f"± {scores.error_words('the binomial error', scores.shown)}"
     return Drawn(
         drawing,
         f"Share of each true class, in per cent, that is predicted as each class ({errors}), and below it the number "
@@ -112,7 +112,7 @@ def distributions(data: ReportData) -> Drawn | str | None:
         own.set_ylim(bottom=0.5 * min(lowest))
     axes[0].set_ylabel("Density of events (area 1)")
     legend_below(drawing, axes[0])
-    errors = "s.d. over seeds" if scores.seeds > 1 else "statistical"
+    errors = scores.error_words("the statistical error", scores.shown)
     return Drawn(
         drawing,
         f"Probability of the signal class for events of each true class, each with area 1; error bars: {errors}; "
@@ -148,9 +148,8 @@ def calibration(data: ReportData) -> Drawn | str | None:
         place = scores.place(scored)
         *values, filled = reliability_points(scored)
         mean, sd = mean_and_sd([run.reliability.error for run in scored.runs])
-        points(
-            place, values, filled, f"{scored.name}: calibration error {plus_minus(float(mean), float(sd))}"
-        )
+        told_error = plus_minus(float(mean), float(sd)) if len(scored.runs) > 1 else f"{float(mean):.4f}"
+        points(place, values, filled, f"{scored.name}: calibration error {told_error}")
         count = np.mean([run.reliability.count for run in scored.runs], axis=0)
         edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
         below.stairs(count, edges, color=colour(place), linestyle=line(place))
@@ -172,7 +171,7 @@ def calibration(data: ReportData) -> Drawn | str | None:
     below.set_xlabel("Probability of the predicted class")
     tag(axes, f"{scores.task}, {scores.split}")
     legend_inside(drawing, axes, longest=64)
-    errors = "s.d. over seeds" if scores.seeds > 1 else "binomial"
+    errors = scores.error_words("the binomial error", scores.shown)
     return Drawn(
         drawing,
         f"Reliability diagram in {CALIBRATION_BINS} bins of the probability of the predicted class, and the events in "

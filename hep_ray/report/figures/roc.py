@@ -58,8 +58,7 @@ def roc_band(scored: Scored) -> RocBand:
 
 
 def _band_words(scores: Scores) -> str:
-    alone = ", of one training the statistical error" if scores.some_alone else ""
-    return f"bands: s.d. over seeds{alone}" if scores.seeds > 1 else "bands: statistical error"
+    return f"bands: {scores.error_words('the statistical error')}"
 
 
 def _signal_words(scores: Scores) -> str:
@@ -116,7 +115,7 @@ def rejection(data: ReportData) -> Drawn | str | None:
     for place, scored in enumerate(scores.contenders):
         band = roc_band(scored)
         shown = np.where(band.measured, band.rejection, np.nan)
-        low = np.maximum(shown - band.rejection_error, 0.5)
+        low = np.maximum(shown - band.rejection_error, shown / 2)
         axes.plot(EFFICIENCIES, shown, color=colour(place), linestyle=line(place), label=scored.name)
         axes.fill_between(
             EFFICIENCIES, low, shown + band.rejection_error, color=colour(place), alpha=0.2, linewidth=0
@@ -124,7 +123,7 @@ def rejection(data: ReportData) -> Drawn | str | None:
         axes.errorbar(
             EFFICIENCIES[places],
             shown[places],
-            band.rejection_error[places],
+            [(shown - low)[places], band.rejection_error[places]],
             fmt=MARKERS[place % len(MARKERS)],
             color=colour(place),
             markersize=4,
@@ -142,5 +141,6 @@ def rejection(data: ReportData) -> Drawn | str | None:
     return Drawn(
         drawing,
         f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}. Points: the working points of the table "
-        "below. Where no background event passes in some run there is no measurement, and no line.",
+        "below. Where no background event passes in some run there is no measurement, and no line; below, bands and "
+        "bars end at half the value.",
     )

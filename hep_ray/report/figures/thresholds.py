@@ -38,7 +38,7 @@ def accuracy_by_threshold(data: ReportData) -> Drawn | str | None:
     axes.set_ylabel("Accuracy")
     tag(axes, f"{scores.task}, {scores.split}")
     legend_inside(drawing, axes)
-    errors = "s.d. over seeds" if scores.seeds > 1 else "binomial error"
+    errors = scores.error_words("the binomial error")
     return Drawn(
         drawing,
         f"Accuracy by the threshold; {scores.where}; bands: {errors}. Best: {'; '.join(told)}. Dotted: the share of "
