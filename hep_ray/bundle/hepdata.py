@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from hep_ray.confirm.confirmation import Contender
+from hep_ray.metrics import metric_of
 from hep_ray.metrics.labels import metric_words
 from hep_ray.promote.package import Description
-from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Performance, Scores
+from hep_ray.report.scores import EFFICIENCIES, SCORE_BINS, Performance, Scores, fraction_errors
 
 SUBMISSION = "submission.yaml"
 STATISTICAL = "stat"
@@ -128,7 +129,7 @@ def table_of_metrics(description: Description) -> HepDataTable | None:
     names = [
         name
         for name in own
-        if name.startswith("test_") and not name.endswith("_error") and not name.startswith("test_confusion")
+        if name.startswith("test_") and not name.startswith("test_confusion") and not _is_an_error(name)
     ]
     seeds = len(evidence.contender.runs)
 
@@ -160,6 +161,13 @@ def table_of_metrics(description: Description) -> HepDataTable | None:
     )
 
 
+def _is_an_error(name: str) -> bool:
+    """Return whether a key is the statistical error of a metric, and no metric that ends so, as calibration_error."""
+    bare = name.removeprefix("test_")
+    owner = metric_of(bare)
+    return bare.endswith("_error") and (owner is None or bare != owner.name)
+
+
 def tables_of_scores(found: Performance, scores: Scores) -> Iterator[HepDataTable]:
     """Yield what one model's scores give: ROC curve, working points, distributions, confusion matrix.
 
@@ -169,9 +177,11 @@ def tables_of_scores(found: Performance, scores: Scores) -> Iterator[HepDataTabl
     """
     signal = scores.classes[scores.signal]
     rest = ", ".join(name for label, name in enumerate(scores.classes) if label != scores.signal)
-    of = {"Signal": signal, "Background": rest, "Events": f"{found.events} of the {scores.split}"}
-    where = f"{found.events:,} events of the {scores.split}; signal {signal}, background {rest}."
-    slope = found.background_efficiency**2  # dε_b = d(1/ε_b)·ε_b²
+    counted = f"of the {scores.split}"
+    if found.effective is not None:
+        counted += f", weighted, as precise as {found.effective:,.0f} without weights"
+    of = {"Signal": signal, "Background": rest, "Events": f"{found.events} {counted}"}
+    where = f"{found.events:,} events {counted}; signal {signal}, background {rest}."
     measured = [
         math.nan if limit else value for limit, value in zip(found.limit, found.rejection, strict=True)
     ]
@@ -179,13 +189,15 @@ def tables_of_scores(found: Performance, scores: Scores) -> Iterator[HepDataTabl
         "ROC curve",
         "roc_curve.yaml",
         f"Background efficiency and rejection against signal efficiency. AUC {found.auc:.5g} ± {found.auc_error:.2g}. "
-        f"Where no background event passes there is no rejection. {where}",
+        "Where less than one background event passes, no rejection is given, and the error of the background "
+        f"efficiency is that of one event. {where}",
         (Variable("Signal efficiency", EFFICIENCIES),),
         (
             Variable(
                 "Background efficiency",
                 found.background_efficiency,
-                found.rejection_error * slope,
+                found.rejection_error
+                / found.rejection**2,  # dε_b = d(1/ε_b)·ε_b², at one event where it is a limit
                 qualifiers=of,
             ),
             Variable("Background rejection", measured, found.rejection_error, qualifiers=of),
@@ -208,11 +220,11 @@ def tables_of_scores(found: Performance, scores: Scores) -> Iterator[HepDataTabl
         ),
     )
     sums = found.scores.sum(axis=1, keepdims=True)
-    shares, errors = found.scores / sums, found.score_squares**0.5 / sums
+    shares, errors = found.scores / sums, fraction_errors(found.scores, found.score_squares)
     yield HepDataTable(
         "Scores",
         "scores.yaml",
-        f"Share of the events of each class by the probability of the signal. {where}",
+        f"Share of the events of each class by the probability of the signal, with binomial errors. {where}",
         (
             Variable(
                 f"Probability of {signal}",

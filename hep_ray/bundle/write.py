@@ -22,11 +22,11 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Column
 from hep_ray.dataset.values import mask_of
 from hep_ray.drawing.style import house_style
-from hep_ray.errors import HepRayError, InvalidConfig, ModelMismatch, StorageError
+from hep_ray.errors import ExportFailed, HepRayError, InvalidConfig, ModelMismatch, StorageError
 from hep_ray.files import replacing, storing
 from hep_ray.predict.onnx_export import OUTPUT, RANKS, TOLERANCE, add_metadata, export_onnx
 from hep_ray.promote.classifier import Classifier
-from hep_ray.promote.package import Package, model_card
+from hep_ray.promote.package import Description, Package, model_card
 from hep_ray.report.figures import of_section
 from hep_ray.report.page import Shown, save
 from hep_ray.report.report_data import ReportData
@@ -43,7 +43,17 @@ FIRST = "first_event"
 FORMAT = 1
 FIGURES = ("confirmed", "roc", "rejection", "confusion", "scores", "calibration")
 """Those of a report that show what was confirmed, and read no event."""
-C_TYPES = {"float": "float", "float32": "float", "double": "double", "float64": "double"}
+LOG_ODDS_TOLERANCE = 1e-4
+"""Largest difference of a log-odds between ONNX Runtime and torch, of itself or, below 1, of 1."""
+PLACES = ("command", "host", "script", "plugins")
+"""What a provenance says of the machine and its folders, which a card that is handed on leaves out."""
+C_TYPES = {
+    "float": "float",
+    "float32": "float",
+    "double": "double",
+    "float64": "double",
+    "float16": "Ort::Float16_t",
+}
 """Name of a type in ONNX or numpy → that of C++, where it is not `std::<name>_t`."""
 
 
@@ -55,7 +65,7 @@ class Bundle:
         folder: that is handed on.
         files: in it, relative to it.
         events: validation events with their scores.
-        difference: greatest one of a probability between ONNX Runtime and torch.
+        difference: greatest one of a probability between ONNX Runtime and torch, of these events.
         notes: what is left out, and why, in sentences.
     """
 
@@ -78,6 +88,7 @@ class InputText(Config):
         element_units: of each.
         lists: whether events have lists of varying length, filled up with NaN.
         missing: whether NaN stands for a missing value.
+        categories: what the values 0, 1, … stand for; empty of a quantity.
     """
 
     name: str
@@ -88,6 +99,7 @@ class InputText(Config):
     element_units: tuple[str, ...]
     lists: bool
     missing: bool
+    categories: tuple[str, ...] = ()
 
 
 def write_bundle(
@@ -112,7 +124,7 @@ def write_bundle(
     Raises:
         InvalidConfig: there are to be no events.
         ModelMismatch: it was trained on another dataset.
-        MissingPackage, ExportFailed: see `export_onnx`.
+        MissingPackage, ExportFailed: see `export_onnx`; or the file does not give these events their scores.
         StorageError: something is at `out`, or it cannot be written.
     """
     if events < 1:
@@ -131,15 +143,16 @@ def write_bundle(
         kept = validation_events(dataset, classifier, events)
         np.savez_compressed(folder / EVENTS, allow_pickle=False, **kept)
         metadata = metadata_of(package, name, classifier)
-        difference = export_onnx(classifier, folder / MODEL)
+        export_onnx(classifier, folder / MODEL)
         texts = {
             key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()
         }
         add_metadata(folder / MODEL, texts)
+        difference = _compared(folder / MODEL, kept, metadata)
         package.write(folder / "hep_ray_model")
         notes = _evidence(package, dataset, folder, search)
         if description.evidence is not None:
-            (folder / CARD).write_text(model_card(name, description), encoding="utf-8")
+            (folder / CARD).write_text(_card(name, description), encoding="utf-8")
         else:
             notes.append("The model card is left out: the model was never confirmed.")
         shutil.copyfile(Path(__file__).with_name(CHECK), folder / CHECK)
@@ -149,9 +162,12 @@ def write_bundle(
             "metadata": metadata,
             "first": first,
             "notes": notes,
+            "there": {path.name for path in folder.iterdir()},
+            "own_code": bool(description.plugins),
             **_types(folder / MODEL),
         }
         shown |= {"expected": kept["probabilities"][0].tolist(), "events": len(kept["label"])}
+        shown["expected_odds"] = kept["log_odds"][0].tolist()
         for template, file in (("readme.md.jinja", "README.md"), ("score.cpp.jinja", "score.cpp")):
             (folder / file).write_text(_filled(template, shown), encoding="utf-8")
         (folder / METADATA).write_text(
@@ -161,6 +177,36 @@ def write_bundle(
         sums = [f"{hashlib.sha256((folder / file).read_bytes()).hexdigest()}  {file}\n" for file in files]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return Bundle(out, tuple(files), len(kept["label"]), difference, tuple(notes))
+
+
+def _compared(path: Path, kept: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> float:
+    """Return the greatest difference of a probability that `check.py` will find.
+
+    Raises:
+        ExportFailed: it is too great, or that of the log-odds.
+    """
+    import onnxruntime
+
+    from hep_ray.bundle import check  # needs onnxruntime, of an extra
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for size in check.BATCHES:
+        line, difference, good = check.other_scores(session, kept, metadata, size)
+        if not good:
+            raise ExportFailed(
+                "ONNX Runtime and torch in float32 agree on the validation events that are handed on; they do not: "
+                f"{line}"
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def _card(name: str, description: Description) -> str:
+    """Return the card under the name that the registry knows, without places of the machine that trained the model."""
+    known = name.removeprefix("models:/").partition("/")[0]
+    provenance = {key: value for key, value in description.provenance.items() if key not in PLACES}
+    return model_card(known, description.model_copy(update={"provenance": provenance}))
 
 
 def metadata_of(package: Package, name: str, classifier: Classifier) -> dict[str, Any]:
@@ -184,6 +230,9 @@ def metadata_of(package: Package, name: str, classifier: Classifier) -> dict[str
         "model": MODEL,
         "events": EVENTS,
         "tolerance": TOLERANCE,
+        "log_odds_tolerance": LOG_ODDS_TOLERANCE,
+        "precision": "float32",
+        "trained_in": "bfloat16" if classifier.half else "float32",
         "model_digest": package.digest,
         "dataset_fingerprint": description.dataset_fingerprint,
         "origin": description.origin,
@@ -249,7 +298,8 @@ def _evidence(package: Package, dataset: Dataset, folder: Path, search: Found | 
     try:
         data = _confirmed(package, dataset, search)
     except HepRayError as exc:
-        notes.append(f"Figures and tables of scores on the test split are left out: {exc}.")
+        why = _without_places(str(exc), [dataset.folder, *([] if search is None else [search.folder])])
+        notes.append(f"Figures and tables of scores on the test split are left out: {why}.")
     else:
         scores, evidence = data.scores, package.description.evidence
         assert scores is not None
@@ -267,6 +317,14 @@ def _evidence(package: Package, dataset: Dataset, folder: Path, search: Found | 
             f"({package.digest[:12]}), by hep_ray {hep_ray.__version__}.",
         )
     return notes
+
+
+def _without_places(text: str, folders: Sequence[Path]) -> str:
+    """Return a text in which folders are called by their names alone."""
+    for folder in folders:
+        for path in (folder.absolute(), folder.resolve(), folder):
+            text = text.replace(str(path), path.name) if path.name else text
+    return text
 
 
 def _confirmed(package: Package, dataset: Dataset, search: Found | None) -> ReportData:
@@ -331,8 +389,8 @@ def _first_event(
 def c_type(name: str) -> str:
     """Return the C++ type of numbers that ONNX or numpy names.
 
-    >>> c_type("int64")
-    'std::int64_t'
+    >>> c_type("int64"), c_type("float16")
+    ('std::int64_t', 'Ort::Float16_t')
     """
     return C_TYPES.get(name, f"std::{name}_t")
 

@@ -162,7 +162,8 @@ class GradientBoosting(FittedModel):
             values = features.gather(1, self.feature[tree, node])
             lower = values <= self.threshold[tree, node]
             if self.has_missing:
-                lower = torch.where(torch.isnan(values), self.get_buffer("missing_left")[tree, node], lower)
+                missing = torch.isnan(values)  # no torch.where: ONNX Runtime has none of booleans
+                lower = (missing & self.get_buffer("missing_left")[tree, node]) | (~missing & lower)
             node = torch.where(lower, self.left[tree, node], self.right[tree, node])
         values = self.value[tree, node].view(-1, self.config.trees, self.outputs)
         raw = self.start + values.sum(1)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hep_ray.errors import ExportFailed, MissingPackage, StorageError
+from hep_ray.errors import ExportFailed, HepRayError, MissingPackage, StorageError
 from hep_ray.files import storing, whole
 from hep_ray.promote.classifier import Classifier
 
@@ -31,6 +31,8 @@ RANKS = "log_odds"
 """Second output: ln p − ln(1 − p) of each class, to cut on where probabilities have all become 1."""
 CHECKED = 64
 """Events that are compared, in batches of different sizes."""
+ABSENT = 0.2
+"""Share of the values that are missing in these events, of columns that may miss some."""
 
 
 class _Probabilities(nn.Module):
@@ -62,8 +64,15 @@ def export_onnx(classifier: Classifier, path: Path) -> float:
     Raises:
         MissingPackage: the extra `onnx` is not installed.
         StorageError: the file exists or cannot be written.
-        ExportFailed: the model has a part that ONNX lacks, or the two differ by more than 1e-5; nothing is left.
+        ExportFailed: the model has a part that ONNX or ONNX Runtime lacks, a column has the name of an output, or the
+            two differ by more than 1e-5; nothing is left.
     """
+    taken = [column.name for column in classifier.columns if column.name in (OUTPUT, RANKS)]
+    if taken:
+        raise ExportFailed(
+            f"the column '{taken[0]}' has the name of an output of the ONNX file, where {OUTPUT} and {RANKS} are the "
+            "scores: convert the dataset with another name for it"
+        )
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise MissingPackage(
@@ -107,9 +116,36 @@ def _write(classifier: Classifier, path: Path) -> None:
         raise
     except Exception as exc:
         raise ExportFailed(f"every part of a model has its like in ONNX; here: {exc}") from exc
+    _leave_out_traces(path)
+
+
+def _leave_out_traces(path: Path) -> None:
+    """Leave out torch's notes of where each operation comes from, which have paths of this machine in them."""
+    import onnx
+
+    def clear(message: Any) -> None:
+        for field, value in message.ListFields():
+            if field.name in ("metadata_props", "doc_string"):
+                message.ClearField(field.name)
+            elif field.message_type is not None:
+                for one in [value] if hasattr(value, "ListFields") else value:
+                    clear(one)
+
+    model = onnx.load(str(path))
+    clear(model)
+    onnx.save(model, str(path))
 
 
 def _difference(classifier: Classifier, path: Path) -> float:
+    try:
+        return _largest_difference(classifier, path)
+    except HepRayError:
+        raise
+    except Exception as exc:
+        raise ExportFailed(f"ONNX Runtime has every part of a model; here: {exc}") from exc
+
+
+def _largest_difference(classifier: Classifier, path: Path) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -121,7 +157,7 @@ def _difference(classifier: Classifier, path: Path) -> float:
             [OUTPUT, RANKS], {name: values for name, values in events.items() if name in read}
         )
         wanted = classifier.predict(events, half=False)
-        ranked = 1 / (1 + np.exp(-np.asarray(ranks, dtype=np.float64)))
+        ranked = (1 + np.tanh(np.asarray(ranks, dtype=np.float64) / 2)) / 2  # the logistic function
         largest = max(largest, *(float(np.abs(one - wanted).max()) for one in (found, ranked)))
     return largest
 
@@ -147,6 +183,7 @@ def rounding(classifier: Classifier) -> float:
 
 
 def _random_events(classifier: Classifier, number: int) -> Mapping[str, npt.NDArray[Any]]:
+    """Return events of both signs where a quantity has one: no image, and of lists only angles; NaN where it may be."""
     random = np.random.default_rng(0)
     events = {
         column.name: (
@@ -162,6 +199,14 @@ def _random_events(classifier: Classifier, number: int) -> Mapping[str, npt.NDAr
             lengths = random.integers(0, most + 1, number)
             lengths[0] = most
             values = events[column.name][:, :most]
+            for place, element in enumerate(column.elements):
+                if "eta" in element or "phi" in element:
+                    values[..., place] *= random.choice((-1, 1), values.shape[:2])
             values[np.arange(most) >= lengths[:, None]] = np.nan
             events[column.name] = values
+        elif len(column.shape) <= 1 and np.dtype(column.dtype).kind == "f":
+            values = events[column.name]
+            values *= random.choice((-1, 1), values.shape).astype(values.dtype)
+            if column.missing:
+                values[random.random(values.shape) < ABSENT] = np.nan
     return events

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,17 +20,28 @@ from confirmed import SEEDS, params, write_dataset, xor_events
 from typer.testing import CliRunner
 
 from hep_ray.bundle import check, write
-from hep_ray.bundle.hepdata import HepDataTable, Variable, write_tables
-from hep_ray.bundle.write import write_bundle
+from hep_ray.bundle.hepdata import HepDataTable, Variable, table_of_metrics, tables_of_scores, write_tables
+from hep_ray.bundle.write import c_type, write_bundle
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import load_confirmation
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import InvalidConfig, ModelMismatch, StorageError, TrackingUnavailable, UntrustedCode
+from hep_ray.errors import (
+    ExportFailed,
+    InvalidConfig,
+    ModelMismatch,
+    StorageError,
+    TrackingUnavailable,
+    UntrustedCode,
+)
+from hep_ray.metrics import classification_metrics
 from hep_ray.plugins import Plugin
+from hep_ray.predict.onnx_export import export_onnx
+from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Description, Package
 from hep_ray.promote.run import Wishes, promote
+from hep_ray.report.scores import Scored, Scores, performance_of
 from hep_ray.training.config import TrialConfig
 from tests.facts import raises, tells
 
@@ -141,7 +153,10 @@ def test_a_champion_is_handed_on_with_what_its_confirmation_found(champion):
     shares = [one["value"] for one in matrix["dependent_variables"][0]["values"]]
     assert shares[3] == pytest.approx(float((signal["score_signal"] > 0.5).mean()), rel=1e-5)
     assert {path.name for path in (out / "figures").iterdir()} >= {"roc.png", "roc.pdf", "confirmed.pdf"}
-    assert tells((out / "MODEL_CARD.md").read_text(), "Why it was promoted")
+    card = (out / "MODEL_CARD.md").read_text()
+    assert tells(card, "Why it was promoted", "models:/handed_on@champion", "c0ffee" * 6 + "dead")
+    assert not tells(card, "| host |")
+    assert not tells(card, "hep-ray confirm toy")
 
 
 def test_scores_of_another_confirmation_are_not_told_of_a_model(champion, searches, tmp_path, monkeypatch):
@@ -174,6 +189,9 @@ def test_scores_of_another_confirmation_are_not_told_of_a_model(champion, search
     words[3] = str(tmp_path / "third")
     told = CliRunner().invoke(app, [*words, str(tmp_path / "again")])
     assert tells(told.output, "confirmed again since")
+    note = (tmp_path / "third" / "README.md").read_text()
+    assert tells(note, "deep was confirmed again since")
+    assert str(tmp_path) not in note
 
 
 def test_the_check_imports_nothing_but_the_standard_library_numpy_and_onnxruntime():
@@ -211,6 +229,13 @@ def change_scores(folder):
     np.savez_compressed(folder / "events.npz", **events)
 
 
+def change_log_odds(folder):
+    with np.load(folder / "events.npz") as file:
+        events = dict(file)
+    events["log_odds"][33] *= 1.01
+    np.savez_compressed(folder / "events.npz", **events)
+
+
 def change_metadata(folder):
     path = folder / "metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_digest": "another"}))
@@ -221,6 +246,7 @@ def change_metadata(folder):
     [
         (change_weights, ["14 events in batches of 1:", "14 events in batches of 7:"]),
         (change_scores, ["50 events in batches of 256:", "nan"]),
+        (change_log_odds, ["50 events in batches of 256:", "log-odds"]),
         (change_metadata, ["model_digest", "another"]),
     ],
 )
@@ -234,10 +260,86 @@ def test_what_is_not_as_it_was_handed_on_is_told(folder, capsys, spoil, facts):
     assert tells("\n".join(told), *facts)
 
 
-def test_a_file_that_is_gone_is_told(folder, capsys):
-    (folder / "README.md").unlink()
-    assert not check.check(folder)
-    assert tells(capsys.readouterr().out, "README.md is not there")
+@pytest.mark.parametrize("left", [None, 0.5])
+def test_every_file_that_is_gone_or_half_is_told(folder, capsys, left):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    assert len(files) > 8
+    for path in files:
+        whole = path.read_bytes()
+        if left is None:
+            path.unlink()
+        else:
+            path.write_bytes(whole[: int(left * len(whole))])
+        assert not check.check(folder), path
+        told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
+        assert path.relative_to(folder).as_posix() in "".join(told)
+        path.write_bytes(whole)
+    assert check.check(folder)
+
+
+def test_a_file_that_was_not_handed_on_is_named(folder, capsys):
+    (folder / "other.onnx").write_bytes(b"")
+    assert check.check(folder)
+    assert tells(capsys.readouterr().out, "was not handed on: other.onnx")
+
+
+def test_no_file_has_paths_of_this_machine(handed_on, champion, tmp_path_factory):
+    places = [tmp_path_factory.getbasetemp(), Path(write.__file__).parents[2], sys.prefix]
+    places += [Path(torch.__file__).parents[1]]
+    for out in (handed_on, champion[2]):
+        for path in out.rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            assert [place for place in places if str(place).encode() in content] == [], path
+
+
+def data_of(folder, features, missing=False):
+    column = Column(name="features", shape=(features.shape[1],), missing=missing)
+    with ShardWriter(folder, EventSchema(task="t", columns=(column,), classes=("b", "s"))) as writer:
+        count = len(features)
+        writer.write(
+            {"event_id": [f"e{i}" for i in range(count)], "label": np.arange(count) % 2, "features": features}
+        )
+    return Dataset.open(folder)
+
+
+def fitted(dataset, params, fit):
+    config = TrialConfig.from_params(params)
+    model = config.build_model(dataset.schema)
+    fit(model)
+    description = Description(
+        event_schema=dataset.schema, params=config.resolved(), dataset_fingerprint=dataset.fingerprint
+    )
+    return Package.create(description, model.state_dict())
+
+
+def test_a_model_that_onnx_runtime_rounds_otherwise_on_real_events_is_not_handed_on(tmp_path):
+    """A difference of two large features, which random events do not have: it cancels, and rounding is what is left."""
+    random = np.random.default_rng(0)
+    first = 500 + random.normal(0, 100, 1200)
+    features = np.stack([first, first + random.normal(0, 3e-4, 1200)], 1).astype(np.float32)
+    dataset = data_of(tmp_path / "data", features)
+
+    def fit(model):
+        model.mean.fill_(500.0)
+        model.weight.copy_(torch.tensor([[0.0, 0.0], [3000.0, -3000.0]]))
+        model.fitted.fill_(True)
+
+    package = fitted(dataset, {"model": "logistic_regression"}, fit)
+    with raises(ExportFailed, "batches of 1:", "1e-05"):
+        write_bundle(package, "t", dataset, tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_column_with_the_name_of_an_output_is_refused(tmp_path):
+    schema = EventSchema(task="t", columns=(Column(name="log_odds"), Column(name="x")), classes=("b", "s"))
+    config = TrialConfig.from_params(params(scalar_scaling="none"))
+    classifier = Classifier(config.resolved(), schema, config.build_model(schema).state_dict())
+    with raises(ExportFailed, "'log_odds'", "another name"):
+        export_onnx(classifier, tmp_path / "model.onnx")
+
+
+def test_a_float16_has_the_type_of_onnx_runtime_in_cpp():
+    assert c_type("float16") == "Ort::Float16_t"
 
 
 def test_lists_are_handed_on_with_nan_behind_their_items(tmp_path):
@@ -333,6 +435,60 @@ def test_a_table_is_as_hepdata_has_it(tmp_path):
             }
         ],
     }
+
+
+def tables_of(x, labels, weights=None):
+    """Name → table of the probability 1/(1 + exp(-x))."""
+    signal = 1 / (1 + np.exp(-x))
+    found = performance_of(np.stack([1 - signal, signal], 1), labels, 1, weights=weights)
+    scores = Scores("test split", "t", ("b", "s"), 1, (Scored("m", False, (found,)),), confirmed=True)
+    return {one.name: one for one in tables_of_scores(found, scores)}
+
+
+def test_where_less_than_one_background_event_passes_its_efficiency_has_the_error_of_one():
+    count = 200
+    labels = np.repeat([0, 1], count)
+    x = np.r_[np.linspace(-3, -1, count), np.linspace(1, 3, count)]
+    one = (1 / count * (1 - 1 / count) / count) ** 0.5
+    roc = tables_of(x, labels)["ROC curve"]
+    efficiency, rejection = (variable.document()["values"][49] for variable in roc.dependent)
+    assert efficiency == {
+        "value": 0.0,
+        "errors": [{"symerror": pytest.approx(one, rel=1e-3), "label": "stat"}],
+    }
+    assert rejection == {"value": "-"}
+    assert tells(roc.description, "Where less than one background event passes", "that of one event")
+    # One light event on top: its efficiency is its weight, and the error no smaller than its weight.
+    weights, x[count - 1] = np.ones(2 * count), 5.0
+    weights[count - 1] = 0.01
+    roc = tables_of(x, labels, weights)["ROC curve"]
+    efficiency, rejection = (variable.document()["values"][49] for variable in roc.dependent)
+    assert efficiency["value"] == pytest.approx(0.01 / 199.01, rel=1e-4)
+    assert efficiency["errors"][0]["symerror"] == pytest.approx(one, rel=0.02)
+    assert rejection == {"value": "-"}
+    assert tells(roc.description, "400 events of the test split", "weighted", "as precise as")
+
+
+def test_shares_of_scores_have_binomial_errors():
+    labels = np.repeat([0, 1], 100)
+    x = np.where(np.arange(200) % 100 < 36, 5.0, -5.0)  # 36 of 100 of each class in the last bin
+    cells = tables_of(x, labels)["Scores"].dependent[0].document()["values"]
+    assert cells[-1]["value"] == pytest.approx(0.36)
+    assert cells[-1]["errors"][0]["symerror"] == pytest.approx(0.048)  # √(0.36·0.64/100)
+
+
+def test_the_calibration_error_is_a_metric_and_no_error_of_one():
+    labels = np.arange(400) % 2
+    signal = np.random.default_rng(0).random(400)
+    found = classification_metrics(np.stack([1 - signal, signal], 1), labels, ("b", "s"), "s")
+    contender = SimpleNamespace(runs=[1], estimates={})
+    evidence = SimpleNamespace(contender=contender, baseline=contender)
+    metrics = {f"test_{key}": value for key, value in found.items()}
+    table = table_of_metrics(SimpleNamespace(evidence=evidence, metrics=metrics, origin={}))
+    named = list(table.independent[0].values)
+    assert "test_auc_error" in metrics
+    assert not [name for name in named if "AUC" in name and "error" in name]
+    assert [name for name in named if "calibration error" in name]
 
 
 @pytest.mark.slow
