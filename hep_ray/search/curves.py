@@ -379,10 +379,8 @@ class CurveSearcher:
         share = min(FULL_MOST, FULL_SHARE * self._handed / (100 * self._epochs))
         in_full = self._handed_in_full < share * self._handed
         if self._pace is not None:
-            spent = np.maximum(self._trials.epochs, self._trials.until) * self._seconds(slice(None))
-            horizon *= (
-                float(np.median(self._trials.seconds[self._trials.timed])) if len(self._trials.timed) else 1.0
-            )
+            spent = self._trials.costs * self._seconds(slice(None))
+            horizon *= self._trials.usual_seconds
             in_full = float(spent[self._in_full].sum()) < share * float(spent.sum())
         paused = self._trials.paused
         may_open = self._may_open()
@@ -428,9 +426,11 @@ class CurveSearcher:
     ) -> tuple[float, float, Step]:
         def when(codes: Array) -> tuple[Any, Any]:
             """When they are compared, and how much longer than the horizon they take to their first milestone."""
-            seconds = 1.0 if self._pace is None else self._pace.of(codes)
-            epochs = np.clip(horizon / seconds, self._marks[0], self._epochs)
-            return self._log(epochs), self._marks[0] * seconds / horizon
+            if self._pace is None:
+                return self._log(np.clip(horizon, self._marks[0], self._epochs)), self._marks[0] / horizon
+            seconds, fits = self._pace.of(codes), self._encoding.fits(codes)  # a fit in one go is one epoch
+            epochs = np.where(fits, self._epochs, np.clip(horizon / seconds, self._marks[0], self._epochs))
+            return self._log(epochs), np.where(fits, 1, self._marks[0]) * seconds / horizon
 
         def score(codes: Array, few: int) -> Array:
             scores = np.full(len(codes), -np.inf)
@@ -490,7 +490,10 @@ class CurveSearcher:
 
         def score(codes: Array, few: int) -> Array:  # noqa: ARG001 - full trainings are few
             gain = log_expected_gain(*process.spread(codes, 1.0), top)
-            return gain if self._pace is None else gain - np.log(self._pace.of(codes))
+            if self._pace is None:
+                return gain
+            share = np.where(self._encoding.fits(codes), 1 / self._epochs, 1.0)
+            return gain - np.log(share * self._pace.of(codes))
 
         start = np.concatenate(
             [self._encoding.scattered(rng, 400), self._encoding.around(rng, self._candidates.tops(), 300)]
@@ -545,6 +548,7 @@ class CurveSearcher:
             return  # as where nothing is asked of the model: a decision that is taken over must leave the same state
         if self._pace is not None:
             timed = self._trials.timed
+            timed = timed[self._trials.fits[timed] == self._encoding.fits(self._trials.codes[timed])]
             self._pace.learn(self._trials.codes[timed], self._trials.seconds[timed])
         points = int((self._trials.epochs > 0).sum() + self._trials.epochs.sum() // 10)
         if points > REFIT * self._fitted:

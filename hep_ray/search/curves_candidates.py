@@ -35,17 +35,20 @@ class Candidates:
         self._encoding, self._trials = encoding, trials
         self._tried: dict[bytes, int] = {}
         self._limits = WithinLimits(margin, encoding) if margin else None
+        self._left: set[bytes] = set()
+        """Of a small space, what was not tried."""
         self._all = self._enumerate() if encoding.finite <= ENUMERATED else None
 
     @property
     def left(self) -> bool:
         """Whether there are any that were not tried."""
-        return len(self._tried) < self._encoding.finite
+        return bool(self._left) if self._all is not None else len(self._tried) < self._encoding.finite
 
     def enter(self, code: Array) -> None:
         """Note that a configuration is tried."""
         key = self._keys(code[None])[0]
         self._tried[key] = self._tried.get(key, 0) + 1
+        self._left.discard(key)
 
     def first_fresh(self, genes: Sequence[Array]) -> int | None:
         """Return the place of the first that was not tried and keeps the limits; None where none is."""
@@ -126,5 +129,5 @@ class Candidates:
             genes = genes[[self._limits.of(row) <= 0 for row in genes]]
         keys = self._keys(self._encoding.codes(genes))
         _, first = np.unique(keys, return_index=True)
-        self._encoding.finite = len(first)
+        self._encoding.finite, self._left = len(first), set(keys)
         return genes[np.sort(first)]

@@ -104,7 +104,8 @@ class CurveTrials(OptunaSearcher):
         elif isinstance(record, TrialFinished):
             broken = self._broken(name)
             wasted = len(self._state.trials[name].history) if broken else 0
-            failed = broken or record.failure in OF_PARAMETERS
+            reference = self._numbers[name] < self._references  # says nothing of what may be drawn
+            failed = record.failure in OF_PARAMETERS or (broken and not reference)
             self._curves.ended(self._numbers[name], failed=failed, wasted=wasted)
 
     def _broken(self, name: str) -> bool:

@@ -61,6 +61,11 @@ class _Gene:
         code: Array = np.eye(count)[place]
         return code
 
+    def chosen(self, codes: Array) -> npt.NDArray[np.int_]:
+        """Return (n,) which value of a choice (n, columns) codes of whole configurations stand for."""
+        own = codes[:, self.columns]
+        return np.round(own[:, 0] * (len(self.values) - 1)).astype(int) if self.ordered else own.argmax(1)
+
     def snapped(self, genes: Array) -> Array:
         """Return the position in the range, from 0 to 1, of the value that a gene stands for."""
         given = self.distribution
@@ -222,10 +227,15 @@ class Encoding:
         genes = np.full((len(codes), self.genes), IDLE)
         for place, one in enumerate(self._genes):
             if one.values:
-                own, last = codes[:, one.columns], len(one.values) - 1
-                chosen = np.round(own[:, 0] * last) if one.ordered else own.argmax(1)
-                genes[:, place] = (chosen + 0.5) / (last + 1)
+                genes[:, place] = (one.chosen(codes) + 0.5) / len(one.values)
         return self.active(genes)
+
+    def fits(self, codes: Array) -> Mask:
+        """Return (n,) whether the model is fitted in one go, of (n, columns) codes."""
+        if not (self._fitted and self._trained) or "model" not in self._places:
+            return np.full(len(codes), bool(self._fitted) and not self._trained)
+        one = self._genes[self._places["model"]]
+        return np.array([is_fitted(value) for value in one.values])[one.chosen(codes)]
 
     def code_of(self, place: int, gene: float) -> float:
         """Return the code of a gene of a range, whether or not the parameter exists."""

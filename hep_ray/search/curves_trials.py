@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hep_ray.models import is_fitted
 from hep_ray.search.space import Value
 
 Array = npt.NDArray[np.float64]
@@ -117,6 +118,7 @@ class CurveTable:
         self._bests = np.full(ROOM, -np.inf)
         self._over, self._failed = np.zeros(ROOM, bool), np.zeros(ROOM, bool)
         self._seconds, self._timed = np.zeros(ROOM), np.zeros(ROOM, int)
+        self._fits = np.zeros(ROOM, bool)
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -175,6 +177,25 @@ class CurveTable:
         return mean
 
     @property
+    def usual_seconds(self) -> float:
+        """Median over the trials of the seconds of an epoch; of a fit in one go where there are no others, else 1."""
+        timed = self._timed[: len(self._trials)] > 0
+        trained = timed & ~self.fits
+        seconds = self.seconds[trained if trained.any() else timed]
+        return float(np.median(seconds)) if len(seconds) else 1.0
+
+    @property
+    def fits(self) -> npt.NDArray[np.bool_]:
+        """(trials,) whether the model of each is fitted in one go."""
+        return self._fits[: len(self._trials)]
+
+    @property
+    def costs(self) -> npt.NDArray[np.int_]:
+        """(trials,) epochs that were paid for, or are to be by the end of a leg; a fit in one go is one."""
+        epochs = np.maximum(self.epochs, self.until)
+        return np.where(self.fits, np.minimum(epochs, 1), epochs)
+
+    @property
     def failures(self) -> npt.NDArray[np.bool_]:
         """(trials,) whether each failed before its first value."""
         early: npt.NDArray[np.bool_] = self._failed[: len(self._trials)] & (self.epochs == 0)
@@ -191,6 +212,7 @@ class CurveTable:
         one = CurveTrial(number, params)
         self._trials.append(one)
         self._genes[number], self._codes[number] = genes, code
+        self._fits[number] = is_fitted(params.get("model"))
         return one
 
     def train(self, number: int, until: int) -> None:

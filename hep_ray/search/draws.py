@@ -35,9 +35,10 @@ from hep_ray.tracking.records import OF_PARAMETERS, SearchStarted, TrialStarted
 TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
 """How a trial ended, in Optuna's words."""
 REDRAWS = 20
-"""Times that a configuration which was tried before is drawn anew."""
+"""Times that a configuration which was tried before is drawn anew; where so many in a row break a limit of the models,
+which a sampler does not know, it is drawn at random as well."""
 INSISTING = 4
-"""Of them, before it is drawn at random; all of them where models have limits, which a sampler does not know."""
+"""Of them, before it is drawn at random."""
 MOST_BROKEN = 5000
 """Draws in a row that may break a limit."""
 MOST_STARTUP_TRIALS = 10
@@ -137,8 +138,7 @@ class Draws:
         number = self._drawn_as.get(trial.trial_id)
         if number is None:
             return
-        broken = self._limits is not None and self._limits.broken(trial.figures)
-        if trial.finished.failure not in OF_PARAMETERS and not broken:
+        if not _failed_of_parameters(trial, self._limits):
             tell(self._study, number, trial, self._search)
         elif not self._study.get_trials(deepcopy=False)[number].state.is_finished():
             if self._preset.sampler != "cmaes":  # which takes no constraints, and warns of each
@@ -150,7 +150,7 @@ class Draws:
 
         What was drawn again stays open meanwhile, for TPE keeps away from what still runs, and is then given up. Where
         TPE insists, chance decides; where that does not help (all has been tried, say) the configuration is trained
-        from another seed. What breaks a limit of the models is drawn again too, however often.
+        from another seed. What breaks a limit of the models is drawn again too, however often, and is counted apart.
 
         Returns:
             The parameters, which the last trial of the study has, and how many trials have had them.
@@ -161,17 +161,20 @@ class Draws:
         study.sampler = self._sampler_of(place, state)
         tried = [trial.started.params for trial in state.trials.values()]
         again: list[optuna.Trial] = []
+        repeats = in_a_row = 0
+        by_chance = False
         drawn = study.ask()
         params = self._space.suggest(drawn)
-        while (broken := self._breaks(params)) or (params in tried and len(again) < REDRAWS):
-            if broken and len(again) >= MOST_BROKEN:
+        while (broken := self._breaks(params)) or (params in tried and repeats < REDRAWS):
+            if broken and in_a_row >= MOST_BROKEN:
                 raise InvalidConfig(
-                    f"each of {len(again)} configurations in a row breaks a constraint: allow more, or state smaller "
+                    f"each of {in_a_row} configurations in a row breaks a constraint: allow more, or state smaller "
                     "models"
                 )
             again.append(drawn)
-            if len(again) == (INSISTING if self._limits is None else REDRAWS):
-                study.sampler = RandomSampler(seed=self._seed_of(place))
+            repeats, in_a_row = (repeats, in_a_row + 1) if broken else (repeats + 1, 0)
+            if not by_chance and (repeats == INSISTING or in_a_row == REDRAWS):
+                by_chance, study.sampler = True, RandomSampler(seed=self._seed_of(place))
             drawn = study.ask()
             params = self._space.suggest(drawn)
         for one in again:
@@ -197,8 +200,10 @@ class Draws:
     def _knows_enough(self, state: SearchState) -> bool:
         known = [trial for name, trial in state.trials.items() if name in self._drawn_as]
         ended = [trial for trial in known if trial.finished is not None or trial.paused]
-        trained = sum(trial.status != "failed" for trial in ended)
-        failed = sum(_failed_of_parameters(trial) for trial in ended)
+        failed = sum(_failed_of_parameters(trial, self._limits) for trial in ended)
+        trained = sum(
+            trial.status != "failed" and not _failed_of_parameters(trial, self._limits) for trial in ended
+        )
         return trained + failed >= self._n_startup_trials and trained >= min(
             LEAST_TRAINED, self._n_startup_trials
         )
@@ -209,8 +214,11 @@ class Draws:
         A trial that ended by itself, its patience being over, counts as trained to any length. One that has not got so
         far is left out, or still runs. One that failed of its parameters has the worst value of all.
         """
+        failed = {name for name in self._frozen if _failed_of_parameters(state.trials[name], self._limits)}
         known = [
-            trial for name, trial in state.trials.items() if name in self._frozen and trial.status != "failed"
+            trial
+            for name, trial in state.trials.items()
+            if name in self._frozen and name not in failed and trial.status != "failed"
         ]
         lengths = sorted((self._length(trial) for trial in known if trial.history), reverse=True)
         epochs = lengths[: self._n_startup_trials][-1] if lengths else 0
@@ -228,7 +236,7 @@ class Draws:
         ]
         study = optuna.create_study(directions=directions(self._search))
         for name, frozen in self._frozen.items():
-            if name in values or (worst and _failed_of_parameters(state.trials[name])):
+            if name in values or (worst and name in failed):
                 study.add_trial(_complete(frozen, values.get(name, worst)))
             elif state.trials[name].finished is None and not state.trials[name].paused:
                 study.add_trial(frozen)
@@ -238,8 +246,10 @@ class Draws:
         return self._preset.epochs if trial.status == "completed" else len(trial.history)
 
 
-def _failed_of_parameters(trial: TrialState) -> bool:
-    return trial.finished is not None and trial.finished.failure in OF_PARAMETERS
+def _failed_of_parameters(trial: TrialState, limits: ModelLimits | None) -> bool:
+    """Return whether a trial failed of its parameters, or breaks a limit, as one that was fitted may."""
+    failed = trial.finished is not None and trial.finished.failure in OF_PARAMETERS
+    return failed or (limits is not None and limits.broken(trial.figures))
 
 
 def _complete(frozen: FrozenTrial, values: list[float]) -> FrozenTrial:

@@ -14,7 +14,8 @@ from hep_ray.errors import CannotResume, InvalidConfig, InvalidSpace
 from hep_ray.search import constraints
 from hep_ray.search.constraints import ModelLimits, check_limits, limits_of, resumed_limits, words_of
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.space import Choice, Integer, LogUniform, Space
+from hep_ray.search.draws import Draws
+from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
 from hep_ray.search.state import SearchState, leaderboard, pareto_front
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -175,6 +176,59 @@ def test_a_small_space_is_searched_within_its_limits_alone() -> None:
     assert len(keep) == 12
 
 
+@pytest.mark.parametrize("width", [128, 512])
+def test_a_small_space_is_searched_whatever_references_break(width: int) -> None:
+    space = SPACE.replace(learning_rate=1e-3, hidden_layers=Choice(1, 2), hidden_features=Choice(32, width))
+    limits = ModelLimits({"parameters": 300.0}, SCHEMA)
+    reference = {**space.samples()[0], "hidden_layers": 2, "hidden_features": width}
+    made = Preset(epochs=9, trials=4, sampler="curves")
+    run = Simulated(made, space, limits=limits, value=larger_is_better, references=(reference,))
+    run.run()
+    drawn = [trial.started.params for trial in run.state.drawn()[1:]]
+    assert [(one["hidden_layers"], one["hidden_features"]) for one in drawn] == [(1, 32)]
+
+
+def test_draws_that_break_a_limit_do_not_use_up_those_of_repeats() -> None:
+    """An eighth of 64 configurations keeps the limit: six trials are six of them."""
+    widths = (8, 12, 64, 80, 96, 112, 128, 160)
+    space = SPACE.replace(
+        learning_rate=Choice(1e-3, 1e-2), hidden_layers=Choice(1, 2, 3, 4), hidden_features=Choice(*widths)
+    )
+    made = Preset(epochs=2, trials=6, sampler="random", scheduler="none")
+    for seed in range(4):
+        limits = ModelLimits({"parameters": 200.0}, SCHEMA)
+        run = Simulated(made, space, seed=seed, limits=limits, value=larger_is_better)
+        run.run()
+        drawn = [trial.started.params for trial in run.state.drawn()]
+        assert max(weights(params) for params in drawn) <= 200
+        assert len({str(params) for params in drawn}) == 6
+
+
+@pytest.mark.parametrize(("sampler", "scheduler"), [("gp", "none"), ("tpe", "asha_pausing")])
+def test_a_fitted_model_that_breaks_a_limit_has_the_worst_value_for_what_draws(
+    sampler: str, scheduler: str
+) -> None:
+    space = Space(model="gradient_boosting", leaves=Integer(2, 200), trees=Integer(10, 500))
+    search = Search(name="toy", task="toy", title="", space=space, presets={})
+    made = Preset(epochs=3, trials=8, sampler=sampler, scheduler=scheduler).resolved(search)
+    draws, state = Draws(search, made, space, 0, ModelLimits({"parameters": 5000.0}, SCHEMA)), SearchState()
+    known: list[bool] = []
+    for place, size in enumerate((100.0, 100.0, 1e6, 1e6, 100.0)):
+        drawn, name = draws.next(state), f"t{place:04d}"
+        metrics = {"epoch": 1, "val_accuracy": 0.5 + place / 10, "parameters": size, "epoch_seconds": 1.0}
+        for record in (
+            TrialStarted(time=0, trial_id=name, number=place, params=drawn.params, seed=0),
+            EpochFinished(time=0, trial_id=name, metrics=metrics),
+            TrialFinished(time=0, trial_id=name, status="completed"),
+        ):
+            state.apply(record)
+        draws.end(state.trials[name])
+        known.append(draws._knows_enough(state))
+    study = draws._at_equal_epochs(state)
+    assert [trial.value for trial in study.get_trials()] == pytest.approx([0.5, 0.6, 0.5, 0.5, 0.9])
+    assert known == [False] * 4 + [True]  # three have to keep the limit
+
+
 def test_what_is_timed_is_recorded_and_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     params = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}
     written: list[ModelTimed] = []
@@ -235,6 +289,19 @@ def test_a_fitted_model_that_turns_out_too_large_is_no_aim() -> None:
     aims = {float(reason.split()[-1]) for reason in reasons if "to beat" in reason}
     assert aims
     assert max(aims) < larger_is_better(reference, 9) - 0.1
+
+
+def test_a_reference_that_breaks_a_limit_does_not_teach_that_its_other_parameters_fail() -> None:
+    """The best learning rate and momentum, in a network that is too large: they are expected to be good still."""
+    space = SPACE.replace(optimizer="sgd", momentum=Uniform(0.0, 0.99), hidden_layers=2, hidden_features=16)
+    reference = {**space.samples()[0], "hidden_features": 512, "learning_rate": 1e-2, "momentum": 0.6}
+    made, limits = Preset(epochs=9, trials=8, sampler="curves"), ModelLimits({"parameters": 1000.0}, SCHEMA)
+    run = Simulated(made, space, limits=limits, references=(reference,))
+    run.run()
+    curves = run.searcher._curves
+    ending = curves.prediction(0)
+    assert ending is not None
+    assert ending.mean > 0.7  # 0.85 it would be
 
 
 def test_constraints_that_cannot_be_kept_are_refused_before_any_trial() -> None:

@@ -12,6 +12,8 @@ import pytest
 from hep_ray.errors import InvalidConfig
 from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_pace import Pace
+from hep_ray.search.curves_space import Encoding
+from hep_ray.search.curves_trials import CurveTable
 from hep_ray.search.definition import Preset
 from hep_ray.search.options import SearchOptions, recorded_options
 from hep_ray.search.preflight import check_read
@@ -90,6 +92,26 @@ def test_seconds_of_configurations_are_learnt_from_those_that_were_trained() -> 
     assert pace.of(asked) == pytest.approx(np.full(20, 4.0))  # of two, the mean of their logarithms
     pace.learn(codes, 0.01 * 100 ** codes[:, 1])
     assert pace.of(asked) == pytest.approx(0.01 * 100 ** asked[:, 1], rel=0.2)
+
+
+@pytest.mark.parametrize("models", [("mlp", "gradient_boosting"), ("mlp", "cnn", "gradient_boosting")])
+def test_a_fit_in_one_go_costs_its_seconds_once(models: tuple[str, ...]) -> None:
+    space = SPACE.replace(model=Choice(*models), leaves=Integer(2, 200).when(model="gradient_boosting"))
+    encoding = Encoding(space)
+    genes = np.random.default_rng(0).random((50, encoding.genes))
+    fitted = [encoding.params(row)["model"] == "gradient_boosting" for row in genes]
+    assert encoding.fits(encoding.codes(genes)).tolist() == fitted
+    assert not Encoding(SPACE).fits(genes[:, :1]).any()
+    table = CurveTable(encoding.genes, encoding.columns, np.array([1, EPOCHS]))
+    for number, model in enumerate(("gradient_boosting", "mlp", "mlp")):
+        table.add({"model": model}, genes[0], encoding.codes(genes[:1])[0])
+        for epoch in range(1, (1, 3, 1)[number] + 1):
+            table.took(number, (30.0, 1.0, 2.0)[number])
+            table.saw(number, epoch, 0.5)
+    table.saw(0, EPOCHS, 0.5)
+    table.train(2, 9)
+    assert (table.costs * table.seconds).tolist() == [30.0, 3.0, 18.0]
+    assert table.usual_seconds == 1.5
 
 
 def test_the_journal_decides_what_a_gain_is_weighed_against_and_a_resume_is_exact() -> None:
