@@ -84,15 +84,18 @@ class Candidates:
         best, value = genes[0] if limits is None else limits.drawn(rng), -math.inf
         for scale in [*scales, None]:
             genes = self.untried(genes)
-            genes = genes if limits is None else limits.likely(genes)
-            scores = score(self._encoding.codes(genes), 40)
-            order = np.argsort(-scores)
-            order = order[:4] if limits is None else limits.first(genes, order, 4)
-            if len(order) and scores[order[0]] > value:
-                best, value = genes[order[0]], float(scores[order[0]])
+            kept: list[tuple[Array, Array]] = []
+            for part, looks in [(genes, 40)] if limits is None else limits.parts(genes):
+                scores = score(self._encoding.codes(part), looks)
+                order = np.argsort(-scores)
+                order = order[:4] if limits is None else limits.first(part, order, 4, looks)
+                kept.append((part[order], scores[order]))
+            genes, scores = np.concatenate([one[0] for one in kept]), np.concatenate([one[1] for one in kept])
+            if len(scores) and scores.max() > value:
+                best, value = genes[scores.argmax()], float(scores.max())
             if scale is None or self._all is not None:
                 break
-            genes = self._encoding.around(rng, np.concatenate([genes[order], best[None]]), 60, scale)
+            genes = self._encoding.around(rng, np.concatenate([genes, best[None]]), 60, scale)
         return best, value
 
     def still_open(self, rng: np.random.Generator, others: Sequence[Array]) -> Array:

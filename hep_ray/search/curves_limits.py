@@ -1,7 +1,8 @@
 """Candidates of a search by learning curves that keep the limits of its models.
 
 Which do is exact, and costs milliseconds, since each model is built. So a regression on configurations at random says
-first which may: the logarithm of a model's size or cost is a smooth function of its widths and depths.
+first which may: the logarithm of a model's size or cost is a smooth function of its widths and depths. It may err, so
+some models are built of those that it refuses too: no configuration is left out for ever.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ CLIP = 3.0
 """Margin, up or down, beyond which it does not matter how far."""
 RIDGE = 1e-3
 LOOKED = 40
-"""Models that are built in one stage of a decision, at most."""
+"""Models that are built in one stage of a decision, at most, of those that are likely to keep the limits."""
+UNLIKELY = 4
+"""Of the others one in so many is a candidate as well, and as many times fewer models are built."""
 ROUNDS, TOGETHER = 200, 64
 """Of configurations at random, until one keeps the limits."""
 
@@ -41,26 +44,40 @@ class WithinLimits:
     def __init__(self, margin: Margin, encoding: Encoding) -> None:
         self._margin, self._encoding = margin, encoding
         genes = encoding.scattered(np.random.default_rng(0), DESIGN)
-        features = _features(encoding.codes(genes))
-        margins = np.clip([self.of(row) for row in genes], -CLIP, CLIP)
-        left = features.T @ features + RIDGE * np.eye(features.shape[1])
-        self._weights = np.linalg.solve(left, features.T @ margins)
-        self._error = float(np.sqrt(np.mean((features @ self._weights - margins) ** 2)))
+        codes, margins = encoding.codes(genes), np.clip([self.of(row) for row in genes], -CLIP, CLIP)
+        linear, _ = _ridge(_features(codes, np.zeros(0, np.intp)), margins)
+        self._crossed = np.argsort(-np.abs(linear[1:]), kind="stable")[: _most_products(encoding.columns)]
+        self._weights, hat = _ridge(_features(codes, self._crossed), margins)
+        left_out = (hat @ margins - margins) / (1 - np.diag(hat))  # each predicted from all others
+        self._error = float(np.sqrt(np.mean(left_out**2)))
 
     def of(self, genes: Array) -> float:
         """Return the margin of (genes,)."""
         return self._margin(self._encoding.params(genes))
 
+    def _may(self, genes: Array) -> NDArray[np.bool_]:
+        features = _features(self._encoding.codes(genes), self._crossed)
+        may: NDArray[np.bool_] = features @ self._weights <= 2 * self._error
+        return may if may.any() else ~may
+
     def likely(self, genes: Array) -> Array:
         """Return those of (n, genes) that may keep the limits; all where none may."""
-        predicted = _features(self._encoding.codes(genes)) @ self._weights
-        may = predicted <= 2 * self._error
-        return genes[may] if may.any() else genes
+        kept: Array = genes[self._may(genes)]
+        return kept
 
-    def first(self, genes: Array, order: NDArray[Any], count: int) -> NDArray[np.intp]:
-        """Return places of the first of (n, genes), in this order, that keep the limits."""
+    def parts(self, genes: Array) -> list[tuple[Array, int]]:
+        """Return those of (n, genes) that may keep the limits, and some of the others, each with models to build.
+
+        They are apart since a score may rise with size: then the best of the others, too large, would hide the rest.
+        """
+        may = self._may(genes)
+        others = genes[~may][::UNLIKELY]
+        return [(genes[may], LOOKED), *([(others, LOOKED // UNLIKELY)] if len(others) else [])]
+
+    def first(self, genes: Array, order: NDArray[Any], count: int, looks: int = LOOKED) -> NDArray[np.intp]:
+        """Return places of the first of (n, genes), in this order, that keep the limits; so many are looked at."""
         kept: list[int] = []
-        for place in order[:LOOKED]:
+        for place in order[:looks]:
             if self.of(genes[place]) <= 0:
                 kept.append(int(place))
             if len(kept) == count:
@@ -74,7 +91,10 @@ class WithinLimits:
             InvalidConfig: none was found, though one was before the search.
         """
         for _ in range(ROUNDS):
-            genes = self.likely(rng.random((TOGETHER, self._encoding.genes)))
+            genes = rng.random((TOGETHER, self._encoding.genes))
+            may = self._may(genes)
+            may[::UNLIKELY] = True
+            genes = genes[may]
             if len(kept := self.first(genes, np.arange(len(genes)), 1)):
                 found: Array = genes[kept[0]]
                 return found
@@ -84,8 +104,22 @@ class WithinLimits:
         )
 
 
-def _features(codes: Array) -> Array:
-    """A constant, each column, and each product of two."""
-    upper = np.triu_indices(codes.shape[1])
-    products = codes[:, upper[0]] * codes[:, upper[1]]
+def _most_products(columns: int) -> int:
+    """Of so many columns, how many can have all their products in a regression with half a feature per design point."""
+    return max(
+        (count for count in range(columns + 1) if columns + count * (count + 1) // 2 < DESIGN // 2), default=0
+    )
+
+
+def _features(codes: Array, crossed: NDArray[np.intp]) -> Array:
+    """A constant, each column, and each product of two of some columns."""
+    first, second = np.triu_indices(len(crossed))
+    products = codes[:, crossed[first]] * codes[:, crossed[second]]
     return np.concatenate([np.ones((len(codes), 1)), codes, products], axis=1)
+
+
+def _ridge(features: Array, values: Array) -> tuple[Array, Array]:
+    """Return the weights of a ridge regression, and the matrix that makes predictions of the values."""
+    left = features.T @ features + RIDGE * np.eye(features.shape[1])
+    hat = features @ np.linalg.solve(left, features.T)
+    return np.asarray(np.linalg.solve(left, features.T @ values), np.float64), np.asarray(hat, np.float64)

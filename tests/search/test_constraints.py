@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hep_ray.confirm.finalists import configurations
@@ -13,6 +14,8 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CannotResume, InvalidConfig, InvalidSpace
 from hep_ray.search import constraints
 from hep_ray.search.constraints import ModelLimits, check_limits, limits_of, resumed_limits, words_of
+from hep_ray.search.curves_limits import WithinLimits
+from hep_ray.search.curves_space import Encoding
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws
 from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
@@ -174,6 +177,35 @@ def test_a_small_space_is_searched_within_its_limits_alone() -> None:
     }
     assert trained == keep
     assert len(keep) == 12
+
+
+def test_hardly_a_configuration_that_keeps_a_limit_is_refused_unseen_in_many_dimensions() -> None:
+    space = SPACE.replace(
+        clip_norm=Uniform(0, 1),
+        patience=Integer(0, 9),
+        swa_start=Uniform(0, 1),
+        batch_size=Integer(10, 500),
+        flat_bins=Integer(2, 40),
+        decorrelation_warmup=Uniform(0, 0.9),
+        activation=Choice("relu", "tanh", "selu"),
+        momentum=Uniform(0, 1),
+    )
+    encoding = Encoding(space)
+    assert encoding.columns == 13
+    limits = WithinLimits(lambda params: math.log(weights(params) / 300), encoding)
+    genes = np.random.default_rng(5).random((2000, encoding.genes))
+    margins = np.array([limits.of(row) for row in genes])
+    keeping = genes[np.argsort(-margins)][np.sort(-margins) >= 0]
+    likely = {row.tobytes() for row in limits.likely(genes)}
+    refused = [row.tobytes() not in likely for row in keeping]
+    assert len(keeping) > 300
+    assert sum(refused) < 0.02 * len(keeping)
+    assert sum(refused[:50]) < 5
+    assert len(likely) < 0.5 * len(genes)  # and what is far beyond is not built
+    (may, looks), (others, more) = limits.parts(genes)
+    assert {row.tobytes() for row in may} == likely
+    assert len(others) == pytest.approx((len(genes) - len(may)) / 4, abs=1)
+    assert (looks, more) == (40, 10)
 
 
 @pytest.mark.parametrize("width", [128, 512])
