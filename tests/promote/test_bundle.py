@@ -312,6 +312,28 @@ def fitted(dataset, params, fit):
     return Package.create(description, model.state_dict())
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"model": "gradient_boosting", "trees": 2, "tree_depth": 2},
+        {"model": "logistic_regression"},
+    ],
+    ids=["trees", "linear"],
+)
+def test_a_baseline_is_handed_on_with_missing_values(tmp_path, params):
+    random = np.random.default_rng(0)
+    features = random.normal(np.arange(400)[:, None] % 2, 1, (400, 2)).astype(np.float32)
+    features[random.random((400, 2)) < 0.2] = np.nan
+    dataset = data_of(tmp_path / "data", features, missing=True)
+    package = fitted(
+        dataset, params, lambda model: model.fit({"features": features}, np.arange(400) % 2, None, 0)
+    )
+    write_bundle(package, "t", dataset, tmp_path / "bundle")
+    assert check.check(tmp_path / "bundle")
+    with np.load(tmp_path / "bundle" / "events.npz") as file:
+        assert np.isnan(file["input_features"]).any()
+
+
 def test_a_model_that_onnx_runtime_rounds_otherwise_on_real_events_is_not_handed_on(tmp_path):
     """A difference of two large features, which random events do not have: it cancels, and rounding is what is left."""
     random = np.random.default_rng(0)
