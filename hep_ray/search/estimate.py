@@ -28,7 +28,6 @@ from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.options import in_words
 from hep_ray.search.preflight import disk_bytes, size_words
-from hep_ray.search.state import SearchState
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop, start_trial
 
@@ -178,7 +177,7 @@ def _drawn(plan: SearchPlan) -> list[Mapping[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = [plan.space.suggest(study.ask()) for _ in range(DRAWS)]
-    limits = plan.limits(SearchState.read(plan.folder)) if plan.search.limits else None
+    limits = plan.known_limits
     within = [params for params in drawn if limits is None or limits.margin(params) <= 0]
     return references + (within or drawn)
 

@@ -231,6 +231,11 @@ class SearchPlan(TrainingPlan):
         stated = self.search.limits
         return ModelLimits(stated, self.dataset.schema, state.records, write) if stated else None
 
+    @property
+    def known_limits(self) -> ModelLimits | None:
+        """Return the same with what the journal holds so far."""
+        return self.limits(SearchState.read(self.folder)) if self.search.limits else None
+
     def _as_begun(self, state: SearchState) -> Search:
         """Return the search; one that began when its script still counted time, with that for its second objective."""
         recorded = state.started.second_objective if state.started else None

@@ -180,6 +180,7 @@ def test_a_search_that_goes_on_is_not_refused_on_a_slower_machine(
         search=search, preset=made, space=space, folder=tmp_path / "toy", dataset=dataset
     )
     plan.limits = lambda state: SearchPlan.limits(plan, state)
+    plan.known_limits = plan.limits(SearchState.read(plan.folder))
     monkeypatch.setattr(constraints, "latency", lambda *_: 1 / 0)
     assert len(_drawn(plan)) == 60
 
