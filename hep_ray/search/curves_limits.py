@@ -105,7 +105,7 @@ class WithinLimits:
 
 
 def _most_products(columns: int) -> int:
-    """Of so many columns, how many can have all their products in a regression with half a feature per design point."""
+    """Return how many columns can have all their products where a regression has half a feature per design point."""
     return max(
         (count for count in range(columns + 1) if columns + count * (count + 1) // 2 < DESIGN // 2), default=0
     )
