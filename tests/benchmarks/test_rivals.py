@@ -135,7 +135,8 @@ def simulated(modules, monkeypatch):
     made = []
 
     class Pretended:
-        def __init__(self, seed, priors=None, lessons=()):
+        def __init__(self, seed, priors=None, lessons=(), per_second=False):
+            assert not per_second
             self.seed, self.lessons = seed, [int(one.search_id) for one in lessons]
 
         def lesson(self, task):
