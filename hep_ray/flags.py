@@ -47,6 +47,15 @@ Plugins = Annotated[
         show_default=False,
     ),
 ]
+ModelName = Annotated[
+    str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or the folder of a model.")
+]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Run the code that a model with components of its own carries; read it first."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print what would be done; do nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in --out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]

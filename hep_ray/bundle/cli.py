@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,17 +10,16 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import IN_STORAGE, STORAGE, Plugins, Storage, typed
+from hep_ray.flags import IN_STORAGE, STORAGE, ModelName, Plugins, Storage, TrustCode, typed
 
 if TYPE_CHECKING:
     from hep_ray.promote.package import Package
     from hep_ray.search.find import Found
+    from hep_ray.tracking.records import SearchStarted
 
 
 def bundle(
-    model: Annotated[
-        str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or the folder of a model.")
-    ],
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder that is handed on; absent.")],
     data: Annotated[
         Path | None,
@@ -32,13 +30,7 @@ def bundle(
     events: Annotated[
         int, typer.Option(min=1, help="Validation events that are handed on with their scores, at most.")
     ] = 1000,
-    trust_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-code",
-            help="Run the code that a model with components of its own carries; read it first.",
-        ),
-    ] = False,
+    trust_code: TrustCode = False,
     plugin: Plugins = None,
     storage: Storage = STORAGE,
     tracking_uri: Annotated[str | None, IN_STORAGE] = None,
@@ -61,18 +53,15 @@ def bundle(
     """
     from hep_ray.bundle.write import write_bundle
     from hep_ray.dataset.dataset import Dataset
-    from hep_ray.plugins import import_named, vouched
-    from hep_ray.predict.cli import find_model
+    from hep_ray.predict.cli import find_model, with_own_code
 
     package, origin = find_model(model, storage, tracking_uri)
-    description = package.description
-    import_named(plugin or ())
-    trusted = trust_code or vouched(description.plugins)
-    package = dataclasses.replace(package, trust_code=trusted)
-    search = _search_of(package, storage)
-    folder = data or _where_the_search_found_it(search)
-    dataset = Dataset.open(folder, weights=description.event_schema.weight is not None)
-    name = origin if origin.startswith("models:/") else description.event_schema.task
+    package = with_own_code(package, plugin, trust=trust_code)
+    search, started = _search_of(package, storage) or (None, None)
+    folder = data or _where_the_search_found_it(started)
+    schema = package.description.event_schema
+    dataset = Dataset.open(folder, weights=schema.weight is not None)
+    name = origin if origin.startswith("models:/") else schema.task
     made = write_bundle(package, name, dataset, out, events=events, search=search)
     say = partial(result_console().print, soft_wrap=True, highlight=False, markup=False)
     say(
@@ -84,8 +73,8 @@ def bundle(
     say(f"next, wherever onnxruntime and numpy are: {typed('python', made.folder / 'check.py')}")
 
 
-def _search_of(package: Package, storage: Path) -> Found | None:
-    """Return the search that a model came of; None where it is not in this storage."""
+def _search_of(package: Package, storage: Path) -> tuple[Found, SearchStarted] | None:
+    """Return the search that a model came of, and how it began; None where it is not in this storage."""
     from hep_ray.search.find import Found, searches_in
 
     origin = package.description.origin
@@ -94,16 +83,17 @@ def _search_of(package: Package, storage: Path) -> Found | None:
         return None
     found = Found(storage / name, None)
     started = found.state().started
-    return found if started is not None and started.search_id == origin.get("search_id") else None
+    if started is None or started.search_id != origin.get("search_id"):
+        return None
+    return found, started
 
 
-def _where_the_search_found_it(search: Found | None) -> Path:
+def _where_the_search_found_it(started: SearchStarted | None) -> Path:
     """Return the folder of the dataset of a search.
 
     Raises:
         InvalidConfig: it is not known.
     """
-    started = None if search is None else search.state().started
     folder = "" if started is None else str(started.options.get("data", ""))
     if not folder:
         raise InvalidConfig(

@@ -42,7 +42,7 @@ CARD = "MODEL_CARD.md"
 FIRST = "first_event"
 FORMAT = 1
 FIGURES = ("confirmed", "roc", "rejection", "confusion", "scores", "calibration")
-"""Those of a report that show what was confirmed, and read no event."""
+"""Those of a report that show what was confirmed."""
 LOG_ODDS_TOLERANCE = 1e-4
 """Largest difference of a log-odds between ONNX Runtime and torch, of itself or, below 1, of 1."""
 PLACES = ("command", "host", "script", "plugins")
@@ -148,7 +148,8 @@ def write_bundle(
             key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()
         }
         add_metadata(folder / MODEL, texts)
-        difference = _compared(folder / MODEL, kept, metadata)
+        session = _session(folder / MODEL)
+        difference = _compared(session, kept, metadata)
         package.write(folder / "hep_ray_model")
         notes = _evidence(package, dataset, folder, search)
         if description.evidence is not None:
@@ -164,7 +165,7 @@ def write_bundle(
             "notes": notes,
             "there": {path.name for path in folder.iterdir()},
             "own_code": bool(description.plugins),
-            **_types(folder / MODEL),
+            **_types(session),
         }
         shown |= {"expected": kept["probabilities"][0].tolist(), "events": len(kept["label"])}
         shown["expected_odds"] = kept["log_odds"][0].tolist()
@@ -179,17 +180,20 @@ def write_bundle(
     return Bundle(out, tuple(files), len(kept["label"]), difference, tuple(notes))
 
 
-def _compared(path: Path, kept: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> float:
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _compared(session: Any, kept: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> float:
     """Return the greatest difference of a probability that `check.py` will find.
 
     Raises:
         ExportFailed: it is too great, or that of the log-odds.
     """
-    import onnxruntime
-
     from hep_ray.bundle import check  # needs onnxruntime, of an extra
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for size in check.BATCHES:
         line, difference, good = check.other_scores(session, kept, metadata, size)
@@ -395,11 +399,8 @@ def c_type(name: str) -> str:
     return C_TYPES.get(name, f"std::{name}_t")
 
 
-def _types(path: Path) -> dict[str, dict[str, str]]:
+def _types(session: Any) -> dict[str, dict[str, str]]:
     """Return name → C++ type of what an ONNX file reads, and of what it gives."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     both = {"read": session.get_inputs(), "given": session.get_outputs()}
     return {
         kind: {one.name: c_type(one.type.removeprefix("tensor(").removesuffix(")")) for one in found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from hep_ray.console import result_console
 from hep_ray.errors import InvalidConfig, StorageError
-from hep_ray.flags import IN_STORAGE, STORAGE, Plugins, Settings, Storage, python, typed
+from hep_ray.flags import IN_STORAGE, STORAGE, ModelName, Plugins, Settings, Storage, TrustCode, python, typed
 
 if TYPE_CHECKING:
     from hep_ray.predict.shift import ShiftSettings
@@ -37,9 +38,7 @@ class ShiftMethod(StrEnum):
 
 def predict(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or the folder of a model.")
-    ],
+    model: ModelName,
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -102,13 +101,7 @@ def predict(
             "cut on, stay as they are.",
         ),
     ] = False,
-    trust_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-code",
-            help="Run the code that a model with components of its own carries; read it first.",
-        ),
-    ] = False,
+    trust_code: TrustCode = False,
     plugin: Plugins = None,
     storage: Storage = STORAGE,
     tracking_uri: Annotated[str | None, IN_STORAGE] = None,
@@ -141,7 +134,6 @@ def predict(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
-    from hep_ray.plugins import import_named, vouched
     from hep_ray.predict.inputs import Ways
     from hep_ray.predict.run import Crew
     from hep_ray.predict.run import predict as score
@@ -160,9 +152,7 @@ def predict(
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
     package, origin = find_model(model, storage, tracking_uri)
     shift = _shift_settings(context, package, shift_test, shift_level, shift_class)
-    import_named(plugin or ())
-    trusted = trust_code or vouched(package.description.plugins)
-    package = dataclasses.replace(package, trust_code=trusted)
+    package = with_own_code(package, plugin, trust=trust_code)
     say = partial(result_console().print, soft_wrap=True, highlight=False, markup=False)
     if onnx is not None:
         from hep_ray.predict.onnx_export import export_onnx, rounding
@@ -243,3 +233,15 @@ def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Pac
     version = registry.find(model)
     with tempfile.TemporaryDirectory(prefix="hep_ray-predict-") as scratch:
         return Package.read(registry.download(version, Path(scratch))), version.uri
+
+
+def with_own_code(package: Package, plugin: Sequence[str] | None, *, trust: bool) -> Package:
+    """Import plug-ins, and return a model that may run code of its own where it is trusted, or is one of these.
+
+    Raises:
+        PluginFailed: one cannot be imported.
+    """
+    from hep_ray.plugins import import_named, vouched
+
+    import_named(plugin or ())
+    return dataclasses.replace(package, trust_code=trust or vouched(package.description.plugins))

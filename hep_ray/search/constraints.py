@@ -158,10 +158,6 @@ class ModelLimits:
             default=-math.inf,
         )
 
-    def broken(self, figures: Mapping[str, float]) -> bool:
-        """Return whether a trial whose model has these figures breaks a limit, as one that was fitted may."""
-        return any(figures.get(name, 0.0) > limit for name, limit in self.limits.items())
-
     def _measured(self, config: TrialConfig, built: str) -> dict[str, float]:
         counted = [name for name in self.limits if name != LATENCY]
         figures = _counted(config, self._schema, forward="flops" in counted) if counted else {}
@@ -246,7 +242,7 @@ def check_limits(
             continue
     if faults and not measured:
         raise faults[0]
-    keeping = [figures for figures in measured if not limits.broken(figures)]
+    keeping = [figures for figures in measured if limits.beyond(figures) <= 0]
     if measured and not keeping and not begun:
         best = min(measured, key=limits.beyond)
         figures = ", ".join(f"{name} {value:g}" for name, value in best.items())

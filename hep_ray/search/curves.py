@@ -241,7 +241,7 @@ class CurveSearcher:
             paused = paused[np.argsort(-self._trials.bests[paused], kind="stable")[:BEST]]
             running = np.nonzero(self._trials.until)[0]
             seen = self._trials.codes[np.union1d(paused, running)]
-            best = int(np.where([one.failed for one in self._trials], -np.inf, self._trials.bests).argmax())
+            best = self._trials.best
             codes = np.concatenate([self._encoding.codes(fresh), seen, self._trials.codes[[best]]])
             top, times = float(view.warp(self._trials.bests[best])), np.ones(len(codes))
             times[-1] = float(self._log(self._trials.epochs[best]))
@@ -257,7 +257,7 @@ class CurveSearcher:
     def best_in_full(self) -> Step | None:
         """Return the decision to train the best trial to its end; None where it is not paused, or epochs are spent."""
         paused = self._trials.paused
-        best = int(np.where([one.failed for one in self._trials], -np.inf, self._trials.bests).argmax())
+        best = self._trials.best
         if best not in paused or self._spent_out():
             return None
         one = self._trials[best]

@@ -110,7 +110,7 @@ class CurveTrials(OptunaSearcher):
 
     def _broken(self, name: str) -> bool:
         """Return whether a trial breaks a limit, a reference or one that was fitted: its values are none to reach."""
-        return self._limits is not None and self._limits.broken(self._state.trials[name].figures)
+        return self._limits is not None and self._state.trials[name].breaks(self._limits.limits)
 
 
 def searcher_of(search: Search, preset: Preset) -> type[OptunaSearcher]:

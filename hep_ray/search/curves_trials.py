@@ -166,6 +166,11 @@ class CurveTable:
         return np.nonzero((self.epochs > 0) & (self.until == 0) & ~over)[0]
 
     @property
+    def best(self) -> int:
+        """Number of the best trial among those that did not fail; 0 before the first value."""
+        return int(np.where(self._failed[: len(self._trials)], -np.inf, self.bests).argmax())
+
+    @property
     def timed(self) -> npt.NDArray[np.int_]:
         """Numbers of the trials that have told how long an epoch takes them."""
         return np.nonzero(self._timed[: len(self._trials)])[0]

@@ -249,7 +249,7 @@ class Draws:
 def _failed_of_parameters(trial: TrialState, limits: ModelLimits | None) -> bool:
     """Return whether a trial failed of its parameters, or breaks a limit, as one that was fitted may."""
     failed = trial.finished is not None and trial.finished.failure in OF_PARAMETERS
-    return failed or (limits is not None and limits.broken(trial.figures))
+    return failed or (limits is not None and trial.breaks(limits.limits))
 
 
 def _complete(frozen: FrozenTrial, values: list[float]) -> FrozenTrial:

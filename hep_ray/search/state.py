@@ -135,6 +135,11 @@ class TrialState:
             **self.used,
         }
 
+    def breaks(self, limits: Mapping[str, float]) -> bool:
+        """Return whether the model breaks a limit, as a reference or a fitted one may; unknown figures break none."""
+        figures = self.figures if limits else {}
+        return any(figures.get(name, 0.0) > limit for name, limit in limits.items())
+
     def total(self, metric: str) -> float:
         """Return a cost of the model (`parameters`, `flops`) as it is, of any other metric the sum over the epochs."""
         if metric in OF_MODEL or metric in TIMES[1:]:
@@ -244,9 +249,9 @@ class SearchState:
         return len(self.unfinished()) + max(0, trials - len(self.trials))
 
     def breaks(self, trial: TrialState) -> bool:
-        """Return whether a trial's model breaks a limit of the search: a reference, or one that was fitted."""
+        """Return whether a trial's model breaks a limit of the search."""
         limits = self.started.constraints if self.started is not None else {}
-        return any(trial.figures.get(name, 0.0) > limit for name, limit in limits.items())
+        return trial.breaks(limits)
 
     def end_of(self, trial: TrialState) -> str:
         """Return how a trial ended, in words, and whether its model breaks a limit of the search."""

@@ -238,9 +238,12 @@ def _refuse_empty_splits(entry: Simulation, seed: int, chunks: Sequence[Chunk], 
     if rule.train_where is not None or entry.schema.split_by is not None:
         return
     counts = np.zeros((len(SPLITS), len(entry.schema.classes)), dtype=np.int64)
-    for one in chunks:
+    wanted = [rule.fraction(split) > 0 for split in SPLITS]
+    for one in sorted(chunks, key=lambda chunk: chunk.number):  # of all classes in turn
         codes = split_codes(event_hashes(_ids(entry, seed, one), rule.salt), rule)
         counts[:, one.label] += np.bincount(codes, minlength=len(SPLITS))
+        if counts[wanted].all():
+            return
     refuse_absent(rule, entry.schema, counts)
 
 

@@ -541,6 +541,8 @@ class RunWriter:
                 self.run_ids[trial_id] = kept
 
     def _start_search(self, record: SearchStarted) -> None:
+        from mlflow.entities import Param
+
         self._search = record
         self._find_existing(record.search_id)
         if self.parent_run_id is not None:
@@ -557,7 +559,8 @@ class RunWriter:
         params["scheduler"] = record.stopping
         params["dataset_fingerprint"] = record.dataset_fingerprint
         params |= {f"space.{key}": value for key, value in (record.space | record.contenders).items()}
-        self._log_params(self.parent_run_id, params)
+        pairs = [Param(key, str(value)) for key, value in params.items()]
+        self._client.log_batch(self.parent_run_id, params=pairs)
 
     def _create_run(self, name: str, start: int, tags: dict[str, str]) -> str:
         try:
@@ -567,11 +570,6 @@ class RunWriter:
             raise
         self._unanswered = ""
         return str(run.info.run_id)
-
-    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
 
 def _points(record: EpochFinished | TrialTested) -> list[Point]:

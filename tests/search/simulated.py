@@ -12,19 +12,30 @@ from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.curves_trials import Step
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.space import Space
+from hep_ray.search.space import LogUniform, Space, Uniform
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
 
 WORKERS = 3
+RANGES = Space(
+    model="cnn",
+    loss="cross_entropy",
+    optimizer="sgd",
+    learning_rate=LogUniform(1e-4, 1e-1),
+    momentum=Uniform(0.0, 0.99),
+)
+
+
+def height(params: dict[str, Any]) -> float:
+    """Where the curve of a configuration ends."""
+    rate, momentum = math.log10(params["learning_rate"]), params["momentum"]
+    return 0.9 - 0.05 * (rate + 2) ** 2 - 0.2 * (momentum - 0.6) ** 2
 
 
 def accuracy(params: dict[str, Any], epoch: int) -> float:
     """A curve that rises to a height which the parameters decide, with its own noise."""
-    rate, momentum = math.log10(params["learning_rate"]), params["momentum"]
-    height = 0.9 - 0.05 * (rate + 2) ** 2 - 0.2 * (momentum - 0.6) ** 2
     noise = random.Random(f"{params} {epoch}").gauss(0, 0.01)
-    return height * (1 - math.exp(-epoch / 3)) + noise
+    return height(params) * (1 - math.exp(-epoch / 3)) + noise
 
 
 def play(

@@ -351,11 +351,17 @@ def test_a_process_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     codes, values, asked = rng.random((12, 2)), rng.normal(size=12), rng.random((5, 2))
     kernel = Kernel(np.array([0.4, 0.7]), 1.0, 1.0, 0.0, 0.0, 1e-2, np.array([0, 1]), np.ones((2, 2)))
-    mean, spread = Process(kernel, codes, np.ones(12), values).spread(asked, np.ones(5))
-    theirs = GaussianProcessRegressor(Matern([0.4, 0.7], nu=2.5), alpha=1e-2 + 1e-6, optimizer=None)
-    expected, deviation = theirs.fit(codes, values).predict(asked, return_std=True)
+    process = Process(kernel, codes, np.ones(12), values)
+    mean, spread = process.spread(asked, np.ones(5))
+    regressor = GaussianProcessRegressor(Matern([0.4, 0.7], nu=2.5), alpha=1e-2 + 1e-6, optimizer=None)
+    theirs = regressor.fit(codes, values)
+    expected, deviation = theirs.predict(asked, return_std=True)
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
     np.testing.assert_allclose(spread, deviation, rtol=1e-6)
+    mean, covariance = process.joint(asked, np.ones(5))
+    expected, between = theirs.predict(asked, return_cov=True)
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    np.testing.assert_allclose(covariance, between, atol=1e-7)
 
 
 def test_what_is_awaited_narrows_and_does_not_move_the_prediction() -> None:

@@ -16,17 +16,10 @@ from hep_ray.errors import InvalidConfig, InvalidSpace
 from hep_ray.search.definition import Preset
 from hep_ray.search.preflight import check_sampler
 from hep_ray.search.scheduler import Decision, Scheduler, TakeUp
-from hep_ray.search.space import Choice, LogUniform, Space, Uniform
+from hep_ray.search.space import Choice, Space
 from tests.facts import raises
-from tests.search.simulated import Simulated, told
+from tests.search.simulated import RANGES, Simulated, told
 
-RANGES = Space(
-    model="cnn",
-    loss="cross_entropy",
-    optimizer="sgd",
-    learning_rate=LogUniform(1e-4, 1e-1),
-    momentum=Uniform(0.0, 0.99),
-)
 GRID = RANGES.replace(learning_rate=Choice(1e-3, 1e-2, 1e-1), momentum=Choice(0.1, 0.5, 0.7, 0.9))
 STOPPING = ("asha", "hyperband", "median", "none")
 SAMPLERS = ("tpe", "gp", "nsga2", "nsga3", "qmc", "random", "grid")

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import Matern
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.search import curves
@@ -21,19 +19,11 @@ from hep_ray.search.definition import Preset
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.preflight import check_read
 from hep_ray.search.progress import Progress
-from hep_ray.search.space import LogUniform, Space, Uniform
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import NoGainLeft, OptionsChanged, SearchStarted, TrialStarted
 from tests.facts import raises, tells
-from tests.search.simulated import Simulated, told
+from tests.search.simulated import RANGES, Simulated, height, told
 
-SPACE = Space(
-    model="cnn",
-    loss="cross_entropy",
-    optimizer="sgd",
-    learning_rate=LogUniform(1e-4, 1e-1),
-    momentum=Uniform(0.0, 0.99),
-)
 MADE = Preset(epochs=9, trials=60, sampler="curves")
 
 
@@ -46,23 +36,11 @@ def begun(**options: Any) -> SearchStarted:
 
 def smooth(params: dict[str, Any], epoch: int) -> float:
     """Curves without noise, that all saturate by the last epoch."""
-    rate, momentum = math.log10(params["learning_rate"]), params["momentum"]
-    return (0.9 - 0.05 * (rate + 2) ** 2 - 0.2 * (momentum - 0.6) ** 2) * (1 - math.exp(-epoch))
+    return height(params) * (1 - math.exp(-epoch))
 
 
 def epochs_of(run: Simulated) -> int:
     return sum(len(trial.history) for trial in run.state.drawn())
-
-
-def test_draws_of_all_candidates_together_have_the_covariance_of_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    codes, values, asked = rng.random((12, 2)), rng.normal(size=12), rng.random((5, 2))
-    kernel = Kernel(np.array([0.4, 0.7]), 1.0, 1.0, 0.0, 0.0, 1e-2, np.array([0, 1]), np.ones((2, 2)))
-    mean, covariance = Process(kernel, codes, np.ones(12), values).joint(asked, np.ones(5))
-    theirs = GaussianProcessRegressor(Matern([0.4, 0.7], nu=2.5), alpha=1e-2 + 1e-6, optimizer=None)
-    expected, between = theirs.fit(codes, values).predict(asked, return_cov=True)
-    np.testing.assert_allclose(mean, expected, rtol=1e-6)
-    np.testing.assert_allclose(covariance, between, atol=1e-7)
 
 
 def test_what_is_left_is_the_expected_height_of_the_highest_above_the_best() -> None:
@@ -90,7 +68,7 @@ def test_the_noise_of_a_value_is_told_in_units_of_the_metric() -> None:
 
 
 def test_it_ends_before_its_epochs_are_spent_and_trains_the_best_in_full() -> None:
-    whole = Simulated(MADE, SPACE, [begun(until_no_gain=True)])
+    whole = Simulated(MADE, RANGES, [begun(until_no_gain=True)])
     expected = whole.run()
     (ended,) = (record for record in whole.state.records if isinstance(record, NoGainLeft))
     assert epochs_of(whole) < 0.7 * 60 * 9
@@ -101,8 +79,8 @@ def test_it_ends_before_its_epochs_are_spent_and_trains_the_best_in_full() -> No
     records = whole.state.records
     at = records.index(ended)
     for cut in (at // 2, at, at + 1, len(records)):
-        assert Simulated(MADE, SPACE, records[:cut]).run() == expected, cut
-    alone = Simulated(MADE, SPACE, [begun()])
+        assert Simulated(MADE, RANGES, records[:cut]).run() == expected, cut
+    alone = Simulated(MADE, RANGES, [begun()])
     alone.run()
     assert epochs_of(alone) == 60 * 9
     assert told(alone.state.records)[1:at] == told(records)[1:at]  # until then it decides as any other
@@ -112,7 +90,7 @@ def test_the_statistical_error_decides_where_the_metric_has_one() -> None:
     """Ten times smaller an error is searched for longer; where all is told apart, to the last of the epochs."""
     spent = {}
     for error in (1e-2, 1e-3, 1e-6):
-        run = Simulated(MADE, SPACE, [begun(until_no_gain=True)], value=smooth, error=error)
+        run = Simulated(MADE, RANGES, [begun(until_no_gain=True)], value=smooth, error=error)
         run.run()
         spent[error] = epochs_of(run)
         assert run.state.no_gain is None or run.state.no_gain.noise == error
@@ -120,10 +98,10 @@ def test_the_statistical_error_decides_where_the_metric_has_one() -> None:
 
 
 def test_it_goes_on_where_it_is_told_to() -> None:
-    first = Simulated(MADE, SPACE, [begun(until_no_gain=True)])
+    first = Simulated(MADE, RANGES, [begun(until_no_gain=True)])
     first.run()
     changed = OptionsChanged(time=0, options={"until_no_gain": False, "trials": 60})
-    again = Simulated(MADE, SPACE, [*first.state.records, changed])
+    again = Simulated(MADE, RANGES, [*first.state.records, changed])
     assert again.state.no_gain is None
     again.run()
     assert epochs_of(again) > epochs_of(first) + 9
@@ -144,7 +122,7 @@ def test_other_options_that_change_do_not_take_back_that_nothing_is_left_to_gain
 
 
 def test_a_trial_that_failed_is_not_the_best_that_is_trained_in_full() -> None:
-    searcher = CurveSearcher(SPACE, 9, seed=0)
+    searcher = CurveSearcher(RANGES, 9, seed=0)
     for _ in range(6):
         step = searcher.next()
         assert step is not None
@@ -160,7 +138,7 @@ def test_a_trial_that_failed_is_not_the_best_that_is_trained_in_full() -> None:
 def test_a_trial_that_failed_is_no_best_above_which_a_gain_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "LEAST_FULL", 2)
     monkeypatch.setattr(curves, "LEAST_OPENED", 4)
-    searcher = CurveSearcher(SPACE, 9, seed=0)
+    searcher = CurveSearcher(RANGES, 9, seed=0)
     while searcher.gain_left() is None:
         step = searcher.next()
         assert step is not None
