@@ -15,7 +15,7 @@ import typer
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
 from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, AsJson, Storage
-from hep_ray.search.naming import number
+from hep_ray.search.naming import number, plus_minus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +219,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         return "–"
     if name == "validation" and row["validation_error"] is not None:
-        return f"{number(value)} ± {row['validation_error']:.2g}"
+        return plus_minus(value, row["validation_error"])
     if name == "confirmed":
         interval = f"[{row['confirmed_low']:.4g}, {row['confirmed_high']:.4g}]"
         return f"{value:.4g} {interval} ({row['confirmed_trial']}, {row['confirmed_seeds']} seeds)"

@@ -26,6 +26,7 @@ from hep_ray.plugins import Plugin, trust
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.reference import FILE as REFERENCE
 from hep_ray.promote.reference import Reference
+from hep_ray.search.naming import estimated
 from hep_ray.training.calibration import Calibration
 
 DESCRIPTION = "model.json"
@@ -265,9 +266,7 @@ def model_card(name: str, description: Description) -> str:
         undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
-    environment.filters["estimate"] = lambda one: (
-        f"{one.mean:.4g} ± {one.sd:.2g} [{one.low:.4g}, {one.high:.4g}]"
-    )
+    environment.filters["estimate"] = lambda one: estimated(one.mean, one.sd, one.low, one.high)
     return environment.from_string(CARD_TEMPLATE.read_text(encoding="utf-8")).render(
         name=name,
         description=description,

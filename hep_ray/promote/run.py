@@ -53,6 +53,7 @@ from hep_ray.promote.gate import (
 )
 from hep_ray.promote.package import Description, Evidence, Package, model_card
 from hep_ray.promote.reference import reference_of
+from hep_ray.search.naming import estimated
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.registry import CHAMPION, Candidate, ModelRegistry, Version
@@ -443,7 +444,7 @@ def _tags(package: Package) -> dict[str, str]:
         "dataset_fingerprint": description.dataset_fingerprint,
         **{f"hep_ray.{key}": value for key, value in description.origin.items()},
         **{
-            key: f"{one.mean:.5g} ± {one.sd:.2g} [{one.low:.5g}, {one.high:.5g}]"
+            key: estimated(one.mean, one.sd, one.low, one.high)
             for key, one in estimates.items()
             if key.startswith("test_") and not (key.startswith(LEFT_OUT) or key.endswith("_error"))
         },

@@ -117,7 +117,7 @@ class Scores:
         counts = [len(one.runs) for one in (self.contenders if drawn is None else drawn)]
         if max(counts) == 1:
             return single.removeprefix("the ")
-        return "s.d. over seeds" + (f", of one training {single}" if 1 in counts else "")
+        return f"s.d. over seeds, or {single} of one training where that is larger"
 
     @property
     def shown(self) -> tuple[Scored, ...]:
@@ -561,19 +561,12 @@ def working_point(curve: RocCurve, percent: int) -> WorkingPoint:
 
 def mean_and_sd(values: Sequence[npt.ArrayLike]) -> tuple[Floats, Floats]:
     """Return the mean and the sample standard deviation over runs; 0 of a single one."""
-    return mean_and_error(values, np.zeros_like(values[0], dtype=np.float64))
-
-
-def mean_and_error(values: Sequence[npt.ArrayLike], single: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Return the mean over runs and its s.d.; of a single run the statistical error, which is given."""
     stacked = np.asarray(values, dtype=np.float64)
-    sd = stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.asarray(single, dtype=np.float64)
-    return stacked.mean(axis=0), sd
+    mean = stacked.mean(axis=0)
+    return mean, stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.zeros_like(mean)
 
 
-def mean_and_larger_error(
-    values: Sequence[npt.ArrayLike], errors: Sequence[npt.ArrayLike]
-) -> tuple[Floats, Floats]:
+def mean_and_error(values: Sequence[npt.ArrayLike], errors: Sequence[npt.ArrayLike]) -> tuple[Floats, Floats]:
     """Return the mean over runs and its s.d., or their mean statistical error where that is larger.
 
     Runs that count the same few events have a s.d. of 0, and are no surer for that.

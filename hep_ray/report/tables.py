@@ -17,7 +17,6 @@ from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures.thresholds import larger_class
 from hep_ray.report.figures.working_points import shown_points
-from hep_ray.report.formatting import decimals, interval, plus_minus
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import (
     THRESHOLDS,
@@ -25,11 +24,10 @@ from hep_ray.report.scores import (
     Scores,
     WorkingPoint,
     mean_and_error,
-    mean_and_larger_error,
     mean_and_sd,
 )
 from hep_ray.report.study import left_out, shown, written
-from hep_ray.search.naming import Naming, number
+from hep_ray.search.naming import Naming, decimals, estimated, fixed, number, plus_minus
 from hep_ray.search.state import OF_MODEL, TIMES
 
 BEST_TRIALS = 15
@@ -169,8 +167,7 @@ def comparisons(found: Confirmation) -> PageTable:
 
 
 def _estimate(value: Estimate, sign: str = "") -> str:
-    digits = decimals(value.mean, value.sd)
-    return f"{plus_minus(value.mean, value.sd, sign)} {interval(value.low, value.high, digits, sign)}"
+    return estimated(value.mean, value.sd, value.low, value.high, sign)
 
 
 def _p_value(value: float | None) -> str:
@@ -210,9 +207,14 @@ def _point(points: list[WorkingPoint], *, seeds: bool) -> list[str]:
         f"{float(threshold):.3f}",
         f"{float(background):.3g}",
         f"{limit}{float(rejection):.4g}{ties}",
-        *([f"{float(sd):.2g}"] if seeds else []),
-        f"{float(error):.2g}",
+        *([_two_digits(float(sd))] if seeds else []),
+        _two_digits(float(error)),
     ]
+
+
+def _two_digits(error: float) -> str:
+    digits = decimals(error, error)
+    return "0" if digits is None else fixed(error, digits)
 
 
 def accuracies(scores: Scores) -> PageTable:
@@ -221,7 +223,9 @@ def accuracies(scores: Scores) -> PageTable:
     half = len(THRESHOLDS) // 2
     rows = []
     for one in scores.contenders:
-        mean, error = mean_and_error([run.accuracy[0] for run in one.runs], one.runs[0].accuracy[1])
+        mean, error = mean_and_error(
+            [run.accuracy[0] for run in one.runs], [run.accuracy[1] for run in one.runs]
+        )
         balanced, spread = mean_and_sd([run.balanced for run in one.runs])
         best = int(mean.argmax())
         rows.append(
@@ -234,10 +238,10 @@ def accuracies(scores: Scores) -> PageTable:
                 f"{larger_class(scores):.4g}",
             ]
         )
-    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "± binomial error"
+    of_both = "; the mean of both classes ± s.d. over seeds" if scores.seeds > 1 else ""
     note = (
-        f"Accuracy, {scores.split}, {errors}. A guess of the larger class alone has that class's share. The best "
-        "threshold was looked for on these events."
+        f"Accuracy, {scores.split}, ± {scores.error_words('the binomial error')}{of_both}. A guess of the "
+        "larger class alone has that class's share. The best threshold was looked for on these events."
     )
     return PageTable(head, rows, notes=[note])
 
@@ -281,10 +285,10 @@ def _efficiency_and_rejection(one: Scored, place: int, part: int, percent: int) 
     row = REJECTION_PERCENTS.index(percent)
     runs = [run.parts[place] for run in one.runs]
     both = [
-        mean_and_larger_error(
+        mean_and_error(
             [run.efficiency[row, part] for run in runs], [run.efficiency_error[row, part] for run in runs]
         ),
-        mean_and_larger_error(
+        mean_and_error(
             [run.rejection[row, part] for run in runs], [run.rejection_error[row, part] for run in runs]
         ),
     ]
@@ -294,9 +298,7 @@ def _efficiency_and_rejection(one: Scored, place: int, part: int, percent: int) 
 
 
 def _errors_of_parts(scores: Scores) -> str:
-    errors = "± binomial error, without that of the cut"
-    if scores.seeds > 1:
-        errors = "mean ± s.d. over seeds, or the binomial error of one training where that is larger"
+    errors = f"± {scores.error_words('the binomial error')}, without that of the cut"
     weighted = ", weighted" if scores.contenders[0].runs[0].effective is not None else ""
     return (
         f"{scores.split.capitalize()}{weighted}; cuts are those of the whole split at the signal efficiency that is "
@@ -312,8 +314,7 @@ def per_class(scores: Scores) -> PageTable:
         for label, name in enumerate(scores.classes):
             rows.append([one.name, name, *_against_rest(one, label)])
     head = ["contender", "class", "recall", "AUC against the rest", "1/ε_b at ε_s = 0.5"]
-    errors = "mean ± s.d. over seeds" if scores.seeds > 1 else "statistical errors"
-    note = f"By the log-odds of the class; {errors}; {scores.split}."
+    note = f"By the log-odds of the class; ± {scores.error_words('the statistical error')}; {scores.split}."
     return PageTable(head, rows, (0, 1), title="Each class against the rest", notes=[note])
 
 
@@ -322,9 +323,9 @@ def _against_rest(one: Scored, label: int) -> list[str]:
     recall, auc, rejection = (
         plus_minus(float(mean), float(error))
         for mean, error in (
-            mean_and_error([o.recall for o in own], own[0].recall_error),
-            mean_and_error([o.auc for o in own], own[0].auc_error),
-            mean_and_error([o.half.rejection for o in own], own[0].half.error),
+            mean_and_error([o.recall for o in own], [o.recall_error for o in own]),
+            mean_and_error([o.auc for o in own], [o.auc_error for o in own]),
+            mean_and_error([o.half.rejection for o in own], [o.half.error for o in own]),
         )
     )
     return [recall, auc, ("≥ " if any(o.half.limit for o in own) else "") + rejection]

@@ -1,10 +1,14 @@
-"""Names of trials: the parameters that tell them apart."""
+"""Words of trials: the parameters that tell them apart, and values with their errors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+NO_ERROR = 1e-9
+"""An error below this share of its value is the rounding of equal numbers."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,41 @@ def _words(params: Mapping[str, Any]) -> str:
 def number(value: Any) -> str:
     """Format a value in few digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def decimals(mean: float, error: float | None) -> int | None:
+    """Return the decimals that show two digits of an error, below 0 for one from 100 on; None where there is none."""
+    if error is None or not NO_ERROR * max(abs(mean), 1.0) < error < math.inf:
+        return None
+    return 1 - int(f"{error:.1e}".partition("e")[2])
+
+
+def plus_minus(mean: float, error: float | None, sign: str = "") -> str:
+    """Return a value with its error, to two digits of the error; without one to four digits of its own.
+
+    Args:
+        mean: the value.
+        error: of it.
+        sign: `+` shows that of a positive value too.
+    """
+    digits = decimals(mean, error)
+    if digits is None:
+        return f"{mean:{sign}.4g}"
+    return f"{fixed(mean, digits, sign)} ± {fixed(error or 0.0, digits)}"
+
+
+def interval(low: float, high: float, digits: int | None, sign: str = "") -> str:
+    """Return such as `[0.90, 0.92]`; to four digits of its own where the number of decimals is not given."""
+    if digits is None:
+        return f"[{low:{sign}.4g}, {high:{sign}.4g}]"
+    return f"[{fixed(low, digits, sign)}, {fixed(high, digits, sign)}]"
+
+
+def estimated(mean: float, sd: float, low: float, high: float, sign: str = "") -> str:
+    """Return a mean over seeds with its s.d. and its interval, such as `0.912 ± 0.013 [0.880, 0.944]`."""
+    return f"{plus_minus(mean, sd, sign)} {interval(low, high, decimals(mean, sd), sign)}"
+
+
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """Return a number to `digits` decimals, below 0 to whole tens, hundreds and so on."""
+    return f"{round(value, digits):{sign}.{max(0, digits)}f}"

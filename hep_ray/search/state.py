@@ -18,7 +18,7 @@ from hep_ray.errors import Interrupted, SearchFailed
 from hep_ray.files import storing, write_whole
 from hep_ray.metrics.labels import metric_words
 from hep_ray.plugins import Plugin
-from hep_ray.search.naming import Naming, number
+from hep_ray.search.naming import Naming, plus_minus
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     CodeAccepted,
@@ -406,8 +406,7 @@ def with_error(metrics: Mapping[str, float], name: str) -> str:
     """Return a metric in few digits, with its statistical error where it is known."""
     if name not in metrics:
         return "–"
-    error = metrics.get(f"{name}_error")
-    return number(metrics[name]) + (f" ± {error:.2g}" if error is not None else "")
+    return plus_minus(metrics[name], metrics.get(f"{name}_error"))
 
 
 def failed(trials: Iterable[TrialState]) -> list[TrialState]:

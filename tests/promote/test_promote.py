@@ -27,6 +27,7 @@ from hep_ray.promote.gate import Gate, check_gain, check_metric
 from hep_ray.promote.package import Package
 from hep_ray.promote.run import Wishes, promote
 from hep_ray.search.find import find_search
+from hep_ray.search.naming import plus_minus
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.registry import ModelRegistry
 from hep_ray.training.testing import KeptScores
@@ -85,7 +86,7 @@ def test_a_real_gain_becomes_the_champion_and_loads_without_unpickling(
     assert version.tags["classes"] == "background,signal"
     run = done.verdict.run
     estimate = load_confirmation(storage / "deep").finalists[0].estimates["test_accuracy"]
-    assert version.tags["test_accuracy"].startswith(f"{estimate.mean:.5g} ± ")
+    assert version.tags["test_accuracy"].startswith(plus_minus(estimate.mean, estimate.sd))
     (tmp_path / "files").mkdir()
     folder = registry.download(version, tmp_path / "files")
     names = {path.suffix for path in folder.rglob("*") if path.is_file()}

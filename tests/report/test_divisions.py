@@ -20,7 +20,7 @@ from hep_ray.report.figures import FIGURES, Drawn
 from hep_ray.report.figures.working_points import shown_points
 from hep_ray.report.page import Shown, page
 from hep_ray.report.report_data import gather
-from hep_ray.report.scores import mean_and_larger_error, performance_of
+from hep_ray.report.scores import mean_and_error, performance_of
 from hep_ray.report.tables import in_bins, of_kinds
 from hep_ray.search.definition import StudyTable
 from tests.facts import raises
@@ -179,7 +179,7 @@ def test_a_named_quantity_that_divides_nothing_is_refused(tmp_path: Path) -> Non
 
 
 def test_seeds_that_count_the_same_events_have_their_statistical_error() -> None:
-    mean, error = mean_and_larger_error([[0.5, 0.2], [0.5, 0.6]], [[0.1, 0.02], [0.3, 0.04]])
+    mean, error = mean_and_error([[0.5, 0.2], [0.5, 0.6]], [[0.1, 0.02], [0.3, 0.04]])
     np.testing.assert_allclose(mean, [0.5, 0.4])
     np.testing.assert_allclose(error, [0.2, np.sqrt(0.08)])  # the mean of 0.1 and 0.3; s.d. of 0.2 and 0.6
 

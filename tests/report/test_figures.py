@@ -32,7 +32,7 @@ from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
 from hep_ray.report.figures.roc import roc_band
 from hep_ray.report.figures.scaling import Scaling, fitted_law, scalings
 from hep_ray.report.figures.trials import predicted_ends
-from hep_ray.report.formatting import axis_label, interval, plus_minus
+from hep_ray.report.formatting import axis_label
 from hep_ray.report.groups import groups_of
 from hep_ray.report.plotting import bulk, outside, spread
 from hep_ray.report.report_data import ReportData, gather
@@ -47,6 +47,7 @@ from hep_ray.report.scores import (
 )
 from hep_ray.report.tables import accuracies
 from hep_ray.search.definition import StudyTable
+from hep_ray.search.naming import interval, plus_minus
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, TrialPaused, TrialStarted
 from tests.facts import raises
@@ -84,14 +85,18 @@ def test_rates_and_areas_are_those_of_scikit_learn(probabilities: np.ndarray) ->
     np.testing.assert_array_equal(found.confusion, confusion_matrix(LABELS, probabilities.argmax(1)))
 
 
-def test_a_band_is_mean_and_deviation_over_seeds(two_runs: Scored) -> None:
+def test_a_band_is_mean_and_deviation_over_seeds_or_the_statistical_error(two_runs: Scored) -> None:
     band = roc_band(two_runs)
     first, second = two_runs.runs
     place = 49  # ε_s = 0.5
     both = [first.rejection[place], second.rejection[place]]
     assert band.rejection[place] == pytest.approx(statistics.fmean(both))
-    assert band.rejection_error[place] == pytest.approx(statistics.stdev(both))
-    assert band.auc_error == pytest.approx(statistics.stdev([first.auc, second.auc]))
+    statistical = [first.rejection_error[place], second.rejection_error[place]]
+    assert statistics.fmean(statistical) > statistics.stdev(both)
+    assert band.rejection_error[place] == pytest.approx(statistics.fmean(statistical))
+    unlike = replace(second, auc=second.auc - 0.3)
+    apart = roc_band(Scored("t", baseline=False, runs=(first, unlike)))
+    assert apart.auc_error == pytest.approx(statistics.stdev([first.auc, unlike.auc]))
     assert band.measured[place] == (not first.limit[place] and not second.limit[place])
 
 
@@ -278,7 +283,12 @@ def test_figures_are_found_in_their_order_and_named_once() -> None:
 
 def test_values_stand_with_their_errors() -> None:
     assert plus_minus(0.87654, 0.0123) == "0.877 ± 0.012"
-    assert plus_minus(264.4, 263.1) == "264 ± 263"
+    assert plus_minus(264.4, 263.1) == "260 ± 260"
+    assert plus_minus(803.0, 802.5) == "800 ± 800"
+    assert plus_minus(12345.6, 1234.5) == "12300 ± 1200"
+    assert plus_minus(9.96, 0.0996) == "9.96 ± 0.10"
+    assert plus_minus(3.0, float("inf")) == "3"
+    assert interval(1234.0, 5678.0, -2) == "[1200, 5700]"
     assert plus_minus(0.5, 0.0) == "0.5"
     assert plus_minus(0.0625, 0.02, "+") == "+0.062 ± 0.020"
     assert interval(0.1, 0.25, 2, "+") == "[+0.10, +0.25]"
@@ -506,16 +516,16 @@ def test_both_contenders_stand_in_one_figure_and_table_of_accuracies(workplace: 
         assert row[-1] == "0.5"
 
 
-def test_a_caption_names_the_error_of_one_training_beside_several_seeds(two_runs: Scored) -> None:
+def test_a_caption_says_which_of_two_errors_is_drawn(two_runs: Scored) -> None:
     alone = Scored("alone", baseline=True, runs=two_runs.runs[:1])
     scores = Scores("test split", "t", ("a", "b", "c"), 2, (two_runs, alone), confirmed=True)
     for drawn in (confusion, distributions, calibration):
         for shown, words in (
-            ((two_runs, alone), "s.d. over seeds, of one training the"),
-            ((two_runs,), "s.d. over seeds"),
+            ((two_runs, alone), "s.d. over seeds, or the"),
+            ((two_runs,), "s.d. over seeds, or the"),
             ((alone,), " error"),
         ):
             made = drawn(SimpleNamespace(scores=replace(scores, contenders=shown)))  # type: ignore[arg-type]
             assert words in made.caption  # type: ignore[union-attr]
             assert ("over seeds" in made.caption.split("error bars")[-1]) is (two_runs in shown)  # type: ignore[union-attr]
-            assert ("of one training the" in made.caption) is (len(shown) > 1)  # type: ignore[union-attr]
+            assert ("where that is larger" in made.caption) is (two_runs in shown)  # type: ignore[union-attr]

@@ -165,7 +165,7 @@ def test_the_command_prints_the_table(write: Write, tmp_path: Path) -> None:
     words = ["compare", "alpha", "beta", "--storage", str(tmp_path / "runs")]
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 0, told.output
-    assert tells(told.output, "0.8 ± 0.01", "0.6 ± 0.01", "differ in the dataset", "seed")
+    assert tells(told.output, "0.800 ± 0.010", "0.600 ± 0.010", "differ in the dataset", "seed")
     given = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     assert [group[0]["validation"] for group in given["groups"]] == [0.8, 0.6]
     assert given["differences"]["seed"] == {"alpha": "1", "beta": "2"}

@@ -12,10 +12,10 @@ from hep_ray.drawing.style import COLOUR_MAP, colour, line
 from hep_ray.metrics.calibration import CALIBRATION_BINS
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import plus_minus
 from hep_ray.report.plotting import MARKERS, legend_below, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import SCORE_BINS, Performance, Scored, Scores, mean_and_error, mean_and_sd
+from hep_ray.search.naming import plus_minus
 
 DARK = 0.5
 """Share of a row from which its cell is light, and its words are dark."""
@@ -24,22 +24,24 @@ SMALL = 5
 
 
 def confusion_shares(scored: Scored) -> tuple[Floats, Floats]:
-    """Fraction of each true class (rows) that is predicted as each class: mean and s.d. over runs, (C, C) each.
+    """Fraction of each true class (rows) that is predicted as each class: mean over runs and its error, (C, C) each.
 
-    Of a single run the second is the binomial error.
+    The error is the s.d. over runs, or the binomial one where that is larger.
     """
     shares = [run.confusion / run.confusion.sum(axis=1, keepdims=True) for run in scored.runs]
-    return mean_and_error(shares, scored.runs[0].share_errors)
+    return mean_and_error(shares, [run.share_errors for run in scored.runs])
 
 
 def score_densities(runs: tuple[Performance, ...], label: int) -> tuple[Floats, Floats]:
     """Density of the score of one true class in `SCORE_BINS` bins: mean over runs and its error, (SCORE_BINS,) each.
 
-    The error is the s.d. over runs; of a single run it is statistical.
+    The error is the s.d. over runs, or the statistical one where that is larger.
     """
-    counts = [run.scores[label] for run in runs]
-    scale = SCORE_BINS / counts[0].sum()
-    return mean_and_error([own * scale for own in counts], np.sqrt(runs[0].score_squares[label]) * scale)
+    scale = SCORE_BINS / runs[0].scores[label].sum()
+    return mean_and_error(
+        [run.scores[label] * scale for run in runs],
+        [np.sqrt(run.score_squares[label]) * scale for run in runs],
+    )
 
 
 @figure("confusion", "classifier", 30, "Confusion matrix")
@@ -183,10 +185,10 @@ def calibration(data: ReportData) -> Drawn | str | None:
 def reliability_points(scored: Scored) -> tuple[Floats, Floats, Floats, np.ndarray]:
     """Mean confidence, accuracy and its error in each bin, and which bins have events in every run; (15,) each.
 
-    The error is the s.d. over runs; of a single run it is binomial.
+    The error is the s.d. over runs, or the binomial one where that is larger.
     """
     runs = [run.reliability for run in scored.runs]
     filled = np.all([run.count > 0 for run in runs], axis=0)
     confidence, _ = mean_and_sd([run.mean_confidence for run in runs])
-    accuracy, error = mean_and_error([run.accuracy for run in runs], runs[0].accuracy_error)
+    accuracy, error = mean_and_error([run.accuracy for run in runs], [run.accuracy_error for run in runs])
     return confidence, accuracy, error, filled

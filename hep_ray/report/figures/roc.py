@@ -12,10 +12,10 @@ from hep_ray.drawing.style import colour, line
 from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import plus_minus
 from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import EFFICIENCIES, Scored, Scores, mean_and_error
+from hep_ray.search.naming import plus_minus
 
 RANDOM: dict[str, Any] = {"color": "#717581", "linewidth": 0.8, "linestyle": (0, (1, 2))}
 
@@ -45,12 +45,14 @@ class RocBand:
 
 def roc_band(scored: Scored) -> RocBand:
     """Average the runs' curves."""
-    runs, first = scored.runs, scored.runs[0]
-    of_background = first.rejection_error * first.background_efficiency**2  # dε_b = d(1/ε_b)·ε_b²
-    auc, auc_error = mean_and_error([run.auc for run in runs], first.auc_error)
+    runs = scored.runs
+    of_background = [
+        run.rejection_error * run.background_efficiency**2 for run in runs
+    ]  # dε_b = d(1/ε_b)·ε_b²
+    auc, auc_error = mean_and_error([run.auc for run in runs], [run.auc_error for run in runs])
     return RocBand(
         *mean_and_error([run.background_efficiency for run in runs], of_background),
-        *mean_and_error([run.rejection for run in runs], first.rejection_error),
+        *mean_and_error([run.rejection for run in runs], [run.rejection_error for run in runs]),
         ~np.any([run.limit for run in runs], axis=0),
         float(auc),
         float(auc_error),

@@ -18,10 +18,10 @@ from hep_ray.metrics import metric_of
 from hep_ray.metrics.labels import SPLITS, metric_words
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import capital, plus_minus
+from hep_ray.report.formatting import capital
 from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.search.naming import Naming
+from hep_ray.search.naming import Naming, plus_minus
 from hep_ray.search.state import TrialState
 
 EVENTS = "train_events"

@@ -26,7 +26,7 @@ def accuracy_by_threshold(data: ReportData) -> Drawn | str | None:
     told = []
     for place, scored in enumerate(scores.contenders):
         runs = scored.runs
-        mean, error = mean_and_error([run.accuracy[0] for run in runs], runs[0].accuracy[1])
+        mean, error = mean_and_error([run.accuracy[0] for run in runs], [run.accuracy[1] for run in runs])
         axes.plot(THRESHOLDS, mean, color=colour(place), linestyle=line(place), label=scored.name)
         axes.fill_between(THRESHOLDS, mean - error, mean + error, color=colour(place), alpha=0.2, linewidth=0)
         best = int(mean.argmax())

@@ -18,7 +18,7 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import count_words
 from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.report.scores import Scored, Scores, mean_and_larger_error
+from hep_ray.report.scores import Scored, Scores, mean_and_error
 
 POINTS = (90, 70, 50)
 """Signal efficiencies in per cent, where the study's tables name none."""
@@ -40,20 +40,14 @@ def _values(scored: Scored, place: int, percent: int) -> tuple[Floats, Floats, F
     row = REJECTION_PERCENTS.index(percent)
     runs = [run.parts[place] for run in scored.runs]
     return (
-        *mean_and_larger_error(
-            [run.efficiency[row] for run in runs], [run.efficiency_error[row] for run in runs]
-        ),
-        *mean_and_larger_error(
-            [run.rejection[row] for run in runs], [run.rejection_error[row] for run in runs]
-        ),
+        *mean_and_error([run.efficiency[row] for run in runs], [run.efficiency_error[row] for run in runs]),
+        *mean_and_error([run.rejection[row] for run in runs], [run.rejection_error[row] for run in runs]),
         np.any([run.limit[row] for run in runs], axis=0),
     )
 
 
 def _words(scores: Scores) -> str:
-    errors = "binomial, without that of the cut"
-    if scores.seeds > 1:
-        errors = "s.d. over seeds, or the binomial one of one training where that is larger"
+    errors = f"{scores.error_words('the binomial error')}, without that of the cut"
     return (
         f"{scores.where}. Cuts are those of the whole split; error bars: {errors}. An arrow is a lower bound: no "
         "background event passes (in some run), and one is taken to"
