@@ -67,6 +67,13 @@ Split = Annotated[
     str | None,
     typer.Option(help="Shares of train, val and test, in per cent: 64/16/20. Default: 60/15/25."),
 ]
+Stratify = Annotated[
+    bool,
+    typer.Option(
+        "--stratify",
+        help="Give every split its share of each class to the event; for up to a million events.",
+    ),
+]
 SEED = typer.Option(
     min=0, max=LARGEST_SEED, help="Seed of every random number: draws, weights, order of events."
 )

@@ -270,7 +270,10 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
             f"events of {dataset.folder} are divided by '{before.train_where}', and their test is another domain; "
             "folds divide all events alike"
         )
-    rules = tuple(SplitRule.of_fold(fold, options.folds, before.salt) for fold in range(options.folds))
+    rules = tuple(
+        SplitRule.of_fold(fold, options.folds, before.salt, stratified=before.stratified)
+        for fold in range(options.folds)
+    )
     _refuse_few_groups(dataset, options.folds)
     resources = resources_for(dataset, options, state.started, [chosen.params], plugins, 1)
     return FoldsPlan(
@@ -322,7 +325,9 @@ def dataset_of_fold(dataset: Dataset, rule: SplitRule, folder: Path, *, weights:
             write_whole(origin, dataset.fingerprint + "\n")
         convert([str(dataset.folder)], "parquet", None, out, rule=rule, every_class=True)
     made = Dataset.open(out, weights=weights)
-    if made.manifest.split_rule != rule or sum(map(made.rows, SPLITS)) != sum(map(dataset.rows, SPLITS)):
+    if made.manifest.split_rule.without_cuts != rule or sum(map(made.rows, SPLITS)) != sum(
+        map(dataset.rows, SPLITS)
+    ):
         raise CannotResume(f"{out} is not fold {rule.fold + 1} of {rule.folds}: type --again to set it aside")
     return made
 

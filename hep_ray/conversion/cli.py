@@ -17,7 +17,7 @@ from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import InvalidConfig
-from hep_ray.flags import AsJson, Overwrite, Plugins, Settings, Split, python, typed
+from hep_ray.flags import AsJson, Overwrite, Plugins, Settings, Split, Stratify, python, typed
 
 app = typer.Typer(no_args_is_help=True, help="Convert, simulate, check and show datasets.")
 
@@ -83,6 +83,7 @@ def convert_command(
         str | None, typer.Option(help="Keep the events that fulfil this expression over fields.")
     ] = None,
     split: Split = None,
+    stratify: Stratify = False,
     train_where: Annotated[
         str | None,
         typer.Option(help="Expression over columns: events that fulfil it are train and val, others test."),
@@ -159,9 +160,9 @@ def convert_command(
             words(classes),
             out,
             schema=rules,
-            rule=split_rule(split, train_where),
+            rule=split_rule(split, train_where, stratified=stratify),
             test_files=test_file or (),
-            every_class=split is not None,
+            every_class=split is not None or stratify,
             overwrite=overwrite,
             workers=workers,
             progress=lambda done, total: bar.update(row, completed=done, total=total),
@@ -199,14 +200,14 @@ def _refuse_empty(**given: str | None) -> None:
             raise InvalidConfig(f"--{name.replace('_', '-')} got '{text}', which says nothing: leave it out")
 
 
-def split_rule(shares: str | None, train_where: str | None) -> SplitRule:
+def split_rule(shares: str | None, train_where: str | None, *, stratified: bool = False) -> SplitRule:
     """Return the rule of the splits, of shares in per cent such as 64/16/20.
 
     Raises:
         InvalidConfig: they are not three numbers whose sum is 100, or the rule refuses them.
     """
     if shares is None:
-        return SplitRule(train_where=train_where)
+        return SplitRule(train_where=train_where, stratified=stratified)
     try:
         train, val, test = (float(share) for share in shares.split("/"))
     except ValueError:
@@ -217,7 +218,9 @@ def split_rule(shares: str | None, train_where: str | None) -> SplitRule:
         raise InvalidConfig(
             f"--split {shares} adds up to {train + val + test:g}; per cents add up to 100: 64/16/20"
         )
-    return SplitRule(train=train / 100, val=val / 100, test=test / 100, train_where=train_where)
+    return SplitRule(
+        train=train / 100, val=val / 100, test=test / 100, train_where=train_where, stratified=stratified
+    )
 
 
 def filling(text: str | None) -> float | Literal["nan"] | None:

@@ -28,7 +28,7 @@ from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.normalisation import weight_factors
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
-from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter
+from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter, refuse_many
 from hep_ray.dataset.dataset import MANIFEST, Manifest
 from hep_ray.dataset.schema import (
     EVENT_ID,
@@ -145,6 +145,8 @@ def convert(
     rules = opened.rules
     columns, event_schema = _layout(opened, rules, chosen)
     rule, event_schema = given_split(opened, rule, event_schema)
+    if rule.stratified and rules.selection is None and opened.events is not None:
+        refuse_many(opened.events)
     notes: list[JsonValue] = [*opened.notes, *joined_tables(opened)]
     notes += renamed(columns) if not rules.columns else ()
     if (Path(out) / MANIFEST).exists():

@@ -145,7 +145,7 @@ class SortedRunWriter:
         if self.rule.train_where is not None:
             names = [column.name for column in self.schema.columns]
             quantities = self.schema.quantities({name: np.asarray(events[name]) for name in names})
-        codes = split_codes(hashes, self.rule, quantities)
+        codes = split_codes(hashes, self.rule, quantities, events[LABEL])
         for code, split in enumerate(SPLITS):
             rows = np.flatnonzero(codes == code)
             if len(rows):

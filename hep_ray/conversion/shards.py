@@ -47,7 +47,7 @@ from hep_ray.dataset.dataset import (
 )
 from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
-from hep_ray.dataset.splits import SPLITS, Split, SplitRule
+from hep_ray.dataset.splits import SPLITS, Split, SplitRule, hashes_of, stratify
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.files import refuse_occupied, replacing, storing
 from hep_ray.registry import check_name
@@ -66,6 +66,8 @@ WRITE_BYTES = 8 * 2**20
 """About as many bytes of events, whole, are encoded and hashed at a time."""
 IDS_OF_VALUES = "add --drop-duplicates, which makes ids of the values"
 """What to type where ids do not tell events apart."""
+MOST_STRATIFIED = 1_000_000
+"""Events of a stratified dataset, at most: of more the hash alone keeps the shares within a few thousandths."""
 KEYS_AT_A_TIME = 2**22
 """Keys that are sorted together to find repeated ones and the shards' bounds."""
 
@@ -210,6 +212,19 @@ def sparse_columns(schema: EventSchema, runs: Sequence[SortedRun]) -> dict[str, 
 Mapper = Callable[[Callable[[ShardRange], list[Shard]], Iterable[ShardRange]], Iterable[list[Shard]]]
 
 
+def refuse_many(events: int) -> None:
+    """Refuse to stratify more events than are divided a second time.
+
+    Raises:
+        InvalidConfig: there are more.
+    """
+    if events > MOST_STRATIFIED:
+        raise InvalidConfig(
+            f"{events} events are too many to stratify, at most {MOST_STRATIFIED} are: by their hashes alone so many "
+            "keep their shares within a few thousandths: leave --stratify out"
+        )
+
+
 def refuse_absent(rule: SplitRule, schema: EventSchema, counts: npt.NDArray[np.int64]) -> None:
     """Refuse a split of a fraction above 0 in which a class has no events.
 
@@ -260,7 +275,7 @@ class ShardWriter:
         manifest: of the dataset, once the block has ended.
         folder: the hidden folder that is being filled.
         schema: of the events.
-        rule: which split an event belongs to.
+        rule: which split an event belongs to; a stratified one gets its cuts when the block ends.
         source: as given; what is added before the block ends goes into the manifest.
     """
 
@@ -332,6 +347,10 @@ class ShardWriter:
 
     def _finish(self) -> Manifest:
         runs = [*self._events.finish(), *sorted(self._adopted, key=lambda run: run.path.name)]
+        spilled = runs
+        if self.rule.stratified:
+            runs = self._stratified(runs)
+            spilled = [*spilled, *runs]
         counts = np.zeros(len(self.schema.classes), dtype=np.int64)
         for run in runs:
             counts += np.array(run.classes)
@@ -344,7 +363,7 @@ class ShardWriter:
         ranges = [one for split in SPLITS for one in self._ranges(split, runs, tuple(sparse))]
         shards = chain.from_iterable(self.mapper(write_shards, ranges))
         ordered = sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.file))
-        for run in runs:
+        for run in spilled:
             run.remove()
         for split in SPLITS:
             fraction = self.rule.fraction(split)
@@ -370,6 +389,47 @@ class ShardWriter:
         )
         (self.folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
+
+    def _stratified(self, runs: Sequence[SortedRun]) -> list[SortedRun]:
+        """Give the rule its cuts, of all events together, and return new runs that are divided by them.
+
+        Raises:
+            InvalidConfig: there are too many events.
+        """
+        refuse_many(sum(run.rows for run in runs))
+        hashes, labels, inside = [], [], []
+        for run in runs:
+            with run.within(0, 2**64) as batch:
+                by = self.schema.split_by
+                groups = None if by is None else batch.column(by).to_numpy().copy()
+                hashes.append(hashes_of(batch.column(EVENT_ID), self.rule.salt, groups))
+                labels.append(batch.column(LABEL).to_numpy().copy())
+                inside.append(np.full(run.rows, self.rule.train_where is None or run.split != "test"))
+        of_all, classes = np.concatenate(hashes), np.concatenate(labels)
+        _, first, places = np.unique(of_all[:, 1], return_index=True, return_inverse=True)
+        contradicted = np.zeros(
+            len(first), dtype=bool
+        )  # the same event in several classes, which is left out
+        contradicted[places[classes != classes[first][places]]] = True
+        kept = np.sort(first[~contradicted])
+        self.rule, together = stratify(
+            self.rule, of_all[kept], classes[kept], len(self.schema.classes), np.concatenate(inside)[kept]
+        )
+        if together:
+            notes = self.source.get("notes")
+            said = (
+                f"events of one '{self.schema.split_by}' belong to several classes: the splits keep their fractions of "
+                "all events together, not of each class"
+            )
+            self.source["notes"] = [*(notes if isinstance(notes, list) else ()), said]
+        writer = SortedRunWriter(self.folder, "stratified", self.schema, self.rule, self.buffer_bytes)
+        step = max(1, self.buffer_bytes // sum(column.nbytes for column in self.schema.columns))
+        for run in runs:
+            for start in range(0, run.rows, step):
+                with run.within(0, 2**64) as batch:
+                    piece = pa.concat_batches([batch.slice(start, step), batch.slice(0, 0)])
+                writer.write(self.schema.decode(piece))
+        return writer.finish()
 
     def _refuse_absent(self, runs: Sequence[SortedRun]) -> None:
         counts = np.zeros((len(SPLITS), len(self.schema.classes)), dtype=np.int64)

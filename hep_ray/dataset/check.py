@@ -151,7 +151,7 @@ class _EventScan:
         groups = None if self._schema.split_by is None else events[self._schema.split_by]
         hashes = hashes_of(event_ids, self._rule.salt, groups)
         split = SPLITS.index(shard.split)
-        strays = split_codes(hashes, self._rule, self._schema.quantities(events)) != split
+        strays = split_codes(hashes, self._rule, self._schema.quantities(events), labels) != split
         if strays.any():
             yield (
                 f"{shard.file}: {int(strays.sum())} events belong to another split than '{shard.split}', "
@@ -254,7 +254,7 @@ def balance_notes(manifest: Manifest) -> Iterator[str]:
             if spread and (pull := (count - rows * share) / spread) and abs(pull) > LARGEST_PULL:
                 yield (
                     f"{name} is {count / rows:.1%} of '{split}' and {share:.1%} of all events "
-                    f"({pull:+.1f} standard deviations)"
+                    f"({pull:+.1f} standard deviations); --stratify of the command that made it keeps the shares"
                 )
 
 

@@ -176,8 +176,8 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
     """Return SHA-256 over a dataset's content: no path, time, host, library version or format of the source.
 
     Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so;
-    columns without lists, missing values or categories, roles that no column has, and splits that are no folds, as they
-    did before there were any.
+    columns without lists, missing values or categories, roles that no column has, and splits that are no folds or not
+    stratified, as they did before there were any.
     """
     schema = event_schema.model_dump(mode="json")
     for role in ("split_by", "spectators", "expected"):
@@ -192,6 +192,8 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
     rule = split_rule.model_dump(mode="json")
     if split_rule.folds is None:
         del rule["folds"], rule["fold"]
+    if not split_rule.stratified:
+        del rule["stratified"], rule["cuts"]
     content: dict[str, Any] = {
         "format": FORMAT,
         "event_schema": schema,

@@ -1,7 +1,9 @@
 """Which split an event belongs to, decided once by a hash of its id, or of its group.
 
 The split of an event depends on nothing but its id, the rule and, where the schema has a `split_by` or the rule an
-expression, its own values: it stays when rows are added or reordered, on any machine and in any process.
+expression, its own values: it stays when rows are added or reordered, on any machine and in any process. A stratified
+rule keeps the shares of each class to the event: it cuts the range of hashes where the events of each class say, and
+carries these cuts.
 """
 
 from __future__ import annotations
@@ -38,10 +40,13 @@ class SplitRule(Config):
             between train and val in the proportion of their fractions, all others are test.
         folds: parts of equal fractions that take turns, see `of_fold`; None where they do not.
         fold: which part is test, from 0.
+        stratified: each class has its fractions to the event, see `stratify`.
+        cuts: of a stratified rule, for each class the hashes, as fractions of their range, at which the next part
+            begins; empty until the events are known.
 
     Raises:
         InvalidConfig: a fraction is outside [0, 1], train is 0, they do not add up to 1, the expression is
-            not one, or the fractions are not those of the folds.
+            not one, the fractions are not those of the folds, or there are cuts of a rule that has none.
     """
 
     train: float = 0.6
@@ -51,6 +56,8 @@ class SplitRule(Config):
     train_where: str | None = None
     folds: int | None = None
     fold: int = 0
+    stratified: bool = False
+    cuts: tuple[tuple[float, ...], ...] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> SplitRule:
@@ -73,10 +80,32 @@ class SplitRule(Config):
                 raise InvalidConfig(
                     f"val {self.val} and test {self.test} are not one of {self.folds} folds each"
                 )
+        shares = self.shares
+        if self.cuts and (
+            not self.stratified
+            or any(list(cut) != sorted(cut) or len(cut) != len(shares) for cut in self.cuts)
+        ):
+            raise InvalidConfig(
+                f"the cuts {self.cuts} are not {len(shares)} rising ones for each class of a stratified rule"
+            )
         return self
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the events at which the range of hashes is cut."""
+        if self.folds is not None:
+            return tuple(part / self.folds for part in range(1, self.folds))
+        if self.train_where is not None:
+            return (self.train / (self.train + self.val),)
+        return (self.train, 1.0 if self.test == 0 else self.train + self.val)
+
+    @property
+    def without_cuts(self) -> SplitRule:
+        """The rule as it is before the events are known."""
+        return self.model_copy(update={"cuts": ()})
+
     @classmethod
-    def of_fold(cls, fold: int, folds: int, salt: str) -> SplitRule:
+    def of_fold(cls, fold: int, folds: int, salt: str, *, stratified: bool = False) -> SplitRule:
         """Return the rule by which one of equal parts is test, the next one val, and all others are train.
 
         Over all folds every event is in test once, and never in train or val of the same fold.
@@ -85,6 +114,7 @@ class SplitRule(Config):
             fold: which part is test, from 0.
             folds: how many parts there are, at least 3.
             salt: as of other rules; parts are slices of the same hash, in its order.
+            stratified: each part has its share of each class to the event.
 
         Raises:
             InvalidConfig: there are too few folds, or no such one.
@@ -94,7 +124,10 @@ class SplitRule(Config):
                 f"--folds must be at least {FEWEST_FOLDS}: one to test, one to validate, the others to learn from; got "
                 f"{folds}"
             )
-        return cls(train=1 - 2 / folds, val=1 / folds, test=1 / folds, salt=salt, folds=folds, fold=fold)
+        one = 1 / folds
+        return cls(
+            train=1 - 2 * one, val=one, test=one, salt=salt, folds=folds, fold=fold, stratified=stratified
+        )
 
     def fraction(self, split: Split) -> float:
         """Return the fraction of one split."""
@@ -140,27 +173,85 @@ def _written(value: np.generic) -> str:
 
 
 def split_codes(
-    hashes: npt.NDArray[np.uint64], rule: SplitRule, quantities: Mapping[str, npt.NDArray[Any]] | None = None
+    hashes: npt.NDArray[np.uint64],
+    rule: SplitRule,
+    quantities: Mapping[str, npt.NDArray[Any]] | None = None,
+    labels: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.intp]:
     """Return split of every event, as indices into `SPLITS`.
 
     Args:
         hashes: of `hashes_of`, (N, 2).
-        rule: fractions, and perhaps an expression.
+        rule: fractions, and perhaps an expression. A stratified one without cuts divides as if it were not.
         quantities: what the expression may name, (N, ...) each; needed with one.
+        labels: (N,) of the events; needed by a rule with cuts.
 
     Raises:
         InvalidConfig: the expression does not suit the quantities.
     """
-    uniform = (hashes[:, 0] >> np.uint64(11)) / 2.0**53
+    uniform = _uniform(hashes)
+    part = None
+    if rule.cuts:
+        assert labels is not None
+        part = (uniform[:, None] >= np.array(rule.cuts)[labels]).sum(axis=1)
     if rule.folds is not None:
-        turn = (np.floor(uniform * rule.folds).astype(np.intp) - rule.fold) % rule.folds
+        part = np.floor(uniform * rule.folds).astype(np.intp) if part is None else part
+        turn = (part - rule.fold) % rule.folds
         return np.select([turn == 0, turn == 1], [2, 1], 0)
     if rule.train_where is not None:
         inside = Expression(rule.train_where).mask(quantities or {}, len(hashes))
-        learnt = np.where(uniform < rule.train / (rule.train + rule.val), 0, 1)
+        learnt = np.where(uniform < rule.train / (rule.train + rule.val), 0, 1) if part is None else part
         return np.where(inside, learnt, 2)
     edges = np.array([rule.train, rule.train + rule.val])
     if rule.test == 0:
         edges[-1] = 1.0
-    return np.searchsorted(edges, uniform, side="right")
+    return np.searchsorted(edges, uniform, side="right") if part is None else part
+
+
+def _uniform(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Return the hashes that decide the split as numbers in [0, 1), exactly."""
+    return np.asarray((hashes[:, 0] >> np.uint64(11)) / 2.0**53)
+
+
+def stratify(
+    rule: SplitRule,
+    hashes: npt.NDArray[np.uint64],
+    labels: npt.NDArray[Any],
+    classes: int,
+    inside: npt.NDArray[np.bool_] | None = None,
+) -> tuple[SplitRule, bool]:
+    """Return a stratified rule with its cuts, by which the splits hold their fractions of each class to the event.
+
+    Events of one hash, those of a group, stay together, so that fractions are kept to half a group. Where a group has
+    events of several classes they have common cuts, and the fractions are those of all events together.
+
+    Args:
+        rule: with the fractions.
+        hashes: of `hashes_of`, (N, 2), of all events, each once.
+        labels: (N,) of them.
+        classes: how many there are.
+        inside: (N,) which fulfil the rule's expression; needed with one, and the others are test.
+
+    Returns:
+        The rule, and whether a group has events of several classes.
+    """
+    uniform, labels = _uniform(hashes), np.asarray(labels)
+    if inside is not None:
+        uniform, labels = uniform[inside], labels[inside]
+    order = np.argsort(uniform, kind="stable")
+    same = uniform[order][1:] == uniform[order][:-1]
+    together = bool((same & (labels[order][1:] != labels[order][:-1])).any())
+    cuts = []
+    for label in range(classes):
+        values = np.sort(uniform if together else uniform[labels == label])
+        starts = (
+            np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+            if len(values)
+            else np.zeros(1)
+        )
+        starts = np.append(starts, len(values)).astype(
+            np.intp
+        )  # where a part may begin: never within a group
+        begins = [int(starts[np.abs(starts - share * len(values)).argmin()]) for share in rule.shares]
+        cuts.append(tuple(float(values[at]) if at < len(values) else 1.0 for at in begins))
+    return SplitRule.model_validate({**rule.model_dump(), "cuts": tuple(cuts)}), together

@@ -10,7 +10,7 @@ import typer
 
 from hep_ray.conversion.cli import parse_settings, print_dataset, split_rule
 from hep_ray.errors import Interrupted, InvalidConfig
-from hep_ray.flags import SEED, Overwrite, Plugins, Settings, Split, typed
+from hep_ray.flags import SEED, Overwrite, Plugins, Settings, Split, Stratify, typed
 
 if TYPE_CHECKING:
     from hep_ray.simulate import Simulation
@@ -30,6 +30,7 @@ def simulate(
     overwrite: Overwrite = False,
     settings: Settings = None,
     split: Split = None,
+    stratify: Stratify = False,
     listing: Annotated[
         bool, typer.Option("--list", help="List the simulations and their parameters.")
     ] = False,
@@ -69,13 +70,13 @@ def simulate(
             workers=workers,
             overwrite=overwrite,
             settings=parse_settings(words),
-            rule=split_rule(split, None) if split else None,
+            rule=split_rule(split, None, stratified=stratify) if split or stratify else None,
             progress=True,
         )
     except Interrupted as exc:
         again = [word for setting in words for word in ("--set", setting)]
         again += [word for module in plugin or () for word in ("--plugin", module)]
-        again += ["--overwrite"] * overwrite
+        again += ["--overwrite"] * overwrite + ["--stratify"] * stratify
         again = ["hep-ray", "data", "simulate", name, *again]
         command = typed(*again, events=events, seed=seed, out=folder, split=split, workers=workers)
         raise Interrupted(f"{exc}: {command}") from None

@@ -28,7 +28,7 @@ from pydantic import JsonValue
 
 from hep_ray.cluster import in_tasks
 from hep_ray.config import Config, parse
-from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter, refuse_absent
+from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter, refuse_absent, refuse_many
 from hep_ray.dataset.dataset import MANIFEST, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule, event_hashes, split_codes
@@ -235,7 +235,9 @@ def _ids(entry: Simulation, seed: int, chunk: Chunk) -> list[str]:
 
 def _refuse_empty_splits(entry: Simulation, seed: int, chunks: Sequence[Chunk], rule: SplitRule) -> None:
     """Refuse a rule that leaves a class without events in a split, as far as ids alone decide it, before any work."""
-    if rule.train_where is not None or entry.schema.split_by is not None:
+    if rule.stratified:
+        refuse_many(sum(one.events for one in chunks))
+    if rule.stratified or rule.train_where is not None or entry.schema.split_by is not None:
         return
     counts = np.zeros((len(SPLITS), len(entry.schema.classes)), dtype=np.int64)
     wanted = [rule.fraction(split) > 0 for split in SPLITS]
