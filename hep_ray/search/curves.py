@@ -535,7 +535,7 @@ class CurveSearcher:
         return codes, times, values, warp
 
     def _full_data(self, warp: Warp) -> tuple[Array, Array]:
-        epochs, bests = self._trials.epochs, self._trials.bests
+        epochs, bests = self._trials.lasting, self._trials.bests
         long = np.nonzero(epochs >= FULL * self._epochs)[0]
         if len(long) < LEAST_FULL:
             seen = np.nonzero(epochs)[0]
@@ -585,12 +585,12 @@ class CurveSearcher:
             running = self._trials.until > 0
             codes = np.concatenate([codes, self._trials.codes[running]])
             times = np.concatenate([times, self._log(self._trials.until[running])])
-            best = self._trials.bests.max()
+            best = self._trials.top
             self._view = _View(Process(self._kernel, codes, times, values, about), warp, float(warp(best)))
         return self._view
 
     def _best_words(self) -> str:
-        return f"{self._sign * self._trials.bests.max():.4g}"
+        return f"{self._sign * self._trials.top:.4g}"
 
     def _percent(self, chance: float) -> str:
         return f"{100 * chance:.0f} % to beat {self._best_words()}"

@@ -108,8 +108,8 @@ class Candidates:
         return chosen
 
     def tops(self) -> Array:
-        """Return (n, genes) of the best trials."""
-        seen = np.nonzero(self._trials.epochs)[0]
+        """Return (n, genes) of the best trials; none that failed, unless all did."""
+        seen = np.nonzero(self._trials.lasting)[0]
         best: Array = self._trials.genes[seen[np.argsort(-self._trials.bests[seen], kind="stable")[:6]]]
         return best
 

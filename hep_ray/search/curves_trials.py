@@ -171,6 +171,17 @@ class CurveTable:
         return int(np.where(self._failed[: len(self._trials)], -np.inf, self.bests).argmax())
 
     @property
+    def lasting(self) -> npt.NDArray[np.int_]:
+        """(trials,) epochs trained, 0 of the trials that failed; where all did, as they are."""
+        failed = self._failed[: len(self._trials)] & (self.epochs > 0)
+        return self.epochs if failed.sum() == (self.epochs > 0).sum() else np.where(failed, 0, self.epochs)
+
+    @property
+    def top(self) -> float:
+        """The best value of the trials that did not fail; of all where each did."""
+        return float(self.bests[self.lasting > 0].max())
+
+    @property
     def timed(self) -> npt.NDArray[np.int_]:
         """Numbers of the trials that have told how long an epoch takes them."""
         return np.nonzero(self._timed[: len(self._trials)])[0]

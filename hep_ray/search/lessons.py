@@ -59,7 +59,7 @@ def lessons_of(folders: Sequence[str], preset: Preset, space: Space) -> tuple[Le
 
     Raises:
         InvalidConfig: the sampler does not learn from other searches; or one has no parameter of this space, or fewer
-            than `LEAST` trials with a value; or a folder holds no search.
+            than `LEAST` trials with a value that did not fail; or a folder holds no search.
     """
     if folders and preset.sampler != "curves":
         raise InvalidConfig(
@@ -76,10 +76,12 @@ def _lesson(folder: Path, space: Space) -> Lesson:
         raise InvalidConfig(
             f"no search to learn from in {folder}: --learn-from takes the folder of one search, such as runs/other"
         )
-    ranked = [trial for trial in state.ranked(started.metric, started.mode) if trial.history]
+    every = state.ranked(started.metric, started.mode)
+    ranked = [trial for trial in every if trial.history and trial.status != "failed"]
     if len(ranked) < LEAST:
         raise InvalidConfig(
-            f"too little to learn from in {folder}: {len(ranked)} of its trials have a value, and at least {LEAST} must"
+            f"too little to learn from in {folder}: {len(ranked)} of its trials have a value and did not fail; at "
+            f"least {LEAST} must"
         )
     ours, theirs = space.drawn(), {name for trial in ranked for name in trial.started.params}
     if not theirs & set(ours):

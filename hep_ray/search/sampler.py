@@ -32,7 +32,7 @@ from hep_ray.search.named_samplers import draws_alike
 from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
 from hep_ray.search.space import Space
-from hep_ray.search.state import SearchState, TrialState
+from hep_ray.search.state import SearchState, TrialState, breaks
 from hep_ray.search.study import StoredStudy
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -356,7 +356,8 @@ class OptunaSearcher(JournalSearcher):
         name = getattr(record, "trial_id", "")
         with self._asking_scheduler():
             if isinstance(record, TrialStarted):
-                if name not in self._begun and self._is_scheduled(len(self._state.trials) - 1, record.params):
+                place = len(self._state.trials) - 1
+                if name not in self._begun and self._is_scheduled(place, record.params, record.figures):
                     self._enter(name, record.params)
             elif name not in self._begun:
                 return
@@ -382,13 +383,19 @@ class OptunaSearcher(JournalSearcher):
             )
         self._begun[name] = None if until is None else int(until)
 
-    def _is_scheduled(self, place: int, params: dict[str, Any]) -> bool:
+    def _is_scheduled(self, place: int, params: dict[str, Any], figures: Mapping[str, float]) -> bool:
         """Return whether the scheduler is told of a trial.
 
         The only epoch of a model that is fitted in one go is its last, and no rung compares a network's first epoch
-        with it. Where trials pause, references are trained in full, beside the budget.
+        with it. Where trials pause, references are trained in full, beside the budget. One that breaks a limit, by the
+        figures of its model, cannot win, and takes no place in a rung from one that may.
         """
-        return not is_fitted(params.get("model")) and (place >= self._references or not self.pauses)
+        broken = self._limits is not None and breaks(figures, self._limits.limits)
+        return (
+            not broken
+            and not is_fitted(params.get("model"))
+            and (place >= self._references or not self.pauses)
+        )
 
     def _begin(self) -> TrialStarted | None:
         """Begin a new trial, unless trials, or epochs, are spent."""
@@ -404,8 +411,8 @@ class OptunaSearcher(JournalSearcher):
         assert self._draws is not None
         with self._asking_sampler():
             drawn = self._draws.next(self._state)
-        name = f"t{place:04d}"
-        if self._is_scheduled(place, drawn.params):
+        name, figures = f"t{place:04d}", self._limits.figures(drawn.params) if self._limits else {}
+        if self._is_scheduled(place, drawn.params, figures):
             with self._asking_scheduler():
                 self._enter(name, drawn.params)
         until = None if left is None else min(self._begun.get(name) or self._preset.epochs, left)
@@ -416,7 +423,7 @@ class OptunaSearcher(JournalSearcher):
             params=drawn.params,
             seed=self._seed + drawn.repeat,
             until=until,
-            figures=self._limits.figures(drawn.params) if self._limits else {},
+            figures=figures,
         )
         self._note(record)
         return record

@@ -73,7 +73,8 @@ class Scheduler:
     """Base of all schedulers: lets every trial train to its end.
 
     Its instances are copied for each attempt of a search, before `start`. Trials whose model is fitted in one go are
-    not told: their only epoch is their last.
+    not told: their only epoch is their last. Nor are configurations of `points_to_evaluate` that break a constraint:
+    they cannot win, and others are not to be stopped by them.
 
     Attributes:
         pauses: whether it pauses trials. Then the budget of a search is in epochs, trials × length of a trial, and
@@ -183,6 +184,12 @@ class StoppingASHA(_Rungs):
             if not self._ranks(rung)
         ]
 
+    def end(self, trial_id: str, status: Status) -> None:
+        """Compare nothing with a trial that failed: it cannot win, and had a place among those that may."""
+        if status == "failed":
+            for reached in self._values.values():
+                reached.pop(trial_id, None)
+
     def _ranks(self, rung: int) -> bool:
         value, trials = self.agreement(rung)
         return trials < LEAST_PAIRS or value >= LEAST_AGREEMENT
@@ -218,6 +225,10 @@ class Hyperband(Scheduler):
         """Decide as the trial's bracket does."""
         return self._own[trial_id].report(trial_id, epoch, metrics)
 
+    def end(self, trial_id: str, status: Status) -> None:
+        """Tell the trial's bracket."""
+        self._own[trial_id].end(trial_id, status)
+
     def doubts(self) -> list[str]:
         """Return those of all brackets, each once."""
         return list(dict.fromkeys(doubt for bracket in self._brackets for doubt in bracket.doubts()))
@@ -251,6 +262,11 @@ class MedianStopping(_Rungs):
             return "go on"
         return "stop" if max(curve) < float(np.median(others)) else "go on"
 
+    def end(self, trial_id: str, status: Status) -> None:
+        """Compare nothing with a trial that failed."""
+        if status == "failed":
+            self._curves.pop(trial_id, None)
+
 
 class PromotingASHA(_Rungs):
     """ASHA in its published form (arXiv:1810.05934, algorithm 2): a trial pauses at each rung until it is promoted.
@@ -282,9 +298,12 @@ class PromotingASHA(_Rungs):
         self._values[epoch][trial_id] = value
         return "pause" if epoch < self.goal.epochs else "go on"
 
-    def end(self, trial_id: str, status: Status) -> None:  # noqa: ARG002
-        """Promote it no more; what it reached still counts where others are compared."""
+    def end(self, trial_id: str, status: Status) -> None:
+        """Promote it no more; unless it failed, what it reached still counts where others are compared."""
         self._gone.add(trial_id)
+        if status == "failed":
+            for reached in self._values.values():
+                reached.pop(trial_id, None)
 
     def take_up(self) -> TakeUp | None:
         """Return the best that may be promoted, from the highest rung down."""

@@ -137,8 +137,7 @@ class TrialState:
 
     def breaks(self, limits: Mapping[str, float]) -> bool:
         """Return whether the model breaks a limit, as a reference or a fitted one may; unknown figures break none."""
-        figures = self.figures if limits else {}
-        return any(figures.get(name, 0.0) > limit for name, limit in limits.items())
+        return bool(limits) and breaks(self.figures, limits)
 
     def total(self, metric: str) -> float:
         """Return a cost of the model (`parameters`, `flops`) as it is, of any other metric the sum over the epochs."""
@@ -271,6 +270,11 @@ class SearchState:
         sign = -1 if mode == "max" else 1
         value = sign * best[metric] if best and not failed else 0.0
         return (group, value, -int(1000 * trial.started.time), -trial.started.number)
+
+
+def breaks(figures: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    """Return whether a model of these figures breaks a limit; an unknown one breaks none."""
+    return any(figures.get(name, 0.0) > limit for name, limit in limits.items())
 
 
 def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any]:

@@ -306,6 +306,30 @@ def test_a_reference_that_breaks_a_limit_is_trained_and_ranks_behind() -> None:
     assert told == {"other": False, "small": False, "large": True, "failed": False}
 
 
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
+def test_a_reference_that_breaks_a_limit_stops_no_trial_that_may_win(scheduler: str) -> None:
+    """Six large references are far ahead: a drawn trial beats no rung that they are part of."""
+    made = Preset(epochs=9, trials=9, sampler="random", scheduler=scheduler, grace_epochs=1)
+    large = [{**SPACE.samples()[0], "hidden_layers": 4, "hidden_features": size} for size in range(250, 256)]
+    limits = ModelLimits(LIMITS, SCHEMA)
+    run = Simulated(made, SPACE, limits=limits, value=larger_is_better, references=tuple(large))
+    told = run.run()
+    lengths = [len(trial.history) for trial in run.state.drawn()]
+    assert lengths[:6] == [9] * 6
+    drawn = lengths[6:]
+    assert max(drawn) == 9
+    assert min(drawn) < 9
+    again = Simulated(
+        made,
+        SPACE,
+        run.state.records[: len(told) // 2],
+        limits=limits,
+        value=larger_is_better,
+        references=tuple(large),
+    )
+    assert again.run() == told
+
+
 def test_a_fitted_model_that_turns_out_too_large_is_no_aim() -> None:
     """Every reference is large and best; a search that aimed at its value would have nothing to improve on."""
     reference = {**SPACE.samples()[0], "hidden_layers": 4, "hidden_features": 256, "learning_rate": 0.01}

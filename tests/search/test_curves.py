@@ -424,3 +424,24 @@ def test_the_logarithm_of_the_expected_gain() -> None:
     far = log_expected_gain(np.array([-5.99, -6.01, -40.0]), np.ones(3), 0.0)
     assert far[0] > far[1] > far[2]
     assert far[0] - far[1] == pytest.approx(0.13, abs=0.1)
+
+
+def test_a_trial_that_failed_is_nothing_to_beat():
+    """The first shows 5 and fails: no decision aims at it, and nothing is sought around it."""
+    searcher = CurveSearcher(PLAIN, EPOCHS, seed=3)
+    aims = []
+    for _ in range(120):
+        step = searcher.next()
+        assert step is not None
+        for epoch in range(step.start + 1, step.until + 1):
+            searcher.report(step.trial, epoch, 5.0 if step.trial == 0 else value(step.params, epoch))
+        if step.trial == 0:
+            searcher.ended(0, failed=True)
+            first = searcher._trials.genes[0].copy()
+        if "to beat" in step.why:
+            aims.append(float(step.why.split()[-1]))
+    assert aims
+    assert max(aims) < 0.9
+    assert not (searcher._candidates.tops() == first).all(1).any()
+    assert searcher._trials.best != 0
+    assert searcher._full_process(searcher._seen())[1] < 4

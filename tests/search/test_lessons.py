@@ -19,7 +19,7 @@ from hep_ray.search.curves_trials import Step
 from hep_ray.search.lessons import Guess, lessons_of
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME
-from hep_ray.tracking.records import Lesson, SearchStarted, decode
+from hep_ray.tracking.records import Lesson, SearchStarted, TrialFinished, decode
 from tests.facts import raises
 from tests.search.simulated import play
 
@@ -154,6 +154,25 @@ def test_a_journal_of_old_teaches(tmp_path: Path) -> None:
     read = decode(begun.model_dump_json())
     assert isinstance(read, SearchStarted)
     assert read.lessons == (made,)
+
+
+def test_a_trial_that_failed_teaches_nothing(tmp_path: Path) -> None:
+    """Its value may have been the best of all before it failed. Of three trials two are left, too few."""
+    folder = other(tmp_path)
+    old = SearchState.read(folder)
+    best = next(one for one in old.ranked("val_accuracy", "max") if one.finished is not None)
+    failed = {"status": "failed", "cause": "NaN", "failure": "diverged"}
+    told = [
+        one.model_copy(update=failed)
+        if isinstance(one, TrialFinished) and one.trial_id == best.trial_id
+        else one
+        for one in old.records
+    ]
+    (folder / FILE_NAME).write_text("".join(one.model_dump_json() + "\n" for one in told))
+    space = Space(model=Choice("mlp", "gradient_boosting"), learning_rate=LogUniform(1e-4, 1e-1))
+    assert sum(bool(trial.history) for trial in old.trials.values()) == 3
+    with raises(InvalidConfig, "too little", "2 of its trials"):
+        lessons_of([str(folder)], CURVES, space)
 
 
 def test_the_searcher_takes_them_from_the_journal(tmp_path: Path) -> None:

@@ -214,3 +214,40 @@ def test_without_a_scheduler_no_trial_stops_early(epoch):
 def test_no_trial_takes_the_worker_of_another_while_its_own_starts():
     """Tune gives the first free worker to the trial named here, and kills the one that is starting for it."""
     assert FollowsSearcher(replayed([])[0], lambda *_: None).choose_trial_to_run(None) is None
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
+def test_a_trial_that_failed_stops_no_other(name):
+    """Of nine epochs and factor 3 the first bracket of hyperband has the rungs of ASHA."""
+    asha = scheduler(scheduler=name)
+    for trial in ("t0", "t1"):
+        asha.begin(trial, {})
+    assert report(asha, "t0", 1, 0.9) == "go on"
+    asha.end("t0", "failed")
+    assert report(asha, "t1", 1, 0.5) == "go on"
+
+
+def test_a_trial_that_failed_is_no_part_of_the_median():
+    made = scheduler(scheduler="median")
+    for number in range(5):
+        report(made, f"t{number}", 1, 0.9)
+    report(made, "t5", 1, 0.3)
+    report(made, "t6", 1, 0.2)
+    for number in range(4):
+        made.end(f"t{number}", "failed")
+    # t4, t5 and t6 are left, then t7 and t8: of the five others of t9 the median is 0.4.
+    report(made, "t7", 1, 0.4)
+    report(made, "t8", 1, 0.45)
+    assert report(made, "t9", 1, 0.41) == "go on"
+    assert report(made, "t10", 1, 0.35) == "stop"
+
+
+def test_a_trial_that_failed_takes_no_promotion_from_another():
+    made = scheduler(scheduler="asha_pausing")
+    for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
+        made.begin(f"t{number}", {})
+        assert report(made, f"t{number}", 1, value) == "pause"
+    made.went_on("t0", 3)
+    assert made.take_up() is None  # one of four, a third, is promoted
+    made.end("t0", "failed")
+    assert made.take_up().trial_id == "t1"  # the best of the three that are left
