@@ -198,6 +198,7 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         yield "together", f"{number} trainings in {len(stacks)} stacked networks, {when}"
     yield "time", _duration(plan)
     yield "test split", f"{plan.dataset.rows('test')} events, opened when all trainings have ended"
+    yield from _variation_rows(plan)
     yield "resources", str(plan.resources)
     yield "patience", f"an epoch may take {plan.epoch_timeout:g} s"
     yield "events", str(plan.resources.ingest)
@@ -211,6 +212,18 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         yield "promotion", f"will be refused as things are: {doubt}"
 
 
+def _variation_rows(plan: ConfirmPlan) -> Iterator[tuple[str, str]]:
+    """Say under what each model is evaluated beside, what changes nothing for it, and what is left out."""
+    names = {column.name: column.elements for column in plan.dataset.schema.columns}
+    for name, one in plan.variations.items():
+        touched = {change.column for change in one.changes(names)}
+        idle = one.weight is None and touched <= set(plan.resources.unread)
+        yield "variations", f"{name}: {one}" + "; no contender reads it, so that nothing changes" * idle
+    for name, one in plan.dataset.manifest.event_schema.variations.items():
+        if name not in plan.variations:
+            yield "variations", f"{name}: {one}; left out, since the search is --weights off"
+
+
 def _duration(plan: ConfirmPlan) -> str:
     """Return the expected time in words, by the seconds that the finalists' epochs took in the search."""
     trials = [trial for one in plan.finalists for trial in one.trials]
@@ -221,15 +234,29 @@ def _duration(plan: ConfirmPlan) -> str:
 
 def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     from hep_ray.confirm.confirmation import uses_of_others
-    from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
+    from hep_ray.confirm.table import (
+        confirmation_table,
+        contender_lines,
+        variations_table,
+        verdict,
+        worst_variations,
+    )
     from hep_ray.tracking.client import look
 
     found, storage, data = result.confirmation, plan.given.storage, plan.given.data
     console = result_console()
     console.print()
     console.print(confirmation_table(found))
+    if found.variations:
+        console.print(variations_table(found))
     others = uses_of_others(plan.given.storage, found.search, found.dataset_fingerprint)
-    lines = [*contender_lines(found), "", verdict(found), f"Baseline: {found.baseline_origin}."]
+    lines = [
+        *contender_lines(found),
+        *worst_variations(found),
+        "",
+        verdict(found),
+        f"Baseline: {found.baseline_origin}.",
+    ]
     if result.earlier_uses:
         lines.append(
             f"Caution: the test split had been read {result.earlier_uses} times for this search before; the choice of "

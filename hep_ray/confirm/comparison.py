@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hep_ray.confirm.confirmation import Comparison, Confirmation, ConfirmedRun, Contender, Estimate
+from hep_ray.confirm.confirmation import (
+    Comparison,
+    Confirmation,
+    ConfirmedRun,
+    Contender,
+    Estimate,
+    UnderVariation,
+)
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, trial_id
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import StorageError
@@ -20,7 +27,7 @@ from hep_ray.metrics.roc import Floats
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.testing import SCORES, KeptScores, read_scores
+from hep_ray.training.testing import SCORES, KeptScores, read_scores, varied_scores
 
 CORRECTION = "holm"
 
@@ -68,6 +75,44 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
         confirmation_id=state.started.search_id,
         baseline_origin=plan.baseline.origin,
         dropped=dropped,
+        variations=tuple(_under(plan, state, one, name) for name in plan.variations for one in contenders),
+    )
+
+
+def _under(plan: ConfirmPlan, state: SearchState, contender: Contender, name: str) -> UnderVariation:
+    """Compare the models of a contender on varied and on nominal test events."""
+    metric, level = plan.test_metric, plan.given.level
+    tested = [state.trials[run.trial_id].tested for run in contender.runs]
+    found = [{} if one is None else one.variations[name] for one in tested]
+    common = set.intersection(*map(set, found))
+    nominal, varied = (
+        values_of(plan.folder, plan.dataset.schema, contender, metric, variation)
+        for variation in (None, name)
+    )
+    both = None
+    if nominal is not None and varied is not None:
+        # The models are given: one alone has the noise of the events, as a fitted one does.
+        alone = len(contender.runs) == 1 or fitted(contender)
+        both = crossed(varied, nominal, paired=True, seedless=(alone, alone))
+    if both is not None:
+        difference = both.interval(level)
+    else:
+        values = [metrics[metric] for metrics in found]
+        paired = paired_t(values, [run.metrics[metric] for run in contender.runs], level).difference
+        difference = dataclasses.replace(paired, sd=paired.sd / len(values) ** 0.5)
+    return UnderVariation(
+        contender=contender.name,
+        variation=name,
+        changes=str(plan.variations[name]),
+        metric=metric,
+        estimates={
+            key: _estimate(t_interval([metrics[key] for metrics in found], level))
+            for key in found[0]
+            if key in common
+        },
+        difference=_estimate(difference),
+        sample_error=both.event_error if both else None,
+        seed_error=both.seed_error if both and len(contender.runs) > 1 else None,
     )
 
 
@@ -167,7 +212,9 @@ def _estimate(interval: Interval) -> Estimate:
     return Estimate(**dataclasses.asdict(interval))
 
 
-def values_of(folder: Path, schema: EventSchema, contender: Contender, metric: str) -> Floats | None:
+def values_of(
+    folder: Path, schema: EventSchema, contender: Contender, metric: str, variation: str | None = None
+) -> Floats | None:
     """Compute the values (seeds, events) of a metric, see `event_values`.
 
     Args:
@@ -175,6 +222,7 @@ def values_of(folder: Path, schema: EventSchema, contender: Contender, metric: s
         schema: of the dataset.
         contender: with its runs.
         metric: of the test split, such as `test_accuracy`.
+        variation: of the events; None for those as they are.
 
     Returns:
         None where no file of scores is there, a class has fewer than 20 events, or old files lack the loss.
@@ -183,6 +231,8 @@ def values_of(folder: Path, schema: EventSchema, contender: Contender, metric: s
         StorageError: scores cannot be read, or are of different events.
     """
     paths = [folder / run.scores for run in contender.runs]
+    if variation is not None:
+        paths = [varied_scores(path, variation) for path in paths]
     if not all(path.is_file() for path in paths):
         return None
     first: KeptScores | None = None

@@ -114,6 +114,34 @@ class Comparison(Config):
         return self.adjusted_p_value is not None and self.adjusted_p_value < 1 - level and gain > 0
 
 
+class UnderVariation(Config):
+    """A contender under a systematic variation of the test events, beside the same models on the events as they are.
+
+    Attributes:
+        contender: its name.
+        variation: its name.
+        changes: in words, such as `jet_pt × 1.01`.
+        metric: of the test split, by which contenders are compared.
+        estimates: metric → over the runs, of the varied events.
+        difference: varied minus nominal, paired by seed and event; its `sd` is the standard error.
+        sample_error: standard error of the difference from the finite test split; None where it cannot be had.
+        seed_error: standard error of the difference from the seeds; None where it cannot be had.
+    """
+
+    contender: str
+    variation: str
+    changes: str
+    metric: str
+    estimates: dict[str, Estimate]
+    difference: Estimate
+    sample_error: float | None = None
+    seed_error: float | None = None
+
+    def loss(self, mode: str) -> float:
+        """Return by how much the metric is worse; negative where it is better."""
+        return -self.difference.mean if mode == "max" else self.difference.mean
+
+
 class Confirmation(Config):
     """Everything that a confirmation found.
 
@@ -134,6 +162,7 @@ class Confirmation(Config):
         confirmation_id: `search_id` in its journal; `test_uses` knows by it when the test split was read.
         baseline_origin: in words, where the baseline's parameters come from.
         dropped: finalists of which a training failed, with the cause; they count among those corrected for.
+        variations: every contender under each systematic variation that the dataset names.
     """
 
     search: str
@@ -152,6 +181,7 @@ class Confirmation(Config):
     confirmation_id: str = ""
     baseline_origin: str = ""
     dropped: dict[str, str] = Field(default_factory=dict)
+    variations: tuple[UnderVariation, ...] = ()
 
     @model_validator(mode="after")
     def _judged(self) -> Confirmation:

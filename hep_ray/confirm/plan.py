@@ -7,9 +7,11 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import (
@@ -20,7 +22,9 @@ from hep_ray.confirm.finalists import (
     finalists_of,
     parse_baseline,
 )
-from hep_ray.dataset.dataset import Dataset, Hashes
+from hep_ray.dataset.dataset import Dataset, Hashes, refuse_sums
+from hep_ray.dataset.schema import LABEL
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
@@ -95,6 +99,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         seeds=tuple(range(first, first + options.seeds)),
         given=options,
         source=source_of(found, state.started),
+        variations=checked_variations(dataset),
     )
     check_fuse(plan.runs, resources, state.started.unstated, options.fuse)
     return plan
@@ -178,6 +183,25 @@ def searched_dataset(options: AfterSearch, started: SearchStarted, hashes: Hashe
     return dataset
 
 
+def checked_variations(dataset: Dataset) -> dict[str, Variation]:
+    """Return the variations of a dataset, whose weights are such that metrics can be taken of its test split.
+
+    Raises:
+        InvalidEvents: the weights of a variation sum to 0 or less in a class.
+    """
+    classes = dataset.schema.classes
+    for name, one in dataset.schema.variations.items():
+        if one.weight is not None:
+            labels, weights = (
+                dataset.values(column, "test", purpose="confirm").to_numpy() for column in (LABEL, one.weight)
+            )
+            sums = np.bincount(labels, weights.astype(np.float64), len(classes))
+            refuse_sums(
+                dict(zip(classes, sums.tolist(), strict=True)), f"variation '{name}' of the test split"
+            )
+    return dict(dataset.schema.variations)
+
+
 def resources_for(
     dataset: Dataset,
     options: AfterSearch,
@@ -210,10 +234,12 @@ class RetrainingPlan(TrainingPlan):
     Attributes:
         started: first record of the search.
         source: file whose git checkout is stated as provenance.
+        variations: systematic ones, under which each model is tested too.
     """
 
     started: SearchStarted
     source: Path
+    variations: Mapping[str, Variation] = field(default_factory=dict)
     to_go_on: str = "type the same command again, without --again"
 
     @property
@@ -282,6 +308,7 @@ class RetrainingPlan(TrainingPlan):
             "sampler": "the seeds",
             "seed": "the first seed",
             "confirms": "the search",
+            "variations": "the variations",
         }
         for key, value in now.items():
             if recorded[key] != value:
@@ -384,6 +411,7 @@ class ConfirmPlan(RetrainingPlan):
             "sampler": f"the same {len(self.seeds)} seeds for every contender",
             "seed": self.seeds[0],
             "contenders": {name: params for name, _, params in self.contenders},
+            "variations": {name: one.model_dump(mode="json") for name, one in self.variations.items()},
         }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, RetrainingPlan
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, EventSchema
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import Interrupted, SearchFailed, TrackingUnavailable
 from hep_ray.loading.stream import EventData, open_events
 from hep_ray.plugins import Plugin, load
@@ -179,7 +180,15 @@ def evaluate_kept(
     """
     try:
         with head_watchdog(console, plan.to_go_on):
-            evaluate_all(plan.dataset, plan.resources, plan.folder / "trials", trial_ids, write, plan.plugins)
+            evaluate_all(
+                plan.dataset,
+                plan.resources,
+                plan.folder / "trials",
+                trial_ids,
+                write,
+                plan.plugins,
+                plan.variations,
+            )
     except KeyboardInterrupt:
         raise Interrupted(
             f"some models are not tested yet; every evaluation that ended is kept: {plan.to_go_on} to go on"
@@ -202,6 +211,7 @@ class EvaluationSetup:
         cpus: threads of one evaluation.
         gpu: whether it holds (part of) a GPU.
         plugins: files of the user's own whose components the models need.
+        variations: of the events, under which each model is evaluated too.
     """
 
     trials_folder: str
@@ -211,6 +221,7 @@ class EvaluationSetup:
     cpus: int
     gpu: bool
     plugins: tuple[Plugin, ...] = ()
+    variations: Mapping[str, Variation] = field(default_factory=dict)
 
 
 def evaluate_all(
@@ -220,6 +231,7 @@ def evaluate_all(
     trial_ids: Sequence[str],
     write: Callable[[Record], None],
     plugins: tuple[Plugin, ...] = (),
+    variations: Mapping[str, Variation] | None = None,
 ) -> None:
     """Evaluate the kept model of each trial on the test split, side by side, and record each as it is done.
 
@@ -230,6 +242,7 @@ def evaluate_all(
         trial_ids: to evaluate; a trial whose scores are on disk is not evaluated a second time.
         write: is given a `TrialTested` for each.
         plugins: files of the user's own whose components the models need.
+        variations: of the events, under which each model is evaluated too.
 
     Raises:
         CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
@@ -244,6 +257,7 @@ def evaluate_all(
             resources.cpus_per_trial,
             resources.gpus_per_trial > 0,
             plugins,
+            variations or {},
         )
     )
     task = ray.remote(
@@ -264,6 +278,7 @@ def evaluate_all(
                 trial_id=waiting.pop(done),
                 epoch=outcome.epoch,
                 metrics=outcome.metrics,
+                variations=outcome.variations,
             )
         )
 
@@ -277,4 +292,5 @@ def _evaluate(opened: EvaluationSetup, trial_id: str) -> Outcome:
         opened.data.events("test"),
         opened.event_ids,
         "cuda" if opened.gpu else "cpu",
+        opened.variations,
     )

@@ -9,8 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hep_ray.confirm.confirmation import Comparison, Confirmation, Estimate
+from hep_ray.dataset.variations import NOMINAL
 from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
-from hep_ray.search.naming import number
+from hep_ray.search.naming import number, plus_minus
 
 
 def confirmation_table(confirmation: Confirmation) -> Table:
@@ -42,6 +43,66 @@ def confirmation_table(confirmation: Confirmation) -> Table:
     for name in confirmation.dropped:
         made.add_row(name, "failed", "", "", "", "no")
     return made
+
+
+def variations_table(confirmation: Confirmation) -> Table:
+    """Tabulate every contender on the test events as they are and under each systematic variation."""
+    made = Table(
+        title=f"Systematic variations of the test split, {confirmation.metric.removeprefix('test_').replace('_', ' ')}",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading in VARIATION_HEAD:
+        made.add_column(heading)
+    for row in variation_rows(confirmation):
+        made.add_row(*row)
+    return made
+
+
+VARIATION_HEAD = ("variation", "changes", "contender", "value", "minus nominal", "± seeds", "± events")
+
+
+def variation_rows(confirmation: Confirmation) -> list[list[str]]:
+    """List the cells under `VARIATION_HEAD`, for each contender the events as they are first."""
+    metric, rows = confirmation.metric, []
+    nominal = {one.name: one.estimates[metric] for one in confirmation.contenders}
+    if confirmation.variations:
+        rows += [
+            [NOMINAL, "", name, plus_minus(one.mean, one.sd), "", "", ""] for name, one in nominal.items()
+        ]
+    for found in confirmation.variations:
+        value, difference = found.estimates[metric], found.difference
+        errors = [
+            "–" if error is None else f"{error:.2g}" for error in (found.seed_error, found.sample_error)
+        ]
+        rows.append(
+            [
+                found.variation,
+                found.changes,
+                found.contender,
+                plus_minus(value.mean, value.sd),
+                plus_minus(difference.mean, difference.sd, "+"),
+                *errors,
+            ]
+        )
+    return rows
+
+
+def worst_variations(confirmation: Confirmation) -> list[str]:
+    """Say under which variation each contender loses most, where it loses at all."""
+    said = []
+    for contender in confirmation.contenders:
+        own = [one for one in confirmation.variations if one.contender == contender.name]
+        worst = max(own, key=lambda one: one.loss(confirmation.mode), default=None)
+        if worst is not None and worst.loss(confirmation.mode) > 0:
+            difference = plus_minus(worst.difference.mean, worst.difference.sd, "+")
+            said.append(
+                f"{contender.name} loses most under {worst.variation} ({worst.changes}): {difference}"
+            )
+    return said
 
 
 def contender_lines(confirmation: Confirmation) -> list[str]:

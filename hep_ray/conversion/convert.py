@@ -309,6 +309,7 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
         split_by=rules.split_by if rules.columns else rules.split_by and legal_name(rules.split_by),
         spectators=rules.spectators,
         expected=rules.expected,
+        variations=rules.variations,
     )
 
 
@@ -327,6 +328,7 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
         "split_by": rules.split_by,
         "spectators": rules.spectators or None,
         "expected": rules.expected or None,
+        "variations": rules.variations or None,
     }
     meaning = {**schema.class_meaning, **rules.class_meaning}
     kept = tuple(one for one in schema.columns if one.name in (chosen.columns or names))
@@ -427,8 +429,10 @@ def read_events(task: ReadTask) -> tuple[list[SortedRun], int, dict[str, Cut]]:
         arrays = assemble(batch, origin, task.rules, task.columns, writer.schema, cuts)
         row += batch.num_rows
         if task.factor != 1:
-            weight = str(writer.schema.weight)
-            arrays[weight] = (arrays[weight].astype(np.float64) * task.factor).astype(arrays[weight].dtype)
+            for weight in writer.schema.weights:
+                arrays[weight] = (arrays[weight].astype(np.float64) * task.factor).astype(
+                    arrays[weight].dtype
+                )
         if len(arrays[LABEL]):
             if table.tests is not None:
                 arrays[IN_TEST_FILE] = np.full(len(arrays[LABEL]), table.tests, np.uint8)

@@ -18,6 +18,7 @@ from hep_ray.config import Config, parse
 from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.histogram import CIRCLE, SLACK, EtaPhiGrid
 from hep_ray.dataset.schema import Column
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import InvalidConfig, InvalidSchema, UnknownName, UnreadableInput
 
 SCHEMAS = importlib.resources.files("hep_ray.conversion") / "schemas"
@@ -296,6 +297,7 @@ class SchemaFile(Config):
         spectators: columns that no model sees, beside.
         expected: class → events expected in all splits together.
         normalisation: of the weights.
+        variations: name → systematic variation, `[variations.NAME]`, of columns of the dataset.
     """
 
     task: str | None = None
@@ -314,11 +316,20 @@ class SchemaFile(Config):
     spectators: tuple[str, ...] = ()
     expected: dict[str, PositiveFloat] = Field(default_factory=dict)
     normalisation: NormalisationRule | None = None
+    variations: dict[str, Variation] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _understood(self) -> SchemaFile:
         if self.selection is not None:
             Expression(self.selection)
+        padded = {column.name: column for column in self.columns if column.pad_to is not None}
+        for name, one in self.variations.items():
+            shifted = set(one.shift) | {key for key in one.scale if key in padded and padded[key].pad_value}
+            if found := sorted(padded.keys() & {key.partition(".")[0] for key in shifted}):
+                raise InvalidSchema(
+                    f"variation '{name}' would change what column '{found[0]}' is filled up with (pad_to): make it a "
+                    "column of lists, max_length"
+                )
         return self
 
 

@@ -177,12 +177,13 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
 
     Axes that are stated as `phi`, `eta`, or as those of a window, count as they did before they could be stated so;
     columns without lists, missing values or categories, roles that no column has, and splits that are no folds or not
-    stratified, as they did before there were any.
+    stratified, as they did before there were any. Variations do not count: they change no event and no training.
     """
     schema = event_schema.model_dump(mode="json")
     for role in ("split_by", "spectators", "expected"):
         if not schema[role]:
             del schema[role]
+    del schema["variations"]
     for said, column in zip(schema["columns"], event_schema.columns, strict=True):
         said["axes"] = list(column.grid)
         del said["sentinels"], said["fill"]  # of the input: no event has them

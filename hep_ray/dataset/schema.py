@@ -25,6 +25,7 @@ from hep_ray.dataset.values import (
     mask_of,
     pays_sparse,
 )
+from hep_ray.dataset.variations import Variation, check_name
 from hep_ray.errors import InvalidEvents, InvalidSchema
 
 EVENT_ID = "event_id"
@@ -295,6 +296,7 @@ class EventSchema(Config):
         spectators: other columns that no model sees.
         expected: class → events expected in all splits together, which the weights of a split are scaled to in
             metrics; unless given, the sum of the class's weights.
+        variations: name → systematic variation, under which trained models are evaluated beside.
 
     Raises:
         InvalidSchema: one of these rules is broken.
@@ -310,6 +312,7 @@ class EventSchema(Config):
     split_by: str | None = None
     spectators: tuple[str, ...] = ()
     expected: dict[str, float] = Field(default_factory=dict)
+    variations: dict[str, Variation] = Field(default_factory=dict)
 
     @field_validator("columns")
     @classmethod
@@ -365,11 +368,61 @@ class EventSchema(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sound_variations(self) -> EventSchema:
+        for name, variation in self.variations.items():
+            check_name(name)
+            try:
+                self._check_variation(variation)
+            except InvalidSchema as exc:
+                raise InvalidSchema(f"variation '{name}': {exc}") from None
+        return self
+
+    def _check_variation(self, variation: Variation) -> None:
+        """Refuse a variation that cannot be, or that changes nothing.
+
+        Raises:
+            InvalidSchema: with the reason.
+        """
+        changes = variation.changes({column.name: column.elements for column in self.columns})
+        inputs = {column.name for column in self.inputs}
+        for one in changes:
+            column = self.column(one.column)
+            if one.column not in inputs:
+                raise InvalidSchema(f"no model reads '{one.column}', so that changing it changes nothing")
+            if np.dtype(column.dtype).kind != "f":
+                raise InvalidSchema(
+                    f"'{one.column}' is {column.dtype}; only floating-point columns are scaled or shifted: make it "
+                    "float32"
+                )
+        if (name := variation.weight) is not None:
+            if self.weight is None:
+                raise InvalidSchema(f"'{name}' takes the place of weights, and the schema has no 'weight'")
+            column = self.column(name)
+            if column.shape or np.dtype(column.dtype).kind != "f" or column.missing:
+                raise InvalidSchema(f"the weight '{name}' must be a scalar floating-point column without NaN")
+            if name in inputs:
+                raise InvalidSchema(
+                    f"models would read the weight '{name}': name it among the 'spectators' of the schema"
+                )
+        same_weight = variation.weight in (None, self.weight)
+        if same_weight and all(one.factor == 1 and one.offset == 0 for one in changes):
+            raise InvalidSchema(
+                "it changes nothing: scale a column by another factor than 1, shift one by another value than 0, or "
+                "name another column of weights"
+            )
+
     @property
     def inputs(self) -> tuple[Column, ...]:
         """The columns that a model may read: all but those with another role."""
         aside = {self.weight, self.group, self.split_by, *self.spectators}
         return tuple(column for column in self.columns if column.name not in aside)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The columns of weights: the nominal one, and those of variations."""
+        named = (self.weight, *(one.weight for one in self.variations.values()))
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def with_spectator(self, column: Column) -> EventSchema:
         """Return the schema with one more column, which no model sees."""
@@ -382,11 +435,13 @@ class EventSchema(Config):
         )
 
     def without_weights(self) -> EventSchema:
-        """Return the same schema whose weights nobody reads: every event counts once."""
+        """Return the same schema whose weights nobody reads, nor those of variations: every event counts once."""
         if self.weight is None:
             return self
+        kept = {name: one for name, one in self.variations.items() if one.weight is None}
+        aside = (*self.spectators, self.weight)
         return self.model_copy(
-            update={"weight": None, "spectators": (*self.spectators, self.weight), "expected": {}}
+            update={"weight": None, "spectators": aside, "expected": {}, "variations": kept}
         )
 
     def to_expected(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -400,9 +455,9 @@ class EventSchema(Config):
 
     @property
     def of_events(self) -> EventSchema:
-        """The same schema without what its columns tell of the input: what stood for missing values there."""
+        """The same schema without variations, and without what stood for missing values in the input."""
         columns = (one.model_copy(update={"fill": None, "sentinels": ()}) for one in self.columns)
-        return self.model_copy(update={"columns": tuple(columns)})
+        return self.model_copy(update={"columns": tuple(columns), "variations": {}})
 
     @property
     def signal_index(self) -> int:

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from hep_ray.config import Config, parse
-from hep_ray.confirm.confirmation import Comparison, Contender
+from hep_ray.confirm.confirmation import Comparison, Contender, UnderVariation
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CorruptModel, ModelMismatch, UnreadableInput
 from hep_ray.files import replacing, storing
@@ -48,6 +48,7 @@ class Evidence(Config):
         baseline: what it was compared with.
         comparison: of the two.
         verdict: the lines of the gate.
+        variations: the promoted configuration and the baseline under the dataset's systematic variations.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class Evidence(Config):
     baseline: Contender
     comparison: Comparison
     verdict: tuple[str, ...] = ()
+    variations: tuple[UnderVariation, ...] = ()
 
     @property
     def values(self) -> list[float]:
@@ -98,7 +100,13 @@ class Description(Config):
 
     def dumps(self) -> str:
         """Return the text of `model.json`."""
-        later = {name for name in ("plugins", "reference_sha256", "calibration") if not getattr(self, name)}
+        later: dict[str, Any] = {
+            name: True for name in ("plugins", "reference_sha256", "calibration") if not getattr(self, name)
+        }
+        if not self.event_schema.variations:
+            later["event_schema"] = {"variations"}
+        if self.evidence is not None and not self.evidence.variations:
+            later["evidence"] = {"variations"}
         return self.model_dump_json(indent=1, exclude=later) + "\n"
 
 

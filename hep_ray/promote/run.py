@@ -297,7 +297,7 @@ def _package(
     if dataset is None:
         return None
     description = Description(
-        event_schema=dataset.schema,
+        event_schema=dataset.schema.model_copy(update={"variations": {}}),
         params=trained,
         dataset_fingerprint=confirmation.dataset_fingerprint,
         metrics=run.metrics,
@@ -312,6 +312,11 @@ def _package(
             contender=candidate,
             baseline=confirmation.baseline,
             comparison=comparison_of(confirmation, candidate),
+            variations=tuple(
+                one
+                for one in confirmation.variations
+                if one.contender in (candidate.name, confirmation.baseline.name)
+            ),
         ),
     )
     # Weights are at hand: no pretrained file is needed.

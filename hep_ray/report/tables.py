@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hep_ray.confirm.confirmation import Confirmation, Estimate
-from hep_ray.confirm.table import of_difference, verdict
+from hep_ray.confirm.table import VARIATION_HEAD, of_difference, variation_rows, verdict, worst_variations
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable
@@ -164,6 +164,20 @@ def comparisons(found: Confirmation) -> PageTable:
     )
     head = ["finalist", "metric", difference, "p-value", "corrected p-value"]
     return PageTable(head, rows, (0, 1), notes=[note])
+
+
+def variations(found: Confirmation) -> PageTable:
+    """Return every contender under each systematic variation of the test split; without rows where there is none."""
+    words = metric_words(found.metric).removeprefix("test ")
+    note = (
+        f"The same models on varied events of the test split: {words}, mean ± s.d. over {len(found.seeds)} seeds; "
+        "minus nominal ± its standard error, paired by seed and event. Inputs vary before they are scaled."
+    )
+    lost = worst_variations(found)
+    notes = [note, *([f"{'; '.join(lost)}."] if lost else [])]
+    return PageTable(
+        list(VARIATION_HEAD), variation_rows(found), (0, 1, 2), title="Systematic variations", notes=notes
+    )
 
 
 def _estimate(value: Estimate, sign: str = "") -> str:

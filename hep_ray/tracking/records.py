@@ -127,6 +127,9 @@ class SearchStarted(Config):
     constraints: dict[str, float] = Field(
         {}, description="figure of a model, and the largest value it may have"
     )
+    variations: dict[str, dict[str, Any]] = Field(
+        {}, description="systematic variations that a confirmation evaluates, by their names"
+    )
     lessons: tuple[Lesson, ...] = Field((), description="of earlier searches")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")
     options: dict[str, Any] = Field(description="the command line, for --resume without flags")
@@ -268,6 +271,9 @@ class TrialTested(Config):
     trial_id: str
     epoch: int = Field(description="whose model was kept")
     metrics: dict[str, float] = Field(description="of the test split, `test_accuracy` and so on")
+    variations: dict[str, dict[str, float]] = Field(
+        {}, description="the same under each systematic variation, by its name"
+    )
 
 
 class CodeAccepted(Config):

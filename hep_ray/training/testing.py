@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import torch
 
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
 from hep_ray.loading.batches import BatchRequest, EventSource, metric_weights
+from hep_ray.loading.varied import varied
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST, restore_model
@@ -47,10 +49,12 @@ class Outcome:
     Attributes:
         epoch: of the training, whose model it is.
         metrics: `test_loss` and every metric of `classification_metrics` with `test_` before its name.
+        variations: name → the same metrics of the events under that variation.
     """
 
     epoch: int
     metrics: dict[str, float]
+    variations: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,28 +110,46 @@ def evaluate_once(
     events: EventSource,
     event_ids: pa.Array,
     device: torch.device | str = "cpu",
+    variations: Mapping[str, Variation] | None = None,
 ) -> Outcome:
     """Evaluate the best model of a trial; where its scores are on disk already, the model is not asked again.
 
     Args:
-        folder: of the trial, with its `best.pt`; `test_scores.parquet` is written there, whole or not at all.
+        folder: of the trial, with its `best.pt`; `test_scores.parquet` is written there, whole or not at all, and
+            beside it one file for each variation.
         schema: of the dataset.
         events: of the test split.
         event_ids: of the same events in the same order.
         device: where the model runs.
+        variations: of the events, under which the model is evaluated too.
 
     Raises:
         CorruptCheckpoint: there is no whole checkpoint.
         NonFiniteLoss: the loss, a probability, or a log-odds is NaN or infinite.
         StorageError: the scores on disk are not of these events and classes.
     """
-    path = folder / SCORES
-    if not path.exists():
-        _write(path, schema, event_ids, _evaluated(folder / BEST, schema, events, device))
-    kept = read_scores(path, schema)
-    if not np.array_equal(kept.labels, events.labels):
-        raise StorageError(f"scores are of the events of the test split, in their order; {path} has others")
-    return Outcome(int(kept.facts["epoch"]), kept.metrics(schema))
+
+    def scores(path: Path, variation: Variation | None = None) -> KeptScores:
+        if not path.exists():
+            _write(path, schema, event_ids, _evaluated(folder / BEST, schema, events, device, variation))
+        kept = read_scores(path, schema)
+        if not np.array_equal(kept.labels, events.labels):
+            raise StorageError(
+                f"scores are of the events of the test split, in their order; {path} has others"
+            )
+        return kept
+
+    nominal = scores(folder / SCORES)
+    under = {
+        name: scores(varied_scores(folder / SCORES, name), one).metrics(schema)
+        for name, one in (variations or {}).items()
+    }
+    return Outcome(int(nominal.facts["epoch"]), nominal.metrics(schema), under)
+
+
+def varied_scores(path: Path, variation: str) -> Path:
+    """Return the file of scores under a variation, beside that of the events as they are."""
+    return path.with_name(f"{path.stem}.{variation}{path.suffix}")
 
 
 def read_scores(path: Path, schema: EventSchema) -> KeptScores:
@@ -181,12 +203,23 @@ class _Answer:
     facts: Mapping[str, float]
 
 
-def _evaluated(best: Path, schema: EventSchema, events: EventSource, device: torch.device | str) -> _Answer:
+def _evaluated(
+    best: Path,
+    schema: EventSchema,
+    events: EventSource,
+    device: torch.device | str,
+    variation: Variation | None = None,
+) -> _Answer:
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
     protected, columns = kept.config.trainer.decorrelate, kept.config.trainer.beside(kept.model.columns)
-    found = events.select(columns, metric_weights(events, schema)).batches(BatchRequest(BATCH, device=device))
+    weights = metric_weights(events, schema)
+    if variation is not None:
+        events = varied(events, schema, variation)
+        if variation.weight is not None and weights is not None:
+            weights = replace(weights, column=variation.weight)  # its scale to the events expected stays
+    found = events.select(columns, weights).batches(BatchRequest(BATCH, device=device))
     result = evaluate(kept.model, kept.loss, found, half=kept.half, protected=protected)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")

@@ -22,6 +22,7 @@ from hep_ray.confirm.table import verdict
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import (
     CannotConfirm,
     CannotResume,
@@ -77,7 +78,10 @@ def options(ray_session, tmp_path_factory):
     random = np.random.default_rng(4)
     labels = np.arange(300) % 2
     schema = EventSchema(
-        task="toy", columns=(Column(name="x", shape=(3,), unit="GeV"),), classes=("background", "signal")
+        task="toy",
+        columns=(Column(name="x", shape=(3,), unit="GeV"),),
+        classes=("background", "signal"),
+        variations={"tripled": Variation(scale={"x": 3.0})},
     )
     with ShardWriter(folder / "data", schema, source={}, rows_per_shard=16) as writer:
         writer.write(
@@ -189,6 +193,29 @@ def test_every_number_is_that_of_scipy_and_scikit_learn_on_the_scores(options, c
     assert [one.adjusted_p_value for one in found.comparisons] == pytest.approx(
         [expected[value] for value in p_values]
     )
+
+
+def test_every_contender_is_told_under_each_variation_of_the_dataset(options, confirmed):
+    found = confirmed.confirmation
+    assert [(one.variation, one.contender) for one in found.variations] == [
+        ("tripled", one.name) for one in found.contenders
+    ]
+    for contender, under in zip(found.contenders, found.variations, strict=True):
+        losses = [], []
+        for run in contender.runs:
+            nominal = folder_of(options) / "confirm" / run.scores
+            for kept, path in zip(losses, (nominal, nominal.with_stem("test_scores.tripled")), strict=True):
+                kept.append(pq.read_table(path)["loss"].to_numpy().astype(float))
+        # The mean loss of the same models, paired event by event: by the models' own scores, without our estimates.
+        differences = np.array(losses[1]) - np.array(losses[0])
+        assert under.difference.mean == pytest.approx(differences.mean(), rel=1e-4)
+        assert under.estimates["test_loss"].mean == pytest.approx(np.mean(losses[1]), rel=1e-4)
+        assert under.seed_error == pytest.approx(stats.sem(differences.mean(axis=1)), rel=1e-2)
+        assert 0 < under.sample_error < np.std(differences) / differences.shape[1] ** 0.5 * 1.1
+        assert under.changes == "x × 3"
+    (started,) = records(folder_of(options) / "confirm", "search_started")
+    assert started.variations["tripled"]["scale"] == {"x": 3.0}
+    assert all("tripled" in one.variations for one in records(folder_of(options) / "confirm", "trial_tested"))
 
 
 def test_scores_are_of_the_test_split_event_by_event_and_the_look_is_recorded(options, confirmed):
@@ -368,6 +395,8 @@ def test_the_command_shows_what_it_will_do_and_then_what_was_found(options, conf
         assert f"{one.name}: val_loss" in dry.output
     assert f"seeds {SEEDS[0]} to {SEEDS[1]}" in dry.output
     assert "Nothing was run" in dry.output
+    assert "tripled: x × 3" in dry.output
+    assert "minus nominal" in told.output
     for one in confirmed.confirmation.contenders:
         assert f"{one.name:9} root_index={one.params['root_index']}\n" in told.output
     assert verdict(confirmed.confirmation) in told.output

@@ -1,0 +1,110 @@
+"""Systematic variations of events: what a schema names, to ask how much a trained classifier feels them.
+
+Physical values are varied, before any scaling: a model scales what it reads by what it learnt of nominal events.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import Field, FiniteFloat
+
+from hep_ray.config import Config
+from hep_ray.errors import InvalidSchema
+
+NOMINAL = "nominal"
+"""Name of the events as they are, which no variation has."""
+_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Change of one column, or of one element along its last axis: values times `factor`, plus `offset`.
+
+    Attributes:
+        column: of the events.
+        place: along the last axis; None where the whole column is changed.
+        factor: that multiplies.
+        offset: that is added afterwards, in the column's unit.
+    """
+
+    column: str
+    place: int | None
+    factor: float = 1.0
+    offset: float = 0.0
+
+
+class Variation(Config):
+    """One systematic variation: columns that are scaled and shifted, another column of weights, or both.
+
+    Attributes:
+        scale: column, `column.element` or element → factor.
+        shift: the same → what is added, after scaling, in the column's unit.
+        weight: column that takes the place of the weights, whose scale to the events expected stays the nominal one.
+    """
+
+    scale: dict[str, FiniteFloat] = Field(default_factory=dict)
+    shift: dict[str, FiniteFloat] = Field(default_factory=dict)
+    weight: str | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{name} × {factor:g}" for name, factor in self.scale.items()]
+        parts += [f"{name} {'−' if value < 0 else '+'} {abs(value):g}" for name, value in self.shift.items()]
+        return ", ".join([*parts, *([f"weights by {self.weight}"] if self.weight else [])])
+
+    def changes(self, elements: Mapping[str, tuple[str, ...]]) -> tuple[Change, ...]:
+        """Return what becomes of the columns.
+
+        Args:
+            elements: column → names along its last axis; empty where they have none.
+
+        Raises:
+            InvalidSchema: there is no such column or element, or several elements have the name.
+        """
+        found: dict[tuple[str, int | None], Change] = {}
+        for values, scaled in ((self.scale, True), (self.shift, False)):
+            for name, value in values.items():
+                place = _place_of(name, elements)
+                before = found.get(place, Change(*place))
+                found[place] = (
+                    Change(*place, value, before.offset) if scaled else Change(*place, before.factor, value)
+                )
+        return tuple(found.values())
+
+
+def _place_of(name: str, elements: Mapping[str, tuple[str, ...]]) -> tuple[str, int | None]:
+    """Return the column and the element of a name.
+
+    Raises:
+        InvalidSchema: there is none, or several.
+    """
+    if name in elements:
+        return name, None
+    places = [
+        (column, place)
+        for column, names in elements.items()
+        for place, element in enumerate(names)
+        if name in (element, f"{column}.{element}")
+    ]
+    if len(places) == 1:
+        return places[0]
+    if places:
+        full = " or ".join(f"'{column}.{elements[column][place]}'" for column, place in places)
+        raise InvalidSchema(f"'{name}' is an element of several columns: type {full}")
+    known = [*elements, *(f"{column}.{one}" for column, names in elements.items() for one in names)]
+    raise InvalidSchema(f"there is no column or element '{name}', only {', '.join(known)}")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no variation may have.
+
+    Raises:
+        InvalidSchema: it is `nominal`, or is not made of letters, digits, `_`, `+` and `-`.
+    """
+    if name == NOMINAL or not _NAME.fullmatch(name):
+        raise InvalidSchema(
+            f"the variation '{name}' needs a name of letters, digits, '_', '+' and '-', and none is '{NOMINAL}', which "
+            "the events as they are have"
+        )

@@ -1,0 +1,94 @@
+"""Events of a split under a systematic variation: the same events in the same order, with other values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hep_ray.dataset.schema import EventSchema
+from hep_ray.dataset.variations import Change, Variation
+from hep_ray.loading.batches import Batch, BatchRequest, Events, EventSource, EventWeights
+
+
+@dataclass(frozen=True)
+class VariedEvents:
+    """A source whose values are changed as they are handed out; an `EventSource`.
+
+    Values that stand for a missing one stay: NaN, and the number that a column was filled with.
+
+    Attributes:
+        source: of the events as they are.
+        changes: of their columns.
+        fills: column → the number that took the place of missing values.
+    """
+
+    source: EventSource
+    changes: tuple[Change, ...]
+    fills: Mapping[str, float]
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """See `EventSource.labels`."""
+        return self.source.labels
+
+    @property
+    def memory(self) -> int | None:
+        """See `EventSource.memory`."""
+        return self.source.memory
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def select(self, columns: Sequence[str], weights: EventWeights | None = None) -> VariedEvents:
+        """See `EventSource.select`; weights are of the events as they are."""
+        return dataclasses.replace(self, source=self.source.select(columns, weights))
+
+    def class_sums(
+        self, classes: int, column: str | None = None, *, sizes: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """See `EventSource.class_sums`; of the events as they are."""
+        return self.source.class_sums(classes, column, sizes=sizes)
+
+    def head(self, events: int) -> Events:
+        """See `EventSource.head`; lists are filled up to the longest."""
+        found = self.source.head(events)
+        whole = self._changed(found.batch(np.arange(len(found)), "cpu"))
+        return dataclasses.replace(found, inputs={name: one.numpy() for name, one in whole.inputs.items()})
+
+    def batches(self, request: BatchRequest) -> Iterator[Batch]:
+        """See `EventSource.batches`."""
+        return map(self._changed, self.source.batches(request))
+
+    def _changed(self, batch: Batch) -> Batch:
+        inputs = dict(batch.inputs)
+        for one in self.changes:
+            if one.column in inputs:
+                inputs[one.column] = changed(inputs[one.column], one, self.fills.get(one.column))
+        return dataclasses.replace(batch, inputs=inputs)
+
+
+def varied(source: EventSource, schema: EventSchema, variation: Variation) -> EventSource:
+    """Return the events of a source under a variation of its schema; weights are for the caller to change."""
+    changes = variation.changes({column.name: column.elements for column in schema.columns})
+    if not changes:
+        return source
+    fills = {column.name: column.fill for column in schema.columns if column.fill is not None}
+    return VariedEvents(source, changes, fills)
+
+
+def changed(values: torch.Tensor, change: Change, fill: float | None = None) -> torch.Tensor:
+    """Return values (B, *shape) times a factor plus an offset, in their dtype; those that are `fill` stay."""
+    old = values if change.place is None else values[..., change.place]
+    new = (old.double() * change.factor + change.offset).to(values.dtype)
+    if fill is not None:
+        new = torch.where(old == torch.tensor(fill, dtype=values.dtype, device=values.device), old, new)
+    if change.place is None:
+        return new
+    made = values.clone()
+    made[..., change.place] = new
+    return made
