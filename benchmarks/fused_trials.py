@@ -8,11 +8,15 @@ Two measurements, each one process run, with the same trials both ways:
   with `--fuse auto` and with `--fuse off`, on all cores. Compared are the processor seconds of the trainings, as the
   journal has them, and the wall seconds from the first training's start to the last one's end, checkpoints included. It
   says whether every metric of every epoch is the same, and by how much the summed ones differ.
+- `search` (with `--search`): a search at random over the learning rate, with `--fuse auto` and with
+  `--fuse off`, in turns, on all cores. Compared are medians of the same seconds and of those of the whole search, from
+  before its processes start until its leaderboard is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -123,7 +127,6 @@ def confirmations(shape: str, seeds: int, events: int, length: int) -> dict[str,
     from hep_ray.confirm.plan import prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
     from hep_ray.search.options import ConfirmOptions
-    from hep_ray.tracking.journal import read_records
 
     connect()
     quiet = Console(quiet=True)
@@ -134,36 +137,109 @@ def confirmations(shape: str, seeds: int, events: int, length: int) -> dict[str,
         preset = Preset(epochs=length, sampler="grid", scheduler="none")
         search = Search(name="fused", task="fused", title="", space=space, presets={"bench": preset})
         run_search(prepare(search, SearchOptions(data=data, storage=folder, preset="bench")), console=quiet)
-        found: dict[str, tuple[float, float, dict[tuple[str, int], dict[str, float]]]] = {}
-        gains: list[float] = []
+        found: dict[str, Trained] = {}
         for fuse in ("off", "auto"):
             options = ConfirmOptions(
                 "fused", storage=folder, top=3, seeds=seeds, baseline="learning_rate=0.001", fuse=fuse
             )
             run_confirmation(prepare_confirmation(options), again=fuse == "auto", console=quiet)
-            records = read_records(folder / "fused" / "confirm")
-            done = [one for one in records if one.kind == "epoch_finished"]
-            begun = min(one.time for one in records if one.kind == "trial_started")
-            ended = max(one.time for one in records if one.kind == "trial_finished")
-            cpu = sum(one.cpu_seconds or 0.0 for one in done)
-            metrics = {(one.trial_id, one.epoch): one.metrics for one in done}
-            found[fuse] = cpu, ended - begun, metrics
-            gains += [one.gain or 0.0 for one in records if one.kind == "trials_fused"]
-    (cpu, wall, metrics), (peer_cpu, peer_wall, expected) = found["auto"], found["off"]
+            found[fuse] = trained(folder / "fused" / "confirm")
     return {
         "what": f"fused_trials: processor seconds of the trainings of a confirmation, {len(RATES)} × {seeds} MLPs "
         f"{shape}, batch {SHAPES[shape][2]}, {length} epochs, {events} events",
-        "ours": round(cpu, 2),
-        "peer": round(peer_cpu, 2),
-        "ratio": round(peer_cpu / cpu, 2),
+        **compared([found["auto"]], [found["off"]]),
+    }
+
+
+def searches(shape: str, trials: int, events: int, length: int, rounds: int) -> dict[str, Any]:
+    """Processor and wall seconds of a search at random, its trials stacked and not, in turns."""
+    from hep_ray import LogUniform, Preset, Search, SearchOptions, Space, prepare, run_search
+    from hep_ray.cluster import connect
+
+    connect()
+    found: dict[str, list[Trained]] = {"off": [], "auto": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = write_dataset(folder / "data", events)
+        space = Space(learning_rate=LogUniform(1e-4, 1e-2), **parameters(shape))
+        preset = Preset(epochs=length, trials=trials, sampler="random", scheduler="none")
+        search = Search(name="fused", task="fused", title="", space=space, presets={"bench": preset})
+        for number in range(rounds):
+            for fuse in ("off", "auto") if number % 2 else ("auto", "off"):
+                storage = folder / f"{fuse}_{number}"
+                start = time.perf_counter()
+                options = SearchOptions(data=data, storage=storage, preset="bench", fuse=fuse)
+                run_search(prepare(search, options), console=Console(quiet=True))
+                whole = time.perf_counter() - start
+                found[fuse].append(dataclasses.replace(trained(storage / "fused"), whole=whole))
+    ours, peer = (statistics.median(one.whole for one in found[fuse]) for fuse in ("auto", "off"))
+    return {
+        "what": f"fused_trials: processor seconds of the trainings of a search at random, {trials} MLPs {shape}, batch "
+        f"{SHAPES[shape][2]}, {length} epochs, {events} events",
+        **compared(found["auto"], found["off"]),
+        "ours_whole_search_wall": round(ours, 2),
+        "peer_whole_search_wall": round(peer, 2),
+        "ratio_of_whole_searches": round(peer / ours, 2),
+        "rounds": rounds,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Trainings of a journal.
+
+    Attributes:
+        cpu: processor seconds of their epochs.
+        wall: seconds from the start of the first to the end of the last.
+        metrics: training and epoch → report.
+        gains: that were measured before.
+        whole: seconds from before the processes start.
+    """
+
+    cpu: float
+    wall: float
+    metrics: dict[tuple[str, int], dict[str, float]]
+    gains: list[float]
+    whole: float = 0.0
+
+
+def trained(folder: Path) -> Trained:
+    """Read the trainings of the journal in a folder."""
+    from hep_ray.tracking.journal import read_records
+
+    records = read_records(folder)
+    done = [one for one in records if one.kind == "epoch_finished"]
+    begun = min(one.time for one in records if one.kind == "trial_started")
+    ended = max(one.time for one in records if one.kind == "trial_finished")
+    return Trained(
+        cpu=sum(one.cpu_seconds or 0.0 for one in done),
+        wall=ended - begun,
+        metrics={(one.trial_id, one.epoch): one.metrics for one in done},
+        gains=[one.gain or 0.0 for one in records if one.kind == "trials_fused"],
+    )
+
+
+def compared(together: list[Trained], one_by_one: list[Trained]) -> dict[str, Any]:
+    """Compare trainings together with the same ones one by one, each done several times."""
+    ours, peer = (statistics.median(one.cpu for one in several) for several in (together, one_by_one))
+    wall, peer_wall = (statistics.median(one.wall for one in several) for several in (together, one_by_one))
+    expected = one_by_one[0].metrics
+    return {
+        "ours": round(ours, 2),
+        "peer": round(peer, 2),
+        "ratio": round(peer / ours, 2),
         "peer_is": "--fuse off",
         "ratio_of_wall_seconds": round(peer_wall / wall, 2),
-        "measured_before": [round(gain, 1) for gain in gains],
+        "measured_before": [round(gain, 1) for one in together for gain in one.gains],
         "validation_losses_equal": all(
-            metrics[key]["val_loss"] == one["val_loss"] for key, one in expected.items()
+            one.metrics[key]["val_loss"] == own["val_loss"]
+            for one in together
+            for key, own in expected.items()
         ),
         "largest_difference_of_train_loss": max(
-            abs(metrics[key]["train_loss"] - one["train_loss"]) for key, one in expected.items()
+            abs(one.metrics[key]["train_loss"] - own["train_loss"])
+            for one in together
+            for key, own in expected.items()
         ),
     }
 
@@ -179,13 +255,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each that count")
     parser.add_argument("--confirm", action="store_true", help="confirm a search too, which starts Ray")
     parser.add_argument("--seeds", type=int, default=8, help="of the confirmation")
-    parser.add_argument("--epochs", type=int, default=4, help="of its trainings")
+    parser.add_argument("--search", action="store_true", help="run searches too, which starts Ray")
+    parser.add_argument("--drawn", type=int, default=32, help="trials of these")
+    parser.add_argument("--epochs", type=int, default=4, help="of the trainings of confirmation and searches")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     shapes = options.shape or [*SHAPES]
     torch.set_num_threads(1)
     for shape in shapes:
         print(json.dumps(epochs(shape, options.trials, options.events, options.rounds)), flush=True)
+    if options.search:
+        settings = (shapes[0], options.drawn, options.events, options.epochs, options.rounds)
+        print(json.dumps(searches(*settings)), flush=True)
     if options.confirm:
         print(json.dumps(confirmations(shapes[0], options.seeds, options.events, options.epochs)), flush=True)
 

@@ -173,6 +173,7 @@ def _folds_table(found: CrossValidation) -> Table:
 
 
 def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
+    from hep_ray.search.fused import stacks_of, when_fused
     from hep_ray.search.state import SearchState
     from hep_ray.tracking.provenance import doubts
 
@@ -191,11 +192,13 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     yield "baseline", plan.baseline.origin
     seeds = str(plan.seeds[0]) if len(plan.seeds) == 1 else f"{plan.seeds[0]} to {plan.seeds[-1]}"
     yield "budget", f"{len(plan.runs)} trainings of {plan.started.epochs} epochs; seeds {seeds}"
-    stacks, measured = plan.stacks(SearchState())
+    stacks = stacks_of(plan.runs, SearchState(), plan.resources, plan.started.unstated, plan.fuse)
     if stacks:
-        when = "where a short measurement says that it pays" if measured else "as --fuse says"
         number = sum(map(len, stacks))
-        yield "together", f"{number} trainings in {len(stacks)} stacked networks, {when}"
+        yield (
+            "together",
+            f"{number} trainings in {len(stacks)} stacked networks, {when_fused(plan.fuse)}",
+        )
     yield "time", _duration(plan)
     yield "test split", f"{plan.dataset.rows('test')} events, opened when all trainings have ended"
     yield from _variation_rows(plan)

@@ -29,7 +29,7 @@ from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSp
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.find import Found, find_search, script_of
-from hep_ray.search.fused import AUTO, Stack, check_fuse, stacks_of
+from hep_ray.search.fused import check_fuse
 from hep_ray.search.options import AfterSearch, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
@@ -91,6 +91,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         keep=trainings,
         epoch_timeout=options.as_in_search(state.started).epoch_timeout,
         plugins=plugins,
+        fuse=options.fuse,
         started=state.started,
         finalists=finalists,
         ranked=len(ranked),
@@ -396,12 +397,6 @@ class ConfirmPlan(RetrainingPlan):
             )
             for number, (name, role, params, seed) in enumerate(planned)
         ]
-
-    def stacks(self, state: SearchState) -> tuple[list[Stack], bool]:
-        """Return which trainings are trained as one stacked network, and whether that is measured first."""
-        unstated = (state.started or self.started).unstated
-        fuse = self.given.fuse
-        return stacks_of(self.runs, state, self.resources, unstated, fuse), fuse == AUTO
 
     @property
     def identity(self) -> dict[str, Any]:

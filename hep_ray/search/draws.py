@@ -50,6 +50,8 @@ MIXED = 3
 few epochs, and what TPE learns from stopped trials may mislead it."""
 WAITING = ("tpe", "gp")
 """Samplers that a search lets wait for enough trials, and mixes random draws into; others begin by themselves."""
+HEEDLESS = ("random", "qmc", "grid")
+"""Samplers that draw the same however earlier trials end."""
 
 
 class DrawnTrial(NamedTuple):
@@ -261,6 +263,17 @@ def _complete(frozen: FrozenTrial, values: list[float]) -> FrozenTrial:
 def stops(preset: Preset) -> bool:
     """Return whether any trial may be stopped, or pause."""
     return preset.grace < preset.epochs
+
+
+def why_not_ahead(preset: Preset) -> str:
+    """Return in words why the trials of a preset are not known before others have ended; empty where they are."""
+    if preset.sampler not in HEEDLESS:
+        return (
+            f"sampler {preset.sampler_name} draws by how earlier trials ended ({', '.join(HEEDLESS)} do not)"
+        )
+    if preset.pauses:
+        return f"scheduler {preset.scheduler_name} lets trials pause, and says by how others do which go on"
+    return "no number of trials is stated" if preset.endless else ""
 
 
 def draws_in_words(preset: Preset, space: Space, drawn: int, lessons: int, gain_per: str | None) -> str:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from rich.console import Console
 
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
 from hep_ray.loading.stream import open_events
-from hep_ray.search.fused import StackTrainer
+from hep_ray.search.fused import AHEAD, OFF, StackTrainer
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
@@ -173,14 +173,12 @@ def _train(plan: TrainingPlan, recorder: Recorder, console: Console) -> bool:
     Returns:
         Whether nothing is left.
     """
-    told: set[str] = set()
-    _train_stacks(plan, recorder, console)
+    tell = _once(beside(console))
+    stacked: set[str] = set()
+    """Trials that were trained together: what this attempt has left of them is trained one by one."""
     while True:
         searcher = plan.searcher(recorder.state, recorder.write)
-        for warning in searcher.warnings():
-            if warning not in told:
-                beside(console)(warning)
-            told.add(warning)
+        tell(searcher.warnings())
         with recorder.listening(searcher.record):
             searcher.settle(plan.epochs, recorder.finish)
             if not searcher.has_work():
@@ -188,27 +186,52 @@ def _train(plan: TrainingPlan, recorder: Recorder, console: Console) -> bool:
                 return True
             if recorder.budget.spent:
                 return False
-            _tune(plan, recorder, searcher, console)
-            for doubt in searcher.doubts():
-                beside(console)(doubt)
-            if not recorder.given_back():
-                if recorder.state.running() or searcher.has_work():
-                    return False
+            together = _train_stacks(plan, recorder, searcher, console, stacked)
+            stacked |= together
+            if not together:
+                _tune(plan, recorder, searcher, console)
+            tell(searcher.doubts())
+            if together or recorder.given_back():
+                continue
+            if recorder.state.running() or searcher.has_work():
+                return False
+            if not searcher.bounded:
                 searcher.end()
                 return True
 
 
-def _train_stacks(plan: TrainingPlan, recorder: Recorder, console: Console) -> None:
-    """Train those together that the plan stacks; whatever is left of them is trained one by one.
+def _once(say: Callable[[str], None]) -> Callable[[Iterable[str]], None]:
+    """Return what says sentences, each once."""
+    told: set[str] = set()
+
+    def tell(sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            if sentence not in told:
+                say(sentence)
+            told.add(sentence)
+
+    return tell
+
+
+def _train_stacks(
+    plan: TrainingPlan, recorder: Recorder, searcher: JournalSearcher, console: Console, stacked: set[str]
+) -> set[str]:
+    """Train those together that can be and were not stacked yet; whatever is left of them is trained one by one.
+
+    Returns:
+        Ids of those that were begun so.
 
     Raises:
         StorageError: the storage is full, or cannot be written any more.
     """
-    stacks, measure = plan.stacks(recorder.state)
-    if stacks:
-        with _shown(plan, recorder, console):
-            job = _job(plan, recorder.state)
-            StackTrainer(job, plan.resources, recorder, measure=measure, say=beside(console)).train(stacks)
+    if plan.fuse == OFF:
+        return set()
+    job, resources = _job(plan, recorder.state), plan.resources
+    runs = [run for run in searcher.ahead(AHEAD) if run.trial_id not in stacked]
+    with _shown(plan, recorder, console):
+        return StackTrainer(
+            job, resources, recorder, searcher.after_epoch, fuse=plan.fuse, say=beside(console)
+        ).train(runs)
 
 
 def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:

@@ -1,15 +1,17 @@
 """Trainings of one architecture in one process, as one stacked network: what is stacked, the process, and its driver.
 
-Only a fixed list of trainings is stacked (a confirmation's): a search decides by what ended before. Nothing else knows
-of stacks. Each training has its records, its folder and its checkpoints, and goes on from these alone or in another
-stack; so where a stack's process is lost, or does not pay, Tune trains what is left one by one.
+Stacked is what is known to be trained before anything more has ended: a confirmation's list, and the configurations of
+a search whose sampler does not ask how earlier ones ended, which are drawn ahead. A scheduler may still stop some: the
+survivors of several stacks are stacked again. Nothing else knows of stacks. Each training has its records, its folder
+and its checkpoints, and goes on from these alone or in another stack; so where a stack's process is lost, or does not
+pay, Tune trains what is left one by one.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,7 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from hep_ray.errors import CannotConfirm
+from hep_ray.errors import CannotConfirm, InvalidConfig
 from hep_ray.files import storing
 from hep_ray.plugins import load
 from hep_ray.search.failures import begin_log, time_limit, write_log
@@ -44,6 +46,10 @@ MOST = 16
 """Trainings of a stack, unless a flag says otherwise: of more, the arrays leave the processor's caches."""
 PAYS = 1.2
 """Gain below which trainings are not stacked."""
+AHEAD = 256
+"""Configurations of a search that are drawn before the first of them has ended."""
+SHRUNK = 0.5
+"""Share of a stack that is left, from which on it is joined with what is left of others."""
 
 
 def stacks_of(
@@ -79,6 +85,16 @@ def stacks_of(
     return [stack for stack in stacks if len(stack) > 1]
 
 
+def when_fused(fuse: str) -> str:
+    """Return in words when trainings are stacked, if not `off`."""
+    return "where a short measurement says that it pays" if fuse == AUTO else "as --fuse says"
+
+
+def together_in_words(fuse: str) -> str:
+    """Return what to say behind how many trials of a search run side by side; nothing where none are stacked."""
+    return "" if fuse == OFF else f"; networks of one architecture are trained together {when_fused(fuse)}"
+
+
 def _prevented(resources: ResourcePlan) -> str:
     """Return in words which resources of a training keep it from being stacked; empty where none does."""
     if resources.workers_per_trial > 1:
@@ -88,6 +104,35 @@ def _prevented(resources: ResourcePlan) -> str:
     if resources.ingest.cache != "resident":
         return f"the events are not in memory (--cache {resources.ingest.cache})"
     return ""
+
+
+def chosen_fuse(
+    fuse: str, why_not: str, configurations: Iterable[Mapping[str, Any]], resources: ResourcePlan
+) -> str:
+    """Return how a search stacks its trials: as it is asked to, or `off` where none could be.
+
+    Args:
+        fuse: `auto`, `off`, or the most trials of a stack.
+        why_not: in words, why its trials are not known before others have ended; empty where they are.
+        configurations: one for each set of components that it may draw.
+        resources: of one trial.
+
+    Raises:
+        InvalidConfig: a number is asked for, and none could be; with the reason.
+    """
+    if fuse == OFF or (fuse == AUTO and resources.trials <= resources.concurrent):
+        return OFF
+    why = why_not or _prevented(resources)
+    if not why:
+        reasons = {why_alone(TrialConfig.from_params(params)) for params in configurations}
+        if "" in reasons:
+            return fuse
+        why = "; ".join(sorted(reasons))
+    if fuse != AUTO:
+        raise InvalidConfig(
+            f"no trials can be stacked as --fuse {fuse} asks: {why}; type --fuse off, or leave it out"
+        )
+    return OFF
 
 
 def check_fuse(
@@ -165,11 +210,16 @@ class FusedProcess:
                     failed[run.trial_id] = self._failed(run.trial_id, exc)
             return Begun(gain, fused=True, failed=failed)
 
-    def epoch(self) -> dict[str, dict[str, Any]]:
+    def epoch(self, ended: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Train an epoch of those that have done the fewest, and return their results by their ids.
 
         After a resume first those of the checkpoints, which may be unheard.
+
+        Args:
+            ended: trainings that are not to go on.
         """
+        for name in ended:
+            del self._runs[name]
         with time_limit(self._job.epoch_timeout * len(self._runs)):
             found = {name: run.unheard() for name, (run, _) in self._runs.items()}
             results = {name: result for name, result in found.items() if result is not None}
@@ -230,7 +280,8 @@ class StackTrainer:
         job: what all trainings share.
         resources: of one training, which each stack gets.
         recorder: told everything, as by Tune.
-        measure: leave those alone that a short measurement says are not faster together.
+        decide: says after each epoch of a training, once it is recorded, whether it goes on.
+        fuse: the most trainings of a stack; `auto` leaves those alone that a short measurement says are not faster.
         say: what a user should know.
     """
 
@@ -239,29 +290,35 @@ class StackTrainer:
         job: TrialJob,
         resources: ResourcePlan,
         recorder: Recorder,
+        decide: Callable[[str], str],
         *,
-        measure: bool,
+        fuse: str,
         say: Callable[[str], None],
     ) -> None:
         remote: Any = ray.remote
         self._process = remote(num_cpus=resources.cpus_per_trial)(FusedProcess)
-        self._job, self._concurrent, self._recorder = job, resources.concurrent, recorder
-        self._measure, self._say = measure, say
+        self._job, self._recorder = job, recorder
+        self._resources, self._decide, self._fuse, self._say = resources, decide, fuse, say
         self._waiting: list[Stack] = []
+        self._survivors: list[TrialStarted] = []
+        """Trainings of stacks of which most have ended, until they are stacked again."""
+        self._paid: set[str] = set()
+        """Trainings that were among these: what they gain is known."""
         self._working: dict[Any, tuple[Any, Stack]] = {}
         """Answer that is awaited → process, and its stack."""
 
-    def train(self, stacks: Sequence[Stack]) -> None:
-        """Train stacks of trainings, begun or not.
+    def train(self, runs: Sequence[TrialStarted]) -> set[str]:
+        """Train those that can be stacked, begun or not; return the ids of all that were.
 
         Raises:
             StorageError: the storage takes no more.
         """
-        self._waiting = list(stacks)
+        self._waiting = self._stacked(runs)
+        trained = {run.trial_id for stack in self._waiting for run in stack}
         actors: list[Any] = []
         try:
             while self._working or self._waiting:
-                while self._waiting and len(self._working) < self._concurrent:
+                while self._waiting and len(self._working) < self._resources.concurrent:
                     actors.append(self._process.remote(self._job))
                     self._take_next(actors[-1])
                 (answer, *_), _ = ray.wait(list(self._working))
@@ -278,16 +335,24 @@ class StackTrainer:
         finally:
             for actor in actors:
                 ray.kill(actor)
+        return trained
+
+    def _stacked(self, runs: Sequence[TrialStarted]) -> list[Stack]:
+        return stacks_of(runs, self._recorder.state, self._resources, self._job.unstated, self._fuse)
 
     def _take_next(self, actor: Any) -> None:
         """Give a process the next stack, if there is one."""
         if not self._waiting:
+            self._waiting = self._stacked(self._survivors)
+            self._survivors.clear()
+        if not self._waiting:
             return
         stack = self._waiting.pop(0)
+        measure = self._fuse == AUTO and not self._paid.issuperset(run.trial_id for run in stack)
         for run in stack:
             if run.trial_id not in self._recorder.state.trials:
                 self._recorder.write(run.model_copy(update={"time": time.time()}))
-        self._working[actor.begin.remote(stack, measure=self._measure)] = actor, stack
+        self._working[actor.begin.remote(stack, measure=measure)] = actor, stack
 
     def _hear(self, actor: Any, stack: Stack, found: Begun | dict[str, dict[str, Any]]) -> None:
         """Record what a process answers, and give it what is next."""
@@ -315,13 +380,23 @@ class StackTrainer:
             if not found.fused:
                 self._take_next(actor)
                 return
+        stopped = []
         for name, result in (found.failed if isinstance(found, Begun) else found).items():
             self._recorder.hear(name, result)
             if result["done"]:
                 self._recorder.end(name, result)
-        if self._left(stack):
-            self._working[actor.epoch.remote()] = actor, stack
+            elif self._decide(name) == "stop":
+                self._recorder.end(name, result)
+                stopped.append(name)
+        left, trials = self._left(stack), self._recorder.state.trials
+        if self._recorder.budget.spent:
+            self._recorder.budget.stopped.update(name for name in left if trials[name].history)
+            self._waiting.clear()
+        elif left and (len(left) > SHRUNK * len(stack) or not (self._waiting or self._survivors)):
+            self._working[actor.epoch.remote(stopped)] = actor, stack
         else:
+            self._survivors += [run for run in stack if run.trial_id in left]
+            self._paid.update(left)
             self._take_next(actor)
 
     def _lost(self, actor: Any, stack: Stack, told: str) -> None:

@@ -23,7 +23,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from typer.models import OptionInfo, ParameterInfo
 
-from hep_ray.errors import CannotConfirm, InvalidConfig
+from hep_ray.errors import CannotConfirm, HepRayError, InvalidConfig
 from hep_ray.flags import (
     CPUS_PER_WORKER,
     GPUS_PER_WORKER,
@@ -146,10 +146,21 @@ GAIN_PER_FLAG = typer.Option(
     "second [default: second with --time-budget, else epoch].",
     show_default=False,
 )
+FUSE_FLAG = typer.Option(
+    metavar="auto|off|N",
+    help="Train networks of one architecture as one stacked network, with the numbers that each gives alone: where a "
+    "short measurement says that it pays, never, or so many at once.",
+)
 READERS_FLAG = typer.Option(
     min=1,
     help="Cores that Ray Data reads streamed events with; unless given, one of each node and all that no trial takes.",
 )
+
+
+def check_fuse_flag(fuse: str, error: type[HepRayError]) -> None:
+    """Refuse what is neither `auto` nor `off` nor a number of trainings, by an error of this class."""
+    if fuse not in ("auto", "off") and not (fuse.isdecimal() and int(fuse) > 1):
+        raise error(f"--fuse must be auto, off, or a number of trainings from 2 on, such as 8; got {fuse}")
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,7 @@ class SearchOptions:
         None
     )
     readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
+    fuse: Annotated[str, FUSE_FLAG, Resume.MAY_CHANGE] = "auto"
     watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
     learn_from: Annotated[list[str] | None, LEARN_FROM_FLAG] = None
     constraint: Annotated[list[str] | None, CONSTRAINT_FLAG] = None
@@ -231,6 +243,7 @@ class SearchOptions:
 
         if self.time_budget is not None and not 0 < self.time_budget < math.inf:
             raise InvalidConfig(f"a --time-budget must be more than 0 s; got {self.time_budget:g} s")
+        check_fuse_flag(self.fuse, InvalidConfig)
 
     @classmethod
     def from_flags(cls, given: Mapping[str, Any], recorded: Mapping[str, Any], task: str) -> Self:
@@ -373,20 +386,10 @@ class ConfirmOptions(AfterSearch):
         ),
     ] = None
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95
-    fuse: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|off|N",
-            help="Train networks of one architecture as one stacked network, with the numbers that each gives alone: "
-            "where a short measurement says that it pays, never, or so many at once.",
-        ),
-    ] = "auto"
+    fuse: Annotated[str, FUSE_FLAG] = "auto"
 
     def __post_init__(self) -> None:
-        if self.fuse not in ("auto", "off") and not (self.fuse.isdecimal() and int(self.fuse) > 1):
-            raise CannotConfirm(
-                f"--fuse must be auto, off, or a number of trainings from 2 on, such as 8; got {self.fuse}"
-            )
+        check_fuse_flag(self.fuse, CannotConfirm)
         for name, value in (("--top", self.top), ("--seeds", self.seeds)):
             if value < 1:
                 raise CannotConfirm(f"{name} must be at least 1; got {value}")

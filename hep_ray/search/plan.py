@@ -23,8 +23,8 @@ from hep_ray.plugins import Plugin, differences, import_named, places, registere
 from hep_ray.search.constraints import ModelLimits, Share, check_limits, resumed_limits, words_of
 from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Mode, Preset, Search
-from hep_ray.search.draws import draws_in_words, total_trials
-from hep_ray.search.fused import Stack
+from hep_ray.search.draws import draws_in_words, total_trials, why_not_ahead
+from hep_ray.search.fused import OFF, chosen_fuse, together_in_words
 from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
 from hep_ray.search.own_checks import rehearse
@@ -70,6 +70,7 @@ class TrainingPlan(ABC):
         epoch_timeout: seconds that an epoch may take.
         plugins: files of the user's own whose components the trials need.
         time_budget: seconds after which nothing starts, and what runs stops after its epoch; None is no limit.
+        fuse: most trials that are trained as one network, `auto` or `off`.
         to_go_on: what to type after an interruption.
     """
 
@@ -87,6 +88,7 @@ class TrainingPlan(ABC):
     plugins: tuple[Plugin, ...] = ()
     time_budget: float | None = None
     watched: Dataset | None = None
+    fuse: str = OFF
     to_go_on: str = "run the same script with --resume"
 
     @property
@@ -97,10 +99,6 @@ class TrainingPlan(ABC):
     @abstractmethod
     def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:
         """Return the first records of this attempt, given what the journal holds; say what a user should know."""
-
-    def stacks(self, state: SearchState) -> tuple[list[Stack], bool]:  # noqa: ARG002
-        """Return which trials are trained as one network, given the journal, and whether that is measured first."""
-        return [], False
 
     @abstractmethod
     def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
@@ -162,7 +160,7 @@ class SearchPlan(TrainingPlan):
         yield "budget", self.budget
         yield "goal", f"{self.mode} {self.metric}"
         yield "cluster", describe()
-        yield "resources", str(self.resources)
+        yield "resources", f"{self.resources}{together_in_words(self.fuse)}"
         yield "patience", f"an epoch may take {in_words(self.epoch_timeout)}"
         yield "events", str(self.resources.ingest)
         yield "storage", str(self.folder)
@@ -591,6 +589,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         plugins=trials.plugins,
         time_budget=options.time_budget,
         watched=draft.watched,
+        fuse=chosen_fuse(options.fuse, why_not_ahead(preset), trials.built[0], trials.resources),
         search=search,
         preset=preset,
         space=draft.space,

@@ -27,7 +27,7 @@ from hep_ray.models import is_fitted
 from hep_ray.own_code import blaming
 from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.draws import Draws, total_trials
+from hep_ray.search.draws import Draws, total_trials, why_not_ahead
 from hep_ray.search.named_samplers import draws_alike
 from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
@@ -57,10 +57,12 @@ class JournalSearcher(Searcher):
     Attributes:
         pauses: whether trials pause, so that their number is not known before.
         epochs_in_all: what they share then.
+        bounded: whether it hands out only what was drawn ahead, so that another has to go on.
     """
 
     pauses = False
     epochs_in_all: int | None = None
+    bounded = False
 
     def __init__(self, state: SearchState, write: Callable[[Record], None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -85,6 +87,10 @@ class JournalSearcher(Searcher):
     def leg(self) -> TrialStarted | None:
         """Decide what a free worker trains, and record it; None where there is nothing now."""
         raise NotImplementedError
+
+    def ahead(self, number: int) -> list[TrialStarted]:  # noqa: ARG002
+        """Return what will be trained as far as it is known now, `number` trials at least where nothing prevents it."""
+        return [*self._pending]
 
     def may_come(self) -> bool:
         """Return whether there may be something to train although there is nothing now."""
@@ -172,6 +178,10 @@ class FixedList(JournalSearcher):
         self._write(run.model_copy(update={"time": time.time()}))
         return run
 
+    def ahead(self, number: int) -> list[TrialStarted]:  # noqa: ARG002
+        """Return all that has not ended, begun or not."""
+        return [*self._pending, *self._to_begin]
+
     def has_work(self) -> bool:
         """Return whether a training has not ended."""
         return len(self) > 0
@@ -242,6 +252,17 @@ class OptunaSearcher(JournalSearcher):
             self._note(going_on)
             return self._state.trials[going_on.trial_id].started
         return self._begin()
+
+    def ahead(self, number: int) -> list[TrialStarted]:
+        """Draw and record trials until so many have not ended, where the sampler does not ask how others do.
+
+        From then on nothing else is handed out.
+        """
+        if not why_not_ahead(self._preset):
+            while len(self._pending) < number and (started := self.leg()) is not None:
+                self._pending.append(started)
+            self.total, self.bounded = len(self._state.trials), True
+        return [*self._pending]
 
     def may_come(self) -> bool:
         """Return whether a trial that runs may leave something to go on with."""

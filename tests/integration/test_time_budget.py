@@ -58,7 +58,7 @@ def spend_after(patched: pytest.MonkeyPatch, epochs: int) -> list[str]:
 @pytest.mark.ray
 def test_a_search_stops_at_its_budget_and_goes_on(ray_session, make_dataset, tmp_path, monkeypatch) -> None:
     options = SearchOptions(
-        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3
+        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3, fuse="off"
     )
     with monkeypatch.context() as patched:  # an hour that is over with the third epoch
         reports = spend_after(patched, 3)
@@ -129,7 +129,7 @@ def test_a_search_without_a_number_of_trials_ends_by_its_time(
     ray_session, make_dataset, tmp_path, monkeypatch
 ) -> None:
     options = SearchOptions(
-        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3
+        data=make_dataset(events=96), storage=tmp_path / "runs", time_budget=3600.0, seed=3, fuse="off"
     )
     plan = prepare(ENDLESS_SEARCH, options)
     assert tells(plan.budget, "as many trials as there is time for", "2 epochs", "ends after 1h")

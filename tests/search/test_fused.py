@@ -1,4 +1,4 @@
-"""Which trainings of a fixed list are stacked, and what becomes of a stack whose process fails."""
+"""Which trainings are stacked, whom a scheduler leaves of a stack, and what becomes of one whose process fails."""
 
 import dataclasses
 from functools import partial
@@ -9,15 +9,23 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import CannotConfirm
+from hep_ray.errors import CannotConfirm, InvalidConfig
 from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import RESIDENT
 from hep_ray.search import fused
-from hep_ray.search.fused import MOST, Begun, FusedProcess, StackTrainer, check_fuse, stacks_of
+from hep_ray.search.fused import (
+    MOST,
+    Begun,
+    FusedProcess,
+    StackTrainer,
+    check_fuse,
+    chosen_fuse,
+    stacks_of,
+)
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState
-from hep_ray.search.trial import METRICS, TrialJob
+from hep_ray.search.trial import METRICS, TrialJob, TrialRun
 from hep_ray.tracking.journal import Journal, read_records
 from hep_ray.tracking.records import TrialFinished, TrialStarted
 from tests.facts import raises
@@ -138,7 +146,11 @@ def test_a_stack_whose_gain_cannot_be_measured_is_left_alone_with_the_reason(tmp
     assert (begun.gain, begun.fused) == (None, False)
     assert begun.unmeasured.endswith("ValueError: no gain")
     assert process.begin(stack, measure=False) == Begun(None, fused=True)
-    assert {name: result["done"] for name, result in process.epoch().items()} == {"r0": True, "r1": True}
+    assert {name: result["done"] for name, result in process.epoch([]).items()} == {"r0": True, "r1": True}
+
+
+def go_on(trial_id):
+    return "go on"
 
 
 class OneProcess:
@@ -185,7 +197,8 @@ class Faulty:
             raise ValueError("a fault of the beginning")
         return Begun(None, fused=True)
 
-    def epoch(self):
+    def epoch(self, ended):
+        assert not ended
         if "r1" in self.names:
             raise RuntimeError("a fault of an epoch")
         return {
@@ -202,8 +215,8 @@ def test_a_fault_of_a_stack_leaves_its_trainings_to_be_trained_one_by_one(tmp_pa
     with Journal(tmp_path) as journal:
         recorder = Recorder(journal, "val_loss", "min", 1, tmp_path / "trials")
         one_core = dataclasses.replace(TWO_CORES, concurrent=1)
-        trainer = StackTrainer(job(tmp_path), one_core, recorder, measure=False, say=said.append)
-        trainer.train([tuple(planned[place::3]) for place in range(3)])
+        trainer = StackTrainer(job(tmp_path), one_core, recorder, go_on, fuse="2", say=said.append)
+        trainer.train(planned)
         trials = recorder.state.trials
 
     assert {name for name, one in trials.items() if one.status == "completed"} == {"r2", "r5"}
@@ -219,3 +232,91 @@ def test_a_fault_of_a_stack_leaves_its_trainings_to_be_trained_one_by_one(tmp_pa
         )
     assert len(said) == 2
     assert all("one by one" in one for one in said)
+
+
+def alone(given, run):
+    """Reports of a training by itself."""
+    config = {"trial_id": run.trial_id, "params": run.params, "seed": run.seed}
+    made = TrialRun(given, config, "cpu")
+    return [dict(made.report()[METRICS]) for _ in range(given.epochs)]
+
+
+def three_epochs(tmp_path, monkeypatch):
+    """What trains six networks of one architecture and learning rates of their own in two stacks, on one core."""
+    monkeypatch.setattr(fused, "ray", OneProcess())
+    monkeypatch.setattr(
+        fused, "begin_log", lambda folder, trial_id: folder.mkdir(parents=True, exist_ok=True)
+    )
+    rates = [{**MLP, "learning_rate": rate} for rate in (1e-3, 2e-3, 3e-3)]
+    given = dataclasses.replace(job(tmp_path), epochs=3)
+    return given, runs(*rates, seeds=2), dataclasses.replace(TWO_CORES, concurrent=1)
+
+
+def test_survivors_of_stacks_are_stacked_again_and_each_has_the_numbers_that_it_has_alone(
+    tmp_path, monkeypatch
+):
+    given, planned, one_core = three_epochs(tmp_path, monkeypatch)
+    asked = []
+
+    def decide(trial_id):  # two of each stack end at the first rung
+        asked.append(trial_id)
+        return "stop" if trial_id in {"r0", "r1", "r2", "r3"} else "go on"
+
+    with Journal(tmp_path) as journal:
+        recorder = Recorder(journal, "val_loss", "min", 3, tmp_path / "trials")
+        trainer = StackTrainer(given, one_core, recorder, decide, fuse="3", say=print)
+        assert trainer.train(planned) == {run.trial_id for run in planned}
+        trials = recorder.state.trials
+
+    stacked = [one.trial_ids for one in read_records(tmp_path) if one.kind == "trials_fused"]
+    assert stacked == [("r0", "r2", "r4"), ("r1", "r3", "r5"), ("r4", "r5")]
+    ends = {name: (one.status, len(one.history)) for name, one in trials.items()}
+    assert ends == {
+        **dict.fromkeys(["r0", "r1", "r2", "r3"], ("stopped", 1)),
+        **dict.fromkeys(["r4", "r5"], ("completed", 3)),
+    }
+    assert sorted(set(asked)) == sorted(trials)
+    elsewhere = dataclasses.replace(given, trials_folder=str(tmp_path / "alone"))
+    for run in planned:
+        found = trials[run.trial_id].history
+        for one, expected in zip(found, alone(elsewhere, run), strict=False):
+            same = {key: value for key, value in one.items() if key not in ("epoch_seconds", "train_loss")}
+            assert same == {key: expected[key] for key in same}
+            assert one["train_loss"] == pytest.approx(expected["train_loss"], rel=0, abs=1e-6)
+
+
+def test_where_the_time_is_over_stacks_stop_after_their_epoch_and_no_other_begins(tmp_path, monkeypatch):
+    given, planned, one_core = three_epochs(tmp_path, monkeypatch)
+    with Journal(tmp_path) as journal:
+        recorder = Recorder(journal, "val_loss", "min", 3, tmp_path / "trials", time_budget=3600)
+
+        def decide(trial_id):  # the clock runs out in the first epoch
+            recorder.budget._deadline = 0
+            return "go on"
+
+        trainer = StackTrainer(given, one_core, recorder, decide, fuse="3", say=print)
+        assert trainer.train(planned) == {run.trial_id for run in planned}
+
+    assert recorder.budget.stopped == {"r0", "r2", "r4"} == recorder.state.trials.keys()
+    assert all(one.finished is None and len(one.history) == 1 for one in recorder.state.trials.values())
+
+
+@pytest.mark.parametrize("fuse", ["auto", "4"])
+def test_a_search_stacks_what_it_knows_beforehand(fuse):
+    assert chosen_fuse(fuse, "", [CNN, MLP], TWO_CORES) == fuse
+    assert chosen_fuse("off", "", [MLP], TWO_CORES) == "off"
+    reasons = ("sampler tpe draws by how", "'cnn'", "2 workers")
+    cases = (("sampler tpe draws by how …", MLP, {}), ("", CNN, {}), ("", MLP, {"workers_per_trial": 2}))
+    for fact, (why, params, change) in zip(reasons, cases, strict=True):
+        resources = dataclasses.replace(TWO_CORES, **change)
+        if fuse == "auto":
+            assert chosen_fuse(fuse, why, [params], resources) == "off"
+        else:
+            with raises(InvalidConfig, "--fuse 4", fact, "--fuse off"):
+                chosen_fuse(fuse, why, [params], resources)
+
+
+def test_a_search_whose_trials_have_a_core_each_stacks_none_by_itself():
+    each = dataclasses.replace(TWO_CORES, trials=2)
+    assert chosen_fuse("auto", "", [MLP], each) == "off"
+    assert chosen_fuse("2", "", [MLP], each) == "2"

@@ -8,7 +8,7 @@ import pytest
 
 from hep_ray.errors import InvalidConfig, UnknownName
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.draws import n_startup_trials, total_trials
+from hep_ray.search.draws import n_startup_trials, total_trials, why_not_ahead
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import SearchPlan
@@ -92,6 +92,53 @@ def test_a_grid_runs_every_point_once_per_seed_and_then_ends(tmp_path):
         (root, optimizer, seed) for seed in (5, 6) for root in (1, 3, 5) for optimizer in ("adam", "sgd")
     ]
     assert [(s["params"]["root_index"], s["params"]["optimizer"], s["seed"]) for s in drawn] == expected
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
+def test_what_is_drawn_ahead_is_what_is_drawn_one_by_one(tmp_path, sampler):
+    space = GRID if sampler == "grid" else SPACE
+    preset = Preset(epochs=2, trials=6, sampler=sampler, scheduler="none")
+    one_by_one = Driver(tmp_path, preset, space, database=None)
+    expected = []
+    while (suggestion := one_by_one.searcher.suggest("")) != "FINISHED":
+        expected.append(suggestion)
+        one_by_one.run(suggestion)
+    assert len(expected) == 6
+
+    driver = Driver(tmp_path, preset, space, database=None)
+    ahead = driver.searcher.ahead(4)
+    assert [one.kind for one in driver.records] == ["trial_started"] * 4
+    assert driver.searcher.bounded
+    handed = [driver.searcher.suggest("") for _ in range(5)]
+    assert handed.pop() == "FINISHED"
+    assert not driver.searcher.has_work()
+    driver.run(handed[2])
+    # Another searcher, also one of a resumed search, goes on with those that have not ended and draws the rest.
+    later = Driver(tmp_path, preset, space, records=driver.records, database=None)
+    rest = later.searcher.ahead(100)
+    drawn = [*ahead, *rest[3:]]
+    assert [one.trial_id for one in rest] == ["t0000", "t0001", "t0003", "t0004", "t0005"]
+    assert [(one.trial_id, one.params, one.seed) for one in drawn] == [
+        (one["trial_id"], one["params"], one["seed"]) for one in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "fact"),
+    [
+        ({"sampler": "tpe"}, "sampler tpe"),
+        ({"sampler": optuna.samplers.RandomSampler(seed=1)}, "RandomSampler"),
+        ({"sampler": "random", "scheduler": "asha_pausing"}, "asha_pausing"),
+        ({"sampler": "random", "trials": None}, "no number of trials"),
+    ],
+)
+def test_what_depends_on_how_others_end_is_not_drawn_ahead(tmp_path, given, fact):
+    preset = Preset(**{"epochs": 4, "trials": 6, **given})
+    assert fact in why_not_ahead(preset)
+    driver = Driver(tmp_path, preset, database=None)
+    assert driver.searcher.ahead(4) == []
+    assert not driver.searcher.bounded
+    assert driver.searcher.suggest("")["trial_id"] == "t0000"
 
 
 @pytest.mark.parametrize("succeeds", [False, True])
