@@ -20,6 +20,7 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, trial_id
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import StorageError
+from hep_ray.metrics import larger_is_better, nominal_key
 from hep_ray.metrics.crossed import Crossed, crossed
 from hep_ray.metrics.event_values import event_values
 from hep_ray.metrics.inference import Interval, Paired, holm, paired_t, t_interval
@@ -81,7 +82,7 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
 
 def _under(plan: ConfirmPlan, state: SearchState, contender: Contender, name: str) -> UnderVariation:
     """Compare the models of a contender on varied and on nominal test events."""
-    metric, level = plan.test_metric, plan.given.level
+    metric, level = nominal_key(plan.test_metric), plan.given.level
     tested = [state.trials[run.trial_id].tested for run in contender.runs]
     found = [{} if one is None else one.variations[name] for one in tested]
     common = set.intersection(*map(set, found))
@@ -221,7 +222,8 @@ def values_of(
         folder: of the confirmation.
         schema: of the dataset.
         contender: with its runs.
-        metric: of the test split, such as `test_accuracy`.
+        metric: of the test split, such as `test_accuracy`; of a worst variation the values of each run are those under
+            the one that it is worst under.
         variation: of the events; None for those as they are.
 
     Returns:
@@ -231,9 +233,12 @@ def values_of(
         StorageError: scores cannot be read, or are of different events.
     """
     paths = [folder / run.scores for run in contender.runs]
+    if metric != (ranked := nominal_key(metric)):
+        paths = [worst for path in paths if (worst := _worst_scores(path, schema, ranked)) is not None]
+        metric = ranked
     if variation is not None:
         paths = [varied_scores(path, variation) for path in paths]
-    if not all(path.is_file() for path in paths):
+    if len(paths) < len(contender.runs) or not all(path.is_file() for path in paths):
         return None
     first: KeptScores | None = None
     found = []
@@ -258,6 +263,15 @@ def values_of(
             return None
         found.append(values)
     return np.stack(found)
+
+
+def _worst_scores(path: Path, schema: EventSchema, metric: str) -> Path | None:
+    """Return the file of the scores that are worst by a metric, nominal or under a variation; None where one lacks."""
+    paths = [path, *(varied_scores(path, name) for name in schema.variations)]
+    if not all(one.is_file() for one in paths):
+        return None
+    values = [read_scores(one, schema).metrics(schema)[metric] for one in paths]
+    return paths[int(np.argmax(values) if larger_is_better(metric) is False else np.argmin(values))]
 
 
 def same_events(left: KeptScores, right: KeptScores) -> bool:

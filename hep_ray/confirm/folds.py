@@ -41,6 +41,7 @@ from hep_ray.errors import (
     StorageError,
 )
 from hep_ray.files import open_locked, storing, whole, write_whole
+from hep_ray.metrics import nominal_key
 from hep_ray.plugins import Plugin, import_named, restore
 from hep_ray.search.execute import SearchResult, beside, execute
 from hep_ray.search.find import find_search
@@ -192,8 +193,8 @@ class FoldsPlan:
 
     @property
     def metric(self) -> str:
-        """Metric of the test split that stands first: the search's own."""
-        return of_test(self.started.metric)
+        """Metric of the test split that stands first: the search's own, of events as they are."""
+        return nominal_key(of_test(self.started.metric))
 
     @property
     def tracking_uri(self) -> str:

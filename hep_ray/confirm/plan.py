@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import (
     Baseline,
@@ -22,8 +20,7 @@ from hep_ray.confirm.finalists import (
     finalists_of,
     parse_baseline,
 )
-from hep_ray.dataset.dataset import Dataset, Hashes, refuse_sums
-from hep_ray.dataset.schema import LABEL
+from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
 from hep_ray.metrics.decorrelation import check_contenders
@@ -100,7 +97,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         seeds=tuple(range(first, first + options.seeds)),
         given=options,
         source=source_of(found, state.started),
-        variations=checked_variations(dataset),
+        variations=dict(dataset.schema.variations),
     )
     check_fuse(plan.runs, resources, state.started.unstated, options.fuse)
     return plan
@@ -182,25 +179,6 @@ def searched_dataset(options: AfterSearch, started: SearchStarted, hashes: Hashe
             f"{started.metric}"
         )
     return dataset
-
-
-def checked_variations(dataset: Dataset) -> dict[str, Variation]:
-    """Return the variations of a dataset, whose weights are such that metrics can be taken of its test split.
-
-    Raises:
-        InvalidEvents: the weights of a variation sum to 0 or less in a class.
-    """
-    classes = dataset.schema.classes
-    for name, one in dataset.schema.variations.items():
-        if one.weight is not None:
-            labels, weights = (
-                dataset.values(column, "test", purpose="confirm").to_numpy() for column in (LABEL, one.weight)
-            )
-            sums = np.bincount(labels, weights.astype(np.float64), len(classes))
-            refuse_sums(
-                dict(zip(classes, sums.tolist(), strict=True)), f"variation '{name}' of the test split"
-            )
-    return dict(dataset.schema.variations)
 
 
 def resources_for(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hep_ray.confirm.confirmation import Comparison, Confirmation, Estimate
 from hep_ray.dataset.variations import NOMINAL
+from hep_ray.metrics import nominal_key
 from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
 from hep_ray.search.naming import number, plus_minus
 
@@ -47,8 +48,9 @@ def confirmation_table(confirmation: Confirmation) -> Table:
 
 def variations_table(confirmation: Confirmation) -> Table:
     """Tabulate every contender on the test events as they are and under each systematic variation."""
+    name = nominal_key(confirmation.metric).removeprefix("test_").replace("_", " ")
     made = Table(
-        title=f"Systematic variations of the test split, {confirmation.metric.removeprefix('test_').replace('_', ' ')}",
+        title=f"Systematic variations of the test split, {name}",
         title_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
@@ -67,7 +69,7 @@ VARIATION_HEAD = ("variation", "changes", "contender", "value", "minus nominal",
 
 def variation_rows(confirmation: Confirmation) -> list[list[str]]:
     """List the cells under `VARIATION_HEAD`, for each contender the events as they are first."""
-    metric, rows = confirmation.metric, []
+    metric, rows = nominal_key(confirmation.metric), []
     nominal = {one.name: one.estimates[metric] for one in confirmation.contenders}
     if confirmation.variations:
         rows += [

@@ -270,8 +270,8 @@ class Dataset:
         Raises:
             UnreadableInput: there is no readable manifest.
             ShardMismatch: the shards are not those of the manifest.
-            InvalidEvents: the training or the validation split lacks a class, or the weights of a class in a split do
-                not sum to more than 0.
+            InvalidEvents: the training or the validation split lacks a class, or the weights of a class in a split,
+                those of a variation too, do not sum to more than 0.
         """
         folder = Path(folder)
         manifest = verify_shards(folder, hashes=hashes) if verify else Manifest.load(folder)
@@ -289,6 +289,7 @@ class Dataset:
         for split, sums in signed.items():
             if manifest.rows(split):
                 refuse_sums(sums, f"split '{split}' of {folder}")
+        _refuse_varied_sums(folder, manifest)
         if not schema.expected:
             expected = {name: sum(sums[name] for sums in signed.values()) for name in schema.classes}
             dataset.schema = schema.model_copy(update={"expected": expected})
@@ -382,6 +383,21 @@ def weight_sums(folder: Path, schema: EventSchema, shards: Iterable[Shard]) -> W
         }
         for split, pair in sums.items()
     }
+
+
+def _refuse_varied_sums(folder: Path, manifest: Manifest) -> None:
+    """Refuse weights of a variation that sum to 0 or less in a class of a split.
+
+    Raises:
+        InvalidEvents: they do.
+    """
+    schema = manifest.event_schema
+    for name, variation in schema.variations.items():
+        other = schema.model_copy(update={"weight": variation.weight})
+        for split, sums in weight_sums(folder, other, manifest.shards).items():
+            if manifest.rows(split):
+                signed = {label: total for label, (total, _) in sums.items()}
+                refuse_sums(signed, f"variation '{name}' in split '{split}' of {folder}")
 
 
 def refuse_sums(sums: Mapping[str, float], where: str) -> None:

@@ -12,7 +12,14 @@ import torch
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.variations import Change, Variation
-from hep_ray.loading.batches import Batch, BatchRequest, Events, EventSource, EventWeights
+from hep_ray.loading.batches import (
+    Batch,
+    BatchRequest,
+    Events,
+    EventSource,
+    EventWeights,
+    metric_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -73,12 +80,30 @@ class VariedEvents:
 
 
 def varied(source: EventSource, schema: EventSchema, variation: Variation) -> EventSource:
-    """Return the events of a source under a variation of its schema; weights are for the caller to change."""
+    """Return the events of a source under a variation of its schema; weights are as `judged_under` has them."""
     changes = variation.changes({column.name: column.elements for column in schema.columns})
     if not changes:
         return source
     fills = {column.name: column.fill for column in schema.columns if column.fill is not None}
     return VariedEvents(source, changes, fills)
+
+
+def judged_under(
+    source: EventSource, schema: EventSchema, columns: Sequence[str], variation: Variation | None
+) -> EventSource:
+    """Return columns of a split's events under a variation, if any, with the weights that they have in metrics.
+
+    Other weights keep the scale of the nominal ones to the events expected, so that a yield may rise or fall.
+
+    Raises:
+        InvalidEvents: the nominal weights of a class sum to 0 or less.
+    """
+    weights = metric_weights(source, schema)
+    if variation is None:
+        return source.select(columns, weights)
+    if variation.weight is not None and weights is not None:
+        weights = dataclasses.replace(weights, column=variation.weight)
+    return varied(source, schema, variation).select(columns, weights)
 
 
 def changed(values: torch.Tensor, change: Change, fill: float | None = None) -> torch.Tensor:

@@ -175,11 +175,35 @@ def metric_of(key: str) -> Metric | None:
     return max(owners, key=lambda one: len(one.name), default=None)
 
 
+WORST = "worst_"
+"""Before a metric's name: its worst value among events as they are and under every systematic variation."""
+
+
+def nominal_key(key: str) -> str:
+    """Return the key of which a key is the worst value, `val_auc` of `val_worst_auc`; any other key is its own."""
+    split, _, rest = key.partition("_")
+    return f"{split}_{rest.removeprefix(WORST)}" if rest.startswith(WORST) else key
+
+
+def worst_of(key: str, several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the worst value of a key, as `val_worst_auc` of `val_auc`, with its error where it has one.
+
+    Args:
+        key: of a metric whose direction is known.
+        several: metrics of the same events, as they are and under variations.
+    """
+    worst = (max if larger_is_better(key) is False else min)(several, key=lambda one: one[key])
+    split, _, rest = key.partition("_")
+    found = {name: worst.get(f"{split}_{name}") for name in (rest, f"{rest}_error")}
+    return {f"{split}_{WORST}{name}": value for name, value in found.items() if value is not None}
+
+
 def larger_is_better(key: str) -> bool | None:
     """Return the direction of a key such as `val_auc`; None where nothing is known of it.
 
     A key that ends in `_error` and is no metric's name is a statistical error, which ranks nothing.
     """
+    key = nominal_key(key)
     bare = key.partition("_")[2] if key.startswith(("val_", "test_", "train_")) else key
     if bare in ("loss", "decorrelated_loss"):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hep_ray.metrics import metric_of
+from hep_ray.metrics import WORST, metric_of
 
 SPLITS = {"train": "training", "val": "validation", "test": "test", "watched": "watched"}
 BESIDE_METRICS = {
@@ -26,7 +26,8 @@ def metric_words(key: str) -> str:
     split, _, rest = key.partition("_")
     if split not in SPLITS:
         split, rest = "", key
-    words = BESIDE_METRICS.get(rest) or _label(rest)
+    worst, rest = WORST.replace("_", " ") * rest.startswith(WORST), rest.removeprefix(WORST)
+    words = worst + (BESIDE_METRICS.get(rest) or _label(rest))
     return f"{SPLITS[split]} {words}" if split else words
 
 

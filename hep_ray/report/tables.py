@@ -13,6 +13,7 @@ from hep_ray.confirm.table import VARIATION_HEAD, of_difference, variation_rows,
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.drawing.page import PageTable
+from hep_ray.metrics import nominal_key
 from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures.thresholds import larger_class
@@ -168,7 +169,7 @@ def comparisons(found: Confirmation) -> PageTable:
 
 def variations(found: Confirmation) -> PageTable:
     """Return every contender under each systematic variation of the test split; without rows where there is none."""
-    words = metric_words(found.metric).removeprefix("test ")
+    words = metric_words(nominal_key(found.metric)).removeprefix("test ")
     note = (
         f"The same models on varied events of the test split: {words}, mean ± s.d. over {len(found.seeds)} seeds; "
         "minus nominal ± its standard error, paired by seed and event. Inputs vary before they are scaled."

@@ -54,7 +54,7 @@ from hep_ray.search.space import Choice, Mapped, Space, Uniform, Value
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import local_step
-from hep_ray.training.evaluation import validation_keys
+from hep_ray.training.evaluation import validation_keys, worst_keys
 
 DECIDE_BATCHES = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm", "swa_start")
 """Parameters that decide how the events of an epoch are cut into batches, and which batches a model meets."""
@@ -296,7 +296,7 @@ def check_metrics(metric: str, cost: str | None, schema: EventSchema, *, protect
         InvalidConfig: they do not report the metric, or the cost; what they report is listed.
     """
     costs = (*OF_MODEL, *TIMES[:2])
-    known = (*costs, *validation_keys(schema, protected=protected))
+    known = (*costs, *validation_keys(schema, protected=protected), *worst_keys(metric, schema))
     for role, name in (("metric", metric), ("cost", cost or costs[0])):
         if name not in known:
             raise InvalidConfig(

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import NonFiniteLoss
+from hep_ray.errors import InvalidConfig, NonFiniteLoss
 from hep_ray.loading.batches import Batch, BatchRequest, EventSource
 from hep_ray.losses import Loss
-from hep_ray.metrics import classification_metrics
+from hep_ray.metrics import classification_metrics, larger_is_better, nominal_key, worst_of
 from hep_ray.models import Model
 from hep_ray.training.distributed import ALONE, Communicator
 
@@ -179,6 +179,20 @@ def validation_metrics(
     return {f"val_{key}": value for key, value in (losses | metrics).items()}
 
 
+def under_variations(
+    key: str, nominal: Mapping[str, float], under: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Return the worst value of a metric, as `val_worst_auc`, and that under each variation, as `val_auc_under_NAME`.
+
+    Args:
+        key: of the metric, such as `val_auc`.
+        nominal: metrics of the events as they are.
+        under: name of a variation → metrics of the same events under it.
+    """
+    each = {f"{key}_under_{name}": found[key] for name, found in under.items()}
+    return worst_of(key, [nominal, *under.values()]) | each
+
+
 def with_decorrelation(loss: float, metrics: Mapping[str, float], strength: float) -> dict[str, float]:
     """Return `loss`, and `decorrelated_loss` where the metrics have a distance correlation."""
     correlation = metrics.get("background_distance_correlation")
@@ -216,6 +230,27 @@ def validation_keys(schema: EventSchema, *, protected: bool = False) -> tuple[st
     ranks = np.zeros(undecided.shape)
     nothing = Evaluation(0.0, undecided, ranks, np.zeros(len(labels)), labels, weights, beside)
     return tuple(validation_metrics(nothing, schema, str))
+
+
+def worst_keys(metric: str, schema: EventSchema) -> tuple[str, ...]:
+    """Return the key of a worst variation that trials report where a search ranks by it; none for any other metric.
+
+    Raises:
+        InvalidConfig: the events have no variations, or the metric no direction.
+    """
+    ranked = nominal_key(metric)
+    if ranked == metric:
+        return ()
+    if not schema.variations:
+        raise InvalidConfig(
+            f"metric '{metric}' is the worst over systematic variations, and the events have none: state "
+            f"[variations.NAME] in the schema file of the dataset, or rank by '{ranked}'"
+        )
+    if larger_is_better(ranked) is None:
+        raise InvalidConfig(
+            f"metric '{metric}' has no worst value: neither more nor less of '{ranked}' is better"
+        )
+    return (metric,) if ranked in validation_keys(schema) else ()
 
 
 def logits_of(model: nn.Module, columns: tuple[str, ...], batch: Batch, *, half: bool) -> torch.Tensor:

@@ -10,9 +10,12 @@ import numpy as np
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.values import ListColumn
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import InvalidConfig
-from hep_ray.loading.batches import BatchRequest, EventSource, metric_weights, training_weights
+from hep_ray.loading.batches import BatchRequest, EventSource, training_weights
+from hep_ray.loading.varied import judged_under
 from hep_ray.losses import build_loss
+from hep_ray.metrics import nominal_key
 from hep_ray.metrics.roc import passing
 from hep_ray.models import Model
 from hep_ray.models.fitted import FittedModel
@@ -20,7 +23,14 @@ from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import model_cost
 from hep_ray.training.distributed import seed_everything
-from hep_ray.training.evaluation import BATCH, Evaluation, evaluate, validation_metrics, watched_metrics
+from hep_ray.training.evaluation import (
+    BATCH,
+    Evaluation,
+    evaluate,
+    under_variations,
+    validation_metrics,
+    watched_metrics,
+)
 
 
 class FittedLoop:
@@ -47,6 +57,7 @@ class FittedLoop:
         *,
         seed: int,
         watched: EventSource | None = None,
+        metric: str = "val_loss",
     ) -> None:
         seed_everything(seed)
         built = config.build_model(schema)
@@ -57,6 +68,8 @@ class FittedLoop:
         self.epoch = 0
         self._schema, self._train, self._val, self._seed = schema, train, val, seed
         self._watched = watched
+        self._ranked = nominal_key(metric)
+        self._variations = schema.variations if self._ranked != metric else {}
 
     @property
     def kept(self) -> Model:
@@ -94,6 +107,13 @@ class FittedLoop:
         self.model.fit(inputs, train.labels, train.weights, self._seed)
         result = self._evaluated(self._val, self.config.trainer.decorrelate)
         metrics = validation_metrics(result, self._schema, str)
+        if self._variations:
+            answers = {
+                name: self._evaluated(self._val, self.config.trainer.decorrelate, one)
+                for name, one in self._variations.items()
+            }
+            under = {name: validation_metrics(one, self._schema, str) for name, one in answers.items()}
+            metrics |= under_variations(self._ranked, metrics, under)
         if self._watched is not None:
             watched = self._watched
             metrics |= watched_metrics(
@@ -112,10 +132,12 @@ class FittedLoop:
         metrics |= model_cost(self.model, self._schema)
         return {"epoch": 1, **metrics, "epoch_seconds": time.perf_counter() - start}
 
-    def _evaluated(self, events: EventSource, protected: str = "") -> Evaluation:
+    def _evaluated(
+        self, events: EventSource, protected: str = "", variation: Variation | None = None
+    ) -> Evaluation:
         """Return the fitted model's answer on these events, by the cross-entropy."""
         columns = self.config.trainer.beside(self.model.columns)
-        batches = events.select(columns, metric_weights(events, self._schema)).batches(BatchRequest(BATCH))
+        batches = judged_under(events, self._schema, columns, variation).batches(BatchRequest(BATCH))
         return evaluate(self.model, build_loss("cross_entropy", {}), batches, protected=protected)
 
     def _most_events(self) -> int:

@@ -18,6 +18,8 @@ from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.augment import Augmentation
 from hep_ray.loading.batches import Batch, BatchRequest, EventSource, metric_weights, training_weights
 from hep_ray.loading.on_device import on_device
+from hep_ray.loading.varied import judged_under
+from hep_ray.metrics import nominal_key
 from hep_ray.models import Model
 from hep_ray.optim import norms_and_biases
 from hep_ray.training.averaging import KeptModel
@@ -33,7 +35,7 @@ from hep_ray.training.distributed import (
     seed_everything,
     synchronise,
 )
-from hep_ray.training.evaluation import validate, watched_metrics
+from hep_ray.training.evaluation import under_variations, validate, watched_metrics
 from hep_ray.training.fitted import FittedLoop
 from hep_ray.training.step import PROBED_EVENTS, mixing_points, train_step
 
@@ -73,7 +75,7 @@ def start_trial(
     A fit is the work of one process, whatever the number of workers: only the first one asks for it.
     """
     if config.fitted:
-        return FittedLoop(config, schema, train, val, seed=seed, watched=watched)
+        return FittedLoop(config, schema, train, val, seed=seed, watched=watched, metric=goal.metric)
     return TrialLoop(
         config,
         schema,
@@ -105,7 +107,8 @@ class TrialLoop:
         device: where the model lives.
         gpu_fraction: of a GPU's memory that is this trial's; events in memory are copied there where they fit.
         communicator: of the workers that train this trial together, each with a loop of the same arguments.
-        goal: of the search, which the patience waits for.
+        goal: of the search, which the patience waits for; that of a worst variation has every epoch validated under
+            each variation of the schema too.
         watched: events that are evaluated after each epoch too, and decide nothing.
 
     Attributes:
@@ -168,6 +171,9 @@ class TrialLoop:
             self._train_judged = train.select(columns, metric_weights(train, schema))
         judged = val.select(columns, metric_weights(val, schema))
         self._val = on_device(judged, self._device, gpu_fraction)
+        self._ranked = nominal_key(goal.metric)
+        variations = schema.variations if self._ranked != goal.metric else {}
+        self._varied = {name: judged_under(val, schema, columns, one) for name, one in variations.items()}
         self._watched = watched
         if watched is not None:
             self._watched = watched.select(self.model.columns, metric_weights(watched, schema))
@@ -231,6 +237,9 @@ class TrialLoop:
         self._update_kept()
         protected = self.config.trainer.decorrelate
         val_metrics = self._evaluated(self._val, protected)
+        if self._varied:
+            under = {name: self._evaluated(events, protected) for name, events in self._varied.items()}
+            val_metrics |= under_variations(self._ranked, val_metrics, under)
         if self.config.training.train_auc:
             train_metrics["train_auc"] = self._evaluated(self._train_judged)["val_auc"]
         watched = {} if self._watched is None else watched_metrics(partial(self._evaluated, self._watched))

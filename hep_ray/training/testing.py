@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
-from hep_ray.loading.batches import BatchRequest, EventSource, metric_weights
-from hep_ray.loading.varied import varied
-from hep_ray.metrics import classification_metrics
+from hep_ray.loading.batches import BatchRequest, EventSource
+from hep_ray.loading.varied import judged_under
+from hep_ray.metrics import classification_metrics, larger_is_better, worst_of
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST, restore_model
 from hep_ray.training.evaluation import BATCH, UNRANKED, Evaluation, evaluate, with_decorrelation
@@ -48,7 +48,8 @@ class Outcome:
 
     Attributes:
         epoch: of the training, whose model it is.
-        metrics: `test_loss` and every metric of `classification_metrics` with `test_` before its name.
+        metrics: `test_loss` and every metric of `classification_metrics` with `test_` before its name; with variations
+            also the worst value of each, `test_worst_auc` and so on.
         variations: name → the same metrics of the events under that variation.
     """
 
@@ -144,7 +145,17 @@ def evaluate_once(
         name: scores(varied_scores(folder / SCORES, name), one).metrics(schema)
         for name, one in (variations or {}).items()
     }
-    return Outcome(int(nominal.facts["epoch"]), nominal.metrics(schema), under)
+    metrics = nominal.metrics(schema)
+    return Outcome(int(nominal.facts["epoch"]), metrics | worst_metrics(metrics, under), under)
+
+
+def worst_metrics(nominal: Mapping[str, float], under: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return `test_worst_…` of every metric whose direction is known; nothing without variations."""
+    ranking = [key for key in nominal if under and larger_is_better(key) is not None]
+    found: dict[str, float] = {}
+    for key in ranking:
+        found |= worst_of(key, [nominal, *under.values()])
+    return found
 
 
 def varied_scores(path: Path, variation: str) -> Path:
@@ -194,7 +205,12 @@ def metric_keys(schema: EventSchema) -> set[str]:
     known = classification_metrics(
         sure, labels, schema.classes, schema.signal, weights=weights, protected=labels.astype(np.float64)
     )
-    return {"test_loss", "test_decorrelated_loss", *(f"test_{key}" for key in known)}
+    keys = {"test_loss", "test_decorrelated_loss", *(f"test_{key}" for key in known)}
+    return keys | set(
+        worst_metrics(
+            dict.fromkeys(keys, 0.0), {name: dict.fromkeys(keys, 0.0) for name in schema.variations}
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -214,12 +230,7 @@ def _evaluated(
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
     protected, columns = kept.config.trainer.decorrelate, kept.config.trainer.beside(kept.model.columns)
-    weights = metric_weights(events, schema)
-    if variation is not None:
-        events = varied(events, schema, variation)
-        if variation.weight is not None and weights is not None:
-            weights = replace(weights, column=variation.weight)  # its scale to the events expected stays
-    found = events.select(columns, weights).batches(BatchRequest(BATCH, device=device))
+    found = judged_under(events, schema, columns, variation).batches(BatchRequest(BATCH, device=device))
     result = evaluate(kept.model, kept.loss, found, half=kept.half, protected=protected)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")

@@ -14,9 +14,14 @@ import torch
 from scipy import stats
 from typer.testing import CliRunner
 
-from hep_ray.confirm.comparison import summarise
-from hep_ray.confirm.confirmation import Confirmation, load_confirmation, save_confirmation
-from hep_ray.confirm.plan import checked_variations
+from hep_ray.confirm.comparison import summarise, values_of
+from hep_ray.confirm.confirmation import (
+    Confirmation,
+    ConfirmedRun,
+    Contender,
+    load_confirmation,
+    save_confirmation,
+)
 from hep_ray.confirm.table import variation_rows, worst_variations
 from hep_ray.conversion.cli import app
 from hep_ray.conversion.convert import convert
@@ -25,22 +30,36 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.variations import Change, Variation
-from hep_ray.errors import InvalidEvents, InvalidSchema, UnreadableInput
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
 from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.loading.varied import changed, varied
+from hep_ray.metrics import larger_is_better, nominal_key
+from hep_ray.metrics.labels import metric_words
 from hep_ray.promote.package import Description, Evidence, model_card
 from hep_ray.report import tables
+from hep_ray.search.preflight import check_metrics
 from hep_ray.tracking.records import SearchStarted, TrialTested
 from hep_ray.training.checkpoint import save_checkpoint
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.loop import start_trial
-from hep_ray.training.testing import SCORES, evaluate_once, read_scores, varied_scores
+from hep_ray.training.loop import Goal, start_trial
+from hep_ray.training.testing import SCORES, evaluate_once, metric_keys, read_scores, varied_scores
 from tests.confirm.test_summary import plan, state  # noqa: F401 - fixtures
 from tests.facts import raises
 
 UP = {"scale": {"pt": 1.1, "vector.a": 0.5}, "shift": {"b": 2.0, "pt": -1.0}}
 ODD = {"weight": "w_up"}
+PARAMS: dict[str, Any] = {
+    "model": "mlp",
+    "inputs": "pt+vector",
+    "hidden_layers": 1,
+    "hidden_features": 8,
+    "scalar_scaling": "standardize",
+    "loss": "cross_entropy",
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "batch_size": 64,
+}
 
 
 def schema(**variations: Any) -> EventSchema:
@@ -190,11 +209,7 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("tested")
     made = schema(up=UP, odd=ODD)
     dataset = written(folder / "data", made, arrays())
-    params: dict[str, Any] = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam"}
-    params |= {"hidden_layers": 1, "hidden_features": 8, "scalar_scaling": "standardize", "batch_size": 64}
-    params |= {"learning_rate": 0.01, "inputs": "pt+vector"}
-    if request.param != "mlp":
-        params = {"model": "gradient_boosting", "inputs": "pt+vector"}
+    params = PARAMS if request.param == "mlp" else {"model": request.param, "inputs": "pt+vector"}
     config = TrialConfig.from_params(params)
     trial = start_trial(
         config, made, events_of(dataset, "train")[1], events_of(dataset, "val")[1], epochs=2, seed=1
@@ -272,10 +287,68 @@ def test_lists_and_heads_vary(tmp_path: Path) -> None:
 def test_weights_that_cancel_in_a_class_are_refused_before_any_training(tmp_path: Path) -> None:
     events = arrays()
     dataset = written(tmp_path / "sound", schema(up=UP, odd=ODD), events)
-    assert checked_variations(dataset) == dataset.schema.variations
+    assert [*dataset.schema.variations] == ["up", "odd"]
     bad = {**events, "w_up": np.where(events["label"], -1, 1).astype(np.float32)}
     with raises(InvalidEvents, "'odd'", "signal"):
-        checked_variations(written(tmp_path / "bad", schema(up=UP, odd=ODD), bad))
+        written(tmp_path / "bad", schema(up=UP, odd=ODD), bad)
+    assert Dataset.open(tmp_path / "bad", weights=False).schema.variations.keys() == {"up"}
+
+
+@pytest.mark.parametrize("model", ["mlp", "gradient_boosting"])
+def test_trials_of_a_search_by_the_worst_variation_report_it(model: str, tmp_path: Path) -> None:
+    dataset = written(tmp_path / "data", schema(up=UP, odd=ODD), arrays())
+    config = TrialConfig.from_params(PARAMS if model == "mlp" else {"model": model, "inputs": "pt+vector"})
+    train, val = (events_of(dataset, split)[1] for split in ("train", "val"))
+    first, other = (
+        start_trial(
+            config, dataset.schema, train, val, epochs=1, seed=1, goal=Goal(metric, "max")
+        ).run_epoch()
+        for metric in ("val_auc", "val_worst_auc")
+    )
+    assert {key: first[key] for key in first if "seconds" not in key} == {
+        key: other[key] for key in first if "seconds" not in key
+    }  # nothing else changes
+    added = other.keys() - first.keys()
+    assert added == {"val_worst_auc", "val_worst_auc_error", "val_auc_under_up", "val_auc_under_odd"}
+    values = [other[key] for key in ("val_auc", "val_auc_under_up", "val_auc_under_odd")]
+    assert other["val_worst_auc"] == min(values)
+    assert len(set(values)) == 3
+    trial = start_trial(
+        config, dataset.schema, train, val, epochs=1, seed=1, goal=Goal("val_worst_loss", "min")
+    )
+    loss = trial.run_epoch()
+    assert loss["val_worst_loss"] == max(loss[key] for key in loss if key.startswith("val_loss"))
+
+
+def test_a_confirmation_by_the_worst_takes_each_run_where_it_is_worst(tested: Any) -> None:
+    folder, dataset, outcome = tested
+    metrics = {"nominal": outcome.metrics, **outcome.variations}
+    for key, worst in (("test_auc", min), ("test_loss", max), ("test_background_rejection_at_50", min)):
+        name = f"test_worst_{key.removeprefix('test_')}"
+        assert outcome.metrics[name] == worst(one[key] for one in metrics.values())
+        assert name in metric_keys(dataset.schema)
+        assert name not in metric_keys(dataset.schema.model_copy(update={"variations": {}}))
+    run = ConfirmedRun(trial_id="t", seed=1, epoch=1, metrics={}, checkpoint="best.pt", scores=SCORES)
+    contender = Contender(name="t", role="finalist", params=PARAMS, runs=(run,), estimates={})
+    values = values_of(folder, dataset.schema, contender, "test_worst_auc")
+    assert values is not None
+    assert values.mean() == pytest.approx(outcome.metrics["test_worst_auc"])
+    absent = contender.model_copy(update={"runs": (run.model_copy(update={"scores": "none.parquet"}),)})
+    assert values_of(folder, dataset.schema, absent, "test_worst_auc") is None
+
+
+def test_a_worst_variation_has_a_direction_words_and_events_with_variations() -> None:
+    assert larger_is_better("val_worst_auc") is True
+    assert larger_is_better("val_worst_loss") is False
+    assert metric_words("val_worst_auc") == "validation worst AUC"
+    assert nominal_key("test_worst_auc") == "test_auc"
+    check_metrics("val_worst_auc", None, schema(up=UP))
+    with raises(InvalidConfig, "'val_worst_auc'", "[variations.NAME]", "'val_auc'"):
+        check_metrics("val_worst_auc", None, schema())
+    with raises(InvalidConfig, "'val_worst_nothing'"):
+        check_metrics("val_worst_nothing", None, schema(up=UP))
+    with raises(InvalidConfig, "'val_confusion_signal_signal'", "better"):
+        check_metrics("val_worst_confusion_signal_signal", None, schema(up=UP))
 
 
 @pytest.fixture
