@@ -1,6 +1,5 @@
 """A model is handed on as a folder that is checked with onnxruntime and numpy alone."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -19,6 +18,7 @@ import yaml
 from confirmed import SEEDS, params, write_dataset, xor_events
 from typer.testing import CliRunner
 
+from hep_ray import plugins, sources
 from hep_ray.bundle import check, write
 from hep_ray.bundle.hepdata import HepDataTable, Variable, table_of_metrics, tables_of_scores, write_tables
 from hep_ray.bundle.write import c_type, write_bundle
@@ -36,11 +36,13 @@ from hep_ray.errors import (
     UntrustedCode,
 )
 from hep_ray.metrics import classification_metrics
-from hep_ray.plugins import Plugin
+from hep_ray.models import MODELS
+from hep_ray.plugins import Plugin, load
 from hep_ray.predict.onnx_export import export_onnx
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Description, Package
 from hep_ray.promote.run import Wishes, promote
+from hep_ray.registry import OWN_CODE
 from hep_ray.report.scores import Scored, Scores, performance_of
 from hep_ray.training.config import TrialConfig
 from tests.facts import raises, tells
@@ -408,22 +410,87 @@ def test_bad_input_is_named_and_leaves_nothing(dataset, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"other", "there"}
 
 
-def test_a_model_with_code_of_its_own_is_built_where_that_is_trusted(dataset, tmp_path):
-    plugin = Plugin(
-        module="nets.py",
-        path="nets.py",
-        sha256="0" * 64,
-        registers=("model mine",),
-        source="raise SystemError",
+OWN = """
+from torch import nn
+from hep_ray.models import model
+
+
+@model("squared_of_a_test")
+class Squared(nn.Module):
+    def __init__(self, schema, width: int = 5):
+        super().__init__()
+        self.first = nn.Linear(2, width)
+        self.last = nn.Linear(width, len(schema.classes))
+
+    def forward(self, features):
+        return self.last(self.first(features**2).tanh())
+"""
+
+
+@pytest.fixture
+def own_code():
+    """A file of a user's own, as a model carries it; what was registered is forgotten by calling it, and at the end."""
+    MODELS._discover()
+    modules, entries, own = set(sys.modules), dict(MODELS._entries), dict(OWN_CODE)
+    named, texts = dict(plugins._NAMED), dict(sources._TEXTS)
+
+    def forget():
+        plugins._NAMED, sources._TEXTS = dict(named), dict(texts)
+        for name in set(sys.modules) - modules:
+            if name.startswith("bundled_of_a_test"):
+                sys.modules.pop(name)
+        MODELS._entries = dict(entries)
+        OWN_CODE.clear()
+        OWN_CODE.update(own)
+
+    digest = hashlib.sha256(OWN.encode()).hexdigest()
+    registers = ("model 'squared_of_a_test'",)
+    yield (
+        Plugin(module="bundled_of_a_test", path="nets.py", sha256=digest, registers=registers, source=OWN),
+        forget,
     )
-    package = packed(dataset)
-    description = package.description.model_copy(update={"plugins": (plugin,)})
-    dataclasses.replace(package, description=description).write(tmp_path / "model")
-    words = ["bundle", str(tmp_path / "model"), "--data", str(dataset.folder), "--out", str(tmp_path / "b")]
-    assert isinstance(CliRunner().invoke(app, words).exception, UntrustedCode)
-    assert not isinstance(CliRunner().invoke(app, [*words, "--trust-code"]).exception, UntrustedCode)
+    forget()
+
+
+def test_a_network_of_ones_own_is_handed_on_where_its_code_is_trusted(
+    dataset, own_code, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("HEP_RAY_TRUST_CODE", raising=False)
+    plugin, forget = own_code
+    load([plugin])
+    config = TrialConfig.from_params(
+        {"model": "squared_of_a_test", "width": 3, "loss": "cross_entropy", "optimizer": "adam",
+         "learning_rate": 0.01, "scalar_scaling": "none"}
+    )  # fmt: skip
+    torch.manual_seed(4)
+    state = config.build_model(dataset.schema).state_dict()
+    described = Description(
+        event_schema=dataset.schema, params=config.resolved(), dataset_fingerprint=dataset.fingerprint,
+        plugins=(plugin,),
+    )  # fmt: skip
+    Package.create(described, state).write(tmp_path / "model")
+    forget()
+    assert "squared_of_a_test" not in MODELS
+    out = tmp_path / "bundle"
+    words = ["bundle", str(tmp_path / "model"), "--data", str(dataset.folder), "--out", str(out)]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, UntrustedCode)
+    assert not out.exists()
     told = CliRunner().invoke(app, [*words, "--plugin", "no_such_file.py"])
     assert tells(str(told.exception), "no_such_file.py")
+    made = CliRunner().invoke(app, [*words, "--trust-code"])
+    assert made.exit_code == 0, made.output
+    assert check.check(out)
+    with np.load(out / "events.npz") as file:
+        features, probabilities = file["input_features"].astype(np.float64), file["probabilities"]
+    arrays = {name: one.double().numpy() for name, one in state.items()}
+    (w1, b1, w2, b2) = (
+        next(one for name, one in arrays.items() if name.endswith(end))
+        for end in ("first.weight", "first.bias", "last.weight", "last.bias")
+    )
+    logits = np.tanh(features**2 @ w1.T + b1) @ w2.T + b2  # by hand, of the weights alone
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
     uri = ["--tracking-uri", "http://127.0.0.1:9"]
     asked = CliRunner().invoke(app, ["bundle", "models:/toy@champion", "--out", str(tmp_path / "b"), *uri])
     assert isinstance(asked.exception, TrackingUnavailable)
