@@ -176,6 +176,11 @@ def test_more_events_than_are_divided_twice_are_refused(
     with raises(InvalidConfig, "1000", "999", "--stratify"):  # found out at the end
         convert(inputs, "parquet", None, tmp_path / "made", rule=STRATIFIED, selection="x == x")
     assert not (tmp_path / "made").exists()
+    told = CliRunner().invoke(
+        app, ["simulate", "susy", "--events", "2000", "--out", str(tmp_path / "s"), "--stratify"]
+    )
+    assert isinstance(told.exception, InvalidConfig)  # before any event is simulated
+    assert "2000 events" in str(told.exception)
     few = convert(inputs, "parquet", None, tmp_path / "made", rule=STRATIFIED, selection="x > 0")
     assert sum(few.split_counts().values()) < 999
 
