@@ -9,7 +9,7 @@ from typing import Any
 
 from hep_ray.metrics.labels import metric_words
 from hep_ray.search.naming import number
-from hep_ray.search.state import ENDLESS, SearchState, with_error
+from hep_ray.search.state import ENDLESS, SearchState, TrialState, with_error
 
 CELL = "text-align:left;vertical-align:top;padding:2px 8px"
 SHORT = 20
@@ -80,17 +80,28 @@ def summary(state: SearchState) -> str:
     return f"{started.search}: {len(state.trials)} trials ({parts}), {epochs} epochs{end}"
 
 
+MOST_SHOWN = 32
+"""Trials that have a bar of their own: two stacks of a search that trains several as one network."""
+
+
+def shown_of(trials: Sequence[TrialState]) -> tuple[Sequence[TrialState], int]:
+    """Return the trials that are shown, those that have trained first, and how many others there are."""
+    first = sorted(trials, key=lambda trial: not trial.history)  # stable: else in the order of their drawing
+    return first[:MOST_SHOWN], len(trials[MOST_SHOWN:])
+
+
 def progress_html(state: SearchState, total: int, epochs: int, metric: str, mode: str, clock: str) -> str:
     """Return how a search gets on: a bar for all trials, one for each that runs, and the best so far."""
     ended = sum(trial.finished is not None for trial in state.drawn())
     of = "" if total >= ENDLESS else f"/{total}"
     rows = [_bar("trials", ended, total, f"{ended}{of}, {clock}")]
-    for trial in state.unfinished():
+    shown, more = shown_of(state.unfinished())
+    for trial in shown:
         best = trial.best(metric, mode)
         value = f", {metric} {best[metric]:.4f}" if best else ""
         done = len(trial.history)
         rows.append(_bar(trial.trial_id, done, epochs, f"epoch {done}/{epochs}{value}"))
-    table = f"<table>{''.join(rows)}</table>"
+    table = f"<table>{''.join(rows)}</table>" + (f"<p>… {more} more</p>" if more else "")
     return table + (leaderboard_html(state, 5) if any(trial.history for trial in state.drawn()) else "")
 
 

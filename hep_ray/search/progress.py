@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hep_ray.search.notebook import NotebookView, progress_html, summary
+from hep_ray.search.notebook import NotebookView, progress_html, shown_of, summary
 from hep_ray.search.state import ENDLESS, SearchState, TrialState
 from hep_ray.tracking.records import (
     EpochFinished,
@@ -136,7 +136,8 @@ class Progress:
 
     def _view(self) -> Group:
         running = Table.grid(padding=(0, 1))
-        for trial in self._state.running():
+        shown, more = shown_of(self._state.running())
+        for trial in shown:
             running.add_row(
                 trial.trial_id,
                 ProgressBar(total=self._epochs, completed=len(trial.history), width=20),
@@ -144,6 +145,8 @@ class Progress:
                 self._best_of(trial).removeprefix(", "),
                 Text(_params(trial.started), style="dim", overflow="ellipsis", no_wrap=True),
             )
+        if more:
+            running.add_row(f"… {more} more")
         overall = Table.grid(padding=(0, 1))
         kind, done, total = ("trials", self._ended(), self._total)
         if self._budget is not None:

@@ -6,6 +6,7 @@ import itertools
 import pytest
 from rich.console import Console
 
+from hep_ray.search.notebook import progress_html
 from hep_ray.search.progress import Progress
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, TrialPaused, TrialStarted
@@ -48,3 +49,18 @@ def test_a_pause_says_where_the_trial_would_end(ending, words):
     state.apply(EpochFinished(time=0.0, trial_id="t0000", metrics={"epoch": 1.0, "val_auc": 0.75}))
     line = view._line(TrialPaused(time=0.0, trial_id="t0000", epoch=1, ending=ending))
     assert line.endswith(f"t0000 pauses after epoch 1, val_auc 0.7500{words}")
+
+
+def test_of_many_trials_those_that_have_trained_are_shown_and_the_rest_counted():
+    state = SearchState()
+    for number in range(40):
+        state.apply(TrialStarted(time=0.0, trial_id=f"t{number:04d}", number=number, seed=0, params={}))
+    page = progress_html(state, 40, 9, "val_auc", "max", "0:01")
+    assert [name for name in state.trials if name in page] == [f"t{number:04d}" for number in range(32)]
+    assert "8 more" in page
+    state.apply(EpochFinished(time=0.0, trial_id="t0039", metrics={"epoch": 1.0, "val_auc": 0.75}))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(Progress(state, 40, 9, "val_auc", "max", console)._view())
+    told = console.file.getvalue()
+    assert [name for name in state.trials if name in told] == [f"t{k:04d}" for k in [*range(31), 39]]
+    assert "8 more" in told
