@@ -92,7 +92,7 @@ def options(ray_session, tmp_path_factory):
             }
         )
     search = load_search("toy_confirmed", folder / "searches")
-    given = SearchOptions(data=folder / "data", storage=folder / "runs", preset="smoke", seed=7)
+    given = SearchOptions(data=folder / "data", storage=folder / "runs", preset="smoke", seed=7, fuse="off")
     run_search(prepare(search, given), console=QUIET)
     return ConfirmOptions(
         "toy_confirmed", top=2, seeds=2, storage=folder / "runs", scripts=folder / "searches", fuse="off"
