@@ -172,6 +172,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--memory-budget": ["3"],
     "--precision": ["bfloat16"],
     "--readers": ["2"],
+    "--fuse": ["2"],
     "--watch": ["d"],
     "--learn-from": ["elsewhere"],
     "--constraint": ["parameters<=50"],
