@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -31,7 +33,9 @@ import uproot
 from hep_ray.cluster import connected
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import parse_schema
+from hep_ray.drawing.style import colour, house_style
 
+mpl.use("Agg")
 LABELLED = 'reader = "{}"\nclasses = ["background", "signal"]\n[label]\nfrom = "field"\nfield = "label"\n'
 BATCH = 4096
 SIDE = 50
@@ -209,6 +213,29 @@ def peak_memory(path: Path, out: Path) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def draw_growth(found: list[dict[str, float]], file: Path) -> None:
+    """Write processor seconds and peak memory against the events, with the line of the largest size's pace."""
+    events = np.array([line["events"] for line in found])
+    used = np.array([line["cpu_s"] for line in found])
+    with house_style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+        left.plot(events, used, "o", color=colour(0), label="measured")
+        left.plot(
+            events, used[-1] / events[-1] * events, color="0.5", lw=1, label="in proportion to the events"
+        )
+        left.set_yscale("log")
+        left.set_ylabel("Processor seconds")
+        left.legend()
+        right.plot(events, [line["peak_mb"] for line in found], "o-", color=colour(0))
+        right.set_ylim(bottom=0)
+        right.set_ylabel("Peak memory [MB]")
+        for axes in (left, right):
+            axes.set_xscale("log")
+            axes.set_xlabel("Events, ROOT to dataset on one worker")
+        figure.savefig(file, dpi=150)
+        plt.close(figure)
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(
@@ -222,6 +249,7 @@ def main() -> None:
     parser.add_argument(
         "--growth", type=int, nargs="*", default=[], help="sizes to convert from ROOT, events"
     )
+    parser.add_argument("--figure", type=Path, help="PNG of what --growth measures")
     parser.add_argument("--growth-of", help=argparse.SUPPRESS)
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -232,14 +260,22 @@ def main() -> None:
         path, events = options.growth_of.split("=")
         growth_of(Path(path), int(events))
         return
+    if options.figure and not options.growth:
+        parser.error("--figure draws what --growth measures: give sizes with --growth")
     folder = Path(tempfile.mkdtemp())
+    found: list[dict[str, float]] = []
     try:
         for events in options.growth:
             path = folder / f"{events}.root"
             write_root(path, events)
-            subprocess.run([sys.executable, __file__, "--growth-of", f"{path}={events}"], check=True)
+            command = [sys.executable, __file__, "--growth-of", f"{path}={events}"]
+            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            print(told, end="", flush=True)
+            found.append(json.loads(told.splitlines()[-1]))
             path.unlink()
         if options.growth:
+            if options.figure:
+                draw_growth(found, options.figure)
             return
         write_hdf5(folder / "events.h5", options.images)
         measure("hdf5", folder / "events.h5", options.images, folder / "out")

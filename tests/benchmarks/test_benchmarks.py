@@ -1,5 +1,7 @@
 """Every benchmark runs and tells what it promises; at these sizes its figures mean nothing."""
 
+import dataclasses
+import importlib
 import json
 import math
 import os
@@ -143,3 +145,30 @@ def test_ingest_to_batches_compares_each_form_with_the_scan_of_its_own_shards():
         measured = line["events_per_s"][form]
         assert over["streaming"] == pytest.approx(measured["streaming"] / measured["scan"], abs=0.01)
     assert line["ratio"] == line["over_scan"]["whole"]["streaming"]
+
+
+def test_hours_of_a_cluster_are_those_of_its_slowest_part(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    scale_model = importlib.import_module("scale_model")
+    cluster = scale_model.Cluster(nodes=2, cores=10, gpus=4, storage=2e9, network=1e10, dollars=30.0)
+    rates = scale_model.Rates(convert=1e-4, read=1e-5, bytes=1000.0, train=1e-3, parameters=5_000_000)
+    # Twenty cores need 5 s for a million events of 0.1 ms; a gigabyte takes 0.25 s at 4 GB/s.
+    assert scale_model.conversion_seconds(1e6, rates, cluster) == pytest.approx(5.0)
+    slow = dataclasses.replace(cluster, storage=5e7)
+    assert scale_model.conversion_seconds(1e6, rates, slow) == pytest.approx(10.0)
+    epoch = scale_model.epoch_seconds(1e6, rates, cluster, batch=250)
+    # 8 GPUs: 125 s of computing; 500 steps exchange 2 · 7/8 · 20 MB at 10 GB/s, 3.5 ms each; ten cores decode in 1 s.
+    expected = {"compute": 125.0, "exchange": 1.75, "read": 0.25, "decode": 1.0, "whole": 126.75}
+    assert epoch == pytest.approx(expected)
+    assert scale_model.epoch_seconds(1e6, rates, dataclasses.replace(cluster, storage=1e6), batch=250)[
+        "whole"
+    ] == pytest.approx(500.0)
+
+
+@pytest.mark.slow
+def test_scale_model():
+    (line,) = lines("scale_model", "--measured", 4096, "--gpus", 8, 64)
+    assert line["ratio"] == pytest.approx(line["ours"] / line["peer"], rel=0.02)
+    small, large = line["forecasts"]
+    assert (small["nodes"], large["nodes"]) == (1, 8)
+    assert small["epoch_hours"] > large["epoch_hours"] > 0
