@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv/bin
 INSTALLED := .venv/.installed
 # The extra `bench` stays out of the pinned set: only the rivals of a benchmark want it.
-EXTRAS := $(addprefix --extra ,cloud sim onnx postgres dev)
+EXTRAS := $(addprefix --extra ,cloud sim onnx postgres trees dev)
 COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 

@@ -224,13 +224,15 @@ def draw_growth(found: list[dict[str, float]], file: Path) -> None:
             events, used[-1] / events[-1] * events, color="0.5", lw=1, label="in proportion to the events"
         )
         left.set_yscale("log")
+        left.set_ylim(used.min() / 2, used.max() * 2)
         left.set_ylabel("Processor seconds")
         left.legend()
         right.plot(events, [line["peak_mb"] for line in found], "o-", color=colour(0))
-        right.set_ylim(bottom=0)
+        right.set_ylim(0, 1.1 * max(line["peak_mb"] for line in found))
         right.set_ylabel("Peak memory [MB]")
         for axes in (left, right):
             axes.set_xscale("log")
+            axes.set_xlim(events.min() / 1.5, events.max() * 1.5)
             axes.set_xlabel("Events, ROOT to dataset on one worker")
         figure.savefig(file, dpi=150)
         plt.close(figure)

@@ -1,8 +1,8 @@
 """Of which kind is a black hole? Sphalerons and five kinds of black holes, by ResNet18 on their images.
 
 The follow-up of the HVL thesis (Grefsrud et al., arXiv:2310.15227): six classes after the preselection of five objects
-above 70 GeV and S_T of 7 TeV, ResNet18 trained five times, XGBoost beside it. Here gradient boosting reads the six
-event variables and is fitted once in every preset. Energies enter the networks as log1p(E / 100 GeV).
+above 70 GeV and S_T of 7 TeV, ResNet18 trained five times, XGBoost beside it. Here XGBoost reads the six event
+variables, with default options, and is fitted once in every preset. Energies enter the networks as log1p(E / 100 GeV).
 `published` has the network, the classes and the five seeds of the paper; its optimizer, learning rate, epochs and batch
 size are those of the thesis.
 """
@@ -44,7 +44,7 @@ PROTOCOL = Published(
     ours=(
         "events are made by Pythia and a parametrised detector, not by BlackMax, Herwig and Delphes",
         "optimizer, learning rate, epochs and batch size are those of the thesis; energies enter as log1p(E / 100 GeV)",
-        "gradient boosting of scikit-learn stands for XGBoost, fitted once",
+        "XGBoost has 100 trees of at most 31 leaves, shrinkage 0.1, and is fitted once",
     ),
     silent=("first weights and order of events: torch's, by the seed",),
 )
@@ -60,8 +60,8 @@ search = Search(
             sampler="grid", scheduler="none", epochs=40, seeds=5, space=published, published=PROTOCOL
         ),
     },
-    baseline={"model": "gradient_boosting"},
-    points_to_evaluate=({"model": "gradient_boosting"},),
+    baseline={"model": "xgboost"},
+    points_to_evaluate=({"model": "xgboost"},),
     tables=(
         StudyTable(
             title="Validation accuracy over six classes, each trial at its best epoch",
@@ -69,7 +69,7 @@ search = Search(
             metrics=("val_accuracy", "val_auc"),
             published={
                 "model=resnet18": "accuracy 0.5792 ± 0.0037, five trainings",
-                "model=gradient_boosting": "accuracy 0.4891 ± 0.0005, XGBoost",
+                "model=xgboost": "accuracy 0.4891 ± 0.0005, XGBoost",
             },
             published_on="BlackMax and Herwig events in the ATLAS card of Delphes",
             published_task="six_hypotheses",

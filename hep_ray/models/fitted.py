@@ -5,6 +5,7 @@ What a fit finds is held in buffers, so it is saved, resumed and handed on as th
 
 from __future__ import annotations
 
+import importlib.util
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hep_ray.config import Config
-from hep_ray.errors import InvalidEvents, NotFitted
+from hep_ray.errors import InvalidEvents, MissingPackage, NotFitted
 from hep_ray.models import Model, SchemaLike
 from hep_ray.models.flat import ALL, FlatInput
 
@@ -63,6 +64,8 @@ class FittedModel(Model):
     fitted: Tensor
     takes_missing = False
     """Whether the fit takes NaN for a value that is missing; else the median of the training events stands for it."""
+    package = ""
+    """What is imported for the fit and not for the model that it leaves; empty where hep_ray itself needs it."""
 
     def __init__(self, inputs: str, schema: SchemaLike) -> None:
         super().__init__()
@@ -87,7 +90,9 @@ class FittedModel(Model):
 
         Raises:
             InvalidEvents: a feature is NaN or infinite.
+            MissingPackage: what fits the model is not installed.
         """
+        check_package(self)
         features = np.concatenate(list(self._features(inputs, len(labels))))
         if self.has_missing and not self.takes_missing:
             filling = medians(features, "+".join(self.columns))
@@ -144,6 +149,20 @@ class FittedModel(Model):
 
     @abstractmethod
     def _logits(self, features: Tensor) -> Tensor: ...
+
+
+def check_package(model: object) -> None:
+    """Check that what fits a model is installed.
+
+    Raises:
+        MissingPackage: it is not.
+    """
+    package = model.package if isinstance(model, FittedModel) else ""
+    if package and importlib.util.find_spec(package) is None:
+        raise MissingPackage(
+            f"fitting the model '{type(model).__name__}' needs the package {package}, which is not installed: type "
+            "pip install 'hep-ray[trees]'"
+        )
 
 
 def medians(features: Floats, named: str) -> Floats:

@@ -6,26 +6,19 @@
     (x - mean)/s.d. of training       F
     linear                            n_classes
 
-`gradient_boosting`, shapes (T trees, K = n_classes or 1 of two classes):
-
-    features                          F
-    leaf that each tree ends in       T·K
-    sum of leaf values                K
-    logits                            n_classes
+`gradient_boosting`: see `Trees`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.fitted import FittedConfig, FittedModel, Floats, Labels, Weights
+from hep_ray.models.trees import Trees, TreesConfig
 
 
 class LogisticRegressionConfig(FittedConfig):
@@ -71,50 +64,23 @@ class LogisticRegression(FittedModel):
         return (features - self.mean) / self.spread @ self.weight.T + self.bias
 
 
-class GradientBoostingConfig(FittedConfig):
+class GradientBoostingConfig(TreesConfig):
     """Configuration of `gradient_boosting`.
 
     Attributes:
-        trees: T, per class.
-        leaves: of each tree, at most.
-        tree_depth: of each tree, at most.
         leaf_events: events in a leaf, at least.
-        shrinkage: factor of every tree's contribution.
-        leaf_penalty: L2 penalty of the leaves' values.
     """
 
-    trees: int = Field(default=100, ge=1)
-    leaves: int = Field(default=31, ge=2)
-    tree_depth: int = Field(default=10, ge=1)
     leaf_events: int = Field(default=20, ge=1)
-    shrinkage: float = Field(default=0.1, gt=0, le=1)
-    leaf_penalty: float = Field(default=0.0, ge=0)
 
 
 @model("gradient_boosting", GradientBoostingConfig)
-class GradientBoosting(FittedModel):
-    """scikit-learn's histogram gradient boosting, without early stopping; a missing value has a branch of its own."""
-
-    takes_missing = True
-    feature: Tensor
-    threshold: Tensor
-    left: Tensor
-    right: Tensor
-    value: Tensor
-    start: Tensor
+class GradientBoosting(Trees):
+    """scikit-learn's histogram gradient boosting, without early stopping."""
 
     def __init__(self, config: GradientBoostingConfig, schema: SchemaLike) -> None:
-        super().__init__(config.inputs, schema)
+        super().__init__(config, schema)
         self.config = config
-        self.outputs = 1 if self.classes == 2 else self.classes  # noqa: PLR2004 - one function decides between two
-        nodes = (config.trees * self.outputs, 2 * config.leaves - 1)
-        for name in ("feature", "left", "right"):
-            self.register_buffer(name, torch.zeros(nodes, dtype=torch.int64))
-        if self.has_missing:
-            self.register_buffer("missing_left", torch.zeros(nodes, dtype=torch.bool))
-        for name in ("threshold", "value"):
-            self.register_buffer(name, torch.zeros(nodes, dtype=torch.float64))
-        self.register_buffer("start", torch.zeros(self.outputs, dtype=torch.float64))
 
     def _fit(self, features: Floats, labels: Labels, weights: Weights, seed: int) -> None:
         from sklearn.ensemble import HistGradientBoostingClassifier
@@ -132,39 +98,11 @@ class GradientBoosting(FittedModel):
         # There is no public way to the trees; a test holds these buffers to the estimator's own probabilities.
         trees = [tree.nodes for of_iteration in estimator._predictors for tree in of_iteration]  # noqa: SLF001
         for row, nodes in enumerate(trees):
-            self._take(row, nodes)
+            names = {
+                "feature": "feature_idx",
+                "threshold": "num_threshold",
+                "missing_left": "missing_go_to_left",
+            }
+            read = {name: nodes[names.get(name, name)] for name in (*names, "left", "right", "value")}
+            self._take(row, nodes["is_leaf"].astype(bool), read)
         self._keep(start=np.ravel(estimator._baseline_prediction))  # noqa: SLF001
-
-    def _take(self, row: int, nodes: npt.NDArray[Any]) -> None:
-        own = np.arange(len(nodes))
-        leaf = nodes["is_leaf"].astype(bool)
-        for buffer, values in (
-            (self.feature, np.where(leaf, 0, nodes["feature_idx"])),
-            (self.threshold, np.where(leaf, 0.0, nodes["num_threshold"])),
-            (self.left, np.where(leaf, own, nodes["left"])),  # a leaf leads to itself
-            (self.right, np.where(leaf, own, nodes["right"])),
-            (self.value, nodes["value"]),
-        ):
-            buffer[row, : len(nodes)] = torch.from_numpy(values.astype(np.float64)).to(buffer.dtype)
-        if self.has_missing:
-            left = nodes["missing_go_to_left"].astype(bool)
-            self.get_buffer("missing_left")[row, : len(nodes)] = torch.from_numpy(left)
-
-    def operations(self) -> int:
-        """A comparison for each level of each tree, and a sum for its leaf."""
-        return len(self.feature) * (self.config.tree_depth + 1)
-
-    def _logits(self, features: Tensor) -> Tensor:
-        features = features.double()
-        tree = torch.arange(len(self.feature), device=features.device)
-        node = torch.zeros((len(features), len(self.feature)), dtype=torch.int64, device=features.device)
-        for _ in range(self.config.tree_depth):
-            values = features.gather(1, self.feature[tree, node])
-            lower = values <= self.threshold[tree, node]
-            if self.has_missing:
-                missing = torch.isnan(values)  # no torch.where: ONNX Runtime has none of booleans
-                lower = (missing & self.get_buffer("missing_left")[tree, node]) | (~missing & lower)
-            node = torch.where(lower, self.left[tree, node], self.right[tree, node])
-        values = self.value[tree, node].view(-1, self.config.trees, self.outputs)
-        raw = self.start + values.sum(1)
-        return (torch.cat([-raw / 2, raw / 2], dim=1) if self.outputs == 1 else raw).float()

@@ -36,6 +36,7 @@ from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.loading.stream import plan_ingest
 from hep_ray.metrics.decorrelation import check_warmup, check_yardstick
 from hep_ray.models import Model
+from hep_ray.models.fitted import check_package
 from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.own_code import OWN_CODE
@@ -452,6 +453,7 @@ def check_configurations(
         InvalidSpace: a model does not take the dataset; an augmentation would break its events; a batch cannot be
             shared equally, or has one event that the model cannot normalise over; or the learning rate would change
             with the number of workers in mid-trial.
+        MissingPackage: what fits a model is not installed.
     """
     samples: dict[tuple[str, ...], Mapping[str, Any]] = {}
     models: dict[str, Model] = {}
@@ -463,6 +465,7 @@ def check_configurations(
             config.trainer.check_columns(schema)
             if built not in models:
                 models[built] = weightless(config, schema)
+                check_package(models[built])
         except (InvalidConfig, UnknownName) as exc:
             raise InvalidSpace(f"model '{params['model']}' cannot be trained on this dataset: {exc}") from exc
         others = [

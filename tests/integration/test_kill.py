@@ -62,7 +62,7 @@ search = Search(
     presets={
         "curves": Preset(trials=5, epochs=4, scheduler="curves"),
         "asha": Preset(
-            trials=3, epochs=4, sampler="random", scheduler="asha_pausing", grace_epochs=1, reduction_factor=2
+            trials=6, epochs=4, sampler="random", scheduler="asha_pausing", grace_epochs=1, reduction_factor=2
         ),
     },
 )

@@ -9,9 +9,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, NotFitted
+from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, MissingPackage, NotFitted
 from hep_ray.loading.batches import Events
 from hep_ray.models import MODELS, build_model
+from hep_ray.models.fitted import check_package
 from hep_ray.models.likelihood import adaptive_estimate
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import FittedLoop
@@ -70,6 +71,68 @@ def test_boosted_trees_are_those_of_scikit_learn(classes, weighted):
 
     unseen, _ = events(seed=1, classes=len(classes))
     np.testing.assert_allclose(probabilities(model, unseen), peer.predict_proba(flat(unseen)), atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "c")])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_boosted_trees_are_those_of_xgboost(classes, weighted):
+    """Its own probabilities, of a peer that is told nothing but what the model's options are called there."""
+    import xgboost
+
+    inputs, labels = events(classes=len(classes))
+    weights = np.linspace(0.5, 1.5, len(labels)).astype(np.float32) if weighted else None
+    options = {"trees": 20, "leaves": 8, "leaf_weight": 2.0, "leaf_penalty": 0.5, "events_per_tree": 0.7}
+    model = build_model("xgboost", {**options, "features_per_tree": 0.6, "least_gain": 0.1}, schema(classes))
+    model.fit(inputs, labels, weights, seed=3)
+    peer = xgboost.XGBClassifier(
+        n_estimators=20,
+        max_leaves=8,
+        max_depth=10,
+        grow_policy="lossguide",
+        learning_rate=0.1,
+        min_child_weight=2.0,
+        reg_lambda=0.5,
+        subsample=0.7,
+        colsample_bytree=0.6,
+        gamma=0.1,
+        random_state=3,
+        n_jobs=1,
+        tree_method="hist",
+    ).fit(flat(inputs), labels, sample_weight=weights)
+
+    unseen, _ = events(seed=1, classes=len(classes))
+    np.testing.assert_allclose(probabilities(model, unseen), peer.predict_proba(flat(unseen)), atol=2e-6)
+
+
+def test_trees_of_xgboost_send_values_at_a_threshold_and_missing_ones_where_it_does():
+    """Few distinct values, so that every threshold is met, and one in seven missing."""
+    import xgboost
+
+    column = Column(name="mass", missing=True)
+    one = EventSchema(task="toy", columns=(column, Column(name="charge")), classes=CLASSES)
+    random = np.random.default_rng(5)
+    mass = random.integers(0, 5, 600).astype(np.float32) / np.float32(3)
+    charge = random.integers(-1, 2, 600).astype(np.float32)
+    labels = (random.random(600) < 0.2 + 0.15 * (mass + charge / 2)).astype(np.int64)
+    mass[random.random(600) < 1 / 7] = np.nan
+    model = build_model("xgboost", {"trees": 30, "leaves": 6}, one)
+    inputs = {"mass": mass, "charge": charge}
+    model.fit(inputs, labels, None, seed=0)
+    peer = xgboost.XGBClassifier(
+        n_estimators=30, max_leaves=6, max_depth=10, grow_policy="lossguide", learning_rate=0.1, n_jobs=1
+    ).fit(np.column_stack([mass, charge]), labels)
+    np.testing.assert_allclose(
+        probabilities(model, inputs), peer.predict_proba(np.column_stack([mass, charge])), atol=2e-6
+    )
+
+
+def test_a_fit_whose_package_is_absent_says_what_to_type(monkeypatch):
+    inputs, labels = events()
+    model = build_model("xgboost", {"trees": 2}, schema())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for check in (lambda: check_package(model), lambda: model.fit(inputs, labels, None, seed=0)):
+        with raises(MissingPackage, "xgboost", "not installed", "hep-ray[trees]"):
+            check()
 
 
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "c")])
