@@ -159,7 +159,8 @@ class Result:
     def trials(self) -> pd.DataFrame:
         """Return one row for each trial, best first.
 
-        Columns: `trial_id`, `status`, `epochs` trained, the metrics of its best epoch, `params_…`, `seed`, `seconds`.
+        Columns: `trial_id`, `status`, `epochs` trained, the metrics of its best epoch, `params_…`, `seed`, `seconds`;
+        where configurations are trained again `repeat_of`, the first trial of each.
         """
         import pandas as pd
 
@@ -177,6 +178,7 @@ class Result:
                     **metrics,
                     **params,
                     "seed": trial.started.seed,
+                    **({"repeat_of": trial.started.repeat_of} if self.state.repeats > 1 else {}),
                     "seconds": trial.seconds,
                     "cause": trial.finished.cause if trial.finished else "",
                 }

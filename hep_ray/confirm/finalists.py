@@ -58,6 +58,7 @@ def configurations(state: SearchState) -> list[Configuration]:
     """Return the distinct configurations, best first by mean validation metric; failed and running trials apart.
 
     Those whose model breaks a constraint of the search come last: they are there to be compared with, as a baseline.
+    Where a search trains again what would lead, a standard error is taken off the mean, as in its ranking.
     """
     started = state.started
     assert started is not None
@@ -71,7 +72,12 @@ def configurations(state: SearchState) -> list[Configuration]:
         best = [trial.best(started.metric, started.mode) for trial in trials]
         value = statistics.fmean(metrics[started.metric] for metrics in best if metrics is not None)
         made.append(Configuration(tuple(trials), value, any(map(state.breaks, trials))))
-    return sorted(made, key=lambda one: (one.breaks, sign * one.value, one.trials[0].started.number))
+
+    def place(one: Configuration) -> tuple[bool, float, int]:
+        first = one.trials[0]
+        return one.breaks, sign * one.value + state.penalty(first), first.started.number
+
+    return sorted(made, key=place)
 
 
 def finalists_of(

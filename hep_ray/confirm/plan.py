@@ -25,6 +25,7 @@ from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
+from hep_ray.search.definition import Stated
 from hep_ray.search.find import Found, find_search, script_of
 from hep_ray.search.fused import check_fuse
 from hep_ray.search.options import AfterSearch, ConfirmOptions
@@ -32,7 +33,7 @@ from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import FixedList, JournalSearcher
-from hep_ray.search.state import CROSS_ENTROPY, SearchState, Stated, has_parameters
+from hep_ray.search.state import CROSS_ENTROPY, SearchState, has_parameters
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance

@@ -13,7 +13,7 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, Data, Plugins, SearchName, Storage, TrackingUri
 
 if TYPE_CHECKING:
-    from hep_ray.search.state import Stated
+    from hep_ray.search.definition import Stated
 
 
 def report(

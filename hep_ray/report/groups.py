@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from hep_ray.metrics.roc import Counts, Floats
-from hep_ray.search.definition import Search
+from hep_ray.search.definition import Search, Stated
 from hep_ray.search.naming import Naming
-from hep_ray.search.state import SearchState, Stated, TrialState
+from hep_ray.search.state import SearchState, TrialState
 
 Kind = Literal["seeds", "trials", "trial"]
 
@@ -42,12 +42,14 @@ class Group:
         trials: at least one, each with an epoch at least.
         kind: whether they differ in the seed only, in other parameters too, or are one trial.
         breaks: whether the model of one of them breaks a constraint of the search.
+        penalty: what it is ranked below its mean, where a search trains again what would lead.
     """
 
     name: str
     trials: tuple[TrialState, ...]
     kind: Kind
     breaks: bool = False
+    penalty: float = 0.0
 
     @property
     def finished(self) -> bool:
@@ -104,7 +106,7 @@ class Groups:
         sign = -1 if self.mode == "max" else 1
 
         def place(group: Group) -> tuple[bool, float]:
-            return group.breaks, sign * group.score(self.metric, self.mode)
+            return group.breaks, sign * group.score(self.metric, self.mode) + group.penalty
 
         return tuple(sorted(self.members, key=place))
 
@@ -162,7 +164,13 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
                 alike, kind = rows, "trials"
     names = _names(alike, search, kind, state.naming)
     members = tuple(
-        Group(name, tuple(group), kind if len(group) > 1 else "trial", any(map(state.breaks, group)))
+        Group(
+            name,
+            tuple(group),
+            kind if len(group) > 1 else "trial",
+            any(map(state.breaks, group)),
+            0.0 if kind == "trials" else state.penalty(group[0]),
+        )
         for name, group in zip(names, alike, strict=True)
     )
     named = {name for table in search.tables for name in table.names.values()}

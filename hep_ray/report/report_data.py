@@ -27,9 +27,9 @@ from hep_ray.report.formatting import count_words
 from hep_ray.report.groups import Group, Groups, groups_of
 from hep_ray.report.scores import MOST_EVENTS, Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
-from hep_ray.search.definition import Search
+from hep_ray.search.definition import Search, Stated
 from hep_ray.search.naming import Naming
-from hep_ray.search.state import SearchState, Stated, TrialState
+from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
 

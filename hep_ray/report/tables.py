@@ -29,7 +29,7 @@ from hep_ray.report.scores import (
 )
 from hep_ray.report.study import left_out, shown, written
 from hep_ray.search.naming import Naming, decimals, estimated, fixed, number, plus_minus
-from hep_ray.search.state import OF_MODEL, TIMES
+from hep_ray.search.state import OF_MODEL, TIMES, mean_words
 
 BEST_TRIALS = 15
 """Rows of the leaderboard that are shown."""
@@ -64,7 +64,8 @@ def leaderboard(data: ReportData) -> PageTable:
     cost = data.started.second_objective
     figures = [name for name in FIGURES if any(name in trial.figures for trial in trials)]
     summed = [cost] if cost and cost not in figures else []
-    head = ["trial", _heading(metric)]
+    repeats = data.state.repeats > 1
+    head = ["trial", _heading(metric), *(["mean (seeds)"] if repeats else [])]
     head += [name.replace("_", " ") for name in data.varied]
     head += ["epochs", "end", "seed", *map(_heading, beside)]
     head += [f"total {metric_words(name)}" for name in summed] + [metric_words(name) for name in figures]
@@ -76,6 +77,7 @@ def leaderboard(data: ReportData) -> PageTable:
             [
                 trial.trial_id + (f": {apart}" if apart else ""),
                 plus_minus(best[metric], best.get(f"{metric}_error")) if metric in best else "–",
+                *([mean_words(data.state, trial)] if repeats else []),
                 *_values(trial.started.params, data.varied),
                 f"{len(trial.history)}/{data.started.epochs}",
                 data.state.end_of(trial),

@@ -255,7 +255,9 @@ def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
         best = trial.best(started.metric, started.mode)
         if (kept / LAST).exists():
             yield Finding("left over", f"{trial.trial_id}: {LAST} of an ended trial")
-        if place >= KEEP_BEST or best is None:
+        if (
+            place >= (KEEP_BEST if state.repeats == 1 else 1) or best is None
+        ):  # a mean may fall, and others rise
             continue
         try:
             if load_checkpoint(kept / BEST)["metrics"] != best:

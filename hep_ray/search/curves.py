@@ -201,6 +201,10 @@ class CurveSearcher:
         if one.values and is_fitted(one.params.get("model")):
             self._trials.saw(trial, self._epochs, one.best)
 
+    def grant(self, epochs: int) -> None:
+        """Take in that it has so many epochs more to hand out, or fewer: others than its own decisions use some."""
+        self._budget = None if self._budget is None else self._budget + epochs
+
     @property
     def finished(self) -> bool:
         """Whether nothing will be handed out any more, unless a running trial is released."""
@@ -263,9 +267,8 @@ class CurveSearcher:
         one = self._trials[best]
         until = self._epochs if self._budget is None else one.epoch + self._budget - self._handed
         until = min(until, self._epochs)
-        step = Step(
-            best, one.params, one.epoch, until, f"{_name(best)} goes on to epoch {until}: it is the best"
-        )
+        why = f"{_name(best)} goes on to epoch {until}: it is the best"
+        step = Step(best, one.params, one.epoch, until, why)
         self._enter(step)
         return step
 
@@ -295,18 +298,12 @@ class CurveSearcher:
         if self._lost:
             number, until = self._lost[0]
             one = self._trials[number]
-            return Step(
-                number, one.params, one.epoch, until, f"{_name(number)} is taken up again, to epoch {until}"
-            )
+            why = f"{_name(number)} is taken up again, to epoch {until}"
+            return Step(number, one.params, one.epoch, until, why)
         if self._references_left():
             number = len(self._trials)
-            return Step(
-                number,
-                self._points[number],
-                0,
-                self._epochs,
-                f"{_name(number)} is a reference, trained in full",
-            )
+            why = f"{_name(number)} is a reference, trained in full"
+            return Step(number, self._points[number], 0, self._epochs, why)
         if self._spent_out():
             return None
         if not self._modelled():

@@ -9,7 +9,6 @@ from hep_ray.search.curves_trials import Step
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import frozen_trial
 from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.space import Space
 from hep_ray.tracking.records import (
     OF_PARAMETERS,
     EpochFinished,
@@ -24,10 +23,9 @@ from hep_ray.tracking.records import (
 class CurveTrials(OptunaSearcher):
     """Trains next what the model of learning curves says, a paused trial or a new one: see `curves.py`."""
 
-    def _prepare(self, space: Space) -> None:
-        self._space = space
+    def _prepare(self) -> None:
         self._curves = CurveSearcher(
-            space,
+            self._space,
             self._preset.epochs,
             mode=self._search.mode,
             seed=self._seed,
@@ -62,7 +60,7 @@ class CurveTrials(OptunaSearcher):
             return self._mine
         reference = step.trial < self._references
         self._numbers[name] = step.trial
-        tried = [trial.started.params for trial in self._state.trials.values()]
+        tried = [trial.started.params for trial in self._state.drawn()]
         self._mine = TrialStarted(
             time=time.time(),
             trial_id=name,
@@ -92,6 +90,13 @@ class CurveTrials(OptunaSearcher):
         if record is self._mine or isinstance(record, NoGainLeft):
             return
         name = getattr(record, "trial_id", "")
+        if name in self._state.trials and self._state.trials[name].started.repeat_of:
+            trial, epochs = self._state.trials[name], self._preset.epochs
+            if isinstance(record, TrialStarted):
+                self._curves.grant(-epochs)
+            elif isinstance(record, TrialFinished):
+                self._curves.grant(epochs - len(trial.history))
+            return
         if isinstance(record, TrialStarted | TrialGoesOn):
             number = self._numbers.setdefault(name, len(self._numbers))
             trial = self._state.trials[name]

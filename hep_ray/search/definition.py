@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,7 +17,7 @@ from hep_ray.plugins import import_named
 from hep_ray.registry import check_name
 from hep_ray.search.constraints import limits_of
 from hep_ray.search.space import Space
-from hep_ray.tracking.records import RENAMED, stopping_words
+from hep_ray.tracking.records import RENAMED, SearchStarted, stopping_words
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -129,6 +129,8 @@ class Preset:
         grace_epochs: no trial is stopped before; None is a ninth of the epochs, and at least three, since what a
             network shows after its first epochs hardly ranks it.
         reduction_factor: at each rung of ASHA one trial in this many goes on.
+        repeats: seeds with which a configuration is trained before it leads; those that would lead are trained again by
+            the search, within its trials or epochs, and the best mean leads. 1 is none, and the best training leads.
         space: parameters stated anew for this preset.
         published: how it stands to the document that it repeats; None where it repeats none.
         why: `auto` chose so; set by `resolved`.
@@ -146,6 +148,7 @@ class Preset:
     seeds: int = 1
     grace_epochs: int | None = None
     reduction_factor: int = 3
+    repeats: int = 1
     space: Space | None = None
     published: Published | None = None
     why: str = ""
@@ -173,6 +176,11 @@ class Preset:
                 f"scheduler '{self.scheduler_name}' shares the epochs of a number of trials among those that pause: "
                 "state trials"
             )
+        if self.repeats > 1 and self.sampler == "grid":
+            raise InvalidConfig(
+                f"a grid trains every configuration as often: state seeds={self.repeats} in place of repeats, or take "
+                "another sampler"
+            )
         if self.seeds > 1 and self.sampler != "grid":
             raise InvalidConfig(
                 f"several seeds per configuration belong to a grid; sampler is '{self.sampler_name}', seeds "
@@ -187,7 +195,7 @@ class Preset:
                 )
 
     def _check_numbers(self) -> None:
-        for name in ("epochs", "trials", "seeds", "grace_epochs", "reduction_factor"):
+        for name in ("epochs", "trials", "seeds", "grace_epochs", "reduction_factor", "repeats"):
             value = getattr(self, name)
             if value is None and name in ("trials", "grace_epochs"):
                 continue
@@ -285,7 +293,7 @@ class Preset:
 
     def with_options(self, options: SearchOptions) -> Preset:
         """Return the preset as it was asked for, with the grace of a search that is resumed where it leaves it open."""
-        asked: dict[str, Any] = {"trials": options.trials, "epochs": options.epochs}
+        asked: dict[str, Any] = {name: getattr(options, name) for name in ("trials", "epochs", "repeats")}
         if self.grace_epochs is None:
             asked["grace_epochs"] = options.grace_epochs
         return replace(self, **{name: value for name, value in asked.items() if value is not None})
@@ -318,8 +326,8 @@ class Preset:
                 space, second = made.space or search.space, search.second_objective is not None
                 in_full = made.scheduler == "none"
                 name, why = chosen(space, made.trials, two_objectives=second, in_full=in_full)
-                if name == "grid" and search.constraints:
-                    name, why = "tpe", "constraints leave out a part of the grid"
+                if name == "grid" and (search.constraints or self.repeats > 1):
+                    name, why = "tpe", "constraints or repeats, and no grid has those"
             made = replace(made, sampler=name, why=why)
         return made
 
@@ -531,3 +539,55 @@ class Search:
     def better(self, left: float, right: float) -> bool:
         """Return whether `left` is the better value of the metric."""
         return left > right if self.mode == "max" else left < right
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Title, baseline and study tables of a search: what it states beside what decides its trials.
+
+    Attributes:
+        name: of the search.
+        title: one line.
+        baseline: parameters that mark the trials to beat; empty where it states none.
+        tables: of the study.
+        known: whether this was stated; not, where a journal of an earlier version is all that there is.
+    """
+
+    name: str
+    title: str
+    baseline: Mapping[str, Any] = field(default_factory=dict)
+    tables: tuple[StudyTable, ...] = ()
+    known: bool = True
+
+
+def stated_by(search: Search) -> dict[str, Any]:
+    """Return what a search states, as its journal keeps it."""
+    return {
+        "title": search.title,
+        "baseline": dict(search.baseline),
+        "tables": [asdict(table) for table in search.tables],
+    }
+
+
+def stated_in(started: SearchStarted, search: Search | None = None) -> Stated:
+    """Return what a search stated when it began.
+
+    Args:
+        started: first record of its journal.
+        search: as its script states it now; taken where a journal of an earlier version says nothing.
+    """
+    if started.stated is None:
+        if search is None:
+            return Stated(started.search, started.search, known=False)
+        return Stated(search.name, search.title, search.baseline, search.tables)
+    names = {one.name for one in fields(StudyTable)}
+    tables: list[dict[str, Any]] = [
+        {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in table.items()
+            if key in names
+        }
+        for table in started.stated.get("tables", ())
+    ]
+    title, baseline = started.stated.get("title", started.search), started.stated.get("baseline", {})
+    return Stated(started.search, title, baseline, tuple(StudyTable(**table) for table in tables))

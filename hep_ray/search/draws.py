@@ -3,6 +3,7 @@
 What draws holds what a sampler can learn from and nothing else:
 
 - no reference, which has no parameter of the space: TPE draws jointly over what all its trials have;
+- no repeat of a configuration with another seed: what it learns is the first training of each;
 - a trial that was trained in full as its best value, a trial that was stopped as pruned, below those;
 - a trial that failed of its parameters (`OF_PARAMETERS`), or breaks a limit once fitted, as one that breaks a
   constraint, below all:
@@ -16,6 +17,8 @@ instead, as BOHB does (Falkner et al., arXiv:1807.01774): the most that enough t
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Any, NamedTuple
 
 import optuna
@@ -52,6 +55,61 @@ WAITING = ("tpe", "gp")
 """Samplers that a search lets wait for enough trials, and mixes random draws into; others begin by themselves."""
 HEEDLESS = ("random", "qmc", "grid")
 """Samplers that draw the same however earlier trials end."""
+
+
+def to_repeat(
+    state: SearchState, search: Search, repeats: int, *, at_end: bool = False
+) -> tuple[TrialState, str] | None:
+    """Return the first trial of the configuration that is trained again, with another seed, and why; None if none is.
+
+    It has the best mean of those that have not been trained as often as one that leads, and would lead by it: it is
+    above that of the best which has. One seed at a time, so that a configuration which was lucky once is not trained
+    to the last; one that a seed made fail never leads, and one that breaks a limit cannot.
+
+    Args:
+        state: the search so far.
+        search: what is optimised.
+        repeats: trainings of a configuration that leads.
+        at_end: of the search, when a trial that pauses is taken by its best value too; it goes on in full first.
+    """
+    leader: tuple[float, str] | None = None
+    found: tuple[float, int, TrialState] | None = None
+    sign = 1 if search.mode == "max" else -1
+    for trials in state.alike():
+        ended = [trial for trial in trials if trial.status == "completed"]
+        used = ended or [trial for trial in trials if at_end and trial.paused][:1]
+        if not used or state.breaks(used[0]):
+            continue
+        mean = sign * statistics.fmean(objectives(trial, search)[0] for trial in used)
+        if len(ended) >= repeats:
+            leader = max(leader or (-math.inf, ""), (mean, used[0].trial_id), key=lambda one: one[0])
+        elif any(trial.finished and trial.finished.failure in OF_PARAMETERS for trial in trials):
+            continue
+        elif all(trial.status != "running" for trial in trials) and len(trials) < 2 * repeats:
+            found = max(found or (-math.inf, 0, used[0]), (mean, len(ended), used[0]), key=lambda one: one[0])
+    if found is None or (leader is not None and found[0] <= leader[0]):
+        return None
+    mean, seeds, first = found
+    ahead = f"ahead of {sign * leader[0]:.4g} of {leader[1]}" if leader else "the best so far"
+    if not seeds:
+        return first, f"to be trained again if it stays best: {sign * mean:.4g} is {ahead}"
+    of = f"{first.trial_id} has {sign * mean:.4g}" if seeds == 1 else f"{seeds} seeds have {sign * mean:.4g}"
+    return first, f"seed {seeds + 1} of {repeats}: {of}, {ahead}"
+
+
+def trained_again(first: TrialState, reason: str, state: SearchState) -> TrialStarted:
+    """Return how a configuration is trained again, with a seed that it has not had; time and number are left open."""
+    alike = [trial.started for trial in state.drawn() if trial.started.params == first.started.params]
+    return first.started.model_copy(
+        update={
+            "trial_id": f"{first.trial_id}-{len(alike) + 1}",
+            "seed": max(one.seed for one in alike) + 1,
+            "until": None,
+            "reason": reason,
+            "repeat_of": first.trial_id,
+            "tags": {"repeat_of": first.trial_id},
+        }
+    )
 
 
 class DrawnTrial(NamedTuple):
@@ -100,7 +158,7 @@ class Draws:
 
     def next(self, state: SearchState) -> DrawnTrial:
         """Draw the next configuration; the trial that trains it is the next to be `enter`ed."""
-        count = len(state.trials)
+        count = state.opened
         if count < len(self._references):
             return DrawnTrial(dict(self._references[count]), 0, frozen_trial({}, self._space))
         place, name = count - len(self._references), f"t{count:04d}"
@@ -121,7 +179,8 @@ class Draws:
 
     def enter(self, started: TrialStarted, state: SearchState) -> None:
         """Enter a trial of an earlier attempt, before `state` has it; a sampler that keeps a state draws it again."""
-        if started.trial_id in self._drawn_as or len(state.trials) < len(self._references):
+        known = started.trial_id in self._drawn_as or started.repeat_of
+        if known or len(state.trials) < len(self._references):
             return
         if self._sampler is not None and not self._sampler.replays and not self.differs:
             drawn = self.next(state)
@@ -271,6 +330,8 @@ def why_not_ahead(preset: Preset) -> str:
         return (
             f"sampler {preset.sampler_name} draws by how earlier trials ended ({', '.join(HEEDLESS)} do not)"
         )
+    if preset.repeats > 1:
+        return "repeats are of what leads once others have ended"
     if preset.pauses:
         return f"scheduler {preset.scheduler_name} lets trials pause, and says by how others do which go on"
     return "no number of trials is stated" if preset.endless else ""
@@ -296,7 +357,8 @@ def draws_in_words(preset: Preset, space: Space, drawn: int, lessons: int, gain_
     chosen = f" (chosen by auto: {preset.why})" if preset.why else ""
     nobody = ", which stops none of so few epochs" if stopping and not stops(preset) else ""
     how = "pausing" if preset.pauses else "stopping"
-    return f"sampler {sampler}{chosen}, {how} {preset.stopping}{nobody}"
+    again = f"; what would lead is trained with {preset.repeats} seeds, and the best mean wins"
+    return f"sampler {sampler}{chosen}, {how} {preset.stopping}{nobody}{again * (preset.repeats > 1)}"
 
 
 def n_startup_trials(preset: Preset, space: Space) -> int:

@@ -162,7 +162,7 @@ def estimate(plan: SearchPlan) -> SearchCost:
         tuple(timed),
         _whole(plan, timed, shares),
         memory,
-        disk_bytes(largest, resources.concurrent, paused=plan.paused),
+        disk_bytes(largest, resources.concurrent, plan.keep, plan.paused),
         tuple(sorted(shares.keys() - known)),
         tuple(failed),
     )

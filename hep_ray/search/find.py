@@ -11,8 +11,8 @@ from pathlib import Path
 from hep_ray.errors import InvalidConfig, NotRun, UnknownName, UnknownSearch
 from hep_ray.flags import STORAGE
 from hep_ray.plugins import SCRIPT, import_script
-from hep_ray.search.definition import Search
-from hep_ray.search.state import SearchState, Stated, stated_in
+from hep_ray.search.definition import Search, Stated, stated_in
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME
 from hep_ray.tracking.records import SearchStarted
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hep_ray.metrics.labels import metric_words
 from hep_ray.search.naming import number
-from hep_ray.search.state import ENDLESS, SearchState, TrialState, with_error
+from hep_ray.search.state import ENDLESS, SearchState, TrialState, mean_words, with_error
 
 CELL = "text-align:left;vertical-align:top;padding:2px 8px"
 SHORT = 20
@@ -57,15 +57,17 @@ def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
     naming = state.naming
     lines = []
     for trial in ranked[:rows]:
-        value = with_error(trial.best(started.metric, started.mode) or {}, started.metric)
+        shown = [with_error(trial.best(started.metric, started.mode) or {}, started.metric)]
         params = trial.started.params
+        shown += [mean_words(state, trial)] if state.repeats > 1 else []
         epochs = f"{len(trial.history)}/{started.epochs}"
         own = [number(params[name]) if name in params else "" for name in naming.varied]
         if naming.apart(params):  # a reference, which is beside the space: in words, across its columns
             own = [naming.words(params)]
-        lines.append([trial.trial_id, value, epochs, state.end_of(trial), *own])
+        lines.append([trial.trial_id, *shown, epochs, state.end_of(trial), *own])
     more = f"<p>{len(ranked) - rows} more in <code>trials</code></p>" if len(ranked) > rows else ""
-    head = ["trial", metric_words(started.metric), "epochs", "end", *(naming.varied or [""])]
+    means = ["mean (seeds)"] if state.repeats > 1 else []
+    head = ["trial", metric_words(started.metric), *means, "epochs", "end", *(naming.varied or [""])]
     return html_table(head, lines) + more
 
 

@@ -141,6 +141,11 @@ UNTIL_NO_GAIN_FLAG = typer.Option(
     "the search to go on for ever; the best trial is then trained in full. --trials is the most that is trained.",
     show_default=False,
 )
+REPEATS_FLAG = typer.Option(
+    min=1,
+    help="Seeds with which a configuration is trained before it leads: those that would lead are trained again, in "
+    "at most a fifth of the epochs, and the best mean wins. 1 is none; unless given, the preset's.",
+)
 GAIN_PER_FLAG = typer.Option(
     help="What sampler curves weighs a gain against, where configurations take unlike seconds for an epoch: epoch, or "
     "second [default: second with --time-budget, else epoch].",
@@ -196,6 +201,7 @@ class SearchOptions:
         typer.Option(min=1, help="Epochs of a full trial, instead of the preset's."),
         Resume.MAY_CHANGE,
     ] = None
+    repeats: Annotated[int | None, REPEATS_FLAG, Resume.MAY_CHANGE] = None
     time_budget: Annotated[float | None, TIME_BUDGET_FLAG] = None
     seed: Annotated[int, SEED, Resume.MUST_MATCH] = 0
     tracking_uri: Annotated[str | None, IN_STORAGE, Resume.MAY_CHANGE] = None
@@ -255,7 +261,9 @@ class SearchOptions:
             task: of the search, which names its dataset.
         """
         if given.get("preset") not in (None, recorded.get("preset")):  # the numbers are those of another
-            recorded = {key: value for key, value in recorded.items() if key not in ("trials", "epochs")}
+            recorded = {
+                key: value for key, value in recorded.items() if key not in ("trials", "epochs", "repeats")
+            }
         chosen: dict[str, Any] = {"data": Path(os.environ.get("HEP_RAY_DATA") or "data") / task}
         for source in (recorded, given):
             chosen |= {

@@ -22,7 +22,7 @@ from hep_ray.models import is_fitted
 from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
 from hep_ray.search.constraints import ModelLimits, Share, check_limits, resumed_limits, words_of
 from hep_ray.search.curves_searcher import searcher_of
-from hep_ray.search.definition import Mode, Preset, Search
+from hep_ray.search.definition import Mode, Preset, Search, stated_by
 from hep_ray.search.draws import draws_in_words, total_trials, why_not_ahead
 from hep_ray.search.fused import OFF, chosen_fuse, together_in_words
 from hep_ray.search.lessons import lessons_of
@@ -45,7 +45,7 @@ from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import JournalSearcher
 from hep_ray.search.space import Space
-from hep_ray.search.state import OF_MODEL, TIMES, SearchState, stated_by, trials_in_words
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 from hep_ray.training.precision import chosen_precision
@@ -134,13 +134,10 @@ class SearchPlan(TrainingPlan):
         yield "search", f"{self.search.name}, preset {self.given.preset}"
         yield "data", f"{self.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
         if self.watched is not None:
-            rows = self.watched.rows("val")
-            yield (
-                "watched",
-                f"{rows} validation events of {self.given.watch} after each epoch; they rank nothing",
-            )
-        if self.resources.unread:
-            yield "not read", f"no model of this search reads {', '.join(self.resources.unread)}"
+            watched = f"{self.watched.rows('val')} validation events of {self.given.watch}"
+            yield "watched", f"{watched} after each epoch; they rank nothing"
+        if unread := ", ".join(self.resources.unread):
+            yield "not read", f"no model of this search reads {unread}"
         if schema.weight is not None:
             yield (
                 "weights",
@@ -196,6 +193,7 @@ class SearchPlan(TrainingPlan):
             "space": self.space.to_json(),
             "points_to_evaluate": [dict(params) for params in self.search.points_to_evaluate],
             "constraints": self.search.limits,
+            "repeats": preset.repeats,
             "gain_per": self.given.gain_per or "epoch",
         }
 
@@ -473,6 +471,7 @@ class Draft:
             configurations_of(self.space, search.points_to_evaluate, options.workers_per_trial),
             self.plugins,
             number,
+            keep=KEEP_BEST * (3 if self.preset.repeats > 1 else 1),  # a mean may fall, and others rise
             paused=most_paused(self.preset, number),
             watched=self.watched,
         )
@@ -585,6 +584,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         epochs=preset.epochs,
         metric=search.metric,
         mode=search.mode,
+        keep=trials.keep,
         epoch_timeout=options.epoch_timeout,
         plugins=trials.plugins,
         time_budget=options.time_budget,

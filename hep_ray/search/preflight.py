@@ -222,9 +222,15 @@ def check_sampler(preset: Preset, search: Search) -> None:
     Raises:
         MissingPackage: a package that it needs is not installed.
         InvalidSpace: it would leave some parameter to chance, has too few to draw, or does not read a prior.
-        InvalidConfig: it serves one objective, and the search has two; or it cannot learn from trials that pause.
+        InvalidConfig: it serves one objective, or repeats do, and the search has two; or it cannot learn from trials
+            that pause.
     """
     name, space = preset.sampler, preset.space or search.space
+    if preset.repeats > 1 and search.second_objective is not None:
+        raise InvalidConfig(
+            f"repeats choose by the mean of one metric, and {search.name} has two objectives, so that no configuration "
+            "leads: leave repeats out"
+        )
     if name != "curves" and (priors := space.priors()):
         raise InvalidSpace(
             f"the prior of '{next(iter(priors))}' would do nothing, sampler '{preset.sampler_name}' does not read it: "
@@ -246,6 +252,10 @@ def check_sampler(preset: Preset, search: Search) -> None:
         raise InvalidConfig(
             f"curves serves one objective, and {search.name} has two: take sampler 'tpe' with scheduler 'asha_pausing'"
         )
+    _check_named(name, preset, search, space)
+
+
+def _check_named(name: str, preset: Preset, search: Search, space: Space) -> None:
     sampler = NAMED.get(name)
     if sampler is None:
         return

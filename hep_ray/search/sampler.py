@@ -11,6 +11,7 @@ sequence of legs, each from the epoch that it has reached until the epoch that t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +28,7 @@ from hep_ray.models import is_fitted
 from hep_ray.own_code import blaming
 from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.draws import Draws, total_trials, why_not_ahead
+from hep_ray.search.draws import Draws, frozen_trial, to_repeat, total_trials, trained_again, why_not_ahead
 from hep_ray.search.named_samplers import draws_alike
 from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
@@ -43,6 +44,8 @@ from hep_ray.tracking.records import (
     TrialStarted,
 )
 
+REPEATED = 0.2
+"""Share of the epochs, at most, for configurations that are trained again with another seed."""
 HOPELESS = 10
 """Trials of an attempt, all of them failed, after which a search that only time ends gives up."""
 
@@ -216,6 +219,7 @@ class OptunaSearcher(JournalSearcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         preset = preset.resolved(search)
         self._search, self._preset, self._seed, self._limits = search, preset, seed, limits
+        self._space = space
         self._references = len(search.points_to_evaluate)
         self.total = total_trials(search, preset, space)
         self._draws = None if preset.sampler == "curves" else Draws(search, preset, space, seed, limits)
@@ -235,23 +239,26 @@ class OptunaSearcher(JournalSearcher):
         self._told: Record | None = None
         self._failed, self._succeeded = 0, 0
         """Trials that ended in this attempt."""
-        self._prepare(space)
+        self._prepare()
         self._replay(state)
         self._stored = StoredStudy(search, space, database, state)
 
     def _ending(self, trial_id: str) -> tuple[float, float, float] | None:
         """Where a trial that pauses would end; None where nothing predicts it."""
 
-    def _prepare(self, space: Space) -> None:
+    def _prepare(self) -> None:
         """Make what decides, before it is told the journal."""
 
     def leg(self) -> TrialStarted | None:
-        """Let a paused trial go on, or begin a new one."""
-        going_on = self._going_on()
+        """Train again what would lead, let a paused trial go on, or begin a new one."""
+        again = self._to_repeat()
+        going_on = None if again else self._going_on()
         if going_on is not None:
             self._note(going_on)
             return self._state.trials[going_on.trial_id].started
-        return self._begin()
+        begun = None if again else self._begin()
+        again = again or (None if begun else self._to_repeat(nothing_else=True))
+        return self._begin_again(*again) if again else begun
 
     def ahead(self, number: int) -> list[TrialStarted]:
         """Draw and record trials until so many have not ended, where the sampler does not ask how others do.
@@ -314,7 +321,7 @@ class OptunaSearcher(JournalSearcher):
             decision = "pause"
         if decision != "pause":
             return decision
-        going_on = self._going_on()
+        going_on = None if self._to_repeat() else self._going_on()
         if going_on is not None and going_on.trial_id == trial_id:
             self._note(going_on)
             return "go on"
@@ -351,14 +358,11 @@ class OptunaSearcher(JournalSearcher):
 
     def warnings(self) -> list[str]:
         """Return what a user should know before the first trial, a sentence each."""
-        if self._alike:
-            return []
-        return [
-            (
-                f"{self._preset.sampler_name} does not draw the same twice, so this search cannot be resumed exactly: "
-                "give it a seed, or state a function seed → sampler"
-            )
-        ]
+        told = (
+            f"{self._preset.sampler_name} does not draw the same twice, so this search cannot be resumed exactly: "
+            "give it a seed, or state a function seed → sampler"
+        )
+        return [] if self._alike else [told]
 
     def _replay(self, state: SearchState) -> None:
         """Tell scheduler and draws what an earlier attempt recorded, in its order, as it was told then."""
@@ -377,8 +381,8 @@ class OptunaSearcher(JournalSearcher):
         name = getattr(record, "trial_id", "")
         with self._asking_scheduler():
             if isinstance(record, TrialStarted):
-                place = len(self._state.trials) - 1
-                if name not in self._begun and self._is_scheduled(place, record.params, record.figures):
+                known, place = name in self._begun or bool(record.repeat_of), self._state.opened - 1
+                if not known and self._is_scheduled(place, record.params, record.figures):
                     self._enter(name, record.params)
             elif name not in self._begun:
                 return
@@ -420,14 +424,14 @@ class OptunaSearcher(JournalSearcher):
 
     def _begin(self) -> TrialStarted | None:
         """Begin a new trial, unless trials, or epochs, are spent."""
-        place = len(self._state.trials)
+        place, trials = self._state.opened, len(self._state.trials)
         reference = place < self._references
         left = None
         if self.pauses and not reference:
             left = self._epochs_left()
             if left <= 0 or (self._preset.sampler == "grid" and place >= self.total):
                 return None
-        elif place >= self.total or self._hopeless():
+        elif trials >= self.total or self._hopeless():
             return None
         assert self._draws is not None
         with self._asking_sampler():
@@ -475,12 +479,47 @@ class OptunaSearcher(JournalSearcher):
 
     def _epochs_left(self) -> int:
         """Return the epochs that are neither trained nor given to a trial that runs; references have their own."""
-        given = 0
-        for trial in list(self._state.trials.values())[self._references :]:
-            reached = len(trial.history)
-            runs = trial.finished is None and not trial.paused
-            given += max(reached, trial.until or self._preset.epochs) if runs else reached
-        return self._drawn_epochs() - given
+        return self._drawn_epochs() - sum(map(self._given, self._state.drawn()[self._references :]))
+
+    def _given(self, trial: TrialState) -> int:
+        """Return the epochs that a trial has trained, or is to train before its worker gets free."""
+        reached = len(trial.history)
+        runs = trial.finished is None and not trial.paused
+        return max(reached, trial.until or self._preset.epochs) if runs else reached
+
+    def _to_repeat(self, *, nothing_else: bool = False) -> tuple[TrialState, str] | None:
+        """Return the configuration to train again now, and why, within the share of the epochs that repeats have.
+
+        The share is of what was trained, and does not count where there is nothing else to train. Near the end it is of
+        all epochs: what is left of it is kept for repeats.
+        """
+        repeats, trials, cost = self._preset.repeats, self._state.drawn(), self._preset.epochs
+        if repeats == 1 or self._closed or self._hopeless():
+            return None
+        spent = sum(map(self._given, trials))
+        again = sum(self._given(trial) for trial in trials if trial.started.repeat_of)
+        left = self._epochs_left() if self.pauses else math.inf
+        if not self.pauses and not self._preset.endless:
+            left = max(0, self.total - len(trials)) * (spent / len(trials) if trials else cost)
+        at_end = nothing_else or left < REPEATED * (spent + left) - again
+        if left <= 0 or not (at_end or again + cost <= REPEATED * (spent + cost)):
+            return None
+        found = to_repeat(self._state, self._search, repeats, at_end=at_end)
+        needed = cost - len(found[0].history) if found and found[0].paused else cost
+        return found if not self.pauses or left >= needed else None
+
+    def _begin_again(self, first: TrialState, reason: str) -> TrialStarted:
+        """Begin to train a configuration again, in full, with a seed that it has not had; one that pauses goes on."""
+        if first.paused:
+            until, name = self._preset.epochs, first.trial_id
+            self._note(TrialGoesOn(time=time.time(), trial_id=name, until=until, reason=reason))
+            return first.started
+        again = trained_again(first, reason, self._state)
+        stated = [trial.started.params for trial in self._state.drawn()[: self._references]]
+        frozen = frozen_trial({} if again.params in stated else again.params, self._space)
+        record = again.model_copy(update={"time": time.time(), "number": self._stored.add(frozen)})
+        self._note(record)
+        return record
 
     def _drawn_epochs(self) -> int:
         return (self.total - self._references) * self._preset.epochs

@@ -1,10 +1,11 @@
-"""A search as its journal tells it: what it stated, its trials, how each ended, their ranking and why some failed."""
+"""A search as its journal tells it: its trials, how each ended, their ranking and why some failed."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from hep_ray.tracking.records import (
 )
 
 if TYPE_CHECKING:
-    from hep_ray.search.definition import Search, StudyTable
+    from hep_ray.search.definition import Search, Stated
 
 OF_MODEL = ("parameters", "flops")
 """Costs of a model, the same in every epoch."""
@@ -168,6 +169,7 @@ class SearchState:
         trials: by their id, in the order in which they were drawn.
         finished: whether all of them ended, and as many as were asked for.
         no_gain: why nothing new begins; None where it does.
+        opened: trials that are no repeats.
         records: all that was folded, in its order.
     """
 
@@ -176,7 +178,12 @@ class SearchState:
     finished: bool = False
     no_gain: NoGainLeft | None = None
     accepted: CodeAccepted | None = None
+    opened: int = 0
     records: list[Record] = field(default_factory=list, repr=False, compare=False)
+    _alike: dict[str, list[TrialState]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Configuration → its trials, which differ in their seed."""
+    _spread: tuple[int, float] = field(default=(-1, 0.0), init=False, repr=False, compare=False)
+    """Records that were looked at, and the standard deviation over seeds that they tell."""
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -220,7 +227,9 @@ class SearchState:
             if any(record.options.get(name) != before.get(name) for name in ENDING):
                 self.no_gain = None
         elif isinstance(record, TrialStarted):
-            self.trials[record.trial_id] = TrialState(record, until=record.until)
+            trial = self.trials[record.trial_id] = TrialState(record, until=record.until)
+            self._alike.setdefault(_configuration(trial), []).append(trial)
+            self.opened += not record.repeat_of
             self.finished = False
         elif isinstance(record, OfTrial):
             self.trials[record.trial_id].take(record)
@@ -259,17 +268,70 @@ class SearchState:
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
         """Return the trials, best first; then those that break a limit, then the failed ones; without an epoch last.
 
-        Of equals, and of those without a rank, the one that started last comes first: so does MLflow order them.
+        Where configurations that would lead are trained again, the trials of one share the mean over those that
+        completed, less `penalty`. Of equals, and of those without a rank, the one that started last comes first: so
+        does MLflow order them.
         """
         return sorted(self.drawn(), key=lambda trial: self.place(trial, metric, mode))
 
-    def place(self, trial: TrialState, metric: str, mode: str) -> tuple[int, float, int, int]:
+    def place(self, trial: TrialState, metric: str, mode: str) -> tuple[int, float, float, int, int]:
         """Return what trials are ranked by, least first."""
         best, failed = trial.best(metric, mode), trial.status == "failed"
         group = 3 if best is None else 2 if failed else int(self.breaks(trial))
         sign = -1 if mode == "max" else 1
         value = sign * best[metric] if best and not failed else 0.0
-        return (group, value, -int(1000 * trial.started.time), -trial.started.number)
+        score = value
+        if self.repeats > 1 and best and not failed:
+            score = sign * self.mean(trial, metric, mode)[0] + self.penalty(trial)
+        return (group, score, value, -int(1000 * trial.started.time), -trial.started.number)
+
+    def alike(self) -> list[list[TrialState]]:
+        """Return the trials of each configuration, which differ in their seed, in the order of their drawing."""
+        return list(self._alike.values())
+
+    def seeds_of(self, trial: TrialState) -> list[TrialState]:
+        """Return the trainings of a trial's configuration that completed."""
+        return [one for one in self._alike[_configuration(trial)] if one.status == "completed"]
+
+    @property
+    def repeats(self) -> int:
+        """Return the seeds with which a configuration is trained before it leads."""
+        return self.started.repeats if self.started is not None else 1
+
+    def penalty(self, trial: TrialState) -> float:
+        """Return what the mean of a trial's configuration is short of where it is ranked: a standard error.
+
+        Its standard deviation over seeds is pooled over all configurations that have several, so that one training has
+        the error too that it is to be expected to have; 0 where the search repeats none.
+        """
+        if self.repeats == 1 or self.started is None:
+            return 0.0
+        if self._spread[0] != len(self.records):
+            metric, mode = self.started.metric, self.started.mode
+            squares, degrees = 0.0, 0
+            for trials in self._alike.values():
+                ended = [one for one in trials if one.status == "completed"]
+                values = [best[metric] for one in ended if (best := one.best(metric, mode))]
+                if len(values) > 1:
+                    squares += statistics.variance(values) * (len(values) - 1)
+                    degrees += len(values) - 1
+            self._spread = len(self.records), math.sqrt(squares / max(degrees, 1))
+        return self._spread[1] / math.sqrt(max(len(self.seeds_of(trial)), 1))
+
+    def mean(self, trial: TrialState, metric: str, mode: str) -> tuple[float, float | None, int]:
+        """Return what a trial is ranked by: mean of the best values of its configuration, its error, and trainings.
+
+        The error is the standard deviation over the seeds by the root of their number; None of one. Where the search
+        repeats none, or none has completed, it is the trial's own best value.
+        """
+        trials = (self.seeds_of(trial) if self.repeats > 1 else []) or [trial]
+        values = [best[metric] for one in trials if (best := one.best(metric, mode))]
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        return statistics.fmean(values), error, len(values)
+
+
+def _configuration(trial: TrialState) -> str:
+    return repr(sorted(trial.started.params.items()))
 
 
 def breaks(figures: Mapping[str, float], limits: Mapping[str, float]) -> bool:
@@ -306,6 +368,7 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
                 **trial.figures,
                 **({"pareto": trial.trial_id in front} if started.second_objective else {}),
                 **({"breaks_constraint": state.breaks(trial)} if started.constraints else {}),
+                **(_over_seeds(state, trial) if state.repeats > 1 else {}),
                 **({"losses": len(trial.losses)} if trial.losses else {}),
                 **(
                     {"cause": trial.finished.cause, "log": trial.finished.log}
@@ -316,6 +379,19 @@ def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any
             for trial in state.ranked(started.metric, started.mode)
         ],
     }
+
+
+def _over_seeds(state: SearchState, trial: TrialState) -> dict[str, Any]:
+    started = state.started
+    assert started is not None
+    mean, error, seeds = state.mean(trial, started.metric, started.mode) if trial.history else (None, None, 0)
+    return {"repeat_of": trial.started.repeat_of, "mean": mean, "mean_error": error, "seeds": seeds}
+
+
+def mean_words(state: SearchState, trial: TrialState) -> str:
+    """Return the mean over the seeds of a trial's configuration, its error and their number: `0.861 ± 0.002 (3)`."""
+    told = _over_seeds(state, trial)
+    return f"{plus_minus(told['mean'], told['mean_error'])} ({told['seeds']})" if told["seeds"] else "–"
 
 
 def pareto_front(state: SearchState) -> set[str]:
@@ -378,6 +454,8 @@ def table(state: SearchState, rows: int = 15) -> Table:
     made.add_column("trial", no_wrap=True)
     for name in shown:
         made.add_column(metric_words(name).removeprefix("validation "), no_wrap=True)
+    if state.repeats > 1:
+        made.add_column("mean (seeds)", no_wrap=True)
     seeds = {trial.trial_id: f"seed={trial.started.seed}" for trial in ranked}
     seeds = seeds if len(set(seeds.values())) > 1 else {}
     front = pareto_front(state)
@@ -392,6 +470,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
         made.add_row(
             trial.trial_id,
             *(with_error(best, name) for name in shown),
+            *([mean_words(state, trial)] if state.repeats > 1 else []),
             *(
                 [f"{trial.total(started.second_objective):.4g}", "●" if trial.trial_id in front else ""]
                 if started.second_objective
@@ -477,60 +556,6 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no cause given")
 
 
-@dataclass(frozen=True)
-class Stated:
-    """Title, baseline and study tables of a search: what it states beside what decides its trials.
-
-    Attributes:
-        name: of the search.
-        title: one line.
-        baseline: parameters that mark the trials to beat; empty where it states none.
-        tables: of the study.
-        known: whether this was stated; not, where a journal of an earlier version is all that there is.
-    """
-
-    name: str
-    title: str
-    baseline: Mapping[str, Any] = field(default_factory=dict)
-    tables: tuple[StudyTable, ...] = ()
-    known: bool = True
-
-
-def stated_by(search: Search) -> dict[str, Any]:
-    """Return what a search states, as its journal keeps it."""
-    return {
-        "title": search.title,
-        "baseline": dict(search.baseline),
-        "tables": [dataclasses.asdict(table) for table in search.tables],
-    }
-
-
-def stated_in(started: SearchStarted, search: Search | None = None) -> Stated:
-    """Return what a search stated when it began.
-
-    Args:
-        started: first record of its journal.
-        search: as its script states it now; taken where a journal of an earlier version says nothing.
-    """
-    from hep_ray.search.definition import StudyTable
-
-    if started.stated is None:
-        if search is None:
-            return Stated(started.search, started.search, known=False)
-        return Stated(search.name, search.title, search.baseline, search.tables)
-    names = {one.name for one in dataclasses.fields(StudyTable)}
-    tables: list[dict[str, Any]] = [
-        {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in table.items()
-            if key in names
-        }
-        for table in started.stated.get("tables", ())
-    ]
-    title, baseline = started.stated.get("title", started.search), started.stated.get("baseline", {})
-    return Stated(started.search, title, baseline, tuple(StudyTable(**table) for table in tables))
-
-
 def has_parameters(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Return whether a configuration, its defaults included, has these values; a root index of 1 is cross-entropy."""
     from hep_ray.training.config import TrialConfig
@@ -547,6 +572,8 @@ def words_to_confirm(state: SearchState, stated: Search | Stated) -> list[str] |
     A search that states no baseline, and whose best trial has the default one, is given a trial to beat by name: the
     first that is another configuration. What wins is never what is to be beaten.
     """
+    from hep_ray.search.definition import Stated
+
     assert state.started is not None
     ranked = [
         trial

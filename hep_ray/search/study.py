@@ -74,12 +74,13 @@ class StoredStudy:
 
         The first trials are the references, whatever their parameters: one that was drawn may have the same.
         """
-        for place, trial in enumerate(state.trials.values()):
+        references = list(state.trials)[: self._references]
+        for name, trial in state.trials.items():
             if trial.started.number < held:
                 continue
             while len(self._study.get_trials(deepcopy=False)) < trial.started.number:
                 self._study.tell(self._study.ask(), state=OptunaState.FAIL)
-            reference = place < self._references
+            reference = (trial.started.repeat_of or name) in references
             self._study.add_trial(frozen_trial({} if reference else trial.started.params, self._space))
 
 

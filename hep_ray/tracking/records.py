@@ -124,6 +124,7 @@ class SearchStarted(Config):
     gain_per: Literal["epoch", "second"] = Field(
         "epoch", description="what sampler curves weighs a gain against"
     )
+    repeats: int = Field(1, description="seeds with which a configuration is trained before it leads")
     constraints: dict[str, float] = Field(
         {}, description="figure of a model, and the largest value it may have"
     )
@@ -177,6 +178,9 @@ class TrialStarted(Config):
     seed: int
     until: int | None = Field(None, description="epoch after which it pauses; None where it need not")
     reason: str = Field("", description="why it was opened, where the scheduler says so")
+    repeat_of: str = Field(
+        "", description="first trial of a configuration that is trained again, with another seed"
+    )
     tags: dict[str, str] = Field(default_factory=dict, description="of its run in MLflow, beside the usual")
     figures: dict[str, float] = Field(
         {}, description="of its model that the search limits, known before its first epoch"

@@ -22,8 +22,8 @@ from hep_ray.cli import app
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.errors import HepRayError
 from hep_ray.search.cli import build_app
+from hep_ray.search.definition import stated_by
 from hep_ray.search.estimate import SearchCost
-from hep_ray.search.state import stated_by
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, Record, SearchStarted, TrialFinished, TrialStarted
 from tests.facts import raises
@@ -177,6 +177,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--learn-from": ["elsewhere"],
     "--constraint": ["parameters<=50"],
     "--until-no-gain": [],
+    "--repeats": ["3"],
     "--gain-per": ["second"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--accept-changed-code": [],

@@ -69,6 +69,7 @@ class Simulated:
         limits: of the models.
         value: of the metric, of a configuration after an epoch.
         error: statistical, of the metric; None where it reports none.
+        noise: standard deviation of the value over seeds, the same after every epoch of a trial.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Simulated:
         limits: ModelLimits | None = None,
         value: Callable[[dict[str, Any], int], float] = accuracy,
         error: float | None = None,
+        noise: float = 0.0,
     ) -> None:
         self.state = SearchState.fold(records)
         self.search = Search(
@@ -96,7 +98,7 @@ class Simulated:
             points_to_evaluate=references,
             second_objective=second,
         )
-        self.preset, self._diverges, self._value = preset, diverges, value
+        self.preset, self._diverges, self._value, self._noise = preset, diverges, value, noise
         self._error = {} if error is None else {"val_accuracy_error": error}
         kind = searcher or searcher_of(self.search, preset)
         self.searcher = kind(self.search, preset, space, seed, None, self.state, self._write, limits)
@@ -136,6 +138,7 @@ class Simulated:
             )
             return
         value = self._value(trial.started.params, epoch)
+        value += random.Random(f"{trial.started.params} {trial.started.seed}").gauss(0, self._noise)
         metrics = {
             "epoch": epoch,
             "val_accuracy": value,

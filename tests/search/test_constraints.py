@@ -61,10 +61,12 @@ def larger_is_better(params: dict[str, Any], epoch: int) -> float:
 
 
 def started(**given: Any) -> SearchStarted:
-    return SearchStarted(
-        time=0, search="toy", search_id="a", dataset_fingerprint="f", task="toy", metric="val_auc", mode="max",
-        epochs=1, sampler="random", scheduler="none", seed=5, provenance={}, options={}, **given,
-    )  # fmt: skip
+    stated: dict[str, Any] = {
+        "search": "toy", "search_id": "a", "dataset_fingerprint": "f", "task": "toy", "metric": "val_auc",
+        "mode": "max", "epochs": 1,
+        "sampler": "random", "scheduler": "none", "seed": 5, "provenance": {}, "options": {},
+    }  # fmt: skip
+    return SearchStarted(time=0, **{**stated, **given})
 
 
 def test_figures_are_those_of_the_network_and_of_one_event() -> None:

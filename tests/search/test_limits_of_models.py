@@ -23,13 +23,13 @@ from hep_ray.report import tables
 from hep_ray.report.groups import groups_of
 from hep_ray.search import constraints
 from hep_ray.search.constraints import ModelLimits, check_limits
-from hep_ray.search.definition import Preset, Search
+from hep_ray.search.definition import Preset, Search, Stated
 from hep_ray.search.estimate import _drawn
 from hep_ray.search.notebook import leaderboard_html
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import Draft, SearchPlan
 from hep_ray.search.space import Choice, Integer, LogUniform, Space
-from hep_ray.search.state import SearchState, Stated, words_to_confirm
+from hep_ray.search.state import SearchState, words_to_confirm
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (
     EpochFinished,
