@@ -93,7 +93,7 @@ def _under(plan: ConfirmPlan, state: SearchState, contender: Contender, name: st
     both = None
     if nominal is not None and varied is not None:
         # The models are given: one alone has the noise of the events, as a fitted one does.
-        alone = len(contender.runs) == 1 or fitted(contender)
+        alone = len(contender.runs) == 1 or seedless(contender)
         both = crossed(varied, nominal, paired=True, seedless=(alone, alone))
     if both is not None:
         difference = both.interval(level)
@@ -288,11 +288,11 @@ def compared(
     (one, values), (other, against) = left, right
     if values is None or against is None:
         return None
-    return crossed(values, against, paired=paired, seedless=(fitted(one), fitted(other)))
+    return crossed(values, against, paired=paired, seedless=(seedless(one), seedless(other)))
 
 
-def fitted(contender: Contender) -> bool:
-    """Return whether its model is fitted, so that no seed changes it but as it draws."""
+def seedless(contender: Contender) -> bool:
+    """Return whether no seed changes its model: it is fitted, and draws nothing."""
     return TrialConfig.from_params(
         {key: value for key, value in contender.params.items() if key != "seed"}
-    ).fitted
+    ).seedless

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hep_ray.config import Config
-from hep_ray.errors import InvalidEvents, MissingPackage, NotFitted
+from hep_ray.errors import InvalidConfig, InvalidEvents, MissingPackage, NotFitted
 from hep_ray.models import Model, SchemaLike
 from hep_ray.models.flat import ALL, FlatInput
 
@@ -44,6 +44,11 @@ class FittedConfig(Config):
 
     inputs: str = ALL
 
+    @property
+    def seedless(self) -> bool:
+        """Whether no seed changes what is fitted."""
+        return True
+
 
 class FittedModel(Model):
     """A classifier of plain features that is fitted instead of trained.
@@ -64,6 +69,8 @@ class FittedModel(Model):
     fitted: Tensor
     takes_missing = False
     """Whether the fit takes NaN for a value that is missing; else the median of the training events stands for it."""
+    takes_negative = True
+    """Whether the fit takes weights below 0."""
     package = ""
     """What is imported for the fit and not for the model that it leaves; empty where hep_ray itself needs it."""
 
@@ -90,9 +97,10 @@ class FittedModel(Model):
 
         Raises:
             InvalidEvents: a feature is NaN or infinite.
+            InvalidConfig: a weight is below 0, and the model takes none.
             MissingPackage: what fits the model is not installed.
         """
-        check_package(self)
+        check_fit(self, negative=weights is not None and bool((weights < 0).any()))
         features = np.concatenate(list(self._features(inputs, len(labels))))
         if self.has_missing and not self.takes_missing:
             filling = medians(features, "+".join(self.columns))
@@ -151,17 +159,28 @@ class FittedModel(Model):
     def _logits(self, features: Tensor) -> Tensor: ...
 
 
-def check_package(model: object) -> None:
-    """Check that what fits a model is installed.
+def check_fit(model: object, *, negative: bool = False) -> None:
+    """Check that a model, where it is a fitted one, can be fitted.
+
+    Args:
+        model: not yet fitted.
+        negative: there may be weights below 0.
 
     Raises:
-        MissingPackage: it is not.
+        InvalidConfig: it takes no such weights.
+        MissingPackage: what fits it is not installed.
     """
-    package = model.package if isinstance(model, FittedModel) else ""
-    if package and importlib.util.find_spec(package) is None:
+    if not isinstance(model, FittedModel):
+        return
+    name = type(model).__name__
+    if model.package and importlib.util.find_spec(model.package) is None:
         raise MissingPackage(
-            f"fitting the model '{type(model).__name__}' needs the package {package}, which is not installed: type "
+            f"fitting the model '{name}' needs the package {model.package}, which is not installed: type "
             "pip install 'hep-ray[trees]'"
+        )
+    if negative and not model.takes_negative:
+        raise InvalidConfig(
+            f"{name} takes no weights below 0: state negative_weights='absolute' or 'zero' in place of 'signed'"
         )
 
 

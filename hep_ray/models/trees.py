@@ -118,6 +118,11 @@ class XGBoostConfig(TreesConfig):
     events_per_tree: float = Field(default=1.0, gt=0, le=1)
     features_per_tree: float = Field(default=1.0, gt=0, le=1)
 
+    @property
+    def seedless(self) -> bool:
+        """Whether no tree draws events or features."""
+        return self.events_per_tree == self.features_per_tree == 1
+
 
 @model("xgboost", XGBoostConfig)
 class XGBoost(Trees):
@@ -127,6 +132,7 @@ class XGBoost(Trees):
     """
 
     package = "xgboost"
+    takes_negative = False
 
     def __init__(self, config: XGBoostConfig, schema: SchemaLike) -> None:
         super().__init__(config, schema)

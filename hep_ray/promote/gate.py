@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from hep_ray.config import FORMERLY
-from hep_ray.confirm.comparison import compared, fitted, same_events, values_of
+from hep_ray.confirm.comparison import compared, same_events, seedless, values_of
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Comparison, Confirmation, ConfirmedRun, Contender
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
@@ -321,7 +321,7 @@ def check_gain(
     """
     if gate is None:
         return _fails("not judged, without the dataset that was confirmed on")
-    if len(candidate.runs) < FEWEST_SEEDS and not (fitted(candidate) and fitted(confirmation.baseline)):
+    if len(candidate.runs) < FEWEST_SEEDS and not (seedless(candidate) and seedless(confirmation.baseline)):
         return _fails(
             f"seed noise is seen with {FEWEST_SEEDS} seeds or more; there is {len(candidate.runs)}",
         )

@@ -100,15 +100,14 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
 
 def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     """Commands that go on from here, as a shell takes them."""
-    from hep_ray.search.state import stated_in, words_to_confirm
+    from hep_ray.search.state import words_to_confirm
 
-    started, storage = result.state.started, plan.storage
-    assert started is not None
+    state, storage = result.state, plan.storage
     yield plan.given.to_look
     if result.out_of_time:
         budget = in_words(plan.time_budget or 0.0)
         yield typed(python(), sys.argv[0], "--resume", "--time-budget", budget, storage=storage)
-    if words := words_to_confirm(result.state, stated_in(started, plan.search)):
+    if words := words_to_confirm(state, plan.search):
         words += ["--allow-unfinished"] * bool(result.out_of_time)
         yield typed("hep-ray", *words, storage=storage)
     if not result.out_of_time and plan.preset.sampler != "grid":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NO_ERROR = 1e-9
-"""An error below this share of its value is the rounding of equal numbers."""
+"""An error below this share of its value, or of one where that is less, is the rounding of equal numbers."""
 
 
 @dataclass(frozen=True)

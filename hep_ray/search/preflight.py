@@ -36,7 +36,7 @@ from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.loading.stream import plan_ingest
 from hep_ray.metrics.decorrelation import check_warmup, check_yardstick
 from hep_ray.models import Model
-from hep_ray.models.fitted import check_package
+from hep_ray.models.fitted import check_fit
 from hep_ray.optim import OPTIMIZERS
 from hep_ray.optim.wide_minima import CentredOptimizer
 from hep_ray.own_code import OWN_CODE
@@ -475,7 +475,7 @@ def check_configurations(
             config.trainer.check_columns(schema)
             if built not in models:
                 models[built] = weightless(config, schema)
-                check_package(models[built])
+            check_fit(models[built], negative=config.fitted and config.trainer.of_negative_weights == "signed")
         except (InvalidConfig, UnknownName) as exc:
             raise InvalidSpace(f"model '{params['model']}' cannot be trained on this dataset: {exc}") from exc
         others = [

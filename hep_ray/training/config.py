@@ -205,6 +205,11 @@ class TrialConfig:
         return MODELS[self.trainer.model].fitted
 
     @property
+    def seedless(self) -> bool:
+        """Whether no seed changes the model: it is fitted, and draws nothing."""
+        return self.fitted and getattr(self.components["model"], "seedless", True)
+
+    @property
     def training(self) -> TrainerConfig:
         """How the model is trained.
 

@@ -12,7 +12,7 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import CorruptCheckpoint, InvalidConfig, InvalidEvents, MissingPackage, NotFitted
 from hep_ray.loading.batches import Events
 from hep_ray.models import MODELS, build_model
-from hep_ray.models.fitted import check_package
+from hep_ray.models.fitted import check_fit
 from hep_ray.models.likelihood import adaptive_estimate
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.fitted import FittedLoop
@@ -130,9 +130,19 @@ def test_a_fit_whose_package_is_absent_says_what_to_type(monkeypatch):
     inputs, labels = events()
     model = build_model("xgboost", {"trees": 2}, schema())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for check in (lambda: check_package(model), lambda: model.fit(inputs, labels, None, seed=0)):
+    for check in (lambda: check_fit(model), lambda: model.fit(inputs, labels, None, seed=0)):
         with raises(MissingPackage, "xgboost", "not installed", "hep-ray[trees]"):
             check()
+
+
+def test_xgboost_takes_no_weights_below_zero():
+    inputs, labels = events()
+    model = build_model("xgboost", {"trees": 2}, schema())
+    weights = np.where(np.arange(len(labels)) % 5, 1, -1).astype(np.float32)
+    with raises(InvalidConfig, "XGBoost takes no weights below 0", "negative_weights='absolute'"):
+        model.fit(inputs, labels, weights, seed=0)
+    model.fit(inputs, labels, np.abs(weights), seed=0)
+    build_model("gradient_boosting", {"trees": 2}, schema()).fit(inputs, labels, weights, seed=0)
 
 
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "c")])

@@ -331,3 +331,11 @@ def test_a_warm_up_keeps_no_epoch_from_before_the_term(metric):
     check_yardsticks(without, without.space)
     judged = search("val_decorrelated_loss", Choice(0.0, 0.35))
     check_yardsticks(judged, judged.space)
+
+
+def test_a_fit_that_takes_no_weights_below_zero_is_refused_where_they_stay():
+    for treatment in ("auto", "absolute", "zero"):
+        check(Space(model="xgboost", negative_weights=treatment))
+    check(Space(model="gradient_boosting", negative_weights="signed"))
+    with raises(InvalidSpace, "'xgboost'", "no weights below 0", "'zero' in place of 'signed'"):
+        check(Space(model=Choice("xgboost", "gradient_boosting"), negative_weights="signed"))
