@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from hep_ray.dataset.schema import (
     legal_name,
 )
 from hep_ray.dataset.splits import SplitRule
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import Interrupted, InvalidConfig, InvalidSchema
 from hep_ray.files import refuse_occupied, storing
 from hep_ray.plugins import code_changes, code_of
@@ -145,10 +146,12 @@ def convert(
     rules = opened.rules
     columns, event_schema = _layout(opened, rules, chosen)
     rule, event_schema = given_split(opened, rule, event_schema)
-    if rule.stratified and rules.selection is None and opened.events is not None:
+    none_left_out = rules.selection is None and rules.label.from_ != "where"
+    if rule.stratified and none_left_out and opened.events is not None:
         refuse_many(opened.events)
     notes: list[JsonValue] = [*opened.notes, *joined_tables(opened)]
     notes += renamed(columns) if not rules.columns else ()
+    notes += _lost_variations(opened, rules, event_schema)
     if (Path(out) / MANIFEST).exists():
         notes += code_changes(Manifest.read(out).source.get("own_code"))
     source: dict[str, JsonValue] = {
@@ -320,6 +323,11 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
     names = [column.name for column in schema.columns]
     if absent := [name for name in chosen.columns if name not in names]:
         raise InvalidConfig(f"--columns names {', '.join(absent)}; the dataset has {', '.join(names)}")
+    varied = {
+        name: one
+        for name, one in schema.variations.items()
+        if not _absent(one, schema, chosen.columns or names)
+    }
     stated = {
         "task": rules.task,
         "signal": rules.signal or (schema.signal if schema.signal in rules.classes else rules.classes[-1]),
@@ -328,7 +336,7 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
         "split_by": rules.split_by,
         "spectators": rules.spectators or None,
         "expected": rules.expected or None,
-        "variations": rules.variations or None,
+        "variations": rules.variations or varied,
     }
     meaning = {**schema.class_meaning, **rules.class_meaning}
     kept = tuple(one for one in schema.columns if one.name in (chosen.columns or names))
@@ -344,6 +352,23 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
             "columns": kept,
         }
     )
+
+
+def _absent(variation: Variation, schema: EventSchema, kept: Collection[str]) -> list[str]:
+    """Return the columns of a variation that are not among those kept."""
+    changes = variation.changes({column.name: column.elements for column in schema.columns})
+    read = (*(one.column for one in changes), *([variation.weight] if variation.weight else []))
+    return [name for name in dict.fromkeys(read) if name not in kept]
+
+
+def _lost_variations(opened: Inputs, rules: SchemaFile, schema: EventSchema) -> Iterator[str]:
+    """Say which variations of a dataset of ours went with the columns that they need."""
+    if opened.schema is None or rules.variations:
+        return
+    kept = [column.name for column in schema.columns]
+    for name, one in opened.schema.variations.items():
+        if absent := _absent(one, opened.schema, kept):
+            yield f"variation '{name}' ({one}) is left out with the column {', '.join(absent)}"
 
 
 def _origin_is_lost(schema: EventSchema, rules: SchemaFile) -> bool:

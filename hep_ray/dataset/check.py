@@ -119,7 +119,7 @@ class _EventScan:
             column.name: Repetitions()
             for column in self._schema.columns
             if not column.shape
-            and column.name not in (self._schema.split_by, self._schema.weight)
+            and column.name not in (self._schema.split_by, *self._schema.weights)
             and (column.name in self._schema.spectators or identifier_like(column.name, whole=True))
         }
         self._batch_rows = max(1, BATCH_BYTES // sum(column.nbytes for column in self._schema.columns))

@@ -188,6 +188,30 @@ def test_a_schema_file_names_them_and_the_fingerprint_stays(tmp_path: Path) -> N
         parse_schema(head + text + text, "x")
 
 
+def test_variations_go_with_the_columns_that_they_need_and_a_note_says_so(tmp_path: Path) -> None:
+    made = schema(up=UP, odd=ODD, mixed={**ODD, "scale": {"jets": 2.0}}, jes={"scale": {"b": 2.0}})
+    written(tmp_path / "d", made, arrays())
+    names = ("vector", "w", "count", "w_up", "mass")
+    later = convert([tmp_path / "d"], "parquet", None, tmp_path / "later", columns=names)
+    assert later.event_schema.variations == {name: made.variations[name] for name in ("odd", "jes")}
+    assert later.source["notes"] == [
+        "variation 'up' (pt × 1.1, vector.a × 0.5, b + 2, pt − 1) is left out with the column pt",
+        "variation 'mixed' (jets × 2, weights by w_up) is left out with the column jets",
+    ]
+    whole = convert([tmp_path / "d"], "parquet", None, tmp_path / "whole")
+    assert (whole.event_schema.variations, whole.source["notes"]) == (made.variations, [])
+    text = 'reader = "parquet"\n[variations.up]\nscale = {"pt" = 1.1}\n'
+    with raises(InvalidSchema, "'up'", "'pt'"):  # one that is stated is no accident
+        convert(
+            [tmp_path / "d"],
+            None,
+            None,
+            tmp_path / "no",
+            schema=parse_schema(text, "x"),
+            columns=("vector", "w"),
+        )
+
+
 def test_weights_of_a_variation_have_the_normalisation_of_the_nominal_ones(tmp_path: Path) -> None:
     for name, weight in (("bkg", 2.0), ("sig", 1.0)):
         full = np.full(300, weight, np.float32)

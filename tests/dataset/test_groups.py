@@ -18,6 +18,7 @@ from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule, event_hashes, hashes_of, split_codes
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import InvalidSchema
 from hep_ray.metrics.roc import roc_curve
 from tests.facts import raises
@@ -107,6 +108,31 @@ def test_a_leak_that_ignores_the_collision_is_found_and_can_be_accepted(tmp_path
     for fact in ("'collision'", "600 values", "10.0 events", "--split-by collision", "--accept collision"):
         assert fact in problem
     assert not check(tmp_path / "d", ["collision"]).problems
+
+
+def test_weights_of_a_variation_are_no_groups(tmp_path: Path) -> None:
+    weight = np.repeat(np.linspace(0.5, 1.5, 200), 5).astype(np.float32)
+    schema = EventSchema(
+        task="toy",
+        columns=(Column(name="x"), Column(name="w"), Column(name="w_up"), Column(name="collision")),
+        classes=("jet", "tau"),
+        weight="w",
+        spectators=("w_up", "collision"),
+        variations={"up": Variation(weight="w_up")},
+    )
+    with ShardWriter(tmp_path / "d", schema) as writer:
+        writer.write(
+            {
+                "event_id": [f"e{row}" for row in range(1000)],
+                "label": np.arange(1000) % 2,
+                "x": np.random.default_rng(1).normal(size=1000).astype(np.float32),
+                "w": weight,
+                "w_up": weight * 2,
+                "collision": weight,
+            }
+        )
+    (problem,) = check(tmp_path / "d").problems
+    assert "--split-by collision" in problem
 
 
 @pytest.mark.parametrize("reader", ["npz", "parquet"])

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from hep_ray.cli import data_app as app
 from hep_ray.confirm.folds import dataset_of_fold
 from hep_ray.conversion import shards
-from hep_ray.conversion.cli import app
 from hep_ray.conversion.convert import convert
+from hep_ray.conversion.schema_file import SchemaFile
 from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.dataset.splits import SPLITS, SplitRule, event_hashes, hashes_of, split_codes, stratify
@@ -183,6 +184,21 @@ def test_more_events_than_are_divided_twice_are_refused(
     assert "2000 events" in str(told.exception)
     few = convert(inputs, "parquet", None, tmp_path / "made", rule=STRATIFIED, selection="x > 0")
     assert sum(few.split_counts().values()) < 999
+
+
+def test_events_that_labels_leave_out_do_not_count_against_the_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(1000.0)
+    pq.write_table(pa.table({"x": rows % 250 + rows // 250, "y": rows}), tmp_path / "e.parquet")
+    monkeypatch.setattr(shards, "MOST_STRATIFIED", 596)
+    where = {"from": "where", "where": ["x < 100", "x > 200"]}
+    rules = SchemaFile.model_validate({"reader": "parquet", "classes": ["low", "high"], "label": where})
+    made = convert([tmp_path / "e.parquet"], None, None, tmp_path / "made", schema=rules, rule=STRATIFIED)
+    assert {name: sum(events) for name, events in counts(made).items()} == {"low": 394, "high": 202}
+    monkeypatch.setattr(shards, "MOST_STRATIFIED", 595)
+    with raises(InvalidConfig, "596", "595", "--stratify"):
+        convert([tmp_path / "e.parquet"], None, None, tmp_path / "none", schema=rules, rule=STRATIFIED)
 
 
 def test_a_class_too_small_for_its_splits_is_refused_by_the_command(tmp_path: Path) -> None:
