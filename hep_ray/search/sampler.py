@@ -491,10 +491,10 @@ class OptunaSearcher(JournalSearcher):
         """Return the configuration to train again now, and why, within the share of the epochs that repeats have.
 
         The share is of what was trained, and does not count where there is nothing else to train. Near the end it is of
-        all epochs: what is left of it is kept for repeats.
+        all epochs: what is left of it is kept for repeats. All references begin before: they are the first trials.
         """
         repeats, trials, cost = self._preset.repeats, self._state.drawn(), self._preset.epochs
-        if repeats == 1 or self._closed or self._hopeless():
+        if repeats == 1 or self._closed or self._state.opened < self._references or self._hopeless():
             return None
         spent = sum(map(self._given, trials))
         again = sum(self._given(trial) for trial in trials if trial.started.repeat_of)

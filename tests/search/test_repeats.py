@@ -119,6 +119,32 @@ def test_a_reference_that_leads_is_trained_again_and_is_no_draw() -> None:
         assert half.run() == expected
 
 
+@pytest.mark.parametrize("count", [5, 6])
+@pytest.mark.parametrize(
+    ("scheduler", "sampler"), [("none", "tpe"), ("asha_pausing", "random"), ("curves", "")]
+)
+def test_all_references_begin_before_the_first_repeat(count: int, scheduler: str, sampler: str) -> None:
+    """The first trials are the references; so many that a fifth of their epochs is a repeat's, and they lead."""
+    fixed = {"model": "cnn", "loss": "cross_entropy", "optimizer": "adam", "momentum": 0.5}
+    references = tuple({**fixed, "learning_rate": 0.01 / (2 + place)} for place in range(count))
+
+    def run(records: Any = ()) -> tuple[Simulated, list[dict[str, Any]]]:
+        def value(params: dict[str, Any], _: int) -> float:
+            return 2 - params["learning_rate"] if params in references else height(params)
+
+        return played(
+            preset(scheduler, sampler=sampler, trials=12), records, references=references, value=value
+        )
+
+    whole, expected = run()
+    trials = whole.state.drawn()
+    assert [trial.started.params for trial in trials[:count]] == list(references)
+    assert {trial.started.repeat_of for trial in trials[:count]} == {""}
+    assert any(trial.started.repeat_of in {"t0000", f"t{count - 1:04d}"} for trial in trials[count:])
+    for cut in range(3, len(expected), len(expected) // 6):
+        assert run(whole.state.records[:cut])[1] == expected
+
+
 def fold(trials: dict[str, tuple[str, list[float], str]], **given: Any) -> SearchState:
     """Trial → first of its configuration, values, status; of a search that asks for three seeds."""
     records: list[Record] = [started(repeats=3, **given)]
