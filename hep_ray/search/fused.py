@@ -26,7 +26,7 @@ from hep_ray.plugins import load
 from hep_ray.search.failures import begin_log, time_limit, write_log
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.state import SearchState, first_line
+from hep_ray.search.state import TIMES, SearchState, first_line
 from hep_ray.search.trial import TrialJob, TrialRun, cause_of, failure_of
 from hep_ray.tracking.records import TrialsFused, TrialStarted
 from hep_ray.training.config import TrialConfig
@@ -107,7 +107,11 @@ def _prevented(resources: ResourcePlan) -> str:
 
 
 def chosen_fuse(
-    fuse: str, why_not: str, configurations: Iterable[Mapping[str, Any]], resources: ResourcePlan
+    fuse: str,
+    why_not: str,
+    configurations: Iterable[Mapping[str, Any]],
+    resources: ResourcePlan,
+    cost: str | None = None,
 ) -> str:
     """Return how a search stacks its trials: as it is asked to, or `off` where none could be.
 
@@ -116,13 +120,15 @@ def chosen_fuse(
         why_not: in words, why its trials are not known before others have ended; empty where they are.
         configurations: one for each set of components that it may draw.
         resources: of one trial.
+        cost: second objective; seconds of a stack are shared out in equal parts, and tell its trials not apart.
 
     Raises:
         InvalidConfig: a number is asked for, and none could be; with the reason.
     """
     if fuse == OFF or (fuse == AUTO and resources.trials <= resources.concurrent):
         return OFF
-    why = why_not or _prevented(resources)
+    shared = f"the second objective, {cost}, is of time, which a stack shares out" if cost in TIMES else ""
+    why = why_not or shared or _prevented(resources)
     if not why:
         reasons = {why_alone(TrialConfig.from_params(params)) for params in configurations}
         if "" in reasons:

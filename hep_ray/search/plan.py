@@ -551,11 +551,10 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         InvalidConfig: the processor lacks the precision that is asked for.
         InvalidSpace: the trainer would not read, or would refuse, a parameter.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
-        InvalidConfig: neither a number of trials nor a time ends it, or an option would do nothing.
         InvalidSpace: weights would be averaged over a single epoch, or no configuration keeps the constraints.
         InvalidConfig, SearchFailed: it cannot learn from an earlier search, see `lessons_of`.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
-        InvalidConfig: trials on this dataset do not report the metric.
+        InvalidConfig: nothing ends it, an option would do nothing, or trials on this dataset lack the metric.
         InvalidConfig, PluginFailed: a scheduler or a sampler of the user's own fails, see `rehearse`.
         InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
     """
@@ -589,7 +588,9 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         plugins=trials.plugins,
         time_budget=options.time_budget,
         watched=draft.watched,
-        fuse=chosen_fuse(options.fuse, why_not_ahead(preset), trials.built[0], trials.resources),
+        fuse=chosen_fuse(
+            options.fuse, why_not_ahead(preset), trials.built[0], trials.resources, search.second_objective
+        ),
         search=search,
         preset=preset,
         space=draft.space,

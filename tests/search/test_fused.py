@@ -316,6 +316,15 @@ def test_a_search_stacks_what_it_knows_beforehand(fuse):
                 chosen_fuse(fuse, why, [params], resources)
 
 
+@pytest.mark.parametrize("cost", ["epoch_seconds", "cpu_seconds", "gpu_seconds"])
+def test_trials_whose_seconds_are_an_objective_are_not_stacked(cost):
+    """A stack tells its seconds in equal parts, so a slow configuration would cost as little as a fast one."""
+    assert chosen_fuse("auto", "", [MLP], TWO_CORES, cost) == "off"
+    with raises(InvalidConfig, "--fuse 4", f"{cost}, is of time", "--fuse off"):
+        chosen_fuse("4", "", [MLP], TWO_CORES, cost)
+    assert chosen_fuse("4", "", [MLP], TWO_CORES, "flops") == "4"
+
+
 def test_a_search_whose_trials_have_a_core_each_stacks_none_by_itself():
     each = dataclasses.replace(TWO_CORES, trials=2)
     assert chosen_fuse("auto", "", [MLP], each) == "off"
