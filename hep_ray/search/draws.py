@@ -28,12 +28,14 @@ from optuna.trial import FixedTrial, FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from hep_ray.errors import InvalidConfig
+from hep_ray.models import is_fitted
 from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import SamplerOfDraws
 from hep_ray.search.space import Space
 from hep_ray.search.state import ENDLESS, SearchState, TrialState
 from hep_ray.tracking.records import OF_PARAMETERS, SearchStarted, TrialStarted
+from hep_ray.training.config import TrialConfig
 
 TOLD_AS = {"completed": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
 """How a trial ended, in Optuna's words."""
@@ -64,7 +66,8 @@ def to_repeat(
 
     It has the best mean of those that have not been trained as often as one that leads, and would lead by it: it is
     above that of the best which has. One seed at a time, so that a configuration which was lucky once is not trained
-    to the last; one that a seed made fail never leads, and one that breaks a limit cannot.
+    to the last; one whose model no seed changes is trained once; one that a seed made fail never leads, and one that
+    breaks a limit cannot.
 
     Args:
         state: the search so far.
@@ -81,7 +84,7 @@ def to_repeat(
         if not used or state.breaks(used[0]):
             continue
         mean = sign * statistics.fmean(objectives(trial, search)[0] for trial in used)
-        if len(ended) >= repeats:
+        if len(ended) >= repeats or (ended and _seedless(ended[0])):
             leader = max(leader or (-math.inf, ""), (mean, used[0].trial_id), key=lambda one: one[0])
         elif any(trial.finished and trial.finished.failure in OF_PARAMETERS for trial in trials):
             continue
@@ -95,6 +98,11 @@ def to_repeat(
         return first, f"to be trained again if it stays best: {sign * mean:.4g} is {ahead}"
     of = f"{first.trial_id} has {sign * mean:.4g}" if seeds == 1 else f"{seeds} seeds have {sign * mean:.4g}"
     return first, f"seed {seeds + 1} of {repeats}: {of}, {ahead}"
+
+
+def _seedless(trial: TrialState) -> bool:
+    params = trial.started.params
+    return is_fitted(params.get("model")) and TrialConfig.from_params(params).seedless
 
 
 def trained_again(first: TrialState, reason: str, state: SearchState) -> TrialStarted:

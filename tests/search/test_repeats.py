@@ -272,3 +272,20 @@ def test_where_repeats_cannot_be_they_are_refused() -> None:
     )  # fmt: skip
     auto = Preset(epochs=2, trials=9, sampler="auto", scheduler="none", repeats=2)
     assert auto.resolved(one).sampler == "tpe"
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, None), ({"events_per_tree": 0.5}, "xg")])
+def test_a_fit_that_no_seed_changes_is_not_trained_again(
+    options: dict[str, Any], expected: str | None
+) -> None:
+    records: list[Record] = [started(repeats=3)]
+    params = {"xg": {"model": "xgboost", **options}, "net": {"learning_rate": 3}}
+    for number, (name, value) in enumerate((("xg", 0.9), ("net", 0.8))):
+        begun = TrialStarted(time=number, trial_id=name, number=number, params=params[name], seed=0)
+        epoch = EpochFinished(
+            time=number, trial_id=name, metrics={"epoch": 1, "val_auc": value}, cpu_seconds=0.0
+        )
+        records += [begun, epoch, TrialFinished(time=number, trial_id=name, status="completed")]
+    search = Search(name="toy", task="toy", title="", space=RANGES, presets={}, metric="val_auc")
+    found = to_repeat(SearchState.fold(records), search, 3)
+    assert (found and found[0].trial_id) == expected
