@@ -277,6 +277,7 @@ def _column_of(part: Part, rule: ColumnRule, shown: str) -> Column:
         missing=rule.missing == "nan",
         sentinels=rule.sentinels,
         fill=None if rule.missing == "nan" else rule.missing,
+        padding=rule.pad_value if rule.pad_to is not None and rule.expression is None else None,
     )
 
 

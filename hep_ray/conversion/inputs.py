@@ -302,6 +302,8 @@ def _dataset_schema(opened: Sequence[tuple[Path, Opened]]) -> EventSchema | None
     schemas = [EventSchema.model_validate_json(text) for text in dict.fromkeys(texts) if text]
     if not schemas:
         return None
+    # What filled up lists is not known of datasets made before it was kept: the same of a later one stands for both.
+    schemas = [one for one in schemas if not any(one == other.unpadded != other for other in schemas)]
     # What stood for missing values may be known of one dataset alone: of one that needed it, or was made later.
     filled = [one for one in schemas if one != one.of_events]
     if not all(texts) or len(filled) > 1 or any(one.of_events != schemas[0].of_events for one in schemas):

@@ -322,14 +322,6 @@ class SchemaFile(Config):
     def _understood(self) -> SchemaFile:
         if self.selection is not None:
             Expression(self.selection)
-        padded = {column.name: column for column in self.columns if column.pad_to is not None}
-        for name, one in self.variations.items():
-            shifted = set(one.shift) | {key for key in one.scale if key in padded and padded[key].pad_value}
-            if found := sorted(padded.keys() & {key.partition(".")[0] for key in shifted}):
-                raise InvalidSchema(
-                    f"variation '{name}' would change what column '{found[0]}' is filled up with (pad_to): make it a "
-                    "column of lists, max_length"
-                )
         return self
 
 

@@ -186,7 +186,7 @@ def fingerprint_of(event_schema: EventSchema, split_rule: SplitRule, shards: Ite
     del schema["variations"]
     for said, column in zip(schema["columns"], event_schema.columns, strict=True):
         said["axes"] = list(column.grid)
-        del said["sentinels"], said["fill"]  # of the input: no event has them
+        del said["sentinels"], said["fill"], said["padding"]  # of the input: no event has them
         for kind in ("lists", "missing", "categories"):
             if not said[kind]:
                 del said[kind]

@@ -80,6 +80,8 @@ class Column(Config):
         missing: whether NaN stands for values that are missing, of a floating-point column; it is refused otherwise.
         sentinels: values that stood for missing ones in the input, and do so in what is predicted.
         fill: number that took the place of missing values in the input, and does so in what is predicted.
+        padding: number that shorter lists of the input were filled up with, to one length; None where none were, or
+            where nobody knows, as of datasets made before this was kept.
         categories: what the values 0, 1, … of a scalar integer column stand for, such as the classes that a class was
             made of; empty where they are numbers.
 
@@ -98,6 +100,7 @@ class Column(Config):
     missing: bool = False
     sentinels: tuple[float, ...] = ()
     fill: float | None = None
+    padding: float | None = None
     categories: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -395,6 +398,11 @@ class EventSchema(Config):
                     f"'{one.column}' is {column.dtype}; only floating-point columns are scaled or shifted: make it "
                     "float32"
                 )
+            if column.padding is not None and (one.offset or (one.factor != 1 and column.padding)):
+                raise InvalidSchema(
+                    f"'{one.column}' is filled up with {column.padding:g} (pad_to), which would change too: make it a "
+                    "column of lists, max_length"
+                )
         if (name := variation.weight) is not None:
             if self.weight is None:
                 raise InvalidSchema(f"'{name}' takes the place of weights, and the schema has no 'weight'")
@@ -455,9 +463,15 @@ class EventSchema(Config):
 
     @property
     def of_events(self) -> EventSchema:
-        """The same schema without variations, and without what stood for missing values in the input."""
-        columns = (one.model_copy(update={"fill": None, "sentinels": ()}) for one in self.columns)
+        """The same schema without variations, and without what was filled in or stood for missing values."""
+        columns = (one.model_copy(update={"fill": None, "sentinels": ()}) for one in self.unpadded.columns)
         return self.model_copy(update={"columns": tuple(columns), "variations": {}})
+
+    @property
+    def unpadded(self) -> EventSchema:
+        """The same schema as a dataset has that does not know what its lists were filled up with."""
+        columns = (one.model_copy(update={"padding": None}) for one in self.columns)
+        return self.model_copy(update={"columns": tuple(columns)})
 
     @property
     def signal_index(self) -> int:

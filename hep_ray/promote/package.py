@@ -103,8 +103,13 @@ class Description(Config):
         later: dict[str, Any] = {
             name: True for name in ("plugins", "reference_sha256", "calibration") if not getattr(self, name)
         }
+        unset: dict[str, Any] = {}
         if not self.event_schema.variations:
-            later["event_schema"] = {"variations"}
+            unset["variations"] = True
+        if all(column.padding is None for column in self.event_schema.columns):
+            unset["columns"] = {"__all__": {"padding"}}
+        if unset:
+            later["event_schema"] = unset
         if self.evidence is not None and not self.evidence.variations:
             later["evidence"] = {"variations"}
         return self.model_dump_json(indent=1, exclude=later) + "\n"

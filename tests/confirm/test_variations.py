@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy import stats
@@ -27,7 +28,7 @@ from hep_ray.conversion.cli import app
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.schema_file import parse_schema
 from hep_ray.conversion.shards import ShardWriter
-from hep_ray.dataset.dataset import Dataset, Manifest
+from hep_ray.dataset.dataset import Dataset, Manifest, fingerprint_of
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.variations import Change, Variation
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, UnreadableInput
@@ -181,11 +182,59 @@ def test_a_schema_file_names_them_and_the_fingerprint_stays(tmp_path: Path) -> N
     later = Manifest.load(tmp_path / "later")
     assert later.event_schema.variations == made.event_schema.variations
     assert later.fingerprint == plain.fingerprint
-    with raises(InvalidSchema, "'energy_up'", "'pt'", "pad_to"):
-        column = '[[columns]]\nname = "pt"\npad_to = 4\n'
-        parse_schema(f'{head}{column}[variations.energy_up]\nshift = {{"pt" = 1.0}}\n', "x")
     with raises(UnreadableInput, "TOML"):
         parse_schema(head + text + text, "x")
+
+
+@pytest.mark.parametrize("name", ["jets", "jets.jpt", "jpt"])
+@pytest.mark.parametrize(("pad", "change"), [(-999.0, "shift"), (-999.0, "scale"), (0.0, "shift")])
+def test_padding_is_never_varied_by_whatever_name(name: str, pad: float, change: str, tmp_path: Path) -> None:
+    head = padded(tmp_path, pad)
+    inputs = [tmp_path / f"{one}.parquet" for one in ("b", "s")]
+    text = f'[variations.up]\n{change} = {{"{name}" = 1.5}}\n'
+    with raises(InvalidSchema, "'up'", "'jets'", f"{pad:g}", "pad_to", "max_length"):
+        convert(inputs, None, None, tmp_path / "no", schema=parse_schema(head + text, "x"))
+    plain = convert(inputs, None, None, tmp_path / "d", schema=parse_schema(head, "x"))
+    (column,) = plain.event_schema.columns
+    assert column.padding == pad
+    alone = parse_schema(f'reader = "parquet"\n{text}', "x")
+    with raises(InvalidSchema, "'up'", "'jets'", "pad_to"):  # known when the dataset is converted again
+        convert([tmp_path / "d"], None, None, tmp_path / "no", schema=alone)
+
+
+def test_padding_of_zero_may_be_scaled_and_no_fingerprint_or_package_tells_of_it(tmp_path: Path) -> None:
+    head = padded(tmp_path, 0.0)
+    inputs = [tmp_path / f"{one}.parquet" for one in ("b", "s")]
+    text = '[variations.up]\nscale = {"jpt" = 1.5}\n'
+    made = convert(inputs, None, None, tmp_path / "d", schema=parse_schema(head + text, "x"))
+    assert [*made.event_schema.variations] == ["up"]
+    old = made.event_schema.unpadded
+    assert [column.padding for column in old.columns] == [None]
+    assert fingerprint_of(old, made.split_rule, made.shards) == made.fingerprint
+    package = Description(event_schema=old, params={}, dataset_fingerprint="")
+    assert "padding" not in package.dumps()  # which an earlier release reads
+    # Joined with the same events of a dataset made before, the padding is still known.
+    for name, one in (("old", old), ("new", made.event_schema)):
+        events = {"event_id": [f"{name}{row}" for row in range(60)], "label": np.arange(60) % 2}
+        written(
+            tmp_path / name,
+            one,
+            {**events, "jets": np.random.default_rng(2).random((60, 4, 2)).astype(np.float32)},
+        )
+    both = convert([tmp_path / "old", tmp_path / "new"], "parquet", None, tmp_path / "both")
+    assert both.event_schema == made.event_schema
+
+
+def padded(folder: Path, pad: float) -> str:
+    """Write lists of two classes, one file each, and return the schema that makes arrays of them."""
+    lengths = np.arange(60) % 5
+    for name, value in (("b", 20.0), ("s", 30.0)):
+        lists = {one: [[value] * length for length in lengths] for one in ("jpt", "jm")}
+        pq.write_table(pa.table(lists), folder / f"{name}.parquet")
+    return (
+        'reader = "parquet"\nclasses = ["b", "s"]\n[[columns]]\nname = "jets"\nsources = ["jpt", "jm"]\n'
+        f"pad_to = 4\npad_value = {pad}\n"
+    )
 
 
 def test_variations_go_with_the_columns_that_they_need_and_a_note_says_so(tmp_path: Path) -> None:
