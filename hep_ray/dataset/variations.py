@@ -61,17 +61,30 @@ class Variation(Config):
             elements: column → names along its last axis; empty where they have none.
 
         Raises:
-            InvalidSchema: there is no such column or element, or several elements have the name.
+            InvalidSchema: there is no such column or element, several elements have the name, or one table names a
+                place twice, or a column with one of its elements.
         """
         found: dict[tuple[str, int | None], Change] = {}
         for values, scaled in ((self.scale, True), (self.shift, False)):
+            named: dict[tuple[str, int | None], str] = {}
             for name, value in values.items():
                 place = _place_of(name, elements)
+                if twice := [own for at, own in named.items() if _overlap(at, place)]:
+                    raise InvalidSchema(
+                        f"'{twice[0]}' and '{name}' name the same values in {'scale' if scaled else 'shift'}, each "
+                        "place once: name the elements alone, each with what becomes of it in all"
+                    )
+                named[place] = name
                 before = found.get(place, Change(*place))
                 found[place] = (
                     Change(*place, value, before.offset) if scaled else Change(*place, before.factor, value)
                 )
         return tuple(found.values())
+
+
+def _overlap(one: tuple[str, int | None], other: tuple[str, int | None]) -> bool:
+    """Return whether two places, each a column and an element or None for all of it, share values."""
+    return one[0] == other[0] and (one[1] == other[1] or None in (one[1], other[1]))
 
 
 def _place_of(name: str, elements: Mapping[str, tuple[str, ...]]) -> tuple[str, int | None]:

@@ -180,9 +180,14 @@ WORST = "worst_"
 
 
 def nominal_key(key: str) -> str:
-    """Return the key of which a key is the worst value, `val_auc` of `val_worst_auc`; any other key is its own."""
+    """Return the key of which a key is the worst value, `val_auc` of `val_worst_auc`; any other key is its own.
+
+    So is that of a registered metric whose own name begins with `worst_`.
+    """
     split, _, rest = key.partition("_")
-    return f"{split}_{rest.removeprefix(WORST)}" if rest.startswith(WORST) else key
+    if not rest.startswith(WORST) or ((owner := metric_of(rest)) and owner.name.startswith(WORST)):
+        return key
+    return f"{split}_{rest.removeprefix(WORST)}"
 
 
 def worst_of(key: str, several: Sequence[Mapping[str, float]]) -> dict[str, float]:

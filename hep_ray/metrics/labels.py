@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hep_ray.metrics import WORST, metric_of
+from hep_ray.metrics import WORST, metric_of, nominal_key
 
 SPLITS = {"train": "training", "val": "validation", "test": "test", "watched": "watched"}
 BESIDE_METRICS = {
@@ -26,8 +26,9 @@ def metric_words(key: str) -> str:
     split, _, rest = key.partition("_")
     if split not in SPLITS:
         split, rest = "", key
-    worst, rest = WORST.replace("_", " ") * rest.startswith(WORST), rest.removeprefix(WORST)
-    words = worst + (BESIDE_METRICS.get(rest) or _label(rest))
+    nominal = nominal_key(f"{split}_{rest}").removeprefix(f"{split}_")
+    worst = WORST.replace("_", " ") * (nominal != rest)
+    words = worst + (BESIDE_METRICS.get(nominal) or _label(nominal))
     return f"{SPLITS[split]} {words}" if split else words
 
 

@@ -150,11 +150,15 @@ def evaluate_once(
 
 
 def worst_metrics(nominal: Mapping[str, float], under: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return `test_worst_…` of every metric whose direction is known; nothing without variations."""
+    """Return `test_worst_…` of every metric whose direction is known; nothing without variations.
+
+    A metric of the user's own that is named so keeps its value.
+    """
     ranking = [key for key in nominal if under and larger_is_better(key) is not None]
     found: dict[str, float] = {}
     for key in ranking:
-        found |= worst_of(key, [nominal, *under.values()])
+        if (worst := worst_of(key, [nominal, *under.values()])).keys().isdisjoint(nominal):
+            found |= worst
     return found
 
 

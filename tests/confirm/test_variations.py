@@ -35,7 +35,7 @@ from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema, Unreadab
 from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.loading.varied import changed, varied
-from hep_ray.metrics import larger_is_better, nominal_key
+from hep_ray.metrics import METRICS, larger_is_better, metric, nominal_key
 from hep_ray.metrics.labels import metric_words
 from hep_ray.promote.package import Description, Evidence, model_card
 from hep_ray.report import tables
@@ -44,7 +44,14 @@ from hep_ray.tracking.records import SearchStarted, TrialTested
 from hep_ray.training.checkpoint import save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import Goal, start_trial
-from hep_ray.training.testing import SCORES, evaluate_once, metric_keys, read_scores, varied_scores
+from hep_ray.training.testing import (
+    SCORES,
+    evaluate_once,
+    metric_keys,
+    read_scores,
+    varied_scores,
+    worst_metrics,
+)
 from tests.confirm.test_summary import plan, state  # noqa: F401 - fixtures
 from tests.facts import raises
 
@@ -133,6 +140,29 @@ def test_names_are_columns_elements_or_both() -> None:
     )
     with raises(InvalidSchema, "'a'", "'v.a'", "'w.a'"):
         Variation(scale={"a": 2.0}).changes({"v": ("a",), "w": ("a",)})
+
+
+@pytest.mark.parametrize("table", ["scale", "shift"])
+@pytest.mark.parametrize("names", [("a", "vector.a"), ("vector", "vector.a"), ("b", "vector")])
+def test_a_place_that_a_table_names_twice_is_refused(table: str, names: tuple[str, str]) -> None:
+    with raises(InvalidSchema, "'up'", table, *(f"'{name}'" for name in names)):
+        schema(up={table: {names[0]: 2.0, names[1]: 3.0}})
+
+
+@pytest.mark.parametrize(
+    ("variation", "expected"),
+    [
+        ({"scale": {"vector": 2.0}, "shift": {"a": 1.0}}, [21.0, 20.0]),
+        ({"scale": {"a": 2.0}, "shift": {"vector": 1.0}}, [21.0, 11.0]),
+    ],
+)
+def test_a_column_and_its_element_in_two_tables_are_scaled_before_they_are_shifted(
+    variation: Any, expected: list[float]
+) -> None:
+    values = torch.tensor([[10.0, 10.0]])
+    for one in schema(up=variation).variations["up"].changes({"vector": ("a", "b")}):
+        values = changed(values, one)
+    assert values[0].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -422,6 +452,28 @@ def test_a_worst_variation_has_a_direction_words_and_events_with_variations() ->
         check_metrics("val_worst_nothing", None, schema(up=UP))
     with raises(InvalidConfig, "'val_confusion_signal_signal'", "better"):
         check_metrics("val_worst_confusion_signal_signal", None, schema(up=UP))
+
+
+def test_a_metric_of_the_users_own_may_be_named_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "auc" in METRICS  # discovers them
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+
+    @metric("worst_class_recall", larger_is_better=True, label="recall of the worst class")
+    def worst_class_recall(scores: Any, labels: Any) -> float:
+        answers = scores.argmax(1) == labels
+        return min(float(answers[labels == label].mean()) for label in range(scores.shape[1]))
+
+    check_metrics("val_worst_class_recall", None, schema())
+    assert nominal_key("val_worst_class_recall") == "val_worst_class_recall"
+    assert larger_is_better("val_worst_class_recall") is True
+    assert metric_words("val_worst_class_recall") == "validation recall of the worst class"
+    assert nominal_key("val_worst_worst_class_recall") == "val_worst_class_recall"
+    assert metric_words("val_worst_worst_class_recall") == "validation worst recall of the worst class"
+    check_metrics("val_worst_worst_class_recall", None, schema(up=UP))
+    metric("worst_auc", larger_is_better=True)(lambda scores: 0.5)
+    nominal = {"test_auc": 0.9, "test_auc_error": 0.1, "test_worst_auc": 0.5}
+    under = {"test_auc": 0.8, "test_auc_error": 0.2, "test_worst_auc": 0.4}
+    assert worst_metrics(nominal, {"up": under}) == {"test_worst_worst_auc": 0.4}
 
 
 @pytest.fixture
