@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,20 @@ import pyarrow.parquet as pq
 
 from hep_ray.config import FORMERLY
 from hep_ray.confirm.comparison import compared, same_events, seedless, values_of
-from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Comparison, Confirmation, ConfirmedRun, Contender
+from hep_ray.confirm.confirmation import (
+    FILE_NAME,
+    FOLDER,
+    Comparison,
+    Confirmation,
+    ConfirmedRun,
+    Contender,
+    UnderVariation,
+)
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import HepRayError, InvalidConfig, PromotionRefused
 from hep_ray.flags import typed
+from hep_ray.metrics import nominal_key
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.metrics.inference import holm
@@ -321,6 +330,13 @@ def check_gain(
     """
     if gate is None:
         return _fails("not judged, without the dataset that was confirmed on")
+    stated = {name: str(one) for name, one in gate.schema.variations.items()}
+    if differing := _differing(confirmation.metric, _varied(confirmation.variations, candidate), stated):
+        return _fails(
+            f"{confirmation.metric} is the worst over the dataset's variations, and they are not those of the "
+            f"confirmation: {differing}: name the dataset that was confirmed on (--data), or confirm on this one "
+            f"(`hep-ray confirm {confirmation.search} --data … --again`)"
+        )
     if len(candidate.runs) < FEWEST_SEEDS and not (seedless(candidate) and seedless(confirmation.baseline)):
         return _fails(
             f"seed noise is seen with {FEWEST_SEEDS} seeds or more; there is {len(candidate.runs)}",
@@ -337,6 +353,22 @@ def check_gain(
             f"with the champion's configuration as the baseline",
         )
     return _against_champion(confirmation, candidate, champion, gate)
+
+
+def _varied(variations: Sequence[UnderVariation], contender: Contender) -> dict[str, str]:
+    """Return what a contender was tested under: variation → its changes in words."""
+    return {one.variation: one.changes for one in variations if one.contender == contender.name}
+
+
+def _differing(metric: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return in words where variations differ; nothing where they do not, or the metric is not the worst over them."""
+    if nominal_key(metric) == metric:
+        return ""
+    return ", ".join(
+        f"'{name}' was {before.get(name, 'not there')} and is now {now.get(name, 'not there')}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    )
 
 
 def _against_baseline(confirmation: Confirmation, candidate: Contender, gate: Gate, whom: str) -> Criterion:
@@ -370,6 +402,13 @@ def _against_champion(
         check_contenders(confirmation.metric, [candidate.params, evidence.contender.params])
     except InvalidConfig as exc:
         return _fails(f"the champion and the candidate cannot be compared: {exc}")
+    theirs_under = _varied(evidence.variations, evidence.contender)
+    ours_under = _varied(confirmation.variations, candidate)
+    if differing := _differing(confirmation.metric, theirs_under, ours_under):
+        return _fails(
+            f"{confirmation.metric} is the worst over variations, and the champion was judged under others than the "
+            f"candidate: {differing}: confirm with the champion's configuration as the baseline"
+        )
     if champion.event_schema.weight != gate.schema.weight:
         used = {True: "weighted", False: "counted"}
         return _fails(

@@ -18,7 +18,15 @@ from typer.testing import CliRunner
 
 import hep_ray
 from hep_ray.cli import app
-from hep_ray.confirm.confirmation import SplitUse, load_confirmation, params_hash, record_use
+from hep_ray.confirm.confirmation import (
+    Estimate,
+    SplitUse,
+    UnderVariation,
+    load_confirmation,
+    params_hash,
+    record_use,
+)
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable, UnknownSearch
 from hep_ray.loading.shards import ShardStream
 from hep_ray.metrics.roc import log_odds_of
@@ -30,7 +38,7 @@ from hep_ray.search.find import find_search
 from hep_ray.search.naming import plus_minus
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.registry import ModelRegistry
-from hep_ray.training.testing import KeptScores
+from hep_ray.training.testing import KeptScores, varied_scores
 from tests.facts import raises, tells
 
 EVENTS = 312
@@ -176,6 +184,82 @@ def test_a_champion_of_another_strength_is_not_compared_by_the_loss_with_its_ter
     found = check_gain(confirmation, weak, champion, Gate(storage / "deep", schema()))
     assert not found.passed
     assert tells(found.text, "cannot be compared", "test_decorrelated_loss", "1.0, 10.0")
+
+
+def judged_by_the_worst(folder, **scale):
+    """A confirmation of `test_worst_accuracy` under variations whose scores are the nominal ones."""
+    confirmation = load_confirmation(folder)
+    nothing = Estimate(mean=0, sd=0, low=0, high=0)
+    under = [
+        UnderVariation(
+            contender=one.name,
+            variation=name,
+            changes=f"features × {factor}",
+            metric="test_accuracy",
+            estimates={},
+            difference=nothing,
+        )
+        for name, factor in scale.items()
+        for one in confirmation.contenders
+    ]
+    for run in (run for one in confirmation.contenders for run in one.runs):
+        for name in scale:
+            nominal = folder / "confirm" / run.scores
+            shutil.copy(nominal, varied_scores(nominal, name))
+    metric = "test_worst_accuracy"
+    comparisons = tuple(one.model_copy(update={"metric": metric}) for one in confirmation.comparisons)
+    return confirmation.model_copy(
+        update={"metric": metric, "variations": tuple(under), "comparisons": comparisons}
+    )
+
+
+def varied_schema(**scale):
+    variations = {name: Variation(scale={"features": factor}) for name, factor in scale.items()}
+    return schema().model_copy(update={"variations": variations})
+
+
+def test_the_worst_is_that_over_the_variations_of_the_confirmation(storage):
+    confirmation = judged_by_the_worst(storage / "deep", jes=1.05)
+    (candidate,) = confirmation.finalists
+
+    def judged(made, asked=confirmation):
+        return check_gain(asked, candidate, None, Gate(storage / "deep", made))
+
+    assert judged(varied_schema(jes=1.05)).passed
+    for made, facts in (
+        (varied_schema(jes=1.01), ("'jes'", "features × 1.05", "features × 1.01")),
+        (varied_schema(), ("'jes'", "features × 1.05", "not there")),
+        (varied_schema(jes=1.05, met=2.0), ("'met'", "not there", "features × 2")),
+    ):
+        found = judged(made)
+        assert not found.passed
+        assert tells(found.text, "test_worst_accuracy", "--data", *facts)
+    nominal = load_confirmation(storage / "deep").model_copy(update={"variations": confirmation.variations})
+    assert judged(varied_schema(), nominal).passed
+
+
+def test_a_champion_under_other_variations_is_not_compared_by_the_worst(storage):
+    confirmation = judged_by_the_worst(storage / "deep", jes=1.05)
+    former = judged_by_the_worst(storage / "shallow", jes=1.01)
+    (candidate,), (contender,) = confirmation.finalists, former.finalists
+
+    def against(variations, asked=confirmation):
+        evidence = SimpleNamespace(metric=asked.metric, contender=contender, variations=variations)
+        champion = SimpleNamespace(
+            dataset_fingerprint=asked.dataset_fingerprint,
+            event_schema=schema(),
+            evidence=evidence,
+            origin={"search": "shallow"},
+        )
+        return check_gain(asked, candidate, champion, Gate(storage / "deep", varied_schema(jes=1.05)))
+
+    alike = tuple(one.model_copy(update={"changes": "features × 1.05"}) for one in former.variations)
+    assert against(alike).passed
+    for variations, was in ((former.variations, "features × 1.01"), ((), "not there")):
+        found = against(variations)
+        assert not found.passed
+        assert tells(found.text, "champion", "'jes'", was, "features × 1.05")
+    assert against((), load_confirmation(storage / "deep")).passed
 
 
 def test_a_champion_that_is_made_meanwhile_is_the_one_to_beat(storage, wishes, monkeypatch):
