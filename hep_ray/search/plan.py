@@ -48,6 +48,7 @@ from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
+from hep_ray.training.evaluation import ranking_variations
 from hep_ray.training.precision import chosen_precision
 
 
@@ -139,10 +140,7 @@ class SearchPlan(TrainingPlan):
         if unread := ", ".join(self.resources.unread):
             yield "not read", f"no model of this search reads {unread}"
         if schema.weight is not None:
-            yield (
-                "weights",
-                f"{schema.weight}, in the loss and in every metric; --weights off counts each event once",
-            )
+            yield "weights", f"{schema.weight}, in the loss and in every metric, unless --weights off"
         if self.preset.published:
             yield from self.preset.published.rows()
         for name, parameter in self.space.parameters.items():
@@ -178,10 +176,10 @@ class SearchPlan(TrainingPlan):
     @property
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a search to be the same search after a restart."""
-        preset = self.preset
+        preset, schema = self.preset, self.dataset.schema
         return {
             "search": self.search.name,
-            "task": self.dataset.schema.task,
+            "task": schema.task,
             "dataset_fingerprint": self.dataset.fingerprint,
             "metric": self.search.metric,
             "mode": self.search.mode,
@@ -195,6 +193,7 @@ class SearchPlan(TrainingPlan):
             "constraints": self.search.limits,
             "repeats": preset.repeats,
             "gain_per": self.given.gain_per or "epoch",
+            "variations": ranking_variations((self.search.metric, self.search.second_objective), schema),
         }
 
     @property
@@ -247,9 +246,7 @@ class SearchPlan(TrainingPlan):
         """
         if state.started is None:
             if self.resume:
-                raise CannotResume(
-                    f"no search to resume: {self.folder} holds none; start it without --resume"
-                )
+                raise CannotResume(f"no search to resume: {self.folder} holds none; leave --resume out")
             return [
                 SearchStarted(
                     time=time.time(),
@@ -290,6 +287,10 @@ class SearchPlan(TrainingPlan):
                 f"the search space has changed: {'; '.join(changes)}. A resumed search is the same search: state the "
                 "space as it was, or choose another --storage"
             )
+        varied, under = before.pop("variations"), now.pop("variations")
+        names = {**varied, **under} if varied else ()  # journals of before 2026-11-29 do not tell them
+        before |= {f"variation '{name}'": varied.get(name) for name in names}
+        now |= {f"variation '{name}'": under.get(name) for name in names}
         for key, recorded in before.items():
             if recorded != now[key]:
                 raise CannotResume(
@@ -502,8 +503,7 @@ def _in_precision(
 ) -> tuple[Search, Preset, SearchOptions]:
     """Return a search with the precision that was asked for in all its networks, references too, and options with it.
 
-    So a resumed search keeps it, or is refused where the processor lacks it. Where all models are fitted `auto` has
-    nothing to choose.
+    So a resumed search keeps it, or is refused. Where all models are fitted `auto` has nothing to choose.
 
     Raises:
         InvalidConfig: a precision is named, and no model is a network; or the processor lacks it.

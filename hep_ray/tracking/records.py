@@ -129,7 +129,7 @@ class SearchStarted(Config):
         {}, description="figure of a model, and the largest value it may have"
     )
     variations: dict[str, dict[str, Any]] = Field(
-        {}, description="systematic variations that a confirmation evaluates, by their names"
+        {}, description="systematic ones by name, that a confirmation evaluates, or a search ranks under"
     )
     lessons: tuple[Lesson, ...] = Field((), description="of earlier searches")
     plugins: tuple[Plugin, ...] = Field((), description="files of the user's own that register components")

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -251,6 +252,12 @@ def worst_keys(metric: str, schema: EventSchema) -> tuple[str, ...]:
             f"metric '{metric}' has no worst value: neither more nor less of '{ranked}' is better"
         )
     return (metric,) if ranked in validation_keys(schema) else ()
+
+
+def ranking_variations(keys: Iterable[str | None], schema: EventSchema) -> dict[str, dict[str, Any]]:
+    """Return the variations that a search ranks under, by name; none where no key is the worst over them."""
+    worst = any(key and nominal_key(key) != key for key in keys)
+    return {name: one.model_dump(mode="json") for name, one in schema.variations.items() if worst}
 
 
 def logits_of(model: nn.Module, columns: tuple[str, ...], batch: Batch, *, half: bool) -> torch.Tensor:

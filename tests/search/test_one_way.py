@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotResume, InvalidSpace, StorageError, UnknownName
 from hep_ray.own_code import OWN_CODE
 from hep_ray.search.cli import build_app
@@ -22,7 +24,7 @@ from hep_ray.search.plan import planned, prepare
 from hep_ray.search.space import Integer, LogUniform, Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.records import EpochFinished
+from hep_ray.tracking.records import EpochFinished, SearchStarted
 from tests.conftest import toy_events, toy_schema
 from tests.facts import raises, tells
 
@@ -150,6 +152,41 @@ def test_a_search_of_weighted_events_from_when_metrics_counted_them_is_not_resum
     of_before = type(started).model_validate(started.model_dump(exclude={"weights"}))
     with raises(CannotResume, "'w'", "--storage"):
         resumed.opening(SearchState.fold([of_before]), print)
+
+
+def test_a_search_by_the_worst_variation_goes_on_under_the_same_ones(
+    options: SearchOptions, tmp_path: Path
+) -> None:
+    def under(folder: str, **scale: float) -> SearchOptions:
+        variations = {name: Variation(scale={"image": factor}) for name, factor in scale.items()}
+        made = toy_schema().model_copy(update={"variations": variations})
+        with ShardWriter(tmp_path / folder, made, source={}) as writer:
+            writer.write(toy_events(96))
+        return dataclasses.replace(options, data=tmp_path / folder)
+
+    def resumed(search: Search, asked: SearchOptions, started: SearchStarted) -> list[Any]:
+        plan = dataclasses.replace(prepare(search, asked), resume=True)
+        return plan.opening(SearchState.fold([started]), print)
+
+    one, other, more = (
+        under("one", jes=1.01), under("other", jes=1.05), under("more", jes=1.01, jer=2.0)
+    )  # fmt: skip
+    by_worst = dataclasses.replace(SEARCH, metric="val_worst_auc", mode="max")
+    (started,) = prepare(by_worst, one).opening(SearchState(), print)
+    assert isinstance(started, SearchStarted)
+    started = SearchStarted.model_validate_json(started.model_dump_json())
+    assert not [record for record in resumed(by_worst, one, started) if record.kind != "options_changed"]
+    with raises(CannotResume, "variation 'jes'", "1.01", "1.05"):
+        resumed(by_worst, other, started)
+    with raises(CannotResume, "variation 'jer'", "2.0") as told:
+        resumed(by_worst, more, started)
+    assert "'jes'" not in str(told.value)
+    of_before = SearchStarted.model_validate(started.model_dump(exclude={"variations"}))
+    resumed(by_worst, other, of_before)
+    (nominal,) = prepare(SEARCH, one).opening(SearchState(), print)
+    assert isinstance(nominal, SearchStarted)
+    assert nominal.variations == {}
+    resumed(SEARCH, other, nominal)
 
 
 def test_limits_seconds_and_an_early_end_are_of_the_search_and_kept_when_it_is_resumed(
