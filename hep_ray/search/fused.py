@@ -106,29 +106,31 @@ def _prevented(resources: ResourcePlan) -> str:
     return ""
 
 
+def seconds_shared(cost: str | None) -> str:
+    """Return in words why a second objective keeps trials from being stacked; empty where it does not.
+
+    Seconds of a stack are told in equal parts, so they would not tell a slow configuration from a fast one.
+    """
+    return f"the second objective, {cost}, is of time, which a stack shares out" if cost in TIMES else ""
+
+
 def chosen_fuse(
-    fuse: str,
-    why_not: str,
-    configurations: Iterable[Mapping[str, Any]],
-    resources: ResourcePlan,
-    cost: str | None = None,
+    fuse: str, why_not: str, configurations: Iterable[Mapping[str, Any]], resources: ResourcePlan
 ) -> str:
     """Return how a search stacks its trials: as it is asked to, or `off` where none could be.
 
     Args:
         fuse: `auto`, `off`, or the most trials of a stack.
-        why_not: in words, why its trials are not known before others have ended; empty where they are.
+        why_not: in words, why its trials are not known before others have ended, or not to be stacked; else empty.
         configurations: one for each set of components that it may draw.
         resources: of one trial.
-        cost: second objective; seconds of a stack are shared out in equal parts, and tell its trials not apart.
 
     Raises:
         InvalidConfig: a number is asked for, and none could be; with the reason.
     """
     if fuse == OFF or (fuse == AUTO and resources.trials <= resources.concurrent):
         return OFF
-    shared = f"the second objective, {cost}, is of time, which a stack shares out" if cost in TIMES else ""
-    why = why_not or shared or _prevented(resources)
+    why = why_not or _prevented(resources)
     if not why:
         reasons = {why_alone(TrialConfig.from_params(params)) for params in configurations}
         if "" in reasons:

@@ -24,7 +24,7 @@ from hep_ray.search.constraints import ModelLimits, Share, check_limits, resumed
 from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Mode, Preset, Search, stated_by
 from hep_ray.search.draws import draws_in_words, total_trials, why_not_ahead
-from hep_ray.search.fused import OFF, chosen_fuse, together_in_words
+from hep_ray.search.fused import OFF, chosen_fuse, seconds_shared, together_in_words
 from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
 from hep_ray.search.own_checks import rehearse
@@ -389,6 +389,11 @@ class Draft:
         """Return the preset's space, else the search's."""
         return self.preset.space or self.search.space
 
+    @property
+    def why_alone(self) -> str:
+        """Return in words why trials are trained one by one, as far as it is stated; empty where nothing says so."""
+        return why_not_ahead(self.preset) or seconds_shared(self.search.second_objective)
+
     @cached_property
     def dataset(self) -> Dataset:
         """Open the dataset when the first check needs it.
@@ -547,15 +552,12 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
 
     Raises:
         UnknownName: no such preset, or the baseline names a parameter that no trial has.
-        PluginFailed: a module that --plugin names cannot be imported.
-        InvalidConfig: the processor lacks the precision that is asked for.
-        InvalidSpace: the trainer would not read, or would refuse, a parameter.
+        InvalidSpace: the trainer refuses a parameter, weights would average one epoch, or all break the constraints.
         MissingPackage, InvalidSpace, InvalidConfig: the sampler cannot draw from the space, see `check_sampler`.
-        InvalidSpace: weights would be averaged over a single epoch, or no configuration keeps the constraints.
         InvalidConfig, SearchFailed: it cannot learn from an earlier search, see `lessons_of`.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
-        InvalidConfig: nothing ends it, an option would do nothing, or trials on this dataset lack the metric.
-        InvalidConfig, PluginFailed: a scheduler or a sampler of the user's own fails, see `rehearse`.
+        InvalidConfig: nothing ends it, an option does nothing, trials lack the metric, or the processor the precision.
+        InvalidConfig, PluginFailed: a module of the user's own cannot be imported, or fails, see `rehearse`.
         InvalidSpace, StorageError, PluginFailed, ClusterUnavailable, Infeasible: see `preflight`.
     """
     import_named(options.plugin or ())
@@ -588,9 +590,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         plugins=trials.plugins,
         time_budget=options.time_budget,
         watched=draft.watched,
-        fuse=chosen_fuse(
-            options.fuse, why_not_ahead(preset), trials.built[0], trials.resources, search.second_objective
-        ),
+        fuse=chosen_fuse(options.fuse, draft.why_alone, trials.built[0], trials.resources),
         search=search,
         preset=preset,
         space=draft.space,

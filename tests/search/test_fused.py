@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from hep_ray.errors import CannotConfirm, InvalidConfig
 from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import RESIDENT
 from hep_ray.search import fused
+from hep_ray.search.definition import Preset, Search
 from hep_ray.search.fused import (
     MOST,
     Begun,
@@ -22,8 +24,11 @@ from hep_ray.search.fused import (
     chosen_fuse,
     stacks_of,
 )
+from hep_ray.search.options import SearchOptions
+from hep_ray.search.plan import Draft
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.search.trial import METRICS, TrialJob, TrialRun
 from hep_ray.tracking.journal import Journal, read_records
@@ -319,10 +324,17 @@ def test_a_search_stacks_what_it_knows_beforehand(fuse):
 @pytest.mark.parametrize("cost", ["epoch_seconds", "cpu_seconds", "gpu_seconds"])
 def test_trials_whose_seconds_are_an_objective_are_not_stacked(cost):
     """A stack tells its seconds in equal parts, so a slow configuration would cost as little as a fast one."""
-    assert chosen_fuse("auto", "", [MLP], TWO_CORES, cost) == "off"
+    search = Search("toy", "toy", "Toy.", Space(**MLP), {}, second_objective=cost)
+    draft = Draft(
+        search,
+        Preset(epochs=2, trials=9, sampler="random", scheduler="none"),
+        SearchOptions(data=Path(), preset="smoke"),
+    )
+    assert chosen_fuse("auto", draft.why_alone, [MLP], TWO_CORES) == "off"
     with raises(InvalidConfig, "--fuse 4", f"{cost}, is of time", "--fuse off"):
-        chosen_fuse("4", "", [MLP], TWO_CORES, cost)
-    assert chosen_fuse("4", "", [MLP], TWO_CORES, "flops") == "4"
+        chosen_fuse("4", draft.why_alone, [MLP], TWO_CORES)
+    cheap = dataclasses.replace(draft, search=dataclasses.replace(search, second_objective="flops"))
+    assert chosen_fuse("4", cheap.why_alone, [MLP], TWO_CORES) == "4"
 
 
 def test_a_search_whose_trials_have_a_core_each_stacks_none_by_itself():
