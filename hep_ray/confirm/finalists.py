@@ -58,7 +58,8 @@ def configurations(state: SearchState) -> list[Configuration]:
     """Return the distinct configurations, best first by mean validation metric; failed and running trials apart.
 
     Those whose model breaks a constraint of the search come last: they are there to be compared with, as a baseline.
-    Where a search trains again what would lead, a standard error is taken off the mean, as in its ranking.
+    Where a search trains again what would lead, a standard error is taken off the mean, as in its ranking, and those
+    of which a seed failed are behind the others.
     """
     started = state.started
     assert started is not None
@@ -73,9 +74,9 @@ def configurations(state: SearchState) -> list[Configuration]:
         value = statistics.fmean(metrics[started.metric] for metrics in best if metrics is not None)
         made.append(Configuration(tuple(trials), value, any(map(state.breaks, trials))))
 
-    def place(one: Configuration) -> tuple[bool, float, int]:
+    def place(one: Configuration) -> tuple[bool, bool, float, int]:
         first = one.trials[0]
-        return one.breaks, sign * one.value + state.penalty(first), first.started.number
+        return one.breaks, state.fell(first), sign * one.value + state.penalty(first), first.started.number
 
     return sorted(made, key=place)
 

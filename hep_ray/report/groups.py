@@ -43,6 +43,8 @@ class Group:
         kind: whether they differ in the seed only, in other parameters too, or are one trial.
         breaks: whether the model of one of them breaks a constraint of the search.
         penalty: what it is ranked below its mean, where a search trains again what would lead.
+        fell: whether one of its seeds failed then, so that it is ranked behind others.
+        scored: trials whose mean ranks it; all of them if none.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Group:
     kind: Kind
     breaks: bool = False
     penalty: float = 0.0
+    fell: bool = False
+    scored: tuple[TrialState, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -77,8 +81,8 @@ class Group:
         )
 
     def score(self, metric: str, mode: str) -> float:
-        """Mean over the trials of the metric at each one's best epoch."""
-        best = [trial.best(metric, mode) for trial in self.trials]
+        """Mean over the trials that rank it of the metric at each one's best epoch."""
+        best = [trial.best(metric, mode) for trial in self.scored or self.trials]
         return statistics.fmean(metrics[metric] for metrics in best if metrics)
 
 
@@ -102,11 +106,11 @@ class Groups:
 
     @cached_property
     def ranked(self) -> tuple[Group, ...]:
-        """Best first; then those that break a constraint."""
+        """Best first; then those of which a seed failed, then those that break a constraint."""
         sign = -1 if self.mode == "max" else 1
 
-        def place(group: Group) -> tuple[bool, float]:
-            return group.breaks, sign * group.score(self.metric, self.mode) + group.penalty
+        def place(group: Group) -> tuple[bool, bool, float]:
+            return group.breaks, group.fell, sign * group.score(self.metric, self.mode) + group.penalty
 
         return tuple(sorted(self.members, key=place))
 
@@ -170,6 +174,8 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
             kind if len(group) > 1 else "trial",
             any(map(state.breaks, group)),
             0.0 if kind == "trials" else state.penalty(group[0]),
+            kind != "trials" and state.fell(group[0]),
+            tuple(state.seeds_of(group[0])) if state.repeats > 1 and kind != "trials" else (),
         )
         for name, group in zip(names, alike, strict=True)
     )

@@ -81,13 +81,12 @@ def to_repeat(
     for trials in state.alike():
         ended = [trial for trial in trials if trial.status == "completed"]
         used = ended or [trial for trial in trials if at_end and trial.paused][:1]
-        if not used or state.breaks(used[0]):
+        fell = any(trial.finished and trial.finished.failure in OF_PARAMETERS for trial in trials)
+        if not used or fell or state.breaks(used[0]):
             continue
         mean = sign * statistics.fmean(objectives(trial, search)[0] for trial in used)
         if len(ended) >= repeats or (ended and _seedless(ended[0])):
             leader = max(leader or (-math.inf, ""), (mean, used[0].trial_id), key=lambda one: one[0])
-        elif any(trial.finished and trial.finished.failure in OF_PARAMETERS for trial in trials):
-            continue
         elif all(trial.status != "running" for trial in trials) and len(trials) < 2 * repeats:
             found = max(found or (-math.inf, 0, used[0]), (mean, len(ended), used[0]), key=lambda one: one[0])
     if found is None or (leader is not None and found[0] <= leader[0]):

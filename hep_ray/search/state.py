@@ -22,6 +22,7 @@ from hep_ray.plugins import Plugin
 from hep_ray.search.naming import Naming, plus_minus
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
+    OF_PARAMETERS,
     CodeAccepted,
     EpochFinished,
     NoGainLeft,
@@ -263,26 +264,26 @@ class SearchState:
 
     def end_of(self, trial: TrialState) -> str:
         """Return how a trial ended, in words, and whether its model breaks a limit of the search."""
-        return trial.status + ", breaks a constraint" * self.breaks(trial)
+        fell = ", a seed failed" * self.fell(trial)
+        return trial.status + ", breaks a constraint" * self.breaks(trial) + fell
 
     def ranked(self, metric: str, mode: str) -> list[TrialState]:
         """Return the trials, best first; then those that break a limit, then the failed ones; without an epoch last.
 
         Where configurations that would lead are trained again, the trials of one share the mean over those that
-        completed, less `penalty`. Of equals, and of those without a rank, the one that started last comes first: so
-        does MLflow order them.
+        completed, less `penalty`, and those that `fell` are behind others. Of equals, and of those without a rank, the
+        one that started last comes first: so does MLflow order them.
         """
         return sorted(self.drawn(), key=lambda trial: self.place(trial, metric, mode))
 
     def place(self, trial: TrialState, metric: str, mode: str) -> tuple[int, float, float, int, int]:
         """Return what trials are ranked by, least first."""
         best, failed = trial.best(metric, mode), trial.status == "failed"
-        group = 3 if best is None else 2 if failed else int(self.breaks(trial))
+        group = 4 if best is None else 3 if failed else 2 if self.breaks(trial) else int(self.fell(trial))
         sign = -1 if mode == "max" else 1
-        value = sign * best[metric] if best and not failed else 0.0
-        score = value
-        if self.repeats > 1 and best and not failed:
-            score = sign * self.mean(trial, metric, mode)[0] + self.penalty(trial)
+        value = score = 0.0
+        if best and not failed:
+            value, score = sign * best[metric], sign * self.mean(trial, metric, mode)[0] + self.penalty(trial)
         return (group, score, value, -int(1000 * trial.started.time), -trial.started.number)
 
     def alike(self) -> list[list[TrialState]]:
@@ -292,6 +293,11 @@ class SearchState:
     def seeds_of(self, trial: TrialState) -> list[TrialState]:
         """Return the trainings of a trial's configuration that completed."""
         return [one for one in self._alike[_configuration(trial)] if one.status == "completed"]
+
+    def fell(self, trial: TrialState) -> bool:
+        """Return whether another seed failed of a trial's parameters, where a search trains again what would lead."""
+        others = self._alike[_configuration(trial)] if self.repeats > 1 and trial.status != "failed" else []
+        return any(one.finished is not None and one.finished.failure in OF_PARAMETERS for one in others)
 
     @property
     def repeats(self) -> int:

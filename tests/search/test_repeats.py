@@ -228,6 +228,44 @@ def test_what_is_trained_again(change: dict[str, Any], expected: str | None) -> 
         assert found[1] == "seed 3 of 3: 2 seeds have 0.84, ahead of 0.82 of a"
 
 
+def orders(state: SearchState) -> list[list[str]]:
+    """Return the first trials of configurations as leaderboard, confirm and report have them."""
+    ranked = [trial for trial in state.ranked("val_auc", "max") if trial.status != "failed"]
+    board = dict.fromkeys(trial.started.repeat_of or trial.trial_id for trial in ranked)
+    groups = groups_of(Stated("toy", "A toy."), state).ranked
+    return [
+        list(board),
+        [one.name for one in configurations(state)],
+        [group.trials[0].trial_id for group in groups],
+    ]
+
+
+def test_what_a_seed_made_fail_leads_nothing() -> None:
+    """bb has the best training of all, and diverged with its second seed: it is never trained again."""
+    state = fold({**LUCKY, "bb-2": ("bb", [0.3], "failed")})
+    assert orders(state) == [["ccc", "a", "dddd", "bb"]] * 3
+    assert state.end_of(state.trials["bb"]) == "completed, a seed failed"
+    assert state.end_of(state.trials["bb-2"]) == "failed"
+    without = SearchState.fold([started(), *state.records[1:]])  # the same trials where nothing is repeated
+    assert without.ranked("val_auc", "max")[0].trial_id == "bb"
+    worst = fold({"bb": ("bb", [0.9], "completed"), "bb-2": ("bb", [0.3], "failed")})
+    assert orders(worst) == [["bb"]] * 3
+    three = {f"bb-{seed}": ("bb", [0.9], "completed") for seed in (3, 4)}
+    search = Search(name="toy", task="toy", title="", space=RANGES, presets={}, metric="val_auc")
+    fallen = {**LUCKY, **three, "bb-2": ("bb", [0.3], "failed"), "dddd": ("dddd", [0.85], "completed")}
+    found = to_repeat(fold(fallen), search, 3)
+    assert found is not None
+    assert found[0].trial_id == "dddd"  # ahead of a, which leads: bb does not
+
+
+def test_a_report_ranks_by_the_seeds_that_completed() -> None:
+    """bb-2 still runs: bb has 0.90 of one seed, less 0.02, and not the mean of both."""
+    state = fold({**LUCKY, "bb-2": ("bb", [0.5], "running")})
+    ranked = groups_of(Stated("toy", "A toy."), state).ranked
+    assert ranked[0].trials[0].trial_id == state.ranked("val_auc", "max")[0].trial_id == "bb"
+    assert ranked[0].score("val_auc", "max") == 0.90
+
+
 def test_losses_are_compared_from_below() -> None:
     values = {name: (first, [1 - one for one in own], status) for name, (first, own, status) in LUCKY.items()}
     state = fold({**values, "bb-2": ("bb", [0.22], "completed")}, mode="min")
