@@ -475,9 +475,7 @@ def check_configurations(
             config.trainer.check_columns(schema)
             if built not in models:
                 models[built] = weightless(config, schema)
-            check_fit(
-                models[built], negative=config.fitted and config.trainer.of_negative_weights == "signed"
-            )
+            check_fit(models[built], negative=config.trainer.of_negative_weights == "signed")
         except (InvalidConfig, UnknownName) as exc:
             raise InvalidSpace(f"model '{params['model']}' cannot be trained on this dataset: {exc}") from exc
         others = [
