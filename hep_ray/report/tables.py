@@ -65,7 +65,7 @@ def leaderboard(data: ReportData) -> PageTable:
     figures = [name for name in FIGURES if any(name in trial.figures for trial in trials)]
     summed = [cost] if cost and cost not in figures else []
     repeats = data.state.repeats > 1
-    head = ["trial", _heading(metric), *(["mean (seeds)"] if repeats else [])]
+    head = ["trial", _heading(metric), *(["mean ± s.e. (seeds)"] if repeats else [])]
     head += [name.replace("_", " ") for name in data.varied]
     head += ["epochs", "end", "seed", *map(_heading, beside)]
     head += [f"total {metric_words(name)}" for name in summed] + [metric_words(name) for name in figures]

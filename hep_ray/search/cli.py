@@ -92,7 +92,7 @@ def _print_result(result: SearchResult, plan: SearchPlan) -> None:
         print_text(console, f"{len(trials)} of {len(result.state.trials)} trials failed ({names}): {cause}")
     print_text(
         console,
-        f"\nLeaderboard: {result.leaderboard}\nRuns:        {result.tracking_uri}\n\n"
+        f"{result.few_seeds}\nLeaderboard: {result.leaderboard}\nRuns:        {result.tracking_uri}\n\n"
         "The best of many noisy validation scores is a biased pick; the test split is untouched.\nNext:\n"
         f"{commands}",
     )

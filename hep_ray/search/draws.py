@@ -85,7 +85,7 @@ def to_repeat(
         if not used or fell or state.breaks(used[0]):
             continue
         mean = sign * statistics.fmean(objectives(trial, search)[0] for trial in used)
-        if len(ended) >= repeats or (ended and _seedless(ended[0])):
+        if len(ended) >= repeats or (ended and seedless(ended[0])):
             leader = max(leader or (-math.inf, ""), (mean, used[0].trial_id), key=lambda one: one[0])
         elif all(trial.status != "running" for trial in trials) and len(trials) < 2 * repeats:
             found = max(found or (-math.inf, 0, used[0]), (mean, len(ended), used[0]), key=lambda one: one[0])
@@ -99,7 +99,8 @@ def to_repeat(
     return first, f"seed {seeds + 1} of {repeats}: {of}, {ahead}"
 
 
-def _seedless(trial: TrialState) -> bool:
+def seedless(trial: TrialState) -> bool:
+    """Return whether a trial's model is a fit that no seed changes."""
     params = trial.started.params
     return is_fitted(params.get("model")) and TrialConfig.from_params(params).seedless
 
@@ -364,7 +365,7 @@ def draws_in_words(preset: Preset, space: Space, drawn: int, lessons: int, gain_
     chosen = f" (chosen by auto: {preset.why})" if preset.why else ""
     nobody = ", which stops none of so few epochs" if stopping and not stops(preset) else ""
     how = "pausing" if preset.pauses else "stopping"
-    again = f"; what would lead is trained with {preset.repeats} seeds, and the best mean wins"
+    again = f"; what would lead is trained with up to {preset.repeats} seeds, and the best mean wins"
     return f"sampler {sampler}{chosen}, {how} {preset.stopping}{nobody}{again * (preset.repeats > 1)}"
 
 

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
 from hep_ray.loading.stream import open_events
+from hep_ray.search.draws import seedless
 from hep_ray.search.fused import AHEAD, OFF, StackTrainer
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
@@ -67,6 +68,18 @@ class SearchResult:
     def leaderboard(self) -> Path:
         """Path of `leaderboard.json`."""
         return self.published
+
+    @property
+    def few_seeds(self) -> str:
+        """Say that what leads has fewer seeds than a search may train it with; empty where it has as many."""
+        started = self.state.started
+        if started is None or self.state.repeats == 1:
+            return ""
+        best = next(iter(self.state.ranked(started.metric, started.mode)), None)
+        most, seeds = self.state.repeats, 0 if best is None else len(self.state.seeds_of(best))
+        if best is None or seeds >= most or seedless(best):
+            return ""
+        return f"{best.trial_id} leads with {seeds} of {most} seeds: --resume --trials N, or confirm"
 
 
 def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | None = None) -> SearchResult:

@@ -66,7 +66,7 @@ def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
             own = [naming.words(params)]
         lines.append([trial.trial_id, *shown, epochs, state.end_of(trial), *own])
     more = f"<p>{len(ranked) - rows} more in <code>trials</code></p>" if len(ranked) > rows else ""
-    means = ["mean (seeds)"] if state.repeats > 1 else []
+    means = ["mean ± s.e. (seeds)"] if state.repeats > 1 else []
     head = ["trial", metric_words(started.metric), *means, "epochs", "end", *(naming.varied or [""])]
     return html_table(head, lines) + more
 

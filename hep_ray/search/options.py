@@ -143,8 +143,8 @@ UNTIL_NO_GAIN_FLAG = typer.Option(
 )
 REPEATS_FLAG = typer.Option(
     min=1,
-    help="Seeds with which a configuration is trained before it leads: those that would lead are trained again, in "
-    "at most a fifth of the epochs, and the best mean wins. 1 is none; unless given, the preset's.",
+    help="Train a configuration that would lead with up to so many seeds, in about a fifth of the epochs; the best "
+    "mean less its standard error wins. 1 is none; unless given, the preset's.",
 )
 GAIN_PER_FLAG = typer.Option(
     help="What sampler curves weighs a gain against, where configurations take unlike seconds for an epoch: epoch, or "

@@ -461,7 +461,7 @@ def table(state: SearchState, rows: int = 15) -> Table:
     for name in shown:
         made.add_column(metric_words(name).removeprefix("validation "), no_wrap=True)
     if state.repeats > 1:
-        made.add_column("mean (seeds)", no_wrap=True)
+        made.add_column("mean ± s.e. (seeds)", no_wrap=True)
     seeds = {trial.trial_id: f"seed={trial.started.seed}" for trial in ranked}
     seeds = seeds if len(set(seeds.values())) > 1 else {}
     front = pareto_front(state)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from hep_ray.confirm.finalists import configurations
 from hep_ray.errors import InvalidConfig
 from hep_ray.report.groups import groups_of
+from hep_ray.search import cli
 from hep_ray.search.definition import Preset, Search, Stated
 from hep_ray.search.draws import to_repeat
+from hep_ray.search.execute import SearchResult
 from hep_ray.search.notebook import leaderboard_html
 from hep_ray.search.preflight import check_sampler
 from hep_ray.search.sampler import REPEATED
@@ -256,6 +260,20 @@ def test_what_a_seed_made_fail_leads_nothing() -> None:
     found = to_repeat(fold(fallen), search, 3)
     assert found is not None
     assert found[0].trial_id == "dddd"  # ahead of a, which leads: bb does not
+
+
+def test_a_leader_of_too_few_seeds_is_told_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(state: SearchState) -> str:
+        cli._print_result(SearchResult(state, Path(), ""), SimpleNamespace())  # type: ignore[arg-type]
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(cli, "_next", lambda *_: iter(()))
+    late = fold({**LUCKY, "bb-2": ("bb", [0.3], "running")})
+    assert "bb leads with 1 of 3 seeds: --resume --trials N, or confirm" in end(late)
+    assert "leads with" not in end(fold(LUCKY))
+    assert "leads with" not in end(SearchState.fold([started(), *late.records[1:]]))  # repeats none
 
 
 def test_a_report_ranks_by_the_seeds_that_completed() -> None:
