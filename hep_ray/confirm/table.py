@@ -15,16 +15,22 @@ from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
 from hep_ray.search.naming import number, plus_minus
 
 
-def confirmation_table(confirmation: Confirmation) -> Table:
-    """Tabulate finalists and baseline: value on the test split, and the difference to the baseline."""
-    level = f"{100 * confirmation.level:g} % interval"
-    made = Table(
-        title=f"{confirmation.search}: {len(confirmation.seeds)} trainings each at full length, on the test split",
+def _titled(title: str) -> Table:
+    return Table(
+        title=title,
         title_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
+    )
+
+
+def confirmation_table(confirmation: Confirmation) -> Table:
+    """Tabulate finalists and baseline: value on the test split, and the difference to the baseline."""
+    level = f"{100 * confirmation.level:g} % interval"
+    made = _titled(
+        f"{confirmation.search}: {len(confirmation.seeds)} trainings each at full length, on the test split"
     )
     headings = (
         "contender",
@@ -49,14 +55,7 @@ def confirmation_table(confirmation: Confirmation) -> Table:
 def variations_table(confirmation: Confirmation) -> Table:
     """Tabulate every contender on the test events as they are and under each systematic variation."""
     name = nominal_key(confirmation.metric).removeprefix("test_").replace("_", " ")
-    made = Table(
-        title=f"Systematic variations of the test split, {name}",
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    made = _titled(f"Systematic variations of the test split, {name}")
     for heading in VARIATION_HEAD:
         made.add_column(heading)
     for row in variation_rows(confirmation):

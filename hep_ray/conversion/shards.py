@@ -407,9 +407,8 @@ class ShardWriter:
                 inside.append(np.full(run.rows, self.rule.train_where is None or run.split != "test"))
         of_all, classes = np.concatenate(hashes), np.concatenate(labels)
         _, first, places = np.unique(of_all[:, 1], return_index=True, return_inverse=True)
-        contradicted = np.zeros(
-            len(first), dtype=bool
-        )  # the same event in several classes, which is left out
+        contradicted = np.zeros(len(first), dtype=bool)
+        # The same event in several classes is left out.
         contradicted[places[classes != classes[first][places]]] = True
         kept = np.sort(first[~contradicted])
         self.rule, together = stratify(

@@ -250,14 +250,13 @@ def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
     started = state.started
     assert started is not None
     ranked = [trial for trial in state.ranked(started.metric, started.mode) if trial.finished]
+    lasting = KEEP_BEST if state.repeats == 1 else 1  # a mean may fall, and others rise
     for place, trial in enumerate(ranked):
         kept = folder / "trials" / trial.trial_id
         best = trial.best(started.metric, started.mode)
         if (kept / LAST).exists():
             yield Finding("left over", f"{trial.trial_id}: {LAST} of an ended trial")
-        if (
-            place >= (KEEP_BEST if state.repeats == 1 else 1) or best is None
-        ):  # a mean may fall, and others rise
+        if place >= lasting or best is None:
             continue
         try:
             if load_checkpoint(kept / BEST)["metrics"] != best:

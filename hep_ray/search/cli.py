@@ -107,7 +107,7 @@ def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     if result.out_of_time:
         budget = in_words(plan.time_budget or 0.0)
         yield typed(python(), sys.argv[0], "--resume", "--time-budget", budget, storage=storage)
-    if words := words_to_confirm(state, plan.search):
+    if words := words_to_confirm(state, result.stated or plan.search):
         words += ["--allow-unfinished"] * bool(result.out_of_time)
         yield typed("hep-ray", *words, storage=storage)
     if not result.out_of_time and plan.preset.sampler != "grid":

@@ -81,8 +81,7 @@ def to_repeat(
     for trials in state.alike():
         ended = [trial for trial in trials if trial.status == "completed"]
         used = ended or [trial for trial in trials if at_end and trial.paused][:1]
-        fell = any(trial.finished and trial.finished.failure in OF_PARAMETERS for trial in trials)
-        if not used or fell or state.breaks(used[0]):
+        if not used or state.fell(used[0]) or state.breaks(used[0]):
             continue
         mean = sign * statistics.fmean(objectives(trial, search)[0] for trial in used)
         if len(ended) >= repeats or (ended and seedless(ended[0])):

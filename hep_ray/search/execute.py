@@ -27,6 +27,7 @@ from rich.console import Console
 
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
 from hep_ray.loading.stream import open_events
+from hep_ray.search.definition import Stated, stated_in
 from hep_ray.search.draws import seedless
 from hep_ray.search.fused import AHEAD, OFF, StackTrainer
 from hep_ray.search.plan import SearchPlan, TrainingPlan
@@ -68,6 +69,12 @@ class SearchResult:
     def leaderboard(self) -> Path:
         """Path of `leaderboard.json`."""
         return self.published
+
+    @property
+    def stated(self) -> Stated | None:
+        """Return what the search stated when it began; None where a journal of an earlier version does not say."""
+        started = self.state.started
+        return None if started is None or started.stated is None else stated_in(started)
 
     @property
     def few_seeds(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -131,6 +131,12 @@ class _Rungs(Scheduler):
         self._costs[trial_id] = cost if whole else self._costs[trial_id] + cost
         return (sign * metrics[goal.metric], -self._costs[trial_id])
 
+    def _leave(self, trial_id: str, reached: Iterable[dict[str, Any]], status: Status) -> None:
+        """Compare nothing with a trial that failed: it cannot win, and had a place among those that may."""
+        if status == "failed":
+            for values in reached:
+                values.pop(trial_id, None)
+
 
 class StoppingASHA(_Rungs):
     """ASHA (Li et al., arXiv:1810.05934) in the form that stops: a trial below the best of a rung ends there.
@@ -185,10 +191,8 @@ class StoppingASHA(_Rungs):
         ]
 
     def end(self, trial_id: str, status: Status) -> None:
-        """Compare nothing with a trial that failed: it cannot win, and had a place among those that may."""
-        if status == "failed":
-            for reached in self._values.values():
-                reached.pop(trial_id, None)
+        """Let a trial that failed leave all rungs."""
+        self._leave(trial_id, self._values.values(), status)
 
     def _ranks(self, rung: int) -> bool:
         value, trials = self.agreement(rung)
@@ -263,9 +267,8 @@ class MedianStopping(_Rungs):
         return "stop" if max(curve) < float(np.median(others)) else "go on"
 
     def end(self, trial_id: str, status: Status) -> None:
-        """Compare nothing with a trial that failed."""
-        if status == "failed":
-            self._curves.pop(trial_id, None)
+        """Let a trial that failed leave the curves."""
+        self._leave(trial_id, [self._curves], status)
 
 
 class PromotingASHA(_Rungs):
@@ -301,9 +304,7 @@ class PromotingASHA(_Rungs):
     def end(self, trial_id: str, status: Status) -> None:
         """Promote it no more; unless it failed, what it reached still counts where others are compared."""
         self._gone.add(trial_id)
-        if status == "failed":
-            for reached in self._values.values():
-                reached.pop(trial_id, None)
+        self._leave(trial_id, self._values.values(), status)
 
     def take_up(self) -> TakeUp | None:
         """Return the best that may be promoted, from the highest rung down."""

@@ -281,9 +281,9 @@ class SearchState:
         best, failed = trial.best(metric, mode), trial.status == "failed"
         group = 4 if best is None else 3 if failed else 2 if self.breaks(trial) else int(self.fell(trial))
         sign = -1 if mode == "max" else 1
-        value = score = 0.0
-        if best and not failed:
-            value, score = sign * best[metric], sign * self.mean(trial, metric, mode)[0] + self.penalty(trial)
+        value = sign * best[metric] if best and not failed else 0.0
+        repeated = best and not failed and self.repeats > 1
+        score = sign * self.mean(trial, metric, mode)[0] + self.penalty(trial) if repeated else value
         return (group, score, value, -int(1000 * trial.started.time), -trial.started.number)
 
     def alike(self) -> list[list[TrialState]]:
@@ -315,7 +315,7 @@ class SearchState:
         if self._spread[0] != len(self.records):
             metric, mode = self.started.metric, self.started.mode
             squares, degrees = 0.0, 0
-            for trials in self._alike.values():
+            for trials in self.alike():
                 ended = [one for one in trials if one.status == "completed"]
                 values = [best[metric] for one in ended if (best := one.best(metric, mode))]
                 if len(values) > 1:

@@ -345,3 +345,12 @@ def test_a_fit_that_no_seed_changes_is_not_trained_again(
     search = Search(name="toy", task="toy", title="", space=RANGES, presets={}, metric="val_auc")
     found = to_repeat(SearchState.fold(records), search, 3)
     assert (found and found[0].trial_id) == expected
+
+
+def test_a_result_tells_what_its_search_stated_when_it_began() -> None:
+    begun = {"title": "As it began.", "baseline": {"learning_rate": 3}, "tables": []}
+    told = SearchResult(SearchState.fold([started(stated=begun)]), Path(), "").stated
+    assert told == Stated("toy", "As it began.", {"learning_rate": 3})
+    assert (
+        SearchResult(SearchState.fold([started()]), Path(), "").stated is None
+    )  # an earlier version said nothing
