@@ -81,8 +81,6 @@ def test_a_search_with_repeats_goes_on_as_it_would_have(scheduler: str) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "cmaes", "nsga2"])
 def test_samplers_draw_as_without_repeats_until_they_learn(sampler: str) -> None:
     """The k-th draw is of the k-th configuration: repeats are none of them, and each resumes exactly."""
-    if sampler == "cmaes":
-        pytest.importorskip("cmaes")
     made = preset("none", sampler=sampler, epochs=2, trials=10)
     run, expected = played(made)
     assert any(trial.started.repeat_of for trial in run.state.drawn())
