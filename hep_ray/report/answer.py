@@ -45,11 +45,10 @@ def _picked(data: ReportData) -> Answer:
     at_best = data.state.trials[best.trial_id].best(metric, mode) or {}
     value = plus_minus(at_best[metric], at_best.get(f"{metric}_error"))
     by_how_much = f"{words} {value} after epoch {int(at_best['epoch'])}"
-    if group is not None and group.kind == "seeds":
-        over = [found[metric] for trial in group.trials if (found := trial.best(metric, mode))]
-        by_how_much += (
-            f"; its {len(over)} seeds give {plus_minus(statistics.fmean(over), statistics.stdev(over))}"
-        )
+    over = [] if group is None else group.values(metric, mode)
+    if group is not None and group.kind == "seeds" and len(over) > 1:
+        spread = plus_minus(statistics.fmean(over), statistics.stdev(over))
+        by_how_much += f"; its {len(over)} seeds give {spread}"
     facts = {
         "What won": data.name_of(best),
         "By how much": by_how_much,
@@ -63,7 +62,11 @@ def _picked(data: ReportData) -> Answer:
         ),
     }
     broken = "; it breaks a constraint, as all do" * data.state.breaks(best)
-    headline = f"Not confirmed yet: {best.trial_id} leads with {words} {value}{broken}."
+    ranked_by = f"{words} {value}"
+    if data.state.repeats > 1 and len(over) > 1:
+        mean, error, seeds = data.state.mean(best, metric, mode)
+        ranked_by = f"mean {words} {plus_minus(mean, error)} over {seeds} seeds"
+    headline = f"Not confirmed yet: {best.trial_id} leads with {ranked_by}{broken}."
     return Answer(headline, None, facts, command)
 
 
@@ -87,10 +90,9 @@ def _rival(data: ReportData, own: Group | None) -> str:
 
 
 def _group_value(data: ReportData, group: Group) -> str:
-    metric, mode = data.started.metric, data.started.mode
-    if len(group.trials) == 1:
-        return _at_best(data, group.trials[0].trial_id)
-    found = [best[metric] for trial in group.trials if (best := trial.best(metric, mode))]
+    found = group.values(data.started.metric, data.started.mode)
+    if len(found) == 1:
+        return _at_best(data, (group.scored or group.trials)[0].trial_id)
     return f"{plus_minus(statistics.fmean(found), statistics.stdev(found))} over {len(found)} trials"
 
 

@@ -82,8 +82,12 @@ class Group:
 
     def score(self, metric: str, mode: str) -> float:
         """Mean over the trials that rank it of the metric at each one's best epoch."""
+        return statistics.fmean(self.values(metric, mode))
+
+    def values(self, metric: str, mode: str) -> list[float]:
+        """The metric of the trials that rank it, at each one's best epoch."""
         best = [trial.best(metric, mode) for trial in self.scored or self.trials]
-        return statistics.fmean(metrics[metric] for metrics in best if metrics)
+        return [metrics[metric] for metrics in best if metrics]
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def leaderboard(data: ReportData) -> PageTable:
         )
     left_out = len(data.state.trials) - BEST_TRIALS
     notes = [f"{left_out} more trials are in leaderboard.json."] if left_out > 0 else []
-    words = _words_among(data.varied, [trial.started.params for trial in trials], 2)
+    words = _words_among(data.varied, [trial.started.params for trial in trials], 2 + repeats)
     return PageTable(head, rows, text=(0, *words, head.index("end")), notes=notes)
 
 

@@ -100,6 +100,7 @@ class Workplace:
         finished: bool = True,
         scheduler: str = "none",
         references: Sequence[dict[str, Any]] = (),
+        repeats: int = 1,
     ) -> None:
         with Journal(self.folder) as journal:
             journal.append(
@@ -107,7 +108,7 @@ class Workplace:
                     time=1e9, search=self.search.name, search_id="abc", dataset_fingerprint=self.fingerprint,
                     task="toy", metric="val_accuracy", mode="max",
                     second_objective=self.search.second_objective, epochs=3, sampler="grid",
-                    scheduler=scheduler, points_to_evaluate=list(references), seed=0,
+                    scheduler=scheduler, points_to_evaluate=list(references), seed=0, repeats=repeats,
                     space={"learning_rate": "0.0001 … 0.01 (log)"},
                     options={"data": str(self.data)}, provenance={"git_commit": "c0ffee", "command": "python <s>.py"},
                 )

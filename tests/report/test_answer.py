@@ -13,6 +13,7 @@ from hep_ray.metrics import METRICS, metric
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.answer import Answer, answer
 from hep_ray.report.report_data import gather
+from hep_ray.report.tables import leaderboard
 from hep_ray.search.naming import Naming
 
 
@@ -48,6 +49,23 @@ def test_a_baseline_that_no_trial_has_is_named(workplace: Callable[..., Any]) ->
     one = told(place)
     assert one.facts["Against what"].startswith("The baseline, root_index=1: no trial has it yet")
     assert one.command == f"hep-ray confirm toy_search --storage {place.storage}"
+
+
+def test_what_leads_over_its_seeds_is_told_by_their_mean(workplace: Callable[..., Any]) -> None:
+    """A search with repeats ranks by the mean over seeds: (0.90 + 0.80) / 2 ± 0.1 / √2 / √2, not by the luckiest."""
+    place = workplace(table=False)
+    once, twice = {"optimizer": "sgd"}, {"optimizer": "adam"}
+    journal = [(once, 0, [0.5], "completed"), (once, 1, [0.6], "completed")]
+    journal += [(twice, 2, [0.9], "completed"), (twice, 3, [0.8], "completed"), (twice, 4, [0.7], "running")]
+    place.write_journal(journal, repeats=2)
+    one = told(place)
+    assert (
+        one.headline
+        == "Not confirmed yet: t0002 leads with mean validation accuracy 0.850 ± 0.050 over 2 seeds."
+    )
+    assert one.facts["By how much"].endswith("; its 2 seeds give 0.850 ± 0.071")
+    table = leaderboard(gather(place.search, place.storage))
+    assert [table.head[column] for column in table.text] == ["trial", "optimizer", "end"]
 
 
 def test_the_only_configuration_is_compared_with_nothing(workplace: Callable[..., Any]) -> None:
