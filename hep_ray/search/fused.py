@@ -318,6 +318,8 @@ class StackTrainer:
     def train(self, runs: Sequence[TrialStarted]) -> set[str]:
         """Train those that can be stacked, begun or not; return the ids of all that were.
 
+        Once the time budget is over no stack begins, and those that run end after their epoch.
+
         Raises:
             StorageError: the storage takes no more.
         """
@@ -326,9 +328,11 @@ class StackTrainer:
         actors: list[Any] = []
         try:
             while self._working or self._waiting:
-                while self._waiting and len(self._working) < self._resources.concurrent:
+                while self._to_begin() and len(self._working) < self._resources.concurrent:
                     actors.append(self._process.remote(self._job))
                     self._take_next(actors[-1])
+                if not self._working:
+                    break
                 (answer, *_), _ = ray.wait(list(self._working))
                 actor, stack = self._working.pop(answer)
                 try:
@@ -343,17 +347,33 @@ class StackTrainer:
         finally:
             for actor in actors:
                 ray.kill(actor)
+        if self._recorder.budget.spent:
+            self._stop(self._paid)
         return trained
 
     def _stacked(self, runs: Sequence[TrialStarted]) -> list[Stack]:
         return stacks_of(runs, self._recorder.state, self._resources, self._job.unstated, self._fuse)
+
+    def _to_begin(self) -> bool:
+        """Return whether a stack waits that is to begin: none does once the time is over."""
+        if self._recorder.budget.spent:
+            self._waiting.clear()
+            self._survivors.clear()
+        return bool(self._waiting)
+
+    def _stop(self, names: Iterable[str]) -> None:
+        """Name those that have not ended as stopped at the budget, if they have trained at all."""
+        trials = self._recorder.state.trials
+        self._recorder.budget.stopped.update(
+            name for name in names if trials[name].finished is None and trials[name].history
+        )
 
     def _take_next(self, actor: Any) -> None:
         """Give a process the next stack, if there is one."""
         if not self._waiting:
             self._waiting = self._stacked(self._survivors)
             self._survivors.clear()
-        if not self._waiting:
+        if not self._to_begin():
             return
         stack = self._waiting.pop(0)
         measure = self._fuse == AUTO and not self._paid.issuperset(run.trial_id for run in stack)
@@ -396,10 +416,9 @@ class StackTrainer:
             elif self._decide(name) == "stop":
                 self._recorder.end(name, result)
                 stopped.append(name)
-        left, trials = self._left(stack), self._recorder.state.trials
+        left = self._left(stack)
         if self._recorder.budget.spent:
-            self._recorder.budget.stopped.update(name for name in left if trials[name].history)
-            self._waiting.clear()
+            self._stop(left)
         elif left and (len(left) > SHRUNK * len(stack) or not (self._waiting or self._survivors)):
             self._working[actor.epoch.remote(stopped)] = actor, stack
         else:

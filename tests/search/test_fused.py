@@ -306,6 +306,64 @@ def test_where_the_time_is_over_stacks_stop_after_their_epoch_and_no_other_begin
     assert all(one.finished is None and len(one.history) == 1 for one in recorder.state.trials.values())
 
 
+class Late(Faulty):
+    """A process whose answer to `begin` comes when the time is over: that it does not pay, or that it was lost."""
+
+    recorder, lost = None, False
+    begun = ()
+
+    def begin(self, stack, *, measure):
+        Late.begun += (tuple(run.trial_id for run in stack),)
+        self.recorder.budget._deadline = 0
+        if self.lost:
+            raise RuntimeError("a fault of the beginning")
+        return Begun(1.0, fused=False)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_stack_that_waits_is_not_begun_in_place_of_one_that_is_left_alone_after_the_time(
+    tmp_path, monkeypatch, lost
+):
+    given, planned, one_core = three_epochs(tmp_path, monkeypatch)
+    monkeypatch.setattr(fused, "FusedProcess", Late)
+    monkeypatch.setattr(Late, "lost", lost)
+    monkeypatch.setattr(Late, "begun", ())
+    with Journal(tmp_path) as journal:
+        recorder = Recorder(journal, "val_loss", "min", 3, tmp_path / "trials", time_budget=3600)
+        monkeypatch.setattr(Late, "recorder", recorder)
+        trainer = StackTrainer(given, one_core, recorder, go_on, fuse="2", say=print)
+        assert trainer.train(planned) == {run.trial_id for run in planned}
+
+        assert Late.begun == (("r0", "r3"),)
+        assert recorder.state.trials.keys() == {"r0", "r3"}
+        assert not recorder.budget.stopped
+
+        again = StackTrainer(given, one_core, recorder, go_on, fuse="2", say=print)
+        again.train(planned)  # the time is over before the first
+        assert len(Late.begun) == 1
+
+
+def test_survivors_that_wait_when_the_time_is_over_are_told_as_stopped(tmp_path, monkeypatch):
+    given, planned, one_core = three_epochs(tmp_path, monkeypatch)
+    heard = []
+    with Journal(tmp_path) as journal:
+        recorder = Recorder(journal, "val_loss", "min", 3, tmp_path / "trials", time_budget=3600)
+
+        def decide(trial_id):  # r4 is left of the first stack; in the second's first epoch the clock runs out
+            heard.append(trial_id)
+            if trial_id == "r1":
+                recorder.budget._deadline = 0
+            return "stop" if trial_id in {"r0", "r2", "r1"} else "go on"
+
+        StackTrainer(given, one_core, recorder, decide, fuse="3", say=print).train(planned)
+        trials = recorder.state.trials
+
+    assert sorted(heard) == ["r0", "r1", "r2", "r3", "r4", "r5"]
+    assert {name for name, one in trials.items() if one.finished is None} == recorder.budget.stopped
+    assert {"r3", "r4", "r5"} <= recorder.budget.stopped
+    assert trials["r0"].status == trials["r2"].status == "stopped"
+
+
 @pytest.mark.parametrize("fuse", ["auto", "4"])
 def test_a_search_stacks_what_it_knows_beforehand(fuse):
     assert chosen_fuse(fuse, "", [CNN, MLP], TWO_CORES) == fuse
