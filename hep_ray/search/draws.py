@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
+from itertools import islice
 from typing import Any, NamedTuple
 
 import optuna
@@ -161,6 +163,9 @@ class Draws:
         self._drawn_as: dict[str, int] = {}
         """Trial → its number in the study that draws; references have none."""
         self._frozen: dict[str, FrozenTrial] = {}
+        self._tried: Counter[Any] = Counter()
+        self._looked_at = 0
+        """Trials whose configurations are counted there."""
         self.differs = ""
 
     def next(self, state: SearchState) -> DrawnTrial:
@@ -208,7 +213,7 @@ class Draws:
             return
         if not _failed_of_parameters(trial, self._limits):
             tell(self._study, number, trial, self._search)
-        elif not self._study.get_trials(deepcopy=False)[number].state.is_finished():
+        elif not held(self._study, number).state.is_finished():
             if self._preset.sampler != "cmaes":  # which takes no constraints, and warns of each
                 running_trial(self._study, number).set_constraint("fails", 1.0)
             self._study.tell(number, state=OptunaState.PRUNED)
@@ -227,13 +232,13 @@ class Draws:
             InvalidConfig: every draw breaks a limit.
         """
         study.sampler = self._sampler_of(place, state)
-        tried = [trial.started.params for trial in state.trials.values()]
+        tried = self._tried_in(state)
         again: list[optuna.Trial] = []
         repeats = in_a_row = 0
         by_chance = False
         drawn = study.ask()
         params = self._space.suggest(drawn)
-        while (broken := self._breaks(params)) or (params in tried and repeats < REDRAWS):
+        while (broken := self._breaks(params)) or (_hashable(params) in tried and repeats < REDRAWS):
             if broken and in_a_row >= MOST_BROKEN:
                 raise InvalidConfig(
                     f"each of {in_a_row} configurations in a row breaks a constraint: allow more, or state smaller "
@@ -247,7 +252,14 @@ class Draws:
             params = self._space.suggest(drawn)
         for one in again:
             study.tell(one, state=OptunaState.FAIL)
-        return params, tried.count(params)
+        return params, tried[_hashable(params)]
+
+    def _tried_in(self, state: SearchState) -> Counter[Any]:
+        """Return how many trials have had each configuration; only those that are new are looked at."""
+        for trial in islice(reversed(state.trials.values()), len(state.trials) - self._looked_at):
+            self._tried[_hashable(trial.started.params)] += 1
+        self._looked_at = len(state.trials)
+        return self._tried
 
     def _breaks(self, params: dict[str, Any]) -> bool:
         return self._limits is not None and self._limits.margin(params) > 0
@@ -266,15 +278,16 @@ class Draws:
         return self._sampler(place, seed)
 
     def _knows_enough(self, state: SearchState) -> bool:
-        known = [trial for name, trial in state.trials.items() if name in self._drawn_as]
-        ended = [trial for trial in known if trial.finished is not None or trial.paused]
-        failed = sum(_failed_of_parameters(trial, self._limits) for trial in ended)
-        trained = sum(
-            trial.status != "failed" and not _failed_of_parameters(trial, self._limits) for trial in ended
-        )
-        return trained + failed >= self._n_startup_trials and trained >= min(
-            LEAST_TRAINED, self._n_startup_trials
-        )
+        trained = failed = 0
+        for name, trial in state.trials.items():
+            if name in self._drawn_as and (trial.finished is not None or trial.paused):
+                of_parameters = _failed_of_parameters(trial, self._limits)
+                failed += of_parameters
+                trained += trial.status != "failed" and not of_parameters
+                least = min(LEAST_TRAINED, self._n_startup_trials)
+                if trained + failed >= self._n_startup_trials and trained >= least:
+                    return True
+        return False
 
     def _at_equal_epochs(self, state: SearchState) -> optuna.Study:
         """Return a study of the trials' values after the same number of epochs: the most that enough have reached.
@@ -312,6 +325,15 @@ class Draws:
 
     def _length(self, trial: TrialState) -> int:
         return self._preset.epochs if trial.status == "completed" else len(trial.history)
+
+
+def _hashable(value: Any) -> Any:
+    """Return what is equal where parameters are equal, and can be looked up."""
+    if isinstance(value, dict):
+        return frozenset((key, _hashable(one)) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return (type(value), *map(_hashable, value))
+    return value
 
 
 def _failed_of_parameters(trial: TrialState, limits: ModelLimits | None) -> bool:
@@ -421,18 +443,23 @@ def tell(study: optuna.Study, number: int, trial: TrialState, search: Search) ->
     Optuna takes values of single epochs for one objective alone.
     """
     assert trial.finished is not None
-    known = study.get_trials(deepcopy=False)[number]
-    if known.state.is_finished():
+    if held(study, number).state.is_finished():
         return
     told = TOLD_AS[trial.finished.status]
     if told == OptunaState.PRUNED and search.second_objective is None:
+        running = running_trial(study, number)
         for metrics in trial.history:
-            running_trial(study, number).report(metrics[search.metric], int(metrics["epoch"]))
+            running.report(metrics[search.metric], int(metrics["epoch"]))
     values = objectives(trial, search) if trial.history and told == OptunaState.COMPLETE else None
     study.tell(number, values, state=told)
 
 
 def running_trial(study: optuna.Study, number: int) -> optuna.Trial:
     """Return a trial that runs, to report to."""
-    known = study.get_trials(deepcopy=False)[number]
-    return optuna.Trial(study, known._trial_id)  # noqa: SLF001 - there is no public way
+    return optuna.Trial(study, held(study, number)._trial_id)  # noqa: SLF001 - there is no public way
+
+
+def held(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return the trial of a study that has a number; `get_trials` would read all that run from a database."""
+    storage, of = study._storage, study._study_id  # noqa: SLF001 - there is no public way
+    return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(of, number))

@@ -29,6 +29,7 @@ from hep_ray.own_code import blaming
 from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws, frozen_trial, to_repeat, total_trials, trained_again, why_not_ahead
+from hep_ray.search.epochs import EpochTally
 from hep_ray.search.named_samplers import draws_alike
 from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
@@ -233,6 +234,7 @@ class OptunaSearcher(JournalSearcher):
                 1 if is_fitted(one.get("model")) else preset.epochs for one in search.points_to_evaluate
             )
             self.epochs_in_all = self._drawn_epochs() + sum(of_references)
+        self._tally = EpochTally(preset.epochs, self._references)
         self._begun: dict[str, int | None] = {}
         """Trial that the scheduler knows → epoch until which it trains first."""
         self._decisions: dict[str, Decision] = {}
@@ -479,13 +481,7 @@ class OptunaSearcher(JournalSearcher):
 
     def _epochs_left(self) -> int:
         """Return the epochs that are neither trained nor given to a trial that runs; references have their own."""
-        return self._drawn_epochs() - sum(map(self._given, self._state.drawn()[self._references :]))
-
-    def _given(self, trial: TrialState) -> int:
-        """Return the epochs that a trial has trained, or is to train before its worker gets free."""
-        reached = len(trial.history)
-        runs = trial.finished is None and not trial.paused
-        return max(reached, trial.until or self._preset.epochs) if runs else reached
+        return self._drawn_epochs() - self._tally.follow(self._state).drawn
 
     def _to_repeat(self, *, nothing_else: bool = False) -> tuple[TrialState, str] | None:
         """Return the configuration to train again now, and why, within the share of the epochs that repeats have.
@@ -493,14 +489,14 @@ class OptunaSearcher(JournalSearcher):
         The share is of what was trained, and does not count where there is nothing else to train. Near the end it is of
         all epochs: what is left of it is kept for repeats. All references begin before: they are the first trials.
         """
-        repeats, trials, cost = self._preset.repeats, self._state.drawn(), self._preset.epochs
+        repeats, trials, cost = self._preset.repeats, len(self._state.trials), self._preset.epochs
         if repeats == 1 or self._closed or self._state.opened < self._references or self._hopeless():
             return None
-        spent = sum(map(self._given, trials))
-        again = sum(self._given(trial) for trial in trials if trial.started.repeat_of)
+        tally = self._tally.follow(self._state)
+        spent, again = tally.all, tally.again
         left = self._epochs_left() if self.pauses else math.inf
         if not self.pauses and not self._preset.endless:
-            left = max(0, self.total - len(trials)) * (spent / len(trials) if trials else cost)
+            left = max(0, self.total - trials) * (spent / trials if trials else cost)
         at_end = nothing_else or left < REPEATED * (spent + left) - again
         if left <= 0 or not (at_end or again + cost <= REPEATED * (spent + cost)):
             return None
@@ -535,7 +531,7 @@ class OptunaSearcher(JournalSearcher):
         return decision
 
     def _give_up_worst(self) -> None:
-        if sum(trial.paused for trial in self._state.drawn()) <= MOST_PAUSED:
+        if self._tally.follow(self._state).paused <= MOST_PAUSED:
             return
         paused = [
             trial for trial in self._state.ranked(self._search.metric, self._search.mode) if trial.paused

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -250,6 +252,8 @@ class MedianStopping(_Rungs):
         """Begin without a curve."""
         super().start(goal)
         self._curves: dict[str, list[float]] = defaultdict(list)
+        self._means: dict[int, list[float]] = defaultdict(list)
+        """Epoch → means over the epochs up to it, of each trial that got as far, the least first."""
 
     def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Compare with the means of the others."""
@@ -257,17 +261,21 @@ class MedianStopping(_Rungs):
         if epoch <= len(curve):
             return "go on"
         curve.append(self._objectives(trial_id, metrics)[0])
-        others = [
-            sum(other[:epoch]) / epoch
-            for name, other in self._curves.items()
-            if name != trial_id and len(other) >= epoch
-        ]
-        if epoch < self.goal.grace or len(others) < LEAST_BESIDE:
+        means, own = self._means[epoch], sum(curve) / epoch
+        place = bisect_left(means, own)
+        means.insert(place, own)
+        others = len(means) - 1
+        if epoch < self.goal.grace or others < LEAST_BESIDE:
             return "go on"
-        return "stop" if max(curve) < float(np.median(others)) else "go on"
+        middle = [means[at + (at >= place)] for at in ((others - 1) // 2, others // 2)]
+        return "stop" if max(curve) < sum(middle) / 2 else "go on"
 
     def end(self, trial_id: str, status: Status) -> None:
         """Let a trial that failed leave the curves."""
+        curve = self._curves.get(trial_id, []) if status == "failed" else []
+        for epoch in range(1, len(curve) + 1):
+            means = self._means[epoch]
+            del means[bisect_left(means, sum(curve[:epoch]) / epoch)]
         self._leave(trial_id, [self._curves], status)
 
 
@@ -288,6 +296,11 @@ class PromotingASHA(_Rungs):
         self._values: dict[int, dict[str, tuple[float, ...]]] = {rung: {} for rung in self._rungs}
         self._promoted: dict[int, set[str]] = {rung: set() for rung in self._rungs}
         self._gone: set[str] = set()
+        self._order: dict[int, list[tuple[float, int, str]]] = {rung: [] for rung in self._rungs}
+        """Rung → its trials, best first: value with a minus, place of their arrival, name; of one objective alone."""
+        self._waiting: dict[int, list[tuple[float, int, str]]] = {rung: [] for rung in self._rungs}
+        """Of these, who may still be promoted."""
+        self._keys: dict[tuple[int, str], tuple[float, int, str]] = {}
 
     def begin(self, trial_id: str, params: Mapping[str, Any]) -> int | None:  # noqa: ARG002
         """Train a new trial to the first rung."""
@@ -299,27 +312,44 @@ class PromotingASHA(_Rungs):
         if epoch not in self._values or trial_id in self._values[epoch]:
             return "go on"
         self._values[epoch][trial_id] = value
+        key = self._keys[epoch, trial_id] = -value[0], len(self._keys), trial_id
+        insort(self._order[epoch], key)
+        insort(self._waiting[epoch], key)
         return "pause" if epoch < self.goal.epochs else "go on"
 
     def end(self, trial_id: str, status: Status) -> None:
         """Promote it no more; unless it failed, what it reached still counts where others are compared."""
         self._gone.add(trial_id)
+        for rung in self._rungs:
+            if (key := self._keys.get((rung, trial_id))) is not None:
+                _take_out(self._waiting[rung], key)
+                if status == "failed":
+                    _take_out(self._order[rung], key)
         self._leave(trial_id, self._values.values(), status)
 
     def take_up(self) -> TakeUp | None:
         """Return the best that may be promoted, from the highest rung down."""
-        for place in range(len(self._rungs) - 2, -1, -1):
-            rung, until = self._rungs[place], self._rungs[place + 1]
-            reached, promoted = self._values[rung], self._promoted[rung]
-            best = _best_first(reached)[: len(reached) // self.goal.reduction_factor]
-            for rank, name in enumerate(best, start=1):
-                if name not in promoted and name not in self._gone:
-                    return TakeUp(name, until, f"number {rank} of {len(reached)} after epoch {rung}")
+        for rung, until in reversed(list(pairwise(self._rungs))):
+            reached = len(self._values[rung])
+            found = self._first(rung)
+            if found is not None and found[0] <= reached // self.goal.reduction_factor:
+                return TakeUp(found[1], until, f"number {found[0]} of {reached} after epoch {rung}")
         return None
+
+    def _first(self, rung: int) -> tuple[int, str] | None:
+        """Return place and name of the best at a rung that was neither promoted nor ended; None where there is none."""
+        if self.goal.second_objective is None:
+            waiting = self._waiting[rung]
+            return (bisect_left(self._order[rung], waiting[0]) + 1, waiting[0][2]) if waiting else None
+        left = self._promoted[rung] | self._gone
+        ordered = enumerate(_best_first(self._values[rung]), start=1)
+        return next(((place, name) for place, name in ordered if name not in left), None)
 
     def went_on(self, trial_id: str, until: int) -> None:  # noqa: ARG002
         """Note that it was promoted from the highest rung that it has reached."""
-        self._promoted[max(rung for rung in self._rungs if trial_id in self._values[rung])].add(trial_id)
+        rung = max(rung for rung in self._rungs if trial_id in self._values[rung])
+        self._promoted[rung].add(trial_id)
+        _take_out(self._waiting[rung], self._keys[rung, trial_id])
 
 
 class LearningCurves(Scheduler):
@@ -344,6 +374,13 @@ def scheduler_for(scheduler: str | Scheduler, goal: SearchGoal) -> Scheduler:
     made = NAMED[scheduler]() if isinstance(scheduler, str) else copy.deepcopy(scheduler)
     made.start(goal)
     return made
+
+
+def _take_out(ordered: list[Any], one: Any) -> None:
+    """Remove one from an ordered list, if it is there."""
+    place = bisect_left(ordered, one)
+    if place < len(ordered) and ordered[place] == one:
+        del ordered[place]
 
 
 def rungs(grace: int, reduction_factor: int, epochs: int) -> list[int]:

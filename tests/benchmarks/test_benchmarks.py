@@ -52,6 +52,16 @@ def test_fused_trials():
     assert line["largest_difference_of_train_loss"] < 1e-6
 
 
+def test_many_nodes():
+    flags = ("--trials", 3, 6, "--epochs", 2, "--nodes", 1, "--in-memory", "--kinds", "random/none")
+    done = run("many_nodes", *flags)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert (line["workers"], line["begun"], line["results"]) == (8, [3, 6], [6, 12])
+    slope = math.log(line["ours"][1] / line["ours"][0]) / math.log(2)
+    assert line["exponent"] == pytest.approx(slope, abs=0.02)
+
+
 def test_epoch_overhead():
     cnn, mlp = lines("epoch_overhead", "--images", 100, "--rows", 1024, "--rounds", 1, "--threads", 1)
     for line in (cnn, mlp):

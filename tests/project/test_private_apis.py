@@ -24,6 +24,8 @@ LIBRARIES = {"ray", "optuna", "sklearn"}
 PRIVATE = {
     "ray.air.execution._internal": "search/execute.py: Tune's manager of actors, told what a loss is",
     "_trial_id": "search: a trial of a study is reopened to tell it intermediate values",
+    "_storage": "search/draws.py: one trial of a study is read by its number, without all that run",
+    "_study_id": "search/draws.py: the study in that storage",
     "_predictors": "models/scikit_learn.py: the trees of a fitted model",
     "_baseline_prediction": "models/scikit_learn.py: what its trees are added to",
 }
@@ -90,6 +92,8 @@ def test_what_is_private_is_as_it_was_read() -> None:
     assert arguments(optuna.trial.Trial) == ["study", "trial_id"]
     optuna.trial.Trial(study, frozen._trial_id).report(0.5, 1)
     assert study.get_trials(deepcopy=False)[0].intermediate_values == {1: 0.5}
+    assert study._storage.get_trial_id_from_study_id_trial_number(study._study_id, 0) == frozen._trial_id
+    assert study._storage.get_trial(frozen._trial_id).number == 0
 
     # scikit-learn: one list per iteration, of one tree for two classes; a node leads to others or is a leaf.
     x = np.arange(40, dtype=np.float64)[:, None]
