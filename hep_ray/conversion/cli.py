@@ -29,7 +29,7 @@ def convert_command(
         typer.Argument(
             metavar="INPUT...",
             help="PATH, in the order of the classes, or CLASS=PATH. A folder stands for the files in it; a glob is put "
-            "in quotes: 'sig=runs/*/out.root'.",
+            "in quotes: 'sig=runs/*/out.root'. An address (https://, s3://, root://, …) is fetched first.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Dataset folder to make; absent or empty.")],
@@ -151,9 +151,14 @@ def convert_command(
             )
         told = {"from": "field", "field": field, "values": values or (() if label else base.label.values)}
         rules = base.model_copy(update={"label": LabelRule.model_validate(told)})
-    bars = (TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
         row = bar.add_task("converting", total=None)
+        fetching = bar.add_task("fetching, MB", total=None, visible=False)
+
+        def fetched(done: int, total: int) -> None:
+            bar.update(fetching, completed=done // 10**6, total=total // 10**6 or None, visible=True)
+
         manifest = convert(
             inputs,
             reader,
@@ -166,6 +171,7 @@ def convert_command(
             overwrite=overwrite,
             workers=workers,
             progress=lambda done, total: bar.update(row, completed=done, total=total),
+            fetched=fetched,
             task=task,
             signal=signal,
             columns=words(columns),

@@ -27,6 +27,8 @@ from hep_ray.conversion.kept import KeptRuns, keep, kept
 from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.normalisation import weight_factors
 from hep_ray.conversion.readers import READERS, parse_options
+from hep_ray.conversion.remote import Progress as FetchProgress
+from hep_ray.conversion.remote import fetching
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter, refuse_many
 from hep_ray.dataset.dataset import MANIFEST, Manifest
@@ -105,6 +107,7 @@ def convert(
     every_class: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
+    fetched: FetchProgress | None = None,
     **choices: Any,
 ) -> Manifest:
     """Convert files into Parquet shards with a manifest.
@@ -114,7 +117,7 @@ def convert(
 
     Args:
         inputs: the files or folders; `CLASS=PATH` gives a file to a class, otherwise the files are those of
-            the classes in their order.
+            the classes in their order. Those at an address (`https://`, `s3://`, …) are fetched first.
         reader: name of their format; the schema's by default.
         classes: class names in the order of the labels; the schema's, or those in `inputs`, by default.
         out: the dataset folder; absent or empty, unless `overwrite`.
@@ -126,11 +129,13 @@ def convert(
         every_class: refuse a split that would have no event of some class.
         workers: more than one read and write side by side as Ray tasks.
         progress: called after every task.
+        fetched: called as bytes come from addresses.
         choices: fields of `Choices`.
 
     Raises:
         UnknownName: no reader or schema has this name.
-        UnreadableInput: an input is absent or not in the reader's format.
+        UnreadableInput: an input is absent, cannot be fetched or is not in the reader's format.
+        MissingPackage: an address needs one that is not installed.
         InvalidConfig: an input is given twice, or the choices contradict each other.
         InvalidSchema: the class names, the columns or the signal are refused.
         InvalidEvents: events break the schema; or an event is in a test file and in another, or a class in none.
@@ -141,9 +146,30 @@ def convert(
     chosen = parse(Choices, {"classes": tuple(classes or ()), **choices}, "conversion")
     refuse_occupied(Path(out), MANIFEST, overwrite=overwrite)
     rules = _rules(schema, reader, chosen)
-    opened = open_inputs([str(path) for path in inputs], rules)
-    opened = with_test_files(opened, [str(path) for path in test_files], rules)
-    rules = opened.rules
+    words = [str(path) for path in (*inputs, *test_files)]
+    how = _How(rule, every_class, overwrite, workers, progress)
+    with fetching(out, words, fetched) as local:
+        opened = open_inputs(local.words[: len(inputs)], rules)
+        opened = with_test_files(opened, local.words[len(inputs) :], rules)
+        return _converted(opened, out, chosen, how, local.addresses)
+
+
+@dataclass(frozen=True)
+class _How:
+    """Arguments of `convert` that do not choose events."""
+
+    rule: SplitRule
+    every_class: bool
+    overwrite: bool
+    workers: int
+    progress: Progress | None
+
+
+def _converted(
+    opened: Inputs, out: Path | str, chosen: Choices, how: _How, addresses: Sequence[str]
+) -> Manifest:
+    """Convert inputs that are open."""
+    rules, rule, workers, progress = opened.rules, how.rule, how.workers, how.progress
     columns, event_schema = _layout(opened, rules, chosen)
     rule, event_schema = given_split(opened, rule, event_schema)
     none_left_out = rules.selection is None and rules.label.from_ != "where"
@@ -161,6 +187,7 @@ def convert(
         "drop_duplicates": chosen.drop_duplicates,
         "balance": chosen.balance,
         "notes": notes,
+        **({"addresses": list(addresses)} if addresses else {}),
         **({"test_files": list(opened.test_files)} if opened.test_files else {}),
     }
     if own_code := code_of("reader", rules.reader):
@@ -181,8 +208,8 @@ def convert(
                 event_schema,
                 rule,
                 source,
-                overwrite=overwrite,
-                every_class=every_class,
+                overwrite=how.overwrite,
+                every_class=how.every_class,
                 balance=chosen.balance,
                 drop_repeated=chosen.drop_duplicates,
                 mapper=tasks_done,
