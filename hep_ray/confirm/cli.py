@@ -220,7 +220,7 @@ def _variation_rows(plan: ConfirmPlan) -> Iterator[tuple[str, str]]:
     names = {column.name: column.elements for column in plan.dataset.schema.columns}
     for name, one in plan.variations.items():
         touched = {change.column for change in one.changes(names)}
-        idle = one.weight is None and touched <= set(plan.resources.unread)
+        idle = one.weight is None and one.data is None and touched <= set(plan.resources.unread)
         yield "variations", f"{name}: {one}" + "; no contender reads it, so that nothing changes" * idle
     for name, one in plan.dataset.manifest.event_schema.variations.items():
         if name not in plan.variations:

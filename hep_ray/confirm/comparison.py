@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from hep_ray.confirm.confirmation import (
     Comparison,
@@ -21,10 +24,9 @@ from hep_ray.confirm.plan import BASELINE, ConfirmPlan, trial_id
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import StorageError
 from hep_ray.metrics import larger_is_better, nominal_key
-from hep_ray.metrics.crossed import Crossed, crossed
+from hep_ray.metrics.crossed import Crossed, Sampled, aligned, crossed
 from hep_ray.metrics.event_values import event_values
 from hep_ray.metrics.inference import Interval, Paired, holm, paired_t, t_interval
-from hep_ray.metrics.roc import Floats
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.config import TrialConfig
@@ -90,11 +92,15 @@ def _under(plan: ConfirmPlan, state: SearchState, contender: Contender, name: st
         values_of(plan.folder, plan.dataset.schema, contender, metric, variation)
         for variation in (None, name)
     )
-    both = None
+    both, events, paired_events = None, None, None
+    if plan.variations[name].data is not None:
+        events, paired_events = plan.tested[name].rows("test"), 0
     if nominal is not None and varied is not None:
         # The models are given: one alone has the noise of the events, as a fitted one does.
         alone = len(contender.runs) == 1 or seedless(contender)
-        both = crossed(varied, nominal, paired=True, seedless=(alone, alone))
+        both = crossed(*aligned(varied, nominal), paired=True, seedless=(alone, alone))
+        if events is not None:
+            paired_events = _paired(varied, nominal, events)
     if both is not None:
         difference = both.interval(level)
     else:
@@ -114,7 +120,17 @@ def _under(plan: ConfirmPlan, state: SearchState, contender: Contender, name: st
         difference=_estimate(difference),
         sample_error=both.event_error if both else None,
         seed_error=both.seed_error if both and len(contender.runs) > 1 else None,
+        events=events,
+        paired_events=paired_events,
     )
+
+
+def _paired(varied: Sampled, nominal: Sampled, events: int) -> int:
+    """Return how many of the varied events the difference to nominal pairs; groups are paired as a whole or not."""
+    assert varied.events is not None
+    if varied.events.equals(nominal.events):
+        return events
+    return int(pc.sum(pc.is_in(varied.events, nominal.events)).as_py() or 0)
 
 
 def confirmed_values(confirmation: Confirmation) -> dict[str, dict[str, tuple[float, float]]]:
@@ -215,7 +231,7 @@ def _estimate(interval: Interval) -> Estimate:
 
 def values_of(
     folder: Path, schema: EventSchema, contender: Contender, metric: str, variation: str | None = None
-) -> Floats | None:
+) -> Sampled | None:
     """Compute the values (seeds, events) of a metric, see `event_values`.
 
     Args:
@@ -232,21 +248,23 @@ def values_of(
     Raises:
         StorageError: scores cannot be read, or are of different events.
     """
-    paths = [folder / run.scores for run in contender.runs]
+    files = [(folder / run.scores, variation) for run in contender.runs]
     if metric != (ranked := nominal_key(metric)):
-        paths = [worst for path in paths if (worst := _worst_scores(path, schema, ranked)) is not None]
+        files = [worst for path, _ in files if (worst := _worst_scores(path, schema, ranked)) is not None]
         metric = ranked
-    if variation is not None:
-        paths = [varied_scores(path, variation) for path in paths]
+    paths = [path if name is None else varied_scores(path, name) for path, name in files]
     if len(paths) < len(contender.runs) or not all(path.is_file() for path in paths):
         return None
-    first: KeptScores | None = None
-    found = []
-    for path in paths:
+    of_others = {name for name, one in schema.variations.items() if one.data is not None}
+    firsts: dict[str | None, KeptScores] = {}
+    found, events = [], []
+    for path, (_, name) in zip(paths, files, strict=True):
         kept = read_scores(path, schema)
-        if first is not None and not same_events(first, kept):
+        first = firsts.setdefault(name if name in of_others else None, kept)
+        if not same_events(first, kept):
             raise StorageError(f"scores are of the same test events for every run; those of {path} are not")
-        first = kept
+        if of_others:
+            kept, named = _in_order_of_names(kept)
         values = event_values(
             metric.removeprefix("test_"),
             kept.labels,
@@ -262,16 +280,35 @@ def values_of(
         if values is None:
             return None
         found.append(values)
-    return np.stack(found)
+        if of_others:
+            events.append(named if len(values) == len(named) else _names_of_groups(named, len(values)))
+    return Sampled.of_runs(found, events if of_others else None)
 
 
-def _worst_scores(path: Path, schema: EventSchema, metric: str) -> Path | None:
-    """Return the file of the scores that are worst by a metric, nominal or under a variation; None where one lacks."""
-    paths = [path, *(varied_scores(path, name) for name in schema.variations)]
+def _in_order_of_names(kept: KeptScores) -> tuple[KeptScores, pa.Array]:
+    """Return scores in the order of their events' names, class and id, and the names."""
+    ids = pa.array(np.arange(len(kept.labels))) if kept.event_ids is None else kept.event_ids
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    names = pc.binary_join_element_wise(pa.array(kept.labels).cast(pa.string()), ids.cast(pa.string()), ":")
+    order = pc.sort_indices(names)
+    return kept.taken(order.to_numpy()), names.take(order)
+
+
+def _names_of_groups(names: pa.Array, groups: int) -> pa.Array:
+    """Return names of the groups of a jackknife, which are those of other scores only where all events are."""
+    digest = hashlib.sha256("\n".join(names.to_pylist()).encode()).hexdigest()
+    return pa.array([f"{digest}:{number}" for number in range(groups)])
+
+
+def _worst_scores(path: Path, schema: EventSchema, metric: str) -> tuple[Path, str | None] | None:
+    """Return a run's file of scores, and the variation that it is worst under by a metric; None where a file lacks."""
+    names = [None, *schema.variations]
+    paths = [path if name is None else varied_scores(path, name) for name in names]
     if not all(one.is_file() for one in paths):
         return None
     values = [read_scores(one, schema).metrics(schema)[metric] for one in paths]
-    return paths[int(np.argmax(values) if larger_is_better(metric) is False else np.argmin(values))]
+    return path, names[int(np.argmax(values) if larger_is_better(metric) is False else np.argmin(values))]
 
 
 def same_events(left: KeptScores, right: KeptScores) -> bool:
@@ -282,13 +319,13 @@ def same_events(left: KeptScores, right: KeptScores) -> bool:
 
 
 def compared(
-    left: tuple[Contender, Floats | None], right: tuple[Contender, Floats | None], *, paired: bool = True
+    left: tuple[Contender, Sampled | None], right: tuple[Contender, Sampled | None], *, paired: bool = True
 ) -> Crossed | None:
     """Compare left with right, both noises counted; None where values are missing or one seed tells nothing."""
     (one, values), (other, against) = left, right
     if values is None or against is None:
         return None
-    return crossed(values, against, paired=paired, seedless=(seedless(one), seedless(other)))
+    return crossed(*aligned(values, against), paired=paired, seedless=(seedless(one), seedless(other)))
 
 
 def seedless(contender: Contender) -> bool:

@@ -123,9 +123,12 @@ class UnderVariation(Config):
         changes: in words, such as `jet_pt × 1.01`.
         metric: of the test split, by which contenders are compared.
         estimates: metric → over the runs, of the varied events.
-        difference: varied minus nominal, paired by seed and event; its `sd` is the standard error.
+        difference: varied minus nominal, paired by seed and by the events that both have; its `sd` is the standard
+            error.
         sample_error: standard error of the difference from the finite test split; None where it cannot be had.
         seed_error: standard error of the difference from the seeds; None where it cannot be had.
+        events: of the test under the variation; None where they are the nominal ones.
+        paired_events: those among them that are nominal ones too, by id and class, and that the difference pairs.
     """
 
     contender: str
@@ -136,6 +139,15 @@ class UnderVariation(Config):
     difference: Estimate
     sample_error: float | None = None
     seed_error: float | None = None
+    events: int | None = None
+    paired_events: int | None = None
+
+    @property
+    def told(self) -> str:
+        """Return the changes in words, and of other events how many are paired."""
+        if self.events is None:
+            return self.changes
+        return f"{self.changes}, {self.paired_events} of {self.events} paired"
 
     def loss(self, mode: str) -> float:
         """Return by how much the metric is worse; negative where it is better."""

@@ -275,6 +275,12 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         SplitRule.of_fold(fold, options.folds, before.salt, stratified=before.stratified)
         for fold in range(options.folds)
     )
+    named = [name for name, one in dataset.schema.variations.items() if one.data is not None]
+    if named and nominal_key(state.started.metric) != state.started.metric:
+        raise CannotConfirm(
+            f"{state.started.metric} counts the variation '{named[0]}', which names another dataset: its events are "
+            "divided once, and folds divide the nominal ones anew; confirm the search instead"
+        )
     _refuse_few_groups(dataset, options.folds)
     resources = resources_for(dataset, options, state.started, [chosen.params], plugins, 1)
     return FoldsPlan(

@@ -21,8 +21,10 @@ from hep_ray.confirm.finalists import (
     parse_baseline,
 )
 from hep_ray.dataset.dataset import Dataset, Hashes
+from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
+from hep_ray.metrics import nominal_key
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.definition import Stated
@@ -54,6 +56,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
             baseline; its metric measures each contender otherwise, see `check_contenders`; or --fuse is a number and no
             two of its trainings can be stacked.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
+        InvalidConfig: a variation names events that cannot stand for its own, see `other_datasets`.
         PluginFailed: a file that registers its components has gone or changed.
         StorageError, ClusterUnavailable, Infeasible: see `preflight`.
     """
@@ -73,7 +76,11 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     except InvalidConfig as exc:
         raise CannotConfirm(f"contenders cannot be compared by the search's metric: {exc}") from None
     trainings = len(contenders) * options.seeds
-    resources = resources_for(dataset, options, state.started, contenders, plugins, trainings)
+    ranking = nominal_key(state.started.metric) != state.started.metric
+    tested = other_datasets(dataset, validated=ranking, hashes=hashes)
+    others = tested if ranking else {}
+    beside = [*others.values()]
+    resources = resources_for(dataset, options, state.started, contenders, plugins, trainings, beside)
     first = 1 + max(trial.started.seed for trial in state.trials.values())
     folder = options.storage / name
     plan = ConfirmPlan(
@@ -99,6 +106,8 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         given=options,
         source=source_of(found, state.started),
         variations=dict(dataset.schema.variations),
+        others=others,
+        tested=tested,
     )
     check_fuse(plan.runs, resources, state.started.unstated, options.fuse)
     return plan
@@ -189,6 +198,7 @@ def resources_for(
     contenders: Sequence[Mapping[str, Any]],
     plugins: tuple[Plugin, ...],
     trainings: int,
+    beside: Sequence[Dataset] = (),
 ) -> ResourcePlan:
     """Return what trainings of configurations take on the cluster, once it is known that they can run there.
 
@@ -197,8 +207,9 @@ def resources_for(
         StorageError, ClusterUnavailable, Infeasible: see `preflight`.
     """
     given = dataclasses.replace(options.as_in_search(started), data=dataset.folder)
+    asked = Trials(dataset, given, contenders, plugins, trainings, keep=trainings, beside=tuple(beside))
     try:
-        return preflight(Trials(dataset, given, contenders, plugins, trainings, keep=trainings))
+        return preflight(asked)
     except InvalidSpace as exc:
         raise CannotConfirm(f"a contender cannot be trained: {exc}") from exc
 
@@ -215,11 +226,13 @@ class RetrainingPlan(TrainingPlan):
         started: first record of the search.
         source: file whose git checkout is stated as provenance.
         variations: systematic ones, under which each model is tested too.
+        tested: of those that name a dataset, it.
     """
 
     started: SearchStarted
     source: Path
     variations: Mapping[str, Variation] = field(default_factory=dict)
+    tested: Mapping[str, Dataset] = field(default_factory=dict)
     to_go_on: str = "type the same command again, without --again"
 
     @property

@@ -36,7 +36,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, EventSchema
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import Interrupted, SearchFailed, TrackingUnavailable
-from hep_ray.loading.stream import EventData, open_events
+from hep_ray.loading.stream import EventData, OtherData, open_events, open_others
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.execute import execute, head_watchdog
 from hep_ray.search.recorder import Recorder
@@ -188,6 +188,7 @@ def evaluate_kept(
                 write,
                 plan.plugins,
                 plan.variations,
+                plan.tested,
             )
     except KeyboardInterrupt:
         raise Interrupted(
@@ -212,6 +213,7 @@ class EvaluationSetup:
         gpu: whether it holds (part of) a GPU.
         plugins: files of the user's own whose components the models need.
         variations: of the events, under which each model is evaluated too.
+        others: of those that name a dataset, handle of its test split.
     """
 
     trials_folder: str
@@ -222,6 +224,7 @@ class EvaluationSetup:
     gpu: bool
     plugins: tuple[Plugin, ...] = ()
     variations: Mapping[str, Variation] = field(default_factory=dict)
+    others: Mapping[str, OtherData] = field(default_factory=dict)
 
 
 def evaluate_all(
@@ -232,6 +235,7 @@ def evaluate_all(
     write: Callable[[Record], None],
     plugins: tuple[Plugin, ...] = (),
     variations: Mapping[str, Variation] | None = None,
+    others: Mapping[str, Dataset] | None = None,
 ) -> None:
     """Evaluate the kept model of each trial on the test split, side by side, and record each as it is done.
 
@@ -243,6 +247,7 @@ def evaluate_all(
         write: is given a `TrialTested` for each.
         plugins: files of the user's own whose components the models need.
         variations: of the events, under which each model is evaluated too.
+        others: of those that name a dataset, it; its test split is read with the same purpose.
 
     Raises:
         CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
@@ -258,6 +263,7 @@ def evaluate_all(
             resources.gpus_per_trial > 0,
             plugins,
             variations or {},
+            open_others(others or {}, resources.ingest, "test", purpose="confirm"),
         )
     )
     task = ray.remote(
@@ -293,4 +299,5 @@ def _evaluate(opened: EvaluationSetup, trial_id: str) -> Outcome:
         opened.event_ids,
         "cuda" if opened.gpu else "cpu",
         opened.variations,
+        {name: one.events("test") for name, one in opened.others.items()},
     )

@@ -82,7 +82,7 @@ def variation_rows(confirmation: Confirmation) -> list[list[str]]:
         rows.append(
             [
                 found.variation,
-                found.changes,
+                found.told,
                 found.contender,
                 plus_minus(value.mean, value.sd),
                 plus_minus(difference.mean, difference.sd, "+"),

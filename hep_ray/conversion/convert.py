@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
+import os
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,7 @@ def _converted(
     """Convert inputs that are open."""
     rules, rule, workers, progress = opened.rules, how.rule, how.workers, how.progress
     columns, event_schema = _layout(opened, rules, chosen)
+    event_schema = _from(opened.tables[0].path, event_schema, Path(out), stated=bool(rules.variations))
     rule, event_schema = given_split(opened, rule, event_schema)
     none_left_out = rules.selection is None and rules.label.from_ != "where"
     if rule.stratified and none_left_out and opened.events is not None:
@@ -379,6 +381,26 @@ def _of_dataset(schema: EventSchema, rules: SchemaFile, chosen: Choices) -> Even
             "columns": kept,
         }
     )
+
+
+def _from(before: Path, schema: EventSchema, out: Path, *, stated: bool) -> EventSchema:
+    """Return the schema with variations of a dataset of ours that name others from where it will lie, not where it lay.
+
+    Args:
+        before: the dataset.
+        schema: to be that of the new one.
+        out: the new one.
+        stated: the variations are not those of the dataset, and stay.
+    """
+    if stated:
+        return schema
+    folder = before if before.is_dir() else before.parent
+    moved = {
+        name: one.model_copy(update={"data": os.path.relpath(folder / one.data, out)})
+        for name, one in schema.variations.items()
+        if one.data is not None and not Path(one.data).is_absolute()
+    }
+    return schema.model_copy(update={"variations": {**schema.variations, **moved}})
 
 
 def _absent(variation: Variation, schema: EventSchema, kept: Collection[str]) -> list[str]:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,8 +23,9 @@ from hep_ray.config import Config, parse
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, texts
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.dataset.values import index_dtype
+from hep_ray.dataset.variations import Variation
 from hep_ray.dataset.verified import Stamp, record, recorded, stamp_of
-from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, UnreadableInput
+from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, ShardMismatch, UnreadableInput
 from hep_ray.registry import check_name
 
 MANIFEST = "manifest.json"
@@ -247,7 +249,8 @@ class Dataset:
     Attributes:
         folder: where it lies.
         manifest: what it holds.
-        schema: columns and classes; with weights also the events expected of each class.
+        schema: columns and classes; with weights also the events expected of each class. A variation that names a
+            dataset has the fingerprint of what lies there.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, schema: EventSchema | None = None) -> None:
@@ -257,7 +260,13 @@ class Dataset:
 
     @classmethod
     def open(
-        cls, folder: Path | str, *, verify: bool = True, hashes: Hashes = "once", weights: bool = True
+        cls,
+        folder: Path | str,
+        *,
+        verify: bool = True,
+        hashes: Hashes = "once",
+        weights: bool = True,
+        splits: Sequence[Split] = SPLITS[:2],
     ) -> Dataset:
         """Open a dataset that can be trained on.
 
@@ -266,22 +275,24 @@ class Dataset:
             verify: compare every shard with the manifest first.
             hashes: which shards are hashed for that, see `verify_shards`.
             weights: use the events' weights, where they have some; else every event counts once.
+            splits: that have events of every class; for training train and val.
 
         Raises:
             UnreadableInput: there is no readable manifest.
             ShardMismatch: the shards are not those of the manifest.
-            InvalidEvents: the training or the validation split lacks a class, or the weights of a class in a split,
+            InvalidEvents: one of these splits lacks a class, or the weights of a class in a split,
                 those of a variation too, do not sum to more than 0.
         """
         folder = Path(folder)
         manifest = verify_shards(folder, hashes=hashes) if verify else Manifest.load(folder)
-        for split in SPLITS[:2]:
+        for split in splits:
             if not all((counts := manifest.class_counts(split)).values()):
                 raise InvalidEvents(f"the split '{split}' of {folder} lacks a class: {counts}")
-        schema = manifest.event_schema
+        known = _with_fingerprints(folder, manifest.event_schema.variations)
+        schema = manifest.event_schema.model_copy(update={"variations": known})
         if schema.weight is None or not weights:
             return cls(folder, manifest, schema.without_weights())
-        dataset = cls(folder, manifest)
+        dataset = cls(folder, manifest, schema)
         signed = {
             split: {name: total for name, (total, _) in sums.items()}
             for split, sums in dataset.weight_sums.items()
@@ -367,6 +378,17 @@ class Dataset:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _with_fingerprints(folder: Path, variations: Mapping[str, Variation]) -> dict[str, Variation]:
+    """Return variations, with the fingerprint of what lies there for each that names a dataset and states none."""
+    found = dict(variations)
+    for name, one in variations.items():
+        if one.data is not None and not one.fingerprint:
+            with suppress(HepRayError):  # whoever needs its events is told
+                lies = Manifest.load(folder / one.data).fingerprint
+                found[name] = one.model_copy(update={"fingerprint": lies})
+    return found
+
+
 def weight_sums(folder: Path, schema: EventSchema, shards: Iterable[Shard]) -> WeightSums:
     """Read the sums of the weights of shards; of the test split nothing else is read. Empty of a schema without."""
     if schema.weight is None:
@@ -392,7 +414,8 @@ def _refuse_varied_sums(folder: Path, manifest: Manifest) -> None:
         InvalidEvents: they do.
     """
     schema = manifest.event_schema
-    for name, variation in schema.variations.items():
+    weighted = {name: one for name, one in schema.variations.items() if one.data is None}
+    for name, variation in weighted.items():
         other = schema.model_copy(update={"weight": variation.weight})
         for split, sums in weight_sums(folder, other, manifest.shards).items():
             if manifest.rows(split):

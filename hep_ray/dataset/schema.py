@@ -376,7 +376,9 @@ class EventSchema(Config):
         for name, variation in self.variations.items():
             check_name(name)
             try:
-                self._check_variation(variation)
+                variation.check_data()
+                if variation.data is None:
+                    self._check_variation(variation)
             except InvalidSchema as exc:
                 raise InvalidSchema(f"variation '{name}': {exc}") from None
         return self

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 
 from hep_ray.config import Config
 from hep_ray.errors import InvalidSchema
@@ -37,19 +39,33 @@ class Change:
 
 
 class Variation(Config):
-    """One systematic variation: columns that are scaled and shifted, another column of weights, or both.
+    """One systematic variation: columns that are scaled and shifted, other weights, or both; or other events.
 
     Attributes:
         scale: column, `column.element` or element → factor.
         shift: the same → what is added, after scaling, in the column's unit.
         weight: column that takes the place of the weights, whose scale to the events expected stays the nominal one.
+        data: folder of another dataset, whose events are judged in place of the nominal ones, such as those of another
+            generator; relative to the folder of the dataset that names it.
+        fingerprint: of that dataset; of an opened dataset the one that lies there, unless the schema states it.
     """
 
     scale: dict[str, FiniteFloat] = Field(default_factory=dict)
     shift: dict[str, FiniteFloat] = Field(default_factory=dict)
     weight: str | None = None
+    data: str | None = None
+    fingerprint: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only a variation by another dataset has: records of before had none."""
+        found: dict[str, Any] = handler(self)
+        return {name: value for name, value in found.items() if name not in ("data", "fingerprint") or value}
 
     def __str__(self) -> str:
+        if self.data is not None:
+            known = f" ({self.fingerprint[:12]})" if self.fingerprint else ""
+            return f"events of {Path(self.data).name}{known}"
         parts = [f"{name} × {factor:g}" for name, factor in self.scale.items()]
         parts += [f"{name} {'−' if value < 0 else '+'} {abs(value):g}" for name, value in self.shift.items()]
         return ", ".join([*parts, *([f"weights by {self.weight}"] if self.weight else [])])
@@ -80,6 +96,20 @@ class Variation(Config):
                     Change(*place, value, before.offset) if scaled else Change(*place, before.factor, value)
                 )
         return tuple(found.values())
+
+    def check_data(self) -> None:
+        """Check that a dataset stands alone, and a fingerprint beside one.
+
+        Raises:
+            InvalidSchema: it does not.
+        """
+        if self.data is None and self.fingerprint:
+            raise InvalidSchema("'fingerprint' is that of a dataset: name its folder, data = ")
+        if self.data is not None and (not self.data or self.scale or self.shift or self.weight):
+            raise InvalidSchema(
+                f"data = '{self.data}' is the folder of a dataset and stands alone: leave scale, shift and weight out, "
+                "or make them a variation of their own"
+            )
 
 
 def _overlap(one: tuple[str, int | None], other: tuple[str, int | None]) -> bool:

@@ -28,7 +28,7 @@ import ray.data
 from ray.data import ExecutionResources
 
 from hep_ray.dataset.dataset import ROW_GROUP, Dataset, Manifest, TestPurpose
-from hep_ray.dataset.schema import Column
+from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig, InvalidEvents, StreamBroken
 from hep_ray.loading.batches import Events, EventSource
@@ -41,6 +41,7 @@ from hep_ray.loading.shards import (
     mostly_zeros,
     read_whole,
 )
+from hep_ray.loading.varied import OtherEvents
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -129,7 +130,7 @@ def plan_ingest(
     cache: Cache = "auto",
     budget: float | None = None,
     readers: int | None = None,
-    watched: Manifest | None = None,
+    beside: Sequence[Manifest] = (),
 ) -> Ingest:
     """Decide between resident and streaming.
 
@@ -142,7 +143,7 @@ def plan_ingest(
         cache: what is asked for.
         budget: GB of a node that events may take; `STORE_FRACTION` of the smallest object store by default.
         readers: cores that Ray Data reads with.
-        watched: of the dataset whose validation split is evaluated beside the first's.
+        beside: of the datasets whose validation splits are evaluated beside the first's.
 
     Raises:
         InvalidConfig: the budget is not above 0, there is no such cache, or readers are asked for where there is
@@ -161,13 +162,14 @@ def plan_ingest(
     store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
     given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")
-    rows = sum(manifest.rows(split) for split in splits) + (watched.rows("val") if watched else 0)
-    per_event = max(manifest.event_bytes, watched.event_bytes if watched else 0)
+    rows = sum(manifest.rows(split) for split in splits) + sum(one.rows("val") for one in beside)
+    per_event = max(one.event_bytes for one in (manifest, *beside))
     held = rows * per_event
     if cache == "resident" and store and held > store:
         raise Infeasible(
             f"events do not fit into the object store of every node: {rows} events of training, validation "
-            f"and --watch take {_gb(held)}, the smallest object store has {_gb(store)}; leave --cache to auto"
+            f"and --watch or variations take {_gb(held)}, the smallest object store has {_gb(store)}; leave --cache to "
+            "auto"
         )
     decided: Literal["resident", "streaming"] = "streaming" if held > given else "resident"
     return Ingest(
@@ -227,6 +229,39 @@ class EventData:
             raise InvalidConfig(f"split '{split}' was not loaded, only {', '.join(self.sources)}")
         source = self.sources[split]
         return source if isinstance(source, ShardStream) else ray.get(source)
+
+
+@dataclass(frozen=True)
+class OtherData:
+    """Handle to the events of a dataset that a variation names.
+
+    Attributes:
+        data: of its events.
+        schema: its own.
+        event_ids: of the split that is tested; None where none is.
+    """
+
+    data: EventData
+    schema: EventSchema
+    event_ids: pa.Array | None = None
+
+    def events(self, split: Split) -> OtherEvents:
+        """Return the events of a split, see `EventData.events`."""
+        return OtherEvents(self.data.events(split), self.schema, self.event_ids)
+
+
+def open_others(
+    datasets: Mapping[str, Dataset], ingest: Ingest, split: Split, *, purpose: TestPurpose | None = None
+) -> dict[str, OtherData]:
+    """Open a split of the datasets that variations name, that of the test with its ids; see `open_events`."""
+    return {
+        name: OtherData(
+            open_events(one, ingest, [split], purpose=purpose),
+            one.schema,
+            one.values(EVENT_ID, split, purpose=purpose).combine_chunks() if split == "test" else None,
+        )
+        for name, one in datasets.items()
+    }
 
 
 def open_events(

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.variations import Change, Variation
+from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import (
     Batch,
     BatchRequest,
@@ -20,6 +22,21 @@ from hep_ray.loading.batches import (
     EventWeights,
     metric_weights,
 )
+
+
+@dataclass(frozen=True)
+class OtherEvents:
+    """Events of another dataset that a variation names, which are judged in place of the nominal ones.
+
+    Attributes:
+        source: of the same split.
+        schema: its own, with the events that it expects of each class.
+        event_ids: of the events in their order, where they are told apart.
+    """
+
+    source: EventSource
+    schema: EventSchema
+    event_ids: pa.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -89,15 +106,32 @@ def varied(source: EventSource, schema: EventSchema, variation: Variation) -> Ev
 
 
 def judged_under(
-    source: EventSource, schema: EventSchema, columns: Sequence[str], variation: Variation | None
+    source: EventSource,
+    schema: EventSchema,
+    columns: Sequence[str],
+    variation: Variation | None,
+    other: OtherEvents | None = None,
 ) -> EventSource:
     """Return columns of a split's events under a variation, if any, with the weights that they have in metrics.
 
-    Other weights keep the scale of the nominal ones to the events expected, so that a yield may rise or fall.
+    Other weights keep the scale of the nominal ones to the events expected, so that a yield may rise or fall; those of
+    other events are scaled to what their own dataset expects.
+
+    Args:
+        source: of the nominal events.
+        schema: of these.
+        columns: that are read.
+        variation: None leaves the events as they are.
+        other: the events that the variation names, if it names some.
 
     Raises:
-        InvalidEvents: the nominal weights of a class sum to 0 or less.
+        InvalidEvents: the weights of a class sum to 0 or less.
+        InvalidConfig: the variation names events, and none are given.
     """
+    if variation is not None and variation.data is not None:
+        if other is None:
+            raise InvalidConfig(f"the variation by the {variation} is of other events, and none were opened")
+        return other.source.select(columns, metric_weights(other.source, other.schema))
     weights = metric_weights(source, schema)
     if variation is None:
         return source.select(columns, weights)

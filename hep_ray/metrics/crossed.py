@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.metrics.inference import LEVEL, SAME, Interval
@@ -75,6 +77,54 @@ class Crossed:
 
         half = float(stats.t.ppf((1 + level) / 2, self.degrees)) * self.error if self.error else 0.0
         return Interval(self.difference, self.error, self.difference - half, self.difference + half)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Values of events of one model, and which events they are.
+
+    Attributes:
+        values: (S, N) by seed and event, such as `event_values` gives them.
+        events: (N,) distinct names; None where all that is compared has the same events.
+    """
+
+    values: Floats
+    events: pa.Array | None = None
+
+    @classmethod
+    def of_runs(cls, values: Sequence[Floats], events: Sequence[pa.Array] | None) -> Sampled:
+        """Take runs (N,), whose events may differ from one to another; see `onto`."""
+        if events is None or all(one.equals(events[0]) for one in events):
+            return cls(np.stack(values), None if events is None else events[0])
+        union = pc.unique(pa.concat_arrays(events))
+        runs = [cls(one[None], own).onto(union) for one, own in zip(values, events, strict=True)]
+        return cls(np.concatenate(runs), union)
+
+    def onto(self, union: pa.Array) -> Floats:
+        """Return values (S, U) of U events, with the same means over events and the same errors of these.
+
+        An event's part in the error of a mean m of N is (v_i − m)/N. Its value among U is m + U (v_i − m)/N; that of an
+        event which is not in the sample is m and adds nothing. The difference of two models on samples that share some
+        events is then a mean over all of either: what is shared is paired, and the rest adds up.
+
+        Args:
+            union: (U,) distinct names, these events among them.
+        """
+        if self.events is None or self.events.equals(union):
+            return self.values
+        mean = self.values.mean(axis=1, keepdims=True)
+        found = np.repeat(mean, len(union), axis=1)
+        places = pc.index_in(self.events, union).to_numpy()
+        found[:, places] = mean + (self.values - mean) * (len(union) / self.values.shape[1])
+        return found
+
+
+def aligned(left: Sampled, right: Sampled) -> tuple[Floats, Floats]:
+    """Return the values of two models on the same events, those of either; see `Sampled.onto`."""
+    if left.events is None or right.events is None or left.events.equals(right.events):
+        return left.values, right.values
+    union = pc.unique(pa.concat_arrays([left.events, right.events]))
+    return left.onto(union), right.onto(union)
 
 
 def crossed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,10 @@ SCORING = {
     *("shift_test", "shift_level", "shift_class", "calibrated"),
 }
 """Parameters that only say how events are scored."""
+
+
+FOLDS = "folds.json"
+"""File by which the folder of folds is known."""
 
 
 class ShiftMethod(StrEnum):
@@ -124,6 +128,8 @@ def predict(
 
     hep-ray predict models:/mbh_sph@champion --onnx mbh_sph.onnx
 
+    hep-ray predict runs/susy/folds5 data/susy --out scores
+
     Raises:
         UnknownName: there is no such model, version or alias.
         ModelMismatch: the events are not such as the model was trained on.
@@ -150,7 +156,7 @@ def predict(
         raise InvalidConfig(f"--onnx without INPUT scores no events: leave out {', '.join(typed_flags)}")
     crew = Crew(workers, gpus_per_worker, batch)
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
-    package, origin = find_model(model, storage, tracking_uri)
+    package, origin = _model(model, storage, tracking_uri, single=onnx is not None)
     shift = _shift_settings(context, package, shift_test, shift_level, shift_class)
     package = with_own_code(package, plugin, trust=trust_code)
     say = partial(result_console().print, soft_wrap=True, highlight=False, markup=False)
@@ -183,7 +189,7 @@ def predict(
         )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")
-    for note in done.notes:
+    for note in (*done.notes, *_folds(package, done.out, done.events)):
         say(f"note: {note}")
     for line in done.shift.lines() if done.shift else ():
         say(line)
@@ -191,6 +197,18 @@ def predict(
         say(f"units: {done.units}")
     code = f"import pandas; print(pandas.read_parquet({str(done.out)!r}).describe())"
     say(f"next: {typed(python(), '-c', code)}")
+
+
+def _folds(package: Package, out: Path, events: int) -> Iterator[str]:
+    """Say of the models of folds how many events were scored by one of them, and how many by all."""
+    from hep_ray.predict.output import scored_by_one
+
+    if package.of_folds:
+        own, models = scored_by_one(out), package.description.origin["folds"]
+        yield (
+            f"{own} events are, by their ids, of the folds, each scored by the model that never saw it; "
+            f"{events - own} by the mean of all {models}"
+        )
 
 
 def _shift_settings(
@@ -208,6 +226,23 @@ def _shift_settings(
     if method is None and not further and not package.reference:
         return None
     return ShiftSettings("classifier" if method is ShiftMethod.CLASSIFIER else "columns", level, of_class)
+
+
+def _model(model: str, storage: Path, tracking_uri: str | None, *, single: bool) -> tuple[Package, str]:
+    """Return a model as `find_model` does, or the models of folds by their folder.
+
+    Raises:
+        InvalidConfig: it is those of folds, where a single one is needed.
+    """
+    if not (Path(model) / FOLDS).is_file():
+        return find_model(model, storage, tracking_uri)
+    if single:
+        raise InvalidConfig(
+            f"--onnx holds one model, and {model} is those of several folds: leave --onnx out"
+        )
+    from hep_ray.promote.fold_set import FoldSet
+
+    return FoldSet.read(model), str(Path(model).absolute())
 
 
 def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Package, str]:

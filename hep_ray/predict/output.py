@@ -161,12 +161,16 @@ def _write(out: Path, values: Mapping[str, Any]) -> None:
 
 MODEL = b"hep_ray.model_digest"
 """Key in a file's metadata: which model gave the scores."""
+FOLD = "fold"
+"""Column of the scores by the models of folds."""
 
 
 def score_piece(
     classifier: Classifier, prediction: Prediction, piece: Piece, out: Path, digest: str, batch: int
 ) -> int:
     """Score the events of a piece in bounded memory and write `event_id`, `score_<class>` and `log_odds_<class>`.
+
+    Of the models of folds also `fold`: from 1 the one that scored the event, 0 where all did.
 
     Args:
         classifier: the model.
@@ -187,6 +191,8 @@ def score_piece(
     fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
     fields += [pa.field(name, pa.float32(), nullable=False) for name in classifier.score_names]
     fields += [pa.field(name, pa.float64(), nullable=False) for name in classifier.rank_names]
+    if classifier.fold_of([]) is not None:
+        fields.append(pa.field(FOLD, pa.int32(), nullable=False))
     schema = pa.schema(fields, metadata={MODEL: digest.encode()})
     target, rows = out / piece.file, 0
     with (
@@ -202,9 +208,17 @@ def score_piece(
                 column.checked(events[column.name], ids)
             scores, log_odds = classifier.scores(events, batch=batch)
             columns = [pa.array(ids, pa.string()), *map(pa.array, scores.T), *map(pa.array, log_odds.T)]
+            if (folds := classifier.fold_of(ids)) is not None:
+                columns.append(pa.array(folds))
             writer.write_batch(pa.record_batch(columns, schema=schema))
             rows += len(ids)
     return rows
+
+
+def scored_by_one(out: Path) -> int:
+    """Return how many events of a prediction by the models of folds were scored by one of them alone."""
+    files = sorted(out.glob("*.parquet"))
+    return sum(int(np.count_nonzero(pq.read_table(path, columns=[FOLD])[FOLD].to_numpy())) for path in files)
 
 
 FILLS = "missing = VALUE of the column in a schema file (--schema)"

@@ -241,7 +241,7 @@ class _Scoring:
         cores = torch.get_num_threads()
         threads = min(places(), len(todo))
         # Else every batch would put the model into training mode and back, while other threads use it.
-        self.classifier.model.eval()
+        self.classifier.eval()
         torch.set_num_threads(max(1, min(cores, usable_cores()) // threads))
         running: dict[Future[int], Piece] = {}
         waiting, done, start = iter(todo), 0, time.monotonic()

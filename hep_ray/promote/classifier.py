@@ -79,6 +79,14 @@ class Classifier:
         """`log_odds_<class>` of every class."""
         return tuple(LOG_ODDS + name for name in self.classes)
 
+    def eval(self) -> None:
+        """Put the model into evaluation mode."""
+        self.model.eval()
+
+    def fold_of(self, event_ids: Any) -> npt.NDArray[np.int32] | None:  # noqa: ARG002
+        """Return, of the models of folds, which one scores each event; None of a single model."""
+        return None
+
     def __call__(self, events: Any) -> npt.NDArray[np.float32]:
         """Class probabilities (N, C) of events, as `predict`; a model of one column also takes its array."""
         if isinstance(events, np.ndarray) and len(self.columns) == 1:

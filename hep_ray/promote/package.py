@@ -151,6 +151,11 @@ class Package:
         return cls(description.model_copy(update=digests), weights, reference=inputs)
 
     @property
+    def of_folds(self) -> bool:
+        """Return whether it is the models of several folds."""
+        return False
+
+    @property
     def digest(self) -> str:
         """SHA-256 of description and weights: names the model, wherever it lies."""
         return hashlib.sha256(self.description.dumps().encode()).hexdigest()

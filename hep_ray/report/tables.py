@@ -174,7 +174,8 @@ def variations(found: Confirmation) -> PageTable:
     words = metric_words(nominal_key(found.metric)).removeprefix("test ")
     note = (
         f"The same models on varied events of the test split: {words}, mean ± s.d. over {len(found.seeds)} seeds; "
-        "minus nominal ± its standard error, paired by seed and event. Inputs vary before they are scaled."
+        "minus nominal ± its standard error, paired by seed and by the events that both have. Inputs vary before they "
+        "are scaled."
     )
     lost = worst_variations(found)
     notes = [note, *([f"{'; '.join(lost)}."] if lost else [])]

@@ -26,7 +26,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from rich.console import Console
 
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
-from hep_ray.loading.stream import open_events
+from hep_ray.loading.stream import open_events, open_others
 from hep_ray.search.definition import Stated, stated_in
 from hep_ray.search.draws import seedless
 from hep_ray.search.fused import AHEAD, OFF, StackTrainer
@@ -265,6 +265,7 @@ def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
         watched=plan.watched
         if plan.watched is None
         else open_events(plan.watched, resources.ingest, ("val",)),
+        others=open_others(plan.others, resources.ingest, "val"),
         epochs=plan.epochs,
         metric=plan.metric,
         mode=plan.mode,

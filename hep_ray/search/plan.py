@@ -8,13 +8,14 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hep_ray.cluster import describe
 from hep_ray.dataset.dataset import Dataset, Hashes
+from hep_ray.dataset.other_events import differs, other_datasets
 from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
@@ -63,6 +64,7 @@ class TrainingPlan(ABC):
         tracking_uri: MLflow server or database.
         dataset: training and validation split are loaded, or streamed, as the resources say.
         watched: dataset whose validation split is evaluated after each epoch and ranks nothing.
+        others: of the variations that name a dataset, it: its validation split is judged after each epoch.
         resources: of one trial, how many run side by side, and how many there are in all.
         epochs: full length of a trial.
         metric: key of the per-epoch report that ranks trials and decides which epoch's model is kept.
@@ -89,6 +91,7 @@ class TrainingPlan(ABC):
     plugins: tuple[Plugin, ...] = ()
     time_budget: float | None = None
     watched: Dataset | None = None
+    others: Mapping[str, Dataset] = field(default_factory=dict)
     fuse: str = OFF
     to_go_on: str = "run the same script with --resume"
 
@@ -421,21 +424,17 @@ class Draft:
             return None
         weights = self.options.weights == "on"
         watched = Dataset.open(self.options.watch, hashes=self.hashes, weights=weights)
-        own, other = self.dataset.schema, watched.schema
-        for what in ("classes", "signal", "weight"):
-            if getattr(own, what) != getattr(other, what):
-                raise InvalidConfig(
-                    f"--watch {self.options.watch} has {what} {getattr(other, what)}, and {self.options.data} "
-                    f"{getattr(own, what)}: convert it with the same"
-                )
-        known = {column.name: column for column in other.of_events.inputs}
-        for column in own.of_events.inputs:
-            if known.get(column.name) != column:
-                raise InvalidConfig(
-                    f"--watch {self.options.watch} has no column '{column.name}' as {self.options.data} has it "
-                    f"({column.shape}, {column.dtype}, unit '{column.unit}'): convert it by the same schema"
-                )
+        if unlike := differs(self.dataset.schema, watched.schema, inputs=True):
+            of = f"convert it by the schema of {self.options.data}"
+            raise InvalidConfig(f"--watch {self.options.watch} has {unlike}: {of}")
         return watched
+
+    @cached_property
+    def others(self) -> dict[str, Dataset]:
+        """Open the datasets that variations name; return those that each epoch is judged by: see `other_datasets`."""
+        ranking = bool(ranking_variations([self.search.metric], self.dataset.schema))
+        found = other_datasets(self.dataset, validated=ranking, hashes=self.hashes)
+        return found if ranking else {}
 
     @cached_property
     def within(self) -> Share | None:
@@ -479,7 +478,7 @@ class Draft:
             number,
             keep=KEEP_BEST * (3 if self.preset.repeats > 1 else 1),  # a mean may fall, and others rise
             paused=most_paused(self.preset, number),
-            watched=self.watched,
+            beside=(*filter(None, [self.watched]), *self.others.values()),
         )
 
 
@@ -496,7 +495,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
         draft.search.metric, draft.search.second_objective, draft.dataset.schema, protected=draft.decorrelated
     ),
     lambda draft: check_yardsticks(draft.search, draft.space),
-    lambda draft: draft.watched,
+    lambda draft: (draft.watched, draft.others),
     lambda draft: draft.within,
     lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
 )
@@ -590,6 +589,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         plugins=trials.plugins,
         time_budget=options.time_budget,
         watched=draft.watched,
+        others=draft.others,
         fuse=chosen_fuse(options.fuse, draft.why_alone, trials.built[0], trials.resources),
         search=search,
         preset=preset,

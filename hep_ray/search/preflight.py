@@ -77,7 +77,7 @@ class Trials:
         number: to run.
         keep: models that are kept.
         paused: trials that may wait with a checkpoint, see `most_paused`.
-        watched: dataset whose validation split is evaluated after each epoch.
+        beside: datasets whose validation splits are evaluated after each epoch.
     """
 
     dataset: Dataset
@@ -87,12 +87,12 @@ class Trials:
     number: int
     keep: int = KEEP_BEST
     paused: int = 0
-    watched: Dataset | None = None
+    beside: tuple[Dataset, ...] = ()
 
     @property
     def datasets(self) -> list[Dataset]:
         """Datasets that trials read."""
-        return [self.dataset] if self.watched is None else [self.dataset, self.watched]
+        return [self.dataset, *self.beside]
 
     @property
     def workers(self) -> range:
@@ -110,9 +110,9 @@ class Trials:
     def resources(self) -> ResourcePlan:
         """Trials side by side on the cluster that this process has joined, and where their events are."""
         options, expected = self.options, expected_nodes()
-        watched = None if self.watched is None else self.watched.manifest
+        beside = [one.manifest for one in self.beside]
         ingest = plan_ingest(
-            self.dataset.manifest, nodes(), options.cache, options.memory_budget, options.readers, watched
+            self.dataset.manifest, nodes(), options.cache, options.memory_budget, options.readers, beside
         )
         return plan_resources(
             expected,

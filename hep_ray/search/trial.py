@@ -16,7 +16,7 @@ from ray import tune
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
 from hep_ray.files import storing
-from hep_ray.loading.stream import EventData
+from hep_ray.loading.stream import EventData, OtherData
 from hep_ray.masking import mask
 from hep_ray.metrics import metric_of
 from hep_ray.own_code import defined_at, own_line
@@ -62,6 +62,7 @@ class TrialJob:
         plugins: files of the user's own whose components the trials need.
         unstated: what a parameter is that a trial leaves out, where it is not today's default.
         watched: handle of the events that are evaluated after each epoch and rank nothing.
+        others: of the variations that name another dataset, handle of its events.
     """
 
     trials_folder: str
@@ -77,6 +78,7 @@ class TrialJob:
     plugins: tuple[Plugin, ...] = ()
     unstated: Mapping[str, Any] = field(default_factory=dict)
     watched: EventData | None = None
+    others: Mapping[str, OtherData] = field(default_factory=dict)
 
     def folder(self, trial_id: str) -> Path:
         """Return the folder of a trial, with its checkpoints and its log."""
@@ -131,6 +133,7 @@ class TrialRun:
             communicator=communicator,
             goal=Goal(job.metric, job.mode),
             watched=None if job.watched is None else job.watched.events("val"),
+            others={name: one.events("val") for name, one in job.others.items()},
         )
         # Of a fitted model rank 0 alone is here.
         together = ALONE if self.loop.config.fitted else communicator

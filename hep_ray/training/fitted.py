@@ -13,7 +13,7 @@ from hep_ray.dataset.values import ListColumn
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import BatchRequest, EventSource, training_weights
-from hep_ray.loading.varied import judged_under
+from hep_ray.loading.varied import OtherEvents, judged_under
 from hep_ray.losses import build_loss
 from hep_ray.metrics import nominal_key
 from hep_ray.metrics.roc import passing
@@ -43,6 +43,7 @@ class FittedLoop:
         val: validation split.
         seed: of whatever the fit draws.
         watched: events that are evaluated too, and decide nothing.
+        others: of the variations that name another dataset, its validation split.
 
     Raises:
         InvalidConfig: the model cannot take the dataset's columns.
@@ -58,6 +59,7 @@ class FittedLoop:
         seed: int,
         watched: EventSource | None = None,
         metric: str = "val_loss",
+        others: Mapping[str, OtherEvents] | None = None,
     ) -> None:
         seed_everything(seed)
         built = config.build_model(schema)
@@ -70,6 +72,7 @@ class FittedLoop:
         self._watched = watched
         self._ranked = nominal_key(metric)
         self._variations = schema.variations if self._ranked != metric else {}
+        self._others = others or {}
 
     @property
     def kept(self) -> Model:
@@ -109,7 +112,7 @@ class FittedLoop:
         metrics = validation_metrics(result, self._schema, str)
         if self._variations:
             answers = {
-                name: self._evaluated(self._val, self.config.trainer.decorrelate, one)
+                name: self._evaluated(self._val, self.config.trainer.decorrelate, one, self._others.get(name))
                 for name, one in self._variations.items()
             }
             under = {name: validation_metrics(one, self._schema, str) for name, one in answers.items()}
@@ -133,11 +136,15 @@ class FittedLoop:
         return {"epoch": 1, **metrics, "epoch_seconds": time.perf_counter() - start}
 
     def _evaluated(
-        self, events: EventSource, protected: str = "", variation: Variation | None = None
+        self,
+        events: EventSource,
+        protected: str = "",
+        variation: Variation | None = None,
+        other: OtherEvents | None = None,
     ) -> Evaluation:
         """Return the fitted model's answer on these events, by the cross-entropy."""
         columns = self.config.trainer.beside(self.model.columns)
-        batches = judged_under(events, self._schema, columns, variation).batches(BatchRequest(BATCH))
+        batches = judged_under(events, self._schema, columns, variation, other).batches(BatchRequest(BATCH))
         return evaluate(self.model, build_loss("cross_entropy", {}), batches, protected=protected)
 
     def _most_events(self) -> int:

@@ -18,7 +18,7 @@ from hep_ray.errors import NonFiniteLoss
 from hep_ray.loading.augment import Augmentation
 from hep_ray.loading.batches import Batch, BatchRequest, EventSource, metric_weights, training_weights
 from hep_ray.loading.on_device import on_device
-from hep_ray.loading.varied import judged_under
+from hep_ray.loading.varied import OtherEvents, judged_under
 from hep_ray.metrics import nominal_key
 from hep_ray.models import Model
 from hep_ray.optim import norms_and_biases
@@ -69,13 +69,16 @@ def start_trial(
     communicator: Communicator = ALONE,
     goal: Goal = VAL_LOSS,
     watched: EventSource | None = None,
+    others: Mapping[str, OtherEvents] | None = None,
 ) -> TrialLoop | FittedLoop:
     """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
 
     A fit is the work of one process, whatever the number of workers: only the first one asks for it.
     """
     if config.fitted:
-        return FittedLoop(config, schema, train, val, seed=seed, watched=watched, metric=goal.metric)
+        return FittedLoop(
+            config, schema, train, val, seed=seed, watched=watched, metric=goal.metric, others=others
+        )
     return TrialLoop(
         config,
         schema,
@@ -88,6 +91,7 @@ def start_trial(
         communicator=communicator,
         goal=goal,
         watched=watched,
+        others=others,
     )
 
 
@@ -110,6 +114,7 @@ class TrialLoop:
         goal: of the search, which the patience waits for; that of a worst variation has every epoch validated under
             each variation of the schema too.
         watched: events that are evaluated after each epoch too, and decide nothing.
+        others: of the variations that name another dataset, its validation split.
 
     Attributes:
         model: that is trained.
@@ -135,6 +140,7 @@ class TrialLoop:
         communicator: Communicator = ALONE,
         goal: Goal = VAL_LOSS,
         watched: EventSource | None = None,
+        others: Mapping[str, OtherEvents] | None = None,
     ) -> None:
         seed_everything(seed)
         self.config = config
@@ -173,7 +179,10 @@ class TrialLoop:
         self._val = on_device(judged, self._device, gpu_fraction)
         self._ranked = nominal_key(goal.metric)
         variations = schema.variations if self._ranked != goal.metric else {}
-        self._varied = {name: judged_under(val, schema, columns, one) for name, one in variations.items()}
+        named = others or {}
+        self._varied = {
+            name: judged_under(val, schema, columns, one, named.get(name)) for name, one in variations.items()
+        }
         self._watched = watched
         if watched is not None:
             self._watched = watched.select(self.model.columns, metric_weights(watched, schema))

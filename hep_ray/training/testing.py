@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -19,7 +21,7 @@ from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
 from hep_ray.files import whole
 from hep_ray.loading.batches import BatchRequest, EventSource
-from hep_ray.loading.varied import judged_under
+from hep_ray.loading.varied import OtherEvents, judged_under
 from hep_ray.metrics import classification_metrics, larger_is_better, worst_of
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.training.checkpoint import BEST, restore_model
@@ -89,6 +91,22 @@ class KeptScores:
         """Return λ of the trial."""
         return float(self.facts.get(DECORRELATION, 0.0))
 
+    def taken(self, rows: npt.NDArray[np.integer]) -> KeptScores:
+        """Return the scores of some events, in this order; `facts` stay those of all."""
+        losses, weights, protected = (
+            None if values is None else values[rows] for values in (self.losses, self.weights, self.protected)
+        )
+        return dataclasses.replace(
+            self,
+            event_ids=None if self.event_ids is None else self.event_ids.take(pa.array(rows)),
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            log_odds=self.log_odds[rows],
+            losses=losses,
+            weights=weights,
+            protected=protected,
+        )
+
     def metrics(self, schema: EventSchema) -> dict[str, float]:
         """`test_loss`, where it is known, and every metric of `classification_metrics` as `test_…`."""
         found = classification_metrics(
@@ -112,6 +130,7 @@ def evaluate_once(
     event_ids: pa.Array,
     device: torch.device | str = "cpu",
     variations: Mapping[str, Variation] | None = None,
+    others: Mapping[str, OtherEvents] | None = None,
 ) -> Outcome:
     """Evaluate the best model of a trial; where its scores are on disk already, the model is not asked again.
 
@@ -123,6 +142,7 @@ def evaluate_once(
         event_ids: of the same events in the same order.
         device: where the model runs.
         variations: of the events, under which the model is evaluated too.
+        others: of the variations that name another dataset, its test split with ids.
 
     Raises:
         CorruptCheckpoint: there is no whole checkpoint.
@@ -130,11 +150,14 @@ def evaluate_once(
         StorageError: the scores on disk are not of these events and classes.
     """
 
-    def scores(path: Path, variation: Variation | None = None) -> KeptScores:
+    def scores(
+        path: Path, variation: Variation | None = None, other: OtherEvents | None = None
+    ) -> KeptScores:
         if not path.exists():
-            _write(path, schema, event_ids, _evaluated(folder / BEST, schema, events, device, variation))
+            answer = _evaluated(folder / BEST, schema, events, device, variation, other)
+            _write(path, schema, event_ids if other is None else other.event_ids, answer)
         kept = read_scores(path, schema)
-        if not np.array_equal(kept.labels, events.labels):
+        if not np.array_equal(kept.labels, (events if other is None else other.source).labels):
             raise StorageError(
                 f"scores are of the events of the test split, in their order; {path} has others"
             )
@@ -142,7 +165,7 @@ def evaluate_once(
 
     nominal = scores(folder / SCORES)
     under = {
-        name: scores(varied_scores(folder / SCORES, name), one).metrics(schema)
+        name: scores(varied_scores(folder / SCORES, name), one, (others or {}).get(name)).metrics(schema)
         for name, one in (variations or {}).items()
     }
     metrics = nominal.metrics(schema)
@@ -229,12 +252,15 @@ def _evaluated(
     events: EventSource,
     device: torch.device | str,
     variation: Variation | None = None,
+    other: OtherEvents | None = None,
 ) -> _Answer:
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
     protected, columns = kept.config.trainer.decorrelate, kept.config.trainer.beside(kept.model.columns)
-    found = judged_under(events, schema, columns, variation).batches(BatchRequest(BATCH, device=device))
+    found = judged_under(events, schema, columns, variation, other).batches(
+        BatchRequest(BATCH, device=device)
+    )
     result = evaluate(kept.model, kept.loss, found, half=kept.half, protected=protected)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
         raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")

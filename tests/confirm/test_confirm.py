@@ -81,16 +81,18 @@ def options(ray_session, tmp_path_factory):
         task="toy",
         columns=(Column(name="x", shape=(3,), unit="GeV"),),
         classes=("background", "signal"),
-        variations={"tripled": Variation(scale={"x": 3.0})},
+        variations={"tripled": Variation(scale={"x": 3.0}), "generator": Variation(data="../generator")},
     )
-    with ShardWriter(folder / "data", schema, source={}, rows_per_shard=16) as writer:
-        writer.write(
-            {
-                "event_id": [f"event-{row}" for row in range(300)],
-                "label": labels,
-                "x": (random.normal(size=(300, 3)) + labels[:, None]).astype(np.float32),
-            }
-        )
+    # A third of the events of the other generator are the nominal ones, by their ids.
+    for name, first, mean in (("data", 0, 1.0), ("generator", 200, 0.5)):
+        with ShardWriter(folder / name, schema, source={}, rows_per_shard=16) as writer:
+            writer.write(
+                {
+                    "event_id": [f"event-{row}" for row in range(first, first + 300)],
+                    "label": labels,
+                    "x": (random.normal(size=(300, 3)) + mean * labels[:, None]).astype(np.float32),
+                }
+            )
     search = load_search("toy_confirmed", folder / "searches")
     given = SearchOptions(data=folder / "data", storage=folder / "runs", preset="smoke", seed=7, fuse="off")
     run_search(prepare(search, given), console=QUIET)
@@ -198,9 +200,9 @@ def test_every_number_is_that_of_scipy_and_scikit_learn_on_the_scores(options, c
 def test_every_contender_is_told_under_each_variation_of_the_dataset(options, confirmed):
     found = confirmed.confirmation
     assert [(one.variation, one.contender) for one in found.variations] == [
-        ("tripled", one.name) for one in found.contenders
+        (name, one.name) for name in ("tripled", "generator") for one in found.contenders
     ]
-    for contender, under in zip(found.contenders, found.variations, strict=True):
+    for contender, under in zip(found.contenders, found.variations, strict=False):
         losses = [], []
         for run in contender.runs:
             nominal = folder_of(options) / "confirm" / run.scores
@@ -216,6 +218,43 @@ def test_every_contender_is_told_under_each_variation_of_the_dataset(options, co
     (started,) = records(folder_of(options) / "confirm", "search_started")
     assert started.variations["tripled"]["scale"] == {"x": 3.0}
     assert all("tripled" in one.variations for one in records(folder_of(options) / "confirm", "trial_tested"))
+
+
+def test_a_variation_by_another_dataset_is_judged_on_its_events_and_pairs_those_that_both_have(
+    options, confirmed
+):
+    found = confirmed.confirmation
+    other = Dataset.open(options.storage.parent / "generator")
+    ids = [
+        one.values("event_id", "test", purpose="check").to_pylist()
+        for one in (Dataset.open(options.storage.parent / "data"), other)
+    ]
+    shared = set(ids[0]) & set(ids[1])
+    assert 0 < len(shared) < len(ids[1])
+    under = {one.contender: one for one in found.variations if one.variation == "generator"}
+    for contender in found.contenders:
+        one = under[contender.name]
+        assert (one.events, one.paired_events) == (len(ids[1]), len(shared))
+        assert one.changes == f"events of generator ({other.fingerprint[:12]})"
+        losses = []
+        for run in contender.runs:
+            nominal = folder_of(options) / "confirm" / run.scores
+            tables = [pq.read_table(path) for path in (nominal, nominal.with_stem("test_scores.generator"))]
+            assert [table["event_id"].to_pylist() for table in tables] == ids
+            losses.append([table["loss"].to_numpy().astype(float) for table in tables])
+        means = np.array([[values.mean() for values in pair] for pair in losses])
+        differences = means[:, 1] - means[:, 0]
+        assert one.difference.mean == pytest.approx(differences.mean(), rel=1e-4)
+        assert one.seed_error == pytest.approx(stats.sem(differences), rel=1e-2)
+        # The mean over seeds of each event: parts of the shared ones are subtracted, all others add up.
+        parts = {}
+        for sign, place in ((-1, 0), (1, 1)):
+            values = np.mean([pair[place] for pair in losses], axis=0)
+            for name, part in zip(ids[place], (values - values.mean()) / len(values), strict=True):
+                parts[name] = parts.get(name, 0.0) + sign * part
+        assert one.sample_error == pytest.approx(sum(part**2 for part in parts.values()) ** 0.5, rel=0.05)
+    (started,) = records(folder_of(options) / "confirm", "search_started")
+    assert started.variations["generator"]["fingerprint"] == other.fingerprint
 
 
 def test_scores_are_of_the_test_split_event_by_event_and_the_look_is_recorded(options, confirmed):

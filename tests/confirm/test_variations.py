@@ -435,7 +435,7 @@ def test_a_confirmation_by_the_worst_takes_each_run_where_it_is_worst(tested: An
     contender = Contender(name="t", role="finalist", params=PARAMS, runs=(run,), estimates={})
     values = values_of(folder, dataset.schema, contender, "test_worst_auc")
     assert values is not None
-    assert values.mean() == pytest.approx(outcome.metrics["test_worst_auc"])
+    assert values.values.mean() == pytest.approx(outcome.metrics["test_worst_auc"])
     absent = contender.model_copy(update={"runs": (run.model_copy(update={"scores": "none.parquet"}),)})
     assert values_of(folder, dataset.schema, absent, "test_worst_auc") is None
 

@@ -152,7 +152,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {
-                "#" + re.sub(r"[?!]", "", heading).lower().replace(" ", "-") for heading in headings
+                "#" + re.sub(r"[?!:]", "", heading).lower().replace(" ", "-") for heading in headings
             }
 
 

@@ -78,11 +78,11 @@ def test_what_is_watched_is_asked_of_every_node_and_counts_in_the_memory_budget(
     assert [one.folder for one in own.trials.datasets] == [tmp_path / "own", other]
     first, watched = own.dataset.manifest, Dataset.open(other).manifest
     node = [{"CPU": 2.0, "object_store_memory": 1e9}]
-    alone, both = plan_ingest(first, node), plan_ingest(first, node, watched=watched)
+    alone, both = plan_ingest(first, node), plan_ingest(first, node, beside=[watched])
     assert both.held == alone.held + watched.rows("val") * watched.event_bytes
     budget = (alone.held + 1) / 1e9
     assert plan_ingest(first, node, budget=budget).cache == "resident"
-    assert plan_ingest(first, node, budget=budget, watched=watched).cache == "streaming"
+    assert plan_ingest(first, node, budget=budget, beside=[watched]).cache == "streaming"
 
 
 def test_a_resumed_search_watches_what_it_watched(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_resumed_trial_goes_on_and_the_test_keeps_the_mass(tmp_path: Path) -> 
         contender = Contender(name="t", role="finalist", params=PARAMS | params, runs=(run,), estimates={})
         values = values_of(tmp_path, SCHEMA, contender, f"test_{key}")
         assert values is not None, key  # so that confirm and the gate judge by seeds and events
-        assert values.mean() == pytest.approx(once[0].metrics[f"test_{key}"])
+        assert values.values.mean() == pytest.approx(once[0].metrics[f"test_{key}"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,208 @@
+"""The models of folds as one: an event of the folds is scored by the model that never saw it, others by the mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from hep_ray.cli import app
+from hep_ray.confirm.folds import FILE_NAME, OF_ALL, CrossValidation, Fold, dataset_of_fold, put_together
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.splits import SplitRule
+from hep_ray.errors import CorruptModel, InvalidConfig, StorageError
+from hep_ray.loading.batches import Events
+from hep_ray.predict.run import predict
+from hep_ray.promote.fold_set import FoldSet, Membership, mean_of
+from hep_ray.training.checkpoint import save_checkpoint
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.loop import start_trial
+from hep_ray.training.testing import SCORES, evaluate_once
+from tests.facts import raises
+
+FOLDS = 3
+CLASSES = ("a", "b", "c")
+PARAMS = {
+    "model": "mlp",
+    "hidden_layers": 1,
+    "hidden_features": 8,
+    "loss": "cross_entropy",
+    "optimizer": "adam",
+    "learning_rate": 0.05,
+    "batch_size": 64,
+}
+
+
+def write(folder: Path, names: list[str], seed: int) -> Dataset:
+    random, labels = np.random.default_rng(seed), np.arange(len(names)) % 3
+    schema = EventSchema(task="toy", columns=(Column(name="x", shape=(2,), unit="GeV"),), classes=CLASSES)
+    x = (random.normal(size=(len(names), 2)) + labels[:, None]).astype(np.float32)
+    with ShardWriter(folder, schema, source={}) as writer:
+        writer.write({"event_id": names, "label": labels, "x": x})
+    return Dataset.open(folder)
+
+
+def events_of(dataset: Dataset, split: Any) -> tuple[pa.Array, Events]:
+    found = dataset.arrays(split, purpose="check")
+    return pa.array(found["event_id"]), Events.from_arrays({"x": found["x"]}, found["label"])
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Three trained folds of 300 events as `hep-ray folds` leaves them, and 60 of these among 120 new events."""
+    base = tmp_path_factory.mktemp("fold_set")
+    dataset, folder = write(base / "d", [f"e{row}" for row in range(300)], 1), base / "folds3"
+    config, made, files = TrialConfig.from_params(PARAMS), [], []
+    for number in range(FOLDS):
+        rule = SplitRule.of_fold(number, FOLDS, dataset.manifest.split_rule.salt)
+        fold = dataset_of_fold(dataset, rule, folder, weights=True)
+        trial = start_trial(
+            config, fold.schema, events_of(fold, "train")[1], events_of(fold, "val")[1], epochs=2, seed=number
+        )
+        metrics = [trial.run_epoch() for _ in range(2)][-1]
+        place = folder / f"fold_{number + 1}" / "trials" / "model"
+        state = {"model": trial.kept.state_dict(), "params": config.resolved(), "metrics": metrics}
+        save_checkpoint(place / "best.pt", state)
+        ids, events = events_of(fold, "test")
+        tested = evaluate_once(place, fold.schema, events, ids)
+        files.append(place / SCORES)
+        made.append(
+            Fold(
+                events=len(ids),
+                epoch=tested.epoch,
+                metrics=tested.metrics,
+                checkpoint=f"fold_{number + 1}/trials/model/best.pt",
+                dataset_fingerprint=fold.fingerprint,
+            )
+        )
+    put_together(files, folder / OF_ALL, dataset.schema)
+    found = CrossValidation(
+        search="toy", search_id="1", dataset_fingerprint=dataset.fingerprint, trial="t0000", params=PARAMS, seed=1,
+        metric="test_auc", folds=tuple(made), metrics={}, held_out={}, scores=OF_ALL, provenance={},
+    )  # fmt: skip
+    (folder / FILE_NAME).write_text(found.model_dump_json())
+    names = [f"e{row}" for row in range(60)] + [f"new{row}" for row in range(60)]
+    return folder, dataset, write(base / "mixed", names, 2)
+
+
+def scored(out: Path) -> Any:
+    return pq.read_table(out).to_pandas().set_index("event_id")
+
+
+def test_events_of_the_folds_have_the_scores_of_the_models_that_never_saw_them(
+    folds: Any, tmp_path: Path
+) -> None:
+    folder, dataset, _ = folds
+    done = predict(FoldSet.read(folder), [dataset.folder], tmp_path / "s")
+    assert done.events == 300
+    found, kept = scored(tmp_path / "s"), pq.read_table(folder / OF_ALL).to_pandas().set_index("event_id")
+    kept = kept.loc[found.index]
+    assert found["fold"].tolist() == kept["fold"].tolist()
+    for name in CLASSES:
+        assert found[f"score_{name}"].to_numpy() == pytest.approx(kept[f"score_{name}"].to_numpy(), abs=1e-6)
+        assert found[f"log_odds_{name}"].to_numpy() == pytest.approx(
+            kept[f"log_odds_{name}"].to_numpy(), abs=1e-5
+        )
+    # The ids are the proof: the model was neither trained nor chosen on its events.
+    for number in range(1, FOLDS + 1):
+        fold = Dataset.open(folder / "data" / f"fold_{number}")
+        saw = {one for split in ("train", "val") for one in events_of(fold, split)[0].to_pylist()}
+        assert not saw & set(found.index[found["fold"] == number])
+
+
+def test_other_events_have_the_mean_of_all_models(folds: Any, tmp_path: Path) -> None:
+    folder, _, mixed = folds
+    package = FoldSet.read(folder)
+    predict(package, [mixed.folder], tmp_path / "s")
+    found = scored(tmp_path / "s")
+    arrays = [mixed.arrays(split, purpose="check") for split in ("train", "val", "test")]
+    x = np.concatenate([one["x"] for one in arrays])
+    ids = [name for one in arrays for name in one["event_id"]]
+    each = np.stack([one.build().predict({"x": x}) for one in package.members]).astype(np.float64)
+    assert np.abs(each[0] - each[1]).max() > 0.01  # the models differ
+    found = found.loc[ids]
+    scores = found[[f"score_{name}" for name in CLASSES]].to_numpy()
+    new = np.array([name.startswith("new") for name in ids])
+    assert (found["fold"][new] == 0).all()
+    assert scores[new] == pytest.approx(each.mean(axis=0)[new], abs=1e-6)
+    odds = found[[f"log_odds_{name}" for name in CLASSES]].to_numpy()
+    assert odds[new] == pytest.approx(np.log(scores[new]) - np.log1p(-scores[new]), abs=1e-4)
+    own = found["fold"][~new].to_numpy() - 1
+    assert set(own) == {0, 1, 2}
+    assert scores[~new] == pytest.approx(each[own, np.flatnonzero(~new)], abs=1e-6)
+
+
+def test_the_command_takes_their_folder_and_says_who_scored_what(folds: Any, tmp_path: Path) -> None:
+    folder, _, mixed = folds
+
+    def typed(*words: Any) -> Any:
+        return CliRunner().invoke(app, ["predict", str(folder), *map(str, words)])
+
+    told = typed(mixed.folder, "--out", tmp_path / "s")
+    assert told.exit_code == 0, told.output
+    assert "60 events" in told.output
+    assert "60 by the mean of all 3" in told.output
+    for words in (("--onnx", tmp_path / "m.onnx"), (mixed.folder, "--out", tmp_path / "c", "--calibrated")):
+        refused = typed(*words)
+        assert refused.exit_code != 0
+        assert isinstance(refused.exception, InvalidConfig | SystemExit)
+    assert not (tmp_path / "m.onnx").exists()
+    assert not (tmp_path / "c").exists()
+
+
+def test_models_that_are_not_those_of_the_folds_are_refused(folds: Any, tmp_path: Path) -> None:
+    folder, _, _ = folds
+    package = FoldSet.read(folder)
+    assert package.digest == FoldSet.read(folder).digest
+    other = dataclasses.replace(package, members=package.members[:2])
+    assert other.digest != package.digest
+    with raises(InvalidConfig, "--calibrated"):
+        dataclasses.replace(package, calibrated=True).build()
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    best = copy / "fold_2/trials/model/best.pt"
+    whole = best.read_bytes()
+    best.write_bytes(whole[:-100])
+    with raises(CorruptModel, "fold 2"):
+        FoldSet.read(copy)
+    best.write_bytes(whole)
+    found = CrossValidation.model_validate_json((copy / FILE_NAME).read_text())
+    late = tuple(one.model_copy(update={"epoch": 7}) for one in found.folds)
+    (copy / FILE_NAME).write_text(found.model_copy(update={"folds": late}).model_dump_json())
+    with raises(CorruptModel, "7", FILE_NAME):
+        FoldSet.read(copy)
+    (copy / FILE_NAME).unlink()
+    with raises(StorageError, FILE_NAME):
+        FoldSet.read(copy)
+
+
+def test_a_mean_tells_events_apart_where_probabilities_are_one() -> None:
+    odds = [
+        np.array([[30.0, -30.0], [50.0, -50.0], [0.0, 0.0]]),
+        np.array([[30.0, -30.0], [40.0, -40.0], [2.0, -2.0]]),
+    ]
+    several = [((1 / (1 + np.exp(-one))).astype(np.float32), one) for one in odds]
+    probabilities, found = mean_of(several)
+    assert probabilities[:2, 0].tolist() == [1.0, 1.0]
+    assert found[0, 0] == pytest.approx(30.0)
+    # 1 − p is (e^−50 + e^−40)/2, so that the log-odds are 40 + ln 2 but for e^−10.
+    assert found[1, 0] == pytest.approx(40 + np.log(2), abs=1e-4)
+    p = (0.5 + 1 / (1 + np.exp(-2.0))) / 2
+    assert found[2, 0] == pytest.approx(np.log(p / (1 - p)))
+    assert found[:, 1] == pytest.approx(-found[:, 0])
+
+
+def test_events_that_are_in_no_fold_are_known() -> None:
+    found = Membership.of(pa.array(["a", "b", "c"]), np.array([2, 0, 1]))
+    assert found(["c", "x", "a", "b"]).tolist() == [1, -1, 2, 0]
+    assert found([]).tolist() == []
+    assert Membership(np.empty(0, np.uint64), np.empty(0, np.int8))(["a"]).tolist() == [-1]
