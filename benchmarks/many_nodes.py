@@ -135,8 +135,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, nargs="+", default=[500, 1000, 2000])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 200, 400])
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--nodes", type=int, nargs="+", default=[100], help="of eight workers")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="sampler/scheduler")
     parser.add_argument("--in-memory", action="store_true", help="Optuna's study, instead of in SQLite")

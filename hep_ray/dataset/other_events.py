@@ -105,7 +105,7 @@ def _refuse_learnt(dataset: Dataset, other: Dataset, split: Split, called: str) 
             raise InvalidEvents(
                 f"{called}: {len(seen)} events of its split '{split}' are in the split '{earlier}' of "
                 f"{dataset.folder} by their ids, such as '{seen[0]}', and models would be judged by what they learn "
-                "from: convert it with the same --fractions and --salt; where only the ids are the same, tell events "
+                "from: convert it with the same --split; where only the ids are the same, tell events "
                 "apart by [event_id] of the schema file"
             )
 

@@ -275,7 +275,9 @@ class OptunaSearcher(JournalSearcher):
 
     def may_come(self) -> bool:
         """Return whether a trial that runs may leave something to go on with."""
-        return self.pauses and bool(self._state.running())
+        return self.pauses and any(
+            trial.finished is None and not trial.paused for trial in self._state.drawn()
+        )
 
     def has_work(self) -> bool:
         """Return whether anything is left to train."""
@@ -533,10 +535,9 @@ class OptunaSearcher(JournalSearcher):
     def _give_up_worst(self) -> None:
         if self._tally.follow(self._state).paused <= MOST_PAUSED:
             return
-        paused = [
-            trial for trial in self._state.ranked(self._search.metric, self._search.mode) if trial.paused
-        ]
-        for trial in paused[MOST_PAUSED:]:
+        state, metric, mode = self._state, self._search.metric, self._search.mode
+        paused = [trial for trial in state.drawn() if trial.paused]
+        for trial in sorted(paused, key=lambda one: state.place(one, metric, mode))[MOST_PAUSED:]:
             self._note(TrialFinished(time=time.time(), trial_id=trial.trial_id, status="stopped"))
 
     def _asking_scheduler(self) -> AbstractContextManager[None]:
