@@ -246,13 +246,15 @@ def test_a_variation_by_another_dataset_is_judged_on_its_events_and_pairs_those_
         differences = means[:, 1] - means[:, 0]
         assert one.difference.mean == pytest.approx(differences.mean(), rel=1e-4)
         assert one.seed_error == pytest.approx(stats.sem(differences), rel=1e-2)
-        # The mean over seeds of each event: parts of the shared ones are subtracted, all others add up.
+        # The mean over seeds of each event: parts of the shared ones are subtracted, all others add up. What seeds
+        # and events make together is in this bound, and not in the error of the events.
         parts = {}
         for sign, place in ((-1, 0), (1, 1)):
             values = np.mean([pair[place] for pair in losses], axis=0)
             for name, part in zip(ids[place], (values - values.mean()) / len(values), strict=True):
                 parts[name] = parts.get(name, 0.0) + sign * part
-        assert one.sample_error == pytest.approx(sum(part**2 for part in parts.values()) ** 0.5, rel=0.05)
+        bound = sum(part**2 for part in parts.values()) ** 0.5
+        assert bound / 2 < one.sample_error < 1.1 * bound
     (started,) = records(folder_of(options) / "confirm", "search_started")
     assert started.variations["generator"]["fingerprint"] == other.fingerprint
 
