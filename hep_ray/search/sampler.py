@@ -275,9 +275,7 @@ class OptunaSearcher(JournalSearcher):
 
     def may_come(self) -> bool:
         """Return whether a trial that runs may leave something to go on with."""
-        return self.pauses and any(
-            trial.finished is None and not trial.paused for trial in self._state.drawn()
-        )
+        return self.pauses and bool(self._state.running())
 
     def has_work(self) -> bool:
         """Return whether anything is left to train."""

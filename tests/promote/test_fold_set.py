@@ -27,19 +27,11 @@ from hep_ray.training.checkpoint import save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import start_trial
 from hep_ray.training.testing import SCORES, evaluate_once
+from tests.confirm.test_other_events import PARAMS
 from tests.facts import raises
 
 FOLDS = 3
 CLASSES = ("a", "b", "c")
-PARAMS = {
-    "model": "mlp",
-    "hidden_layers": 1,
-    "hidden_features": 8,
-    "loss": "cross_entropy",
-    "optimizer": "adam",
-    "learning_rate": 0.05,
-    "batch_size": 64,
-}
 
 
 def write(folder: Path, names: list[str], seed: int) -> Dataset:
