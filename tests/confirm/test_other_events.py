@@ -167,7 +167,7 @@ def test_a_split_that_is_judged_has_every_class_and_no_event_that_models_learn_f
     own = write(tmp_path / "own", schema(gen=OTHER))
     salted = SplitRule(salt="another")
     write(tmp_path / "other", schema(), rule=salted, gain=0.5)
-    with raises(InvalidEvents, "'gen'", "'test'", "'train'", "--salt", "[event_id]"):
+    with raises(InvalidEvents, "'gen'", "'test'", "'train'", "--split", "[event_id]"):
         other_datasets(Dataset.open(own.folder), validated=False)
     for folder, one, name in (("alike", SplitRule(), "e"), ("apart", salted, "f")):
         named = write(tmp_path / f"own_{folder}", schema(gen={"data": f"../{folder}"}))
