@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import torch
 
 from hep_ray.config import FORMERLY
 from hep_ray.confirm.comparison import compared, same_events, seedless, values_of
@@ -31,9 +32,12 @@ from hep_ray.confirm.confirmation import (
     UnderVariation,
 )
 from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
+from hep_ray.dataset.variations import Variation
 from hep_ray.errors import HepRayError, InvalidConfig, PromotionRefused
 from hep_ray.flags import typed
+from hep_ray.loading.varied import changed
 from hep_ray.metrics import nominal_key
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.metrics.decorrelation import check_contenders
@@ -42,7 +46,7 @@ from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Description, Package
 from hep_ray.tracking.provenance import doubts
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.testing import KeptScores, read_scores
+from hep_ray.training.testing import KeptScores, read_scores, varied_scores, worst_metrics
 
 TOLERANCE = 1e-5
 """Largest difference of a probability between the promoted form and the confirmation."""
@@ -215,31 +219,66 @@ def check_scores(
         dataset: verified.
         device: where the model computes.
     """
+    path, schema = folder / run.scores, dataset.schema
+    worst = nominal_key(metric) != metric
+    under: dict[str, dict[str, float]] = {}
     try:
-        kept = read_scores(folder / run.scores, dataset.schema)
-        tested = kept.metrics(dataset.schema)
-        found = test_scores(package.build(device), dataset)
+        kept, classifier = read_scores(path, schema), package.build(device)
+        reproduction, faults = _reproduced(kept, scores_by_event(classifier, dataset), device)
+        others = other_datasets(dataset, validated=False, hashes="all") if worst else {}
+        for name, variation in schema.variations.items() if worst else ():
+            if faults or not reproduction.passed:
+                break
+            varied = read_scores(varied_scores(path, name), schema)
+            found = scores_by_event(classifier, others.get(name, dataset), variation)
+            answer, faults = _reproduced(varied, found, device, f"under '{name}', ")
+            text = f"{reproduction.text}; under '{name}' too" if answer.passed else answer.text
+            reproduction = dataclasses.replace(answer, text=text)
+            under[name] = varied.metrics(schema)
+        tested = kept.metrics(schema)
     except HepRayError as exc:
         return (Criterion("reproduction", False, str(exc)),)
+    if faults:
+        return reproduction, Criterion("recorded metric", False, faults)
+    if not reproduction.passed:
+        return (reproduction,)
+    tested |= worst_metrics(tested, under)
+    return reproduction, check_metric(kept, tested, run.metrics, metric, schema, folder)
+
+
+def _reproduced(
+    kept: KeptScores, found: Mapping[str, tuple[int, npt.NDArray[np.float32]]], device: str, under: str = ""
+) -> tuple[Criterion, str]:
+    """Check that recorded scores are those that the portable form gives; return also what is wrong with their labels.
+
+    Args:
+        kept: recorded scores.
+        found: of the portable form, see `scores_by_event`.
+        device: where it computed them.
+        under: words before the sentence, of events under a variation.
+    """
     ids = [] if kept.event_ids is None else kept.event_ids.to_pylist()
     if found.keys() != set(ids) or len(ids) != len(found):
-        text = f"the recorded scores are of {len(ids)} events, not of the {len(found)} of the test split"
-        return (Criterion("reproduction", False, text),)
+        text = (
+            f"{under}the recorded scores are of {len(ids)} events, not of the {len(found)} of the test split"
+        )
+        return Criterion("reproduction", False, text), ""
     scores = np.array([found[event_id][1] for event_id in ids])
-    truth = np.array([found[event_id][0] for event_id in ids])
+    labels = np.array([found[event_id][0] for event_id in ids])
     difference = float(np.abs(scores - kept.probabilities).max())
     text = (
-        f"the portable model's scores on {device} and the confirmed ones on {len(ids)} test events differ by "
+        f"{under}the portable model's scores on {device} and the confirmed ones on {len(ids)} test events differ by "
         f"{difference:.1e} at most ({TOLERANCE:.0e} is allowed)"
     )
-    if not difference <= TOLERANCE:
+    passed = difference <= TOLERANCE
+    if not passed:
         text += ": another checkpoint than the confirmed one, or another kind of device (--device)"
-    checks = [Criterion("reproduction", difference <= TOLERANCE, text)]
-    if not np.array_equal(truth, kept.labels):
-        checks.append(Criterion("recorded metric", False, "the recorded labels are not those of the dataset"))
-    elif checks[0].passed:
-        checks.append(check_metric(kept, tested, run.metrics, metric, dataset.schema, folder))
-    return tuple(checks)
+    wrong = (
+        ""
+        if np.array_equal(labels, kept.labels)
+        else f"{under}the recorded labels are not those of the dataset"
+    )
+    return Criterion("reproduction", passed, text), wrong
 
 
 def check_metric(
@@ -276,13 +315,28 @@ def check_metric(
     return Criterion("recorded metric", passed, text)
 
 
-def test_scores(classifier: Classifier, dataset: Dataset) -> dict[str, tuple[int, npt.NDArray[np.float32]]]:
-    """Score the test split shard by shard: event id → label and probabilities (C,)."""
+def scores_by_event(
+    classifier: Classifier, dataset: Dataset, variation: Variation | None = None
+) -> dict[str, tuple[int, npt.NDArray[np.float32]]]:
+    """Score the test split shard by shard: event id → label and probabilities (C,).
+
+    Args:
+        classifier: the portable form.
+        dataset: whose test split is scored.
+        variation: of its columns, under which events are scored; one by weights, or by other events, which are then
+            those of `dataset`, changes none.
+    """
+    schema = dataset.schema
+    elements = {column.name: column.elements for column in schema.columns}
+    changes = () if variation is None else variation.changes(elements)
     found: dict[str, tuple[int, npt.NDArray[np.float32]]] = {}
     for path in dataset.paths("test", purpose="promote"):
         table = pq.read_table(path).combine_chunks()
         for batch in table.to_batches():
-            events = dataset.schema.decode(batch)
+            events = schema.decode(batch)
+            for one in changes:
+                values, fill = torch.tensor(events[one.column]), schema.column(one.column).fill
+                events[one.column] = changed(values, one, fill).numpy()
             scores = classifier.predict(events)
             found.update(zip(events[EVENT_ID], zip(events[LABEL].tolist(), scores, strict=True), strict=True))
     return found

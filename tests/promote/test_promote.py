@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.special
 import scipy.stats
 import torch
-from confirmed import DEEP, PROVENANCE, SHALLOW, confirm, rewrite, schema, write_dataset, xor_events
+from confirmed import DEEP, PROVENANCE, SHALLOW, confirm, rewrite, schema, split, write_dataset, xor_events
 from typer.testing import CliRunner
 
 import hep_ray
@@ -26,19 +27,23 @@ from hep_ray.confirm.confirmation import (
     params_hash,
     record_use,
 )
+from hep_ray.conversion.shards import ShardWriter
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import InvalidConfig, PromotionRefused, StorageError, TrackingUnavailable, UnknownSearch
 from hep_ray.loading.shards import ShardStream
+from hep_ray.loading.varied import OtherEvents
 from hep_ray.metrics.roc import log_odds_of
 from hep_ray.promote import run as run_module
-from hep_ray.promote.gate import Gate, check_gain, check_metric
-from hep_ray.promote.package import Package
+from hep_ray.promote.gate import Gate, check_gain, check_metric, check_scores
+from hep_ray.promote.package import Description, Package
 from hep_ray.promote.run import Wishes, promote
 from hep_ray.search.find import find_search
 from hep_ray.search.naming import plus_minus
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.registry import ModelRegistry
-from hep_ray.training.testing import KeptScores, varied_scores
+from hep_ray.training.checkpoint import load_checkpoint
+from hep_ray.training.testing import KeptScores, evaluate_once, varied_scores
 from tests.facts import raises, tells
 
 EVENTS = 312
@@ -260,6 +265,64 @@ def test_a_champion_under_other_variations_is_not_compared_by_the_worst(storage)
         assert not found.passed
         assert tells(found.text, "champion", "'jes'", was, "features × 1.05")
     assert against((), load_confirmation(storage / "deep")).passed
+
+
+def test_the_worst_is_reckoned_anew_under_every_variation(searches, tmp_path):
+    varied = {"up": Variation(shift={"x": 0.3}), "gen": Variation(data="../other")}
+    for folder, seed, variations in (("data", 0, varied), ("other", 1, {})):
+        made = schema().model_copy(update={"variations": variations})
+        with ShardWriter(tmp_path / folder, made, source={"seed": seed}, rows_per_shard=256) as writer:
+            events = xor_events(1200, seed)
+            writer.write({**events, "event_id": [f"{seed}{one}" for one in events["event_id"]]})
+    dataset = Dataset.open(tmp_path / "data")
+    shutil.copytree(searches / "runs" / "deep" / "confirm", tmp_path / "confirm")
+    (run, *_) = load_confirmation(searches / "runs" / "deep").finalists[0].runs
+    trial = (tmp_path / "confirm" / run.scores).parent
+    (trial / "test_scores.parquet").unlink()
+    ids, test = split(dataset, "test")
+    other = Dataset.open(tmp_path / "other")
+    other_ids, others = split(other, "test")
+    others = {"gen": OtherEvents(others, other.schema, pa.array(other_ids))}
+    outcome = evaluate_once(
+        trial, dataset.schema, test, pa.array(ids), "cpu", dataset.schema.variations, others
+    )
+    state = load_checkpoint(trial / "best.pt")
+    description = Description(event_schema=schema(), params=state["params"], dataset_fingerprint="")
+    package = Package.create(description, state["model"])
+
+    def check(metric="test_worst_accuracy", **metrics):
+        recorded = run.model_copy(update={"metrics": outcome.metrics | metrics})
+        return check_scores(package, recorded, tmp_path / "confirm", metric, dataset, "cpu")
+
+    passed = check()
+    assert [one.passed for one in passed] == [True, True]
+    assert tells(passed[0].text, "'up'", "'gen'", "1e-05")
+    # The worst of the three, by hand: right answers of files that nobody but `evaluate_once` wrote.
+    accuracies = [
+        np.mean(np.argmax([table[one] for one in SCORES], axis=0) == table["label"])
+        for table in (pq.read_table(path).to_pandas() for path in sorted(trial.glob("test_scores*")))
+    ]
+    assert len(set(accuracies)) == 3
+    assert tells(passed[1].text, f"{min(accuracies):.6g}")
+    assert not check(test_worst_accuracy=outcome.metrics["test_accuracy"])[1].passed
+
+    path = trial / "test_scores.up.parquet"
+    table = pq.read_table(path)
+    shutil.copy(trial / "test_scores.parquet", path)
+    (found,) = check()
+    assert not found.passed
+    assert tells(found.text, "'up'", "1e-05")
+    assert all(one.passed for one in check("test_accuracy"))
+    labels = table.column("label").to_numpy().copy()
+    labels[0] = 1 - labels[0]
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", pa.array(labels)), path)
+    found = check()
+    assert [one.passed for one in found] == [True, False]
+    assert tells(found[1].text, "'up'", "labels")
+    path.unlink()
+    (found,) = check()
+    assert not found.passed
+    assert tells(found.text, path.name)
 
 
 def test_a_champion_that_is_made_meanwhile_is_the_one_to_beat(storage, wishes, monkeypatch):
