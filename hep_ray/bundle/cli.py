@@ -44,6 +44,7 @@ def bundle(
     Example: `hep-ray bundle models:/susy@champion --out susy_bundle`, then there `python check.py`.
 
     Raises:
+        InvalidConfig: it is the models of several folds.
         UnknownName: there is no such model, version or alias.
         ModelMismatch: the dataset is not that which it was trained on.
         StorageError: something is at --out.

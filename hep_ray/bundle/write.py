@@ -122,13 +122,18 @@ def write_bundle(
         search: that it came of; None leaves out figures and tables of scores.
 
     Raises:
-        InvalidConfig: there are to be no events.
+        InvalidConfig: there are to be no events, or it is the models of several folds.
         ModelMismatch: it was trained on another dataset.
         MissingPackage, ExportFailed: see `export_onnx`; or the file does not give these events their scores.
         StorageError: something is at `out`, or it cannot be written.
     """
     if events < 1:
         raise InvalidConfig(f"--events {events} leaves nothing to check the model with: 1 or more")
+    if package.of_folds:
+        raise InvalidConfig(
+            f"a bundle holds one model, and {name} is those of {len(package.members)} folds: name a version that was "
+            "promoted without --folds"
+        )
     if out.exists():
         raise StorageError(f"{out} exists, and a bundle is a new folder: name another --out, or remove it")
     description = package.description

@@ -234,15 +234,17 @@ def _model(model: str, storage: Path, tracking_uri: str | None, *, single: bool)
     Raises:
         InvalidConfig: it is those of folds, where a single one is needed.
     """
-    if not (Path(model) / FOLDS).is_file():
-        return find_model(model, storage, tracking_uri)
-    if single:
+    if (Path(model) / FOLDS).is_file():
+        from hep_ray.promote.fold_set import read_folds
+
+        package, origin = read_folds(model), str(Path(model).absolute())
+    else:
+        package, origin = find_model(model, storage, tracking_uri)
+    if single and package.of_folds:
         raise InvalidConfig(
             f"--onnx holds one model, and {model} is those of several folds: leave --onnx out"
         )
-    from hep_ray.promote.fold_set import FoldSet
-
-    return FoldSet.read(model), str(Path(model).absolute())
+    return package, origin
 
 
 def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Package, str]:

@@ -1,17 +1,25 @@
-"""A trained classifier as its users see it: events in, one probability per class out."""
+"""A trained classifier as its users see it: events in, one probability per class out.
+
+The models of all folds of a configuration are one too, whose scores are honest on the events of the folds: an event
+that was divided into the folds is known by its id, and scored by the one model that never saw it. All others are scored
+by the mean probability of the models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
-from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
+from hep_ray.dataset.splits import event_hashes
 from hep_ray.dataset.values import mask_of
-from hep_ray.errors import ModelMismatch
+from hep_ray.errors import CorruptModel, ModelMismatch
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import LOSSES, Loss, build_loss
 from hep_ray.models import MODELS, Model
@@ -19,6 +27,8 @@ from hep_ray.training.calibration import Calibration
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.evaluation import BATCH, evaluate
 from hep_ray.training.testing import LOG_ODDS, SCORE
+
+Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]
 
 
 class Classifier:
@@ -99,9 +109,7 @@ class Classifier:
         """Return class probabilities (N, C) of events; see `scores`."""
         return self.scores(events, batch=batch, half=half)[0]
 
-    def scores(
-        self, events: Any, *, batch: int = BATCH, half: bool | None = None
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    def scores(self, events: Any, *, batch: int = BATCH, half: bool | None = None) -> Scores:
         """Return class probabilities p (N, C) of events, and log-odds ln p − ln(1 − p) of each class, to cut on.
 
         Calibrated where the classifier was built so; log-odds stay as they are, so that cuts keep their meaning.
@@ -149,6 +157,130 @@ class Classifier:
 def _trimmed(values: npt.NDArray[Any], lists: bool) -> npt.NDArray[Any]:
     """Return lists (N, L, F) without the places that no event of them has; other values as they are."""
     return values[:, : max(1, int(mask_of(values).sum(axis=1).max(initial=0)))] if lists else values
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Which fold's model never saw which event.
+
+    Attributes:
+        keys: (N,) uint64, rising hashes of the events' ids.
+        folds: (N,) whose test split has the event, from 0.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    folds: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, event_ids: pa.Array, folds: npt.NDArray[np.integer]) -> Membership:
+        """Remember events.
+
+        Args:
+            event_ids: (N,).
+            folds: (N,) of them, from 0.
+        """
+        keys = _keys(event_ids)
+        order = np.argsort(keys)
+        return cls(keys[order], folds[order].astype(np.int8))
+
+    def dumps(self) -> bytes:
+        """Return the bytes of `membership.safetensors`."""
+        from safetensors.numpy import save
+
+        return bytes(save({"keys": self.keys, "folds": self.folds}))
+
+    @classmethod
+    def loads(cls, content: bytes) -> Membership:
+        """Read what `dumps` wrote.
+
+        Raises:
+            CorruptModel: it is something else.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            arrays = load(content)
+            keys, folds = arrays["keys"], arrays["folds"]
+        except (SafetensorError, KeyError) as exc:
+            raise CorruptModel(
+                f"which model never saw an event is told by hashes of ids and folds: {exc}"
+            ) from None
+        if keys.shape != folds.shape or keys.dtype != np.uint64 or not (keys[1:] >= keys[:-1]).all():
+            raise CorruptModel(f"hashes of ids rise, one for each event; got {keys.shape} and {folds.shape}")
+        return cls(keys, folds)
+
+    def __call__(self, event_ids: Any) -> npt.NDArray[np.int8]:
+        """Return the fold of each event (M,); -1 of those that are in none."""
+        keys = _keys(event_ids)
+        if not len(self.keys):
+            return np.full(len(keys), -1, np.int8)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, self.folds[at], -1).astype(np.int8)
+
+
+def _keys(event_ids: Any) -> npt.NDArray[np.uint64]:
+    if isinstance(event_ids, pa.ChunkedArray):
+        event_ids = event_ids.combine_chunks()
+    return event_hashes(event_ids, "folds")[:, 0]
+
+
+class FoldClassifier(Classifier):
+    """The models of the folds as one.
+
+    Args:
+        members: of the folds, in their order.
+        schema: of the events that they were trained on.
+        membership: which events each never saw.
+    """
+
+    def __init__(self, members: Sequence[Classifier], schema: EventSchema, membership: Membership) -> None:
+        first = members[0]
+        self.members, self.membership = tuple(members), membership
+        self.schema, self.device, self.columns, self.half = schema, first.device, first.columns, first.half
+        self.model, self.loss = first.model, first.loss
+
+    def eval(self) -> None:
+        """Put every model into evaluation mode."""
+        for one in self.members:
+            one.eval()
+
+    def fold_of(self, event_ids: Any) -> npt.NDArray[np.int32]:
+        """Return which model scores each event: from 1 that of the fold whose test split has it, 0 where all do."""
+        return self.membership(event_ids).astype(np.int32) + 1
+
+    def scores(self, events: Any, *, batch: int = BATCH, half: bool | None = None) -> Scores:
+        """Return class probabilities and log-odds, see `Classifier.scores`.
+
+        Events whose ids, `event_id`, are those of a fold's test split have those of its model; all others the mean
+        probability of all models, and its log-odds.
+        """
+        inputs = {name: events[name] for name in events if name != EVENT_ID}
+        folds = self.membership(events[EVENT_ID]) if EVENT_ID in events else None
+        if folds is None or (folds < 0).all():
+            return mean_of([one.scores(inputs, batch=batch, half=half) for one in self.members])
+        probabilities = np.empty((len(folds), len(self.classes)), np.float32)
+        log_odds = np.empty((len(folds), len(self.classes)), np.float64)
+        for fold in np.unique(folds):
+            rows = np.flatnonzero(folds == fold)
+            some = {name: np.asarray(inputs[name])[rows] for name in inputs}
+            members = self.members if fold < 0 else self.members[fold : fold + 1]
+            found = [one.scores(some, batch=batch, half=half) for one in members]
+            probabilities[rows], log_odds[rows] = found[0] if len(found) == 1 else mean_of(found)
+        return probabilities, log_odds
+
+
+def mean_of(several: Sequence[Scores]) -> Scores:
+    """Return the mean probabilities (N, C) of several models, and ln p − ln(1 − p) of them.
+
+    The log-odds are worked out of those of the models, ln Σ p − ln Σ (1 − p), so that they tell events apart where
+    single precision has probabilities of 1.
+    """
+    odds = np.stack([one for _, one in several])
+    # ln p and ln (1 − p) of log-odds x are −ln(1 + e^∓x).
+    up, down = (np.logaddexp.reduce(-np.logaddexp(0, sign * odds), axis=0) for sign in (-1, 1))
+    probabilities = np.mean([one for one, _ in several], axis=0, dtype=np.float64)
+    return np.asarray(probabilities, np.float32), np.asarray(up - down, np.float64)
 
 
 def values_of(events: Any, column: Column) -> npt.NDArray[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from hep_ray.console import result_console
+from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, Data, DryRun, Plugins, SearchName, Storage, TrackingUri, typed
 from hep_ray.masking import mask
 
@@ -26,6 +27,7 @@ class CalibrationMethod(StrEnum):
 
 
 def promote(
+    context: typer.Context,
     search: SearchName,
     storage: Storage = STORAGE,
     data: Data = None,
@@ -55,6 +57,13 @@ def promote(
             "for `hep-ray predict --calibrated`."
         ),
     ] = CalibrationMethod.TEMPERATURE,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Hand on the models of so many folds in place of one, as `hep-ray folds` left them: an event of the "
+            "dataset gets the score of the model that never saw it, any other the mean.",
+        ),
+    ] = None,
     plugin: Plugins = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -70,6 +79,7 @@ def promote(
     without it.
 
     Raises:
+        InvalidConfig: the models of folds are to be calibrated.
         UnknownSearch: there is no such search.
         StorageError: it is not confirmed.
         TrackingUnavailable: MLflow does not answer.
@@ -85,7 +95,12 @@ def promote(
     import_named(plugin or ())
     found = find_search(search, storage)
     method = None if calibration is CalibrationMethod.OFF else cast("Method", calibration.value)
-    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level, method)
+    source = context.get_parameter_source("calibration")
+    if folds is not None and method is not None and source is not None and source.name == "COMMANDLINE":
+        raise InvalidConfig(
+            f"the models of folds are not calibrated: leave out --calibration {method}, or --folds"
+        )
+    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level, method, folds)
     done = promote_search(found.folder, wishes, report=lambda check: say(check.line))
     if done.version is None:
         answer = "would be promoted" if done.verdict.passed else "would be refused"
@@ -98,5 +113,6 @@ def promote(
         tracking_uri=mask(done.tracking_uri) if elsewhere else None,
     )
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
-    say(f"models:/{done.name}@champion is version {done.version.number}{former}")
+    several = f", the models of {folds} folds" if folds is not None else ""
+    say(f"models:/{done.name}@champion is version {done.version.number}{several}{former}")
     say(f"next: {following}")

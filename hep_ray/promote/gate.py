@@ -397,7 +397,7 @@ def check_gain(
         )
     if champion is None or champion.evidence is None:
         return _against_baseline(confirmation, candidate, gate, "the baseline")
-    if _same(champion.evidence.contender.params, confirmation.baseline.params):
+    if same_configuration(champion.evidence.contender.params, confirmation.baseline.params):
         return _against_baseline(
             confirmation, candidate, gate, "the champion's configuration, retrained on this dataset"
         )
@@ -544,7 +544,7 @@ def comparison_of(confirmation: Confirmation, candidate: Contender) -> Compariso
     )
 
 
-def _same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+def same_configuration(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     """Whether two describe one configuration; a parameter that has another default today may be left out by either."""
     one, other = (
         TrialConfig.completed(

@@ -1,5 +1,8 @@
 """The portable form of a trained classifier: a folder of `model.json` and `model.safetensors`, never a pickle.
 
+That of the models of several folds has, in place of weights, a folder `folds/` with one such folder each, and
+`membership.safetensors`, which tells by hashes of ids what event each never saw.
+
 Weights are safetensors: numbers and names, nothing that could be executed. The model is built from its parameters
 by the code of hep_ray. Scalers are part of the weights.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,10 @@ from pydantic import Field
 from hep_ray.config import Config, parse
 from hep_ray.confirm.confirmation import Comparison, Contender, UnderVariation
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import CorruptModel, ModelMismatch, UnreadableInput
+from hep_ray.errors import CorruptModel, InvalidConfig, ModelMismatch, UnreadableInput
 from hep_ray.files import replacing, storing
 from hep_ray.plugins import Plugin, trust
-from hep_ray.promote.classifier import Classifier
+from hep_ray.promote.classifier import Classifier, FoldClassifier, Membership
 from hep_ray.promote.reference import FILE as REFERENCE
 from hep_ray.promote.reference import Reference
 from hep_ray.search.naming import estimated
@@ -34,6 +37,15 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 CARD_TEMPLATE = Path(__file__).with_name("card.md.jinja")
 FORMAT = 1
+FOLDS_FORMAT = 2
+"""Format of the models of several folds, which a version that knows one model alone must not take for one."""
+FOLDS = "folds"
+"""Folder in that of a model: those of the folds, `1`, `2` and so on."""
+MEMBERSHIP = "membership.safetensors"
+
+
+LATER = ("plugins", "reference_sha256", "calibration", "folds", "membership_sha256")
+"""Fields of a description that older ones lack, and that are left out where there is nothing to tell."""
 
 
 class Evidence(Config):
@@ -83,6 +95,8 @@ class Description(Config):
         reference_sha256: of the reference inputs' file; empty where there is none.
         plugins: files with the code of its components, where they are not hep_ray's own.
         calibration: map from its scores to probabilities, fitted on validation events; None where there is none.
+        folds: of the models of several folds, the digest of each in their order; empty of a single model.
+        membership_sha256: of the file that tells which event each of them never saw; empty of a single model.
     """
 
     format: int = FORMAT
@@ -97,12 +111,12 @@ class Description(Config):
     reference_sha256: str = ""
     plugins: tuple[Plugin, ...] = ()
     calibration: Calibration | None = None
+    folds: tuple[str, ...] = ()
+    membership_sha256: str = ""
 
     def dumps(self) -> str:
         """Return the text of `model.json`."""
-        later: dict[str, Any] = {
-            name: True for name in ("plugins", "reference_sha256", "calibration") if not getattr(self, name)
-        }
+        later: dict[str, Any] = {name: True for name in LATER if not getattr(self, name)}
         unset: dict[str, Any] = {}
         if not self.event_schema.variations:
             unset["variations"] = True
@@ -126,6 +140,8 @@ class Package:
         calibrated: build a classifier whose probabilities are calibrated.
         reference: bytes of `reference.safetensors`, the inputs that new ones are compared with; empty of models that
             were promoted before there were any.
+        members: of the models of several folds, each; then there are no weights.
+        membership: which event each of them never saw.
     """
 
     description: Description
@@ -133,6 +149,8 @@ class Package:
     trust_code: bool = False
     reference: bytes = b""
     calibrated: bool = False
+    members: tuple[Package, ...] = ()
+    membership: Membership | None = None
 
     @classmethod
     def create(
@@ -150,10 +168,38 @@ class Package:
             digests["reference_sha256"] = hashlib.sha256(inputs).hexdigest()
         return cls(description.model_copy(update=digests), weights, reference=inputs)
 
+    @classmethod
+    def of_several(
+        cls,
+        description: Description,
+        members: Sequence[Package],
+        membership: Membership,
+        reference: Reference | None = None,
+    ) -> Package:
+        """Make one package of the models of several folds.
+
+        Args:
+            description: of their configuration.
+            members: of the folds, in their order.
+            membership: which event each never saw.
+            reference: what their inputs look like.
+        """
+        inputs = b"" if reference is None else reference.dumps()
+        facts = {
+            "format": FOLDS_FORMAT,
+            "folds": tuple(one.digest for one in members),
+            "membership_sha256": hashlib.sha256(membership.dumps()).hexdigest(),
+            "weights_sha256": "",
+            "reference_sha256": hashlib.sha256(inputs).hexdigest() if inputs else "",
+            "calibration": None,
+        }
+        described = description.model_copy(update=facts)
+        return cls(described, b"", reference=inputs, members=tuple(members), membership=membership)
+
     @property
     def of_folds(self) -> bool:
         """Return whether it is the models of several folds."""
-        return False
+        return bool(self.members)
 
     @property
     def digest(self) -> str:
@@ -168,7 +214,12 @@ class Package:
         """
         with replacing(folder) as filling, storing(folder):
             (filling / DESCRIPTION).write_text(self.description.dumps(), encoding="utf-8")
-            (filling / WEIGHTS).write_bytes(self.weights)
+            if self.membership is None:
+                (filling / WEIGHTS).write_bytes(self.weights)
+            else:
+                (filling / MEMBERSHIP).write_bytes(self.membership.dumps())
+            for number, one in enumerate(self.members, 1):
+                one.write(filling / FOLDS / str(number))
             if self.reference:
                 (filling / REFERENCE).write_bytes(self.reference)
             if card:
@@ -184,23 +235,30 @@ class Package:
         """
         folder = Path(folder)
         if not (folder / DESCRIPTION).is_file():
-            folder = next((path.parent for path in sorted(folder.glob(f"data/**/{DESCRIPTION}"))), folder)
+            # Models of folds have theirs deeper.
+            found = sorted(folder.glob(f"data/**/{DESCRIPTION}"), key=lambda path: (len(path.parts), path))
+            folder = next((path.parent for path in found), folder)
         try:
             values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            weights = (folder / WEIGHTS).read_bytes()
+            several = isinstance(values, dict) and values.get("format") == FOLDS_FORMAT
+            weights = (folder / (MEMBERSHIP if several else WEIGHTS)).read_bytes()
             reference = (folder / REFERENCE).read_bytes() if (folder / REFERENCE).is_file() else b""
         except (OSError, ValueError, RecursionError) as exc:
             raise UnreadableInput(
                 f"a model is a folder of {DESCRIPTION} and {WEIGHTS}; {folder} is not: {exc}"
             ) from None
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise UnreadableInput(f"this hep_ray reads models of format {FORMAT}; {folder} has another")
+        if not isinstance(values, dict) or values.get("format") not in (FORMAT, FOLDS_FORMAT):
+            raise UnreadableInput(
+                f"this hep_ray reads models of the formats {FORMAT} and {FOLDS_FORMAT}; {folder} has another"
+            )
         description = parse(Description, values, str(folder / DESCRIPTION), UnreadableInput)
-        digest = hashlib.sha256(weights).hexdigest()
-        if digest != description.weights_sha256:
+        digest, written = hashlib.sha256(weights).hexdigest(), description.weights_sha256
+        if several:
+            written = description.membership_sha256
+        if digest != written:
             raise CorruptModel(
-                f"weights are those that {DESCRIPTION} was written with, SHA-256 {description.weights_sha256}; "
-                f"{folder / WEIGHTS} has {digest}"
+                f"weights are those that {DESCRIPTION} was written with, SHA-256 {written}; "
+                f"{folder / (MEMBERSHIP if several else WEIGHTS)} has {digest}"
             )
         digest = hashlib.sha256(reference).hexdigest() if reference else ""
         if digest != description.reference_sha256:
@@ -208,7 +266,19 @@ class Package:
                 f"{folder / REFERENCE} has the SHA-256 {digest or 'of no file, since it is not there'}; {DESCRIPTION} "
                 f"was written with {description.reference_sha256 or 'none'}"
             )
-        return cls(description, weights, reference=reference)
+        if not several:
+            return cls(description, weights, reference=reference)
+        members = [cls.read(folder / FOLDS / str(number)) for number in range(1, len(description.folds) + 1)]
+        if differing := [
+            number
+            for number, (one, told) in enumerate(zip(members, description.folds, strict=True), 1)
+            if one.digest != told
+        ]:
+            raise CorruptModel(
+                f"the model of fold {differing[0]} in {folder} is not the one that {DESCRIPTION} was written with"
+            )
+        membership = Membership.loads(weights)
+        return cls(description, b"", reference=reference, members=tuple(members), membership=membership)
 
     def build(self, device: torch.device | str = "cpu") -> Classifier:
         """Build the classifier.
@@ -216,8 +286,18 @@ class Package:
         Raises:
             UntrustedCode: it needs code that came with it, and the package is not trusted.
             ModelMismatch: it is to be calibrated, and has no calibration.
+            InvalidConfig: the same of the models of folds, which never have one.
             CorruptModel: weights and parameters do not belong together.
         """
+        if self.membership is not None:
+            if self.calibrated:
+                raise InvalidConfig(
+                    "--calibrated needs the calibration of one model, and those of folds have none: leave it out"
+                )
+            members = [
+                dataclasses.replace(one, trust_code=self.trust_code).build(device) for one in self.members
+            ]
+            return FoldClassifier(members, self.description.event_schema, self.membership)
         from safetensors import SafetensorError
         from safetensors.torch import load
 

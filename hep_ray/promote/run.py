@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.models import MODELS
 from hep_ray.plugins import Plugin, restore, with_source
 from hep_ray.promote import gate
+from hep_ray.promote.fold_set import check_folds
 from hep_ray.promote.gate import (
     LEVEL,
     TOLERANCE,
@@ -52,7 +53,7 @@ from hep_ray.promote.gate import (
     without_seed,
 )
 from hep_ray.promote.package import Description, Evidence, Package, model_card
-from hep_ray.promote.reference import reference_of
+from hep_ray.promote.reference import Reference, reference_of
 from hep_ray.search.naming import estimated
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
@@ -107,6 +108,7 @@ class Wishes:
         dry_run: ask the gate only.
         level: rate, one-sided, at which a candidate that is no better may pass.
         calibration: map from scores to probabilities that is fitted on validation events and stored; None stores none.
+        folds: hand on the models of so many folds of the configuration, in place of the one model.
     """
 
     data: Path | None = None
@@ -117,6 +119,7 @@ class Wishes:
     dry_run: bool = False
     level: float = LEVEL
     calibration: Method | None = "temperature"
+    folds: int | None = None
 
 
 def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = None) -> Promotion:
@@ -197,11 +200,11 @@ def _promote(
         if package is not None and dataset is not None:
             device = wishes.device or ("cuda" if torch.cuda.is_available() else "cpu")
             answered(*check_scores(package, run, folder / FOLDER, confirmation.metric, dataset, device))
-            if wishes.calibration is not None and all(check.passed for check in checks):
-                package, told = calibrated(
-                    package, wishes.calibration, dataset, folder / FOLDER / run.scores, device
-                )
-                answered(Criterion("calibration", True, told))
+            sound = all(check.passed for check in checks)
+            package, answers = _handed_on(
+                folder, wishes, package, candidate, run, dataset, device, sound=sound
+            )
+            answered(*answers)
         verdict = gate.Verdict(candidate, run, tuple(checks))
         if not wishes.dry_run:
             verdict.enforce()
@@ -324,6 +327,45 @@ def _package(
         dataset.schema
     )
     return Package.create(description, state["model"], reference_of(dataset, built.columns))
+
+
+def _handed_on(
+    folder: Path,
+    wishes: Wishes,
+    package: Package,
+    candidate: Contender,
+    run: ConfirmedRun,
+    dataset: Dataset,
+    device: str,
+    *,
+    sound: bool,
+) -> tuple[Package | None, Sequence[Criterion]]:
+    """Return what is handed on of a confirmed model, and answers: it with a calibration, or the models of folds.
+
+    Args:
+        folder: of the search.
+        wishes: of the user.
+        package: of the confirmed model.
+        candidate: its configuration.
+        run: that it was made from.
+        dataset: verified.
+        device: where models compute.
+        sound: whether every check has passed; else no calibration is fitted.
+    """
+    if wishes.folds is None:
+        if wishes.calibration is None or not sound:
+            return package, ()
+        scores = folder / FOLDER / run.scores
+        package, told = calibrated(package, wishes.calibration, dataset, scores, device)
+        return package, (Criterion("calibration", True, told),)
+    several, answer = check_folds(folder / f"folds{wishes.folds}", candidate, dataset, device)
+    if several is None or several.membership is None:
+        return None, (answer,)
+    own, single = several.description, package.description
+    origin = {**single.origin, "seed": own.origin["seed"], "folds": str(wishes.folds)}
+    described = single.model_copy(update={"metrics": own.metrics, "origin": origin})
+    reference = Reference.loads(package.reference) if package.reference else None
+    return Package.of_several(described, several.members, several.membership, reference), (answer,)
 
 
 CALIBRATED_ON = 100_000

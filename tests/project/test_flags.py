@@ -95,6 +95,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--level": "tests/promote/test_promote.py",
         "--accept-reused-test": "tests/promote/test_promote.py",
         "--calibration": "tests/promote/test_promote.py",
+        "--folds": "tests/promote/test_promote.py",
         "--dry-run": "tests/promote/test_promote.py",
         "--plugin": "tests/integration/test_own_code.py",
     },

@@ -17,9 +17,12 @@ from hep_ray.confirm.confirmation import (
     Estimate,
     save_confirmation,
 )
+from hep_ray.confirm.folds import FILE_NAME as FOLDS_FILE
+from hep_ray.confirm.folds import OF_ALL, CrossValidation, Fold, dataset_of_fold, put_together
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.splits import SplitRule
 from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.metrics import classification_metrics
 from hep_ray.tracking.journal import Journal
@@ -27,7 +30,8 @@ from hep_ray.tracking.records import SearchStarted
 from hep_ray.training.checkpoint import save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.evaluation import evaluate
-from hep_ray.training.loop import TrialLoop
+from hep_ray.training.loop import TrialLoop, start_trial
+from hep_ray.training.testing import SCORES, evaluate_once, read_scores
 
 PROVENANCE = {
     "command": "hep-ray confirm toy",
@@ -203,3 +207,54 @@ def rewrite(folder, **changed):
     """Change fields of `confirmation.json`."""
     path = folder / "confirm" / "confirmation.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
+def make_folds(folder, dataset, given, folds, epochs=2, search="toy", trial="t0000"):
+    """Train the folds of a configuration on events of one column, and leave them as `hep-ray folds` does."""
+    config, made, files = TrialConfig.from_params(given), [], []
+    (column,) = dataset.schema.inputs
+    salt = dataset.manifest.split_rule.salt
+
+    def events_of(one, part):
+        found = one.arrays(part, purpose="check")
+        return pa.array(found["event_id"]), Events.from_arrays(
+            {column.name: found[column.name]}, found["label"]
+        )
+
+    for number in range(folds):
+        fold = dataset_of_fold(dataset, SplitRule.of_fold(number, folds, salt), folder, weights=True)
+        events = [events_of(fold, part)[1] for part in ("train", "val")]
+        loop = start_trial(config, fold.schema, *events, epochs=epochs, seed=number)
+        metrics = [loop.run_epoch() for _ in range(epochs)][-1]
+        place = folder / f"fold_{number + 1}" / "trials" / "model"
+        state = {"model": loop.kept.state_dict(), "params": config.resolved(), "metrics": metrics}
+        save_checkpoint(place / "best.pt", state)
+        ids, test = events_of(fold, "test")
+        tested = evaluate_once(place, fold.schema, test, ids)
+        files.append(place / SCORES)
+        made.append(
+            Fold(
+                events=len(ids),
+                epoch=tested.epoch,
+                metrics=tested.metrics,
+                checkpoint=f"fold_{number + 1}/trials/model/best.pt",
+                dataset_fingerprint=fold.fingerprint,
+            )
+        )
+    put_together(files, folder / OF_ALL, dataset.schema)
+    found = CrossValidation(
+        search=search,
+        search_id="1",
+        dataset_fingerprint=dataset.fingerprint,
+        trial=trial,
+        params=given,
+        seed=1,
+        metric="test_auc",
+        folds=tuple(made),
+        metrics=read_scores(folder / OF_ALL, dataset.schema).metrics(dataset.schema),
+        held_out={},
+        scores=OF_ALL,
+        provenance={},
+    )
+    (folder / FOLDS_FILE).write_text(found.model_dump_json())
+    return folder

@@ -11,24 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from confirmed import make_folds
 from typer.testing import CliRunner
 
+from hep_ray.bundle.write import write_bundle
 from hep_ray.cli import app
-from hep_ray.confirm.folds import FILE_NAME, OF_ALL, CrossValidation, Fold, dataset_of_fold, put_together
+from hep_ray.confirm.confirmation import Contender
+from hep_ray.confirm.folds import FILE_NAME, OF_ALL, CrossValidation
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.dataset.splits import SplitRule
-from hep_ray.errors import CorruptModel, InvalidConfig, StorageError
+from hep_ray.errors import CorruptModel, InvalidConfig, StorageError, UnreadableInput
 from hep_ray.loading.batches import Events
 from hep_ray.predict.run import predict
-from hep_ray.promote.fold_set import FoldSet, Membership, mean_of
-from hep_ray.training.checkpoint import save_checkpoint
-from hep_ray.training.config import TrialConfig
-from hep_ray.training.loop import start_trial
-from hep_ray.training.testing import SCORES, evaluate_once
+from hep_ray.promote.classifier import Membership, mean_of
+from hep_ray.promote.fold_set import check_folds, read_folds
+from hep_ray.promote.package import Package, load_model
 from tests.confirm.test_other_events import PARAMS
-from tests.facts import raises
+from tests.facts import raises, tells
 
 FOLDS = 3
 CLASSES = ("a", "b", "c")
@@ -53,35 +53,7 @@ def folds(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three trained folds of 300 events as `hep-ray folds` leaves them, and 60 of these among 120 new events."""
     base = tmp_path_factory.mktemp("fold_set")
     dataset, folder = write(base / "d", [f"e{row}" for row in range(300)], 1), base / "folds3"
-    config, made, files = TrialConfig.from_params(PARAMS), [], []
-    for number in range(FOLDS):
-        rule = SplitRule.of_fold(number, FOLDS, dataset.manifest.split_rule.salt)
-        fold = dataset_of_fold(dataset, rule, folder, weights=True)
-        trial = start_trial(
-            config, fold.schema, events_of(fold, "train")[1], events_of(fold, "val")[1], epochs=2, seed=number
-        )
-        metrics = [trial.run_epoch() for _ in range(2)][-1]
-        place = folder / f"fold_{number + 1}" / "trials" / "model"
-        state = {"model": trial.kept.state_dict(), "params": config.resolved(), "metrics": metrics}
-        save_checkpoint(place / "best.pt", state)
-        ids, events = events_of(fold, "test")
-        tested = evaluate_once(place, fold.schema, events, ids)
-        files.append(place / SCORES)
-        made.append(
-            Fold(
-                events=len(ids),
-                epoch=tested.epoch,
-                metrics=tested.metrics,
-                checkpoint=f"fold_{number + 1}/trials/model/best.pt",
-                dataset_fingerprint=fold.fingerprint,
-            )
-        )
-    put_together(files, folder / OF_ALL, dataset.schema)
-    found = CrossValidation(
-        search="toy", search_id="1", dataset_fingerprint=dataset.fingerprint, trial="t0000", params=PARAMS, seed=1,
-        metric="test_auc", folds=tuple(made), metrics={}, held_out={}, scores=OF_ALL, provenance={},
-    )  # fmt: skip
-    (folder / FILE_NAME).write_text(found.model_dump_json())
+    make_folds(folder, dataset, PARAMS, FOLDS)
     names = [f"e{row}" for row in range(60)] + [f"new{row}" for row in range(60)]
     return folder, dataset, write(base / "mixed", names, 2)
 
@@ -94,7 +66,7 @@ def test_events_of_the_folds_have_the_scores_of_the_models_that_never_saw_them(
     folds: Any, tmp_path: Path
 ) -> None:
     folder, dataset, _ = folds
-    done = predict(FoldSet.read(folder), [dataset.folder], tmp_path / "s")
+    done = predict(read_folds(folder), [dataset.folder], tmp_path / "s")
     assert done.events == 300
     found, kept = scored(tmp_path / "s"), pq.read_table(folder / OF_ALL).to_pandas().set_index("event_id")
     kept = kept.loc[found.index]
@@ -113,7 +85,7 @@ def test_events_of_the_folds_have_the_scores_of_the_models_that_never_saw_them(
 
 def test_other_events_have_the_mean_of_all_models(folds: Any, tmp_path: Path) -> None:
     folder, _, mixed = folds
-    package = FoldSet.read(folder)
+    package = read_folds(folder)
     predict(package, [mixed.folder], tmp_path / "s")
     found = scored(tmp_path / "s")
     arrays = [mixed.arrays(split, purpose="check") for split in ("train", "val", "test")]
@@ -153,9 +125,10 @@ def test_the_command_takes_their_folder_and_says_who_scored_what(folds: Any, tmp
 
 def test_models_that_are_not_those_of_the_folds_are_refused(folds: Any, tmp_path: Path) -> None:
     folder, _, _ = folds
-    package = FoldSet.read(folder)
-    assert package.digest == FoldSet.read(folder).digest
-    other = dataclasses.replace(package, members=package.members[:2])
+    package = read_folds(folder)
+    assert package.digest == read_folds(folder).digest
+    assert package.membership is not None
+    other = Package.of_several(package.description, package.members[:2], package.membership)
     assert other.digest != package.digest
     with raises(InvalidConfig, "--calibrated"):
         dataclasses.replace(package, calibrated=True).build()
@@ -165,16 +138,81 @@ def test_models_that_are_not_those_of_the_folds_are_refused(folds: Any, tmp_path
     whole = best.read_bytes()
     best.write_bytes(whole[:-100])
     with raises(CorruptModel, "fold 2"):
-        FoldSet.read(copy)
+        read_folds(copy)
     best.write_bytes(whole)
     found = CrossValidation.model_validate_json((copy / FILE_NAME).read_text())
     late = tuple(one.model_copy(update={"epoch": 7}) for one in found.folds)
     (copy / FILE_NAME).write_text(found.model_copy(update={"folds": late}).model_dump_json())
     with raises(CorruptModel, "7", FILE_NAME):
-        FoldSet.read(copy)
+        read_folds(copy)
     (copy / FILE_NAME).unlink()
     with raises(StorageError, FILE_NAME):
-        FoldSet.read(copy)
+        read_folds(copy)
+
+
+def test_a_written_set_scores_as_before_and_a_spoilt_one_is_refused(folds: Any, tmp_path: Path) -> None:
+    folder, dataset, mixed = folds
+    package = read_folds(folder)
+    package.write(tmp_path / "data" / "set")
+    again = Package.read(tmp_path)  # as MLflow stores it
+    assert again.digest == package.digest
+    events = mixed.arrays("train", purpose="check")
+    events = {"x": events["x"], "event_id": events["event_id"]}
+    found = load_model(tmp_path).predict(events)
+    assert found == pytest.approx(package.build().predict(events), abs=1e-7)
+    assert np.abs(found - load_model(tmp_path).predict({"x": events["x"]})).max() > 0.01  # ids are heard
+    with raises(InvalidConfig, "3 folds", "--folds"):
+        write_bundle(again, "models:/toy/1", dataset, tmp_path / "bundle")
+    place = tmp_path / "data" / "set"
+    shutil.rmtree(place / "folds" / "2")
+    shutil.copytree(place / "folds" / "1", place / "folds" / "2")
+    with raises(CorruptModel, "fold 2"):
+        Package.read(place)
+    content = (place / "membership.safetensors").read_bytes()
+    (place / "membership.safetensors").write_bytes(content[:-1] + b"x")
+    with raises(CorruptModel, "membership.safetensors"):
+        Package.read(place)
+    (place / "membership.safetensors").unlink()
+    with raises(UnreadableInput, "membership.safetensors"):
+        Package.read(place)
+
+
+def test_models_are_handed_on_that_give_every_event_its_recorded_score(folds: Any, tmp_path: Path) -> None:
+    folder, dataset, mixed = folds
+    copy = tmp_path / "toy" / "folds3"
+    shutil.copytree(folder, copy)
+
+    def check(data: Dataset = dataset, **params: Any) -> Any:
+        candidate = Contender(
+            name="t0003", role="finalist", params={**PARAMS, **params, "seed": 7}, runs=(), estimates={}
+        )
+        return check_folds(copy, candidate, data, "cpu")
+
+    package, answer = check()
+    assert package is not None
+    assert tells(answer.text, "300 events", "3 models", "1e-05")
+    for found, facts in (
+        (check(hidden_features=9), ("t0000", "'t0003'", "--folds 3 --trial t0003 --again")),
+        (check(mixed), (mixed.fingerprint[:12], dataset.fingerprint[:12])),
+    ):
+        package, answer = found
+        assert package is None
+        assert not answer.passed
+        assert tells(answer.text, *facts)
+    scores = pq.read_table(copy / OF_ALL)
+    order = scores.column_names.index("event_id")
+    turned = scores.set_column(order, "event_id", scores["event_id"].take(pa.array(np.arange(300)[::-1])))
+    for changed, fact in (
+        (scores.slice(1), "1 events of"),
+        (pa.concat_tables([scores, scores.slice(0, 1)]), "301 events"),
+        (turned, "is allowed"),
+    ):
+        pq.write_table(changed.replace_schema_metadata(scores.schema.metadata), copy / OF_ALL)
+        package, answer = check()
+        assert package is None
+        assert fact in answer.text
+    shutil.rmtree(copy)
+    assert tells(check()[1].text, "folds.json")
 
 
 def test_a_mean_tells_events_apart_where_probabilities_are_one() -> None:

@@ -14,7 +14,18 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from confirmed import DEEP, PROVENANCE, SHALLOW, confirm, rewrite, schema, split, write_dataset, xor_events
+from confirmed import (
+    DEEP,
+    PROVENANCE,
+    SHALLOW,
+    confirm,
+    make_folds,
+    rewrite,
+    schema,
+    split,
+    write_dataset,
+    xor_events,
+)
 from typer.testing import CliRunner
 
 import hep_ray
@@ -323,6 +334,64 @@ def test_the_worst_is_reckoned_anew_under_every_variation(searches, tmp_path):
     (found,) = check()
     assert not found.passed
     assert tells(found.text, path.name)
+
+
+def test_the_models_of_folds_are_handed_on_in_place_of_one(searches, storage, tracking_uri, tmp_path):
+    def typed(*words):
+        words = (
+            "promote",
+            "deep",
+            "--storage",
+            storage,
+            "--tracking-uri",
+            tracking_uri,
+            "--name",
+            "of_folds",
+            *words,
+        )
+        return CliRunner().invoke(app, list(map(str, words)))
+
+    assert isinstance(typed("--folds", 3, "--calibration", "platt").exception, InvalidConfig | SystemExit)
+    absent = typed("--folds", 3, "--dry-run")
+    assert absent.exit_code == 1
+    assert tells(absent.output, "FAIL", "folds.json")
+    dataset = Dataset.open(searches / "data")
+    candidate = load_confirmation(storage / "deep").finalists[0]
+    make_folds(storage / "deep" / "folds3", dataset, dict(candidate.params), 3, search="deep", trial="t0001")
+    done = typed("--folds", 3, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert tells(done.output, "version 1", "3 folds", "all 1200 events")
+    registry = ModelRegistry(tracking_uri)
+    version = registry.by_alias("of_folds", "champion")
+    assert version.tags["hep_ray.folds"] == "3"
+    stored = registry.download(version, tmp_path)
+    card = next(path for path in stored.rglob("README.md")).read_text()
+    assert tells(card, "the models of 3 folds", "event_id", "test split included")
+    # By their ids: the part of an event decides whose score it has.
+    out = tmp_path / "scores"
+    words = ["predict", version.uri, searches / "data", "--out", out, "--tracking-uri", tracking_uri]
+    told = CliRunner().invoke(app, list(map(str, words)))
+    assert told.exit_code == 0, told.output
+    assert tells(told.output, "1200 events", "0 by the mean")
+    found = pq.read_table(out).to_pandas().set_index("event_id")
+    kept = (
+        pq.read_table(storage / "deep/folds3/scores.parquet")
+        .to_pandas()
+        .set_index("event_id")
+        .loc[found.index]
+    )
+    assert found["fold"].tolist() == kept["fold"].tolist()
+    assert found["score_signal"].to_numpy() == pytest.approx(kept["score_signal"].to_numpy(), abs=1e-5)
+    # MLflow hands no ids on, which the card says: every event has the mean.
+    events = {"features": xor_events(20)["features"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        scores = mlflow.pyfunc.load_model(str(stored)).predict(events)
+    assert scores["score_signal"].to_numpy() == pytest.approx(
+        Package.read(stored).build().predict(events)[:, 1], abs=1e-6
+    )
 
 
 def test_a_champion_that_is_made_meanwhile_is_the_one_to_beat(storage, wishes, monkeypatch):
