@@ -53,6 +53,13 @@ class Loss(nn.Module):
             (N,), not averaged.
         """
 
+    @property
+    def is_softmax(self) -> bool:
+        """Whether its probabilities are the softmax of the logits themselves."""
+        kind = type(self)
+        same = kind.log_weights is SoftmaxLoss.log_weights and kind.probabilities is Loss.probabilities
+        return same and kind.log_odds is Loss.log_odds
+
     def log_weights(self, logits: Tensor) -> Tensor:
         """Log-probabilities (N, C) of logits (N, C), up to a constant of each event; finite where the logits are."""
         return self.probabilities(logits.double()).clamp_min(torch.finfo(torch.float64).tiny).log()
@@ -83,6 +90,23 @@ class SoftmaxLoss(Loss):
     def log_weights(self, logits: Tensor) -> Tensor:
         """Return the logits, (N, C), as they are."""
         return logits
+
+
+def event_losses(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+    """Return the loss of each event, (N,); of logits (N, k, C) of k members the mean of the members' losses.
+
+    It is not the loss of their mean, which would let members lean on each other (arXiv:2410.24210, section 3.3). A
+    loss that looks at other events of a batch sees those of one member.
+
+    Args:
+        loss: per event.
+        logits: (N, C), or (N, k, C).
+        target: (N,), the true class.
+    """
+    if logits.ndim != 3:  # noqa: PLR2004 - of an ordinary model
+        own: Tensor = loss(logits, target)
+        return own
+    return torch.stack([loss(one, target) for one in logits.unbind(dim=1)]).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -55,15 +55,20 @@ class Model(nn.Module):
 
     A column of lists comes as (N, L, F), L the longest list of the batch, absent items NaN at the end.
 
+    A model of several members in one, such as `tabm`, returns the logits of each, (N, members, n_classes), while it is
+    in training mode, and in evaluation `mean_of_members` of them: each member is trained by its own loss.
+
     Attributes:
         columns: names of the schema's columns that `forward` takes, in its order.
         takes_lists: columns of lists may be among them; others take values of one shape.
         unscaled: those of them that no scaler may change before, since the model works with their units.
+        members: of whose logits each is trained by itself, stated by the class too; 0 where the model answers once.
     """
 
     columns: tuple[str, ...]
     takes_lists: bool = False
     unscaled: tuple[str, ...] = ()
+    members: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class ModelEntry:
             when the schema does not hold the columns or shapes that the model needs.
         example: fields with which it builds anywhere, where its defaults need something from outside.
         fitted: it is fitted in one go, without loss and optimizer.
+        members: it is several networks in one, each trained by its own loss.
     """
 
     name: str
@@ -84,6 +90,7 @@ class ModelEntry:
     build: Callable[[Any, SchemaLike], Model]
     example: Mapping[str, Any] = field(default_factory=dict)
     fitted: bool = False
+    members: bool = False
 
 
 MODELS: Registry[ModelEntry] = Registry("model", __name__)
@@ -120,7 +127,8 @@ def model(
     def entry(made: Any) -> ModelEntry:
         keys, build = (config, made) if config is not None else _plain(name, made)
         ours = config is not None or (inspect.isclass(made) and issubclass(made, Model))
-        return ModelEntry(name, keys, build, example or {}, fitted=ours and hasattr(made, "fit"))
+        fitted, members = ours and hasattr(made, "fit"), bool(getattr(made, "members", 0))
+        return ModelEntry(name, keys, build, example or {}, fitted, members)
 
     return MODELS.decorator(name, entry)
 
@@ -175,17 +183,22 @@ def build_model(name: str, config_values: Mapping[str, Any], schema: SchemaLike)
         InvalidConfig: a field is unknown or refused, or the model cannot take these events.
     """
     entry = MODELS[name]
-    return with_lists_allowed(
+    return as_promised(
         name, entry.build(parse(entry.config, config_values, f"model '{name}'"), schema), schema
     )
 
 
-def with_lists_allowed(name: str, built: Model, schema: SchemaLike) -> Model:
-    """Return a model, once it is known to take columns of lists where it reads some.
+def as_promised(name: str, built: Model, schema: SchemaLike) -> Model:
+    """Return a model, once it is known to take columns of lists where it reads some, and to have told of its members.
 
     Raises:
-        InvalidConfig: it reads one as if all events had values of one shape.
+        InvalidConfig: it reads lists as if all events had values of one shape, or has members that its class does not.
     """
+    if getattr(built, "members", 0) and not MODELS[name].members:
+        raise InvalidConfig(
+            f"model '{name}' has {getattr(built, 'members')} members, of which a search must know before it is built: "  # noqa: B009 - of any module
+            "register a class, and state members there too, members = 16"
+        )
     lists = {column.name for column in schema.inputs if getattr(column, "lists", False)}
     read = [column for column in built.columns if column in lists]
     if read and not getattr(built, "takes_lists", False):

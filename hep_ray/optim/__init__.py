@@ -144,13 +144,16 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def norms_and_biases(model: nn.Module) -> list[nn.Parameter]:
-    """Scales and offsets of normalisation, and all parameters of at most one dimension: biases, slopes of PReLU.
+    """Scales and offsets of normalisation, biases, and all parameters of at most one dimension, as slopes of PReLU.
+
+    A bias is also what is named so and has more dimensions, as those of the members of an ensemble in one network.
 
     They are shifts and scales of whole channels, too few to overfit by: that they are left out of the decay is the
     custom since Goyal et al. (arXiv:1706.02677, section 5.3) and He et al. (arXiv:1812.01187, section 3.1).
     """
     scales = {id(own) for one in model.modules() if isinstance(one, NORMS) for own in one.parameters(False)}
-    return [own for own in model.parameters() if own.ndim <= 1 or id(own) in scales]
+    named = model.named_parameters()
+    return [own for name, own in named if own.ndim <= 1 or name.endswith("bias") or id(own) in scales]
 
 
 def groups(

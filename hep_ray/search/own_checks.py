@@ -19,9 +19,10 @@ from hep_ray.errors import HepRayError, InvalidConfig, PluginFailed
 from hep_ray.loading.batches import BatchRequest, Events
 from hep_ray.loading.scalers import SCALERS
 from hep_ray.loading.shards import RowGroups, ShardStream
-from hep_ray.losses import LOSSES
+from hep_ray.losses import LOSSES, event_losses
 from hep_ray.metrics import METRICS, Predictions
 from hep_ray.models import Model
+from hep_ray.models.members import mean_of_members
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.own_code import blaming, defined_at
 from hep_ray.plugins import Plugin, load
@@ -254,7 +255,7 @@ def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
     inputs = _augmented(config, batch.inputs, [schema.column(name) for name in model.columns])
     logits = _logits(model.train(), [inputs[name] for name in model.columns], config, schema)
     with blaming(f"computing loss '{training.loss}'"):
-        losses = loss(logits, batch.labels)
+        losses = event_losses(loss, logits, batch.labels)
     at = _where("loss", training.loss)
     if losses.shape != batch.labels.shape:
         raise InvalidConfig(
@@ -282,8 +283,9 @@ def _try_step(config: TrialConfig, schema: EventSchema, events: Events) -> None:
     with torch.inference_mode():
         _logits(model.eval(), [batch.inputs[name] for name in model.columns], config, schema)
     with torch.inference_mode(), blaming(f"probabilities of loss '{training.loss}'"):
-        loss.probabilities(logits.detach())
-        loss.log_odds(logits.detach())
+        together = mean_of_members(logits.detach())
+        loss.probabilities(together)
+        loss.log_odds(together)
 
 
 def _augmented(
@@ -321,18 +323,16 @@ def _logits(
     shapes = ", ".join(
         f"{column} {tuple(one.shape)}" for column, one in zip(model.columns, inputs, strict=True)
     )
+    members = getattr(model, "members", 0) if model.training else 0
+    wanted = (events, members, classes) if members else (events, classes)
     with blaming(f"model '{name}' with {shapes}"):
         logits: Any = model(*inputs)
-    if (
-        not isinstance(logits, torch.Tensor)
-        or logits.shape != (events, classes)
-        or not logits.is_floating_point()
-    ):
+    if not isinstance(logits, torch.Tensor) or logits.shape != wanted or not logits.is_floating_point():
         is_tensor = isinstance(logits, torch.Tensor)
         got = f"{tuple(logits.shape)} of {logits.dtype}" if is_tensor else type(logits).__name__
         raise InvalidConfig(
-            f"{_where('model', name)}model '{name}' returned {got} for {shapes}: it must return logits ({events}, "
-            f"{classes}), one for each of {', '.join(schema.classes)}"
+            f"{_where('model', name)}model '{name}' returned {got} for {shapes}: it must return logits {wanted}, one "
+            f"for each of {', '.join(schema.classes)}"
         )
     return logits
 

@@ -23,8 +23,9 @@ from hep_ray.loading.scalers import FIT_EVENTS, SCALERS, Scaler
 from hep_ray.loading.scalers.missing import Imputation, Imputer
 from hep_ray.losses import LOSSES
 from hep_ray.losses.distance_correlation import Decorrelation
-from hep_ray.models import MODELS, Model, SchemaLike, with_lists_allowed
+from hep_ray.models import MODELS, Model, SchemaLike, as_promised
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
+from hep_ray.own_code import blaming
 from hep_ray.registry import Registry
 
 NONE = "none"
@@ -263,6 +264,7 @@ class TrialConfig:
         if isinstance(trainer, TrainerConfig):
             augmentation = turned_on(trainer.augmentation, components["augmentation"], augmentation)
             _check_decorrelation(trainer, augmentation)
+            _check_members(trainer, components["loss"])
         return cls(trainer, components, augmentation)
 
     def own_augmentation(
@@ -287,7 +289,7 @@ class TrialConfig:
         """
         self.trainer.check_columns(schema)
         name = self.trainer.model
-        model = with_lists_allowed(name, MODELS[name].build(self.components["model"], schema), schema)
+        model = as_promised(name, MODELS[name].build(self.components["model"], schema), schema)
         if self.fitted:
             return model
         return with_scalers(model, schema, self.training.scaling_by_rank, self.training.imputation)
@@ -334,6 +336,19 @@ class TrialConfig:
         for component in self.components.values():
             values.update(component.model_dump())
         return values
+
+
+def _check_members(trainer: TrainerConfig, of_loss: Config) -> None:
+    if not MODELS[trainer.model].members:
+        return
+    with blaming(f"building loss '{trainer.loss}'"):
+        loss = LOSSES[trainer.loss].build(of_loss)
+    if not loss.is_softmax:
+        raise InvalidConfig(
+            f"model '{trainer.model}' answers by the mean of its members' probabilities, the softmax of their logits; "
+            f"those of loss '{trainer.loss}' are no softmax: take another loss, such as 'cross_entropy', or a model "
+            "without members"
+        )
 
 
 def _check_decorrelation(trainer: TrainerConfig, augmentation: AugmentConfig) -> None:
@@ -430,6 +445,7 @@ class ScaledModel(Model):
         super().__init__()
         self.lists = frozenset(lists)
         self.columns = model.columns
+        self.members = getattr(model, "members", 0)
         self.model = model
         self.scalers = nn.ModuleDict(dict(scalers))
         self.imputers = nn.ModuleDict(dict(imputers or {}))
@@ -470,7 +486,7 @@ class ScaledModel(Model):
             self._fit(name, train.select((name,)).head(most).inputs[name])
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Logits (N, n_classes) of inputs as they are stored, in the order of `columns`."""
+        """Logits, as the model within returns them, of inputs as they are stored, in the order of `columns`."""
         logits: Tensor = self.model(*self.scaled(*inputs))
         return logits
 

@@ -13,9 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Batch
-from hep_ray.losses import Loss
+from hep_ray.losses import Loss, event_losses
 from hep_ray.losses.distance_correlation import Decorrelation
 from hep_ray.models import Model
+from hep_ray.models.members import mean_of_members
 from hep_ray.training.evaluation import logits_of
 
 
@@ -54,6 +55,9 @@ def train_step(
     that of both its labels in their shares, each with the weight of the event that it comes from:
     λ w l(y) + (1 − λ) w' l(y'). So the weights of a batch have the same sum, for every class, as without mixing.
 
+    Of a model of several members an event's loss is the mean of the members' losses; what is right, and what is
+    decorrelated, is the mean of their probabilities.
+
     Args:
         model: in training mode.
         loss: per event.
@@ -80,12 +84,13 @@ def train_step(
             "batch normalisation takes more than one event where it has one number of each; a batch holds 1: choose a "
             "batch_size that leaves no single event over, or last_batch 'share' or 'drop'"
         ) from exc
-    losses = _weighted(loss(logits, batch.labels), batch.weights)
+    losses = _weighted(event_losses(loss, logits, batch.labels), batch.weights)
     if batch.second_labels is not None:
         weights = batch.weights if batch.second_weights is None else batch.second_weights
-        second = _weighted(loss(logits, batch.second_labels), weights)
+        second = _weighted(event_losses(loss, logits, batch.second_labels), weights)
         losses = batch.mix_ratio * losses + (1 - batch.mix_ratio) * second
     total = losses.mean()
+    logits = mean_of_members(logits)
     if decorrelation is not None:
         values = batch.inputs[decorrelation.column]
         total = total + decorrelation(loss.probabilities(logits), batch.labels, values, batch.weights)

@@ -64,6 +64,17 @@ def test_standardize_is_that_of_scikit_learn() -> None:
     np.testing.assert_allclose(scaler(torch.from_numpy(other)), expected, atol=2e-6)
 
 
+def test_robust_takes_quartiles_and_clips_softly() -> None:
+    scaler = SCALERS["robust"]((3,))
+    # Quartiles 2, 4, 6 of nine numbers; both 0 in the second column, which goes from 0 to 10; the third is constant.
+    train = np.array([[i, 10.0 * (i == 8), 7.0] for i in range(9)])
+    scaler.fit(train)
+    scaled = scaler(torch.tensor([[8.0, 10.0, 7.0], [4.0, 0.0, 9.0], [-1e6, 5.0, 7.0]], dtype=torch.float64))
+    # z = 1, 0, −250,001 and 2, 0, 1: z/√(1 + z²/9).
+    by_hand = [[0.9486833, 1.6641006, 0.0], [0.0, 0.0, 0.0], [-3.0, 0.9486833, 0.0]]
+    torch.testing.assert_close(scaled, torch.tensor(by_hand, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+
+
 def test_quantile_normal_is_that_of_scikit_learn() -> None:
     random = np.random.default_rng(0)
     # Half of the second feature is 0, as of a detector that often measures nothing.

@@ -14,6 +14,7 @@ import torch
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.losses import build_loss, event_losses
 from hep_ray.models import MODELS, Model, build_model
 from hep_ray.models.fitted import FittedModel
 from hep_ray.models.image import ImageConfig
@@ -121,6 +122,14 @@ def test_one_logit_per_class(case: Case, classes: tuple[str, ...]) -> None:
     built = case.build(classes).eval()
     with torch.no_grad():
         assert built(*case.events(2)).shape == (2, len(classes))
+
+
+def test_the_members_of_a_model_answer_one_by_one_in_training_alone(trained: Case) -> None:
+    built, events = trained.build(), trained.events(4)
+    assert MODELS[trained.name].members == bool(built.members)
+    with torch.no_grad():
+        logits = built.train()(*events)
+        assert logits.shape == ((4, built.members, 2) if built.members else (4, 2))
 
 
 def test_gradient_reaches_every_parameter_that_trains(trained: Case) -> None:
@@ -240,11 +249,11 @@ def test_learns_a_separable_toy_problem(trained: Case) -> None:
     events = trained.apart(labels)
     parameters = [parameter for parameter in built.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
-    loss = float("inf")
+    criterion, loss = build_loss("cross_entropy", {}), float("inf")
     for _ in range(120):
         optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(built.train()(*events), labels)
-        value.backward()  # type: ignore[no-untyped-call]
+        value = event_losses(criterion, built.train()(*events), labels).mean()
+        torch.autograd.backward(value)
         optimizer.step()
         loss = value.item()
         if loss < 0.4:  # guessing costs ln 2 = 0.69

@@ -131,6 +131,29 @@ def test_a_plain_module_a_function_for_a_loss_and_one_for_a_metric_are_enough(ch
     assert config.resolved()["hidden"] == 4
 
 
+ENSEMBLE = """
+class Own(nn.Module):
+    def __init__(self, schema, members: int = 3):
+        super().__init__()
+        self.members, self.columns = members, ("features",)
+        self.layers = nn.ModuleList([nn.Linear(3, len(schema.classes)) for _ in range(members)])
+    def forward(self, features):
+        logits = torch.stack([one(features) for one in self.layers], dim=1)
+        return logits if self.training else mean_of_members(logits)
+"""
+
+
+def test_an_ensemble_of_ones_own_is_trained_member_by_member(check) -> None:
+    stated = ENSEMBLE.replace("nn.Module):\n", "nn.Module):\n    members = 3\n", 1)
+    head = "from hep_ray.models.members import mean_of_members\n"
+    loss = '@loss("own")\ndef own(logits, labels):\n    return (logits[:, 0] - labels).abs()\n'
+    check(head + '@model("own")' + stated + loss, loss="own", members=2)
+    with raises(HepRayError, "'own'", "(8, 2, 2)", "(8, 3, 2)"):
+        check(head + '@model("own")' + stated.replace("range(members)", "range(3)"), members=2)
+    with raises(HepRayError, "'own'", "2 members", "members = 16"):
+        check(head + '@model("own")' + ENSEMBLE, members=2)
+
+
 def test_the_loss_of_a_function_is_what_the_function_says(check) -> None:
     import torch
 

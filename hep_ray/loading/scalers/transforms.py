@@ -12,6 +12,8 @@ from torch import Tensor
 from hep_ray.loading.scalers import Scaler, scaler
 
 QUANTILES = 256
+CLIPPED = 3.0
+"""|z| at most of `robust`."""
 LARGEST = 5.19933758
 """|z| at most, as in scikit-learn: the normal quantile of 1 − 10⁻⁷."""
 
@@ -49,6 +51,33 @@ class PerChannel(Standardize):
     @property
     def _numbers(self) -> tuple[int, ...]:
         return self.shape[-1:]
+
+
+@scaler("robust")
+class Robust(Scaler):
+    """z/√(1 + (z/3)²) of z = (x − median) / (distance of the quartiles) of each place: never beyond ±3.
+
+    Holzmüller, Grinsztajn and Steinwart, arXiv:2407.04491, section 3. Where both quartiles are the same, half the
+    distance of the extremes is taken; a place with one value throughout becomes 0.
+    """
+
+    median: Tensor
+    factor: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.register_buffer("median", torch.zeros(shape))
+        self.register_buffer("factor", torch.ones(shape))
+
+    def _fit(self, values: npt.NDArray[np.float64]) -> None:
+        lowest, lower, median, upper, highest = np.quantile(values, (0, 0.25, 0.5, 0.75, 1), axis=0)
+        distance = np.where(upper > lower, upper - lower, (highest - lowest) / 2)
+        self.median.copy_(torch.as_tensor(median))
+        self.factor.copy_(torch.as_tensor(np.where(distance > 0, 1 / np.where(distance > 0, distance, 1), 0)))
+
+    def _scale(self, values: Tensor) -> Tensor:
+        scaled = (values - self.median) * self.factor
+        return scaled / (1 + (scaled / CLIPPED) ** 2).sqrt()
 
 
 @scaler("mean_one")
