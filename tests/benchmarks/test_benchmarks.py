@@ -52,6 +52,15 @@ def test_fused_trials():
     assert line["largest_difference_of_train_loss"] < 1e-6
 
 
+def test_shift_test():
+    """`make bench` types no flag that names a dataset."""
+    done = run("shift_test", "--events", 300, "--samples", 10, "--shifts", "0,1")
+    assert done.returncode == 0, done.stderr
+    none, large = map(json.loads, done.stdout.splitlines())
+    assert (none["shift"], large["shift"], large["warned"], large["named"]) == (0, 1, 1, 1)
+    assert none["warned"] < 0.5
+
+
 def test_many_nodes():
     flags = ("--trials", 3, 6, "--epochs", 2, "--nodes", 1, "--in-memory", "--kinds", "random/none")
     done = run("many_nodes", *flags)
