@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hep_ray.metrics import metric
-from hep_ray.metrics.roc import Counts, Floats, RocCurve, influences
+from hep_ray.metrics.roc import BACKGROUND_PERCENTS, Counts, Floats, RocCurve, influences
 
 REJECTION_PERCENTS = (30, 50, 70, 80, 88, 90, 93)
 """Signal efficiencies; 80, 88 and 93 are those of ATLAS' tight, medium and loose electrons (arXiv:1902.04655)."""
@@ -110,16 +110,22 @@ def background_rejection(signal: int | None, curves: Mapping[int, RocCurve]) -> 
     return found
 
 
-@metric("asimov_significance", larger_is_better=True)
+@metric("asimov_significance", larger_is_better=True, label="Asimov significance")
 def asimov_significance(signal: int | None, curves: Mapping[int, RocCurve]) -> dict[str, float]:
     """Best median discovery significance over all cuts: `RocCurve.asimov_significance`.
 
-    Of events with weights also `_ams`, the figure of the Higgs challenge: `RocCurve.approximate_median_significance`.
+    `_b{1,5,10,20}` have a background that is uncertain by so many per cent. Of events with weights also `_ams`, the
+    figure of the Higgs challenge: `RocCurve.approximate_median_significance`.
     """
     if signal is None:
         return {}
     curve = curves[signal]
-    found = {"asimov_significance": curve.asimov_significance()}
+    found = {
+        f"asimov_significance_b{percent}" if percent else "asimov_significance": curve.asimov_significance(
+            percent / 100
+        )
+        for percent in BACKGROUND_PERCENTS
+    }
     if curve.weighted:
         found["asimov_significance_ams"] = curve.approximate_median_significance()
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from hep_ray.metrics import classification_metrics
 from hep_ray.metrics.decorrelation import DECORRELATED_LOSS
+from hep_ray.metrics.limit import limit_values
 from hep_ray.metrics.roc import Floats, influences, roc_curve
 
 GROUPS = 50
@@ -37,6 +39,7 @@ def event_values(
     - `auc`: the placements of DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837: for an event of the signal
       the share V of the background that it outscores, for one of the background the share of the signal that outscores
       it; with A the area and π the share of the event's own kind, A + (V − A)/π. Of several classes the mean.
+    - `expected_limit_b10`: those of `limit_values`, the part of an event in the limit with the bins as they are.
     - every other metric of `classification_metrics`: pseudo-values of a jackknife over 50 groups of events, each with
       its part of every class; Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 11. So too
       `decorrelated_loss`. Of a score that is independent of the column the distance correlation is at its bound, where
@@ -74,6 +77,9 @@ def event_values(
         scored = [own] if len(classes) == 2 else range(len(classes))  # noqa: PLR2004 - two share one curve
         of_classes = np.stack([placements(log_odds[:, k], labels == k, weights) for k in scored])
         return np.asarray(of_classes.mean(axis=0))
+    if (percent := re.fullmatch(r"expected_limit_b(\d+)", metric)) and signal is not None:
+        own = list(classes).index(signal)
+        return limit_values(log_odds[:, own], labels == own, int(percent[1]) / 100, weights)
 
     def of(rows: NDArray[np.bool_]) -> float:
         left = None if weights is None else weights[rows]

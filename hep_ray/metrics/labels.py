@@ -16,6 +16,8 @@ BESIDE_METRICS = {
     "gpu_seconds": "GPU time [s]",
 }
 """What a training reports that no registered metric computes."""
+OF_BACKGROUND = ("asimov_significance", "expected_limit")
+"""Metrics whose keys end in the uncertainty of the background, such as `_b10`."""
 
 
 def metric_words(key: str) -> str:
@@ -39,6 +41,8 @@ def _label(key: str) -> str:
     rest = key.removeprefix(owner.name).removeprefix("_")
     if percent := re.fullmatch(r"at_(\d+)", rest):
         rest = f"{int(percent[1]) / 100:g}"
+    if owner.name in OF_BACKGROUND and (percent := re.fullmatch(r"b(\d+)", rest)):
+        return f"{owner.label}, b ± {percent[1]} %"
     if "{}" in owner.label:
         return owner.label.replace("{}", rest)
     return f"{owner.label} {rest}".rstrip()

@@ -14,6 +14,8 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 ROUNDING = 1e-12
 """Relative difference of two sums of weights that is no more than their rounding."""
+BACKGROUND_PERCENTS = (0, 1, 5, 10, 20)
+"""Uncertainties of the background that stand in the names of metrics, such as `expected_limit_b10`."""
 SURE = 1 / 1024
 """Summed probability of all other classes below which it, and not 1 − p, gives an event's odds."""
 
@@ -194,15 +196,22 @@ class RocCurve:
         )
         return math.ceil(signal - ROUNDING), math.ceil(background - ROUNDING)
 
-    def asimov_significance(self) -> float:
-        """Best median discovery significance over all cuts, √(2((s + b) ln(1 + s/b) − s)).
+    def asimov_significance(self, uncertainty: float = 0.0) -> float:
+        """Best median discovery significance over all cuts, √(2((s + b) ln(1 + s/b) − s)) of a known background.
 
-        Source: Cowan, Cranmer, Gross and Vitells, arXiv:1007.1727, eq. 97. s and b are the sums of the weights that
+        With σ = f·b, the error of a background that is measured beside,
+        √(2((s + b) ln((s + b)(b + σ²)/(b² + (s + b)σ²)) − b²/σ² ln(1 + σ²s/(b(b + σ²))))), about s/√(b + σ²).
+
+        Source: Cowan, Cranmer, Gross and Vitells, arXiv:1007.1727, eq. 97; with σ: Cowan, Discovery sensitivity for a
+        counting experiment with background uncertainty (2012), eq. 20. s and b are the sums of the weights that
         pass: events expected where weights are normalised so. Of unweighted events they are counts, and the value
         compares cuts and models on one sample and is no experiment's reach. Cuts that no background passes are taken
         to have one event (`one_event`).
+
+        Args:
+            uncertainty: f, relative, at least 0.
         """
-        return self._significance(np.maximum(self.background_passing, self.one_event))
+        return self._significance(np.maximum(self.background_passing, self.one_event), uncertainty)
 
     def approximate_median_significance(self, regularisation: float = 10.0) -> float:
         """Best AMS over all cuts: the same with b + b_reg in the place of b.
@@ -212,10 +221,12 @@ class RocCurve:
         """
         return self._significance(np.maximum(self.background_passing, self.one_event) + regularisation)
 
-    def _significance(self, background: NDArray[np.generic]) -> float:
+    def _significance(self, background: NDArray[np.generic], uncertainty: float = 0.0) -> float:
         signal = np.maximum(self.signal_passing, 0).astype(np.float64)
         expected = background.astype(np.float64)
-        squared = 2 * ((signal + expected) * np.log1p(signal / expected) - signal)
+        both, share = signal + expected, uncertainty**2
+        missed = np.log1p(share * signal / (1 + share * expected)) / share if share else signal
+        squared = 2 * (both * np.log1p(signal / (expected * (1 + share * both))) - missed)
         return math.sqrt(max(float(squared.max()), 0.0))
 
 

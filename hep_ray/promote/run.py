@@ -423,6 +423,7 @@ RUN_WITH = ("hep-ray", "torch", "numpy")
 LEFT_OUT = (
     "test_confusion",
     *(f"test_background_rejection_at_{percent}" for percent in (30, 70, 80, 88, 90, 93)),
+    *(f"test_{name}_b" for name in ("asimov_significance", "expected_limit")),
 )
 """Metrics that would crowd a version's tags; `model.json` has them all."""
 
@@ -484,6 +485,7 @@ def _tags(package: Package) -> dict[str, str]:
     description = package.description
     schema = description.event_schema
     estimates = description.evidence.contender.estimates if description.evidence else {}
+    judged = description.evidence.metric if description.evidence else ""
     return {
         "task": schema.task,
         "classes": ",".join(schema.classes),
@@ -493,7 +495,8 @@ def _tags(package: Package) -> dict[str, str]:
         **{
             key: estimated(one.mean, one.sd, one.low, one.high)
             for key, one in estimates.items()
-            if key.startswith("test_") and not (key.startswith(LEFT_OUT) or key.endswith("_error"))
+            if key == judged
+            or (key.startswith("test_") and not (key.startswith(LEFT_OUT) or key.endswith("_error")))
         },
     }
 

@@ -29,7 +29,7 @@ from hep_ray.masking import mask
 from hep_ray.tracking.records import RecordedParameter, SearchStarted
 
 SPLITS = ("train", "val", "watched", "test", "confirmed")
-FAMILIES = ("confusion", "background_rejection")
+FAMILIES = ("confusion", "background_rejection", "expected_limit")
 """Metrics of many members, which get a folder of their own."""
 SHOWN = 4
 """Parameters in the name of a run; more do not fit its column."""
