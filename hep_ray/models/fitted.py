@@ -5,6 +5,7 @@ What a fit finds is held in buffers, so it is saved, resumed and handed on as th
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,8 @@ class FittedModel(Model):
     """Whether the fit takes weights below 0."""
     package = ""
     """What is imported for the fit and not for the model that it leaves; empty where hep_ray itself needs it."""
+    system_package = ""
+    """Debian's name of what that package wants of the system."""
 
     def __init__(self, inputs: str, schema: SchemaLike) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ class FittedModel(Model):
         Raises:
             InvalidEvents: a feature is NaN or infinite.
             InvalidConfig: a weight is below 0, and the model takes none.
-            MissingPackage: what fits the model is not installed.
+            MissingPackage: what fits the model is not installed, or wants a library that is not.
         """
         check_fit(self, negative=weights is not None and bool((weights < 0).any()))
         features = np.concatenate(list(self._features(inputs, len(labels))))
@@ -168,7 +171,7 @@ def check_fit(model: object, *, negative: bool = False) -> None:
 
     Raises:
         InvalidConfig: it takes no such weights.
-        MissingPackage: what fits it is not installed.
+        MissingPackage: what fits it is not installed, or wants a library of the system that is not.
     """
     if not isinstance(model, FittedModel):
         return
@@ -178,6 +181,15 @@ def check_fit(model: object, *, negative: bool = False) -> None:
             f"fitting the model '{name}' needs the package {model.package}, which is not installed: type "
             "pip install 'hep-ray[trees]'"
         )
+    if model.package:
+        try:
+            importlib.import_module(model.package)
+        except OSError as exc:  # a library of the system that its own is linked to
+            wanted = f": type apt-get install {model.system_package}" if model.system_package else ""
+            raise MissingPackage(
+                f"fitting the model '{name}' needs the package {model.package}, which is installed and cannot be "
+                f"loaded, since a library is missing ({exc}){wanted}"
+            ) from exc
     if negative and not model.takes_negative:
         raise InvalidConfig(
             f"{name} takes no weights below 0: state negative_weights='absolute' or 'zero' in place of 'signed'"

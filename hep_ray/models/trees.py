@@ -101,7 +101,28 @@ class Trees(FittedModel):
         return (torch.cat([-raw / 2, raw / 2], dim=1) if self.outputs == 1 else raw).float()
 
 
-class XGBoostConfig(TreesConfig):
+class SampledTreesConfig(TreesConfig):
+    """Fields common to trees that may be grown on a part of the events and features each.
+
+    Attributes:
+        leaf_weight: sum of the weights times p(1 − p) of the events in a leaf, at least.
+        least_gain: of the loss by a division, at least.
+        events_per_tree: share of the training events that each tree is grown on.
+        features_per_tree: share of the features that each tree may look at.
+    """
+
+    leaf_weight: float = Field(default=1.0, ge=0)
+    least_gain: float = Field(default=0.0, ge=0)
+    events_per_tree: float = Field(default=1.0, gt=0, le=1)
+    features_per_tree: float = Field(default=1.0, gt=0, le=1)
+
+    @property
+    def seedless(self) -> bool:
+        """Whether no tree draws events or features."""
+        return self.events_per_tree == self.features_per_tree == 1
+
+
+class XGBoostConfig(SampledTreesConfig):
     """Configuration of `xgboost`; XGBoost's own names in brackets.
 
     Attributes:
@@ -113,15 +134,6 @@ class XGBoostConfig(TreesConfig):
     """
 
     leaf_penalty: float = Field(default=1.0, ge=0)
-    leaf_weight: float = Field(default=1.0, ge=0)
-    least_gain: float = Field(default=0.0, ge=0)
-    events_per_tree: float = Field(default=1.0, gt=0, le=1)
-    features_per_tree: float = Field(default=1.0, gt=0, le=1)
-
-    @property
-    def seedless(self) -> bool:
-        """Whether no tree draws events or features."""
-        return self.events_per_tree == self.features_per_tree == 1
 
 
 @model("xgboost", XGBoostConfig)

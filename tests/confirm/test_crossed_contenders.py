@@ -18,6 +18,8 @@ def contender(**params):
         ({"model": "xgboost"}, True),
         ({"model": "xgboost", "events_per_tree": 0.5}, False),
         ({"model": "xgboost", "features_per_tree": 0.5}, False),
+        ({"model": "lightgbm", "leaves": 8}, True),
+        ({"model": "lightgbm", "events_per_tree": 0.5}, False),
         ({"model": "gradient_boosting"}, True),
         ({"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 1e-3}, False),
     ],

@@ -1,6 +1,9 @@
 """Baselines without a network, against the estimators they come from and against arithmetic by hand."""
 
 import math
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,20 +129,141 @@ def test_trees_of_xgboost_send_values_at_a_threshold_and_missing_ones_where_it_d
     )
 
 
-def test_a_fit_whose_package_is_absent_says_what_to_type(monkeypatch):
+@pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "c")])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_boosted_trees_are_those_of_lightgbm(classes, weighted):
+    """Its own probabilities, of a peer that is told nothing but what the model's options are called there."""
+    import lightgbm
+
+    inputs, labels = events(classes=len(classes))
+    weights = np.linspace(0.5, 1.5, len(labels)).astype(np.float32) if weighted else None
+    options = {
+        "trees": 20,
+        "leaves": 8,
+        "tree_depth": 3,
+        "leaf_penalty": 0.5,
+        "leaf_events": 5,
+        "leaf_weight": 2.0,
+    }
+    sampled = {"events_per_tree": 0.7, "features_per_tree": 0.6, "least_gain": 0.1}
+    model = build_model("lightgbm", {**options, **sampled}, schema(classes))
+    model.fit(inputs, labels, weights, seed=3)
+    peer = lightgbm.LGBMClassifier(
+        n_estimators=20,
+        num_leaves=8,
+        max_depth=3,
+        learning_rate=0.1,
+        reg_lambda=0.5,
+        min_child_samples=5,
+        min_child_weight=2.0,
+        min_split_gain=0.1,
+        subsample=0.7,
+        subsample_freq=1,
+        colsample_bytree=0.6,
+        random_state=3,
+        data_random_seed=1,
+        deterministic=True,
+        force_row_wise=True,
+        n_jobs=1,
+        verbosity=-1,
+    ).fit(flat(inputs), labels, sample_weight=weights)
+
+    unseen, _ = events(seed=1, classes=len(classes))
+    # Not predict_proba, which warns of features without names in some of its versions.
+    theirs = peer.booster_.predict(flat(unseen))
+    theirs = np.column_stack([1 - theirs, theirs]) if len(classes) == 2 else theirs
+    np.testing.assert_allclose(probabilities(model, unseen), theirs, atol=1e-6)
+    assert theirs.std() > 0.1
+
+
+def test_trees_of_lightgbm_send_values_at_a_threshold_and_missing_ones_where_it_does():
+    """Few distinct values, zero among them, so that every threshold is met; a hole that training knew and one not."""
+    import lightgbm
+
+    columns = tuple(Column(name=name, missing=True) for name in ("mass", "charge"))
+    random = np.random.default_rng(5)
+    mass = random.integers(-2, 3, 600).astype(np.float32) / np.float32(3)
+    charge = random.integers(-1, 2, 600).astype(np.float32)
+    labels = (random.random(600) < 0.5 + 0.2 * (mass + charge / 2)).astype(np.int64)
+    mass[(random.random(600) < 1 / 7) & (labels == 0)] = np.nan
+    model = build_model(
+        "lightgbm", {"trees": 30, "leaves": 6}, EventSchema(task="toy", columns=columns, classes=CLASSES)
+    )
+    model.fit({"mass": mass, "charge": charge}, labels, None, seed=0)
+    peer = lightgbm.train(
+        {"objective": "binary", "num_leaves": 6, "max_depth": 10, "num_threads": 1, "verbosity": -1},
+        lightgbm.Dataset(np.column_stack([mass, charge]), label=labels),
+        30,
+    )
+    unseen = charge.copy()
+    unseen[::5] = np.nan
+    found = probabilities(model, {"mass": mass, "charge": unseen})[:, 1]
+    np.testing.assert_allclose(found, peer.predict(np.column_stack([mass, unseen])), atol=1e-6)
+    known = ~np.isnan(unseen)
+    assert found[np.isnan(mass) & known].mean() < 0.2 < found[~np.isnan(mass) & known].mean()
+
+
+def test_lightgbm_that_finds_nothing_to_divide_answers_with_the_shares_of_the_classes():
+    """Two leaves of 20 events each need more than 30: every tree is one leaf, at 10 of 30."""
+    inputs, _ = events(30)
+    labels = (np.arange(30) % 3 == 0).astype(np.int64)
+    model = build_model("lightgbm", {"trees": 3}, schema())
+    model.fit(inputs, labels, None, seed=0)
+    np.testing.assert_allclose(probabilities(model, inputs)[:, 1], 1 / 3, atol=1e-6)
+
+
+def test_a_seed_changes_lightgbm_only_where_it_draws():
+    """More events than it makes its bins of, which are 200,000."""
+    inputs, labels = events(210_000)
+    found = {}
+    for share in (1.0, 0.5):
+        for seed in (0, 2**32 + 1):
+            params = {"inputs": "mass", "trees": 2, "events_per_tree": share}
+            model = build_model("lightgbm", params, schema())
+            model.fit(inputs, labels, None, seed=seed)
+            found[share, seed] = probabilities(model, pick(inputs, slice(1000)))
+    np.testing.assert_array_equal(found[1.0, 0], found[1.0, 2**32 + 1])
+    assert not np.array_equal(found[0.5, 0], found[0.5, 2**32 + 1])
+
+
+@pytest.mark.parametrize("name", ["xgboost", "lightgbm"])
+def test_a_fit_whose_package_is_absent_says_what_to_type(monkeypatch, name):
     inputs, labels = events()
-    model = build_model("xgboost", {"trees": 2}, schema())
+    model = build_model(name, {"trees": 2}, schema())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for check in (lambda: check_fit(model), lambda: model.fit(inputs, labels, None, seed=0)):
-        with raises(MissingPackage, "xgboost", "not installed", "hep-ray[trees]"):
+        with raises(MissingPackage, name, "not installed", "hep-ray[trees]"):
             check()
 
 
-def test_xgboost_takes_no_weights_below_zero():
+def test_a_lightgbm_without_its_library_of_the_system_says_what_to_install(monkeypatch, tmp_path):
+    """A copy of the package that is linked to a library which no system has."""
+    import lightgbm
+
+    copy = tmp_path / "lightgbm"
+    shutil.copytree(
+        Path(lightgbm.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc", "__pycache__")
+    )
+    (library,) = copy.rglob("lib_lightgbm.so")
+    content = library.read_bytes()
+    if b"libgomp.so.1" not in content:
+        pytest.skip("this LightGBM is not linked to libgomp")
+    library.write_bytes(content.replace(b"libgomp.so.1", b"libgomq.so.1"))
+    for loaded in [name for name in sys.modules if name.split(".")[0] == "lightgbm"]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.syspath_prepend(tmp_path)
+    with raises(MissingPackage, "lightgbm", "libgomq.so.1", "apt-get install libgomp1"):
+        check_fit(build_model("lightgbm", {"trees": 2}, schema()))
+    for loaded in [name for name in sys.modules if name.split(".")[0] == "lightgbm"]:
+        del sys.modules[loaded]
+
+
+@pytest.mark.parametrize(("name", "called"), [("xgboost", "XGBoost"), ("lightgbm", "LightGBM")])
+def test_a_library_takes_no_weights_below_zero(name, called):
     inputs, labels = events()
-    model = build_model("xgboost", {"trees": 2}, schema())
+    model = build_model(name, {"trees": 2}, schema())
     weights = np.where(np.arange(len(labels)) % 5, 1, -1).astype(np.float32)
-    with raises(InvalidConfig, "XGBoost takes no weights below 0", "negative_weights='absolute'"):
+    with raises(InvalidConfig, f"{called} takes no weights below 0", "negative_weights='absolute'"):
         model.fit(inputs, labels, weights, seed=0)
     model.fit(inputs, labels, np.abs(weights), seed=0)
     build_model("gradient_boosting", {"trees": 2}, schema()).fit(inputs, labels, weights, seed=0)

@@ -319,9 +319,10 @@ def fitted(dataset, params, fit):
     [
         {"model": "gradient_boosting", "trees": 2, "tree_depth": 2},
         {"model": "xgboost", "trees": 2, "tree_depth": 2},
+        {"model": "lightgbm", "trees": 2, "tree_depth": 2},
         {"model": "logistic_regression"},
     ],
-    ids=["trees", "xgboost", "linear"],
+    ids=["trees", "xgboost", "lightgbm", "linear"],
 )
 def test_a_baseline_is_handed_on_with_missing_values(tmp_path, params):
     random = np.random.default_rng(0)

@@ -57,6 +57,7 @@ def build(params, schema):
         ({"model": "logistic_regression"}, FEATURES),
         ({"model": "gradient_boosting", "trees": 3, "leaf_events": 2}, FEATURES),
         ({"model": "xgboost", "trees": 3}, FEATURES),
+        ({"model": "lightgbm", "trees": 3, "leaf_events": 2}, FEATURES),
     ],
 )
 def test_a_model_with_its_scalers_is_the_same_after_a_journey(tmp_path, params, schema):

@@ -78,13 +78,14 @@ def test_a_network_trains_on_filled_values_and_keeps_the_filling(scaling: str) -
 
 def test_a_tree_finds_that_a_value_is_missing_and_a_linear_model_is_filled() -> None:
     found = {}
-    for model in ("gradient_boosting", "xgboost", "logistic_regression"):
+    for model in ("gradient_boosting", "xgboost", "lightgbm", "logistic_regression"):
         config = TrialConfig.from_params({"model": model})
         trial = start_trial(config, SCHEMA, events(0), events(1), epochs=1, seed=0)
         found[model] = trial.run_epoch()["val_auc"]
     # Of b nine in ten are told by the hole; of the others nothing is known: 0.9 + 0.1/2.
     assert found["gradient_boosting"] == pytest.approx(0.95, abs=0.04)
     assert found["xgboost"] == pytest.approx(0.95, abs=0.04)
+    assert found["lightgbm"] == pytest.approx(0.95, abs=0.04)
     assert found["logistic_regression"] < 0.6
 
 
