@@ -402,6 +402,15 @@ def with_source(plugins: Iterable[Plugin]) -> tuple[Plugin, ...]:
     return tuple(made)
 
 
+def with_recorded_source(recorded: Iterable[Plugin]) -> tuple[Plugin, ...]:
+    """Return what a search recorded with the text of its files, as they were then; nothing is imported.
+
+    Raises:
+        PluginFailed: a file is not there, or has changed.
+    """
+    return with_source(map(_found, recorded))
+
+
 def _installed_text(plugin: Plugin) -> str | None:
     """Text of a plug-in's file as it is installed here; None where no installed package has it. Nothing is imported."""
     inside = plugin.module.replace(".", "/")

@@ -127,7 +127,7 @@ def model(
     def entry(made: Any) -> ModelEntry:
         keys, build = (config, made) if config is not None else _plain(name, made)
         ours = config is not None or (inspect.isclass(made) and issubclass(made, Model))
-        fitted, members = ours and hasattr(made, "fit"), bool(getattr(made, "members", 0))
+        fitted, members = ours and hasattr(made, "fit"), bool(members_of(made))
         return ModelEntry(name, keys, build, example or {}, fitted, members)
 
     return MODELS.decorator(name, entry)
@@ -188,15 +188,21 @@ def build_model(name: str, config_values: Mapping[str, Any], schema: SchemaLike)
     )
 
 
+def members_of(model: object) -> int:
+    """Return the number of members that a model, or its class, states; 0 where `members` is something of its own."""
+    stated = getattr(model, "members", 0)
+    return stated if type(stated) is int else 0
+
+
 def as_promised(name: str, built: Model, schema: SchemaLike) -> Model:
     """Return a model, once it is known to take columns of lists where it reads some, and to have told of its members.
 
     Raises:
         InvalidConfig: it reads lists as if all events had values of one shape, or has members that its class does not.
     """
-    if getattr(built, "members", 0) and not MODELS[name].members:
+    if members_of(built) and not MODELS[name].members:
         raise InvalidConfig(
-            f"model '{name}' has {getattr(built, 'members')} members, of which a search must know before it is built: "  # noqa: B009 - of any module
+            f"model '{name}' has {members_of(built)} members, of which a search must know before it is built: "
             "register a class, and state members there too, members = 16"
         )
     lists = {column.name for column in schema.inputs if getattr(column, "lists", False)}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from hep_ray.errors import InvalidConfig
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.fitted import Floats, Labels, Weights
 from hep_ray.models.trees import SampledTreesConfig, Trees
@@ -54,29 +55,32 @@ class LightGBM(Trees):
         import lightgbm
 
         several = {"objective": "multiclass", "num_class": self.classes}
-        booster = lightgbm.train(
-            {
-                **({"objective": "binary"} if self.outputs == 1 else several),
-                "num_leaves": self.config.leaves,
-                "max_depth": self.config.tree_depth,
-                "learning_rate": self.config.shrinkage,
-                "lambda_l2": self.config.leaf_penalty,
-                "min_data_in_leaf": self.config.leaf_events,
-                "min_sum_hessian_in_leaf": self.config.leaf_weight,
-                "min_gain_to_split": self.config.least_gain,
-                "bagging_fraction": self.config.events_per_tree,
-                "bagging_freq": 1,
-                "feature_fraction": self.config.features_per_tree,
-                "deterministic": True,
-                "force_row_wise": True,
-                "num_threads": torch.get_num_threads(),
-                "seed": seed % 2**31,  # no larger ones are taken
-                "data_random_seed": 1,  # of the events that bins are made of: the same for every seed
-                "verbosity": -1,
-            },
-            lightgbm.Dataset(features.astype(np.float32), label=labels, weight=weights),
-            self.config.trees,
-        )
+        try:
+            booster = lightgbm.train(
+                {
+                    **({"objective": "binary"} if self.outputs == 1 else several),
+                    "num_leaves": self.config.leaves,
+                    "max_depth": self.config.tree_depth,
+                    "learning_rate": self.config.shrinkage,
+                    "lambda_l2": self.config.leaf_penalty,
+                    "min_data_in_leaf": self.config.leaf_events,
+                    "min_sum_hessian_in_leaf": self.config.leaf_weight,
+                    "min_gain_to_split": self.config.least_gain,
+                    "bagging_fraction": self.config.events_per_tree,
+                    "bagging_freq": 1,
+                    "feature_fraction": self.config.features_per_tree,
+                    "deterministic": True,
+                    "force_row_wise": True,
+                    "num_threads": torch.get_num_threads(),
+                    "seed": seed % 2**31,  # no larger ones are taken
+                    "data_random_seed": 1,  # of the events that bins are made of: the same for every seed
+                    "verbosity": -1,
+                },
+                lightgbm.Dataset(features.astype(np.float32), label=labels, weight=weights),
+                self.config.trees,
+            )
+        except lightgbm.basic.LightGBMError as exc:
+            raise InvalidConfig(f"LightGBM does not fit these events with these settings: {exc}") from exc
         # The first trees hold the prior. Where nothing can be divided any more there are fewer than asked for.
         for row, tree in enumerate(booster.dump_model()["tree_info"]):
             self._take(row, *flattened(tree["tree_structure"]))

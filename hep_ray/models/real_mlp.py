@@ -123,4 +123,5 @@ class LearntSelu(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, F) of features (N, F)."""
-        return torch.lerp(features, functional.selu(features), SLOWER * self.share)
+        share = (SLOWER * self.share).to(features.dtype)  # bfloat16 under autocast
+        return torch.lerp(features, functional.selu(features), share)

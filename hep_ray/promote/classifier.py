@@ -169,7 +169,7 @@ class Membership:
     """
 
     keys: npt.NDArray[np.uint64]
-    folds: npt.NDArray[np.int8]
+    folds: npt.NDArray[np.int16]
 
     @classmethod
     def of(cls, event_ids: pa.Array, folds: npt.NDArray[np.integer]) -> Membership:
@@ -181,7 +181,7 @@ class Membership:
         """
         keys = _keys(event_ids)
         order = np.argsort(keys)
-        return cls(keys[order], folds[order].astype(np.int8))
+        return cls(keys[order], folds[order].astype(np.int16))
 
     def dumps(self) -> bytes:
         """Return the bytes of `membership.safetensors`."""
@@ -210,18 +210,20 @@ class Membership:
             raise CorruptModel(f"hashes of ids rise, one for each event; got {keys.shape} and {folds.shape}")
         return cls(keys, folds)
 
-    def __call__(self, event_ids: Any) -> npt.NDArray[np.int8]:
+    def __call__(self, event_ids: Any) -> npt.NDArray[np.int16]:
         """Return the fold of each event (M,); -1 of those that are in none."""
         keys = _keys(event_ids)
         if not len(self.keys):
-            return np.full(len(keys), -1, np.int8)
+            return np.full(len(keys), -1, np.int16)
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, self.folds[at], -1).astype(np.int8)
+        return np.where(self.keys[at] == keys, self.folds[at], -1).astype(np.int16)
 
 
 def _keys(event_ids: Any) -> npt.NDArray[np.uint64]:
     if isinstance(event_ids, pa.ChunkedArray):
         event_ids = event_ids.combine_chunks()
+    if not isinstance(event_ids, pa.Array):
+        event_ids = [str(one) for one in event_ids]
     return event_hashes(event_ids, "folds")[:, 0]
 
 
@@ -255,15 +257,20 @@ class FoldClassifier(Classifier):
         Events whose ids, `event_id`, are those of a fold's test split have those of its model; all others the mean
         probability of all models, and its log-odds.
         """
-        inputs = {name: events[name] for name in events if name != EVENT_ID}
+        inputs = {column.name: values_of(events, column) for column in self.columns}
         folds = self.membership(events[EVENT_ID]) if EVENT_ID in events else None
+        lengths = {name: len(values) for name, values in inputs.items()}
+        if folds is not None and set(lengths.values()) != {len(folds)}:
+            raise ModelMismatch(
+                f"every event has an id and values; got {len(folds)} of {EVENT_ID}, and {lengths}"
+            )
         if folds is None or (folds < 0).all():
             return mean_of([one.scores(inputs, batch=batch, half=half) for one in self.members])
         probabilities = np.empty((len(folds), len(self.classes)), np.float32)
         log_odds = np.empty((len(folds), len(self.classes)), np.float64)
         for fold in np.unique(folds):
             rows = np.flatnonzero(folds == fold)
-            some = {name: np.asarray(inputs[name])[rows] for name in inputs}
+            some = {name: values[rows] for name, values in inputs.items()}
             members = self.members if fold < 0 else self.members[fold : fold + 1]
             found = [one.scores(some, batch=batch, half=half) for one in members]
             probabilities[rows], log_odds[rows] = found[0] if len(found) == 1 else mean_of(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,19 @@ from hep_ray.config import FORMERLY
 from hep_ray.confirm.confirmation import Contender
 from hep_ray.confirm.folds import FILE_NAME, CrossValidation, load_folds
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.dataset.schema import EVENT_ID
+from hep_ray.dataset.schema import EVENT_ID, LABEL
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import CorruptCheckpoint, CorruptModel, HepRayError, StorageError
 from hep_ray.flags import typed
+from hep_ray.plugins import with_recorded_source
 from hep_ray.promote.classifier import Membership
 from hep_ray.promote.gate import TOLERANCE, Criterion, same_configuration
 from hep_ray.promote.package import Description, Package
 from hep_ray.search.state import SearchState
+from hep_ray.tracking.provenance import doubts
 from hep_ray.training.checkpoint import load_checkpoint
 from hep_ray.training.config import TrialConfig
-from hep_ray.training.testing import read_scores
+from hep_ray.training.testing import KeptScores, read_scores
 
 
 def read_folds(folder: Path | str) -> Package:
@@ -36,6 +39,7 @@ def read_folds(folder: Path | str) -> Package:
         StorageError: the folds have not ended, or something of them is not there.
         CorruptModel: a model cannot be read, or is not the one that was tested.
         UnreadableInput: the dataset of a fold is not there.
+        PluginFailed: a file of its own components has gone or changed.
     """
     folder = Path(folder)
     found = load_folds(folder)
@@ -60,23 +64,20 @@ def read_folds(folder: Path | str) -> Package:
 
 
 def check_folds(
-    folder: Path, candidate: Contender, dataset: Dataset, device: str
+    folder: Path, candidate: Contender, single: Package, dataset: Dataset, device: str
 ) -> tuple[Package | None, Criterion]:
     """Check that models of folds are of the candidate's configuration, and give every event its recorded score.
 
     Args:
         folder: of the folds.
         candidate: that the gate judged.
+        single: its confirmed model.
         dataset: verified, whose events were divided into the folds.
         device: where the models compute.
 
     Returns:
         The models where they may be handed on, and the answer.
     """
-
-    def failed(text: str) -> tuple[None, Criterion]:
-        return None, Criterion("folds", False, text)
-
     try:
         found = load_folds(folder)
         again = typed(
@@ -92,42 +93,79 @@ def check_folds(
             ),
             storage=folder.parent.parent,
         )
-        if not same_configuration(found.params, candidate.params):
-            return failed(
-                f"they are of {found.trial}, and the candidate is '{candidate.name}': type `{again}`"
+        package = None
+        fault = _differing(found, candidate, dataset)
+        if not fault:
+            package = dataclasses.replace(
+                read_folds(folder), trust_code=True
+            )  # the search's own code, as it has run
+            codes = [
+                {one.module: one.sha256 for one in made.description.plugins} for made in (package, single)
+            ]
+            fault = (
+                "" if codes[0] == codes[1] else "they were trained with other code than the confirmed model"
             )
-        if found.dataset_fingerprint != dataset.fingerprint:
-            return failed(
-                f"they are of the fingerprint {found.dataset_fingerprint[:12]}, the dataset has "
-                f"{dataset.fingerprint[:12]}: type `{again}`"
-            )
-        package = read_folds(folder)
-        kept, classifier = read_scores(folder / found.scores, dataset.schema), package.build(device)
-        if kept.event_ids is None:
-            return failed(f"{folder / found.scores} tells no event_id")
-        names, events, greatest = kept.event_ids.combine_chunks(), 0, 0.0
-        for path in (path for split in SPLITS for path in dataset.paths(split, purpose="promote")):
-            for batch in pq.read_table(path).combine_chunks().to_batches():
-                scores, _ = classifier.scores(dataset.schema.decode(batch))
-                rows = pc.index_in(batch.column(EVENT_ID), names)
-                if rows.null_count:
-                    return failed(
-                        f"{rows.null_count} events of {path.name} have no score in {folder / found.scores}"
-                    )
-                difference = np.abs(scores - kept.probabilities[rows.to_numpy()])
-                events, greatest = events + len(scores), max(greatest, float(difference.max(initial=0)))
+        if package is None or fault:
+            return None, Criterion("folds", False, f"{fault}: type `{again}`")
+        kept = read_scores(folder / found.scores, dataset.schema)
+        passed, text = _reproduced(package, kept, folder / found.scores, dataset, device)
+        if not passed:
+            return None, Criterion("folds", False, text)
+        described = package.description.model_copy(update={"metrics": kept.metrics(dataset.schema)})
     except HepRayError as exc:
-        return failed(str(exc))
+        return None, Criterion("folds", False, str(exc))
+    return dataclasses.replace(package, description=described), Criterion("folds", True, text)
+
+
+def _differing(found: CrossValidation, candidate: Contender, dataset: Dataset) -> str:
+    """Say in words why folds are not those of a candidate and its dataset; nothing where they are."""
+    if not same_configuration(found.params, candidate.params):
+        return f"they are of {found.trial}, and the candidate is '{candidate.name}'"
+    if found.dataset_fingerprint != dataset.fingerprint:
+        theirs, ours = found.dataset_fingerprint[:12], dataset.fingerprint[:12]
+        return f"they are of the fingerprint {theirs}, the dataset has {ours}"
+    faults = doubts(found.provenance)
+    return f"it is not known how they were trained: {'; '.join(faults)}" if faults else ""
+
+
+def _reproduced(
+    package: Package, kept: KeptScores, path: Path, dataset: Dataset, device: str
+) -> tuple[bool, str]:
+    """Return whether the models give every event of a dataset its recorded score and label, and a sentence.
+
+    Args:
+        package: of the folds.
+        kept: recorded scores.
+        path: of these.
+        dataset: verified.
+        device: where the models compute.
+    """
+    classifier, events, greatest = package.build(device), 0, 0.0
+    if kept.event_ids is None:
+        return False, f"{path} tells no event_id"
+    names = kept.event_ids.combine_chunks()
+    for shard in (one for split in SPLITS for one in dataset.paths(split, purpose="promote")):
+        for batch in pq.read_table(shard).combine_chunks().to_batches():
+            decoded = dataset.schema.decode(batch)
+            rows = pc.index_in(batch.column(EVENT_ID), names)
+            if rows.null_count:
+                return False, f"{rows.null_count} events of {shard.name} have no score in {path}"
+            if not np.array_equal(decoded[LABEL], kept.labels[rows.to_numpy()]):
+                return False, f"labels in {path} are not those of {shard.name}"
+            difference = np.abs(classifier.scores(decoded)[0] - kept.probabilities[rows.to_numpy()])
+            events, greatest = events + len(difference), max(greatest, float(difference.max(initial=0)))
     if events != len(names):
-        return failed(
-            f"{folder / found.scores} has scores of {len(names)} events, and the dataset {events} events"
-        )
+        return False, f"{path} has scores of {len(names)} events, and the dataset {events} events"
     text = (
         f"the {len(package.members)} models on {device} and the recorded scores of all {events} events, each by the "
         f"model that never saw it, differ by {greatest:.1e} at most ({TOLERANCE:.0e} is allowed)"
     )
-    passed = greatest <= TOLERANCE
-    return package if passed else None, Criterion("folds", passed, text)
+    if not greatest <= TOLERANCE:
+        return (
+            False,
+            f"{text}: other checkpoints than those that were tested, or another kind of device (--device)",
+        )
+    return True, text
 
 
 def _member(folder: Path, found: CrossValidation, number: int) -> Package:
@@ -135,6 +173,7 @@ def _member(folder: Path, found: CrossValidation, number: int) -> Package:
 
     Raises:
         CorruptModel: its checkpoint cannot be read, or is of another configuration or epoch.
+        PluginFailed: a file of its own components has gone or changed.
         UnreadableInput: its dataset is not there.
     """
     fold, path = found.folds[number], folder / found.folds[number].checkpoint
@@ -165,6 +204,6 @@ def _member(folder: Path, found: CrossValidation, number: int) -> Package:
             "seed": str(found.seed),
         },
         provenance=found.provenance,
-        plugins=tuple(of_fold.plugins),
+        plugins=with_recorded_source(of_fold.plugins),
     )
     return Package.create(description, state["model"])

@@ -179,12 +179,16 @@ class Package:
         """Make one package of the models of several folds.
 
         Args:
-            description: of their configuration.
-            members: of the folds, in their order.
+            description: of their configuration, with the code of its own that all of them need.
+            members: of the folds, in their order; that code is left out of each.
             membership: which event each never saw.
             reference: what their inputs look like.
         """
         inputs = b"" if reference is None else reference.dumps()
+        members = [
+            dataclasses.replace(one, description=one.description.model_copy(update={"plugins": ()}))
+            for one in members
+        ]
         facts = {
             "format": FOLDS_FORMAT,
             "folds": tuple(one.digest for one in members),
@@ -195,6 +199,29 @@ class Package:
         }
         described = description.model_copy(update=facts)
         return cls(described, b"", reference=inputs, members=tuple(members), membership=membership)
+
+    def check_folds(self, folder: Path) -> None:
+        """Check that the models of folds are what their description, and the file of memberships, say.
+
+        Raises:
+            CorruptModel: they are not.
+        """
+        assert self.membership is not None
+        known = self.membership.folds
+        if not self.members or (len(known) and not (known.min() >= 0 and known.max() < len(self.members))):
+            raise CorruptModel(
+                f"every event that {folder / MEMBERSHIP} knows is of one of the folds; there are {len(self.members)}"
+            )
+        for number, (one, told) in enumerate(zip(self.members, self.description.folds, strict=True), 1):
+            if one.digest != told:
+                raise CorruptModel(
+                    f"the model of fold {number} in {folder} is not the one that {DESCRIPTION} was written with"
+                )
+            if one.of_folds or one.description.plugins:
+                raise CorruptModel(
+                    f"code of their own is carried by the models of all folds together; that of fold {number} in "
+                    f"{folder} has some, or is several models"
+                )
 
     @property
     def of_folds(self) -> bool:
@@ -269,16 +296,10 @@ class Package:
         if not several:
             return cls(description, weights, reference=reference)
         members = [cls.read(folder / FOLDS / str(number)) for number in range(1, len(description.folds) + 1)]
-        if differing := [
-            number
-            for number, (one, told) in enumerate(zip(members, description.folds, strict=True), 1)
-            if one.digest != told
-        ]:
-            raise CorruptModel(
-                f"the model of fold {differing[0]} in {folder} is not the one that {DESCRIPTION} was written with"
-            )
         membership = Membership.loads(weights)
-        return cls(description, b"", reference=reference, members=tuple(members), membership=membership)
+        made = cls(description, b"", reference=reference, members=tuple(members), membership=membership)
+        made.check_folds(folder)
+        return made
 
     def build(self, device: torch.device | str = "cpu") -> Classifier:
         """Build the classifier.
@@ -294,9 +315,8 @@ class Package:
                 raise InvalidConfig(
                     "--calibrated needs the calibration of one model, and those of folds have none: leave it out"
                 )
-            members = [
-                dataclasses.replace(one, trust_code=self.trust_code).build(device) for one in self.members
-            ]
+            trust(self.description.plugins, trust_code=self.trust_code)
+            members = [one.build(device) for one in self.members]
             return FoldClassifier(members, self.description.event_schema, self.membership)
         from safetensors import SafetensorError
         from safetensors.torch import load

@@ -358,11 +358,13 @@ def _handed_on(
         scores = folder / FOLDER / run.scores
         package, told = calibrated(package, wishes.calibration, dataset, scores, device)
         return package, (Criterion("calibration", True, told),)
-    several, answer = check_folds(folder / f"folds{wishes.folds}", candidate, dataset, device)
+    several, answer = check_folds(folder / f"folds{wishes.folds}", candidate, package, dataset, device)
     if several is None or several.membership is None:
         return None, (answer,)
     own, single = several.description, package.description
-    origin = {**single.origin, "seed": own.origin["seed"], "folds": str(wishes.folds)}
+    of_one = ("confirmed_trial", "epoch")  # each fold has its own
+    origin = {key: value for key, value in single.origin.items() if key not in of_one}
+    origin |= {"seed": own.origin["seed"], "folds": str(wishes.folds)}
     described = single.model_copy(update={"metrics": own.metrics, "origin": origin})
     reference = Reference.loads(package.reference) if package.reference else None
     return Package.of_several(described, several.members, several.membership, reference), (answer,)

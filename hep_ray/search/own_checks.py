@@ -21,7 +21,7 @@ from hep_ray.loading.scalers import SCALERS
 from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.losses import LOSSES, event_losses
 from hep_ray.metrics import METRICS, Predictions
-from hep_ray.models import Model
+from hep_ray.models import Model, members_of
 from hep_ray.models.members import mean_of_members
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.own_code import blaming, defined_at
@@ -323,7 +323,7 @@ def _logits(
     shapes = ", ".join(
         f"{column} {tuple(one.shape)}" for column, one in zip(model.columns, inputs, strict=True)
     )
-    members = getattr(model, "members", 0) if model.training else 0
+    members = members_of(model) if model.training else 0
     wanted = (events, members, classes) if members else (events, classes)
     with blaming(f"model '{name}' with {shapes}"):
         logits: Any = model(*inputs)

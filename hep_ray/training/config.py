@@ -23,7 +23,7 @@ from hep_ray.loading.scalers import FIT_EVENTS, SCALERS, Scaler
 from hep_ray.loading.scalers.missing import Imputation, Imputer
 from hep_ray.losses import LOSSES
 from hep_ray.losses.distance_correlation import Decorrelation
-from hep_ray.models import MODELS, Model, SchemaLike, as_promised
+from hep_ray.models import MODELS, Model, SchemaLike, as_promised, members_of
 from hep_ray.optim import OPTIMIZERS, SCHEDULES
 from hep_ray.own_code import blaming
 from hep_ray.registry import Registry
@@ -445,7 +445,7 @@ class ScaledModel(Model):
         super().__init__()
         self.lists = frozenset(lists)
         self.columns = model.columns
-        self.members = getattr(model, "members", 0)
+        self.members = members_of(model)
         self.model = model
         self.scalers = nn.ModuleDict(dict(scalers))
         self.imputers = nn.ModuleDict(dict(imputers or {}))

@@ -14,6 +14,7 @@ import torch
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import Loss
 from hep_ray.models import Model
+from hep_ray.optim import norms_and_biases
 from hep_ray.training.evaluation import logits_of
 
 DISTANCES: npt.NDArray[np.float64] = np.linspace(-0.5, 0.5, 9)
@@ -47,7 +48,8 @@ def along_random_directions(
         directions: how many are drawn.
         seed: of the draw.
     """
-    weights = [one for one in _trained(model) if one.ndim > 1]
+    exempt = {id(one) for one in norms_and_biases(model)}
+    weights = [one for one in _trained(model) if one.ndim > 1 and id(one) not in exempt]
     generator = torch.Generator().manual_seed(seed)
     found: npt.NDArray[np.float64] = np.empty((directions, len(distances)))
 

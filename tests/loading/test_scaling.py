@@ -64,6 +64,13 @@ def test_standardize_is_that_of_scikit_learn() -> None:
     np.testing.assert_allclose(scaler(torch.from_numpy(other)), expected, atol=2e-6)
 
 
+def test_robust_clips_what_is_too_far_to_be_squared() -> None:
+    scaler = SCALERS["robust"](())
+    scaler._fit(np.arange(101.0))
+    far = torch.tensor([-3e38, -1e25, 1e25, 3e38])
+    assert scaler._scale(far).tolist() == pytest.approx([-3, -3, 3, 3])
+
+
 def test_robust_takes_quartiles_and_clips_softly() -> None:
     scaler = SCALERS["robust"]((3,))
     # Quartiles 2, 4, 6 of nine numbers; both 0 in the second column, which goes from 0 to 10; the third is constant.

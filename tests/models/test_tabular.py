@@ -17,13 +17,14 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import Loss, SoftmaxLoss, build_loss
 from hep_ray.losses.distance_correlation import Decorrelation
-from hep_ray.models import Model, build_model
+from hep_ray.models import Model, build_model, members_of
 from hep_ray.models.members import mean_of_members
 from hep_ray.models.real_mlp import FeatureScaling, LearntSelu, RealMlp, TangentLinear
 from hep_ray.models.tabm import MemberLinear, Tabm
 from hep_ray.optim import norms_and_biases
 from hep_ray.predict.onnx_export import export_onnx
 from hep_ray.promote.classifier import Classifier
+from hep_ray.training import flatness
 from hep_ray.training.config import ScaledModel, TrialConfig
 from hep_ray.training.evaluation import evaluate
 from hep_ray.training.fused import why_alone
@@ -335,3 +336,43 @@ def test_onnx_gives_the_probabilities_of_torch(tmp_path: Path, params: dict[str,
     model.fit({one.name: random.normal(size=(50, *one.shape)) for one in COLUMNS})
     classifier = Classifier(config.resolved(), schema, model.state_dict())
     assert export_onnx(classifier, tmp_path / "model.onnx") <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["tabm", "real_mlp"])
+def test_a_step_in_bfloat16_is_close_to_one_in_float32(name: str) -> None:
+    found = []
+    for half in (False, True):
+        model = built(name, {"hidden_features": 16}).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        done = train_step(model, build_loss("cross_entropy", {}), optimizer, batch_of(), half=half)
+        found.append(float(done.loss_sum))
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+    assert found[1] != found[0]
+
+
+def test_members_of_ones_own_that_are_no_number_mean_nothing() -> None:
+    class Own(Model):
+        members: Any = nn.ModuleList()
+
+    assert members_of(Own) == 0
+    assert members_of(built("tabm", {"members": 3})) == 3
+    assert members_of(Tabm) > 0
+    assert members_of(nn.Linear(1, 1)) == 0
+
+
+def test_a_walk_along_random_directions_leaves_biases_of_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built("tabm", {"hidden_features": 8}).eval()
+    biases = {name: one.detach().clone() for name, one in model.named_parameters() if name.endswith("bias")}
+    assert any(one.ndim > 1 for one in biases.values())
+    moved = set()
+
+    def seen(changed: Model, *_: object) -> float:
+        now = dict(changed.named_parameters())
+        moved.update(name for name in biases if not torch.equal(now[name], biases[name]))
+        return 0.0
+
+    monkeypatch.setattr(flatness, "_loss", seen)
+    flatness.along_random_directions(
+        model, build_loss("cross_entropy", {}), [batch_of()], distances=np.array([0.5]), directions=1
+    )
+    assert not moved

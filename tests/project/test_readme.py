@@ -199,9 +199,10 @@ def test_the_readme_runs(tmp_path: Path, make_dataset: Callable[..., Path]) -> N
 
 
 def test_the_components_of_the_guide_work(tmp_path: Path) -> None:
-    model, loss, metric, schedule, augmentation, reader, _, simulation, search = blocks(
+    # _: a test's case
+    model, loss, metric, schedule, augmentation, reader, _, simulation, search, networks = blocks(
         COMPONENTS, "python"
-    )  # _: a test's case
+    )
     use = """
 import numpy as np, torch
 from hep_ray.dataset.check import check
@@ -247,7 +248,15 @@ assert abs(float(blanked.mean()) - 0.75) < 0.02 and torch.equal(blanked, dead_to
     search_block = search.replace('if __name__ == "__main__":\n    main(search)', "search.space.check()")
     run_python(
         "\n".join(
-            [*parts, simulation.replace("from __future__ import annotations\n", ""), use, search_block]
+            [
+                *parts,
+                simulation.replace("from __future__ import annotations\n", ""),
+                use,
+                search_block,
+                "from hep_ray import Mapped",
+                networks,
+                "space.check()",
+            ]
         ),
         tmp_path,
     )

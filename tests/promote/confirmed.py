@@ -254,7 +254,7 @@ def make_folds(folder, dataset, given, folds, epochs=2, search="toy", trial="t00
         metrics=read_scores(folder / OF_ALL, dataset.schema).metrics(dataset.schema),
         held_out={},
         scores=OF_ALL,
-        provenance={},
+        provenance=PROVENANCE,
     )
     (folder / FOLDS_FILE).write_text(found.model_dump_json())
     return folder

@@ -21,8 +21,18 @@ from hep_ray.confirm.folds import FILE_NAME, OF_ALL, CrossValidation
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
-from hep_ray.errors import CorruptModel, InvalidConfig, StorageError, UnreadableInput
+from hep_ray.errors import (
+    CorruptModel,
+    InvalidConfig,
+    ModelMismatch,
+    StorageError,
+    UnreadableInput,
+    UntrustedCode,
+)
 from hep_ray.loading.batches import Events
+from hep_ray.plugins import Plugin, digest
+from hep_ray.predict.cli import with_own_code
+from hep_ray.predict.onnx_export import export_onnx
 from hep_ray.predict.run import predict
 from hep_ray.promote.classifier import Membership, mean_of
 from hep_ray.promote.fold_set import check_folds, read_folds
@@ -181,12 +191,13 @@ def test_models_are_handed_on_that_give_every_event_its_recorded_score(folds: An
     folder, dataset, mixed = folds
     copy = tmp_path / "toy" / "folds3"
     shutil.copytree(folder, copy)
+    single = read_folds(folder).members[0]
 
     def check(data: Dataset = dataset, **params: Any) -> Any:
         candidate = Contender(
             name="t0003", role="finalist", params={**PARAMS, **params, "seed": 7}, runs=(), estimates={}
         )
-        return check_folds(copy, candidate, data, "cpu")
+        return check_folds(copy, candidate, single, data, "cpu")
 
     package, answer = check()
     assert package is not None
@@ -200,19 +211,94 @@ def test_models_are_handed_on_that_give_every_event_its_recorded_score(folds: An
         assert not answer.passed
         assert tells(answer.text, *facts)
     scores = pq.read_table(copy / OF_ALL)
-    order = scores.column_names.index("event_id")
-    turned = scores.set_column(order, "event_id", scores["event_id"].take(pa.array(np.arange(300)[::-1])))
+    first = scores.column_names.index("score_a")
+    turned = scores.set_column(first, "score_a", scores["score_a"].take(pa.array(np.arange(300)[::-1])))
+    labels = pa.array(1 - (scores["label"].to_numpy() > 0).astype(np.int64))
+    relabelled = scores.set_column(scores.column_names.index("label"), "label", labels)
     for changed, fact in (
         (scores.slice(1), "1 events of"),
         (pa.concat_tables([scores, scores.slice(0, 1)]), "301 events"),
         (turned, "is allowed"),
+        (relabelled, "labels"),
     ):
         pq.write_table(changed.replace_schema_metadata(scores.schema.metadata), copy / OF_ALL)
         package, answer = check()
         assert package is None
         assert fact in answer.text
+    pq.write_table(scores, copy / OF_ALL)
+    package, _ = check()
+    assert package is not None
+    assert package.description.metrics["test_accuracy"] == pytest.approx(
+        (
+            np.argmax([scores[f"score_{name}"] for name in CLASSES], axis=0) == scores["label"].to_numpy()
+        ).mean()
+    )
+    other = Plugin(module="of_mine", path="of_mine.py", sha256="0" * 64)
+    single = dataclasses.replace(
+        single, description=single.description.model_copy(update={"plugins": (other,)})
+    )
+    assert tells(check()[1].text, "other code", "--again")
+    found = CrossValidation.model_validate_json((copy / FILE_NAME).read_text())
+    (copy / FILE_NAME).write_text(found.model_copy(update={"provenance": {}}).model_dump_json())
+    assert "not known how" in check()[1].text
     shutil.rmtree(copy)
     assert tells(check()[1].text, "folds.json")
+
+
+MINE = """
+from pathlib import Path
+Path({path!r}).write_text("ran")
+"""
+
+
+def test_code_that_a_fold_carries_is_not_run_unasked(folds: Any, tmp_path: Path) -> None:
+    folder, _, _ = folds
+    package = read_folds(folder)
+    ran = tmp_path / "ran"
+    source = MINE.format(path=str(ran))
+    mine = Plugin(
+        module="mine_of_folds",
+        path="mine_of_folds.py",
+        sha256=digest(source),
+        source=source,
+        registers=("model x",),
+    )
+
+    def carrying(one: Package) -> Package:
+        return dataclasses.replace(one, description=one.description.model_copy(update={"plugins": (mine,)}))
+
+    assert package.membership is not None
+    several = Package.of_several(
+        carrying(package).description, [carrying(one) for one in package.members], package.membership
+    )
+    assert [one.description.plugins for one in several.members] == [()] * 3
+    several.write(tmp_path / "set")
+    with raises(UntrustedCode, "--trust-code"):
+        with_own_code(Package.read(tmp_path / "set"), None, trust=False).build()
+    # Crafted: one of the models alone has it, so that nothing above says so.
+    crafted = dataclasses.replace(package, members=tuple(carrying(one) for one in package.members))
+    folds_of = tuple(one.digest for one in crafted.members)
+    crafted = dataclasses.replace(
+        crafted, description=package.description.model_copy(update={"folds": folds_of})
+    )
+    crafted.write(tmp_path / "crafted")
+    with raises(CorruptModel, "fold 1"):
+        Package.read(tmp_path / "crafted")
+    assert not ran.exists()
+
+
+def test_ids_and_values_that_do_not_belong_together_are_refused(folds: Any) -> None:
+    folder, dataset, _ = folds
+    classifier = read_folds(folder).build()
+    x = dataset.arrays("train", purpose="check")["x"][:4]
+    with raises(ModelMismatch, "event_id"):
+        classifier.predict({"event_id": ["e1", "e2"], "x": x})
+    found = classifier.predict({"event_id": [1, 2, 3, 4], "x": list(x), "ignored": ["a", [1], None]})
+    assert found == pytest.approx(classifier.predict({"x": x}), abs=1e-7)
+    with raises(InvalidConfig, "3 folds"):
+        export_onnx(classifier, folder / "m.onnx")
+    many = Membership.of(pa.array(["a", "b"]), np.array([150, 3]))
+    assert Membership.loads(many.dumps())(["a", "b"]).tolist() == [150, 3]
 
 
 def test_a_mean_tells_events_apart_where_probabilities_are_one() -> None:
@@ -235,4 +321,4 @@ def test_events_that_are_in_no_fold_are_known() -> None:
     found = Membership.of(pa.array(["a", "b", "c"]), np.array([2, 0, 1]))
     assert found(["c", "x", "a", "b"]).tolist() == [1, -1, 2, 0]
     assert found([]).tolist() == []
-    assert Membership(np.empty(0, np.uint64), np.empty(0, np.int8))(["a"]).tolist() == [-1]
+    assert Membership(np.empty(0, np.uint64), np.empty(0, np.int16))(["a"]).tolist() == [-1]

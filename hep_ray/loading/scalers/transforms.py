@@ -14,6 +14,8 @@ from hep_ray.loading.scalers import Scaler, scaler
 QUANTILES = 256
 CLIPPED = 3.0
 """|z| at most of `robust`."""
+FARTHEST = 1e18
+"""Times the distance of the quartiles: farther values have a square that float32 does not hold."""
 LARGEST = 5.19933758
 """|z| at most, as in scikit-learn: the normal quantile of 1 − 10⁻⁷."""
 
@@ -76,7 +78,7 @@ class Robust(Scaler):
         self.factor.copy_(torch.as_tensor(np.where(distance > 0, 1 / np.where(distance > 0, distance, 1), 0)))
 
     def _scale(self, values: Tensor) -> Tensor:
-        scaled = (values - self.median) * self.factor
+        scaled = ((values - self.median) * self.factor).clamp(-FARTHEST, FARTHEST)
         return scaled / (1 + (scaled / CLIPPED) ** 2).sqrt()
 
 
