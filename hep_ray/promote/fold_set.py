@@ -80,31 +80,17 @@ def check_folds(
     """
     try:
         found = load_folds(folder)
-        again = typed(
-            *(
-                "hep-ray",
-                "folds",
-                found.search,
-                "--folds",
-                len(found.folds),
-                "--trial",
-                candidate.name,
-                "--again",
-            ),
-            storage=folder.parent.parent,
-        )
+        flags = ("--folds", len(found.folds), "--trial", candidate.name, "--again")
+        again = typed("hep-ray", "folds", found.search, *flags, storage=folder.parent.parent)
         package = None
         fault = _differing(found, candidate, dataset)
         if not fault:
-            package = dataclasses.replace(
-                read_folds(folder), trust_code=True
-            )  # the search's own code, as it has run
-            codes = [
-                {one.module: one.sha256 for one in made.description.plugins} for made in (package, single)
-            ]
-            fault = (
-                "" if codes[0] == codes[1] else "they were trained with other code than the confirmed model"
+            # The search's own code has run already, for the confirmed model.
+            package = dataclasses.replace(read_folds(folder), trust_code=True)
+            ours, theirs = (
+                {one.module: one.sha256 for one in made.description.plugins} for made in (single, package)
             )
+            fault = "" if ours == theirs else "they were trained with other code than the confirmed model"
         if package is None or fault:
             return None, Criterion("folds", False, f"{fault}: type `{again}`")
         kept = read_scores(folder / found.scores, dataset.schema)
