@@ -26,8 +26,8 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 JOURNAL := $(HEP_RAY_STORAGE)/$(basename $(notdir $(SEARCH)))/journal.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help env search test test-slow test-ui test-cluster test-lowest coverage searches-smoke studies studies-smoke fuzz chaos statistics \
-	lint fmt types ui bench bench-gpu rival docs dist lock clean test-3.11 test-3.12 test-3.13
+.PHONY: help env search test test-ray test-slow test-ui test-cluster test-lowest coverage searches-smoke studies studies-smoke fuzz \
+	chaos statistics lint fmt types ui bench bench-gpu rival docs dist lock clean test-3.11 test-3.12 test-3.13
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z][a-z0-9.-]*\)[^:=]*:.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -52,15 +52,20 @@ search: env $(DATA)/manifest.json ## Simulate events where absent, run (or resum
 
 # Files of tests without Ray are shared out to processes of one thread; those with Ray use all cores themselves.
 APART := -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not cluster and not ray and not ui"
-test: lint types ## Lint, types, and every test that is neither slow nor needs ssh
+test: lint types ## Lint, types, and every test that is not slow and needs neither ssh nor a browser
 ifeq ($(strip $(PYTEST_ARGS)),)
 	OMP_NUM_THREADS=1 $(VENV)/pytest $(APART)
-	$(VENV)/pytest -m "(ray or ui) and not slow and not cluster"
+	$(MAKE) --no-print-directory test-ray
 else
-	$(VENV)/pytest -m "not slow and not cluster" $(PYTEST_ARGS)
+	$(VENV)/pytest -m "not ui and not slow and not cluster" $(PYTEST_ARGS)
 endif
 
-test-slow: env ## The tests that take minutes
+# Only their files are read: reading all takes half a minute.
+test-ray: env ## The part of make test that shares one session of Ray
+	$(VENV)/pytest -m "ray and not ui and not slow and not cluster" $(PYTEST_ARGS) \
+		$$(grep -rl --include="test_*.py" "mark\.ray" tests)
+
+test-slow: env ## The tests that take longer
 	$(VENV)/pytest -m slow $(PYTEST_ARGS)
 
 test-ui: env ## MLflow's pages in a headless Chromium; screenshots go to artifacts/ui

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
+import sys
 import tomllib
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +36,12 @@ SKIPPED = pytest.StashKey[dict[str, str]]()
 RAN = pytest.StashKey[set[str]]()
 COMPLAINT = pytest.StashKey[str]()
 COLLECTED = pytest.StashKey[int]()
-"""Tests of the files asked for that are neither slow nor need ssh, before `-m` and `-k` leave some out."""
+"""Tests of the files asked for that `make test` runs, before `-m` and `-k` leave some out."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A fifth of the time of an import is otherwise Python's search for garbage among what was imported before.
+    gc.set_threshold(20_000, 20, 20)
     if getattr(config, "cache", None) is not None:
         os.environ.setdefault("HEP_RAY_CACHE", str(config.cache.mkdir("hep_ray")))
     config.stash[SKIPPED], config.stash[RAN] = {}, set()
@@ -44,8 +50,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    apart = {"slow", "cluster"}
+    apart = {"slow", "cluster", "ui"}
     config.stash[COLLECTED] = sum(not apart & {mark.name for mark in item.iter_markers()} for item in items)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of Python's search for garbage, which takes a second or two with it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 class Skips:
@@ -142,6 +158,37 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real events in {folder}; set HEP_RAY_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _migrate_mlflow_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let MLflow make its tables once in a process: each further SQLite file begins as a copy of the first one.
+
+    Its migrations take two CPU seconds for every new database.
+    """
+    utils: Any = sys.modules.get("mlflow.store.db.utils")
+    if utils is None or hasattr(utils, "migrate"):
+        return
+    first = tmp_path_factory.getbasetemp() / "mlflow_tables.db"
+    utils.migrate = utils._initialize_tables
+
+    def initialize(engine: Any) -> None:
+        file = engine.url.database
+        if (
+            engine.dialect.name != "sqlite"
+            or not file
+            or not Path(file).exists()
+            or Path(file).stat().st_size
+        ):
+            return utils.migrate(engine)
+        if not first.exists():
+            utils.migrate(engine)
+        source, target = (first, file) if first.exists() else (file, first)
+        with closing(sqlite3.connect(source)) as full, closing(sqlite3.connect(target)) as empty:
+            full.backup(empty)
+        return None
+
+    utils._initialize_tables = initialize
 
 
 @pytest.fixture(scope="session")

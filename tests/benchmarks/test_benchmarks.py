@@ -44,6 +44,8 @@ def test_trial_overhead():
     assert 0 < line["ours_marginal"] < line["ours"]  # the whole search has the start of its workers in it
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_fused_trials():
     (line,) = lines("fused_trials", "--shape", "2x16", "--trials", 3, "--events", 600, "--rounds", 1)
 
@@ -52,6 +54,8 @@ def test_fused_trials():
     assert line["largest_difference_of_train_loss"] < 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_shift_test():
     """`make bench` types no flag that names a dataset."""
     done = run("shift_test", "--events", 300, "--samples", 10, "--shifts", "0,1")
@@ -61,6 +65,8 @@ def test_shift_test():
     assert none["warned"] < 0.5
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_many_nodes():
     flags = ("--trials", 3, 6, "--epochs", 2, "--nodes", 1, "--in-memory", "--kinds", "random/none")
     done = run("many_nodes", *flags)
@@ -71,6 +77,8 @@ def test_many_nodes():
     assert line["exponent"] == pytest.approx(slope, abs=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_epoch_overhead():
     cnn, mlp = lines("epoch_overhead", "--images", 100, "--rows", 1024, "--rounds", 1, "--threads", 1)
     for line in (cnn, mlp):
@@ -78,6 +86,8 @@ def test_epoch_overhead():
         assert line["ratio_to_data_loader"] == pytest.approx(line["data_loader"] / line["ours"], rel=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("sampler", ["tpe", "curves"])
 def test_search_cost(tmp_path, sampler):
     """A grid of two configurations of three epochs: 0.99 is the best, and is seen in the first's third epoch."""

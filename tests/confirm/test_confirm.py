@@ -327,6 +327,8 @@ def test_typed_again_nothing_is_trained_or_tested(options, confirmed):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_in_a_training_or_in_the_tests_it_goes_on_to_the_same_result(options, confirmed, tmp_path):
     storage = tmp_path / "runs"
     shutil.copytree(options.storage, storage)
@@ -356,6 +358,8 @@ def test_killed_in_a_training_or_in_the_tests_it_goes_on_to_the_same_result(opti
     assert len(records(folder, "epoch_finished")) == 6 * 2
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_trained_as_one_stack_and_killed_it_has_the_numbers_of_trainings_one_by_one(
     options, confirmed, tmp_path
 ):
@@ -399,6 +403,8 @@ def test_trained_as_one_stack_and_killed_it_has_the_numbers_of_trainings_one_by_
     check(run_confirmation(prepare_confirmation(stacked), console=QUIET).confirmation)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options, confirmed, tmp_path):
     for change, word in (({"top": 1}, "contenders"), ({"seeds": 3}, "seeds")):
         with raises(CannotResume, word, "--again"):

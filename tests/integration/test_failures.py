@@ -71,6 +71,8 @@ CAUSES = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_trial_that_raises_diverges_or_runs_out_of_memory_fails_alone_and_is_not_tried_again(run):
     trials, storage, done = run("fail")
 

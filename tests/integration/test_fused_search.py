@@ -39,6 +39,8 @@ def of_kind(folder: Path, kind: str) -> list[Any]:
     return [record for record in read_records(folder) if record.kind == kind]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.ray
 def test_trials_of_a_search_are_the_same_together_and_one_by_one(ray_session, make_dataset, tmp_path) -> None:
     data = make_dataset(events=96)

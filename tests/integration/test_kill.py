@@ -87,6 +87,8 @@ def start(script, *flags):
         return subprocess.Popen(words, cwd=script.parent, stdout=log, stderr=log, start_new_session=True)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_in_mid_search_and_resumed_nothing_is_lost_or_done_twice(make_dataset, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(SCRIPT)
@@ -169,8 +171,8 @@ def test_an_extended_search_that_is_killed_goes_on_to_its_new_number_of_trials(m
     ("flags", "status", "words"),
     [
         (["--preset", "smoke", "--data", "absent"], 2, ["error:", "absent"]),
-        (["--cpus", "1"], 2, ["--cpus"]),
-        (["--preset", "huge"], 2, ["error:", "smoke"]),
+        pytest.param(["--cpus", "1"], 2, ["--cpus"], marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param(["--preset", "huge"], 2, ["error:", "smoke"], marks=[pytest.mark.slow, pytest.mark.ci]),
     ],
 )
 def test_errors_are_one_paragraph_and_exit_with_two(tmp_path, flags, status, words):

@@ -127,6 +127,8 @@ def test_components_of_the_script_live_through_search_confirmation_promotion_and
     run(place, *resume)  # what was accepted is what the search is now
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_component_that_no_node_can_import_is_refused_before_any_trial(make_search_place, tmp_path) -> None:
     script = "import sys\nassert sys.argv[0].endswith('own_code.py')\n" + SCRIPT
     place = make_search_place(tmp_path, own_code=script)

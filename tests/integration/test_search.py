@@ -206,6 +206,8 @@ def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(finished):
             assert [point.value for point in points] == [metrics[key] for metrics in trial["history"]]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_finished_search_is_not_overwritten_and_can_be_extended(finished, tmp_path):
     first, options = finished[1], copied(finished[0], tmp_path / "runs")
     before = {name: trial.history for name, trial in first.state.trials.items()}
@@ -224,6 +226,8 @@ def test_a_finished_search_is_not_overwritten_and_can_be_extended(finished, tmp_
             run_search(prepare(SEARCH, dataclasses.replace(more, **change)), resume=True, console=QUIET)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_search_in_which_every_trial_fails_says_why(options):
     with raises(SearchFailed, "all 2", "NonFiniteLoss", "t0000"):
         run_search(prepare(SEARCH, dataclasses.replace(options, preset="diverges")), console=QUIET)

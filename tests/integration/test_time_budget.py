@@ -55,6 +55,8 @@ def spend_after(patched: pytest.MonkeyPatch, epochs: int) -> list[str]:
     return reports
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.ray
 def test_a_search_stops_at_its_budget_and_goes_on(ray_session, make_dataset, tmp_path, monkeypatch) -> None:
     options = SearchOptions(

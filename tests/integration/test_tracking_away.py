@@ -30,6 +30,8 @@ SEARCH = Search(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_search_whose_server_is_away_all_along(ray_session, make_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv(PATIENCE, "0.1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

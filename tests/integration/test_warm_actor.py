@@ -83,6 +83,8 @@ def test_a_trial_gives_the_same_numbers_in_a_fresh_and_in_a_reused_actor(start):
     assert train(warm) == fresh
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_trial_whose_actor_died_goes_on_from_its_checkpoint_with_the_same_numbers(start):
     whole = train(start(config("whole")))
 

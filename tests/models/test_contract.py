@@ -245,7 +245,7 @@ def test_builds_without_memory_for_its_weights(case: Case) -> None:
 
 def test_learns_a_separable_toy_problem(trained: Case) -> None:
     built = trained.build()
-    labels = torch.arange(16) % 2
+    labels = torch.arange(8) % 2
     events = trained.apart(labels)
     parameters = [parameter for parameter in built.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)

@@ -54,7 +54,10 @@ def test_every_precision_of_training_is_exported_and_compared_in_float32(
     assert (rounded > 1e-5) == (precision == "bfloat16")
 
 
-@pytest.mark.parametrize("name", ["pfn", "particlenet", "particle_transformer"])
+@pytest.mark.parametrize(
+    "name",
+    ["pfn", "particlenet", pytest.param("particle_transformer", marks=[pytest.mark.slow, pytest.mark.ci])],
+)
 def test_clouds_of_any_length_give_the_probabilities_of_torch(tmp_path, name):
     named = ("pt", "energy", "delta_eta", "delta_phi")
     lists = Column(name="particles", shape=(30, 4), elements=named, lists=True)

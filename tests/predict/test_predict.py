@@ -106,7 +106,7 @@ def test_the_result_is_that_of_one_process_and_the_manifest_says_of_what(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.ci])])
 def test_killed_in_the_middle_nothing_is_lost_or_done_twice(
     ray_session, dataset, events, package, tmp_path, workers
 ):

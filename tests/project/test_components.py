@@ -188,6 +188,8 @@ class TestANewComponentIsOneFile:
             assert name in listed
             assert part.split()[0] in listed
 
+    @pytest.mark.slow
+    @pytest.mark.ci
     @pytest.mark.parametrize(
         ("suite", "name", "least"),
         [

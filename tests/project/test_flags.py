@@ -488,6 +488,8 @@ def test_a_database_that_is_none_has_no_pages(place: Path) -> None:
         assert isinstance(CliRunner().invoke(app, ["ui", "--tracking-uri", uri]).exception, HepRayError)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_debug_shows_where_an_error_comes_from(place: Path) -> None:
     """`--debug` of a search, and `hep-ray --debug`."""
     import subprocess

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.facts import tells
+
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 
 NETS = """
 from torch import nn

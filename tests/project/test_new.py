@@ -71,6 +71,8 @@ def python(place: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_tests_of_a_new_project_pass(tmp_path, make_dataset, tracks) -> None:
     for name, data in {
         "own_images": make_dataset(60),

@@ -96,6 +96,8 @@ def plugin_of(
     return Plugin(module=module, path=str(path), sha256=digest, registers=(f"loss '{name}'",), source=source)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_process_tells_what_its_own_files_registered(tmp_path: Path) -> None:
     plugin = plugin_of(tmp_path / "nets.py", module="nets")
     code = "import nets; from hep_ray.plugins import registered; print(registered()[0].model_dump_json())"
@@ -491,6 +493,8 @@ def test_a_named_error_while_a_script_states_its_search_begins_with_the_users_ow
     assert told[0].endswith(str(caught.value))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_script_with_a_fault_ends_as_any_other_command_with_one_line(tmp_path: Path) -> None:
     script = tmp_path / "of_a_test_search.py"
     script.write_text(SCRIPT.replace("Choice(16, 32)", "Choice(16, 16)"))
@@ -503,6 +507,8 @@ def test_a_script_with_a_fault_ends_as_any_other_command_with_one_line(tmp_path:
     assert done.stderr.startswith("Traceback")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_fault_of_a_component_is_one_line_though_its_file_is_imported_before_the_search(
     tmp_path: Path,
 ) -> None:

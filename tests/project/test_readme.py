@@ -186,6 +186,8 @@ def run_python(code: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.ray
 def test_the_readme_runs(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
     make_dataset(events=200, size=26, name="data/mbh_sph")

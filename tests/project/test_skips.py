@@ -31,6 +31,8 @@ def run(tmp_path: Path, *words: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_target_of_which_nothing_ran_fails_and_says_what_to_install(tmp_path: Path) -> None:
     code, told = run(tmp_path, "-m", "cluster", "tests/cluster/test_ssh.py")
     assert code == 1
@@ -53,6 +55,8 @@ def test_where_skips_are_strict_one_that_is_not_listed_fails_the_run(tmp_path: P
     assert "no real events" not in complaint
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("processes", [(), ("-n", "1")])
 def test_a_whole_file_that_is_skipped_is_seen_from_every_process(
     tmp_path: Path, processes: tuple[str, ...]

@@ -2,6 +2,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from tests.facts import tells
 
 WATCHES = """
@@ -23,6 +25,8 @@ def watch(port):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_driver_ends_when_the_head_no_longer_answers_and_not_before():
     with socket.socket() as head:
         head.bind(("127.0.0.1", 0))

@@ -124,6 +124,8 @@ def write_log(folder, limit, pause):
     return subprocess.run(words, check=False).returncode
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_process_that_takes_too_long_is_ended_with_its_stacks_in_its_log(tmp_path):
     assert last_attempt(tmp_path) == ""
     assert write_log(tmp_path, 60, 0) == 0

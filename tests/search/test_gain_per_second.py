@@ -75,6 +75,8 @@ def test_where_cheap_configurations_are_as_good_the_gain_comes_sooner() -> None:
     assert np.median(left[True]) < np.median(left[False]) / 3
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_what_takes_long_is_still_found_where_it_alone_is_best() -> None:
     """The widest networks, five times as good a value away as the narrowest, after a dozen of their full trainings."""
     best = value({"learning_rate": 10**-2.3, "weight_decay": 0.0}, EPOCHS)

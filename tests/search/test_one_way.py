@@ -82,6 +82,8 @@ def options(make_dataset, tmp_path, monkeypatch, database) -> SearchOptions:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_one_execute_runs_a_search_resumes_it_and_confirms_it(options: SearchOptions, monkeypatch) -> None:
     with raises(CannotResume, "toy_search", "--resume"):
         run_search(prepare(SEARCH, options), resume=True, console=QUIET)

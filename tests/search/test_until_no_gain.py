@@ -86,6 +86,8 @@ def test_it_ends_before_its_epochs_are_spent_and_trains_the_best_in_full() -> No
     assert told(alone.state.records)[1:at] == told(records)[1:at]  # until then it decides as any other
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_statistical_error_decides_where_the_metric_has_one() -> None:
     """Ten times smaller an error is searched for longer; where all is told apart, to the last of the epochs."""
     spent = {}

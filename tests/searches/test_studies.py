@@ -193,6 +193,8 @@ def test_bars_and_legends_call_rows_as_the_study_does(tmp_path: Path) -> None:
     assert all(group.name.startswith("t000") for group in groups_of(search, state).members)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_losses_are_compared_after_each_epoch_and_tested_against_cross_entropy(
     studies: ModuleType, tmp_path: Path
 ) -> None:

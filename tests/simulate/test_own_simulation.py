@@ -54,6 +54,8 @@ def hep_ray(place: Path, *words: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_reader_and_a_simulation_of_ones_own_are_known_by_their_file(tmp_path: Path) -> None:
     (tmp_path / "my_readers.py").write_text(READER)
     (tmp_path / "events.bin").write_text("")

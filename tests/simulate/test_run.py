@@ -245,6 +245,8 @@ def test_a_class_without_events_is_refused() -> None:
         run.plan(10, (99, 1), 5)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_killed_simulation_goes_on_to_the_same_bytes(tmp_path: Path) -> None:

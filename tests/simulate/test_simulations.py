@@ -34,6 +34,15 @@ def seed(*key: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(11, spawn_key=key)
 
 
+IN_TURN = [
+    pytest.param(
+        name, marks=[pytest.mark.slow, pytest.mark.ci] if name in {"six_hypotheses", "electron_id"} else []
+    )
+    for name in SIMULATIONS
+]
+"""Every simulation; those that take a second for a few events are left to the slow tests."""
+
+
 @needs_pythia
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_contract(name: str) -> None:
@@ -70,7 +79,7 @@ def equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_pythia
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session", "equal_shares")
-@pytest.mark.parametrize("name", SIMULATIONS)
+@pytest.mark.parametrize("name", IN_TURN)
 def test_the_dataset_is_the_same_for_any_number_of_workers_and_differs_by_seed(tmp_path, name: str) -> None:
     events = 10 * len(SIMULATIONS[name].schema.classes)
     made = [
@@ -89,7 +98,7 @@ def test_the_dataset_is_the_same_for_any_number_of_workers_and_differs_by_seed(t
 @needs_pythia
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session", "equal_shares")
-@pytest.mark.parametrize("name", SIMULATIONS)
+@pytest.mark.parametrize("name", IN_TURN)
 def test_more_events_leave_the_earlier_ones_in_their_splits(tmp_path, name: str) -> None:
     """With whole chunks, the events of the smaller dataset are those of the larger, split by split."""
     classes = len(SIMULATIONS[name].schema.classes)

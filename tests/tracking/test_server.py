@@ -47,6 +47,8 @@ def hand(tracker, records):
         tracker.record(record)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_server_that_is_away_at_the_start_gets_everything_when_it_comes(server):
     port, said = free_port(), []
     tracker = MlflowTracker(f"http://127.0.0.1:{port}", "toy", say=said.append)
@@ -204,6 +206,8 @@ tracker.close()
 """
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_that_start_at_once_on_a_new_database_both_write_all(tmp_path):
     uri = default_uri(tmp_path)
     writers = [

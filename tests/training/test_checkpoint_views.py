@@ -42,6 +42,8 @@ print(seen("same", 5), seen("late", 30), seen("stale", 0.6), seen("absent", 0.6)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_ranks_go_on_from_the_checkpoint_that_rank_0_sees_or_not_at_all(tmp_path: Path) -> None:
     for rank, cases in enumerate(
         [
