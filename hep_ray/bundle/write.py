@@ -129,10 +129,10 @@ def write_bundle(
     """
     if events < 1:
         raise InvalidConfig(f"--events {events} leaves nothing to check the model with: 1 or more")
-    if package.of_folds:
+    if package.members:
+        instead = "was promoted without --folds" if package.of_folds else "is one model"
         raise InvalidConfig(
-            f"a bundle holds one model, and {name} is those of {len(package.members)} folds: name a version that was "
-            "promoted without --folds"
+            f"a bundle holds one model, and {name} is {package.words}: name a version that {instead}"
         )
     if out.exists():
         raise StorageError(f"{out} exists, and a bundle is a new folder: name another --out, or remove it")

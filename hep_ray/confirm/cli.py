@@ -40,7 +40,7 @@ def confirm(
     at full length with the same seeds, none of which the search used. Only when all have ended is the test split
     opened. Printed: mean ± s.d., Student's interval, the difference to the baseline, paired by seed and event, with the
     p-value that counts the noise of both, and that corrected for the number of finalists (Holm). Trials of a search
-    that differ in their seed only are one configuration.
+    that differ in their seed only are one configuration. With --ensemble the mean of all finalists stands beside them.
 
     Example: `hep-ray confirm cnn_loss --top 3 --seeds 5`. Typed again after an interruption, it goes on.
 
@@ -189,6 +189,11 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
             "finalists",
             f"no more than {len(plan.finalists)} beside the baseline, of {plan.given.top} asked for",
         )
+    if plan.members:
+        yield (
+            "ensemble",
+            f"mean probability of {', '.join(plan.members)}, paired by seed; nothing is trained for it",
+        )
     yield "baseline", plan.baseline.origin
     seeds = str(plan.seeds[0]) if len(plan.seeds) == 1 else f"{plan.seeds[0]} to {plan.seeds[-1]}"
     yield "budget", f"{len(plan.runs)} trainings of {plan.started.epochs} epochs; seeds {seeds}"
@@ -201,6 +206,11 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         )
     yield "time", _duration(plan)
     yield "test split", f"{plan.dataset.rows('test')} events, opened when all trainings have ended"
+    if plan.members:
+        yield (
+            "validation",
+            f"{plan.dataset.rows('val')} events, on which finalists are evaluated for the ensemble",
+        )
     yield from _variation_rows(plan)
     yield "resources", str(plan.resources)
     yield "patience", f"an epoch may take {plan.epoch_timeout:g} s"

@@ -20,6 +20,8 @@ from hep_ray.confirm.confirmation import (
     Estimate,
     UnderVariation,
 )
+from hep_ray.confirm.ensemble import ensemble_runs
+from hep_ray.confirm.finalists import ENSEMBLE
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, trial_id
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import StorageError
@@ -36,14 +38,15 @@ CORRECTION = "holm"
 
 
 def failures(plan: ConfirmPlan, state: SearchState) -> dict[str, str]:
-    """Contender → cause, for those of which a training failed."""
+    """Contender → cause, for those of which a training failed; an ensemble fails with one of its members."""
     found: dict[str, str] = {}
     for name, _, _ in plan.contenders:
         for seed in plan.seeds:
             trial = state.trials.get(trial_id(name, seed))
             if trial is not None and trial.finished is not None and trial.finished.cause:
                 found.setdefault(name, f"seed {seed}: {trial.finished.cause.strip()}")
-    return found
+    lost = next((name for name in plan.members if name in found), None)
+    return found if lost is None else {**found, ENSEMBLE: f"it is not whole without {lost}, {found[lost]}"}
 
 
 def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str]) -> Confirmation:
@@ -56,11 +59,18 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
     """
     assert state.started is not None
     dropped = failures(plan, state)
-    contenders = tuple(
+    contenders = [
         _contender(plan, state, run_ids, name, role, params)
         for name, role, params in plan.contenders
         if name not in dropped
-    )
+    ]
+    under = {
+        trial.trial_id: trial.tested.variations for trial in state.trials.values() if trial.tested is not None
+    }
+    if plan.members and ENSEMBLE not in dropped:
+        means = list(ensemble_runs(plan))
+        under |= {run.trial_id: varied for run, varied in means}
+        contenders.insert(-1, _ensemble(plan, [run for run, _ in means]))
     return Confirmation(
         search=plan.started.search,
         search_id=plan.started.search_id,
@@ -72,21 +82,32 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
         correction=CORRECTION,
         seeds=plan.seeds,
         epochs=plan.started.epochs,
-        contenders=contenders,
+        contenders=tuple(contenders),
         comparisons=_comparisons(plan, contenders),
         provenance=state.started.provenance,
         confirmation_id=state.started.search_id,
         baseline_origin=plan.baseline.origin,
         dropped=dropped,
-        variations=tuple(_under(plan, state, one, name) for name in plan.variations for one in contenders),
+        variations=tuple(_under(plan, under, one, name) for name in plan.variations for one in contenders),
     )
 
 
-def _under(plan: ConfirmPlan, state: SearchState, contender: Contender, name: str) -> UnderVariation:
-    """Compare the models of a contender on varied and on nominal test events."""
+def _under(
+    plan: ConfirmPlan,
+    under: Mapping[str, Mapping[str, dict[str, float]]],
+    contender: Contender,
+    name: str,
+) -> UnderVariation:
+    """Compare the models of a contender on varied and on nominal test events.
+
+    Args:
+        plan: of the confirmation.
+        under: trial → variation → metrics.
+        contender: whose models they are.
+        name: of the variation.
+    """
     metric, level = nominal_key(plan.test_metric), plan.given.level
-    tested = [state.trials[run.trial_id].tested for run in contender.runs]
-    found = [{} if one is None else one.variations[name] for one in tested]
+    found = [under[run.trial_id][name] for run in contender.runs]
     common = set.intersection(*map(set, found))
     nominal, varied = (
         values_of(plan.folder, plan.dataset.schema, contender, metric, variation)
@@ -164,13 +185,28 @@ def _contender(
 ) -> Contender:
     trials = [state.trials[trial_id(name, seed)] for seed in plan.seeds]
     runs = tuple(_run(plan, trial, run_ids.get(trial.trial_id)) for trial in trials)
+    return Contender(name=name, role=role, params=params, runs=runs, estimates=_estimates(plan, runs))
+
+
+def _ensemble(plan: ConfirmPlan, runs: Sequence[ConfirmedRun]) -> Contender:
+    members = {one.name: one.params for one in plan.finalists}
+    return Contender(
+        name=ENSEMBLE,
+        role="finalist",
+        params={},
+        runs=tuple(runs),
+        estimates=_estimates(plan, runs),
+        members=members,
+    )
+
+
+def _estimates(plan: ConfirmPlan, runs: Sequence[ConfirmedRun]) -> dict[str, Estimate]:
     common = set.intersection(*(set(run.metrics) for run in runs))
-    estimates = {
+    return {
         key: _estimate(t_interval([run.metrics[key] for run in runs], plan.given.level))
         for key in runs[0].metrics
         if key in common
     }
-    return Contender(name=name, role=role, params=params, runs=runs, estimates=estimates)
 
 
 def _run(plan: ConfirmPlan, trial: TrialState, run_id: str | None) -> ConfirmedRun:
@@ -209,7 +245,8 @@ def _comparisons(plan: ConfirmPlan, contenders: Sequence[Contender]) -> tuple[Co
         for one, both in zip(finalists, crossed, strict=True)
     ]
     p_values = [one.p_value for one in paired]
-    adjusted = holm([*p_values, *([None] * (len(plan.finalists) - len(finalists)))])
+    asked = len(plan.finalists) + len(plan.ensemble)
+    adjusted = holm([*p_values, *([None] * (asked - len(finalists)))])
     return tuple(
         Comparison(
             contender=finalist.name,
@@ -261,7 +298,7 @@ def values_of(
     for path, (_, name) in zip(paths, files, strict=True):
         kept = read_scores(path, schema)
         first = firsts.setdefault(name if name in of_others else None, kept)
-        if not same_events(first, kept):
+        if not first.same_events(kept):
             raise StorageError(f"scores are of the same test events for every run; those of {path} are not")
         if of_others:
             kept, named = _in_order_of_names(kept)
@@ -311,13 +348,6 @@ def _worst_scores(path: Path, schema: EventSchema, metric: str) -> tuple[Path, s
     return path, names[int(np.argmax(values) if larger_is_better(metric) is False else np.argmin(values))]
 
 
-def same_events(left: KeptScores, right: KeptScores) -> bool:
-    """Return whether two files are of the same events in the same order."""
-    if not np.array_equal(left.labels, right.labels):
-        return False
-    return left.event_ids is None or right.event_ids is None or left.event_ids.equals(right.event_ids)
-
-
 def compared(
     left: tuple[Contender, Sampled | None], right: tuple[Contender, Sampled | None], *, paired: bool = True
 ) -> Crossed | None:
@@ -329,7 +359,8 @@ def compared(
 
 
 def seedless(contender: Contender) -> bool:
-    """Return whether no seed changes its model: it is fitted, and draws nothing."""
-    return TrialConfig.from_params(
-        {key: value for key, value in contender.params.items() if key != "seed"}
-    ).seedless
+    """Return whether no seed changes its model: it is fitted, and draws nothing; of an ensemble, none of its models."""
+    return all(
+        TrialConfig.from_params({key: value for key, value in params.items() if key != "seed"}).seedless
+        for params in contender.configurations
+    )

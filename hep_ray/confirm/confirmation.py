@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hep_ray.config import Config, parse
 from hep_ray.errors import StorageError
@@ -46,12 +46,14 @@ class Estimate(Config):
 class ConfirmedRun(Config):
     """One training with one seed, evaluated once on the test split at its best validation epoch.
 
+    Of an ensemble it is the mean of such trainings of its members with one seed.
+
     Attributes:
         trial_id: within the confirmation.
         seed: of weights and order of events; the same seeds for every contender.
-        epoch: whose model was tested.
+        epoch: whose model was tested; 0 of an ensemble, whose members have their own.
         metrics: of the test split, `test_accuracy` and so on, and of that epoch, `val_accuracy` and so on.
-        checkpoint: its model, relative to the folder of the confirmation.
+        checkpoint: its model, relative to the folder of the confirmation; None of an ensemble.
         scores: Parquet file of event_id, label and one probability per class, relative to the same.
         mlflow_run_id: of the run; None where it has none.
     """
@@ -60,20 +62,22 @@ class ConfirmedRun(Config):
     seed: int
     epoch: int
     metrics: dict[str, float]
-    checkpoint: str = Field(pattern=INSIDE)
+    checkpoint: str | None = Field(pattern=INSIDE)
     scores: str = Field(pattern=INSIDE)
     mlflow_run_id: str | None = None
 
 
 class Contender(Config):
-    """A configuration that was retrained with every seed.
+    """A configuration that was retrained with every seed, or the mean of several.
 
     Attributes:
-        name: `baseline`, or the trial of the search that it is (the first of several that differ in seed only).
+        name: `baseline`, `ensemble`, or the trial of the search that it is (the first of several that differ in seed
+            only).
         role: why it is here.
-        params: without the seed.
+        params: without the seed; empty of an ensemble.
         runs: one per seed, in the order of the seeds.
         estimates: metric → over the runs.
+        members: of an ensemble, the finalists whose mean probability it is: name → parameters.
     """
 
     name: str
@@ -81,6 +85,25 @@ class Contender(Config):
     params: dict[str, Any]
     runs: tuple[ConfirmedRun, ...]
     estimates: dict[str, Estimate]
+    members: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only ensembles have, so that records of others are as they were before there were any."""
+        values: dict[str, Any] = write(self)
+        if not self.members:
+            values.pop("members", None)
+        return values
+
+    @property
+    def configurations(self) -> tuple[dict[str, Any], ...]:
+        """Return its parameters, or those of its members."""
+        return tuple(self.members.values()) or (self.params,)
+
+    @property
+    def words(self) -> str:
+        """Return of an ensemble whose mean it is; empty of a configuration."""
+        return f"mean of {', '.join(self.members)}" if self.members else ""
 
 
 class Comparison(Config):
@@ -168,7 +191,8 @@ class Confirmation(Config):
         correction: of the p-values for the number of finalists.
         seeds: of every contender.
         epochs: full length of a trial.
-        contenders: finalists in the order of the search's ranking, then the baseline.
+        contenders: finalists in the order of the search's ranking, their ensemble where it was asked for, then the
+            baseline.
         comparisons: of every finalist.
         provenance: of the confirmation, as of a search.
         confirmation_id: `search_id` in its journal; `test_uses` knows by it when the test split was read.
@@ -211,6 +235,29 @@ class Confirmation(Config):
     def finalists(self) -> tuple[Contender, ...]:
         """Return the contenders that are compared with the baseline."""
         return tuple(one for one in self.contenders if one.role == "finalist")
+
+    def trained(self, contender: Contender, run: ConfirmedRun) -> list[tuple[Contender, ConfirmedRun]]:
+        """Return what a run of a contender is made of: itself, or its members' runs of the same seed.
+
+        Raises:
+            StorageError: one of them is not there.
+        """
+        if not contender.members:
+            return [(contender, run)]
+        named = {one.name: one for one in self.contenders if not one.members}
+        found = [
+            (named[name], own)
+            for name, params in contender.members.items()
+            if name in named and named[name].params == params
+            for own in named[name].runs
+            if own.seed == run.seed
+        ]
+        if [one.name for one, _ in found] != list(contender.members):
+            raise StorageError(
+                f"{contender.name} is the {contender.words}; the confirmation of '{self.search}' has no training of "
+                f"seed {run.seed} of each"
+            )
+        return found
 
 
 def save_confirmation(search_folder: Path, confirmation: Confirmation) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,17 @@ from typing import Any
 
 from hep_ray.confirm.confirmation import params_hash
 from hep_ray.errors import CannotConfirm, HepRayError
+from hep_ray.metrics import nominal_key
 from hep_ray.search.constraints import words_of
 from hep_ray.search.state import CROSS_ENTROPY, SearchState, TrialState, has_parameters
+from hep_ray.tracking.records import SearchStarted
 from hep_ray.training.config import REGISTRIES, TrialConfig, keys_read
+
+ENSEMBLE = "ensemble"
+"""Name of the contender that is the mean of all finalists."""
+FEWEST_MEMBERS = 2
+LOSSES_OF_TRAINING = ("loss", "decorrelated_loss")
+"""Metrics of a model's own loss, without the split."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,42 @@ def finalists_of(
     raise CannotConfirm(
         f"a finalist is another configuration than the baseline; there is only {ranked[0].name}, {baseline.origin}"
     )
+
+
+def check_ensemble(finalists: Sequence[Configuration], started: SearchStarted) -> None:
+    """Check that the mean of finalists can be judged as one more contender.
+
+    Args:
+        finalists: of a confirmation.
+        started: first record of the search.
+
+    Raises:
+        CannotConfirm: there is one finalist only, the search's metric is a loss, or together they break a constraint.
+    """
+    if len(finalists) < FEWEST_MEMBERS:
+        raise CannotConfirm(
+            f"an ensemble is the mean of {FEWEST_MEMBERS} finalists or more; there is one, {finalists[0].name}: leave "
+            "out --ensemble"
+        )
+    if nominal_key(started.metric).partition("_")[2] in LOSSES_OF_TRAINING:
+        raise CannotConfirm(
+            f"the mean of models has no loss of its own, by which {started.search} is judged ({started.metric}): leave "
+            "out --ensemble, or search by a metric of the probabilities, such as val_auc or val_accuracy"
+        )
+    several = summed([one.trials[0].figures for one in finalists])
+    beyond = {name: limit for name, limit in started.constraints.items() if several.get(name, 0.0) > limit}
+    if beyond:
+        told = ", ".join(f"{name} {several[name]:g} of at most {limit:g}" for name, limit in beyond.items())
+        raise CannotConfirm(
+            f"an ensemble keeps the constraints of the search, and {len(finalists)} finalists together have {told}: "
+            "take fewer with --top, or leave out --ensemble"
+        )
+
+
+def summed(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the figures of models that are all evaluated: the sum of each figure that all of them have."""
+    common = [name for name in several[0] if all(name in one for one in several)]
+    return {name: math.fsum(one[name] for one in several) for name in common}
 
 
 def parse_baseline(expression: str) -> dict[str, Any]:

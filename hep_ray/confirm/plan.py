@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import (
+    ENSEMBLE,
     Baseline,
     Configuration,
+    check_ensemble,
     choose_baseline,
     configurations,
     finalists_of,
@@ -40,7 +42,7 @@ from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import Record, SearchStarted, TrialStarted
-from hep_ray.training.testing import metric_keys
+from hep_ray.training.testing import MEAN_OF, metric_keys
 
 
 def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") -> ConfirmPlan:
@@ -53,8 +55,8 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     Raises:
         UnknownSearch: no name, folder or script is the search's.
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
-            baseline; its metric measures each contender otherwise, see `check_contenders`; or --fuse is a number and no
-            two of its trainings can be stacked.
+            baseline; its metric measures each contender otherwise, see `check_contenders`; there can be no ensemble,
+            see `check_ensemble`; or --fuse is a number and no two of its trainings can be stacked.
         ShardMismatch, UnreadableInput, InvalidEvents: the dataset is not whole.
         InvalidConfig: a variation names events that cannot stand for its own, see `other_datasets`.
         PluginFailed: a file that registers its components has gone or changed.
@@ -75,6 +77,8 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         check_contenders(state.started.metric, contenders)
     except InvalidConfig as exc:
         raise CannotConfirm(f"contenders cannot be compared by the search's metric: {exc}") from None
+    if options.ensemble:
+        check_ensemble(finalists, state.started)
     trainings = len(contenders) * options.seeds
     ranking = nominal_key(state.started.metric) != state.started.metric
     tested = other_datasets(dataset, validated=ranking, hashes=hashes)
@@ -236,6 +240,11 @@ class RetrainingPlan(TrainingPlan):
     to_go_on: str = "type the same command again, without --again"
 
     @property
+    def ranks_worst(self) -> bool:
+        """Return whether the search ranks by the worst value under variations, so that they are validated under too."""
+        return nominal_key(self.metric) != self.metric
+
+    @property
     @abstractmethod
     def runs(self) -> list[TrialStarted]:
         """Every training."""
@@ -337,6 +346,11 @@ class ConfirmPlan(RetrainingPlan):
     breaking: tuple[str, ...] = ()
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the finalists whose mean is a contender too; none where no ensemble is asked for."""
+        return tuple(one.name for one in self.finalists) if self.given.ensemble else ()
+
+    @property
     def search_folder(self) -> Path:
         """Folder of the search."""
         return self.storage / self.experiment
@@ -350,6 +364,7 @@ class ConfirmPlan(RetrainingPlan):
                 "seeds": self.given.seeds,
                 "baseline": self.given.baseline,
                 "level": self.given.level,
+                **({"ensemble": True} if self.members else {}),
                 "data": str(self.dataset.folder.resolve()),
             },
             "title": f"{self.started.search} (confirmation)",
@@ -358,11 +373,16 @@ class ConfirmPlan(RetrainingPlan):
 
     @property
     def contenders(self) -> list[tuple[str, Literal["finalist", "baseline"], dict[str, Any]]]:
-        """Name, role and parameters of the finalists, then of the baseline."""
+        """Name, role and parameters of what is trained: the finalists, then the baseline."""
         return [
             *((one.name, "finalist", one.params) for one in self.finalists),
             (BASELINE, "baseline", self.baseline.params),
         ]
+
+    @property
+    def ensemble(self) -> dict[str, dict[str, Any]]:
+        """Return what is recorded of an ensemble: its name, and whose mean it is; empty without one."""
+        return {ENSEMBLE: {MEAN_OF: list(self.members)}} if self.members else {}
 
     @property
     def trials_of_search(self) -> dict[str, list[str]]:
@@ -397,7 +417,7 @@ class ConfirmPlan(RetrainingPlan):
             **super().identity,
             "sampler": f"the same {len(self.seeds)} seeds for every contender",
             "seed": self.seeds[0],
-            "contenders": {name: params for name, _, params in self.contenders},
+            "contenders": {name: params for name, _, params in self.contenders} | self.ensemble,
             "variations": {name: one.model_dump(mode="json") for name, one in self.variations.items()},
         }
 

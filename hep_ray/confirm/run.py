@@ -31,8 +31,10 @@ from hep_ray.confirm.confirmation import (
     save_confirmation,
     set_aside,
 )
+from hep_ray.confirm.ensemble import keep_means, not_validated
+from hep_ray.confirm.finalists import ENSEMBLE
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, RetrainingPlan
-from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset, TestPurpose
 from hep_ray.dataset.schema import EVENT_ID, EventSchema
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import Interrupted, SearchFailed, TrackingUnavailable
@@ -44,7 +46,7 @@ from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.mlflow_writer import log_confirmed
 from hep_ray.tracking.records import Record, TrialTested
-from hep_ray.training.testing import Outcome, evaluate_once
+from hep_ray.training.testing import Judged, Outcome, evaluate_once
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,20 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
     state = recorder.state
     assert state.started is not None
     failed = failures(plan, state)
-    if BASELINE in failed or len(failed) == len(plan.finalists):
+    if BASELINE in failed or all(one.name in failed for one in plan.finalists):
         name = BASELINE if BASELINE in failed else next(iter(failed))
         raise SearchFailed(
             f"{name} failed: {failed[name]}; a confirmation needs every training of the baseline and of a finalist"
         )
     judged = [(name, params) for name, _, params in plan.contenders if name not in failed]
     names = {name for name, _ in judged}
+    whole = bool(plan.members) and ENSEMBLE not in failed
+    if whole and (unseen := not_validated(plan)):
+        console.print(
+            f"The ensemble is chosen or not by the validation split: {len(unseen)} models are evaluated on it.",
+            highlight=False,
+        )
+        evaluate_kept(plan, unseen, lambda _: None, console, "val")
     closed = [
         trial.trial_id
         for trial in state.trials.values()
@@ -151,7 +160,15 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
             time=time.time(),
             purpose="confirm",
             dataset_fingerprint=plan.dataset.fingerprint,
-            contenders=tuple(sorted(params_hash(params) for _, params in judged)),
+            contenders=tuple(
+                sorted(
+                    params_hash(params)
+                    for params in (
+                        *(params for _, params in judged),
+                        *(plan.ensemble.values() if whole else ()),
+                    )
+                )
+            ),
             confirmation_id=state.started.search_id,
             seeds=plan.seeds,
         )
@@ -168,12 +185,18 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
             console.print(f"tested {told} of {len(plan.seeds) * len(judged)}", highlight=False)
 
         evaluate_kept(plan, closed, write, console)
+    if whole:
+        keep_means(plan)
 
 
 def evaluate_kept(
-    plan: RetrainingPlan, trial_ids: Sequence[str], write: Callable[[Record], None], console: Console
+    plan: RetrainingPlan,
+    trial_ids: Sequence[str],
+    write: Callable[[Record], None],
+    console: Console,
+    split: Judged = "test",
 ) -> None:
-    """Evaluate trained models on the test split, and record each as it is done; see `evaluate_all`.
+    """Evaluate trained models on a split, and record each as it is done; see `evaluate_all`.
 
     Raises:
         Interrupted: Ctrl-C; what was tested is recorded.
@@ -187,8 +210,9 @@ def evaluate_kept(
                 trial_ids,
                 write,
                 plan.plugins,
-                plan.variations,
-                plan.tested,
+                plan.variations if split == "test" or plan.ranks_worst else {},
+                plan.tested if split == "test" else plan.others,
+                split=split,
             )
     except KeyboardInterrupt:
         raise Interrupted(
@@ -207,13 +231,14 @@ class EvaluationSetup:
     Attributes:
         trials_folder: one folder per trial, on storage that every node sees.
         schema: classes and columns.
-        data: handle of the test split.
+        data: handle of the split.
         event_ids: of its events, in their order.
         cpus: threads of one evaluation.
         gpu: whether it holds (part of) a GPU.
         plugins: files of the user's own whose components the models need.
         variations: of the events, under which each model is evaluated too.
-        others: of those that name a dataset, handle of its test split.
+        others: of those that name a dataset, handle of the same split of it.
+        split: that is evaluated.
     """
 
     trials_folder: str
@@ -225,6 +250,7 @@ class EvaluationSetup:
     plugins: tuple[Plugin, ...] = ()
     variations: Mapping[str, Variation] = field(default_factory=dict)
     others: Mapping[str, OtherData] = field(default_factory=dict)
+    split: Judged = "test"
 
 
 def evaluate_all(
@@ -236,6 +262,8 @@ def evaluate_all(
     plugins: tuple[Plugin, ...] = (),
     variations: Mapping[str, Variation] | None = None,
     others: Mapping[str, Dataset] | None = None,
+    *,
+    split: Judged = "test",
 ) -> None:
     """Evaluate the kept model of each trial on the test split, side by side, and record each as it is done.
 
@@ -248,22 +276,25 @@ def evaluate_all(
         plugins: files of the user's own whose components the models need.
         variations: of the events, under which each model is evaluated too.
         others: of those that name a dataset, it; its test split is read with the same purpose.
+        split: evaluated in place of the test split; of the validation split scores are kept, and nothing is recorded.
 
     Raises:
         CorruptCheckpoint, NonFiniteLoss, StorageError: see `evaluate_once`.
         WorkersLost: an evaluation's process was lost too often.
     """
+    purpose: TestPurpose | None = "confirm" if split == "test" else None
     opened = ray.put(
         EvaluationSetup(
             str(trials_folder.resolve()),
             dataset.schema,
-            open_events(dataset, resources.ingest, ["test"], purpose="confirm"),
-            dataset.values(EVENT_ID, "test", purpose="confirm").combine_chunks(),
+            open_events(dataset, resources.ingest, [split], purpose=purpose),
+            dataset.values(EVENT_ID, split, purpose=purpose).combine_chunks(),
             resources.cpus_per_trial,
             resources.gpus_per_trial > 0,
             plugins,
             variations or {},
-            open_others(others or {}, resources.ingest, "test", purpose="confirm"),
+            open_others(others or {}, resources.ingest, split, purpose=purpose, ids=True),
+            split,
         )
     )
     task = ray.remote(
@@ -278,15 +309,15 @@ def evaluate_all(
             waiting[task.remote(opened, trial_id)] = trial_id
         (done, *_), _ = ray.wait(list(waiting))
         outcome: Outcome = result(done)
-        write(
-            TrialTested(
-                time=time.time(),
-                trial_id=waiting.pop(done),
-                epoch=outcome.epoch,
-                metrics=outcome.metrics,
-                variations=outcome.variations,
-            )
+        tested = TrialTested(
+            time=time.time(),
+            trial_id=waiting.pop(done),
+            epoch=outcome.epoch,
+            metrics=outcome.metrics,
+            variations=outcome.variations,
         )
+        if split == "test":
+            write(tested)
 
 
 def _evaluate(opened: EvaluationSetup, trial_id: str) -> Outcome:
@@ -295,9 +326,10 @@ def _evaluate(opened: EvaluationSetup, trial_id: str) -> Outcome:
     return evaluate_once(
         Path(opened.trials_folder) / trial_id,
         opened.schema,
-        opened.data.events("test"),
+        opened.data.events(opened.split),
         opened.event_ids,
         "cuda" if opened.gpu else "cpu",
         opened.variations,
-        {name: one.events("test") for name, one in opened.others.items()},
+        {name: one.events(opened.split) for name, one in opened.others.items()},
+        opened.split,
     )

@@ -107,12 +107,13 @@ def worst_variations(confirmation: Confirmation) -> list[str]:
 
 
 def contender_lines(confirmation: Confirmation) -> list[str]:
-    """List each contender by the parameters that not all have alike, and why one failed."""
-    everyone: list[Mapping[str, Any]] = [one.params for one in confirmation.contenders]
+    """List each contender by the parameters that not all have alike, an ensemble by its members, and why one failed."""
+    everyone: list[Mapping[str, Any]] = [one.params for one in confirmation.contenders if not one.members]
     names = dict.fromkeys(name for params in everyone for name in params)
     differ = [name for name in names if len({params.get(name) for params in everyone}) > 1]
     lines = [
-        f"{one.name:9} {', '.join(f'{key}={number(one.params[key])}' for key in differ if key in one.params)}"
+        f"{one.name:9} "
+        + (one.words or ", ".join(f"{key}={number(one.params[key])}" for key in differ if key in one.params))
         for one in confirmation.contenders
     ]
     return lines + [f"{name:9} {cause.splitlines()[0]}" for name, cause in confirmation.dropped.items()]

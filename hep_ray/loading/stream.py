@@ -251,14 +251,19 @@ class OtherData:
 
 
 def open_others(
-    datasets: Mapping[str, Dataset], ingest: Ingest, split: Split, *, purpose: TestPurpose | None = None
+    datasets: Mapping[str, Dataset],
+    ingest: Ingest,
+    split: Split,
+    *,
+    purpose: TestPurpose | None = None,
+    ids: bool = False,
 ) -> dict[str, OtherData]:
-    """Open a split of the datasets that variations name, that of the test with its ids; see `open_events`."""
+    """Open a split of the datasets that variations name, with the events' ids or without; see `open_events`."""
     return {
         name: OtherData(
             open_events(one, ingest, [split], purpose=purpose),
             one.schema,
-            one.values(EVENT_ID, split, purpose=purpose).combine_chunks() if split == "test" else None,
+            one.values(EVENT_ID, split, purpose=purpose).combine_chunks() if ids else None,
         )
         for name, one in datasets.items()
     }

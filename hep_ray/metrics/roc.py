@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from hep_ray.errors import InvalidEvents
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Scores = tuple[NDArray[np.float32], Floats]
+"""Probabilities and log-odds of events, each (N, C)."""
 ROUNDING = 1e-12
 """Relative difference of two sums of weights that is no more than their rounding."""
 BACKGROUND_PERCENTS = (0, 1, 5, 10, 20)
@@ -326,6 +329,19 @@ def influences(
     placement = np.where(is_signal, below[place], above[place])
     own: Floats = (1.0 if weights is None else weights) * (placement - curve.area) / total
     return own
+
+
+def mean_of(several: Sequence[Scores]) -> Scores:
+    """Return the mean probabilities (N, C) of several models, and ln p − ln(1 − p) of them.
+
+    The log-odds are worked out of those of the models, ln Σ p − ln Σ (1 − p), so that they tell events apart where
+    single precision has probabilities of 1.
+    """
+    odds = np.stack([one for _, one in several])
+    # ln p and ln (1 − p) of log-odds x are −ln(1 + e^∓x).
+    up, down = (np.logaddexp.reduce(-np.logaddexp(0, sign * odds), axis=0) for sign in (-1, 1))
+    probabilities = np.mean([one for one, _ in several], axis=0, dtype=np.float64)
+    return np.asarray(probabilities, np.float32), np.asarray(up - down, np.float64)
 
 
 def log_odds_of(probabilities: NDArray[np.floating]) -> Floats:

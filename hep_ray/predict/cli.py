@@ -232,7 +232,7 @@ def _model(model: str, storage: Path, tracking_uri: str | None, *, single: bool)
     """Return a model as `find_model` does, or the models of folds by their folder.
 
     Raises:
-        InvalidConfig: it is those of folds, where a single one is needed.
+        InvalidConfig: it is several, where a single one is needed.
     """
     if (Path(model) / FOLDS).is_file():
         from hep_ray.promote.fold_set import read_folds
@@ -240,10 +240,8 @@ def _model(model: str, storage: Path, tracking_uri: str | None, *, single: bool)
         package, origin = read_folds(model), str(Path(model).absolute())
     else:
         package, origin = find_model(model, storage, tracking_uri)
-    if single and package.of_folds:
-        raise InvalidConfig(
-            f"--onnx holds one model, and {model} is those of several folds: leave --onnx out"
-        )
+    if single and package.members:
+        raise InvalidConfig(f"--onnx holds one model, and {model} is {package.words}: leave --onnx out")
     return package, origin
 
 

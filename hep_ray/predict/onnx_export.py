@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hep_ray.errors import ExportFailed, HepRayError, InvalidConfig, MissingPackage, StorageError
 from hep_ray.files import storing, whole
-from hep_ray.promote.classifier import Classifier, FoldClassifier
+from hep_ray.promote.classifier import Classifier, MeanClassifier
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5
@@ -62,16 +62,14 @@ def export_onnx(classifier: Classifier, path: Path) -> float:
         Largest difference of a probability between ONNX Runtime and torch in float32, on random events.
 
     Raises:
-        InvalidConfig: it is the models of several folds.
+        InvalidConfig: it is several models.
         MissingPackage: the extra `onnx` is not installed.
         StorageError: the file exists or cannot be written.
         ExportFailed: the model has a part that ONNX or ONNX Runtime lacks, a column has the name of an output, or the
             two differ by more than 1e-5; nothing is left.
     """
-    if isinstance(classifier, FoldClassifier):
-        raise InvalidConfig(
-            f"an ONNX file holds one model, and these are those of {len(classifier.members)} folds"
-        )
+    if isinstance(classifier, MeanClassifier):
+        raise InvalidConfig(f"an ONNX file holds one model, and this is {classifier.words}")
     taken = [column.name for column in classifier.columns if column.name in (OUTPUT, RANKS)]
     if taken:
         raise ExportFailed(

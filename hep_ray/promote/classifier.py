@@ -2,7 +2,7 @@
 
 The models of all folds of a configuration are one too, whose scores are honest on the events of the folds: an event
 that was divided into the folds is known by its id, and scored by the one model that never saw it. All others are scored
-by the mean probability of the models.
+by the mean probability of the models. An ensemble is the mean of models of several configurations for every event.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from hep_ray.dataset.values import mask_of
 from hep_ray.errors import CorruptModel, ModelMismatch
 from hep_ray.loading.batches import Batch
 from hep_ray.losses import LOSSES, Loss, build_loss
+from hep_ray.metrics.roc import Scores, mean_of
 from hep_ray.models import MODELS, Model
 from hep_ray.training.calibration import Calibration
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.evaluation import BATCH, evaluate
 from hep_ray.training.testing import LOG_ODDS, SCORE
-
-Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]
 
 
 class Classifier:
@@ -227,7 +226,48 @@ def _keys(event_ids: Any) -> npt.NDArray[np.uint64]:
     return event_hashes(event_ids, "folds")[:, 0]
 
 
-class FoldClassifier(Classifier):
+class MeanClassifier(Classifier):
+    """The mean of several models as one.
+
+    It reads what any of them reads, in the order of the schema.
+
+    Args:
+        members: its models; each may be another one, of other columns.
+        schema: of the events that they were trained on.
+        calibration: map by which the mean scores become probabilities; None gives them as they are.
+    """
+
+    def __init__(
+        self, members: Sequence[Classifier], schema: EventSchema, calibration: Calibration | None = None
+    ) -> None:
+        first = members[0]
+        self.members, self._calibration = tuple(members), calibration
+        self.schema, self.device, self.half = schema, first.device, any(one.half for one in members)
+        read = {column.name for one in members for column in one.columns}
+        alike = all(one.columns == first.columns for one in members)
+        self.columns = first.columns if alike else tuple(one for one in schema.columns if one.name in read)
+        self.model, self.loss = first.model, first.loss
+
+    @property
+    def words(self) -> str:
+        """Return what it is in words."""
+        return f"the mean of {len(self.members)} models"
+
+    def eval(self) -> None:
+        """Put every model into evaluation mode."""
+        for one in self.members:
+            one.eval()
+
+    def scores(self, events: Any, *, batch: int = BATCH, half: bool | None = None) -> Scores:
+        """Return the mean class probabilities of the models and their log-odds, see `Classifier.scores`."""
+        inputs = {column.name: values_of(events, column) for column in self.columns}
+        found = mean_of([one.scores(inputs, batch=batch, half=half) for one in self.members])
+        if self._calibration is not None:
+            return self._calibration(found[1]).astype(np.float32), found[1]
+        return found
+
+
+class FoldClassifier(MeanClassifier):
     """The models of the folds as one.
 
     Args:
@@ -237,15 +277,13 @@ class FoldClassifier(Classifier):
     """
 
     def __init__(self, members: Sequence[Classifier], schema: EventSchema, membership: Membership) -> None:
-        first = members[0]
-        self.members, self.membership = tuple(members), membership
-        self.schema, self.device, self.columns, self.half = schema, first.device, first.columns, first.half
-        self.model, self.loss = first.model, first.loss
+        super().__init__(members, schema)
+        self.membership = membership
 
-    def eval(self) -> None:
-        """Put every model into evaluation mode."""
-        for one in self.members:
-            one.eval()
+    @property
+    def words(self) -> str:
+        """Return what it is in words."""
+        return f"those of {len(self.members)} folds"
 
     def fold_of(self, event_ids: Any) -> npt.NDArray[np.int32]:
         """Return which model scores each event: from 1 that of the fold whose test split has it, 0 where all do."""
@@ -265,7 +303,7 @@ class FoldClassifier(Classifier):
                 f"every event has an id and values; got {len(folds)} of {EVENT_ID}, and {lengths}"
             )
         if folds is None or (folds < 0).all():
-            return mean_of([one.scores(inputs, batch=batch, half=half) for one in self.members])
+            return super().scores(inputs, batch=batch, half=half)
         probabilities = np.empty((len(folds), len(self.classes)), np.float32)
         log_odds = np.empty((len(folds), len(self.classes)), np.float64)
         for fold in np.unique(folds):
@@ -275,19 +313,6 @@ class FoldClassifier(Classifier):
             found = [one.scores(some, batch=batch, half=half) for one in members]
             probabilities[rows], log_odds[rows] = found[0] if len(found) == 1 else mean_of(found)
         return probabilities, log_odds
-
-
-def mean_of(several: Sequence[Scores]) -> Scores:
-    """Return the mean probabilities (N, C) of several models, and ln p − ln(1 − p) of them.
-
-    The log-odds are worked out of those of the models, ln Σ p − ln Σ (1 − p), so that they tell events apart where
-    single precision has probabilities of 1.
-    """
-    odds = np.stack([one for _, one in several])
-    # ln p and ln (1 − p) of log-odds x are −ln(1 + e^∓x).
-    up, down = (np.logaddexp.reduce(-np.logaddexp(0, sign * odds), axis=0) for sign in (-1, 1))
-    probabilities = np.mean([one for one, _ in several], axis=0, dtype=np.float64)
-    return np.asarray(probabilities, np.float32), np.asarray(up - down, np.float64)
 
 
 def values_of(events: Any, column: Column) -> npt.NDArray[Any]:

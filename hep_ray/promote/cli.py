@@ -69,17 +69,17 @@ def promote(
 ) -> None:
     """Register the winner of a confirmed search as the champion, if it deserves it.
 
-    The candidate is the finalist with the best validation metric over the confirmation's seeds. It is refused unless
-    it beats the champion (without one: the baseline) on the test split beyond the noise of seeds and events at its own
-    --level, its provenance is complete, dataset and checkpoint are those that were confirmed, the test split has not
-    served a choice before, and the registered form gives the confirmed scores to 1e-5. The former champion becomes
-    `previous`.
+    The candidate is the finalist, or the ensemble of a confirmation with --ensemble, with the best validation metric
+    over the confirmation's seeds. It is refused unless it beats the champion (without one: the baseline) on the test
+    split beyond the noise of seeds and events at its own --level, its provenance is complete, dataset and checkpoint
+    are those that were confirmed, the test split has not served a choice before, and the registered form gives the
+    confirmed scores to 1e-5. The former champion becomes `previous`.
 
     Example: `hep-ray promote cnn_loss --dry-run`, which explains the verdict and exits with 1 if it is a refusal; then
     without it.
 
     Raises:
-        InvalidConfig: the models of folds are to be calibrated.
+        InvalidConfig: the models of folds are to be calibrated, or those of an ensemble are asked for.
         UnknownSearch: there is no such search.
         StorageError: it is not confirmed.
         TrackingUnavailable: MLflow does not answer.
@@ -113,6 +113,7 @@ def promote(
         tracking_uri=mask(done.tracking_uri) if elsewhere else None,
     )
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
-    several = f", the models of {folds} folds" if folds is not None else ""
+    words = done.verdict.candidate.words
+    several = f", the models of {folds} folds" if folds is not None else f", the {words}" if words else ""
     say(f"models:/{done.name}@champion is version {done.version.number}{several}{former}")
     say(f"next: {following}")

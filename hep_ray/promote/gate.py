@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 
 from hep_ray.config import FORMERLY
-from hep_ray.confirm.comparison import compared, same_events, seedless, values_of
+from hep_ray.confirm.comparison import compared, seedless, values_of
 from hep_ray.confirm.confirmation import (
     FILE_NAME,
     FOLDER,
@@ -397,14 +397,14 @@ def check_gain(
         )
     if champion is None or champion.evidence is None:
         return _against_baseline(confirmation, candidate, gate, "the baseline")
-    if same_configuration(champion.evidence.contender.params, confirmation.baseline.params):
+    if same_contender(champion.evidence.contender, confirmation.baseline):
         return _against_baseline(
             confirmation, candidate, gate, "the champion's configuration, retrained on this dataset"
         )
     if champion.dataset_fingerprint != confirmation.dataset_fingerprint:
         return _fails(
-            f"the champion was trained on the dataset {champion.dataset_fingerprint[:12]}, not on this one: confirm "
-            f"with the champion's configuration as the baseline",
+            f"the champion was trained on the dataset {champion.dataset_fingerprint[:12]}, not on this one: "
+            f"{_anew(champion)}",
         )
     return _against_champion(confirmation, candidate, champion, gate)
 
@@ -453,7 +453,8 @@ def _against_champion(
             f"the champion is judged by {evidence.metric}, the candidate by {confirmation.metric}",
         )
     try:
-        check_contenders(confirmation.metric, [candidate.params, evidence.contender.params])
+        own, theirs_too = candidate.configurations, evidence.contender.configurations
+        check_contenders(confirmation.metric, [*own, *theirs_too])
     except InvalidConfig as exc:
         return _fails(f"the champion and the candidate cannot be compared: {exc}")
     theirs_under = _varied(evidence.variations, evidence.contender)
@@ -461,21 +462,20 @@ def _against_champion(
     if differing := _differing(confirmation.metric, theirs_under, ours_under):
         return _fails(
             f"{confirmation.metric} is the worst over variations, and the champion was judged under others than the "
-            f"candidate: {differing}: confirm with the champion's configuration as the baseline"
+            f"candidate: {differing}: {_anew(champion)}"
         )
     if champion.event_schema.weight != gate.schema.weight:
         used = {True: "weighted", False: "counted"}
         return _fails(
             f"the champion was judged on {used[champion.event_schema.weight is not None]} events, the candidate on "
-            f"{used[gate.schema.weight is not None]} ones: confirm with the champion's configuration as the baseline",
+            f"{used[gate.schema.weight is not None]} ones: {_anew(champion)}",
         )
     kept = _champion_folder(gate.folder.parent, champion)
     theirs = None if kept is None else values_of(kept, gate.schema, evidence.contender, confirmation.metric)
     if kept is None or theirs is None:
         return _fails(
             "the champion and the candidate are compared event by event, and the scores of the champion's confirmation "
-            f"(search '{champion.origin.get('search')}') are not below {gate.folder.parent}: confirm with the "
-            "champion's configuration as the baseline",
+            f"(search '{champion.origin.get('search')}') are not below {gate.folder.parent}: {_anew(champion)}",
         )
     ours = values_of(gate.folder / FOLDER, gate.schema, candidate, confirmation.metric)
     both = compared((candidate, ours), (evidence.contender, theirs), paired=False)
@@ -485,10 +485,17 @@ def _against_champion(
         read_scores(folder / one.runs[0].scores, gate.schema)
         for folder, one in ((gate.folder / FOLDER, candidate), (kept, evidence.contender))
     )
-    if not same_events(first, other):
+    if not first.same_events(other):
         return _fails("the champion's scores are of other test events, or in another order")
     p_value = None if both.p_value is None else min(1.0, both.p_value * (1 + gate.earlier))
     return _judged(confirmation, both, p_value, "the champion", gate)
+
+
+def _anew(champion: Description) -> str:
+    """Return in words what to do where the champion's own confirmation does not tell enough."""
+    if champion.evidence is not None and champion.evidence.contender.members:
+        return "an ensemble is no baseline, so promote under another --name"
+    return "confirm with the champion's configuration as the baseline"
 
 
 def _champion_folder(storage: Path, champion: Description) -> Path | None:
@@ -542,6 +549,17 @@ def comparison_of(confirmation: Confirmation, candidate: Contender) -> Compariso
     raise PromotionRefused(
         f"a candidate was compared with the baseline; '{candidate.name}' was not, by {confirmation.metric}"
     )
+
+
+def same_contender(left: Contender, right: Contender) -> bool:
+    """Whether two are of the same configuration, or the mean of the same."""
+    rest = list(right.configurations)
+    for own in left.configurations:
+        alike = [place for place, other in enumerate(rest) if same_configuration(own, other)]
+        if not alike:
+            return False
+        del rest[alike[0]]
+    return not rest
 
 
 def same_configuration(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:

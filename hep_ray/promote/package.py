@@ -1,7 +1,8 @@
 """The portable form of a trained classifier: a folder of `model.json` and `model.safetensors`, never a pickle.
 
 That of the models of several folds has, in place of weights, a folder `folds/` with one such folder each, and
-`membership.safetensors`, which tells by hashes of ids what event each never saw.
+`membership.safetensors`, which tells by hashes of ids what event each never saw. That of an ensemble has a folder
+`members/` with one such folder for each of the models whose mean it is.
 
 Weights are safetensors: numbers and names, nothing that could be executed. The model is built from its parameters
 by the code of hep_ray. Scalers are part of the weights.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -26,7 +28,7 @@ from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CorruptModel, InvalidConfig, ModelMismatch, UnreadableInput
 from hep_ray.files import replacing, storing
 from hep_ray.plugins import Plugin, trust
-from hep_ray.promote.classifier import Classifier, FoldClassifier, Membership
+from hep_ray.promote.classifier import Classifier, FoldClassifier, MeanClassifier, Membership
 from hep_ray.promote.reference import FILE as REFERENCE
 from hep_ray.promote.reference import Reference
 from hep_ray.search.naming import estimated
@@ -39,12 +41,17 @@ CARD_TEMPLATE = Path(__file__).with_name("card.md.jinja")
 FORMAT = 1
 FOLDS_FORMAT = 2
 """Format of the models of several folds, which a version that knows one model alone must not take for one."""
+ENSEMBLE_FORMAT = 3
+"""Format of an ensemble, which knows no event, so that versions before it do not take it for one of folds."""
+FORMATS = (FORMAT, FOLDS_FORMAT, ENSEMBLE_FORMAT)
 FOLDS = "folds"
 """Folder in that of a model: those of the folds, `1`, `2` and so on."""
+MEMBERS = "members"
+"""The same of an ensemble."""
 MEMBERSHIP = "membership.safetensors"
 
 
-LATER = ("plugins", "reference_sha256", "calibration", "folds", "membership_sha256")
+LATER = ("plugins", "reference_sha256", "calibration", "folds", "membership_sha256", "mean_of")
 """Fields of a description that older ones lack, and that are left out where there is nothing to tell."""
 
 
@@ -85,7 +92,7 @@ class Description(Config):
     Attributes:
         format: version of this layout.
         event_schema: columns, units and classes of the events it was trained on.
-        params: of the trial.
+        params: of the trial; empty of an ensemble, whose members have their own.
         dataset_fingerprint: of the dataset it was trained on.
         metrics: of the run whose model this is.
         origin: search, search_id, trial, seed, epoch.
@@ -97,6 +104,7 @@ class Description(Config):
         calibration: map from its scores to probabilities, fitted on validation events; None where there is none.
         folds: of the models of several folds, the digest of each in their order; empty of a single model.
         membership_sha256: of the file that tells which event each of them never saw; empty of a single model.
+        mean_of: of the models of an ensemble, the digest of each in their order; empty of any other.
     """
 
     format: int = FORMAT
@@ -113,6 +121,7 @@ class Description(Config):
     calibration: Calibration | None = None
     folds: tuple[str, ...] = ()
     membership_sha256: str = ""
+    mean_of: tuple[str, ...] = ()
 
     def dumps(self) -> str:
         """Return the text of `model.json`."""
@@ -140,8 +149,8 @@ class Package:
         calibrated: build a classifier whose probabilities are calibrated.
         reference: bytes of `reference.safetensors`, the inputs that new ones are compared with; empty of models that
             were promoted before there were any.
-        members: of the models of several folds, each; then there are no weights.
-        membership: which event each of them never saw.
+        members: of the models of several folds, or of an ensemble, each; then there are no weights.
+        membership: which event each of the folds' models never saw; None of an ensemble.
     """
 
     description: Description
@@ -173,15 +182,15 @@ class Package:
         cls,
         description: Description,
         members: Sequence[Package],
-        membership: Membership,
+        membership: Membership | None = None,
         reference: Reference | None = None,
     ) -> Package:
-        """Make one package of the models of several folds.
+        """Make one package of the models of several folds, or of an ensemble.
 
         Args:
-            description: of their configuration, with the code of its own that all of them need.
-            members: of the folds, in their order; that code is left out of each.
-            membership: which event each never saw.
+            description: of their configuration, or of the ensemble, with the code of its own that any of them needs.
+            members: of the folds, in their order, or of the ensemble; that code is left out of each.
+            membership: which event each fold's model never saw; None makes an ensemble.
             reference: what their inputs look like.
         """
         inputs = b"" if reference is None else reference.dumps()
@@ -189,10 +198,12 @@ class Package:
             dataclasses.replace(one, description=one.description.model_copy(update={"plugins": ()}))
             for one in members
         ]
-        facts = {
-            "format": FOLDS_FORMAT,
-            "folds": tuple(one.digest for one in members),
-            "membership_sha256": hashlib.sha256(membership.dumps()).hexdigest(),
+        digests = tuple(one.digest for one in members)
+        facts: dict[str, Any] = {"format": ENSEMBLE_FORMAT, "mean_of": digests}
+        if membership is not None:
+            known = hashlib.sha256(membership.dumps()).hexdigest()
+            facts = {"format": FOLDS_FORMAT, "folds": digests, "membership_sha256": known}
+        facts |= {
             "weights_sha256": "",
             "reference_sha256": hashlib.sha256(inputs).hexdigest() if inputs else "",
             "calibration": None,
@@ -200,33 +211,43 @@ class Package:
         described = description.model_copy(update=facts)
         return cls(described, b"", reference=inputs, members=tuple(members), membership=membership)
 
-    def check_folds(self, folder: Path) -> None:
-        """Check that the models of folds are what their description, and the file of memberships, say.
+    def check_members(self, folder: Path) -> None:
+        """Check that several models are what their description, and the file of memberships, say.
 
         Raises:
             CorruptModel: they are not.
         """
-        assert self.membership is not None
-        known = self.membership.folds
+        if not self.members:
+            raise CorruptModel(f"several models are one or more; {folder} has none")
+        known = np.array([]) if self.membership is None else self.membership.folds
         if not self.members or (len(known) and not (known.min() >= 0 and known.max() < len(self.members))):
             raise CorruptModel(
                 f"every event that {folder / MEMBERSHIP} knows is of one of the folds; there are {len(self.members)}"
             )
-        for number, (one, told) in enumerate(zip(self.members, self.description.folds, strict=True), 1):
-            if one.digest != told:
+        what = "fold" if self.of_folds else "member"
+        told = self.description.folds if self.of_folds else self.description.mean_of
+        for number, (one, digest) in enumerate(zip(self.members, told, strict=True), 1):
+            if one.digest != digest:
                 raise CorruptModel(
-                    f"the model of fold {number} in {folder} is not the one that {DESCRIPTION} was written with"
+                    f"the model of {what} {number} in {folder} is not the one that {DESCRIPTION} was written with"
                 )
-            if one.of_folds or one.description.plugins:
+            if one.members or one.description.plugins:
                 raise CorruptModel(
-                    f"code of their own is carried by the models of all folds together; that of fold {number} in "
-                    f"{folder} has some, or is several models"
+                    f"code of their own is carried by all models together; that of {what} {number} in {folder} has "
+                    "some, or is several models"
                 )
 
     @property
     def of_folds(self) -> bool:
         """Return whether it is the models of several folds."""
-        return bool(self.members)
+        return self.membership is not None
+
+    @property
+    def words(self) -> str:
+        """Return what several models are in words; empty of a single one."""
+        if self.of_folds:
+            return f"those of {len(self.members)} folds"
+        return f"the mean of {len(self.members)} models" if self.members else ""
 
     @property
     def digest(self) -> str:
@@ -241,12 +262,12 @@ class Package:
         """
         with replacing(folder) as filling, storing(folder):
             (filling / DESCRIPTION).write_text(self.description.dumps(), encoding="utf-8")
-            if self.membership is None:
-                (filling / WEIGHTS).write_bytes(self.weights)
-            else:
+            if self.membership is not None:
                 (filling / MEMBERSHIP).write_bytes(self.membership.dumps())
+            elif not self.members:
+                (filling / WEIGHTS).write_bytes(self.weights)
             for number, one in enumerate(self.members, 1):
-                one.write(filling / FOLDS / str(number))
+                one.write(filling / (FOLDS if self.of_folds else MEMBERS) / str(number))
             if self.reference:
                 (filling / REFERENCE).write_bytes(self.reference)
             if card:
@@ -262,30 +283,32 @@ class Package:
         """
         folder = Path(folder)
         if not (folder / DESCRIPTION).is_file():
-            # Models of folds have theirs deeper.
+            # Several models have theirs deeper.
             found = sorted(folder.glob(f"data/**/{DESCRIPTION}"), key=lambda path: (len(path.parts), path))
             folder = next((path.parent for path in found), folder)
         try:
             values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            several = isinstance(values, dict) and values.get("format") == FOLDS_FORMAT
-            weights = (folder / (MEMBERSHIP if several else WEIGHTS)).read_bytes()
+            known = values.get("format") if isinstance(values, dict) else None
+            numbers = MEMBERSHIP if known == FOLDS_FORMAT else "" if known == ENSEMBLE_FORMAT else WEIGHTS
+            weights = (folder / numbers).read_bytes() if numbers and known in FORMATS else b""
             reference = (folder / REFERENCE).read_bytes() if (folder / REFERENCE).is_file() else b""
         except (OSError, ValueError, RecursionError) as exc:
             raise UnreadableInput(
                 f"a model is a folder of {DESCRIPTION} and {WEIGHTS}; {folder} is not: {exc}"
             ) from None
-        if not isinstance(values, dict) or values.get("format") not in (FORMAT, FOLDS_FORMAT):
+        if known not in FORMATS:
+            known_here = f"{', '.join(map(str, FORMATS[:-1]))} and {FORMATS[-1]}"
             raise UnreadableInput(
-                f"this hep_ray reads models of the formats {FORMAT} and {FOLDS_FORMAT}; {folder} has another"
+                f"this hep_ray reads models of the formats {known_here}; {folder} has another"
             )
         description = parse(Description, values, str(folder / DESCRIPTION), UnreadableInput)
         digest, written = hashlib.sha256(weights).hexdigest(), description.weights_sha256
-        if several:
+        if known == FOLDS_FORMAT:
             written = description.membership_sha256
-        if digest != written:
+        if numbers and digest != written:
             raise CorruptModel(
-                f"weights are those that {DESCRIPTION} was written with, SHA-256 {written}; "
-                f"{folder / (MEMBERSHIP if several else WEIGHTS)} has {digest}"
+                f"weights are those that {DESCRIPTION} was written with, SHA-256 {written}; {folder / numbers} has "
+                f"{digest}"
             )
         digest = hashlib.sha256(reference).hexdigest() if reference else ""
         if digest != description.reference_sha256:
@@ -293,12 +316,15 @@ class Package:
                 f"{folder / REFERENCE} has the SHA-256 {digest or 'of no file, since it is not there'}; {DESCRIPTION} "
                 f"was written with {description.reference_sha256 or 'none'}"
             )
-        if not several:
+        if known == FORMAT:
             return cls(description, weights, reference=reference)
-        members = [cls.read(folder / FOLDS / str(number)) for number in range(1, len(description.folds) + 1)]
-        membership = Membership.loads(weights)
+        membership = Membership.loads(weights) if known == FOLDS_FORMAT else None
+        inside, told = (
+            (FOLDS, description.folds) if membership is not None else (MEMBERS, description.mean_of)
+        )
+        members = [cls.read(folder / inside / str(number)) for number in range(1, len(told) + 1)]
         made = cls(description, b"", reference=reference, members=tuple(members), membership=membership)
-        made.check_folds(folder)
+        made.check_members(folder)
         return made
 
     def build(self, device: torch.device | str = "cpu") -> Classifier:
@@ -318,17 +344,15 @@ class Package:
             trust(self.description.plugins, trust_code=self.trust_code)
             members = [one.build(device) for one in self.members]
             return FoldClassifier(members, self.description.event_schema, self.membership)
+        calibration = self._calibration()
+        trust(self.description.plugins, trust_code=self.trust_code)
+        if self.members:
+            members = [one.build(device) for one in self.members]
+            return MeanClassifier(members, self.description.event_schema, calibration)
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         description = self.description
-        calibration = description.calibration if self.calibrated else None
-        if self.calibrated and calibration is None:
-            raise ModelMismatch(
-                f"the model of {description.event_schema.task} has no calibration: promote it again, or leave out "
-                "--calibrated"
-            )
-        trust(description.plugins, trust_code=self.trust_code)
         try:
             state = load(self.weights)
             return Classifier(description.params, description.event_schema, state, device, calibration)
@@ -336,6 +360,15 @@ class Package:
             raise CorruptModel(
                 f"weights and parameters of a model belong together; these do not: {exc}"
             ) from None
+
+    def _calibration(self) -> Calibration | None:
+        calibration = self.description.calibration if self.calibrated else None
+        if self.calibrated and calibration is None:
+            raise ModelMismatch(
+                f"the model of {self.description.event_schema.task} has no calibration: promote it again, or leave out "
+                "--calibrated"
+            )
+        return calibration
 
 
 def load_model(

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
 
-from hep_ray.config import FORMERLY
 from hep_ray.confirm.confirmation import (
     FOLDER,
     Confirmation,
@@ -28,7 +27,6 @@ from hep_ray.confirm.confirmation import (
 )
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import (
-    CorruptCheckpoint,
     HepRayError,
     InvalidConfig,
     InvalidEvents,
@@ -39,9 +37,11 @@ from hep_ray.files import storing
 from hep_ray.loading.batches import BatchRequest, metric_weights
 from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.metrics.labels import OF_BACKGROUND
-from hep_ray.models import MODELS
-from hep_ray.plugins import Plugin, restore, with_source
+from hep_ray.metrics.roc import mean_of
+from hep_ray.plugins import restore, with_source
 from hep_ray.promote import gate
+from hep_ray.promote.candidate import constraints, origin_of, package_of
+from hep_ray.promote.classifier import MeanClassifier
 from hep_ray.promote.fold_set import check_folds
 from hep_ray.promote.gate import (
     LEVEL,
@@ -50,18 +50,14 @@ from hep_ray.promote.gate import (
     Gate,
     check_gain,
     check_scores,
-    comparison_of,
-    without_seed,
 )
-from hep_ray.promote.package import Description, Evidence, Package, model_card
-from hep_ray.promote.reference import Reference, reference_of
+from hep_ray.promote.package import Description, Package, model_card
+from hep_ray.promote.reference import Reference
 from hep_ray.search.naming import estimated
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.registry import CHAMPION, Candidate, ModelRegistry, Version
 from hep_ray.training.calibration import Method, fit_calibration
-from hep_ray.training.checkpoint import load_checkpoint
-from hep_ray.training.config import TrialConfig
 from hep_ray.training.evaluation import BATCH, evaluate
 from hep_ray.training.testing import read_scores
 
@@ -135,6 +131,7 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
         StorageError: the search is not confirmed, or the registry does not take the model.
         TrackingUnavailable: MLflow does not answer.
         PromotionRefused: a check failed and this is no dry run, or what was stored is not what was judged.
+        InvalidConfig: the level is none, or models of folds are asked for where the candidate is an ensemble.
     """
     wishes = wishes or Wishes()
     if not 0 < wishes.level <= LARGEST_LEVEL:
@@ -171,6 +168,11 @@ def _promote(
     options = {} if started is None else started.options
     plugins = with_source(restore(retrained.plugins))
     candidate, run = gate.choose(confirmation)
+    if candidate.members and wishes.folds is not None:
+        raise InvalidConfig(
+            f"--folds hands on the models of one configuration; the best of '{confirmation.search}' by validation is "
+            f"{candidate.name}, the {candidate.words}: leave out --folds, or confirm without --ensemble"
+        )
     fingerprint = confirmation.dataset_fingerprint
     earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)
     looks = gate.Looks(
@@ -186,8 +188,8 @@ def _promote(
             if report:
                 report(answer)
 
-    answered(gate.check_provenance(confirmation.provenance, _origin(confirmation, candidate, run)))
-    answered(*_constraints(searched, candidate, retrained, run))
+    answered(gate.check_provenance(confirmation.provenance, origin_of(confirmation, candidate, run)))
+    answered(*constraints(searched, retrained, confirmation, candidate, run))
     data = wishes.data or Path(options.get("data", ""))
     weighted = started is None or started.weights == "on"
     dataset = _dataset(data, confirmation, answered, weights=weighted)
@@ -197,7 +199,7 @@ def _promote(
         former, champion = _champion(registry, name, scratch)
         against = Gate(folder, dataset.schema, wishes.level, looks.finalists) if dataset else None
         answered(check_gain(confirmation, candidate, champion, against))
-        package = _package(folder / FOLDER, confirmation, candidate, run, dataset, plugins, answered)
+        package = package_of(folder / FOLDER, confirmation, candidate, run, dataset, plugins, answered)
         if package is not None and dataset is not None:
             device = wishes.device or ("cuda" if torch.cuda.is_available() else "cpu")
             answered(*check_scores(package, run, folder / FOLDER, confirmation.metric, dataset, device))
@@ -226,27 +228,6 @@ def _promote(
         return Promotion(name, verdict, version, registry.crown(version), card, uri, data)
 
 
-def _constraints(
-    searched: SearchState, candidate: Contender, retrained: SearchState, run: ConfirmedRun
-) -> Iterator[Criterion]:
-    """Yield whether a model keeps the constraints of its search, where that has any."""
-    if searched.started is not None and (limits := searched.started.constraints):
-        known = [searched.trials.get(candidate.name), retrained.trials.get(run.trial_id)]
-        figures = {name: value for one in known if one for name, value in one.figures.items()}
-        yield gate.check_constraints(limits, figures)
-
-
-def _origin(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun) -> dict[str, str]:
-    return {
-        "search": confirmation.search,
-        "search_id": confirmation.search_id,
-        "trial": candidate.name,
-        "confirmed_trial": run.trial_id,
-        "seed": str(run.seed),
-        "epoch": str(run.epoch),
-    }
-
-
 def _dataset(
     data: Path, confirmation: Confirmation, answered: Callable[..., None], *, weights: bool
 ) -> Dataset | None:
@@ -270,64 +251,6 @@ def _champion(registry: ModelRegistry, name: str, scratch: Path) -> tuple[int | 
         return None, None
     (scratch / "champion").mkdir()
     return version.number, Package.read(registry.download(version, scratch / "champion")).description
-
-
-def _package(
-    folder: Path,
-    confirmation: Confirmation,
-    candidate: Contender,
-    run: ConfirmedRun,
-    dataset: Dataset | None,
-    plugins: tuple[Plugin, ...],
-    answered: Callable[..., None],
-) -> Package | None:
-    """The portable form of a checkpoint; None, and a failed check, where it is not the confirmed one."""
-    path = folder / run.checkpoint
-    try:
-        if not path.is_file():
-            raise CorruptCheckpoint(f"{path} is not there")
-        state = load_checkpoint(path)
-        trained = TrialConfig.completed(state["params"], FORMERLY).resolved()
-        as_trained = {key: trained[key] for key in FORMERLY if key in trained}
-        judged = TrialConfig.completed(without_seed(candidate.params), as_trained).resolved()
-        if trained != judged:
-            raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
-        if int(state["metrics"]["epoch"]) != run.epoch:
-            raise CorruptCheckpoint(f"it is of epoch {state['metrics']['epoch']}, confirmed was {run.epoch}")
-    except (HepRayError, KeyError, TypeError) as exc:
-        answered(Criterion("checkpoint", False, f"{path.name} of {run.trial_id}: {exc}"))
-        return None
-    answered(Criterion("checkpoint", True, f"{run.trial_id}, seed {run.seed}, epoch {run.epoch}"))
-    if dataset is None:
-        return None
-    description = Description(
-        event_schema=dataset.schema.model_copy(update={"variations": {}}),
-        params=trained,
-        dataset_fingerprint=confirmation.dataset_fingerprint,
-        metrics=run.metrics,
-        origin=_origin(confirmation, candidate, run),
-        provenance=confirmation.provenance,
-        plugins=plugins,
-        evidence=Evidence(
-            metric=confirmation.metric,
-            mode=confirmation.mode,
-            level=confirmation.level,
-            epochs=confirmation.epochs,
-            contender=candidate,
-            baseline=confirmation.baseline,
-            comparison=comparison_of(confirmation, candidate),
-            variations=tuple(
-                one
-                for one in confirmation.variations
-                if one.contender in (candidate.name, confirmation.baseline.name)
-            ),
-        ),
-    )
-    # Weights are at hand: no pretrained file is needed.
-    built = TrialConfig.from_params({**trained, **MODELS[trained["model"]].example}).build_model(
-        dataset.schema
-    )
-    return Package.create(description, state["model"], reference_of(dataset, built.columns))
 
 
 def _handed_on(
@@ -384,7 +307,7 @@ def calibrated(
     without one, which the sentence says.
 
     Args:
-        package: of the model.
+        package: of the model, or of an ensemble, whose mean is calibrated.
         method: of the map.
         dataset: verified.
         scores: file of its scores on the test split.
@@ -395,12 +318,19 @@ def calibrated(
     groups, sums = RowGroups.of(dataset, "val"), class_sums(dataset, "val")
     stream = ShardStream(schema, groups, names, sums, groups_per_block=1)
     events = stream.select(names, metric_weights(stream, schema))
-    found = evaluate(
-        classifier.model,
-        classifier.loss,
-        events.head_batches(CALIBRATED_ON, BatchRequest(BATCH, device=device)),
-        half=classifier.half,
-    )
+    several = [
+        evaluate(
+            one.model,
+            one.loss,
+            events.head_batches(CALIBRATED_ON, BatchRequest(BATCH, device=device)),
+            half=one.half,
+        )
+        for one in (classifier.members if isinstance(classifier, MeanClassifier) else (classifier,))
+    ]
+    found = several[0]
+    if len(several) > 1:
+        probabilities, log_odds = mean_of([(one.probabilities, one.log_odds) for one in several])
+        found = dataclasses.replace(found, probabilities=probabilities, log_odds=log_odds)
     try:
         fitted = fit_calibration(method, found.log_odds, found.labels, found.weights)
     except (InvalidEvents, InvalidConfig) as exc:
@@ -462,7 +392,8 @@ def store(
         example=example,
         digest=package.digest,
         run_id=run_id,
-        params={key: str(value) for key, value in description.params.items()},
+        params={key: str(value) for key, value in description.params.items()}
+        or {"members": description.origin["members"]},
         metrics=description.metrics,
         tags=_tags(package),
         card=card,

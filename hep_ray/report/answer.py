@@ -119,7 +119,7 @@ def _confirmed(data: ReportData, found: Confirmation) -> Answer:
     compared = own.get(first.name)
     words = metric_words(found.metric)
     told, _, caveats = verdict(found).partition(". ")
-    name = data.naming.words(first.params)
+    name = first.words or data.naming.words(first.params)
     facts = {
         "What won": (first.name if better else f"Nothing; the best by validation is {first.name}")
         + (f": {name}" if name else ""),
@@ -151,6 +151,8 @@ def _gain(found: Confirmation, first: Contender, compared: Comparison | None) ->
 
 def _baseline(found: Confirmation, first: Contender) -> str:
     origin = f" ({found.baseline_origin})" if found.baseline_origin else ""
+    if first.members:
+        return f"The baseline{origin}."
     params = Naming.among([first.params, found.baseline.params]).words(found.baseline.params)
     return f"The baseline{origin}{f', which differs by {params}' if params else ''}."
 

@@ -190,7 +190,10 @@ def _calibrated_test(confirmation: Confirmation, folder: Path, dataset: Dataset)
         HepRayError: its model is gone or cannot be read back, or no temperature can be fitted.
     """
     first, schema = confirmation.finalists[0], dataset.schema
-    path = folder / FOLDER / first.runs[0].checkpoint
+    checkpoint = first.runs[0].checkpoint
+    if checkpoint is None:
+        raise StorageError(f"{first.name} is the {first.words}, and no one model's")
+    path = folder / FOLDER / checkpoint
     if not path.is_file():
         raise StorageError(f"the model of {first.name} lies beside its scores; {path} is not there")
     kept, found = read_scores(folder / FOLDER / first.runs[0].scores, schema), _on_validation(path, dataset)

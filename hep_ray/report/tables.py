@@ -136,15 +136,20 @@ def contenders(found: Confirmation) -> list[PageTable]:
     """Return every contender on the test split, and what each of them is."""
     metrics = [key for key in dict.fromkeys([found.metric, *CONFIRMED]) if key in found.baseline.estimates]
     everyone = (*found.finalists, found.baseline)
-    naming = Naming.among([one.params for one in everyone])
+    single = [one for one in everyone if not one.members]
+    naming = Naming.among([one.params for one in single])
     names = [metric_words(metric).removeprefix("test ") for metric in metrics]
-    results = [[one.name, *(_estimate(one.estimates[metric]) for metric in metrics)] for one in everyone]
-    note = f"Test split; mean ± s.d. over {len(found.seeds)} seeds [{found.level:.0%} interval]."
+    results = [
+        [one.name, *(_estimate(one.estimates[key]) if key in one.estimates else "–" for key in metrics)]
+        for one in everyone
+    ]
+    notes = [f"Test split; mean ± s.d. over {len(found.seeds)} seeds [{found.level:.0%} interval]."]
+    notes += [f"{one.name} is the {one.words}, paired by seed." for one in everyone if one.members]
     head = ["contender", *(name.replace("_", " ") for name in naming.varied)]
-    words = _words_among(naming.varied, [one.params for one in everyone], 1)
+    words = _words_among(naming.varied, [one.params for one in single], 1)
     return [
-        PageTable(["contender", *names], results, notes=[note]),
-        PageTable(head, [[one.name, *_values(one.params, naming.varied)] for one in everyone], (0, *words)),
+        PageTable(["contender", *names], results, notes=notes),
+        PageTable(head, [[one.name, *_values(one.params, naming.varied)] for one in single], (0, *words)),
     ]
 
 

@@ -394,10 +394,21 @@ class ConfirmOptions(AfterSearch):
         ),
     ] = None
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95
+    ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--ensemble",
+            help="Compare one more contender: the mean probability of all finalists, seed by seed. It trains nothing.",
+        ),
+    ] = False
     fuse: Annotated[str, FUSE_FLAG] = "auto"
 
     def __post_init__(self) -> None:
         check_fuse_flag(self.fuse, CannotConfirm)
+        if self.ensemble and self.top == 1:
+            raise CannotConfirm(
+                "an ensemble is the mean of two finalists or more; --top is 1: raise it to 3, say"
+            )
         for name, value in (("--top", self.top), ("--seeds", self.seeds)):
             if value < 1:
                 raise CannotConfirm(f"{name} must be at least 1; got {value}")

@@ -171,7 +171,8 @@ def _of_search(started: SearchStarted) -> dict[str, tuple[str, dict[str, Any]]]:
 def _of_confirmation(started: SearchStarted, search_id: str) -> dict[str, tuple[str, dict[str, Any]]]:
     name = metric_key(started.metric).removeprefix("val/")
     ascending = started.mode == "min"
-    trained = list(started.contenders.values())
+    # An ensemble is the mean of what was trained.
+    trained = [params for params in started.contenders.values() if "mean_of" not in params]
     differing = {
         key
         for params in trained

@@ -1,14 +1,17 @@
-"""One look of a trained model at the test split, kept as a file of scores so that there is no second."""
+"""One look of a trained model at the test split, kept as a file of scores so that there is no second.
+
+The validation split is evaluated so too, of models whose mean is judged.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +26,23 @@ from hep_ray.files import whole
 from hep_ray.loading.batches import BatchRequest, EventSource
 from hep_ray.loading.varied import OtherEvents, judged_under
 from hep_ray.metrics import classification_metrics, larger_is_better, worst_of
-from hep_ray.metrics.roc import log_odds_of
+from hep_ray.metrics.roc import log_odds_of, mean_of
 from hep_ray.training.checkpoint import BEST, restore_model
-from hep_ray.training.evaluation import BATCH, UNRANKED, Evaluation, evaluate, with_decorrelation
+from hep_ray.training.evaluation import BATCH, UNRANKED, evaluate, with_decorrelation
+
+Judged = Literal["val", "test"]
+"""Splits of which scores are kept."""
 
 SCORES = "test_scores.parquet"
 """Beside a trial's `best.pt`: event_id, label, `score_<class>`, the float32 probability of each class,
 `log_odds_<class>`, its float64 log-odds, by which events are ranked, `loss` of the event, and `weight`, in events
 expected, where events have weights; `protected`, the column that the trial is decorrelated from, where it is from one.
 
-Files of versions before these two have the probabilities alone, and are still read.
+Files of versions before these two have the probabilities alone, and are still read. Those of a mean of models have no
+`loss`, and as metadata `mean_of`, how many.
 """
+SCORES_OF: dict[Judged, str] = {"test": SCORES, "val": "val_scores.parquet"}
+"""Split → file of its scores."""
 SCORE = "score_"
 LOG_ODDS = "log_odds_"
 LOSS = "loss"
@@ -42,6 +51,7 @@ PROTECTED = "protected"
 METADATA = b"hep_ray"
 """Key of the file's metadata: JSON with the `epoch` of the model, the mean `loss` and `decorrelation`, λ, if any."""
 DECORRELATION = "decorrelation"
+MEAN_OF = "mean_of"
 
 
 @dataclass(frozen=True)
@@ -107,8 +117,14 @@ class KeptScores:
             protected=protected,
         )
 
-    def metrics(self, schema: EventSchema) -> dict[str, float]:
-        """`test_loss`, where it is known, and every metric of `classification_metrics` as `test_…`."""
+    def same_events(self, other: KeptScores) -> bool:
+        """Return whether both are of the same events in the same order."""
+        if not np.array_equal(self.labels, other.labels):
+            return False
+        return self.event_ids is None or other.event_ids is None or self.event_ids.equals(other.event_ids)
+
+    def metrics(self, schema: EventSchema, split: Judged = "test") -> dict[str, float]:
+        """`test_loss`, where it is known, and every metric of `classification_metrics` as `test_…`, or as `val_…`."""
         found = classification_metrics(
             self.probabilities,
             self.labels,
@@ -120,7 +136,7 @@ class KeptScores:
         )
         if "loss" in self.facts:
             found = with_decorrelation(float(self.facts["loss"]), found, self.decorrelation) | found
-        return {f"test_{key}": value for key, value in found.items()}
+        return {f"{split}_{key}": value for key, value in found.items()}
 
 
 def evaluate_once(
@@ -131,18 +147,20 @@ def evaluate_once(
     device: torch.device | str = "cpu",
     variations: Mapping[str, Variation] | None = None,
     others: Mapping[str, OtherEvents] | None = None,
+    split: Judged = "test",
 ) -> Outcome:
     """Evaluate the best model of a trial; where its scores are on disk already, the model is not asked again.
 
     Args:
-        folder: of the trial, with its `best.pt`; `test_scores.parquet` is written there, whole or not at all, and
-            beside it one file for each variation.
+        folder: of the trial, with its `best.pt`; `test_scores.parquet`, or `val_scores.parquet`, is written there,
+            whole or not at all, and beside it one file for each variation.
         schema: of the dataset.
-        events: of the test split.
+        events: of the split.
         event_ids: of the same events in the same order.
         device: where the model runs.
         variations: of the events, under which the model is evaluated too.
-        others: of the variations that name another dataset, its test split with ids.
+        others: of the variations that name another dataset, the same split of it, with ids.
+        split: that the events are of.
 
     Raises:
         CorruptCheckpoint: there is no whole checkpoint.
@@ -154,26 +172,53 @@ def evaluate_once(
         path: Path, variation: Variation | None = None, other: OtherEvents | None = None
     ) -> KeptScores:
         if not path.exists():
-            answer = _evaluated(folder / BEST, schema, events, device, variation, other)
-            _write(path, schema, event_ids if other is None else other.event_ids, answer)
+            ids = event_ids if other is None else other.event_ids
+            write_scores(
+                path, schema, _evaluated(folder / BEST, schema, events, ids, device, variation, other, split)
+            )
         kept = read_scores(path, schema)
         if not np.array_equal(kept.labels, (events if other is None else other.source).labels):
             raise StorageError(
-                f"scores are of the events of the test split, in their order; {path} has others"
+                f"scores are of the events of the {split} split, in their order; {path} has others"
             )
         return kept
 
-    nominal = scores(folder / SCORES)
+    path = folder / SCORES_OF[split]
+    nominal = scores(path)
     under = {
-        name: scores(varied_scores(folder / SCORES, name), one, (others or {}).get(name)).metrics(schema)
+        name: scores(varied_scores(path, name), one, (others or {}).get(name)).metrics(schema, split)
         for name, one in (variations or {}).items()
     }
-    metrics = nominal.metrics(schema)
+    metrics = nominal.metrics(schema, split)
     return Outcome(int(nominal.facts["epoch"]), metrics | worst_metrics(metrics, under), under)
 
 
+def mean_scores(several: Sequence[KeptScores]) -> KeptScores | None:
+    """Return the scores of the mean of models on the same events, see `mean_of`; None where events differ.
+
+    It has no loss; events are protected where they are alike for all models.
+    """
+    first = several[0]
+    if not all(first.same_events(one) and _alike(first.weights, one.weights) for one in several):
+        return None
+    probabilities, log_odds = mean_of([(one.probabilities, one.log_odds) for one in several])
+    return dataclasses.replace(
+        first,
+        probabilities=probabilities,
+        log_odds=log_odds,
+        losses=None,
+        facts={MEAN_OF: len(several)},
+        exact=all(one.exact for one in several),
+        protected=first.protected if all(_alike(first.protected, one.protected) for one in several) else None,
+    )
+
+
+def _alike(left: np.ndarray | None, right: np.ndarray | None) -> bool:
+    return left is right if left is None or right is None else np.array_equal(left, right)
+
+
 def worst_metrics(nominal: Mapping[str, float], under: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return `test_worst_…` of every metric whose direction is known; nothing without variations.
+    """Return `test_worst_…` of every `test_…` whose direction is known; nothing without variations.
 
     A metric of the user's own that is named so keeps its value.
     """
@@ -240,20 +285,16 @@ def metric_keys(schema: EventSchema) -> set[str]:
     )
 
 
-@dataclass(frozen=True)
-class _Answer:
-    result: Evaluation
-    facts: Mapping[str, float]
-
-
 def _evaluated(
     best: Path,
     schema: EventSchema,
     events: EventSource,
+    event_ids: pa.Array,
     device: torch.device | str,
-    variation: Variation | None = None,
-    other: OtherEvents | None = None,
-) -> _Answer:
+    variation: Variation | None,
+    other: OtherEvents | None,
+    split: Judged,
+) -> KeptScores:
     if not best.exists():
         raise CorruptCheckpoint(f"a trained model is kept for the test; {best} is not there")
     kept = restore_model(best, schema, device)
@@ -263,28 +304,37 @@ def _evaluated(
     )
     result = evaluate(kept.model, kept.loss, found, half=kept.half, protected=protected)
     if not math.isfinite(result.loss) or not np.isfinite(result.probabilities).all():
-        raise NonFiniteLoss(f"the loss stays finite; of {best} on the test split it is {result.loss}")
+        raise NonFiniteLoss(f"the loss stays finite; of {best} on the {split} split it is {result.loss}")
     if not np.isfinite(result.log_odds).all():
-        raise NonFiniteLoss(f"the loss stays finite; {UNRANKED} of {best} on the test split")
+        raise NonFiniteLoss(f"the loss stays finite; {UNRANKED} of {best} on the {split} split")
     facts = {"epoch": int(kept.metrics["epoch"]), "loss": result.loss}
     if protected:
         facts[DECORRELATION] = 0.0 if kept.config.fitted else kept.config.training.decorrelation
-    return _Answer(result, facts)
+    return KeptScores(
+        pa.chunked_array([event_ids]),
+        result.labels,
+        result.probabilities,
+        result.log_odds,
+        result.losses,
+        facts,
+        True,
+        result.weights,
+        result.protected,
+    )
 
 
-def _write(path: Path, schema: EventSchema, event_ids: pa.Array, answer: _Answer) -> None:
-    result = answer.result
+def write_scores(path: Path, schema: EventSchema, kept: KeptScores) -> None:
+    """Write a file of scores, see `SCORES`, whole or not at all."""
+    beside = {LOSS: kept.losses, WEIGHT: kept.weights, PROTECTED: kept.protected}
     table = pa.table(
         {
-            EVENT_ID: event_ids,
-            LABEL: result.labels,
-            **{SCORE + name: result.probabilities[:, i] for i, name in enumerate(schema.classes)},
-            **{LOG_ODDS + name: result.log_odds[:, i] for i, name in enumerate(schema.classes)},
-            LOSS: result.losses,
-            **({} if result.weights is None else {WEIGHT: result.weights}),
-            **({} if result.protected is None else {PROTECTED: result.protected}),
+            **({} if kept.event_ids is None else {EVENT_ID: kept.event_ids}),
+            LABEL: kept.labels,
+            **{SCORE + name: kept.probabilities[:, i] for i, name in enumerate(schema.classes)},
+            **{LOG_ODDS + name: kept.log_odds[:, i] for i, name in enumerate(schema.classes)},
+            **{name: values for name, values in beside.items() if values is not None},
         },
-        metadata={METADATA: json.dumps(dict(answer.facts))},
+        metadata={METADATA: json.dumps(dict(kept.facts))},
     )
     with whole(path) as filling:
         pq.write_table(table, filling)

@@ -604,3 +604,72 @@ def test_what_mlflow_did_not_take_is_told_although_training_fails_too(options, t
     with raises(ShardMismatch, copy):
         run_confirmation(plan, again=True, console=Console(file=told))
     assert nobody in told.getvalue()
+
+
+def test_an_ensemble_is_validated_and_judged_under_variations_and_goes_on_after_a_crash(
+    options, confirmed, tmp_path
+):
+    """A search by the worst AUC: models are validated under each variation too, of another dataset's events as well."""
+    storage = tmp_path / "runs"
+    shutil.copytree(options.storage, storage, ignore=shutil.ignore_patterns("confirm", "test_uses.jsonl"))
+    moved = dataclasses.replace(options, storage=storage, ensemble=True)
+    journal = folder_of(moved) / "journal.jsonl"
+
+    def by_the_worst(record):
+        if record.kind == "search_started":
+            return record.model_copy(update={"metric": "val_worst_auc", "mode": "max"})
+        if record.kind == "epoch_finished":
+            metrics = {**record.metrics, "val_worst_auc": record.metrics["val_auc"]}
+            return record.model_copy(update={"metrics": metrics})
+        return record
+
+    lines = [by_the_worst(one) for one in read_records(folder_of(moved))]
+    journal.write_bytes(b"".join(map(encode, lines)))
+
+    done = run_confirmation(prepare_confirmation(moved), console=QUIET)
+
+    found, folder = done.confirmation, folder_of(moved) / "confirm"
+    first, second, ensemble, _ = found.contenders
+    assert (ensemble.name, list(ensemble.members)) == ("ensemble", [first.name, second.name])
+    for place, run in enumerate(ensemble.runs):
+        worst = {}
+        for split in ("val", "test"):
+            aucs = []
+            for name in ("", ".tripled", ".generator"):
+                files = [
+                    folder / "trials" / one.runs[place].trial_id / f"{split}_scores{name}.parquet"
+                    for one in (first, second, ensemble)
+                ]
+                one, other, mean = (pq.read_table(path).to_pandas() for path in files)
+                assert list(mean.event_id) == list(one.event_id)
+                expected = (one.score_signal.to_numpy() + other.score_signal.to_numpy()) / 2
+                np.testing.assert_allclose(mean.score_signal, expected, rtol=1e-6)
+                aucs.append(sklearn_metrics.roc_auc_score(mean.label, expected))
+            worst[split] = min(aucs)
+        assert run.metrics["test_worst_auc"] == pytest.approx(worst["test"], abs=2e-3)
+        assert run.metrics["val_worst_auc"] == pytest.approx(worst["val"], abs=2e-3)
+    assert {one.contender for one in found.variations} == {one.name for one in found.contenders}
+    (use,) = uses(folder_of(moved))
+    assert len(use.contenders) == 4
+    client = open_client(default_uri(storage))
+    experiment = client.get_experiment_by_name("toy_confirmed")
+    parents = client.search_runs([experiment.experiment_id], "tags.`hep_ray.kind` = 'confirmation'")
+    told = [one.data.metrics for one in parents if "confirmed/worst_auc_ensemble" in one.data.metrics]
+    assert [one["confirmed/worst_auc_ensemble"] for one in told] == [
+        ensemble.estimates["test_worst_auc"].mean
+    ]
+
+    # What a crash may leave: a model that was not validated yet, and no mean. No model is tested a second time.
+    tested = {
+        path: path.stat().st_mtime_ns for path in folder.rglob("test_scores*") if "ensemble" not in str(path)
+    }
+    (folder / "trials" / first.runs[0].trial_id / "val_scores.generator.parquet").unlink()
+    shutil.rmtree(folder / "trials" / ensemble.runs[0].trial_id)
+    again = run_confirmation(prepare_confirmation(moved), console=QUIET)
+    assert again == done
+    assert {path: path.stat().st_mtime_ns for path in tested} == tested
+    with raises(CannotResume, "contenders", "--again"):
+        run_confirmation(prepare_confirmation(dataclasses.replace(moved, ensemble=False)), console=QUIET)
+    with raises(CannotConfirm, "--ensemble", "val_loss"):
+        prepare_confirmation(dataclasses.replace(options, ensemble=True))
+    assert "ensemble" not in {one.name for one in confirmed.confirmation.contenders}

@@ -334,8 +334,7 @@ def test_a_confirmation_tells_them_with_what_it_paired(trained: Any) -> None:
         test_metric="test_worst_auc", given=SimpleNamespace(level=0.95), folder=folder, dataset=own,
         variations=own.schema.variations, tested={"gen": other},
     )  # fmt: skip
-    state: Any = SimpleNamespace(trials={"t": SimpleNamespace(tested=tested)})
-    found = _under(plan, state, contender, "gen")
+    found = _under(plan, {"t": tested.variations}, contender, "gen")
     assert found.metric == "test_auc"
     assert found.difference.mean == pytest.approx(
         tested.variations["gen"]["test_auc"] - tested.metrics["test_auc"]

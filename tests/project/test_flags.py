@@ -190,6 +190,7 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--storage": ["elsewhere"],
     "--data": ["nowhere"],
     "--level": ["0.9"],
+    "--ensemble": [],
     "--fuse": ["off"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--cpus-per-worker": ["2"],
@@ -201,7 +202,7 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--allow-unfinished": [],
     "--again": [],
 }
-OF_CONFIRM_ALONE = {"--top", "--seeds", "--baseline", "--level", "--fuse"}
+OF_CONFIRM_ALONE = {"--top", "--seeds", "--baseline", "--level", "--ensemble", "--fuse"}
 FOLDS_FLAGS: dict[str, list[str]] = {
     "--folds": ["3"],
     "--trial": ["t0001"],

@@ -30,11 +30,12 @@ from hep_ray.errors import (
     UntrustedCode,
 )
 from hep_ray.loading.batches import Events
+from hep_ray.metrics.roc import mean_of
 from hep_ray.plugins import Plugin, digest
 from hep_ray.predict.cli import with_own_code
 from hep_ray.predict.onnx_export import export_onnx
 from hep_ray.predict.run import predict
-from hep_ray.promote.classifier import Membership, mean_of
+from hep_ray.promote.classifier import Membership
 from hep_ray.promote.fold_set import check_folds, read_folds
 from hep_ray.promote.package import Package, load_model
 from tests.confirm.test_other_events import PARAMS

@@ -133,7 +133,7 @@ def test_a_folder_that_is_no_model_is_refused(package, tmp_path):
     description = tmp_path / "model" / "model.json"
     text = description.read_text()
     for spoilt, error, facts in (
-        (text.replace('"format": 1', '"format": 9'), UnreadableInput, ["formats 1 and 2"]),
+        (text.replace('"format": 1', '"format": 9'), UnreadableInput, ["formats 1, 2 and 3"]),
         (text.replace('"hidden_layers": 3', '"hidden_layers": 2'), CorruptModel, ["layers.6.weight"]),
         (text[:-9], UnreadableInput, ["model.json", f"line {text[:-9].count(chr(10)) + 1}"]),
     ):

@@ -26,7 +26,7 @@ def confirmed(data: ReportData) -> Drawn | str | None:
     if found is None:
         return None
     contenders = (*found.finalists, found.baseline)
-    naming = Naming.among([one.params for one in contenders])
+    naming = Naming.among([one.params for one in contenders if not one.members])
     drawing, (left, right) = panels(1, 2, 1.5 + 0.42 * len(contenders))
     for row, one in enumerate(contenders):
         estimate = one.estimates[found.metric]
@@ -57,7 +57,7 @@ def confirmed(data: ReportData) -> Drawn | str | None:
 
 def _row_name(one: Contender, naming: Naming) -> str:
     """The contender, and what it is where that is short."""
-    words = naming.words(one.params)
+    words = one.words or naming.words(one.params)
     return f"{one.name}\n{words}" if words and len(words) <= LONGEST_NAME else one.name
 
 

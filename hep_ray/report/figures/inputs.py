@@ -63,7 +63,8 @@ def input_importance(data: ReportData) -> InputImportance:
     named = [(trial.trial_id, data.folder / "trials" / trial.trial_id / BEST) for trial in data.ranked]
     if data.confirmation is not None:
         first = data.confirmation.finalists[0]
-        named.insert(0, (first.name, data.folder / FOLDER / first.runs[0].checkpoint))
+        if (checkpoint := first.runs[0].checkpoint) is not None:
+            named.insert(0, (first.name, data.folder / FOLDER / checkpoint))
     kept = [(name, path) for name, path in named if path.is_file()]
     if not kept:
         raise StorageError(f"no model of the trials in {data.folder} is kept any more")

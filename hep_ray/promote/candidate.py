@@ -1,0 +1,157 @@
+"""The candidate of a promotion in its portable form: each of its models must be the one that was confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hep_ray.config import FORMERLY
+from hep_ray.confirm.confirmation import Confirmation, ConfirmedRun, Contender
+from hep_ray.confirm.finalists import summed
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.errors import CorruptCheckpoint, HepRayError
+from hep_ray.models import MODELS
+from hep_ray.plugins import Plugin
+from hep_ray.promote.gate import Criterion, check_constraints, comparison_of, without_seed
+from hep_ray.promote.package import Description, Evidence, Package
+from hep_ray.promote.reference import reference_of
+from hep_ray.search.state import SearchState
+from hep_ray.training.checkpoint import load_checkpoint
+from hep_ray.training.config import TrialConfig
+
+
+def origin_of(confirmation: Confirmation, candidate: Contender, run: ConfirmedRun) -> dict[str, str]:
+    """Return where a model comes from; an ensemble names its members, whose epochs differ."""
+    found = {
+        "search": confirmation.search,
+        "search_id": confirmation.search_id,
+        "trial": candidate.name,
+        "confirmed_trial": run.trial_id,
+        "seed": str(run.seed),
+    }
+    if candidate.members:
+        return {**found, "members": ", ".join(candidate.members)}
+    return {**found, "epoch": str(run.epoch)}
+
+
+def constraints(
+    searched: SearchState,
+    retrained: SearchState,
+    confirmation: Confirmation,
+    candidate: Contender,
+    run: ConfirmedRun,
+) -> Iterator[Criterion]:
+    """Yield whether a candidate keeps the constraints of its search, where that has any; figures of members add up."""
+    if searched.started is None or not (limits := searched.started.constraints):
+        return
+    several = []
+    for one, own in confirmation.trained(candidate, run):
+        known = [searched.trials.get(one.name), retrained.trials.get(own.trial_id)]
+        several.append({name: value for trial in known if trial for name, value in trial.figures.items()})
+    yield check_constraints(limits, summed(several))
+
+
+def package_of(
+    folder: Path,
+    confirmation: Confirmation,
+    candidate: Contender,
+    run: ConfirmedRun,
+    dataset: Dataset | None,
+    plugins: tuple[Plugin, ...],
+    answered: Callable[..., None],
+) -> Package | None:
+    """Return the portable form of a candidate's checkpoints; None, and a failed check, where one is not the confirmed.
+
+    Args:
+        folder: of the confirmation.
+        confirmation: of the search.
+        candidate: one of its finalists.
+        run: the one of its runs whose model is handed on, or whose members' models.
+        dataset: verified; None where it is not.
+        plugins: code of its own.
+        answered: is given the answers.
+    """
+    states, told = [], []
+    for one, own in confirmation.trained(candidate, run):
+        path = folder / str(own.checkpoint)
+        try:
+            states.append(_checked(path, one, own))
+        except (HepRayError, KeyError, TypeError) as exc:
+            answered(Criterion("checkpoint", False, f"{path.name} of {own.trial_id}: {exc}"))
+            return None
+        told.append(f"{own.trial_id}, seed {own.seed}, epoch {own.epoch}")
+    answered(Criterion("checkpoint", True, "; ".join(told)))
+    if dataset is None:
+        return None
+    evidence = Evidence(
+        metric=confirmation.metric,
+        mode=confirmation.mode,
+        level=confirmation.level,
+        epochs=confirmation.epochs,
+        contender=candidate,
+        baseline=confirmation.baseline,
+        comparison=comparison_of(confirmation, candidate),
+        variations=tuple(
+            one
+            for one in confirmation.variations
+            if one.contender in (candidate.name, confirmation.baseline.name)
+        ),
+    )
+    described = Description(
+        event_schema=dataset.schema.model_copy(update={"variations": {}}),
+        params={},
+        dataset_fingerprint=confirmation.dataset_fingerprint,
+        metrics=run.metrics,
+        origin=origin_of(confirmation, candidate, run),
+        provenance=confirmation.provenance,
+        plugins=plugins,
+        evidence=evidence,
+    )
+    columns = [column for state in states for column in _columns(state["params"], dataset)]
+    reference = reference_of(dataset, tuple(dict.fromkeys(columns)))
+    if not candidate.members:
+        (state,) = states
+        return Package.create(
+            described.model_copy(update={"params": state["params"]}), state["model"], reference
+        )
+    members = [
+        Package.create(
+            described.model_copy(
+                update={
+                    "params": state["params"],
+                    "metrics": own.metrics,
+                    "origin": origin_of(confirmation, one, own),
+                    "evidence": None,
+                }
+            ),
+            state["model"],
+        )
+        for (one, own), state in zip(confirmation.trained(candidate, run), states, strict=True)
+    ]
+    return Package.of_several(described, members, reference=reference)
+
+
+def _checked(path: Path, candidate: Contender, run: ConfirmedRun) -> dict[str, Any]:
+    """Return a checkpoint, whose parameters are resolved, if it is the confirmed one.
+
+    Raises:
+        CorruptCheckpoint: it is not there, or is another.
+    """
+    if not path.is_file():
+        raise CorruptCheckpoint(f"{path} is not there")
+    state = load_checkpoint(path)
+    trained = TrialConfig.completed(state["params"], FORMERLY).resolved()
+    as_trained = {key: trained[key] for key in FORMERLY if key in trained}
+    judged = TrialConfig.completed(without_seed(candidate.params), as_trained).resolved()
+    if trained != judged:
+        raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
+    if int(state["metrics"]["epoch"]) != run.epoch:
+        raise CorruptCheckpoint(f"it is of epoch {state['metrics']['epoch']}, confirmed was {run.epoch}")
+    return {**state, "params": trained}
+
+
+def _columns(params: dict[str, Any], dataset: Dataset) -> tuple[str, ...]:
+    # Weights are at hand: no pretrained file is needed.
+    config = TrialConfig.from_params({**params, **MODELS[params["model"]].example})
+    return config.build_model(dataset.schema).columns
