@@ -9,7 +9,7 @@ import typer
 import hep_ray
 from hep_ray.bundle.cli import bundle
 from hep_ray.components import show as components
-from hep_ray.confirm.cli import confirm, folds
+from hep_ray.confirm.cli import confirm, folds, refit
 from hep_ray.console import run_app
 from hep_ray.conversion.cli import app as data_app
 from hep_ray.dataset.show import show_command
@@ -38,6 +38,7 @@ data_app.command("show")(show_command)
 app.command("new")(new)
 app.command("confirm")(confirm)
 app.command("folds")(folds)
+app.command("refit")(refit)
 app.command("compare")(compare_command)
 app.command("report")(report)
 app.command("components")(components)

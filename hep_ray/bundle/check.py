@@ -137,7 +137,8 @@ def wrong_scores(folder: Path) -> Iterator[str]:
         else:
             yield line
     right = np.mean(events["probabilities"].argmax(axis=1) == events["label"])
-    print(f"{right:.1%} of these validation events are given their class")
+    learnt = ", which the model has learnt from," if metadata.get("origin", {}).get("refit") else ""
+    print(f"{right:.1%} of these validation events{learnt} are given their class")
 
 
 def check(folder: Path) -> bool:

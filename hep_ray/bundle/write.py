@@ -315,8 +315,15 @@ def _evidence(package: Package, dataset: Dataset, folder: Path, search: Found | 
         assert evidence is not None
         of_model = next(one for one in scores.contenders if one.name == evidence.contender.name)
         trials = [run.trial_id for run in evidence.contender.runs]
-        run = of_model.runs[trials.index(package.description.origin["confirmed_trial"])]
-        tables += tables_of_scores(run, scores)
+        if package.description.origin.get("refit"):
+            notes.append(
+                "The model was refit on training and validation events: scores in events.npz check that the files are "
+                "right, and say nothing of how well it does. Figures are of the confirmed trainings of its "
+                "configuration; tables of scores, which are of a model, are left out."
+            )
+        else:
+            run = of_model.runs[trials.index(package.description.origin["confirmed_trial"])]
+            tables += tables_of_scores(run, scores)
         _draw(data, folder / "figures")
     if tables:
         write_tables(

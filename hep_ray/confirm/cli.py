@@ -1,4 +1,4 @@
-"""`hep-ray confirm`: is the gain real? `hep-ray folds`: a score for every event, by a model that never saw it."""
+"""`hep-ray confirm`: is the gain real? `folds`: a score for every event. `refit`: once more, on train and val."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from hep_ray.console import print_rows, print_text, result_console
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.flags import DryRun, typed
 from hep_ray.masking import mask
-from hep_ray.search.options import ConfirmOptions, FoldOptions, with_flags
+from hep_ray.search.options import AfterSearch, ConfirmOptions, FoldOptions, with_flags
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from hep_ray.confirm.folds import CrossValidation, FoldsPlan
     from hep_ray.confirm.plan import ConfirmPlan
+    from hep_ray.confirm.refit import Refit, RefitPlan
     from hep_ray.confirm.run import ConfirmResult
+    from hep_ray.metrics.crossed import Crossed
 
 
 @with_flags(ConfirmOptions)
@@ -115,6 +117,133 @@ def folds(
         f"  {typed('hep-ray', 'confirm', found.search, storage=own.storage, data=own.data)}",
     ]
     print_text(result, "\n".join(lines))
+
+
+@with_flags(AfterSearch)
+def refit(
+    *,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start anew; an earlier refit is set aside, nothing is deleted.")
+    ] = False,
+    dry_run: DryRun = False,
+    **given: Any,
+) -> None:
+    """Train the confirmed configuration once more, on training and validation events, to hand that model on.
+
+    The configuration is the finalist that `hep-ray promote` would take: the best by validation over its confirmed
+    trainings. With the validation events learnt from, nothing chooses an epoch: it is trained for the median of those
+    that its confirmed trainings found best, under the schedule of the full length, with a seed of its own. The test
+    split is read once, afterwards; the values stand beside those of the confirmed trainings, paired by event. They
+    choose nothing: what speaks for the model is the confirmation.
+
+    Example: `hep-ray refit susy`, after `hep-ray confirm susy`. Typed again after an interruption, it goes on.
+
+    Raises:
+        UnknownSearch: there is no such search.
+        StorageError: it is not confirmed.
+        CannotConfirm: its configuration cannot learn from more events, or the search is of another dataset.
+        CannotResume: the refit of another confirmation is there.
+    """
+    from rich.console import Console
+
+    from hep_ray.confirm.refit import FILE_NAME, against_confirmed, prepare_refit, run_refit
+
+    console = Console(stderr=True)
+    plan = prepare_refit(AfterSearch(**given), hashes="none" if dry_run else "once")
+    print_rows(console, _refit_rows(plan, again=again))
+    if dry_run:
+        console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
+        return
+    found = run_refit(plan, again=again, console=console)
+    result, own = result_console(), plan.options
+    result.print()
+    result.print(_refit_table(found, plan))
+    both = against_confirmed(plan.storage / found.search, found, plan.candidate, plan.original.schema)
+    lines = [
+        _refit_difference(found, both, plan.confirmation.level),
+        "Neither learnt from the test split. The refit did from the validation events: it has no value by validation,",
+        "and what speaks for the configuration is its confirmation.",
+        "",
+        f"Result: {plan.folder / FILE_NAME}",
+        "",
+        "Next:",
+        f"  {typed('hep-ray', 'promote', found.search, '--refit', '--dry-run', storage=own.storage, data=own.data)}",
+    ]
+    print_text(result, "\n".join(lines))
+
+
+def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
+    from hep_ray.tracking.provenance import doubts
+
+    dataset, candidate = plan.original, plan.candidate
+    yield "refit", f"{plan.started.search}: {candidate.name}, the candidate of its confirmation"
+    yield (
+        "events",
+        f"{plan.events} to learn from: {dataset.rows('train')} of training and {dataset.rows('val')} of validation",
+    )
+    best = ", ".join(map(str, plan.best_epochs))
+    of = "one fit" if plan.epochs == 1 else f"{plan.until} of {plan.epochs} epochs, with the schedule of all"
+    yield "budget", f"one training, {of}; seed {plan.seed}"
+    yield (
+        "epochs",
+        f"the median of {best}, which were best in the confirmed trainings; nothing is chosen here",
+    )
+    yield "test split", f"{dataset.rows('test')} events, read once when the training has ended"
+    yield "resources", str(plan.resources)
+    yield "patience", f"an epoch may take {plan.epoch_timeout:g} s"
+    yield "events", str(plan.resources.ingest)
+    aside = "; an earlier refit is set aside first" if again and plan.folder.exists() else ""
+    yield "storage", f"{plan.folder}, with links to the events{aside}"
+    if again and not aside:
+        yield "storage", "there is no earlier refit: --again is not needed"
+    yield "tracking", mask(plan.tracking_uri)
+    for doubt in doubts(plan.provenance):
+        yield "promotion", f"will be refused as things are: {doubt}"
+
+
+def _refit_table(found: Refit, plan: RefitPlan) -> Table:
+    """Tabulate metrics of the test split: of the confirmed trainings, and of the refit."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from hep_ray.search.naming import plus_minus
+
+    names = dict.fromkeys((found.metric, "test_auc", "test_accuracy", "test_loss"))
+    shown = [name for name in names if name in found.metrics and name in plan.candidate.estimates]
+    made = Table(
+        title=f"{found.search}, {found.trial}: refit on training and validation events, test split",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    made.add_column("")
+    for name in shown:
+        made.add_column(name.removeprefix("test_").replace("_", " "), justify="right")
+    estimates = [plan.candidate.estimates[name] for name in shown]
+    seeds, few = len(plan.candidate.runs), plan.original.rows("train")
+    made.add_row(
+        f"confirmed, {seeds} seeds, mean ± s.d., {few} events",
+        *(plus_minus(one.mean, one.sd if seeds > 1 else None) for one in estimates),
+    )
+    made.add_row(
+        f"refit, epoch {found.epoch}, ± test sample, {found.events} events",
+        *(plus_minus(found.metrics[name], found.metrics.get(f"{name}_error")) for name in shown),
+        style="bold",
+    )
+    return made
+
+
+def _refit_difference(found: Refit, both: Crossed | None, level: float) -> str:
+    if both is None:
+        return (
+            f"The difference in {found.metric} has no error: scores of single events do not tell it, or one confirmed "
+            "seed tells no noise of seeds."
+        )
+    interval = both.interval(level)
+    return (
+        f"Refit minus confirmed: {found.metric} {both.difference:+.4f} ± {both.error:.4f} "
+        f"[{interval.low:+.4f}, {interval.high:+.4f}] at {100 * level:g} %, paired by event "
+        f"(seeds ± {both.seed_error:.2g}, test events ± {both.event_error:.2g})."
+    )
 
 
 def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:

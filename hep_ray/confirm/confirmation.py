@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hep_ray.config import Config, parse
-from hep_ray.errors import StorageError
+from hep_ray.errors import PromotionRefused, StorageError
 from hep_ray.files import rename, storing, write_whole
 from hep_ray.flags import typed
 from hep_ray.tracking.journal import FILE_NAME as JOURNAL
@@ -260,6 +261,29 @@ class Confirmation(Config):
         return found
 
 
+def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
+    """Choose the candidate and the run whose model would be handed on, by the validation split alone.
+
+    Raises:
+        PromotionRefused: there is no finalist, or its runs tell no validation metric.
+    """
+    key = "val_" + confirmation.metric.removeprefix("test_")
+    sign = 1 if confirmation.mode == "max" else -1
+    if not confirmation.finalists or any(
+        key not in run.metrics for one in confirmation.finalists for run in one.runs
+    ):
+        raise PromotionRefused(
+            f"a candidate is chosen among finalists by {key}; the confirmation of '{confirmation.search}' has "
+            f"{len(confirmation.finalists)} finalists and not every run of theirs has it"
+        )
+
+    def mean(contender: Contender) -> float:
+        return sign * math.fsum(run.metrics[key] for run in contender.runs) / len(contender.runs)
+
+    candidate = max(confirmation.finalists, key=mean)
+    return candidate, max(candidate.runs, key=lambda run: sign * run.metrics[key])
+
+
 def save_confirmation(search_folder: Path, confirmation: Confirmation) -> Path:
     """Write it whole or not at all into the search's folder.
 
@@ -325,7 +349,7 @@ class SplitUse(Config):
 
     Attributes:
         time: Unix time, s, just before the split was read.
-        purpose: why, such as `confirm`.
+        purpose: why: `confirm`, or `refit`, of a configuration that a confirmation has chosen.
         dataset_fingerprint: whose test split.
         contenders: `params_hash` of each configuration that was evaluated, sorted.
         confirmation_id: `search_id` of the first record in the confirmation's journal.
@@ -388,6 +412,8 @@ def earlier_uses(folder: Path, fingerprint: str, confirmation_id: str) -> list[S
     """Looks at the same test split, for the same search, before that of a confirmation.
 
     Any of them means that the confirmation's finalists or seeds may have been chosen with knowledge of the test split.
+    That of a refit is left out: it tests one more training of a configuration that an earlier confirmation chose and
+    counts already, of a seed that follows from that confirmation, so that it adds nothing to choose from.
 
     Args:
         folder: of the search.
@@ -398,7 +424,7 @@ def earlier_uses(folder: Path, fingerprint: str, confirmation_id: str) -> list[S
     for use in uses(folder):
         if use.confirmation_id == confirmation_id:
             break
-        if use.dataset_fingerprint == fingerprint:
+        if use.dataset_fingerprint == fingerprint and use.purpose != "refit":
             earlier.append(use)
     return earlier
 

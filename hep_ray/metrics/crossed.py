@@ -171,6 +171,44 @@ def crossed(
     )
 
 
+def one_more(left: Floats, right: Floats, *, seedless: bool = False) -> Crossed | None:
+    """Compare one more training of a configuration with several earlier ones of it, by the values of their events.
+
+    The noise of its seed is taken to be that of the earlier ones, whose mean has 1/T of the variance of one:
+    Var = (1 + 1/T) (σ²_A + σ²_AB/N) + σ²_B/N, where A and B are now the parts of each training, not of a difference.
+    B is what more events to learn from change of the same test events.
+
+    Args:
+        left: (1, N) of the one, by event.
+        right: (T, N) of the earlier ones, by seed and event.
+        seedless: no seed changes them: a fitted model.
+
+    Returns:
+        Left minus the mean of right; None where there is one earlier training, which tells no noise of seeds.
+
+    Raises:
+        InvalidConfig: the events differ, or left is several trainings.
+    """
+    if len(left) != 1 or left.shape[1] != right.shape[1]:
+        raise InvalidConfig(
+            f"one training is compared with others on the same events; got {left.shape}, {right.shape}"
+        )
+    seeds, events = right.shape
+    if seeds == 1 and not seedless:
+        return None
+    part, interaction = moments(right)
+    difference = left[0] - right.mean(axis=0)
+    shared = (float(np.var(difference, ddof=1)) - (1 + 1 / seeds) * interaction) / events
+    of_seeds = Variance((1 + seeds) * part.variance, part.degrees)
+    of_sample = Variance(max(0.0, shared), events - 1)
+    return Crossed(
+        difference=float(difference.mean()),
+        seed_error=math.sqrt(of_seeds.variance),
+        event_error=math.sqrt(of_sample.variance),
+        degrees=degrees([of_seeds, of_sample]),
+    )
+
+
 def moments(values: Floats) -> tuple[Variance, float]:
     """Variance of the mean over seeds from their spread, and the interaction σ²_AB: of (S, N) values.
 

@@ -64,6 +64,14 @@ def promote(
             "dataset gets the score of the model that never saw it, any other the mean.",
         ),
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Hand on the model that `hep-ray refit` trained on training and validation events, in place of the "
+            "confirmed one.",
+        ),
+    ] = False,
     plugin: Plugins = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -79,7 +87,8 @@ def promote(
     without it.
 
     Raises:
-        InvalidConfig: the models of folds are to be calibrated, or those of an ensemble are asked for.
+        InvalidConfig: the models of folds, or a refit, are to be calibrated; both are asked for; or the folds of an
+            ensemble.
         UnknownSearch: there is no such search.
         StorageError: it is not confirmed.
         TrackingUnavailable: MLflow does not answer.
@@ -96,11 +105,19 @@ def promote(
     found = find_search(search, storage)
     method = None if calibration is CalibrationMethod.OFF else cast("Method", calibration.value)
     source = context.get_parameter_source("calibration")
-    if folds is not None and method is not None and source is not None and source.name == "COMMANDLINE":
-        raise InvalidConfig(
-            f"the models of folds are not calibrated: leave out --calibration {method}, or --folds"
-        )
-    wishes = Wishes(data, tracking_uri, name, accept_reused_test, device, dry_run, level, method, folds)
+    if method is not None and source is not None and source.name == "COMMANDLINE":
+        if folds is not None:
+            raise InvalidConfig(
+                f"the models of folds are not calibrated: leave out --calibration {method}, or --folds"
+            )
+        if refit:
+            raise InvalidConfig(
+                "a calibration is fitted on validation events, and a refit has learnt from them: leave out "
+                f"--calibration {method}, or --refit"
+            )
+    wishes = Wishes(
+        data, tracking_uri, name, accept_reused_test, device, dry_run, level, method, folds, refit
+    )
     done = promote_search(found.folder, wishes, report=lambda check: say(check.line))
     if done.version is None:
         answer = "would be promoted" if done.verdict.passed else "would be refused"
@@ -115,5 +132,6 @@ def promote(
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
     words = done.verdict.candidate.words
     several = f", the models of {folds} folds" if folds is not None else f", the {words}" if words else ""
+    several = ", the refit" if refit else several
     say(f"models:/{done.name}@champion is version {done.version.number}{several}{former}")
     say(f"next: {following}")

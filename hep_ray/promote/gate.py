@@ -8,7 +8,6 @@ only whether the candidate beats what is to be beaten: see `gain`.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -123,29 +122,6 @@ class Looks:
     earlier: int = 0
     finalists: int = 0
     by_others: Mapping[str, int] = field(default_factory=dict)
-
-
-def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
-    """Choose the candidate and the run whose model would be handed on, by the validation split alone.
-
-    Raises:
-        PromotionRefused: there is no finalist, or its runs tell no validation metric.
-    """
-    key = "val_" + confirmation.metric.removeprefix("test_")
-    sign = 1 if confirmation.mode == "max" else -1
-    if not confirmation.finalists or any(
-        key not in run.metrics for one in confirmation.finalists for run in one.runs
-    ):
-        raise PromotionRefused(
-            f"a candidate is chosen among finalists by {key}; the confirmation of '{confirmation.search}' has "
-            f"{len(confirmation.finalists)} finalists and not every run of theirs has it"
-        )
-
-    def mean(contender: Contender) -> float:
-        return sign * math.fsum(run.metrics[key] for run in contender.runs) / len(contender.runs)
-
-    candidate = max(confirmation.finalists, key=mean)
-    return candidate, max(candidate.runs, key=lambda run: sign * run.metrics[key])
 
 
 def check_provenance(provenance: Mapping[str, str], origin: Mapping[str, str]) -> Criterion:
@@ -267,12 +243,12 @@ def _reproduced(
     labels = np.array([found[event_id][0] for event_id in ids])
     difference = float(np.abs(scores - kept.probabilities).max())
     text = (
-        f"{under}the portable model's scores on {device} and the confirmed ones on {len(ids)} test events differ by "
+        f"{under}the portable model's scores on {device} and the recorded ones on {len(ids)} test events differ by "
         f"{difference:.1e} at most ({TOLERANCE:.0e} is allowed)"
     )
     passed = difference <= TOLERANCE
     if not passed:
-        text += ": another checkpoint than the confirmed one, or another kind of device (--device)"
+        text += ": another checkpoint than the one that was tested, or another kind of device (--device)"
     wrong = (
         ""
         if np.array_equal(labels, kept.labels)

@@ -21,6 +21,7 @@ from hep_ray.confirm.confirmation import (
     Confirmation,
     ConfirmedRun,
     Contender,
+    choose,
     earlier_uses,
     load_confirmation,
     uses_of_others,
@@ -53,6 +54,7 @@ from hep_ray.promote.gate import (
 )
 from hep_ray.promote.package import Description, Package, model_card
 from hep_ray.promote.reference import Reference
+from hep_ray.promote.refit import check_refit, run_of
 from hep_ray.search.naming import estimated
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
@@ -106,6 +108,7 @@ class Wishes:
         level: rate, one-sided, at which a candidate that is no better may pass.
         calibration: map from scores to probabilities that is fitted on validation events and stored; None stores none.
         folds: hand on the models of so many folds of the configuration, in place of the one model.
+        refit: hand on the model that was refit on training and validation events, in place of the confirmed one.
     """
 
     data: Path | None = None
@@ -117,6 +120,7 @@ class Wishes:
     level: float = LEVEL
     calibration: Method | None = "temperature"
     folds: int | None = None
+    refit: bool = False
 
 
 def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = None) -> Promotion:
@@ -139,6 +143,8 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
             f"the gate's level is the one-sided rate of false alarms, above 0 and at most {LARGEST_LEVEL}; got "
             f"{wishes.level}"
         )
+    if wishes.refit and wishes.folds is not None:
+        raise InvalidConfig("one model or those of folds are handed on: type --refit or --folds, not both")
     confirmation = load_confirmation(folder)
     started = SearchState.read(folder).started
     registry = ModelRegistry(wishes.tracking_uri or recorded_uri(folder, started))
@@ -167,7 +173,7 @@ def _promote(
     uri, started = registry.uri, searched.started
     options = {} if started is None else started.options
     plugins = with_source(restore(retrained.plugins))
-    candidate, run = gate.choose(confirmation)
+    candidate, run = choose(confirmation)
     if candidate.members and wishes.folds is not None:
         raise InvalidConfig(
             f"--folds hands on the models of one configuration; the best of '{confirmation.search}' by validation is "
@@ -205,7 +211,7 @@ def _promote(
             answered(*check_scores(package, run, folder / FOLDER, confirmation.metric, dataset, device))
             sound = all(check.passed for check in checks)
             package, answers = _handed_on(
-                folder, wishes, package, candidate, run, dataset, device, sound=sound
+                folder, wishes, package, confirmation, candidate, run, dataset, device, sound=sound
             )
             answered(*answers)
         verdict = gate.Verdict(candidate, run, tuple(checks))
@@ -221,7 +227,7 @@ def _promote(
         card = model_card(name, package.description)
         if wishes.dry_run:
             return Promotion(name, verdict, None, None, card, uri, data)
-        storage, run_id = folder.parent, run.mlflow_run_id
+        storage, run_id = folder.parent, run_of(folder, run, wishes.refit)
         version = store(registry, name, package, dataset, card, storage, scratch, run_id)
         if registry.aliases(name).get(CHAMPION) != former:
             return None
@@ -257,6 +263,7 @@ def _handed_on(
     folder: Path,
     wishes: Wishes,
     package: Package,
+    confirmation: Confirmation,
     candidate: Contender,
     run: ConfirmedRun,
     dataset: Dataset,
@@ -264,18 +271,21 @@ def _handed_on(
     *,
     sound: bool,
 ) -> tuple[Package | None, Sequence[Criterion]]:
-    """Return what is handed on of a confirmed model, and answers: it with a calibration, or the models of folds.
+    """Return what is handed on of a confirmed model, and answers: it with a calibration, a refit, or models of folds.
 
     Args:
         folder: of the search.
         wishes: of the user.
         package: of the confirmed model.
+        confirmation: of the search.
         candidate: its configuration.
         run: that it was made from.
         dataset: verified.
         device: where models compute.
         sound: whether every check has passed; else no calibration is fitted.
     """
+    if wishes.refit:
+        return check_refit(folder, confirmation, candidate, package, dataset, device, wishes.level)
     if wishes.folds is None:
         if wishes.calibration is None or not sound:
             return package, ()

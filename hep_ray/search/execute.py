@@ -267,6 +267,7 @@ def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
         else open_events(plan.watched, resources.ingest, ("val",)),
         others=open_others(plan.others, resources.ingest, "val"),
         epochs=plan.epochs,
+        until=plan.until,
         metric=plan.metric,
         mode=plan.mode,
         cpus=resources.cpus_per_trial,

@@ -74,6 +74,7 @@ class TrainingPlan(ABC):
         plugins: files of the user's own whose components the trials need.
         time_budget: seconds after which nothing starts, and what runs stops after its epoch; None is no limit.
         fuse: most trials that are trained as one network, `auto` or `off`.
+        until: epoch after which a trial ends, with that epoch's model kept; None is the last, with the best one's.
         to_go_on: what to type after an interruption.
     """
 
@@ -93,6 +94,7 @@ class TrainingPlan(ABC):
     watched: Dataset | None = None
     others: Mapping[str, Dataset] = field(default_factory=dict)
     fuse: str = OFF
+    until: int | None = None
     to_go_on: str = "run the same script with --resume"
 
     @property
@@ -287,8 +289,7 @@ class SearchPlan(TrainingPlan):
             before["baseline"], now["baseline"] = state.started.stated["baseline"], dict(self.search.baseline)
         if changes := self.space.changes_since(before.pop("space")):
             raise CannotResume(
-                f"the search space has changed: {'; '.join(changes)}. A resumed search is the same search: state the "
-                "space as it was, or choose another --storage"
+                f"the search space has changed: {'; '.join(changes)}: state it as it was, or choose another --storage"
             )
         varied, under = before.pop("variations"), now.pop("variations")
         names = {**varied, **under} if varied else ()  # journals of before 2026-11-29 do not tell them
@@ -425,8 +426,7 @@ class Draft:
         weights = self.options.weights == "on"
         watched = Dataset.open(self.options.watch, hashes=self.hashes, weights=weights)
         if unlike := differs(self.dataset.schema, watched.schema, inputs=True):
-            of = f"convert it by the schema of {self.options.data}"
-            raise InvalidConfig(f"--watch {self.options.watch} has {unlike}: {of}")
+            raise InvalidConfig(f"--watch {self.options.watch} has {unlike}: convert both by one schema")
         return watched
 
     @cached_property

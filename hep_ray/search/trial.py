@@ -28,7 +28,7 @@ from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkp
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import Meter
 from hep_ray.training.distributed import ALONE, Communicator
-from hep_ray.training.loop import Goal, start_trial
+from hep_ray.training.loop import VAL_LOSS, Goal, start_trial
 
 FAILURE = "failure"
 """Key of a trial's last result that tells why it failed."""
@@ -40,6 +40,8 @@ USED = "used"
 """Key of a trial's result that holds the seconds of processors and GPUs that the epoch used, as pairs."""
 UNSTORED = "unstored"
 """Key of a result: what the storage did not take, which is no exc of the trial and ends the search."""
+SEEN = "seen_"
+"""Before the names of metrics, in place of `val_`, where the validation events are learnt from."""
 ENDED = "ended"
 """Key of a result: the trial has done all that it had to."""
 
@@ -63,6 +65,8 @@ class TrialJob:
         unstated: what a parameter is that a trial leaves out, where it is not today's default.
         watched: handle of the events that are evaluated after each epoch and rank nothing.
         others: of the variations that name another dataset, handle of its events.
+        until: epoch after which a trial ends, whose model is kept whatever its metrics: the validation events are
+            learnt from, and what is measured on them is reported under `SEEN`. None where the best epoch's is kept.
     """
 
     trials_folder: str
@@ -79,6 +83,7 @@ class TrialJob:
     unstated: Mapping[str, Any] = field(default_factory=dict)
     watched: EventData | None = None
     others: Mapping[str, OtherData] = field(default_factory=dict)
+    until: int | None = None
 
     def folder(self, trial_id: str) -> Path:
         """Return the folder of a trial, with its checkpoints and its log."""
@@ -131,7 +136,8 @@ class TrialRun:
             device=device,
             gpu_fraction=job.gpu_share,
             communicator=communicator,
-            goal=Goal(job.metric, job.mode),
+            goal=Goal(job.metric, job.mode) if job.until is None else VAL_LOSS,
+            until=job.until,
             watched=None if job.watched is None else job.watched.events("val"),
             others={name: one.events("val") for name, one in job.others.items()},
         )
@@ -173,6 +179,8 @@ class TrialRun:
             NonFiniteLoss, StorageError: see `report`.
         """
         _check_finite(metrics)
+        if self._job.until is not None:
+            metrics = {_seen(name): value for name, value in metrics.items()}
         self._used = used
         self._save(metrics)
         return self._result(metrics)
@@ -199,6 +207,8 @@ class TrialRun:
         value = metrics[self._job.metric]
         sign = 1 if self._job.mode == "max" else -1
         improved = self._best is None or sign * value > sign * self._best
+        if self._job.until is not None:
+            improved = int(metrics["epoch"]) == self._job.until
         self._best = value if improved else self._best
         # Every worker gives its random state to the checkpoint, so all of them ask for it.
         state = {"loop": self.loop.state_dict(), "best": self._best, "metrics": metrics, "used": self._used}
@@ -209,6 +219,11 @@ class TrialRun:
                 best = {"model": self.loop.kept.state_dict(), "params": self.loop.config.resolved()}
                 save_checkpoint(self._folder / BEST, {**best, "metrics": metrics})
             save_checkpoint(self._folder / LAST, state)
+
+
+def _seen(name: str) -> str:
+    """Return the name of a metric of events that are learnt from."""
+    return SEEN + name.removeprefix("val_") if name.startswith("val_") else name
 
 
 def _check_finite(metrics: dict[str, float]) -> None:

@@ -28,7 +28,7 @@ from hep_ray.flags import STORAGE, Storage
 from hep_ray.masking import mask
 from hep_ray.tracking.records import RecordedParameter, SearchStarted
 
-SPLITS = ("train", "val", "watched", "test", "confirmed")
+SPLITS = ("train", "val", "seen", "watched", "test", "confirmed")
 FAMILIES = ("confusion", "background_rejection", "expected_limit")
 """Metrics of many members, which get a folder of their own."""
 SHOWN = 4

@@ -70,6 +70,7 @@ def start_trial(
     goal: Goal = VAL_LOSS,
     watched: EventSource | None = None,
     others: Mapping[str, OtherEvents] | None = None,
+    until: int | None = None,
 ) -> TrialLoop | FittedLoop:
     """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
 
@@ -92,6 +93,7 @@ def start_trial(
         goal=goal,
         watched=watched,
         others=others,
+        until=until,
     )
 
 
@@ -115,6 +117,7 @@ class TrialLoop:
             each variation of the schema too.
         watched: events that are evaluated after each epoch too, and decide nothing.
         others: of the variations that name another dataset, its validation split.
+        until: epoch after which it ends, whatever its patience, with the schedule of all `epochs`; None is the last.
 
     Attributes:
         model: that is trained.
@@ -141,11 +144,13 @@ class TrialLoop:
         goal: Goal = VAL_LOSS,
         watched: EventSource | None = None,
         others: Mapping[str, OtherEvents] | None = None,
+        until: int | None = None,
     ) -> None:
         seed_everything(seed)
         self.config = config
         self.schema = schema
         self.epochs = epochs
+        self._until = until
         self.epoch = 0
         waits_for = goal if config.training.patience_metric == "goal" else VAL_LOSS
         self._patience = Patience(config.training.patience, waits_for)
@@ -215,6 +220,8 @@ class TrialLoop:
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or the patience is at its end."""
+        if self._until is not None:
+            return self.epoch >= self._until
         return self.epoch >= self.epochs or self._patience.ended
 
     def run_epoch(self) -> dict[str, float]:

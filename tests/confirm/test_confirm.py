@@ -14,9 +14,10 @@ from sklearn import metrics as sklearn_metrics
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.confirm.confirmation import load_confirmation, params_hash, uses
+from hep_ray.confirm.confirmation import choose, load_confirmation, params_hash, uses
 from hep_ray.confirm.folds import load_folds, prepare_folds, run_folds
 from hep_ray.confirm.plan import prepare_confirmation
+from hep_ray.confirm.refit import best_epoch, prepare_refit, run_refit
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.confirm.table import verdict
 from hep_ray.conversion.shards import ShardWriter
@@ -33,12 +34,12 @@ from hep_ray.errors import (
 )
 from hep_ray.search.execute import run_search
 from hep_ray.search.find import load_search
-from hep_ray.search.options import ConfirmOptions, FoldOptions, SearchOptions
+from hep_ray.search.options import AfterSearch, ConfirmOptions, FoldOptions, SearchOptions
 from hep_ray.search.plan import prepare
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import Journal, encode, read_records
 from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
-from tests.facts import raises
+from tests.facts import raises, tells
 
 pytestmark = pytest.mark.ray
 
@@ -580,6 +581,61 @@ def test_folds_score_each_event_by_a_model_that_never_saw_it(options):
         run_folds(prepare_folds(dataclasses.replace(given, trial=other)), console=QUIET)
     with raises(CannotConfirm, "t9999"):
         prepare_folds(dataclasses.replace(given, trial="t9999"))
+
+
+def test_a_refit_learns_from_validation_events_too_for_the_epochs_that_were_best(options, confirmed):
+    given = AfterSearch("toy_confirmed", storage=options.storage, scripts=options.scripts)
+    plan = prepare_refit(given)
+    found = run_refit(plan, console=QUIET)
+    candidate, _ = choose(confirmed.confirmation)
+    best = [run.epoch for run in candidate.runs]
+    assert (found.trial, found.best_epochs) == (candidate.name, tuple(best))
+    assert found.epoch == best_epoch(best)
+    assert found.seed == max(SEEDS) + 1
+    dataset, made = Dataset.open(options.storage.parent / "data"), Dataset.open(plan.folder / "data")
+    assert ids_of(made, "train") == ids_of(dataset, "train") | ids_of(dataset, "val")
+    assert found.events == len(ids_of(made, "train"))
+    (started,) = records(plan.folder, "search_started")
+    epochs = records(plan.folder, "epoch_finished")
+    assert [int(one.metrics["epoch"]) for one in epochs] == list(range(1, found.epoch + 1))
+    # Under the schedule of the full length, and with no value that could be taken for one by validation.
+    of_confirmed = [
+        one.metrics["learning_rate"]
+        for one in records(folder_of(options) / "confirm", "epoch_finished")
+        if one.trial_id == candidate.runs[0].trial_id
+    ]
+    assert [one.metrics["learning_rate"] for one in epochs] == of_confirmed[: found.epoch]
+    assert not [name for one in epochs for name in one.metrics if name.startswith("val_")]
+    assert records(plan.folder, "trial_finished")[0].status == "completed"
+    scores = pq.read_table(plan.folder / found.scores).to_pandas()
+    assert set(scores["event_id"]) == ids_of(dataset, "test")
+    assert found.metrics["test_loss"] == pytest.approx(scores["loss"].mean(), rel=1e-6)
+    looks = [use for use in uses(folder_of(options)) if use.confirmation_id == started.search_id]
+    assert [use.purpose for use in looks] == ["refit"]
+
+    client = open_client(default_uri(options.storage))
+    experiment = client.get_experiment_by_name("toy_confirmed")
+    (run,) = [
+        one
+        for one in client.search_runs([experiment.experiment_id], "tags.`hep_ray.kind` = 'refit'")
+        if TRIAL_TAG in one.data.tags
+    ]
+    assert run.info.run_id == found.mlflow_run_id
+    assert run.data.metrics["test/loss"] == found.metrics["test_loss"]
+    assert "seen/loss" in run.data.metrics
+    assert not [name for name in run.data.metrics if name.startswith(("val/", "val_"))]
+
+    assert run_refit(prepare_refit(given), console=QUIET) == found  # nothing is left to do
+    assert records(plan.folder, "epoch_finished") == epochs
+    words = ["refit", "toy_confirmed", "--storage", str(options.storage)]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    assert tells(
+        told.output, f"{found.events} events", "Refit minus confirmed: test_loss", "--refit --dry-run"
+    )
+    other = dataclasses.replace(plan, until=found.epoch + 1)
+    with raises(CannotResume, str(found.epoch + 1), "--again"):
+        run_refit(other, console=QUIET)
 
 
 def ids_of(dataset, split):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hep_ray.confirm.comparison import failures, seedless, summarise
-from hep_ray.confirm.confirmation import Confirmation, Contender, load_confirmation, save_confirmation
+from hep_ray.confirm.confirmation import Confirmation, Contender, choose, load_confirmation, save_confirmation
 from hep_ray.confirm.ensemble import keep_means, not_validated
 from hep_ray.confirm.finalists import Baseline, Configuration, check_ensemble
 from hep_ray.confirm.plan import ConfirmPlan, trial_id
@@ -25,7 +25,7 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotConfirm, CannotResume, StorageError
 from hep_ray.metrics.crossed import crossed
-from hep_ray.promote.gate import choose, same_contender
+from hep_ray.promote.gate import same_contender
 from hep_ray.report.tables import contenders
 from hep_ray.search.options import ConfirmOptions
 from hep_ray.search.resources import ResourcePlan

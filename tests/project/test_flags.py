@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from hep_ray import LogUniform, Preset, Search, Space
 from hep_ray.cli import app
+from hep_ray.confirm.confirmation import Confirmation, ConfirmedRun, Contender, save_confirmation
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.errors import HepRayError
 from hep_ray.search.cli import build_app
@@ -55,6 +56,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--plugin": "tests/integration/test_own_code.py",
     },
     "folds": {
+        "--dry-run": "tests/project/test_flags.py::test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused",
+        "--plugin": "tests/integration/test_own_code.py",
+    },
+    "refit": {
         "--dry-run": "tests/project/test_flags.py::test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused",
         "--plugin": "tests/integration/test_own_code.py",
     },
@@ -96,6 +101,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--accept-reused-test": "tests/promote/test_promote.py",
         "--calibration": "tests/promote/test_promote.py",
         "--folds": "tests/promote/test_promote.py",
+        "--refit": "tests/promote/test_refit.py",
         "--dry-run": "tests/promote/test_promote.py",
         "--plugin": "tests/integration/test_own_code.py",
     },
@@ -208,6 +214,7 @@ FOLDS_FLAGS: dict[str, list[str]] = {
     "--trial": ["t0001"],
     **{flag: words for flag, words in CONFIRM_FLAGS.items() if flag not in OF_CONFIRM_ALONE},
 }
+REFIT_FLAGS = {flag: words for flag, words in CONFIRM_FLAGS.items() if flag not in OF_CONFIRM_ALONE}
 CONVERT_FLAGS: dict[str, list[str]] = {
     "--reader": ["npz"],
     "--schema": ["uci_susy"],
@@ -259,6 +266,7 @@ TRIED = {
     "search": SEARCH_FLAGS,
     "confirm": CONFIRM_FLAGS,
     "folds": FOLDS_FLAGS,
+    "refit": REFIT_FLAGS,
     "data convert": CONVERT_FLAGS,
 }
 
@@ -359,7 +367,7 @@ def test_each_flag_of_a_search_changes_its_plan_or_is_refused(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("command", ["confirm", "folds"])
+@pytest.mark.parametrize("command", ["confirm", "folds", "refit"])
 def test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused(
     ray_session: None, place: Path, make_features: Callable[..., Path], command: str
 ) -> None:
@@ -367,6 +375,8 @@ def test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused(
     with Journal(place / "runs/flagged") as journal:
         for record in finished_search(place, fingerprint)[:-1]:
             journal.append(record)
+    if command == "refit":
+        save_confirmation(place / "runs/flagged", confirmation_of_flagged(fingerprint))
 
     def run(*words: str) -> Any:
         name = "--allow-unfinished"
@@ -381,6 +391,38 @@ def test_each_flag_of_a_confirmation_changes_its_plan_or_is_refused(
         for word in NUMBERS:
             assert run(flag, word).exit_code != 0, (flag, word)
     assert command == "confirm" or run("--folds", "2").exit_code != 0
+
+
+def confirmation_of_flagged(fingerprint: str) -> Confirmation:
+    """What a confirmation of `finished_search` says, as far as the plan of a refit asks."""
+
+    def contender(name: str, role: Any) -> Contender:
+        run = ConfirmedRun(
+            trial_id=name,
+            seed=1,
+            epoch=2,
+            metrics={"val_accuracy": 0.6, "test_accuracy": 0.6},
+            checkpoint="trials/a/best.pt",
+            scores="trials/a/test_scores.parquet",
+        )
+        params = {**SEARCH.space.samples()[0], "learning_rate": 0.05}
+        return Contender(name=name, role=role, params=params, runs=(run,), estimates={})
+
+    return Confirmation(
+        search="flagged",
+        search_id="a" * 32,
+        task="toy",
+        dataset_fingerprint=fingerprint,
+        metric="test_accuracy",
+        mode="max",
+        level=0.95,
+        correction="holm",
+        seeds=(1,),
+        epochs=2,
+        contenders=(contender("t0001", "finalist"), contender("baseline", "baseline")),
+        comparisons=(),
+        provenance={},
+    )
 
 
 @pytest.fixture

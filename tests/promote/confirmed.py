@@ -15,19 +15,29 @@ from hep_ray.confirm.confirmation import (
     ConfirmedRun,
     Contender,
     Estimate,
+    choose,
+    load_confirmation,
     save_confirmation,
 )
 from hep_ray.confirm.folds import FILE_NAME as FOLDS_FILE
 from hep_ray.confirm.folds import OF_ALL, CrossValidation, Fold, dataset_of_fold, put_together
+from hep_ray.confirm.refit import FILE_NAME as REFIT_FILE
+from hep_ray.confirm.refit import REFIT, RefitPlan, _publish, best_epoch, dataset_of_refit
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.loading.batches import BatchRequest, Events
+from hep_ray.loading.shards import RowGroups, ShardStream
+from hep_ray.loading.stream import EventData
 from hep_ray.metrics import classification_metrics
+from hep_ray.search.options import AfterSearch
+from hep_ray.search.recorder import Recorder
+from hep_ray.search.state import SearchState
+from hep_ray.search.trial import TrialJob, TrialRun
 from hep_ray.tracking.journal import Journal
-from hep_ray.tracking.records import SearchStarted
-from hep_ray.training.checkpoint import save_checkpoint
+from hep_ray.tracking.records import SearchFinished, SearchStarted, TrialTested
+from hep_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.evaluation import evaluate
 from hep_ray.training.loop import TrialLoop, start_trial
@@ -258,3 +268,75 @@ def make_folds(folder, dataset, given, folds, epochs=2, search="toy", trial="t00
     )
     (folder / FOLDS_FILE).write_text(found.model_dump_json())
     return folder
+
+
+def make_refit(folder, data, scale=1.0):
+    """Refit the candidate of a confirmed search as `hep-ray refit` does, in this process; return its plan.
+
+    A scale below 1 makes it a worse model: of its weights so much is kept, and with 0 all events are scored alike.
+    """
+    torch.set_num_threads(1)
+    confirmation, dataset = load_confirmation(folder), Dataset.open(data)
+    candidate, _ = choose(confirmation)
+    plan = RefitPlan(
+        experiment=folder.name,
+        storage=folder.parent,
+        folder=folder / REFIT,
+        tracking_uri="",
+        dataset=dataset_of_refit(dataset, folder / REFIT, weights=True),
+        resources=None,
+        epochs=confirmation.epochs,
+        metric="seen_accuracy",
+        mode="max",
+        until=best_epoch([run.epoch for run in candidate.runs]),
+        started=SearchState.read(folder).started,
+        source=folder,
+        options=AfterSearch(folder.name, storage=folder.parent),
+        confirmation=confirmation,
+        candidate=candidate,
+        seed=9,
+        original=dataset,
+    )
+    names = tuple(column.name for column in plan.dataset.schema.columns)
+    sources = {
+        part: ShardStream(plan.dataset.schema, RowGroups.of(plan.dataset, part), names, {})
+        for part in ("train", "val")
+    }
+    trials = plan.folder / "trials"
+    (begun,) = plan.runs
+    job = TrialJob(
+        str(trials),
+        plan.dataset.schema,
+        EventData(sources, plan.dataset.fingerprint),
+        plan.epochs,
+        plan.metric,
+        plan.mode,
+        1,
+        gpu=False,
+        until=plan.until,
+    )
+    with Journal(plan.folder) as journal:
+        recorder = Recorder(journal, plan.metric, plan.mode, plan.epochs, trials, keep=1)
+        (started,) = plan.opening(recorder.state, print)
+        recorder.write(started.model_copy(update={"provenance": {**PROVENANCE, "confirms": "1"}}))
+        recorder.write(begun)
+        place = trials / begun.trial_id
+        place.mkdir(parents=True)
+        run = TrialRun(job, {"trial_id": begun.trial_id, "params": begun.params, "seed": begun.seed}, "cpu")
+        while not run.loop.finished:
+            result = run.report()
+            recorder.hear(begun.trial_id, result)
+        recorder.end(begun.trial_id, result)
+        state = load_checkpoint(place / "best.pt")
+        learnt = {name for name, _ in run.loop.kept.named_parameters()}
+        model = {key: value * scale if key in learnt else value for key, value in state["model"].items()}
+        save_checkpoint(place / "best.pt", {**state, "model": model})
+        ids, test = split(plan.dataset, "test")
+        tested = evaluate_once(place, plan.dataset.schema, test, pa.array(ids))
+        recorder.write(
+            TrialTested(time=time.time(), trial_id=begun.trial_id, epoch=tested.epoch, metrics=tested.metrics)
+        )
+        assert _publish(plan, recorder.state, {}) is None  # it has not ended
+        recorder.write(SearchFinished(time=time.time()))
+        assert _publish(plan, recorder.state, {}) == plan.folder / REFIT_FILE
+    return plan

@@ -1,0 +1,521 @@
+"""Refit a confirmed configuration: train it once more, on training and validation events, and choose nothing.
+
+The validation events have done their work when a configuration is confirmed: they chose it, and the epoch of each of
+its models. A model that learns from them too has a quarter more events or so. Nothing is left to choose its epoch by,
+so it is trained for as many as the confirmed trainings found best (`best_epoch`), under the schedule of the full
+length, and the model of that epoch is handed on. The test split is read once, afterwards, and chooses nothing either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from rich.console import Console
+
+from hep_ray.config import Config
+from hep_ray.confirm.comparison import seedless, values_of
+from hep_ray.confirm.confirmation import (
+    FOLDER,
+    INSIDE,
+    Confirmation,
+    ConfirmedRun,
+    Contender,
+    SplitUse,
+    choose,
+    load_confirmation,
+    params_hash,
+    read_record,
+    record_use,
+    set_aside,
+)
+from hep_ray.confirm.plan import RetrainingPlan, ended, resources_for, searched_dataset, source_of
+from hep_ray.confirm.run import evaluate_kept
+from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes, Manifest, Shard, fingerprint_of
+from hep_ray.dataset.other_events import other_datasets
+from hep_ray.dataset.schema import EventSchema
+from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused, SearchFailed, StorageError
+from hep_ray.files import open_locked, replacing, storing, write_whole
+from hep_ray.flags import typed
+from hep_ray.metrics import nominal_key
+from hep_ray.metrics.crossed import Crossed, aligned, one_more
+from hep_ray.plugins import import_named, restore
+from hep_ray.search.execute import beside, execute
+from hep_ray.search.find import find_search
+from hep_ray.search.options import AfterSearch
+from hep_ray.search.recorder import Recorder
+from hep_ray.search.state import SearchState
+from hep_ray.search.trial import SEEN
+from hep_ray.tracking.client import recorded_uri
+from hep_ray.tracking.records import Record, TrialStarted
+from hep_ray.training.checkpoint import BEST
+from hep_ray.training.config import TrialConfig
+from hep_ray.training.testing import SCORES
+
+REFIT = "refit"
+"""Folder of a refit within that of its search, and purpose of its look at the test split."""
+FILE_NAME = "refit.json"
+TRIAL = "model"
+LEARNT = "learnt-"
+"""Before the name of a shard of validation events that stands among those of training."""
+
+
+class Refit(Config):
+    """Everything that a refit found: one model, trained on training and validation events.
+
+    Attributes:
+        search: name.
+        search_id: of the search.
+        confirmation_id: of the confirmation whose candidate it is.
+        dataset_fingerprint: of the dataset of the search, whose events it was trained and tested on.
+        data_fingerprint: of the same events as they were divided for it, in `data/`.
+        trial: the finalist, as the confirmation names it.
+        params: of the configuration, without the seed.
+        seed: of the training; neither search nor confirmation used it.
+        epoch: after which it ended, whose model it is.
+        epochs: full length, which the schedule is of.
+        best_epochs: of the confirmed trainings, from which `epoch` follows, see `best_epoch`.
+        events: that it learnt from.
+        metric: of the test split, by which the confirmation judges.
+        metrics: of the test split, `test_accuracy` and so on; no event of it was learnt from.
+        checkpoint: its model, relative to the folder of the refit.
+        scores: Parquet file of the test split, relative to the same.
+        provenance: of the training, as of a search.
+        mlflow_run_id: of the training; None where it has none.
+    """
+
+    search: str
+    search_id: str
+    confirmation_id: str
+    dataset_fingerprint: str
+    data_fingerprint: str
+    trial: str
+    params: dict[str, Any]
+    seed: int
+    epoch: int
+    epochs: int
+    best_epochs: tuple[int, ...]
+    events: int
+    metric: str
+    metrics: dict[str, float]
+    checkpoint: str = Field(pattern=INSIDE)
+    scores: str = Field(pattern=INSIDE)
+    provenance: dict[str, str]
+    mlflow_run_id: str | None = None
+
+    @property
+    def run(self) -> ConfirmedRun:
+        """The training, as a confirmation tells one of its own."""
+        return ConfirmedRun(
+            trial_id=TRIAL,
+            seed=self.seed,
+            epoch=self.epoch,
+            metrics=self.metrics,
+            checkpoint=self.checkpoint,
+            scores=self.scores,
+            mlflow_run_id=self.mlflow_run_id,
+        )
+
+    @property
+    def contender(self) -> Contender:
+        """The configuration with this training alone."""
+        return Contender(name=self.trial, role="finalist", params=self.params, runs=(self.run,), estimates={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitPlan(RetrainingPlan):
+    """A refit that can run.
+
+    Attributes:
+        options: it was made from.
+        confirmation: of the search.
+        candidate: its finalist that is trained, see `choose`.
+        seed: of the training; neither search nor confirmation used it.
+        original: the dataset of the search; `dataset` is that until the training begins, see `dataset_of_refit`.
+    """
+
+    options: AfterSearch
+    confirmation: Confirmation
+    candidate: Contender
+    seed: int
+    original: Dataset
+    until: int
+
+    @property
+    def events(self) -> int:
+        """Events that are learnt from: those of training and validation."""
+        return self.original.rows("train") + self.original.rows("val")
+
+    @property
+    def best_epochs(self) -> tuple[int, ...]:
+        """Epoch of each confirmed training whose model was best by validation."""
+        return tuple(run.epoch for run in self.candidate.runs)
+
+    @property
+    def runs(self) -> list[TrialStarted]:
+        """The one training."""
+        params = {key: value for key, value in self.candidate.params.items() if key != "seed"}
+        tags = {"contender": self.candidate.name, "refit": f"{self.until} of {self.epochs} epochs"}
+        return [TrialStarted(time=0.0, trial_id=TRIAL, number=0, params=params, seed=self.seed, tags=tags)]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return options, title and tags of the first record."""
+        return {
+            "options": {
+                "data": str(self.original.folder.resolve()),
+                "confirmation": self.confirmation.confirmation_id,
+                "until": self.until,
+            },
+            "title": f"{self.started.search} (refit)",
+            "tags": {"hep_ray.kind": REFIT},
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a refit to be the same after a restart."""
+        return {
+            **super().identity,
+            "sampler": "one seed",
+            "seed": self.seed,
+            "contenders": {self.candidate.name: self.candidate.params},
+        }
+
+    def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:
+        """Return the first record of a new refit; none of one that goes on.
+
+        Raises:
+            CannotResume: the folder holds the refit of another confirmation, or of something else.
+        """
+        self.refuse_another(state)
+        return super().opening(state, say)
+
+    def refuse_another(self, state: SearchState) -> None:
+        """Refuse to go on with the refit of another confirmation, or for other epochs.
+
+        Raises:
+            CannotResume: the journal holds one.
+        """
+        before = {} if state.started is None else state.started.options
+        for key, told in (("confirmation", "the confirmation"), ("until", "its last epoch")):
+            now = self.told["options"][key]
+            if before and before.get(key) != now:
+                raise CannotResume(
+                    f"{self.folder} holds another refit, of which {told} is {before.get(key)}, not {now}: type "
+                    "--again to set it aside"
+                )
+
+    def divided(self) -> RefitPlan:
+        """Return the plan with the dataset of the training, which is made where it is not there.
+
+        Raises:
+            CannotConfirm: the configuration cannot be trained on so many events.
+            StorageError, ClusterUnavailable, Infeasible: see `preflight`.
+        """
+        dataset = dataset_of_refit(self.original, self.folder, weights=self.started.weights == "on")
+        resources = resources_for(
+            dataset, self.options, self.started, [self.candidate.params], self.plugins, 1
+        )
+        return dataclasses.replace(self, dataset=dataset, resources=resources)
+
+
+def best_epoch(epochs: Sequence[int]) -> int:
+    """Return for how many epochs to train where nothing tells the best one: the median, a half rounded up.
+
+    Args:
+        epochs: the best ones by validation, of trainings of the same configuration and length.
+
+    >>> best_epoch([3, 9, 4]), best_epoch([3, 4])
+    (4, 4)
+    """
+    return math.floor(statistics.median(epochs) + 0.5)
+
+
+def prepare_refit(options: AfterSearch, *, hashes: Hashes = "once") -> RefitPlan:
+    """Check that the candidate of a confirmation can be trained on training and validation events.
+
+    Raises:
+        UnknownSearch: no name, folder or script is the search's.
+        StorageError: it is not confirmed.
+        CannotConfirm: the search still runs, is another than the confirmed one, or of another dataset; no finalist is a
+            candidate, or it is the mean of several configurations; or it learns from a stated number of events.
+        PluginFailed: a file that registers its components has gone or changed since the confirmation.
+        StorageError, ClusterUnavailable, Infeasible: see `preflight`.
+    """
+    import_named(options.plugin or ())
+    found = find_search(options.search, options.storage, options.scripts)
+    options = dataclasses.replace(options, storage=found.storage)
+    confirmation = load_confirmation(found.folder)
+    state = ended(options, found.name)
+    started = state.started
+    assert started is not None
+    again = typed("hep-ray", "confirm", found.name, "--again", storage=found.storage)
+    if confirmation.search_id != started.search_id:
+        raise CannotConfirm(
+            f"the confirmation of {found.name} is of another search of that name "
+            f"({confirmation.search_id[:12]}, not {started.search_id[:12]}): type `{again}`"
+        )
+    try:
+        candidate, _ = choose(confirmation)
+    except PromotionRefused as exc:
+        raise CannotConfirm(str(exc)) from None
+    _refuse_few_events(candidate, started.unstated)
+    plugins = restore(SearchState.read(found.folder / FOLDER).plugins)
+    dataset = searched_dataset(options, started, hashes)
+    ranking = nominal_key(started.metric) != started.metric
+    used = (*confirmation.seeds, *(trial.started.seed for trial in state.trials.values()))
+    return RefitPlan(
+        experiment=found.name,
+        storage=found.storage,
+        folder=found.folder / REFIT,
+        tracking_uri=options.tracking_uri or recorded_uri(found.folder, started),
+        dataset=dataset,
+        resources=resources_for(dataset, options, started, [candidate.params], plugins, 1),
+        epochs=confirmation.epochs,
+        metric=SEEN + nominal_key(started.metric).removeprefix("val_"),
+        mode=started.mode,
+        keep=1,
+        epoch_timeout=options.as_in_search(started).epoch_timeout,
+        plugins=plugins,
+        until=best_epoch([run.epoch for run in candidate.runs]),
+        started=started,
+        source=source_of(found, started),
+        variations=dict(dataset.schema.variations) if ranking else {},
+        tested=other_datasets(dataset, validated=False, hashes=hashes) if ranking else {},
+        options=options,
+        confirmation=confirmation,
+        candidate=candidate,
+        seed=1 + max(used),
+        original=dataset,
+    )
+
+
+def _refuse_few_events(candidate: Contender, unstated: Mapping[str, Any]) -> None:
+    """Refuse a configuration that would not learn from more events than before, and what is no configuration.
+
+    Raises:
+        CannotConfirm: it states how many training events it learns from, or is the mean of several configurations.
+    """
+    if not candidate.params:
+        raise CannotConfirm(
+            f"one configuration is refit, and the candidate '{candidate.name}' is the mean of several: promote it "
+            "without --refit, or confirm without an ensemble"
+        )
+    params = {key: value for key, value in candidate.params.items() if key != "seed"}
+    config = TrialConfig.completed(params, unstated)
+    few = 0 if config.fitted else config.training.train_events
+    if few:
+        raise CannotConfirm(
+            f"the configuration of {candidate.name} learns from the first {few} training events (train_events={few}), "
+            "and would do so of more: there is nothing to refit; promote it without --refit"
+        )
+
+
+def dataset_of_refit(dataset: Dataset, folder: Path, *, weights: bool) -> Dataset:
+    """Return the events of a dataset whose training split has those of validation too, in `folder/data`.
+
+    Its shards are those of the dataset under other names (hard links; copies where the file system has none). The
+    validation split is there once more, since a training needs one; the test split is the same.
+
+    Args:
+        dataset: of the search, opened.
+        folder: of the refit.
+        weights: use the events' weights.
+
+    Raises:
+        CannotResume: there are other events.
+        ShardMismatch: what is there is not whole.
+        StorageError: it cannot be written.
+    """
+    out = folder / "data"
+    manifest, sources = _with_validation(dataset)
+    if not (out / MANIFEST).is_file():
+        with replacing(out) as filling, storing(out):
+            for shard, source in zip(manifest.shards, sources, strict=True):
+                try:
+                    os.link(source.resolve(), filling / shard.file)
+                except OSError:
+                    shutil.copyfile(source, filling / shard.file)
+            write_whole(filling / MANIFEST, manifest.dumps())
+    made = Dataset.open(out, weights=weights)
+    if made.fingerprint != manifest.fingerprint:
+        raise CannotResume(
+            f"{out} holds other events (fingerprint {made.fingerprint[:12]}, not {manifest.fingerprint[:12]}): type "
+            "--again to set it aside"
+        )
+    return made
+
+
+def _with_validation(dataset: Dataset) -> tuple[Manifest, list[Path]]:
+    """Return the manifest of a refit's dataset, and where each of its shards lies."""
+    before = dataset.manifest
+    shards: list[Shard] = []
+    sources: list[Path] = []
+    for split in ("train", "val", "test"):
+        for shard in before.shards:
+            learnt = split == "train" and shard.split == "val"
+            if learnt or shard.split == split:
+                name = f"{LEARNT}{shard.file}" if learnt else shard.file
+                shards.append(shard.model_copy(update={"file": name, "split": split}))
+                sources.append(dataset.folder / shard.file)
+    # Variations by other datasets are relative to the folder; a confirmation's tests get them from the original.
+    kept = {name: one for name, one in before.event_schema.variations.items() if one.data is None}
+    schema: EventSchema = before.event_schema.model_copy(
+        update={"variations": kept, "expected": dataset.schema.expected or before.event_schema.expected}
+    )
+    sums = dict(before.weights)
+    if sums:
+        sums["train"] = {
+            name: (sums["train"][name][0] + signed, sums["train"][name][1] + size)
+            for name, (signed, size) in sums["val"].items()
+        }
+    made = before.model_copy(
+        update={
+            "event_schema": schema,
+            "shards": tuple(shards),
+            "weights": sums,
+            "source": {**before.source, "train_and_val_of": dataset.fingerprint},
+            "fingerprint": fingerprint_of(schema, before.split_rule, shards),
+        }
+    )
+    return made, sources
+
+
+def run_refit(plan: RefitPlan, *, again: bool = False, console: Console | None = None) -> Refit:
+    """Train the model that has not been trained yet, and test it once.
+
+    Typed again, it goes on; a refit that has ended only tells its result again.
+
+    Args:
+        plan: checked by `prepare_refit`.
+        again: set an earlier refit aside, into a folder beside it, and start anew.
+        console: where progress is shown.
+
+    Raises:
+        CannotResume: the folder holds another refit.
+        StorageError: another process is at work in it.
+        TrackingUnavailable, Interrupted, SearchFailed: see `execute`.
+    """
+    console = console or Console(stderr=True)
+    rule = f"the refit of {plan.started.search} is made by one command at a time"
+    with open_locked(plan.folder.with_name(f".{plan.folder.name}.lock"), rule):
+        before = SearchState.read(plan.folder)
+        failed = TRIAL in before.trials and before.trials[TRIAL].status == "failed"
+        if again or failed:
+            set_aside(plan.folder)
+        elif before.started is not None:
+            plan.refuse_another(before)  # before anything is written
+        divided = plan.divided()
+        try:
+            done = execute(
+                divided,
+                console,
+                publish=partial(_publish, divided),
+                when_trained=partial(_test, divided, console=console),
+            )
+        except SearchFailed as exc:
+            raise SearchFailed(f"the refit failed: {exc}; typed again, the command trains it anew") from None
+    if done.untracked is not None:
+        beside(console)(str(done.untracked))
+    return load_refit(plan.folder)
+
+
+def _publish(plan: RefitPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path | None:
+    """Write what was found, once the model has been tested."""
+    trial = state.trials.get(TRIAL)
+    if not state.finished or trial is None or trial.tested is None:
+        return None
+    assert state.started is not None
+    made = Refit(
+        search=plan.started.search,
+        search_id=plan.started.search_id,
+        confirmation_id=plan.confirmation.confirmation_id,
+        dataset_fingerprint=plan.original.fingerprint,
+        data_fingerprint=plan.dataset.fingerprint,
+        trial=plan.candidate.name,
+        params=plan.candidate.params,
+        seed=plan.seed,
+        epoch=trial.tested.epoch,
+        epochs=plan.epochs,
+        best_epochs=plan.best_epochs,
+        events=plan.events,
+        metric=plan.test_metric,
+        metrics=trial.tested.metrics,
+        checkpoint=f"trials/{TRIAL}/{BEST}",
+        scores=f"trials/{TRIAL}/{SCORES}",
+        provenance=state.started.provenance,
+        mlflow_run_id=run_ids.get(TRIAL),
+    )
+    path = plan.folder / FILE_NAME
+    with storing(path):
+        write_whole(path, made.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def _test(plan: RefitPlan, recorder: Recorder, *, console: Console) -> None:
+    """Score the test split once, and record the look before it is taken.
+
+    Raises:
+        Interrupted: Ctrl-C; typed again, it goes on.
+    """
+    trial, started = recorder.state.trials[TRIAL], recorder.state.started
+    assert started is not None
+    if trial.status != "completed" or trial.tested is not None:
+        return
+    use = SplitUse(
+        time=time.time(),
+        purpose=REFIT,
+        dataset_fingerprint=plan.original.fingerprint,
+        contenders=(params_hash(plan.candidate.params),),
+        confirmation_id=started.search_id,
+        seeds=(plan.seed,),
+    )
+    record_use(plan.storage / plan.experiment, use)
+    evaluate_kept(plan, [TRIAL], recorder.write, console)
+
+
+def load_refit(folder: Path) -> Refit:
+    """Load what a refit found, from its folder such as `runs/susy/refit`.
+
+    Raises:
+        StorageError: there is none, or the file is not one.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        command = typed("hep-ray", REFIT, folder.parent.name, storage=folder.parent.parent)
+        raise StorageError(f"there is no refit, {path} is not there: type `{command}`")
+    return read_record(Refit, path)
+
+
+def against_confirmed(
+    folder: Path, found: Refit, candidate: Contender, schema: EventSchema
+) -> Crossed | None:
+    """Compare a refit with the confirmed trainings of its configuration on the test split, paired by event.
+
+    Args:
+        folder: of the search.
+        found: the refit.
+        candidate: the finalist, as it was confirmed.
+        schema: of the dataset of the search.
+
+    Returns:
+        Refit minus the mean of the confirmed, see `one_more`; None where their scores do not tell.
+
+    Raises:
+        StorageError: scores cannot be read, or are of different events.
+    """
+    ours = values_of(folder / REFIT, schema, found.contender, found.metric)
+    theirs = values_of(folder / FOLDER, schema, candidate, found.metric)
+    if ours is None or theirs is None:
+        return None
+    return one_more(*aligned(ours, theirs), seedless=seedless(candidate))
