@@ -277,7 +277,7 @@ def check_metric(
     """
     if metric not in found:
         return Criterion("recorded metric", True, f"{metric} does not follow from the scores alone")
-    text = f"the scores give {metric} = {found[metric]:.6g}, the confirmation says {recorded[metric]:.6g}"
+    text = f"the scores give {metric} = {found[metric]:.6g}, recorded is {recorded[metric]:.6g}"
     passed = abs(found[metric] - recorded[metric]) <= METRIC_TOLERANCE
     if not passed and not kept.exact:
         # Confirmations of versions before log-odds were kept ranked by float32 probabilities, many of which are 1.

@@ -101,15 +101,20 @@ def is_fold(started: SearchStarted) -> bool:
     return started.tags.get("hep_ray.kind") == "fold"
 
 
+def is_refit(started: SearchStarted) -> bool:
+    """Return whether this is the training of a confirmed configuration on training and validation events."""
+    return started.tags.get("hep_ray.kind") == "refit"
+
+
 def experiment_tags(started: SearchStarted, experiment_id: str) -> dict[str, str]:
     """Return the tags of an experiment that make its page useful: a description with links, and views.
 
     Args:
-        started: first record of a search, or of a confirmation, which adds views to those of its search; a fold's has
-            none of its own.
+        started: first record of a search, or of a confirmation, which adds views to those of its search; that of a
+            fold or of a refit has none of its own.
         experiment_id: of its experiment.
     """
-    if is_fold(started):
+    if is_fold(started) or is_refit(started):
         return {}
     confirms = started.provenance.get("confirms")
     views = _of_confirmation(started, confirms) if confirms else _of_search(started)
@@ -127,6 +132,12 @@ def note(started: SearchStarted, experiment_id: str) -> str:
     if is_fold(started):
         what = f"One of the trainings of {started.title}, tested once on the part of the events that it never saw."
         return "\n\n".join([what, f"Next: `hep-ray report {started.search}`"])
+    if is_refit(started):
+        what = (
+            f"The confirmed configuration of *{started.search}*, trained once more on training and validation events "
+            "and tested once. `seen/…` is of validation events, which it learns from."
+        )
+        return "\n\n".join([what, f"Next: `hep-ray promote {started.search} --refit --dry-run`"])
     if "confirms" in started.provenance:
         what = f"Finalists of *{started.search}* and its baseline, trained anew and tested once on the test split."
         return "\n\n".join([what, f"Look: {confirmed}", next_step])
