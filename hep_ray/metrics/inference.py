@@ -105,18 +105,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
     if not p_values:
         return []
-    # multipletests has Python look for garbage: with nothing to look through that costs no second.
-    frozen = gc.get_freeze_count()
-    if not frozen:
-        gc.freeze()
+    # multipletests has Python look for garbage, a second's work in a large process: here there is nothing to look at.
+    gc.freeze()
     try:
         # 1 comes last in Holm's order, where it changes no other value.
         _, adjusted, _, _ = multipletests(
             [1.0 if value is None else value for value in p_values], method="holm"
         )
     finally:
-        if not frozen:
-            gc.unfreeze()
+        gc.unfreeze()
     return [None if value is None else float(one) for value, one in zip(p_values, adjusted, strict=True)]
 
 

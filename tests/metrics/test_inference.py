@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 
 import numpy as np
@@ -17,14 +16,6 @@ from tests.facts import raises
 
 EXPERIMENTS = 1000
 VALUES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=2, max_size=8)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage():
-    """statsmodels collects garbage in each call of `holm`: here of what these tests make, not of the whole run."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_t_interval_by_hand() -> None:

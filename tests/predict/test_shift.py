@@ -33,10 +33,8 @@ def with_reference(package, dataset):
     return Package.create(package.description, model.model.state_dict(), kept)
 
 
-def test_of_unshifted_samples_no_more_than_the_level_are_called_shifted(monkeypatch):
+def test_of_unshifted_samples_no_more_than_the_level_are_called_shifted():
     """Of 400 samples at 5 %, 20 ± 4.4 are expected to be warned of; 34 would be 3.2 standard deviations too many."""
-    # statsmodels collects garbage in every correction, 0.1 s each where much is loaded.
-    monkeypatch.setattr("gc.collect", lambda *_: 0)
     random = np.random.default_rng(1)
     found = [
         bool(shift_test(reference(random, 500).values, reference(random, 500), ShiftSettings()).shifted)

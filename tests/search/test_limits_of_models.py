@@ -17,8 +17,8 @@ from hep_ray.confirm.finalists import choose_baseline, configurations, finalists
 from hep_ray.errors import CannotConfirm, InvalidSpace, PluginFailed
 from hep_ray.models import MODELS, model
 from hep_ray.own_code import OWN_CODE
+from hep_ray.promote.candidate import constraints as criteria
 from hep_ray.promote.gate import check_constraints
-from hep_ray.promote.run import _constraints
 from hep_ray.report import tables
 from hep_ray.report.groups import groups_of
 from hep_ray.search import constraints
@@ -230,9 +230,11 @@ def test_a_model_that_breaks_a_constraint_is_not_promoted() -> None:
     own = {"parameters": 90.0, "latency_ms": 0.1}
     searched.apply(TrialStarted(time=0, trial_id="t0", number=0, params=params, seed=0, figures=own))
     retrained.apply(TrialStarted(time=0, trial_id="t0_seed1", number=0, params=params, seed=1))
-    told: Any = (searched, SimpleNamespace(name="t0"), retrained, SimpleNamespace(trial_id="t0_seed1"))
-    assert [one.passed for one in _constraints(*told)] == [True]
+    one_model = SimpleNamespace(trained=lambda contender, run: [(contender, run)])
+    candidate, run = SimpleNamespace(name="t0"), SimpleNamespace(trial_id="t0_seed1")
+    told: Any = (searched, retrained, one_model, candidate, run)
+    assert [one.passed for one in criteria(*told)] == [True]
     metrics = {"epoch": 1, "parameters": 130.0}  # it was fitted with another seed, and grew
     retrained.apply(EpochFinished(time=0, trial_id="t0_seed1", metrics=metrics))
-    assert [one.passed for one in _constraints(*told)] == [False]
-    assert list(_constraints(SearchState.fold([started()]), *told[1:])) == []
+    assert [one.passed for one in criteria(*told)] == [False]
+    assert list(criteria(SearchState.fold([started()]), *told[1:])) == []
