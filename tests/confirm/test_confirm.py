@@ -662,6 +662,8 @@ def test_what_mlflow_did_not_take_is_told_although_training_fails_too(options, t
     assert nobody in told.getvalue()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_an_ensemble_is_validated_and_judged_under_variations_and_goes_on_after_a_crash(
     options, confirmed, tmp_path
 ):
