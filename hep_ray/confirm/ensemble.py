@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hep_ray.confirm.confirmation import ConfirmedRun
 from hep_ray.confirm.finalists import ENSEMBLE
-from hep_ray.confirm.plan import ConfirmPlan, trial_id
+from hep_ray.confirm.plan import ConfirmPlan, RetrainingPlan, trial_id
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import StorageError
 from hep_ray.training.testing import (
@@ -26,7 +26,7 @@ from hep_ray.training.testing import (
 )
 
 
-def variations_of(plan: ConfirmPlan, split: Judged) -> Mapping[str, Variation]:
+def variations_of(plan: RetrainingPlan, split: Judged) -> Mapping[str, Variation]:
     """Return the variations under which models are evaluated on a split: on validation where they rank."""
     return plan.variations if split == "test" or plan.ranks_worst else {}
 

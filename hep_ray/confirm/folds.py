@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +24,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from hep_ray.config import Config
-from hep_ray.confirm.confirmation import SplitUse, params_hash, read_record, record_use, set_aside
+from hep_ray.confirm.confirmation import read_record, set_aside
 from hep_ray.confirm.finalists import Configuration, configurations
 from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, resources_for, searched_dataset, source_of
-from hep_ray.confirm.run import evaluate_kept
+from hep_ray.confirm.run import train_one
 from hep_ray.conversion.convert import convert
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
@@ -37,16 +36,14 @@ from hep_ray.errors import (
     CannotConfirm,
     CannotResume,
     InvalidEvents,
-    SearchFailed,
     StorageError,
 )
 from hep_ray.files import open_locked, storing, whole, write_whole
 from hep_ray.metrics import nominal_key
 from hep_ray.plugins import Plugin, import_named, restore
-from hep_ray.search.execute import SearchResult, beside, execute
+from hep_ray.search.execute import SearchResult
 from hep_ray.search.find import find_search
 from hep_ray.search.options import FoldOptions
-from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, leaderboard, write_leaderboard
 from hep_ray.tracking.client import recorded_uri
@@ -374,20 +371,14 @@ def _trained(fold: FoldPlan, console: Console) -> SearchResult:
     if before is not None and before.status == "failed":
         set_aside(fold.folder)
     console.print(f"{fold.name}: {fold.dataset.rows('train')} events to learn from", highlight=False)
-    try:
-        done = execute(
-            fold,
-            console,
-            publish=partial(_leaderboard, fold),
-            when_trained=partial(_test, fold, console=console),
-        )
-    except SearchFailed as exc:
-        raise SearchFailed(
-            f"{fold.name} failed: {exc}; typed again, the command trains it anew and keeps the others"
-        ) from None
-    if done.untracked is not None:
-        beside(console)(str(done.untracked))
-    return done
+    return train_one(
+        fold,
+        console,
+        partial(_leaderboard, fold),
+        purpose="confirm" if fold.rule.fold == 0 else None,  # the first fold records the look for all
+        name=fold.name,
+        others=" and keeps the others",
+    )
 
 
 def _published(plan: FoldsPlan, folds: Sequence[FoldPlan], done: Sequence[SearchResult]) -> CrossValidation:
@@ -442,29 +433,6 @@ def load_folds(folder: Path) -> CrossValidation:
 
 def _leaderboard(plan: FoldPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path:
     return write_leaderboard(plan.folder, leaderboard(state, run_ids))
-
-
-def _test(plan: FoldPlan, recorder: Recorder, *, console: Console) -> None:
-    """Score the fold's test split by the model that never saw it; the first fold records the look for all.
-
-    Raises:
-        Interrupted: Ctrl-C; typed again, it goes on.
-    """
-    trial, started = recorder.state.trials[TRIAL], recorder.state.started
-    assert started is not None
-    if trial.status != "completed" or trial.tested is not None:
-        return
-    if plan.rule.fold == 0:
-        use = SplitUse(
-            time=time.time(),
-            purpose="confirm",
-            dataset_fingerprint=plan.started.dataset_fingerprint,
-            contenders=(params_hash(plan.configuration.params),),
-            confirmation_id=started.search_id,
-            seeds=(plan.seed,),
-        )
-        record_use(plan.storage / plan.experiment, use)
-    evaluate_kept(plan, [TRIAL], recorder.write, console)
 
 
 def put_together(files: Sequence[Path], out: Path, schema: EventSchema) -> pa.Array:

@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,29 +30,24 @@ from hep_ray.confirm.confirmation import (
     Confirmation,
     ConfirmedRun,
     Contender,
-    SplitUse,
     choose,
     load_confirmation,
-    params_hash,
     read_record,
-    record_use,
     set_aside,
 )
 from hep_ray.confirm.plan import RetrainingPlan, ended, resources_for, searched_dataset, source_of
-from hep_ray.confirm.run import evaluate_kept
+from hep_ray.confirm.run import train_one
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes, Manifest, Shard, fingerprint_of
 from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused, SearchFailed, StorageError
+from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused, StorageError
 from hep_ray.files import open_locked, replacing, storing, write_whole
 from hep_ray.flags import typed
 from hep_ray.metrics import nominal_key
 from hep_ray.metrics.crossed import Crossed, aligned, one_more
 from hep_ray.plugins import import_named, restore
-from hep_ray.search.execute import beside, execute
 from hep_ray.search.find import find_search
 from hep_ray.search.options import AfterSearch
-from hep_ray.search.recorder import Recorder
 from hep_ray.search.state import SearchState
 from hep_ray.search.trial import SEEN
 from hep_ray.tracking.client import recorded_uri
@@ -416,17 +410,7 @@ def run_refit(plan: RefitPlan, *, again: bool = False, console: Console | None =
         elif before.started is not None:
             plan.refuse_another(before)  # before anything is written
         divided = plan.divided()
-        try:
-            done = execute(
-                divided,
-                console,
-                publish=partial(_publish, divided),
-                when_trained=partial(_test, divided, console=console),
-            )
-        except SearchFailed as exc:
-            raise SearchFailed(f"the refit failed: {exc}; typed again, the command trains it anew") from None
-    if done.untracked is not None:
-        beside(console)(str(done.untracked))
+        train_one(divided, console, partial(_publish, divided), purpose=REFIT, name="the refit")
     return load_refit(plan.folder)
 
 
@@ -460,28 +444,6 @@ def _publish(plan: RefitPlan, state: SearchState, run_ids: Mapping[str, str]) ->
     with storing(path):
         write_whole(path, made.model_dump_json(indent=1) + "\n")
     return path
-
-
-def _test(plan: RefitPlan, recorder: Recorder, *, console: Console) -> None:
-    """Score the test split once, and record the look before it is taken.
-
-    Raises:
-        Interrupted: Ctrl-C; typed again, it goes on.
-    """
-    trial, started = recorder.state.trials[TRIAL], recorder.state.started
-    assert started is not None
-    if trial.status != "completed" or trial.tested is not None:
-        return
-    use = SplitUse(
-        time=time.time(),
-        purpose=REFIT,
-        dataset_fingerprint=plan.original.fingerprint,
-        contenders=(params_hash(plan.candidate.params),),
-        confirmation_id=started.search_id,
-        seeds=(plan.seed,),
-    )
-    record_use(plan.storage / plan.experiment, use)
-    evaluate_kept(plan, [TRIAL], recorder.write, console)
 
 
 def load_refit(folder: Path) -> Refit:

@@ -31,7 +31,7 @@ from hep_ray.confirm.confirmation import (
     save_confirmation,
     set_aside,
 )
-from hep_ray.confirm.ensemble import keep_means, not_validated
+from hep_ray.confirm.ensemble import keep_means, not_validated, variations_of
 from hep_ray.confirm.finalists import ENSEMBLE
 from hep_ray.confirm.plan import BASELINE, ConfirmPlan, RetrainingPlan
 from hep_ray.dataset.dataset import Dataset, TestPurpose
@@ -40,7 +40,7 @@ from hep_ray.dataset.variations import Variation
 from hep_ray.errors import Interrupted, SearchFailed, TrackingUnavailable
 from hep_ray.loading.stream import EventData, OtherData, open_events, open_others
 from hep_ray.plugins import Plugin, load
-from hep_ray.search.execute import execute, head_watchdog
+from hep_ray.search.execute import SearchResult, beside, execute, head_watchdog
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState
@@ -210,7 +210,7 @@ def evaluate_kept(
                 trial_ids,
                 write,
                 plan.plugins,
-                plan.variations if split == "test" or plan.ranks_worst else {},
+                variations_of(plan, split),
                 plan.tested if split == "test" else plan.others,
                 split=split,
             )
@@ -218,6 +218,67 @@ def evaluate_kept(
         raise Interrupted(
             f"some models are not tested yet; every evaluation that ended is kept: {plan.to_go_on} to go on"
         ) from None
+
+
+def train_one(
+    plan: RetrainingPlan,
+    console: Console,
+    publish: Callable[[SearchState, Mapping[str, str]], Path | None],
+    *,
+    purpose: str | None,
+    name: str,
+    others: str = "",
+) -> SearchResult:
+    """Train the one model of a plan and evaluate it on the test split.
+
+    Args:
+        plan: of one training.
+        console: where progress is shown.
+        publish: see `execute`.
+        purpose: of the look at the test split; None where another training records it.
+        name: of the plan in words.
+        others: what the command does with other models, behind the message of a training that failed.
+
+    Raises:
+        SearchFailed: the training failed.
+        TrackingUnavailable, Interrupted: see `execute`.
+    """
+    try:
+        done = execute(
+            plan,
+            console,
+            publish=publish,
+            when_trained=partial(_evaluate_one, plan, console=console, purpose=purpose),
+        )
+    except SearchFailed as exc:
+        raise SearchFailed(f"{name} failed: {exc}; typed again, the command trains it anew{others}") from None
+    if done.untracked is not None:
+        beside(console)(str(done.untracked))
+    return done
+
+
+def _evaluate_one(plan: RetrainingPlan, recorder: Recorder, *, console: Console, purpose: str | None) -> None:
+    """Evaluate the one model of a plan on the test split, and record the look before it is taken.
+
+    Raises:
+        Interrupted: Ctrl-C; typed again, it goes on.
+    """
+    (training,) = plan.runs
+    trial, started = recorder.state.trials[training.trial_id], recorder.state.started
+    assert started is not None
+    if trial.status != "completed" or trial.tested is not None:
+        return
+    if purpose is not None:
+        use = SplitUse(
+            time=time.time(),
+            purpose=purpose,
+            dataset_fingerprint=plan.started.dataset_fingerprint,
+            contenders=(params_hash(training.params),),
+            confirmation_id=started.search_id,
+            seeds=(training.seed,),
+        )
+        record_use(plan.storage / plan.experiment, use)
+    evaluate_kept(plan, [training.trial_id], recorder.write, console)
 
 
 RESTARTS = 3

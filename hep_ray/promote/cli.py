@@ -130,8 +130,9 @@ def promote(
         tracking_uri=mask(done.tracking_uri) if elsewhere else None,
     )
     former = f"; version {done.previous} is now `previous`" if done.previous else ""
-    words = done.verdict.candidate.words
-    several = f", the models of {folds} folds" if folds is not None else f", the {words}" if words else ""
-    several = ", the refit" if refit else several
+    words = "refit" if refit else done.verdict.candidate.words
+    if folds is not None:
+        words = f"models of {folds} folds"
+    several = f", the {words}" if words else ""
     say(f"models:/{done.name}@champion is version {done.version.number}{several}{former}")
     say(f"next: {following}")

@@ -220,7 +220,7 @@ class Package:
         if not self.members:
             raise CorruptModel(f"several models are one or more; {folder} has none")
         known = np.array([]) if self.membership is None else self.membership.folds
-        if not self.members or (len(known) and not (known.min() >= 0 and known.max() < len(self.members))):
+        if len(known) and not (known.min() >= 0 and known.max() < len(self.members)):
             raise CorruptModel(
                 f"every event that {folder / MEMBERSHIP} knows is of one of the folds; there are {len(self.members)}"
             )

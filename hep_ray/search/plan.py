@@ -423,10 +423,10 @@ class Draft:
         """
         if self.options.watch is None:
             return None
-        weights = self.options.weights == "on"
-        watched = Dataset.open(self.options.watch, hashes=self.hashes, weights=weights)
+        watched = Dataset.open(self.options.watch, hashes=self.hashes, weights=self.options.weights == "on")
         if unlike := differs(self.dataset.schema, watched.schema, inputs=True):
-            raise InvalidConfig(f"--watch {self.options.watch} has {unlike}: convert both by one schema")
+            of = f"convert it by the schema of {self.options.data}"
+            raise InvalidConfig(f"--watch {self.options.watch} has {unlike}: {of}")
         return watched
 
     @cached_property

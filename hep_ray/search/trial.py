@@ -205,9 +205,10 @@ class TrialRun:
 
     def _save(self, metrics: dict[str, float]) -> None:
         value = metrics[self._job.metric]
-        sign = 1 if self._job.mode == "max" else -1
-        improved = self._best is None or sign * value > sign * self._best
-        if self._job.until is not None:
+        if self._job.until is None:
+            sign = 1 if self._job.mode == "max" else -1
+            improved = self._best is None or sign * value > sign * self._best
+        else:
             improved = int(metrics["epoch"]) == self._job.until
         self._best = value if improved else self._best
         # Every worker gives its random state to the checkpoint, so all of them ask for it.
