@@ -17,7 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from pydantic import Field
@@ -159,14 +159,20 @@ def registered(words: Collection[str] | None = None) -> tuple[Plugin, ...]:
     """
     waiting = [name for name in OWN_CODE if words is None or _is_asked_for(name, words)]
     found: dict[str, Plugin] = {}
+    known = set(waiting)
     while waiting:
-        for module, path in _files_of(waiting.pop(0)):
+        name = waiting.pop(0)
+        if name in found:  # with its package, whose files are all found at once
+            continue
+        for module, path in _files_of(name):
             if module in found or (module == "__main__" and _script_name(path) in found):
                 continue
             plugin = _plugin_of(module, path)
             found[plugin.module] = plugin
             if plugin.source:
-                waiting += [one for one in _imports(plugin.source, path) if _is_beside(one)]
+                named = _imports(plugin.source, path) - known
+                known |= named
+                waiting += sorted(one for one in named if _is_beside(one))
     return tuple(
         sorted(
             found.values(), key=lambda one: not one.registers
@@ -230,12 +236,13 @@ def _plugin_of(module: str, path: Path) -> Plugin:
     )
 
 
-def _imports(source: str, path: Path) -> set[str]:
+@lru_cache(maxsize=1024)
+def _imports(source: str, path: Path) -> frozenset[str]:
     """Top-level modules that a file imports anywhere."""
     nodes = list(ast.walk(ast.parse(source, str(path))))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     lists = (node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level)
-    return {_top(name) for name in plain | {str(node.module) for node in lists}}
+    return frozenset(_top(name) for name in plain | {str(node.module) for node in lists})
 
 
 def _is_beside(name: str) -> bool:

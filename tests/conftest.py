@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.own_code import OWN_CODE
 
 settings.register_profile(
     "hep_ray", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -158,6 +159,21 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real events in {folder}; set HEP_RAY_TEST_DATA")
     return folder
+
+
+def _restored() -> Iterator[None]:
+    """Forget what registered components since: a search sends along every file of it, and of what it imports.
+
+    A file of tests imports from the folder `tests`, so that all of that would be read and sent by each later search.
+    """
+    before = {module: list(names) for module, names in OWN_CODE.items()}
+    yield
+    OWN_CODE.clear()
+    OWN_CODE.update(before)
+
+
+_after_a_test = pytest.fixture(autouse=True, name="_own_code_of_a_test")(_restored)
+_after_a_file = pytest.fixture(autouse=True, scope="module", name="_own_code_of_a_file")(_restored)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,25 @@ def test_all_files_of_a_package_and_what_they_import_from_beside_it_travel(packa
     assert LOSSES["of_a_test"].build.__doc__ == "Of a package."
     assert sys.modules["of_a_test_pkg.blocks"].WIDTH == 3
     assert __import__("of_a_test_pkg.later").later.LATER == 1
+
+
+def test_a_package_whose_files_import_one_another_is_listed_once(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    whole = Path.rglob
+
+    def counted(folder: Path, pattern: str) -> Iterator[Path]:
+        listed.append(folder)
+        return whole(folder, pattern)
+
+    for number in range(9):  # by its full name, as files beside one another do
+        text = f"import of_a_test_helper\nfrom of_a_test_pkg import nets\nNUMBER = {number}\n"
+        (package / f"of_a_test_pkg/more_{number}.py").write_text(text)
+    import_named(["of_a_test_pkg.nets"])
+    monkeypatch.setattr(Path, "rglob", counted)
+    assert len(own("of_a_test_pkg")) == len(FILES) + 9
+    assert listed == [package / "of_a_test_pkg"]
 
 
 def _module(name: str) -> str:
