@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from hep_ray.confirm.folds import CrossValidation, FoldsPlan
     from hep_ray.confirm.plan import ConfirmPlan
-    from hep_ray.confirm.refit import Refit, RefitPlan
+    from hep_ray.confirm.refit import RefitPlan
     from hep_ray.confirm.run import ConfirmResult
-    from hep_ray.metrics.crossed import Crossed
 
 
 @with_flags(ConfirmOptions)
@@ -146,7 +145,9 @@ def refit(
     """
     from rich.console import Console
 
-    from hep_ray.confirm.refit import FILE_NAME, against_confirmed, prepare_refit, run_refit
+    from hep_ray.confirm.refit import prepare_refit, run_refit
+    from hep_ray.confirm.refit_result import FILE_NAME, against_confirmed, refit_difference, refit_rows
+    from hep_ray.confirm.table import titled
 
     console = Console(stderr=True)
     plan = prepare_refit(AfterSearch(**given), hashes="none" if dry_run else "once")
@@ -157,10 +158,16 @@ def refit(
     found = run_refit(plan, again=again, console=console)
     result, own = result_console(), plan.options
     result.print()
-    result.print(_refit_table(found, plan))
+    head, rows = refit_rows(found, plan.candidate, plan.original.rows("train"))
+    table = titled(f"{found.search}, {found.trial}: refit on training and validation events, test split")
+    for place, heading in enumerate(head):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    result.print(table)
     both = against_confirmed(plan.storage / found.search, found, plan.candidate, plan.original.schema)
     lines = [
-        _refit_difference(found, both, plan.confirmation.level),
+        refit_difference(found, both, plan.confirmation.level),
         "Neither learnt from the test split. The refit did from the validation events: it has no value by validation,",
         "and what speaks for the configuration is its confirmation.",
         "",
@@ -199,51 +206,6 @@ def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     yield "tracking", mask(plan.tracking_uri)
     for doubt in doubts(plan.provenance):
         yield "promotion", f"will be refused as things are: {doubt}"
-
-
-def _refit_table(found: Refit, plan: RefitPlan) -> Table:
-    """Tabulate metrics of the test split: of the confirmed trainings, and of the refit."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from hep_ray.search.naming import plus_minus
-
-    names = dict.fromkeys((found.metric, "test_auc", "test_accuracy", "test_loss"))
-    shown = [name for name in names if name in found.metrics and name in plan.candidate.estimates]
-    made = Table(
-        title=f"{found.search}, {found.trial}: refit on training and validation events, test split",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    made.add_column("")
-    for name in shown:
-        made.add_column(name.removeprefix("test_").replace("_", " "), justify="right")
-    estimates = [plan.candidate.estimates[name] for name in shown]
-    seeds, few = len(plan.candidate.runs), plan.original.rows("train")
-    made.add_row(
-        f"confirmed, {seeds} seeds, mean ± s.d., {few} events",
-        *(plus_minus(one.mean, one.sd if seeds > 1 else None) for one in estimates),
-    )
-    made.add_row(
-        f"refit, epoch {found.epoch}, ± test sample, {found.events} events",
-        *(plus_minus(found.metrics[name], found.metrics.get(f"{name}_error")) for name in shown),
-        style="bold",
-    )
-    return made
-
-
-def _refit_difference(found: Refit, both: Crossed | None, level: float) -> str:
-    if both is None:
-        return (
-            f"The difference in {found.metric} has no error: scores of single events do not tell it, or one confirmed "
-            "seed tells no noise of seeds."
-        )
-    interval = both.interval(level)
-    return (
-        f"Refit minus confirmed: {found.metric} {both.difference:+.4f} ± {both.error:.4f} "
-        f"[{interval.low:+.4f}, {interval.high:+.4f}] at {100 * level:g} %, paired by event "
-        f"(seeds ± {both.seed_error:.2g}, test events ± {both.event_error:.2g})."
-    )
 
 
 def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:

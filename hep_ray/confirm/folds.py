@@ -39,7 +39,7 @@ from hep_ray.errors import (
     StorageError,
 )
 from hep_ray.files import open_locked, storing, whole, write_whole
-from hep_ray.metrics import nominal_key
+from hep_ray.metrics import is_worst, nominal_key
 from hep_ray.plugins import Plugin, import_named, restore
 from hep_ray.search.execute import SearchResult
 from hep_ray.search.find import find_search
@@ -273,7 +273,7 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         for fold in range(options.folds)
     )
     named = [name for name, one in dataset.schema.variations.items() if one.data is not None]
-    if named and nominal_key(state.started.metric) != state.started.metric:
+    if named and is_worst(state.started.metric):
         raise CannotConfirm(
             f"{state.started.metric} counts the variation '{named[0]}', which names another dataset: its events are "
             "divided once, and folds divide the nominal ones anew; confirm the search instead"

@@ -26,7 +26,7 @@ from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
-from hep_ray.metrics import nominal_key
+from hep_ray.metrics import is_worst
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.definition import Stated
@@ -80,7 +80,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
     if options.ensemble:
         check_ensemble(finalists, state.started)
     trainings = len(contenders) * options.seeds
-    ranking = nominal_key(state.started.metric) != state.started.metric
+    ranking = is_worst(state.started.metric)
     tested = other_datasets(dataset, validated=ranking, hashes=hashes)
     others = tested if ranking else {}
     beside = [*others.values()]
@@ -242,7 +242,7 @@ class RetrainingPlan(TrainingPlan):
     @property
     def ranks_worst(self) -> bool:
         """Return whether the search ranks by the worst value under variations, so that they are validated under too."""
-        return nominal_key(self.metric) != self.metric
+        return is_worst(self.metric)
 
     @property
     @abstractmethod

@@ -9,42 +9,34 @@ length, and the model of that epoch is handed on. The test split is read once, a
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import shutil
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from rich.console import Console
 
-from hep_ray.config import Config
-from hep_ray.confirm.comparison import seedless, values_of
 from hep_ray.confirm.confirmation import (
     FOLDER,
-    INSIDE,
     Confirmation,
-    ConfirmedRun,
     Contender,
     choose,
     load_confirmation,
-    read_record,
     set_aside,
 )
 from hep_ray.confirm.plan import RetrainingPlan, ended, resources_for, searched_dataset, source_of
+from hep_ray.confirm.refit_result import FILE_NAME, REFIT, TRIAL, Refit, best_epoch, load_refit
 from hep_ray.confirm.run import train_one
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes, Manifest, Shard, fingerprint_of
 from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused, StorageError
+from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused
 from hep_ray.files import open_locked, replacing, storing, write_whole
 from hep_ray.flags import typed
-from hep_ray.metrics import nominal_key
-from hep_ray.metrics.crossed import Crossed, aligned, one_more
+from hep_ray.metrics import is_worst, nominal_key
 from hep_ray.plugins import import_named, restore
 from hep_ray.search.find import find_search
 from hep_ray.search.options import AfterSearch
@@ -56,74 +48,8 @@ from hep_ray.training.checkpoint import BEST
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.testing import SCORES
 
-REFIT = "refit"
-"""Folder of a refit within that of its search, and purpose of its look at the test split."""
-FILE_NAME = "refit.json"
-TRIAL = "model"
 LEARNT = "learnt-"
 """Before the name of a shard of validation events that stands among those of training."""
-
-
-class Refit(Config):
-    """Everything that a refit found: one model, trained on training and validation events.
-
-    Attributes:
-        search: name.
-        search_id: of the search.
-        confirmation_id: of the confirmation whose candidate it is.
-        dataset_fingerprint: of the dataset of the search, whose events it was trained and tested on.
-        data_fingerprint: of the same events as they were divided for it, in `data/`.
-        trial: the finalist, as the confirmation names it.
-        params: of the configuration, without the seed.
-        seed: of the training; neither search nor confirmation used it.
-        epoch: after which it ended, whose model it is.
-        epochs: full length, which the schedule is of.
-        best_epochs: of the confirmed trainings, from which `epoch` follows, see `best_epoch`.
-        events: that it learnt from.
-        metric: of the test split, by which the confirmation judges.
-        metrics: of the test split, `test_accuracy` and so on; no event of it was learnt from.
-        checkpoint: its model, relative to the folder of the refit.
-        scores: Parquet file of the test split, relative to the same.
-        provenance: of the training, as of a search.
-        mlflow_run_id: of the training; None where it has none.
-    """
-
-    search: str
-    search_id: str
-    confirmation_id: str
-    dataset_fingerprint: str
-    data_fingerprint: str
-    trial: str
-    params: dict[str, Any]
-    seed: int
-    epoch: int
-    epochs: int
-    best_epochs: tuple[int, ...]
-    events: int
-    metric: str
-    metrics: dict[str, float]
-    checkpoint: str = Field(pattern=INSIDE)
-    scores: str = Field(pattern=INSIDE)
-    provenance: dict[str, str]
-    mlflow_run_id: str | None = None
-
-    @property
-    def run(self) -> ConfirmedRun:
-        """The training, as a confirmation tells one of its own."""
-        return ConfirmedRun(
-            trial_id=TRIAL,
-            seed=self.seed,
-            epoch=self.epoch,
-            metrics=self.metrics,
-            checkpoint=self.checkpoint,
-            scores=self.scores,
-            mlflow_run_id=self.mlflow_run_id,
-        )
-
-    @property
-    def contender(self) -> Contender:
-        """The configuration with this training alone."""
-        return Contender(name=self.trial, role="finalist", params=self.params, runs=(self.run,), estimates={})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,18 +149,6 @@ class RefitPlan(RetrainingPlan):
         return dataclasses.replace(self, dataset=dataset, resources=resources)
 
 
-def best_epoch(epochs: Sequence[int]) -> int:
-    """Return for how many epochs to train where nothing tells the best one: the median, a half rounded up.
-
-    Args:
-        epochs: the best ones by validation, of trainings of the same configuration and length.
-
-    >>> best_epoch([3, 9, 4]), best_epoch([3, 4])
-    (4, 4)
-    """
-    return math.floor(statistics.median(epochs) + 0.5)
-
-
 def prepare_refit(options: AfterSearch, *, hashes: Hashes = "once") -> RefitPlan:
     """Check that the candidate of a confirmation can be trained on training and validation events.
 
@@ -266,7 +180,7 @@ def prepare_refit(options: AfterSearch, *, hashes: Hashes = "once") -> RefitPlan
     _refuse_few_events(candidate, started.unstated)
     plugins = restore(SearchState.read(found.folder / FOLDER).plugins)
     dataset = searched_dataset(options, started, hashes)
-    ranking = nominal_key(started.metric) != started.metric
+    ranking = is_worst(started.metric)
     used = (*confirmation.seeds, *(trial.started.seed for trial in state.trials.values()))
     return RefitPlan(
         experiment=found.name,
@@ -444,40 +358,3 @@ def _publish(plan: RefitPlan, state: SearchState, run_ids: Mapping[str, str]) ->
     with storing(path):
         write_whole(path, made.model_dump_json(indent=1) + "\n")
     return path
-
-
-def load_refit(folder: Path) -> Refit:
-    """Load what a refit found, from its folder such as `runs/susy/refit`.
-
-    Raises:
-        StorageError: there is none, or the file is not one.
-    """
-    path = folder / FILE_NAME
-    if not path.is_file():
-        command = typed("hep-ray", REFIT, folder.parent.name, storage=folder.parent.parent)
-        raise StorageError(f"there is no refit, {path} is not there: type `{command}`")
-    return read_record(Refit, path)
-
-
-def against_confirmed(
-    folder: Path, found: Refit, candidate: Contender, schema: EventSchema
-) -> Crossed | None:
-    """Compare a refit with the confirmed trainings of its configuration on the test split, paired by event.
-
-    Args:
-        folder: of the search.
-        found: the refit.
-        candidate: the finalist, as it was confirmed.
-        schema: of the dataset of the search.
-
-    Returns:
-        Refit minus the mean of the confirmed, see `one_more`; None where their scores do not tell.
-
-    Raises:
-        StorageError: scores cannot be read, or are of different events.
-    """
-    ours = values_of(folder / REFIT, schema, found.contender, found.metric)
-    theirs = values_of(folder / FOLDER, schema, candidate, found.metric)
-    if ours is None or theirs is None:
-        return None
-    return one_more(*aligned(ours, theirs), seedless=seedless(candidate))

@@ -15,7 +15,8 @@ from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
 from hep_ray.search.naming import number, plus_minus
 
 
-def _titled(title: str) -> Table:
+def titled(title: str) -> Table:
+    """Return an empty table in the style of a confirmation's."""
     return Table(
         title=title,
         title_justify="left",
@@ -29,7 +30,7 @@ def _titled(title: str) -> Table:
 def confirmation_table(confirmation: Confirmation) -> Table:
     """Tabulate finalists and baseline: value on the test split, and the difference to the baseline."""
     level = f"{100 * confirmation.level:g} % interval"
-    made = _titled(
+    made = titled(
         f"{confirmation.search}: {len(confirmation.seeds)} trainings each at full length, on the test split"
     )
     headings = (
@@ -55,7 +56,7 @@ def confirmation_table(confirmation: Confirmation) -> Table:
 def variations_table(confirmation: Confirmation) -> Table:
     """Tabulate every contender on the test events as they are and under each systematic variation."""
     name = nominal_key(confirmation.metric).removeprefix("test_").replace("_", " ")
-    made = _titled(f"Systematic variations of the test split, {name}")
+    made = titled(f"Systematic variations of the test split, {name}")
     for heading in VARIATION_HEAD:
         made.add_column(heading)
     for row in variation_rows(confirmation):

@@ -190,6 +190,11 @@ def nominal_key(key: str) -> str:
     return f"{split}_{rest.removeprefix(WORST)}"
 
 
+def is_worst(key: str) -> bool:
+    """Return whether a key is the worst value of another under variations, as `val_worst_auc` is."""
+    return nominal_key(key) != key
+
+
 def worst_of(key: str, several: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the worst value of a key, as `val_worst_auc` of `val_auc`, with its error where it has one.
 

@@ -17,7 +17,7 @@ from hep_ray.promote.gate import Criterion, check_constraints, comparison_of, wi
 from hep_ray.promote.package import Description, Evidence, Package
 from hep_ray.promote.reference import reference_of
 from hep_ray.search.state import SearchState
-from hep_ray.training.checkpoint import load_checkpoint
+from hep_ray.training.checkpoint import load_best
 from hep_ray.training.config import TrialConfig
 
 
@@ -72,12 +72,12 @@ def package_of(
         plugins: code of its own.
         answered: is given the answers.
     """
-    states, told = [], []
+    kept, told = [], []
     for one, own in confirmation.trained(candidate, run):
         path = folder / str(own.checkpoint)
         try:
-            states.append(_checked(path, one, own))
-        except (HepRayError, KeyError, TypeError) as exc:
+            kept.append(_checked(path, one, own))
+        except HepRayError as exc:
             answered(Criterion("checkpoint", False, f"{path.name} of {own.trial_id}: {exc}"))
             return None
         told.append(f"{own.trial_id}, seed {own.seed}, epoch {own.epoch}")
@@ -108,47 +108,42 @@ def package_of(
         plugins=plugins,
         evidence=evidence,
     )
-    columns = [column for state in states for column in _columns(state["params"], dataset)]
+    columns = [column for params, _ in kept for column in _columns(params, dataset)]
     reference = reference_of(dataset, tuple(dict.fromkeys(columns)))
     if not candidate.members:
-        (state,) = states
-        return Package.create(
-            described.model_copy(update={"params": state["params"]}), state["model"], reference
-        )
+        ((params, weights),) = kept
+        return Package.create(described.model_copy(update={"params": params}), weights, reference)
     members = [
         Package.create(
             described.model_copy(
                 update={
-                    "params": state["params"],
+                    "params": params,
                     "metrics": own.metrics,
                     "origin": origin_of(confirmation, one, own),
                     "evidence": None,
                 }
             ),
-            state["model"],
+            weights,
         )
-        for (one, own), state in zip(confirmation.trained(candidate, run), states, strict=True)
+        for (one, own), (params, weights) in zip(confirmation.trained(candidate, run), kept, strict=True)
     ]
     return Package.of_several(described, members, reference=reference)
 
 
-def _checked(path: Path, candidate: Contender, run: ConfirmedRun) -> dict[str, Any]:
-    """Return a checkpoint, whose parameters are resolved, if it is the confirmed one.
+def _checked(path: Path, candidate: Contender, run: ConfirmedRun) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return parameters and weights of a checkpoint, if it is the confirmed one.
 
     Raises:
         CorruptCheckpoint: it is not there, or is another.
     """
     if not path.is_file():
         raise CorruptCheckpoint(f"{path} is not there")
-    state = load_checkpoint(path)
-    trained = TrialConfig.completed(state["params"], FORMERLY).resolved()
+    trained, weights = load_best(path, run.epoch)
     as_trained = {key: trained[key] for key in FORMERLY if key in trained}
     judged = TrialConfig.completed(without_seed(candidate.params), as_trained).resolved()
     if trained != judged:
         raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
-    if int(state["metrics"]["epoch"]) != run.epoch:
-        raise CorruptCheckpoint(f"it is of epoch {state['metrics']['epoch']}, confirmed was {run.epoch}")
-    return {**state, "params": trained}
+    return trained, weights
 
 
 def _columns(params: dict[str, Any], dataset: Dataset) -> tuple[str, ...]:

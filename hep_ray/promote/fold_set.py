@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hep_ray.config import FORMERLY
 from hep_ray.confirm.confirmation import Contender
-from hep_ray.confirm.folds import FILE_NAME, CrossValidation, load_folds
+from hep_ray.confirm.folds import CrossValidation, load_folds
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL
 from hep_ray.dataset.splits import SPLITS
@@ -24,8 +23,7 @@ from hep_ray.promote.gate import TOLERANCE, Criterion, same_configuration
 from hep_ray.promote.package import Description, Package
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.provenance import doubts
-from hep_ray.training.checkpoint import load_checkpoint
-from hep_ray.training.config import TrialConfig
+from hep_ray.training.checkpoint import load_best
 from hep_ray.training.testing import KeptScores, read_scores
 
 
@@ -162,19 +160,13 @@ def _member(folder: Path, found: CrossValidation, number: int) -> Package:
         PluginFailed: a file of its own components has gone or changed.
         UnreadableInput: its dataset is not there.
     """
-    fold, path = found.folds[number], folder / found.folds[number].checkpoint
+    fold = found.folds[number]
     try:
-        state = load_checkpoint(path)
-        params, epoch = state["params"], int(state["metrics"]["epoch"])
-    except (CorruptCheckpoint, KeyError, TypeError) as exc:
+        trained, weights = load_best(folder / fold.checkpoint, fold.epoch)
+    except CorruptCheckpoint as exc:
         raise CorruptModel(
             f"fold {number + 1} of {folder} has no model: {exc}: type `hep-ray folds` again"
         ) from None
-    trained = TrialConfig.completed(params, FORMERLY).resolved()
-    if epoch != fold.epoch:
-        raise CorruptModel(
-            f"the model {path} is of epoch {epoch}, and {FILE_NAME} tells the scores of {fold.epoch}"
-        )
     of_fold = SearchState.read(folder / f"fold_{number + 1}")
     weighted = of_fold.started is None or of_fold.started.weights == "on"
     dataset = Dataset.open(folder / "data" / f"fold_{number + 1}", verify=False, weights=weighted)
@@ -192,4 +184,4 @@ def _member(folder: Path, found: CrossValidation, number: int) -> Package:
         provenance=found.provenance,
         plugins=with_recorded_source(of_fold.plugins),
     )
-    return Package.create(description, state["model"])
+    return Package.create(description, weights)

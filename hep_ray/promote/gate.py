@@ -37,7 +37,7 @@ from hep_ray.dataset.variations import Variation
 from hep_ray.errors import HepRayError, InvalidConfig, PromotionRefused
 from hep_ray.flags import typed
 from hep_ray.loading.varied import changed
-from hep_ray.metrics import nominal_key
+from hep_ray.metrics import is_worst
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.metrics.inference import holm
@@ -196,7 +196,7 @@ def check_scores(
         device: where the model computes.
     """
     path, schema = folder / run.scores, dataset.schema
-    worst = nominal_key(metric) != metric
+    worst = is_worst(metric)
     under: dict[str, dict[str, float]] = {}
     try:
         kept, classifier = read_scores(path, schema), package.build(device)
@@ -392,7 +392,7 @@ def _varied(variations: Sequence[UnderVariation], contender: Contender) -> dict[
 
 def _differing(metric: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Return in words where variations differ; nothing where they do not, or the metric is not the worst over them."""
-    if nominal_key(metric) == metric:
+    if not is_worst(metric):
         return ""
     return ", ".join(
         f"'{name}' was {before.get(name, 'not there')} and is now {now.get(name, 'not there')}"

@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hep_ray.config import FORMERLY
 from hep_ray.confirm.confirmation import Confirmation, ConfirmedRun, Contender
-from hep_ray.confirm.refit import (
-    FILE_NAME,
+from hep_ray.confirm.refit_result import (
     REFIT,
     Refit,
     against_confirmed,
@@ -24,8 +22,7 @@ from hep_ray.promote.package import Package
 from hep_ray.promote.reference import Reference
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.provenance import doubts
-from hep_ray.training.checkpoint import load_checkpoint
-from hep_ray.training.config import TrialConfig
+from hep_ray.training.checkpoint import load_best
 
 LEARNT_FROM = "train + val"
 """What `origin` says under `refit` of a model that learnt from the validation events too."""
@@ -130,16 +127,9 @@ def _package(folder: Path, found: Refit, single: Package, again: str) -> Package
     """
     path = folder / REFIT / found.checkpoint
     try:
-        state = load_checkpoint(path)
-        trained = TrialConfig.completed(state["params"], FORMERLY).resolved()
-        epoch = int(state["metrics"]["epoch"])
-        weights = state["model"]
-    except (HepRayError, KeyError, TypeError) as exc:
+        trained, weights = load_best(path, found.epoch)
+    except HepRayError as exc:
         raise CorruptCheckpoint(f"{path} holds no model of the refit: {exc}: type `{again}`") from None
-    if epoch != found.epoch:
-        raise CorruptCheckpoint(
-            f"the model {path} is of epoch {epoch}, and {FILE_NAME} tells the scores of {found.epoch}: type `{again}`"
-        )
     judged = single.description
     if trained != judged.params:
         raise CorruptCheckpoint(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from hep_ray.confirm.confirmation import Comparison, Confirmation, Contender
+from hep_ray.confirm.confirmation import Comparison, Confirmation, Contender, choose
+from hep_ray.confirm.refit_result import refit_difference
 from hep_ray.confirm.table import of_difference, verdict
+from hep_ray.errors import PromotionRefused
 from hep_ray.flags import typed
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.formatting import count_words
@@ -113,27 +115,47 @@ def _at_best(data: ReportData, trial_id: str) -> str:
 def _confirmed(data: ReportData, found: Confirmation) -> Answer:
     own = {one.contender: one for one in found.comparisons if one.metric == found.metric}
     better = [name for name, one in own.items() if one.better(found.mode, found.level)]
-    first = next((one for one in found.finalists if one.name in better), None) or next(
-        iter(found.finalists), found.baseline
-    )
+    first = _candidate(found)
+    real, others = first.name in better, [name for name in better if name != first.name]
     compared = own.get(first.name)
     words = metric_words(found.metric)
     told, _, caveats = verdict(found).partition(". ")
     name = first.words or data.naming.words(first.params)
     facts = {
-        "What won": (first.name if better else f"Nothing; the best by validation is {first.name}")
+        "What won": (first.name if real else f"Nothing; the best by validation is {first.name}")
         + (f": {name}" if name else ""),
         "By how much": _gain(found, first, compared),
         "Against what": _baseline(found, first),
-        "Is it real?": _reality(found, compared, caveats, real=bool(better)),
+        "Is it real?": _reality(found, compared, caveats, real=real),
     }
     headline = told.rstrip(".") + "."
-    if better and compared is not None:
+    if others:
+        better_too = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'}"
+        facts["Also better"] = f"{better_too}, but validation chooses the candidate, not the test split."
+        headline = f"{first.name}, the best by validation, is not better than the baseline; {better_too}."
+    if real and compared is not None:
         gain = compared.difference
         headline = f"{first.name} beats the baseline: {words} {plus_minus(gain.mean, gain.sd, '+')}."
     folder = data.folder
-    command = typed("hep-ray", "promote", folder.name, "--dry-run", storage=folder.parent, data=data.moved)
-    return Answer(headline, bool(better), facts, command)
+    refit = ("--refit",) if data.refit is not None and data.refit.found.trial == first.name else ()
+    if data.refit is not None:
+        facts["Refit"] = refit_difference(data.refit.found, data.refit.both, found.level)
+    command = typed(
+        "hep-ray", "promote", folder.name, *refit, "--dry-run", storage=folder.parent, data=data.moved
+    )
+    return Answer(headline, real, facts, command)
+
+
+def _candidate(found: Confirmation) -> Contender:
+    """Return the finalist that the gate would judge; the baseline where none is left.
+
+    Confirmations of earlier versions tell no metric of validation: of these the first finalist, which the search
+    ranked best.
+    """
+    try:
+        return choose(found)[0]
+    except PromotionRefused:
+        return next(iter(found.finalists), found.baseline)
 
 
 def _gain(found: Confirmation, first: Contender, compared: Comparison | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from hep_ray.confirm.refit_result import REFIT
 from hep_ray.drawing.page import render
 from hep_ray.drawing.style import house_style
 from hep_ray.errors import StorageError
@@ -211,5 +212,8 @@ def commands(data: ReportData, storage: Path) -> str:
     lines.append(data.started.provenance.get("command", f"python searches/{name}.py"))
     if data.confirmation is not None:
         lines.append(data.confirmation.provenance.get("command", again))
+    if data.refit is not None:
+        refit = typed("hep-ray", REFIT, name, storage=storage)
+        lines.append(data.refit.found.provenance.get("command", refit))
     lines.append(typed("hep-ray", "report", name, storage=storage))
     return "\n".join(lines)

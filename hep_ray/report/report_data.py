@@ -15,12 +15,16 @@ from hep_ray.confirm.confirmation import (
     FILE_NAME,
     FOLDER,
     Confirmation,
+    Contender,
     earlier_uses,
     load_confirmation,
     uses_of_others,
 )
+from hep_ray.confirm.refit_result import FILE_NAME as REFIT_FILE
+from hep_ray.confirm.refit_result import REFIT, Refit, against_confirmed, load_refit
 from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
+from hep_ray.metrics.crossed import Crossed
 from hep_ray.plugins import restore
 from hep_ray.report.divisions import Division, divisions_of
 from hep_ray.report.formatting import count_words
@@ -32,6 +36,23 @@ from hep_ray.search.naming import Naming
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A refit of the confirmed candidate, beside its confirmed trainings.
+
+    Attributes:
+        found: the refit.
+        candidate: the finalist, as it was confirmed.
+        confirmed_events: that its confirmed trainings learnt from; None where the dataset cannot be read.
+        both: refit minus confirmed, on the test split; None where scores do not tell.
+    """
+
+    found: Refit
+    candidate: Contender
+    confirmed_events: int | None
+    both: Crossed | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,7 @@ class ReportData:
         notes: what is left out, and why, in sentences.
         moved: dataset folder that was named, for commands; None where it is that of the search.
         dataset: of the search, of whose validation split figures may read; None where it cannot be read.
+        refit: of the confirmation's candidate, if there is one.
     """
 
     search: Search | Stated
@@ -63,6 +85,7 @@ class ReportData:
     notes: tuple[str, ...]
     moved: Path | None = None
     dataset: Dataset | None = None
+    refit: Refitted | None = None
 
     @cached_property
     def groups(self) -> Groups:
@@ -143,7 +166,10 @@ def gather(
     dataset = _dataset(started, data, notes)
     confirmation = _confirmation(folder, started, notes)
     manifest, study = dataset.manifest if dataset else None, _study(folder, search.name, notes)
-    bare = ReportData(search, folder, state, started, manifest, confirmation, None, study, (), data, dataset)
+    refit = _refit(folder, confirmation, dataset, notes)
+    bare = ReportData(
+        search, folder, state, started, manifest, confirmation, None, study, (), data, dataset, refit
+    )
     scores = None
     if dataset is not None:  # what is divided by was named, so that it is refused and not left out
         divisions = _divisions(dataset, against, confirmed=confirmation is not None)
@@ -190,6 +216,28 @@ def _confirmation(folder: Path, started: SearchStarted, notes: list[str]) -> Con
         words = ", ".join(f"{name} ({count_words(count, 'time')})" for name, count in others.items())
         notes.append(f"Other searches in this storage looked at the same test split: {words}.")
     return confirmation
+
+
+def _refit(
+    folder: Path, confirmation: Confirmation | None, dataset: Dataset | None, notes: list[str]
+) -> Refitted | None:
+    """Read the refit of a confirmation's finalist; one of another confirmation is left out and noted."""
+    if not (folder / REFIT / REFIT_FILE).is_file():
+        return None
+    found = load_refit(folder / REFIT)
+    finalists = () if confirmation is None else confirmation.finalists
+    candidate = next((one for one in finalists if one.name == found.trial), None)
+    if confirmation is None or candidate is None or found.confirmation_id != confirmation.confirmation_id:
+        notes.append(f"The refit in {folder / REFIT} is of another confirmation and is left out.")
+        return None
+    if dataset is None:
+        return Refitted(found, candidate, None, None)
+    both = None
+    try:
+        both = against_confirmed(folder, found, candidate, dataset.schema)
+    except HepRayError as exc:
+        notes.append(f"The refit is not compared with the confirmed trainings: {exc}.")
+    return Refitted(found, candidate, dataset.rows("train"), both)
 
 
 def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hep_ray.confirm.confirmation import Confirmation, Estimate
+from hep_ray.confirm.refit_result import refit_difference, refit_rows
 from hep_ray.confirm.table import VARIATION_HEAD, of_difference, variation_rows, verdict, worst_variations
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
@@ -18,7 +19,7 @@ from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures.thresholds import larger_class
 from hep_ray.report.figures.working_points import shown_points
-from hep_ray.report.report_data import ReportData
+from hep_ray.report.report_data import Refitted, ReportData
 from hep_ray.report.scores import (
     THRESHOLDS,
     Scored,
@@ -172,6 +173,18 @@ def comparisons(found: Confirmation) -> PageTable:
     )
     head = ["finalist", "metric", difference, "p-value", "corrected p-value"]
     return PageTable(head, rows, (0, 1), notes=[note])
+
+
+def refit(made: Refitted, level: float) -> PageTable:
+    """Return the model that was refit on training and validation events, beside the confirmed trainings."""
+    head, rows = refit_rows(made.found, made.candidate, made.confirmed_events)
+    note = (
+        f"Test split. {refit_difference(made.found, made.both, level)} The refit learnt from the validation events "
+        "too, so it has no value by validation; what speaks for the configuration is its confirmation."
+    )
+    return PageTable(
+        head, rows, (0,), title=f"{made.found.trial} refit on training and validation events", notes=[note]
+    )
 
 
 def variations(found: Confirmation) -> PageTable:

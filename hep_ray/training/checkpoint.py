@@ -166,6 +166,46 @@ def restore_model(path: Path, schema: EventSchema, device: torch.device | str = 
         CorruptCheckpoint: the file is not a whole checkpoint, or its weights do not fit the schema.
         InvalidConfig: its parameters are not those of this version's components.
     """
+    params, weights, metrics = _parts(path, device)
+    config = TrialConfig.completed(params, FORMERLY)
+    model = config.build_model(schema)
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as exc:
+        raise CorruptCheckpoint(
+            f"weights fit the model of their parameters; those of {path} do not: {exc}"
+        ) from exc
+    return TrainedModel(model.to(device).eval(), _loss(config).to(device), config, metrics)
+
+
+def load_best(path: Path, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the weights of a `best.pt` whose scores are on record, without building the model.
+
+    Args:
+        path: of the checkpoint.
+        epoch: after which it was tested, as the record has it.
+
+    Returns:
+        Parameters that it was trained with, all of them, and weights.
+
+    Raises:
+        CorruptCheckpoint: the file is not a whole checkpoint, or of another epoch.
+        InvalidConfig: its parameters are not those of this version's components.
+    """
+    params, weights, metrics = _parts(path, "cpu")
+    if metrics.get("epoch") != epoch:
+        raise CorruptCheckpoint(
+            f"{path} is of epoch {metrics.get('epoch')}, and the scores on record are of epoch {epoch}"
+        )
+    return TrialConfig.completed(params, FORMERLY).resolved(), weights
+
+
+def _parts(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Read parameters, weights and metrics of a `best.pt`.
+
+    Raises:
+        CorruptCheckpoint: it does not hold them.
+    """
     state = load_checkpoint(path, device)
     try:
         params, weights, metrics = state["params"], state["model"], state["metrics"]
@@ -177,15 +217,7 @@ def restore_model(path: Path, schema: EventSchema, device: torch.device | str = 
         raise CorruptCheckpoint(
             f"params, model and metrics of a checkpoint are dicts; those of {path} are not"
         )
-    config = TrialConfig.completed(params, FORMERLY)
-    model = config.build_model(schema)
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as exc:
-        raise CorruptCheckpoint(
-            f"weights fit the model of their parameters; those of {path} do not: {exc}"
-        ) from exc
-    return TrainedModel(model.to(device).eval(), _loss(config).to(device), config, metrics)
+    return params, weights, metrics
 
 
 def _loss(config: TrialConfig) -> Loss:

@@ -16,7 +16,7 @@ from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig, NonFiniteLoss
 from hep_ray.loading.batches import Batch, BatchRequest, EventSource
 from hep_ray.losses import Loss
-from hep_ray.metrics import classification_metrics, larger_is_better, nominal_key, worst_of
+from hep_ray.metrics import classification_metrics, is_worst, larger_is_better, nominal_key, worst_of
 from hep_ray.models import Model
 from hep_ray.training.distributed import ALONE, Communicator
 
@@ -256,7 +256,7 @@ def worst_keys(metric: str, schema: EventSchema) -> tuple[str, ...]:
 
 def ranking_variations(keys: Iterable[str | None], schema: EventSchema) -> dict[str, dict[str, Any]]:
     """Return the variations that a search ranks under, by name; none where no key is the worst over them."""
-    worst = any(key and nominal_key(key) != key for key in keys)
+    worst = any(key and is_worst(key) for key in keys)
     return {name: one.model_dump(mode="json") for name, one in schema.variations.items() if worst}
 
 

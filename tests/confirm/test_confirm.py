@@ -17,7 +17,8 @@ from hep_ray.cli import app
 from hep_ray.confirm.confirmation import choose, load_confirmation, params_hash, uses
 from hep_ray.confirm.folds import load_folds, prepare_folds, run_folds
 from hep_ray.confirm.plan import prepare_confirmation
-from hep_ray.confirm.refit import best_epoch, prepare_refit, run_refit
+from hep_ray.confirm.refit import prepare_refit, run_refit
+from hep_ray.confirm.refit_result import best_epoch
 from hep_ray.confirm.run import run_confirmation
 from hep_ray.confirm.table import verdict
 from hep_ray.conversion.shards import ShardWriter
@@ -537,6 +538,8 @@ def test_another_dataset_is_refused(options, tmp_path, make_dataset):
         prepare_confirmation(dataclasses.replace(options, data=copy))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_folds_score_each_event_by_a_model_that_never_saw_it(options):
     given = FoldOptions("toy_confirmed", folds=3, storage=options.storage, scripts=options.scripts)
     plan = prepare_folds(given)
@@ -583,6 +586,8 @@ def test_folds_score_each_event_by_a_model_that_never_saw_it(options):
         prepare_folds(dataclasses.replace(given, trial="t9999"))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_refit_learns_from_validation_events_too_for_the_epochs_that_were_best(options, confirmed):
     given = AfterSearch("toy_confirmed", storage=options.storage, scripts=options.scripts)
     plan = prepare_refit(given)

@@ -13,15 +13,8 @@ import pytest
 from scipy import stats
 
 from hep_ray.confirm.confirmation import Contender, SplitUse, earlier_uses, params_hash, record_use
-from hep_ray.confirm.refit import (
-    REFIT,
-    Refit,
-    _refuse_few_events,
-    best_epoch,
-    dataset_of_refit,
-    load_refit,
-    prepare_refit,
-)
+from hep_ray.confirm.refit import _refuse_few_events, dataset_of_refit, prepare_refit
+from hep_ray.confirm.refit_result import REFIT, Refit, best_epoch, load_refit
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema

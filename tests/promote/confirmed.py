@@ -21,8 +21,9 @@ from hep_ray.confirm.confirmation import (
 )
 from hep_ray.confirm.folds import FILE_NAME as FOLDS_FILE
 from hep_ray.confirm.folds import OF_ALL, CrossValidation, Fold, dataset_of_fold, put_together
-from hep_ray.confirm.refit import FILE_NAME as REFIT_FILE
-from hep_ray.confirm.refit import REFIT, RefitPlan, _publish, best_epoch, dataset_of_refit
+from hep_ray.confirm.refit import RefitPlan, _publish, dataset_of_refit
+from hep_ray.confirm.refit_result import FILE_NAME as REFIT_FILE
+from hep_ray.confirm.refit_result import REFIT, best_epoch
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema

@@ -154,7 +154,7 @@ def test_models_that_are_not_those_of_the_folds_are_refused(folds: Any, tmp_path
     found = CrossValidation.model_validate_json((copy / FILE_NAME).read_text())
     late = tuple(one.model_copy(update={"epoch": 7}) for one in found.folds)
     (copy / FILE_NAME).write_text(found.model_copy(update={"folds": late}).model_dump_json())
-    with raises(CorruptModel, "7", FILE_NAME):
+    with raises(CorruptModel, "fold 1", "epoch 7", "hep-ray folds"):
         read_folds(copy)
     (copy / FILE_NAME).unlink()
     with raises(StorageError, FILE_NAME):

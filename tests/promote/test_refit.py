@@ -13,14 +13,21 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import choose, load_confirmation
-from hep_ray.confirm.refit import REFIT, load_refit
+from hep_ray.confirm.refit_result import REFIT, load_refit
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CannotResume, InvalidConfig, ModelMismatch, PromotionRefused
 from hep_ray.plugins import Plugin
 from hep_ray.promote.package import Description, Package
 from hep_ray.promote.refit import check_refit
 from hep_ray.promote.run import Wishes, promote
+from hep_ray.report import tables
+from hep_ray.report.answer import answer
+from hep_ray.report.page import commands
+from hep_ray.report.report_data import gather
+from hep_ray.search.find import find_search
 from hep_ray.search.state import SearchState
+from hep_ray.tracking.journal import Journal
+from hep_ray.tracking.records import EpochFinished, SearchFinished, TrialFinished, TrialStarted
 from hep_ray.tracking.registry import ModelRegistry
 from hep_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
@@ -246,3 +253,47 @@ def test_a_refit_does_not_help_a_configuration_that_the_gate_refuses(searches, t
     rewrite(storage / "linear", provenance=PROVENANCE)
     with raises(PromotionRefused, "gain"):
         promote(storage / "linear", Wishes(tracking_uri=tracking_uri, name="never", device="cpu", refit=True))
+
+
+def test_a_report_shows_it_beside_the_confirmed_trainings(folder, searches):
+    epoch = {"epoch": 1, "val_accuracy": 0.8, "val_loss": 0.5, "epoch_seconds": 1.0}
+    with Journal(folder) as journal:
+        begun = TrialStarted(time=1.0, trial_id="t0001", number=0, params=params(**DEEP), seed=0)
+        for record in (
+            begun,
+            EpochFinished(time=2.0, trial_id="t0001", metrics=epoch),
+            TrialFinished(time=3.0, trial_id="t0001", status="completed"),
+            SearchFinished(time=4.0),
+        ):
+            journal.append(record)
+    found = find_search("deep", folder.parent)
+    stated = found.stated(found.state().started)
+    data = gather(stated, found.storage, searches / "data")
+    refit, runs = load_refit(folder / REFIT), load_confirmation(folder).finalists[0].runs
+    mean = np.mean([run.metrics["test_accuracy"] for run in runs])
+    difference = f"test_accuracy {refit.metrics['test_accuracy'] - mean:+.4f}"
+    told = answer(data)
+    assert difference in told.facts["Refit"]
+    assert told.command.startswith("hep-ray promote deep --refit --dry-run")
+    # Search, confirmation and refit each state the command they were made by, here the same.
+    assert commands(data, found.storage).splitlines()[1:4] == [PROVENANCE["command"]] * 3
+    shown = tables.refit(data.refit, 0.95)
+    assert difference in shown.notes[0]
+    dataset = Dataset.open(searches / "data")
+    confirmed, refitted = shown.rows
+    assert tells(confirmed[0], "3 seeds", f"{dataset.rows('train')} events")
+    assert tells(refitted[0], "epoch 8", f"{refit.events} events")
+    values = [float(row[1].split()[0]) for row in (confirmed, refitted)]
+    assert values == pytest.approx([mean, refit.metrics["test_accuracy"]], abs=5e-4)
+    # Without the dataset nothing is compared; a refit of another confirmation is none of this one.
+    shutil.move(searches / "data", searches / "moved")
+    try:
+        alone = gather(stated, found.storage)
+    finally:
+        shutil.move(searches / "moved", searches / "data")
+    assert (alone.refit.both, alone.refit.confirmed_events) == (None, None)
+    change(folder, confirmation_id="earlier")
+    other = gather(stated, found.storage, searches / "data")
+    assert other.refit is None
+    assert any("another confirmation" in note for note in other.notes)
+    assert "--refit" not in answer(other).command

@@ -35,6 +35,57 @@ def test_a_gain_that_was_not_shown_is_called_so(workplace: Callable[..., Any]) -
     assert one.facts["Is it real?"].startswith("Not shown, at the 5% level: p = 0.3,")
 
 
+def with_a_second_finalist(place: Any, *, second_by_validation: float, first_p: float) -> None:
+    """Add `t0005` to the confirmation, whose `t0001` has 0.8 by validation; both are better on the test split."""
+    found = load_confirmation(place.folder)
+    first, baseline = found.contenders
+
+    def validated(one: Any, name: str, value: float) -> Any:
+        runs = tuple(
+            run.model_copy(update={"metrics": {**run.metrics, "val_accuracy": value}}) for run in one.runs
+        )
+        return one.model_copy(update={"name": name, "runs": runs})
+
+    contenders = (
+        validated(first, "t0001", 0.8),
+        validated(first, "t0005", second_by_validation),
+        validated(baseline, "baseline", 0.7),
+    )
+    against = found.comparisons[0].model_copy(update={"p_value": 0.01, "adjusted_p_value": 0.02})
+    comparisons = (
+        against.model_copy(update={"p_value": first_p, "adjusted_p_value": first_p}),
+        against.model_copy(update={"contender": "t0005"}),
+    )
+    changed = {"contenders": contenders, "comparisons": comparisons}
+    save_confirmation(place.folder, found.model_copy(update=changed))
+
+
+def test_what_won_is_the_candidate_of_the_gate(workplace: Callable[..., Any]) -> None:
+    """Two finalists are better than the baseline: the one that validation ranks first would be promoted."""
+    place = workplace()
+    place.write_journal()
+    place.write_confirmation()
+    with_a_second_finalist(place, second_by_validation=0.9, first_p=0.02)
+    one = told(place)
+    assert one.real is True
+    assert one.headline.startswith("t0005 beats the baseline")
+    assert one.facts["What won"].startswith("t0005")
+    assert one.facts["Also better"].startswith("t0001 is")
+
+
+def test_a_gain_of_another_than_the_candidate_is_none(workplace: Callable[..., Any]) -> None:
+    """The test split shows a gain of t0005, validation chose t0001: nothing may be promoted."""
+    place = workplace()
+    place.write_journal()
+    place.write_confirmation()
+    with_a_second_finalist(place, second_by_validation=0.7, first_p=0.4)
+    one = told(place)
+    assert one.real is False
+    assert one.headline == "t0001, the best by validation, is not better than the baseline; t0005 is."
+    assert one.facts["What won"].startswith("Nothing; the best by validation is t0001")
+    assert one.facts["Is it real?"].startswith("Not shown, at the 5% level: p = 0.4,")
+
+
 def test_the_baseline_that_leads_is_compared_with_what_comes_next(workplace: Callable[..., Any]) -> None:
     place = workplace(table=False)
     place.write_journal([({}, 0, [0.9], "completed"), ({"root_index": 3}, 0, [0.8], "completed")])
