@@ -128,6 +128,8 @@ def test_means_and_errors_are_those_of_the_events(folder: Path) -> None:
     np.testing.assert_array_equal(sample.singles["image"][1], own[:3])
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_large_split_is_sampled_and_the_page_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hep_ray.dataset.show.EVENTS", 70)
     rows = Manifest.load(folder).rows("train")
@@ -209,6 +211,8 @@ def test_an_empty_split_is_refused(make_dataset: Callable[..., Path]) -> None:
         show(folder, split="val")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_command_prints_the_page_and_what_to_do_next(folder: Path, tmp_path: Path) -> None:
     import typer
 

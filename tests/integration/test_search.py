@@ -132,6 +132,8 @@ def test_a_baseline_is_a_trial_like_any_other(with_baseline):
         run_search(without, resume=True, console=QUIET)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_with_them(
     with_baseline, tmp_path
 ):
@@ -322,6 +324,8 @@ def test_the_journal_holds_no_epoch_twice(finished):
     assert len(epochs) == len(set(epochs))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_search_that_streams_is_as_good_as_one_in_memory(options, make_dataset):
     """One trial at a time, since one of two cores is Ray Data's."""
     options = dataclasses.replace(

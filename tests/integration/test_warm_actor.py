@@ -67,6 +67,8 @@ def reset(actor, trial):
     assert ray.get(actor.reset.remote(trial, None))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_trial_gives_the_same_numbers_in_a_fresh_and_in_a_reused_actor(start):
     fresh = train(start(config("fresh")))
 

@@ -15,6 +15,8 @@ from hep_ray.promote.classifier import Classifier
 from hep_ray.training.config import TrialConfig
 from tests.facts import raises, tells
 
+SLOW = [pytest.mark.slow, pytest.mark.ci]
+
 
 def test_an_exported_model_gives_the_probabilities_of_any_number_of_events(tmp_path, package, events):
     package.write(tmp_path / "model")
@@ -56,7 +58,7 @@ def test_every_precision_of_training_is_exported_and_compared_in_float32(
 
 @pytest.mark.parametrize(
     "name",
-    ["pfn", "particlenet", pytest.param("particle_transformer", marks=[pytest.mark.slow, pytest.mark.ci])],
+    ["pfn", *(pytest.param(name, marks=SLOW) for name in ("particlenet", "particle_transformer"))],
 )
 def test_clouds_of_any_length_give_the_probabilities_of_torch(tmp_path, name):
     named = ("pt", "energy", "delta_eta", "delta_phi")
@@ -87,6 +89,8 @@ def test_clouds_of_any_length_give_the_probabilities_of_torch(tmp_path, name):
         classifier.predict({"particles": [random.random((7, 3))]})
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_what_onnx_lacks_is_refused_and_leaves_nothing(tmp_path, make_package):
     with raises(ExportFailed, "ONNX"):
         export_onnx(make_package(scalar_scaling="quantile_normal").build(), tmp_path / "toy.onnx")

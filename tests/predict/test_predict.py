@@ -81,6 +81,8 @@ def expect_all(out, events, package):
     np.testing.assert_allclose(scores.filter(regex="^log_odds_"), odds, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.ray
 def test_the_result_is_that_of_one_process_and_the_manifest_says_of_what(
     ray_session, dataset, events, package, tmp_path
@@ -151,6 +153,8 @@ def test_little_is_scored_in_this_process_without_ray(dataset, events, package, 
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.ray
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_is_much_goes_to_workers_where_there_is_room_for_more_than_threads(

@@ -181,6 +181,8 @@ def run(copy):
 class TestANewComponentIsOneFile:
     """The guide's files, put into a copy of the project: registries, command line and contract suites know them."""
 
+    @pytest.mark.slow
+    @pytest.mark.ci
     def test_the_command_line_lists_it(self, run):
         listed = run("-c", "from hep_ray.cli import main; main()", "components")
         assert {*COMPONENTS} == {kind for kind in COMPONENTS if kind in listed}
@@ -202,6 +204,8 @@ class TestANewComponentIsOneFile:
         done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", suite, "-k", name)
         assert int(done.strip().splitlines()[-1].split()[0]) >= least
 
+    @pytest.mark.slow
+    @pytest.mark.ci
     def test_a_training_uses_the_model_and_reports_the_metric(self, run):
         mode, *keys = run("-c", TRAINING).split()
         assert mode == "max"

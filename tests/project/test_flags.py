@@ -497,6 +497,8 @@ def test_simulations_are_listed() -> None:
     assert CliRunner().invoke(app, ["data", "simulate"]).exception is not None
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_other_databases_are_asked(place: Path, make_features: Callable[..., str]) -> None:
     make_features()
 

@@ -78,6 +78,8 @@ def test_the_version() -> None:
     assert told("-m", "hep_ray", "--version").stdout == f"hep_ray {hep_ray.__version__}\n"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.ray
 def test_rays_workers_tell_the_driver(tmp_path: Path) -> None:
     script = tmp_path / "script.py"

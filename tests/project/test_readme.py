@@ -200,6 +200,8 @@ def test_the_readme_runs(tmp_path: Path, make_dataset: Callable[..., Path]) -> N
     assert (tmp_path / "runs/which_root/leaderboard.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_components_of_the_guide_work(tmp_path: Path) -> None:
     # _: a test's case
     model, loss, metric, schedule, augmentation, reader, _, simulation, search, networks = blocks(

@@ -67,6 +67,8 @@ def test_the_noise_of_a_value_is_told_in_units_of_the_metric() -> None:
     assert noise_of(process, warp, 1.0) == pytest.approx(1.0 - warp.back(below))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_it_ends_before_its_epochs_are_spent_and_trains_the_best_in_full() -> None:
     whole = Simulated(MADE, RANGES, [begun(until_no_gain=True)])
     expected = whole.run()

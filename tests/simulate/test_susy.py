@@ -141,6 +141,8 @@ def test_features_agree_with_those_of_the_uci_set(real_data) -> None:
         assert np.corrcoef(ours, theirs)[0, 1] > least, name
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @needs_pythia
 def test_events_look_like_the_two_processes() -> None:
     """W pairs end at m_W but for the detector; neutralinos carry momentum away."""

@@ -88,6 +88,8 @@ def curve(trial: TrialLoop) -> list[dict[str, float]]:
     return [{key: value for key, value in one.items() if key != "epoch_seconds"} for one in metrics]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_loss_curves_are_those_of_events_in_memory_within_the_noise_of_seeds(
     splits: dict[str, tuple[Events, ShardStream]],
 ) -> None:
