@@ -171,6 +171,8 @@ def test_a_constant_has_bins_too() -> None:
         assert edges[0] < value < edges[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_images_without_entries_or_with_negative_ones_are_drawn(
     make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:

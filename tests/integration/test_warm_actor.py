@@ -98,6 +98,8 @@ def test_a_trial_whose_actor_died_goes_on_from_its_checkpoint_with_the_same_numb
     assert train(second) == whole
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_failure_carries_its_cause(start):
     import ray
 

@@ -321,7 +321,10 @@ class TestRealMlp:
 @pytest.mark.parametrize(
     "params",
     [
-        {"model": "tabm", "members": 3, "hidden_layers": 2, "embedding": "periodic"},
+        pytest.param(
+            {"model": "tabm", "members": 3, "hidden_layers": 2, "embedding": "periodic"},
+            marks=[pytest.mark.slow, pytest.mark.ci],
+        ),
         {"model": "real_mlp", "hidden_layers": 1, "embedding": "none"},
     ],
     ids=["tabm", "real_mlp"],

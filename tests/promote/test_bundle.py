@@ -454,6 +454,8 @@ def own_code():
     forget()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_network_of_ones_own_is_handed_on_where_its_code_is_trusted(
     dataset, own_code, tmp_path, monkeypatch
 ):

@@ -175,6 +175,8 @@ RUNNING = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_one_trial_of_one_epoch_is_enough(workplace: Callable[..., Any]) -> None:
     place = workplace(table=False)
     place.write_journal([({}, 0, [0.5], "completed")])

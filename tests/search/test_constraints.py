@@ -149,6 +149,8 @@ def test_nothing_that_breaks_a_limit_is_trained_and_a_resume_is_exact(
         assert Simulated(made, SPACE, records[:cut], limits=again, value=larger_is_better).run() == expected
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_learning_curves_find_the_best_that_keeps_the_limit() -> None:
     """The best of 20,000 configurations at random that keep it, but for a little; a third of the space keeps it."""
     made = Preset(epochs=9, trials=20, sampler="curves")

@@ -125,6 +125,8 @@ def test_another_seed_searches_elsewhere() -> None:
     assert searched(1, 30).calls != searched(2, 30).calls
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_it_leaves_random_search_far_behind() -> None:
     """Of the regret of as many epochs of random trainings in full, a fifth is left at most; medians of five seeds."""
     epochs = 12 * EPOCHS

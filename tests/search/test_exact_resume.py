@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.search.simulated import RANGES, Simulated, told
 
 GRID = RANGES.replace(learning_rate=Choice(1e-3, 1e-2, 1e-1), momentum=Choice(0.1, 0.5, 0.7, 0.9))
 STOPPING = ("asha", "hyperband", "median", "none")
+LONGEST = ("gp", "asha_pausing")
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
 
 
@@ -44,8 +46,13 @@ def check(made: Preset, space: Space, cuts: int, **given: Any) -> list[dict[str,
     return expected
 
 
-@pytest.mark.parametrize("scheduler", [*STOPPING, "asha_pausing"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [
+        pytest.param(*both, marks=[pytest.mark.slow, pytest.mark.ci] if both == LONGEST else [])
+        for both in itertools.product(SAMPLERS, [*STOPPING, "asha_pausing"])
+    ],
+)
 def test_every_sampler_with_every_scheduler(sampler: str, scheduler: str) -> None:
     if scheduler == "asha_pausing" and sampler in ("nsga2", "nsga3", "cmaes"):
         return  # refused, see test_named_samplers.py

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hep_ray import Choice, LogUniform, Preset, Space, Uniform
 from hep_ray.errors import InvalidConfig
@@ -93,6 +94,8 @@ def test_half_the_epochs_suffice_on_a_related_task() -> None:
     assert np.median(taught) <= np.median(alone) / 2
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_an_unlike_task_unlearns_them() -> None:
     """Where the best is at the other end of every parameter, no more is left to gain than without them."""
     here = task(-3.6, 0.95, 0.45, 0.1)

@@ -101,6 +101,8 @@ def test_the_statistical_error_decides_where_the_metric_has_one() -> None:
     assert spent[1e-2] < spent[1e-3] < spent[1e-6] == 60 * 9
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_it_goes_on_where_it_is_told_to() -> None:
     first = Simulated(MADE, RANGES, [begun(until_no_gain=True)])
     first.run()

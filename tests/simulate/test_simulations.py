@@ -132,6 +132,8 @@ def test_a_setting_that_pythia_refuses_leaves_nothing_behind(tmp_path, capfd) ->
     capfd.readouterr()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @needs_pythia
 @pytest.mark.parametrize(
     ("class_name", "file", "leading"),
