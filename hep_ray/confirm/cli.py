@@ -341,6 +341,7 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     from hep_ray.confirm.table import (
         confirmation_table,
         contender_lines,
+        errors_in_words,
         variations_table,
         verdict,
         worst_variations,
@@ -370,8 +371,7 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         counts = ", ".join(f"{name} ({count})" for name, count in others.items())
         lines.append(f"The same test split was also read for: {counts}.")
     lines += [
-        "Intervals and p-values cover the seeds of the trainings. 'test sample' is what the finite test split adds to",
-        "the error of the difference, the same for every seed.",
+        *errors_in_words(found),
         "",
         f"Confirmation: {result.path}",
         f"Runs:         {result.tracking_uri}",

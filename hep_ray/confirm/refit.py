@@ -33,7 +33,7 @@ from hep_ray.confirm.run import train_one
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes, Manifest, Shard, fingerprint_of
 from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused
+from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused, ShardMismatch, UnreadableInput
 from hep_ray.files import open_locked, replacing, storing, write_whole
 from hep_ray.flags import typed
 from hep_ray.metrics import is_worst, nominal_key
@@ -167,7 +167,7 @@ def prepare_refit(options: AfterSearch, *, hashes: Hashes = "once") -> RefitPlan
     state = ended(options, found.name)
     started = state.started
     assert started is not None
-    again = typed("hep-ray", "confirm", found.name, "--again", storage=found.storage)
+    again = typed("hep-ray", "confirm", found.name, "--again", storage=found.storage, data=options.data)
     if confirmation.search_id != started.search_id:
         raise CannotConfirm(
             f"the confirmation of {found.name} is of another search of that name "
@@ -217,7 +217,7 @@ def _refuse_few_events(candidate: Contender, unstated: Mapping[str, Any]) -> Non
     if not candidate.params:
         raise CannotConfirm(
             f"one configuration is refit, and the candidate '{candidate.name}' is the mean of several: promote it "
-            "without --refit, or confirm without an ensemble"
+            "without --refit, or confirm without --ensemble"
         )
     params = {key: value for key, value in candidate.params.items() if key != "seed"}
     config = TrialConfig.completed(params, unstated)
@@ -242,7 +242,7 @@ def dataset_of_refit(dataset: Dataset, folder: Path, *, weights: bool) -> Datase
 
     Raises:
         CannotResume: there are other events.
-        ShardMismatch: what is there is not whole.
+        ShardMismatch, UnreadableInput: what is there is not whole.
         StorageError: it cannot be written.
     """
     out = folder / "data"
@@ -255,7 +255,10 @@ def dataset_of_refit(dataset: Dataset, folder: Path, *, weights: bool) -> Datase
                 except OSError:
                     shutil.copyfile(source, filling / shard.file)
             write_whole(filling / MANIFEST, manifest.dumps())
-    made = Dataset.open(out, weights=weights)
+    try:
+        made = Dataset.open(out, weights=weights)
+    except (ShardMismatch, UnreadableInput) as exc:
+        raise type(exc)(f"{exc}: type --again to set the refit aside, which makes these files anew") from None
     if made.fingerprint != manifest.fingerprint:
         raise CannotResume(
             f"{out} holds other events (fingerprint {made.fingerprint[:12]}, not {manifest.fingerprint[:12]}): type "

@@ -102,17 +102,24 @@ def best_epoch(epochs: Sequence[int]) -> int:
     return math.floor(statistics.median(epochs) + 0.5)
 
 
-def load_refit(folder: Path) -> Refit:
+def load_refit(folder: Path, *, data: Path | None = None) -> Refit:
     """Load what a refit found, from its folder such as `runs/susy/refit`.
+
+    Args:
+        folder: of the refit.
+        data: the dataset, where it is no longer where the search found it; for what to type where there is none.
 
     Raises:
         StorageError: there is none, or the file is not one.
     """
     path = folder / FILE_NAME
+    command = typed("hep-ray", REFIT, folder.parent.name, storage=folder.parent.parent, data=data)
     if not path.is_file():
-        command = typed("hep-ray", REFIT, folder.parent.name, storage=folder.parent.parent)
         raise StorageError(f"there is no refit, {path} is not there: type `{command}`")
-    return read_record(Refit, path)
+    try:
+        return read_record(Refit, path)
+    except StorageError as exc:
+        raise StorageError(f"{exc}: type `{command}`, which writes it again") from None
 
 
 def against_confirmed(

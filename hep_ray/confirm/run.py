@@ -216,7 +216,7 @@ def evaluate_kept(
             )
     except KeyboardInterrupt:
         raise Interrupted(
-            f"some models are not tested yet; every evaluation that ended is kept: {plan.to_go_on} to go on"
+            f"some models are not tested yet; every evaluation that ended is kept: to go on, {plan.to_go_on}"
         ) from None
 
 

@@ -127,6 +127,16 @@ def of_difference(confirmation: Confirmation) -> str:
     return "Paired by seed; interval and p-value count the noise of the seeds alone"
 
 
+def errors_in_words(confirmation: Confirmation) -> list[str]:
+    """Say in lines what the errors in `confirmation_table` are; none where nothing is compared."""
+    if not confirmation.comparisons:
+        return []
+    return [
+        f"{of_difference(confirmation)}.",
+        "'± seeds' and '± events' are the errors of the difference from the seeds and from the finite test split.",
+    ]
+
+
 def verdict(confirmation: Confirmation) -> str:
     """Say in a sentence who beats the baseline, if anyone."""
     if len(confirmation.seeds) == 1 and all(one.p_value is None for one in confirmation.comparisons):

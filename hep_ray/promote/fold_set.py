@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import Contender
-from hep_ray.confirm.folds import CrossValidation, load_folds
+from hep_ray.confirm.folds import FILE_NAME, CrossValidation, load_folds
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL
 from hep_ray.dataset.splits import SPLITS
@@ -62,7 +62,12 @@ def read_folds(folder: Path | str) -> Package:
 
 
 def check_folds(
-    folder: Path, candidate: Contender, single: Package, dataset: Dataset, device: str
+    folder: Path,
+    candidate: Contender,
+    single: Package,
+    dataset: Dataset,
+    device: str,
+    moved: Path | None = None,
 ) -> tuple[Package | None, Criterion]:
     """Check that models of folds are of the candidate's configuration, and give every event its recorded score.
 
@@ -72,14 +77,22 @@ def check_folds(
         single: its confirmed model.
         dataset: verified, whose events were divided into the folds.
         device: where the models compute.
+        moved: folder of the dataset, where it is no longer where the search found it; for what to type.
 
     Returns:
         The models where they may be handed on, and the answer.
     """
+    words, storage = ("hep-ray", "folds", folder.parent.name, "--folds"), folder.parent.parent
+    of_candidate = ("--trial", candidate.name)
+    if not (path := folder / FILE_NAME).is_file():
+        count = folder.name.removeprefix("folds")
+        first = typed(*words, count, *of_candidate, storage=storage, data=moved)
+        return None, Criterion(
+            "folds", False, f"there are no such folds, {path} is not there: type `{first}`"
+        )
     try:
         found = load_folds(folder)
-        flags = ("--folds", len(found.folds), "--trial", candidate.name, "--again")
-        again = typed("hep-ray", "folds", found.search, *flags, storage=folder.parent.parent)
+        again = typed(*words, len(found.folds), *of_candidate, "--again", storage=storage, data=moved)
         package = None
         fault = _differing(found, candidate, dataset)
         if not fault:

@@ -36,6 +36,7 @@ def check_refit(
     dataset: Dataset,
     device: str,
     level: float,
+    moved: Path | None = None,
 ) -> tuple[Package | None, Sequence[Criterion]]:
     """Check that a refit is of the candidate that the gate judged, gives its recorded scores, and is not worse.
 
@@ -46,6 +47,7 @@ def check_refit(
         single: its confirmed model.
         dataset: verified, of the search.
         device: where the model computes.
+        moved: folder of the dataset, where it is no longer where the search found it; for what to type.
         level: one-sided, of the noise beyond which the refit may not be worse than the confirmed trainings.
 
     Returns:
@@ -54,9 +56,9 @@ def check_refit(
     if not candidate.params:
         text = f"one configuration is refit; the candidate '{candidate.name}' is the mean of several: leave out --refit"
         return None, (Criterion("refit", False, text),)
-    again = typed("hep-ray", REFIT, folder.name, "--again", storage=folder.parent)
+    again = typed("hep-ray", REFIT, folder.name, "--again", storage=folder.parent, data=moved)
     try:
-        found = load_refit(folder / REFIT)
+        found = load_refit(folder / REFIT, data=moved)
         plugins = SearchState.read(folder / REFIT).plugins
         faults = list(_differing(found, confirmation, candidate, dataset))
         ours, theirs = (

@@ -285,14 +285,18 @@ def _handed_on(
         sound: whether every check has passed; else no calibration is fitted.
     """
     if wishes.refit:
-        return check_refit(folder, confirmation, candidate, package, dataset, device, wishes.level)
+        return check_refit(
+            folder, confirmation, candidate, package, dataset, device, wishes.level, wishes.data
+        )
     if wishes.folds is None:
         if wishes.calibration is None or not sound:
             return package, ()
         scores = folder / FOLDER / run.scores
         package, told = calibrated(package, wishes.calibration, dataset, scores, device)
         return package, (Criterion("calibration", True, told),)
-    several, answer = check_folds(folder / f"folds{wishes.folds}", candidate, package, dataset, device)
+    several, answer = check_folds(
+        folder / f"folds{wishes.folds}", candidate, package, dataset, device, wishes.data
+    )
     if several is None or several.membership is None:
         return None, (answer,)
     own, single = several.description, package.description

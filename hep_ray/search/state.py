@@ -539,7 +539,7 @@ def judge(state: SearchState, trials: int, to_go_on: str) -> None:
         begun = ", ".join(trial.trial_id for trial in state.unfinished()) or "none of them begun"
         left = len(state.unfinished()) if left >= ENDLESS else left
         raise Interrupted(
-            f"{left} trials have not ended ({begun}); every finished epoch is kept: {to_go_on} to go on"
+            f"{left} trials have not ended ({begun}); every finished epoch is kept: to go on, {to_go_on}"
         )
     ended = state.trials.values()
     if ended and len(failed(ended)) == len(ended):

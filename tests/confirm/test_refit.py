@@ -19,7 +19,14 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.variations import Variation
-from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, StorageError, UnknownSearch
+from hep_ray.errors import (
+    CannotConfirm,
+    CannotResume,
+    InputError,
+    InvalidConfig,
+    StorageError,
+    UnknownSearch,
+)
 from hep_ray.metrics.crossed import one_more
 from hep_ray.search.options import AfterSearch
 from tests.facts import raises
@@ -107,6 +114,17 @@ def test_its_shards_are_links_and_other_events_are_refused(dataset: Dataset, tmp
         dataset_of_refit(Dataset.open(tmp_path / "o"), tmp_path / "refit", weights=True)
 
 
+@pytest.mark.parametrize("damaged", ["shard", "manifest"])
+def test_of_damaged_events_it_is_told_what_to_type(dataset: Dataset, tmp_path: Path, damaged: str) -> None:
+    made = dataset_of_refit(dataset, tmp_path / "refit", weights=True)
+    if damaged == "shard":
+        made.paths("train")[0].unlink()
+    else:
+        (made.folder / "manifest.json").write_text("{")
+    with raises(InputError, "refit/data", "--again"):
+        dataset_of_refit(dataset, tmp_path / "refit", weights=True)
+
+
 def test_where_there_are_no_links_its_shards_are_copies(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +169,12 @@ def test_what_is_not_confirmed_is_refused_with_what_to_type(tmp_path: Path) -> N
     with raises(StorageError, "confirmation.json", "hep-ray confirm toy"):
         prepare_refit(AfterSearch("toy", storage=tmp_path))
     with raises(StorageError, "refit.json", "hep-ray refit toy"):
+        load_refit(tmp_path / "toy" / REFIT)
+    with raises(StorageError, f"hep-ray refit toy --storage {tmp_path} --data moved"):
+        load_refit(tmp_path / "toy" / REFIT, data=Path("moved"))
+    (tmp_path / "toy" / REFIT).mkdir()
+    (tmp_path / "toy" / REFIT / "refit.json").write_text("{")
+    with raises(StorageError, "refit.json", f"type `hep-ray refit toy --storage {tmp_path}`"):
         load_refit(tmp_path / "toy" / REFIT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +25,7 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.finalists import Baseline, Configuration
 from hep_ray.confirm.folds import put_together
 from hep_ray.confirm.plan import ConfirmPlan, trial_id
-from hep_ray.confirm.table import confirmation_table, contender_lines, verdict
+from hep_ray.confirm.table import confirmation_table, contender_lines, errors_in_words, verdict
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidEvents, StorageError
 from hep_ray.search.options import ConfirmOptions
@@ -142,6 +143,9 @@ def test_the_table_fits_a_terminal_and_says_it_all(plan: ConfirmPlan, state: Sea
         console.print(confirmation_table(found))
     text = capture.get()
     assert "…" not in text
+    named = re.findall(r"'(.*?)'", " ".join(errors_in_words(found)))
+    assert len(named) == 2
+    assert all(name in text for name in named)  # what is explained is what the table is headed by
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
     # t0000: mean 0.31, s.d. 0.01, minus baseline -0.09, and less loss is better.
     assert rows["t0000"][1:5] == ["0.3100", "±", "0.0100", "-0.0900"]

@@ -200,6 +200,18 @@ def test_models_are_handed_on_that_give_every_event_its_recorded_score(folds: An
         )
         return check_folds(copy, candidate, single, data, "cpu")
 
+    package, answer = check_folds(
+        tmp_path / "toy/folds4",
+        Contender(name="t0003", role="finalist", params={}, runs=(), estimates={}),
+        single,
+        dataset,
+        "cpu",
+        Path("moved"),
+    )
+    assert package is None
+    assert not answer.passed
+    command = f"hep-ray folds toy --folds 4 --trial t0003 --storage {tmp_path} --data moved"
+    assert tells(answer.text, "folds.json", command)
     package, answer = check()
     assert package is not None
     assert tells(answer.text, "300 events", "3 models", "1e-05")

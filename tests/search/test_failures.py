@@ -82,7 +82,7 @@ def test_causes_that_differ_in_numbers_alone_are_one_and_the_commonest_comes_fir
 def test_a_search_with_a_success_is_one_and_one_that_was_cut_off_is_not():
     judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5, status="completed")), 2, "")
     judge(SearchState(), 0, "")
-    with raises(Interrupted, "t0001", "--resume"):
+    with raises(Interrupted, "t0001", "to go on, run it with --resume"):
         judge(fold(trial(0, status="failed", cause="x"), trial(1, 0.5)), 2, "run it with --resume")
 
 
