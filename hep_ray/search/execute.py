@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import sys
@@ -296,6 +297,23 @@ def _shown(
         yield
 
 
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Let SIGINT and SIGUSR1 do afterwards what they did before.
+
+    Tune leaves its own handlers, which would take the next Ctrl-C, as of an evaluation that follows, and end nothing.
+    """
+    numbers = (signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # None: not set by Python
+                    signal.signal(number, handler)
+
+
 def _tune(
     plan: TrainingPlan,
     recorder: Recorder,
@@ -328,6 +346,7 @@ def _tune(
     )
     try:
         with (
+            signals_restored(),
             _shown(plan, recorder, console, searcher.epochs_in_all),
             memory_kills_are_losses(),
             trainable(job, resources, scratch) as actor,

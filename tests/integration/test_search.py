@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import pytest
 from rich.console import Console
@@ -32,6 +33,7 @@ from tests.conftest import toy_events, toy_schema
 from tests.facts import raises, tells
 
 pytestmark = pytest.mark.ray
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
 
 SPACE = Space(
     model="cnn",
@@ -170,6 +172,12 @@ def test_costs_are_told_everywhere_and_a_search_that_began_with_seconds_goes_on_
     run = open_client(default_uri(options.storage)).get_run(last["mlflow_run_id"])
     assert run.data.metrics["flops"] == last["flops"]
     assert 0 < run.data.metrics["cpu_seconds"] <= last["cpu_seconds"]
+
+
+@pytest.mark.usefixtures("finished")
+def test_what_follows_a_search_hears_ctrl_c_at_once():
+    """Tune sets handlers that would take the first one and end nothing."""
+    assert {number: signal.getsignal(number) for number in HANDLERS} == HANDLERS
 
 
 def test_a_search_leaves_a_leaderboard_and_the_same_in_mlflow(finished):
