@@ -300,8 +300,8 @@ class TrialResult:
         return f"<Trial {self.trial_id} of {self._result.name}: {self.status}{value}>"
 
     def _repr_html_(self) -> str:
+        from hep_ray.drawing.html_table import html_rows
         from hep_ray.search.naming import number
-        from hep_ray.search.notebook import html_rows
 
         rows = [("trial", f"{self.trial_id}, {self.status} after {len(self.state.history)} epochs")]
         rows += [("parameters", f"{name}: {number(value)}") for name, value in self.params.items()]

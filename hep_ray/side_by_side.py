@@ -66,7 +66,7 @@ class SearchesCompared:
         return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        from hep_ray.search.notebook import html_table
+        from hep_ray.drawing.html_table import html_table
 
         parts = [f"<p>{escape(self.apart)}</p>"] if self.apart else []
         for group in self.groups:

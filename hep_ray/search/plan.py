@@ -169,7 +169,7 @@ class SearchPlan(TrainingPlan):
             yield "promotion", f"will be refused as things are: {doubt}"
 
     def _repr_html_(self) -> str:
-        from hep_ray.search.notebook import html_rows
+        from hep_ray.drawing.html_table import html_rows
 
         return html_rows(self.rows())
 

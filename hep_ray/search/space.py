@@ -336,7 +336,7 @@ class Space:
                     )
 
     def _repr_html_(self) -> str:
-        from hep_ray.search.notebook import html_table
+        from hep_ray.drawing.html_table import html_table
 
         words = [(name, str(one.recorded()).partition(" when ")) for name, one in self.parameters.items()]
         return html_table(("parameter", "values", "when"), [(name, told[0], told[2]) for name, told in words])

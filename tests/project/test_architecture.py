@@ -51,7 +51,7 @@ KNOWS = {
     **dict.fromkeys(PARTS, BASE),
     "training": BASE | DATA | PARTS,
     "tracking": BASE,
-    "search": BASE | {"cluster", *DATA, "training", "tracking"} | PARTS,
+    "search": BASE | {"cluster", *DATA, "drawing", "training", "tracking"} | PARTS,
     "confirm": BASE | {"cluster", *DATA, "training", "search", "tracking", "metrics", "models"},
     "report": BASE | DATA | {"drawing", "losses", "metrics", "training", "search", "confirm", "tracking"},
     "doctor": BASE | {"cluster", *DATA, "search", "tracking"},

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 import hep_ray
 from hep_ray import Choice, LogUniform, Result, Space, Uniform, run
+from hep_ray.drawing.html_table import html_table
 from hep_ray.errors import (
     InvalidConfig,
     NothingCompleted,
@@ -20,7 +21,7 @@ from hep_ray.errors import (
     UnknownName,
     UnknownSearch,
 )
-from hep_ray.search.notebook import html_table, progress_html
+from hep_ray.search.notebook import progress_html
 from hep_ray.search.options import SearchOptions, checked, keywords
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import Journal
