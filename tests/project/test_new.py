@@ -19,7 +19,6 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig, StorageError, UnknownName, UnreadableInput
 from hep_ray.models import MODELS
 from hep_ray.new import write_project
-from hep_ray.registry import OWN_CODE
 from hep_ray.search.cli import build_app
 from hep_ray.search.find import load_search
 from hep_ray.simulate import SIMULATIONS
@@ -32,15 +31,13 @@ from tests.facts import raises, tells
 def forget() -> Iterator[None]:
     """What a test registered is gone after it."""
     MODELS._discover()
-    modules, entries, own, path = set(sys.modules), dict(MODELS._entries), dict(OWN_CODE), list(sys.path)
+    modules, entries, path = set(sys.modules), dict(MODELS._entries), list(sys.path)
     yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         if name.startswith("_search_"):
             sys.modules.pop(name)
     MODELS._entries = entries
-    OWN_CODE.clear()
-    OWN_CODE.update(own)
 
 
 @pytest.fixture

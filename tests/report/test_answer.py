@@ -35,8 +35,10 @@ def test_a_gain_that_was_not_shown_is_called_so(workplace: Callable[..., Any]) -
     assert one.facts["Is it real?"].startswith("Not shown, at the 5% level: p = 0.3,")
 
 
-def with_a_second_finalist(place: Any, *, second_by_validation: float, first_p: float) -> None:
-    """Add `t0005` to the confirmation, whose `t0001` has 0.8 by validation; both are better on the test split."""
+def with_a_second_finalist(place: Any, *, second_by_validation: float, first_p: float) -> Any:
+    """Confirm `t0001`, which has 0.8 by validation, and `t0005`, which is better on the test split."""
+    place.write_journal()
+    place.write_confirmation()
     found = load_confirmation(place.folder)
     first, baseline = found.contenders
 
@@ -58,15 +60,12 @@ def with_a_second_finalist(place: Any, *, second_by_validation: float, first_p: 
     )
     changed = {"contenders": contenders, "comparisons": comparisons}
     save_confirmation(place.folder, found.model_copy(update=changed))
+    return place
 
 
 def test_what_won_is_the_candidate_of_the_gate(workplace: Callable[..., Any]) -> None:
     """Two finalists are better than the baseline: the one that validation ranks first would be promoted."""
-    place = workplace()
-    place.write_journal()
-    place.write_confirmation()
-    with_a_second_finalist(place, second_by_validation=0.9, first_p=0.02)
-    one = told(place)
+    one = told(with_a_second_finalist(workplace(), second_by_validation=0.9, first_p=0.02))
     assert one.real is True
     assert one.headline.startswith("t0005 beats the baseline")
     assert one.facts["What won"].startswith("t0005")
@@ -75,11 +74,7 @@ def test_what_won_is_the_candidate_of_the_gate(workplace: Callable[..., Any]) ->
 
 def test_a_gain_of_another_than_the_candidate_is_none(workplace: Callable[..., Any]) -> None:
     """The test split shows a gain of t0005, validation chose t0001: nothing may be promoted."""
-    place = workplace()
-    place.write_journal()
-    place.write_confirmation()
-    with_a_second_finalist(place, second_by_validation=0.7, first_p=0.4)
-    one = told(place)
+    one = told(with_a_second_finalist(workplace(), second_by_validation=0.7, first_p=0.4))
     assert one.real is False
     assert one.headline == "t0001, the best by validation, is not better than the baseline; t0005 is."
     assert one.facts["What won"].startswith("Nothing; the best by validation is t0001")

@@ -94,14 +94,12 @@ def forget() -> Iterator[None]:
     """What other tests registered is no code of this search, and what a test registered is gone after it."""
     registries = (MODELS, LOSSES, METRICS, SCHEDULES, AUGMENTATIONS)
     assert all(len(one) for one in registries)
-    before, own, modules = [dict(one._entries) for one in registries], dict(OWN_CODE), set(sys.modules)
+    before, modules = [dict(one._entries) for one in registries], set(sys.modules)
     searched, named, texts = list(sys.path), dict(plugins._NAMED), dict(sources._TEXTS)
     OWN_CODE.clear()
     yield
     for one, entries in zip(registries, before, strict=True):
         one._entries = entries
-    OWN_CODE.clear()
-    OWN_CODE.update(own)
     sys.path[:] = searched
     plugins._NAMED, sources._TEXTS = named, texts
     for name in set(sys.modules) - modules:

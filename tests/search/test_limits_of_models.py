@@ -16,7 +16,6 @@ from torch import nn
 from hep_ray.confirm.finalists import choose_baseline, configurations, finalists_of
 from hep_ray.errors import CannotConfirm, InvalidSpace, PluginFailed
 from hep_ray.models import MODELS, model
-from hep_ray.own_code import OWN_CODE
 from hep_ray.promote.candidate import constraints as criteria
 from hep_ray.promote.gate import check_constraints
 from hep_ray.report import tables
@@ -87,13 +86,11 @@ class Wrong(Cut):
 @pytest.fixture(autouse=True)
 def own_models() -> Iterator[None]:
     assert len(MODELS)
-    models, own = dict(MODELS._entries), dict(OWN_CODE)
+    models = dict(MODELS._entries)
     for kind in (Cut, Shifted, Lazy, Wrong):
         model(f"own_{kind.__name__.lower()}")(kind)
     yield
     MODELS._entries = models
-    OWN_CODE.clear()
-    OWN_CODE.update(own)
 
 
 def own(name: str, **hidden: Any) -> Space:

@@ -75,12 +75,10 @@ def forget() -> Iterator[None]:
     """What a test registered is gone after it."""
     registries = (MODELS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES, SCALERS, AUGMENTATIONS)
     assert all(len(one) for one in registries)
-    before, own = [dict(one._entries) for one in registries], dict(OWN_CODE)
+    before = [dict(one._entries) for one in registries]
     yield
     for one, entries in zip(registries, before, strict=True):
         one._entries = entries
-    OWN_CODE.clear()
-    OWN_CODE.update(own)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from hep_ray.conversion.convert import convert
 from hep_ray.conversion.readers import READERS
 from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Manifest
-from hep_ray.own_code import OWN_CODE
 from hep_ray.sources import digest
 from tests.facts import tells
 
@@ -102,13 +101,9 @@ COMPONENTS = Path(__file__).parents[2] / "docs/howto/components.md"
 def forget() -> Iterator[None]:
     """What a test registered is gone after it."""
     assert len(READERS)
-    entries, own, named, searched = (
-        dict(READERS._entries), dict(OWN_CODE), dict(plugins._NAMED), list(sys.path),
-    )  # fmt: skip
+    entries, named, searched = dict(READERS._entries), dict(plugins._NAMED), list(sys.path)
     yield
     READERS._entries, plugins._NAMED, sys.path[:] = entries, named, searched
-    OWN_CODE.clear()
-    OWN_CODE.update(own)
     sys.modules.pop("my_raw", None)
 
 
