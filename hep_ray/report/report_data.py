@@ -224,7 +224,11 @@ def _refit(
     """Read the refit of a confirmation's finalist; one of another confirmation is left out and noted."""
     if not (folder / REFIT / REFIT_FILE).is_file():
         return None
-    found = load_refit(folder / REFIT)
+    try:
+        found = load_refit(folder / REFIT)
+    except HepRayError as exc:
+        notes.append(f"The refit is left out: {exc}.")
+        return None
     finalists = () if confirmation is None else confirmation.finalists
     candidate = next((one for one in finalists if one.name == found.trial), None)
     if confirmation is None or candidate is None or found.confirmation_id != confirmation.confirmation_id:

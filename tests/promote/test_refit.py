@@ -297,3 +297,7 @@ def test_a_report_shows_it_beside_the_confirmed_trainings(folder, searches):
     assert other.refit is None
     assert any("another confirmation" in note for note in other.notes)
     assert "--refit" not in answer(other).command
+    (folder / REFIT / "refit.json").write_text("{")
+    damaged = gather(stated, found.storage, searches / "data")
+    assert damaged.refit is None
+    assert any("refit.json" in note for note in damaged.notes)
