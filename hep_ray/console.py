@@ -49,6 +49,11 @@ def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
     console.print(table, soft_wrap=True)
 
 
+def end_dry_run(console: Console) -> None:
+    """Say below the rows of a command that it was a dry run, and how to start."""
+    console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
+
+
 def run_app(app: typer.Typer, prog: str) -> None:
     """Run a Typer app and leave the process with the house's exit codes.
 

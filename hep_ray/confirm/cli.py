@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hep_ray.console import print_rows, print_text, result_console
+from hep_ray.console import end_dry_run, print_rows, print_text, result_console
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.flags import DryRun, typed
 from hep_ray.masking import mask
@@ -54,12 +54,15 @@ def confirm(
 
     from hep_ray.confirm.plan import prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
+    from hep_ray.search.state import SearchState
 
     console = Console(stderr=True)
     plan = prepare_confirmation(ConfirmOptions(**given), hashes="none" if dry_run else "once")
     print_rows(console, _plan_rows(plan, again=again))
     if dry_run:
-        console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
+        if not again:
+            plan.refuse_another(SearchState.read(plan.folder))
+        end_dry_run(console)
         return
     result = run_confirmation(plan, again=again, console=console)
     _print_result(result, plan)
@@ -98,7 +101,7 @@ def folds(
     plan = prepare_folds(FoldOptions(**given), hashes="none" if dry_run else "once")
     print_rows(console, _folds_rows(plan, again=again))
     if dry_run:
-        console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
+        end_dry_run(console)
         return
     found = run_folds(plan, again=again, console=console)
     result = result_console()
@@ -146,14 +149,23 @@ def refit(
     from rich.console import Console
 
     from hep_ray.confirm.refit import prepare_refit, run_refit
-    from hep_ray.confirm.refit_result import FILE_NAME, against_confirmed, refit_difference, refit_rows
+    from hep_ray.confirm.refit_result import (
+        FILE_NAME,
+        WHAT_SPEAKS,
+        against_confirmed,
+        refit_difference,
+        refit_rows,
+    )
     from hep_ray.confirm.table import titled
+    from hep_ray.search.state import SearchState
 
     console = Console(stderr=True)
     plan = prepare_refit(AfterSearch(**given), hashes="none" if dry_run else "once")
     print_rows(console, _refit_rows(plan, again=again))
     if dry_run:
-        console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
+        if not again:
+            plan.refuse_another(SearchState.read(plan.folder))
+        end_dry_run(console)
         return
     found = run_refit(plan, again=again, console=console)
     result, own = result_console(), plan.options
@@ -162,14 +174,13 @@ def refit(
     table = titled(f"{found.search}, {found.trial}: refit on training and validation events, test split")
     for place, heading in enumerate(head):
         table.add_column(heading, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
+    for place, row in enumerate(rows):
+        table.add_row(*row, style="bold" if place else None)
     result.print(table)
     both = against_confirmed(plan.storage / found.search, found, plan.candidate, plan.original.schema)
     lines = [
         refit_difference(found, both, plan.confirmation.level),
-        "Neither learnt from the test split. The refit did from the validation events: it has no value by validation,",
-        "and what speaks for the configuration is its confirmation.",
+        WHAT_SPEAKS,
         "",
         f"Result: {plan.folder / FILE_NAME}",
         "",
@@ -346,6 +357,7 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         verdict,
         worst_variations,
     )
+    from hep_ray.search.naming import count_words
     from hep_ray.tracking.client import look
 
     found, storage, data = result.confirmation, plan.given.storage, plan.given.data
@@ -364,8 +376,8 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
     ]
     if result.earlier_uses:
         lines.append(
-            f"Caution: the test split had been read {result.earlier_uses} times for this search before; the choice of "
-            "these finalists may know it."
+            f"Caution: the test split had been read {count_words(result.earlier_uses, 'time')} for this search before; "
+            "the choice of these finalists may know it."
         )
     if others:
         counts = ", ".join(f"{name} ({count})" for name, count in others.items())

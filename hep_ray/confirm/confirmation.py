@@ -303,12 +303,15 @@ def load_confirmation(search_folder: Path) -> Confirmation:
         StorageError: there is none, or the file is not one.
     """
     path = search_folder / FOLDER / FILE_NAME
+    command = typed("hep-ray", "confirm", search_folder.name, storage=search_folder.parent)
     if not path.is_file():
+        raise StorageError(f"there is no confirmation, {path} is not there: type `{command}`")
+    try:
+        return read_record(Confirmation, path)
+    except StorageError as exc:
         raise StorageError(
-            f"there is no confirmation, {path} is not there: type "
-            f"`{typed('hep-ray', 'confirm', search_folder.name, storage=search_folder.parent)}`"
-        )
-    return read_record(Confirmation, path)
+            f"{exc}: type `{command}`, with the flags that it was made with, which writes it again"
+        ) from None
 
 
 def read_record(kind: type[C], path: Path) -> C:

@@ -6,10 +6,10 @@ import dataclasses
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hep_ray.confirm.confirmation import FOLDER
 from hep_ray.confirm.finalists import (
@@ -32,6 +32,7 @@ from hep_ray.plugins import Plugin, differences, import_named, places, restore
 from hep_ray.search.definition import Stated
 from hep_ray.search.find import Found, find_search, script_of
 from hep_ray.search.fused import check_fuse
+from hep_ray.search.naming import count_words
 from hep_ray.search.options import AfterSearch, ConfirmOptions
 from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
@@ -159,13 +160,14 @@ def ended(options: AfterSearch, name: str) -> SearchState:
     unfinished = [trial.trial_id for trial in state.unfinished()]
     if unfinished and not options.allow_unfinished:
         raise CannotConfirm(
-            f"a search is confirmed when it has ended; {len(unfinished)} trials of {name} have not "
-            f"({', '.join(unfinished)}): resume it, or leave them out with --allow-unfinished"
+            f"a search is confirmed when it has ended; {', '.join(unfinished)} of {name} "
+            f"{'has' if len(unfinished) == 1 else 'have'} not: resume it, or leave out what has not ended with "
+            "--allow-unfinished"
         )
     if state.started is None or not any(trial.status == "completed" for trial in state.trials.values()):
         raise CannotConfirm(
-            f"a search with a completed trial can be confirmed; {name} has {len(state.trials)} trials and none "
-            "completed"
+            f"a search with a completed trial can be confirmed; {name} has "
+            f"{count_words(len(state.trials), 'trial')} and none completed"
         )
     return state
 
@@ -238,6 +240,8 @@ class RetrainingPlan(TrainingPlan):
     variations: Mapping[str, Variation] = field(default_factory=dict)
     tested: Mapping[str, Dataset] = field(default_factory=dict)
     to_go_on: str = "type the same command again, without --again"
+    deciding: ClassVar[tuple[str, ...]] = ()
+    """Flags, recorded among the options, that decide what is trained."""
 
     @property
     def ranks_worst(self) -> bool:
@@ -283,21 +287,32 @@ class RetrainingPlan(TrainingPlan):
         """Return the first record of new trainings; none of those that go on.
 
         Raises:
-            CannotResume: the journal holds others than these; the message says what differs.
+            CannotResume: see `refuse_another`.
+        """
+        self.refuse_another(state)
+        if state.started is not None:
+            return []
+        return [
+            SearchStarted(
+                time=time.time(),
+                search_id=uuid.uuid4().hex,
+                provenance={**self.provenance, "confirms": self.started.search_id},
+                plugins=tuple(plugin.recorded for plugin in self.plugins),
+                unstated=self.started.unstated,
+                **self.told,
+                **self.identity,
+            )
+        ]
+
+    def refuse_another(self, state: SearchState) -> None:
+        """Refuse to go on with trainings, of which the journal is in the folder, that are not these.
+
+        Raises:
+            CannotResume: they are others; the message says what differs.
         """
         started = state.started
         if started is None:
-            return [
-                SearchStarted(
-                    time=time.time(),
-                    search_id=uuid.uuid4().hex,
-                    provenance={**self.provenance, "confirms": self.started.search_id},
-                    plugins=tuple(plugin.recorded for plugin in self.plugins),
-                    unstated=self.started.unstated,
-                    **self.told,
-                    **self.identity,
-                )
-            ]
+            return
         if changes := differences(started.plugins, self.plugins):
             raise CannotResume(
                 f"the code of {self.told['title']} has changed: {'; '.join(changes)}: put it back, or type --again"
@@ -312,17 +327,45 @@ class RetrainingPlan(TrainingPlan):
             "confirms": "the search",
             "variations": "the variations",
         }
-        for key, value in now.items():
-            if recorded[key] != value:
-                raise CannotResume(
-                    f"cannot go on with another confirmation; {names.get(key, key)} were {recorded[key]!r} and are now "
-                    f"{value!r}: type it as before, or --again to set {self.folder} aside and start anew"
-                )
-        return []
+        changes = [
+            change
+            for key, value in now.items()
+            for change in _changes(names.get(key, key), recorded[key], value)
+        ]
+        if changes:
+            was, given = started.options, self.told["options"]
+            flags = [
+                f"--{flag} was {_as_typed(was.get(flag))} and is {_as_typed(given.get(flag))} now"
+                for flag in self.deciding
+                if was.get(flag) != given.get(flag)
+            ]
+            raise CannotResume(
+                f"{self.folder} holds other trainings than these of {self.told['title']}; "
+                f"{'; '.join([*flags, *changes])}: type it as before, or --again to set it aside and start anew"
+            )
 
     def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
         """Return what hands out the trainings, in their order."""
         return FixedList(self.runs, state, write)
+
+
+def _changes(what: str, before: Any, now: Any) -> Iterator[str]:
+    """Yield in words how a recorded value differs from that of now; of what has names, only what differs."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in {**before, **now}:
+            if name not in now:
+                yield f"{what} had '{name}', which is not there now"
+            elif name not in before:
+                yield f"{what} had no '{name}', which is there now"
+            else:
+                yield from _changes(f"{what}, '{name}'", before[name], now[name])
+    elif before != now:
+        yield f"{what}: recorded is {before!r}, now it is {now!r}"
+
+
+def _as_typed(value: Any) -> str:
+    """Return in words how a flag was typed: whether, or with what."""
+    return "left out" if value is None else "typed" if value is True else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,6 +387,7 @@ class ConfirmPlan(RetrainingPlan):
     seeds: tuple[int, ...]
     given: ConfirmOptions
     breaking: tuple[str, ...] = ()
+    deciding: ClassVar[tuple[str, ...]] = ("top", "seeds", "baseline", "ensemble")
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,14 @@ from hep_ray.confirm.run import train_one
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes, Manifest, Shard, fingerprint_of
 from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.schema import EventSchema
-from hep_ray.errors import CannotConfirm, CannotResume, PromotionRefused, ShardMismatch, UnreadableInput
+from hep_ray.errors import (
+    CannotConfirm,
+    CannotResume,
+    PromotionRefused,
+    ShardMismatch,
+    StorageError,
+    UnreadableInput,
+)
 from hep_ray.files import open_locked, replacing, storing, write_whole
 from hep_ray.flags import typed
 from hep_ray.metrics import is_worst, nominal_key
@@ -43,7 +50,7 @@ from hep_ray.search.options import AfterSearch
 from hep_ray.search.state import SearchState
 from hep_ray.search.trial import SEEN
 from hep_ray.tracking.client import recorded_uri
-from hep_ray.tracking.records import Record, TrialStarted
+from hep_ray.tracking.records import TrialStarted
 from hep_ray.training.checkpoint import BEST
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.testing import SCORES
@@ -111,17 +118,8 @@ class RefitPlan(RetrainingPlan):
             "contenders": {self.candidate.name: self.candidate.params},
         }
 
-    def opening(self, state: SearchState, say: Callable[[str], None]) -> list[Record]:
-        """Return the first record of a new refit; none of one that goes on.
-
-        Raises:
-            CannotResume: the folder holds the refit of another confirmation, or of something else.
-        """
-        self.refuse_another(state)
-        return super().opening(state, say)
-
     def refuse_another(self, state: SearchState) -> None:
-        """Refuse to go on with the refit of another confirmation, or for other epochs.
+        """Refuse to go on with the refit of another confirmation, or for other epochs, or of something else.
 
         Raises:
             CannotResume: the journal holds one.
@@ -134,6 +132,8 @@ class RefitPlan(RetrainingPlan):
                     f"{self.folder} holds another refit, of which {told} is {before.get(key)}, not {now}: type "
                     "--again to set it aside"
                 )
+        if self.dataset is not self.original:  # whose fingerprint is recorded
+            super().refuse_another(state)
 
     def divided(self) -> RefitPlan:
         """Return the plan with the dataset of the training, which is made where it is not there.
@@ -314,7 +314,7 @@ def run_refit(plan: RefitPlan, *, again: bool = False, console: Console | None =
 
     Raises:
         CannotResume: the folder holds another refit.
-        StorageError: another process is at work in it.
+        StorageError: another process is at work in it, or its model is gone.
         TrackingUnavailable, Interrupted, SearchFailed: see `execute`.
     """
     console = console or Console(stderr=True)
@@ -326,9 +326,23 @@ def run_refit(plan: RefitPlan, *, again: bool = False, console: Console | None =
             set_aside(plan.folder)
         elif before.started is not None:
             plan.refuse_another(before)  # before anything is written
+            _refuse_lost(before, plan.folder)
         divided = plan.divided()
         train_one(divided, console, partial(_publish, divided), purpose=REFIT, name="the refit")
     return load_refit(plan.folder)
+
+
+def _refuse_lost(state: SearchState, folder: Path) -> None:
+    """Refuse to tell the result of a refit whose model has gone.
+
+    Raises:
+        StorageError: it has been tested, and its checkpoint is not there.
+    """
+    path = folder / "trials" / TRIAL / BEST
+    if TRIAL in state.trials and state.trials[TRIAL].tested is not None and not path.is_file():
+        raise StorageError(
+            f"the model of the refit is gone, {path} is not there: type --again to train it anew"
+        )
 
 
 def _publish(plan: RefitPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path | None:

@@ -172,6 +172,13 @@ def refit_rows(
     ]
 
 
+WHAT_SPEAKS = (
+    "Neither learnt from the test split. The refit did from the validation events: it has no value by validation, and "
+    "what speaks for the configuration is its confirmation."
+)
+"""Stands below the table of a refit."""
+
+
 def refit_difference(found: Refit, both: Crossed | None, level: float) -> str:
     """Say in a sentence how a refit differs from the confirmed trainings, see `against_confirmed`."""
     if both is None:

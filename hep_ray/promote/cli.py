@@ -87,7 +87,7 @@ def promote(
     without it.
 
     Raises:
-        InvalidConfig: the models of folds, or a refit, are to be calibrated; both are asked for; or the folds of an
+        InvalidConfig: the models of folds, or a refit, are to be calibrated; both are asked for; or either of an
             ensemble.
         UnknownSearch: there is no such search.
         StorageError: it is not confirmed.

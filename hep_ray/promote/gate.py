@@ -43,6 +43,7 @@ from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.metrics.inference import holm
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Description, Package
+from hep_ray.search.naming import count_words
 from hep_ray.tracking.provenance import doubts
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.testing import KeptScores, read_scores, varied_scores, worst_metrics
@@ -163,8 +164,10 @@ def check_test_split(looks: Looks, finalists: int, *, accepted: bool) -> Criteri
     others = ", ".join(f"'{name}' {count}" for name, count in looks.by_others.items())
     aside = f"; other searches looked too: {others}" if others else ""
     if not looks.earlier:
-        return Criterion("test split", True, f"read once for this search, for {finalists} finalists{aside}")
-    used = f"read {looks.earlier} times before for this search, for {looks.finalists} finalists"
+        judged = count_words(finalists, "finalist")
+        return Criterion("test split", True, f"read once for this search, for {judged}{aside}")
+    times, tested = count_words(looks.earlier, "time"), count_words(looks.finalists, "finalist")
+    used = f"read {times} before for this search, for {tested}"
     total = looks.finalists + finalists
     if accepted:
         return Criterion(
@@ -373,6 +376,11 @@ def check_gain(
         )
     if champion is None or champion.evidence is None:
         return _against_baseline(confirmation, candidate, gate, "the baseline")
+    if champion.evidence.contender == candidate:
+        return _fails(
+            f"'{candidate.name}' of this very confirmation is the champion already, so there is nothing to promote; "
+            "another form of it (--refit, --folds, another --calibration) is registered under another --name"
+        )
     if same_contender(champion.evidence.contender, confirmation.baseline):
         return _against_baseline(
             confirmation, candidate, gate, "the champion's configuration, retrained on this dataset"

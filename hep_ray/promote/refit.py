@@ -53,9 +53,6 @@ def check_refit(
     Returns:
         The model where it may be handed on, and the answers.
     """
-    if not candidate.params:
-        text = f"one configuration is refit; the candidate '{candidate.name}' is the mean of several: leave out --refit"
-        return None, (Criterion("refit", False, text),)
     again = typed("hep-ray", REFIT, folder.name, "--again", storage=folder.parent, data=moved)
     try:
         found = load_refit(folder / REFIT, data=moved)

@@ -135,7 +135,8 @@ def promote(folder: Path, wishes: Wishes | None = None, report: Report | None = 
         StorageError: the search is not confirmed, or the registry does not take the model.
         TrackingUnavailable: MLflow does not answer.
         PromotionRefused: a check failed and this is no dry run, or what was stored is not what was judged.
-        InvalidConfig: the level is none, or models of folds are asked for where the candidate is an ensemble.
+        InvalidConfig: the level is none, or a refit or models of folds are asked for where the candidate is an
+            ensemble.
     """
     wishes = wishes or Wishes()
     if not 0 < wishes.level <= LARGEST_LEVEL:
@@ -174,10 +175,11 @@ def _promote(
     options = {} if started is None else started.options
     plugins = with_source(restore(retrained.plugins))
     candidate, run = choose(confirmation)
-    if candidate.members and wishes.folds is not None:
+    if candidate.members and (wishes.refit or wishes.folds is not None):
+        flag, what = ("--refit", "the refit") if wishes.refit else ("--folds", "the models")
         raise InvalidConfig(
-            f"--folds hands on the models of one configuration; the best of '{confirmation.search}' by validation is "
-            f"{candidate.name}, the {candidate.words}: leave out --folds, or confirm without --ensemble"
+            f"{flag} hands on {what} of one configuration; the best of '{confirmation.search}' by validation is "
+            f"{candidate.name}, the {candidate.words}: leave out {flag}, or confirm without --ensemble"
         )
     fingerprint = confirmation.dataset_fingerprint
     earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)

@@ -11,10 +11,9 @@ from hep_ray.confirm.table import of_difference, verdict
 from hep_ray.errors import PromotionRefused
 from hep_ray.flags import typed
 from hep_ray.metrics.labels import metric_words
-from hep_ray.report.formatting import count_words
 from hep_ray.report.groups import Group
 from hep_ray.report.report_data import ReportData
-from hep_ray.search.naming import Naming, decimals, interval, plus_minus
+from hep_ray.search.naming import Naming, count_words, decimals, interval, plus_minus
 from hep_ray.search.state import words_to_confirm
 
 

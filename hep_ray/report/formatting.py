@@ -11,11 +11,6 @@ def axis_label(metric: str) -> str:
     return words.replace("1/ε_b", r"1/$\varepsilon_b$").replace("ε_s", r"$\varepsilon_s$")
 
 
-def count_words(count: int, what: str) -> str:
-    """`1 trial`, `3 trials`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 def capital(words: str) -> str:
     """With a capital at the start; the rest stays as it is."""
     return words[:1].upper() + words[1:]

@@ -17,9 +17,10 @@ from hep_ray.metrics.labels import metric_words
 from hep_ray.report import tables
 from hep_ray.report.answer import answer, confirm_command
 from hep_ray.report.figures import Drawn, Section, of_section
-from hep_ray.report.formatting import capital, count_words
+from hep_ray.report.formatting import capital
 from hep_ray.report.report_data import ReportData, gather
 from hep_ray.search.definition import Search, Stated
+from hep_ray.search.naming import count_words
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.mlflow_writer import attach_to_search
 

@@ -23,16 +23,15 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.refit_result import FILE_NAME as REFIT_FILE
 from hep_ray.confirm.refit_result import REFIT, Refit, against_confirmed, load_refit
 from hep_ray.dataset.dataset import Dataset, Manifest
-from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
+from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, StorageError, UnreadableInput
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.plugins import restore
 from hep_ray.report.divisions import Division, divisions_of
-from hep_ray.report.formatting import count_words
 from hep_ray.report.groups import Group, Groups, groups_of
 from hep_ray.report.scores import MOST_EVENTS, Scores, confirmed_scores, validation_scores
 from hep_ray.report.study import read_state
 from hep_ray.search.definition import Search, Stated
-from hep_ray.search.naming import Naming
+from hep_ray.search.naming import Naming, count_words
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
@@ -199,7 +198,11 @@ def _dataset(started: SearchStarted, given: Path | None, notes: list[str]) -> Da
 def _confirmation(folder: Path, started: SearchStarted, notes: list[str]) -> Confirmation | None:
     if not (folder / FOLDER / FILE_NAME).is_file():
         return None
-    confirmation = load_confirmation(folder)
+    try:
+        confirmation = load_confirmation(folder)
+    except StorageError as exc:
+        notes.append(f"The confirmation is left out: {exc}.")
+        return None
     if confirmation.search_id != started.search_id:
         notes.append(
             f"The confirmation in {folder / FOLDER} is of another search ({confirmation.search_id}) and is left out."

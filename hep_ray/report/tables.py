@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hep_ray.confirm.confirmation import Confirmation, Estimate
-from hep_ray.confirm.refit_result import refit_difference, refit_rows
+from hep_ray.confirm.refit_result import WHAT_SPEAKS, refit_difference, refit_rows
 from hep_ray.confirm.table import VARIATION_HEAD, of_difference, variation_rows, verdict, worst_variations
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
@@ -178,10 +178,7 @@ def comparisons(found: Confirmation) -> PageTable:
 def refit(made: Refitted, level: float) -> PageTable:
     """Return the model that was refit on training and validation events, beside the confirmed trainings."""
     head, rows = refit_rows(made.found, made.candidate, made.confirmed_events)
-    note = (
-        f"Test split. {refit_difference(made.found, made.both, level)} The refit learnt from the validation events "
-        "too, so it has no value by validation; what speaks for the configuration is its confirmation."
-    )
+    note = f"Test split. {refit_difference(made.found, made.both, level)} {WHAT_SPEAKS}"
     return PageTable(
         head, rows, (0,), title=f"{made.found.trial} refit on training and validation events", notes=[note]
     )

@@ -19,6 +19,7 @@ from hep_ray.errors import AuditFailed, CorruptCheckpoint, StorageError, Trackin
 from hep_ray.files import UNFINISHED
 from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
 from hep_ray.masking import mask
+from hep_ray.search.naming import count_words
 from hep_ray.search.state import LEADERBOARD, SearchState, leaderboard, write_leaderboard
 from hep_ray.tracking.client import database_file, find_runs, look, open_client, recorded_uri, sqlite_uri
 from hep_ray.tracking.journal import FILE_NAME, Journal, read_records
@@ -287,9 +288,9 @@ def audit(
     console = result_console()
     print_text(
         console,
-        f"{folder.name}: {found.trials} trials ({found.failed} failed), {found.epochs} epochs, "
-        f"{found.losses} lost processes tried again; compared: journal, leaderboard, study, files and MLflow at "
-        f"{uri}",
+        f"{folder.name}: {count_words(found.trials, 'trial')} ({found.failed} failed), "
+        f"{count_words(found.epochs, 'epoch')}, lost processes tried again: {found.losses}; "
+        f"compared: journal, leaderboard, study, files and MLflow at {uri}",
     )
     for finding in found.findings:
         print_text(console, f"  {finding.kind}: {finding.text}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from hep_ray.console import print_rows, print_text, result_console, run_app
+from hep_ray.console import end_dry_run, print_rows, print_text, result_console, run_app
 from hep_ray.flags import DryRun, python, typed
 from hep_ray.plugins import importing
 from hep_ray.search.definition import Search
@@ -70,7 +70,7 @@ def build_app(search: Search) -> typer.Typer:
             print_rows(console, cost.rows())
             cost.check(plan.time_budget)
         if dry_run:
-            console.print("\nNothing was run. Leave out [bold]--dry-run[/] to start.")
+            end_dry_run(console)
             return
         result = run_search(plan, resume=resume, console=console)
         _print_result(result, plan)

@@ -101,3 +101,8 @@ def estimated(mean: float, sd: float, low: float, high: float, sign: str = "") -
 def fixed(value: float, digits: int, sign: str = "") -> str:
     """Return a number to `digits` decimals, below 0 to whole tens, hundreds and so on."""
     return f"{round(value, digits):{sign}.{max(0, digits)}f}"
+
+
+def count_words(count: int, what: str) -> str:
+    """Return a number with its noun: `1 trial`, `3 trials`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -9,7 +9,7 @@ from typing import Any
 
 from hep_ray.drawing.html_table import CELL, html_table
 from hep_ray.metrics.labels import metric_words
-from hep_ray.search.naming import number
+from hep_ray.search.naming import count_words, number
 from hep_ray.search.state import ENDLESS, SearchState, TrialState, mean_words, with_error
 
 SHOWN = 10
@@ -52,7 +52,7 @@ def summary(state: SearchState) -> str:
     parts = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none yet"
     epochs = sum(len(trial.history) for trial in state.drawn())
     end = "" if state.finished else "; it has not ended"
-    return f"{started.search}: {len(state.trials)} trials ({parts}), {epochs} epochs{end}"
+    return f"{started.search}: {count_words(len(state.trials), 'trial')} ({parts}), {count_words(epochs, 'epoch')}{end}"
 
 
 MOST_SHOWN = 32

@@ -95,7 +95,8 @@ def _doubts_of(whose: str, prefix: str, commit: str, dirty: str) -> Iterator[str
         yield f"{prefix}_commit is '{commit}': {whose} is in no git checkout, so commit it and confirm again"
     elif dirty != "false":
         yield (
-            f"{prefix}_dirty is '{dirty}': {whose} is not that of its commit {commit[:12]}, so commit and confirm again"
+            f"{prefix}_dirty is '{dirty}': {whose}, or another file that git tracks beside it, is not that of commit "
+            f"{commit[:12]}, so commit and confirm again"
         )
 
 

@@ -520,7 +520,7 @@ def test_a_search_that_runs_or_has_not_ended_or_never_ran_is_refused(options, tm
     lines = (folder_of(options) / "journal.jsonl").read_bytes().splitlines(keepends=True)
     kinds = [json.loads(line)["kind"] for line in lines]
     journal.write_bytes(b"".join(lines[: kinds.index("epoch_finished")]))
-    with raises(CannotConfirm, "2 trials", "t0000, t0001", "--allow-unfinished"):
+    with raises(CannotConfirm, "t0000, t0001", "--allow-unfinished"):
         prepare_confirmation(moved)
     with raises(CannotConfirm, "toy_confirmed", "2 trials"):
         prepare_confirmation(dataclasses.replace(moved, allow_unfinished=True))

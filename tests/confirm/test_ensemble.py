@@ -32,7 +32,7 @@ from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, SearchStarted, TrialFinished, TrialStarted, TrialTested
 from hep_ray.training.testing import KeptScores, mean_scores, read_scores, varied_scores, write_scores
-from tests.facts import raises
+from tests.facts import raises, tells
 
 BASE = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 0.001}
 SEEDS = (5, 6)
@@ -270,8 +270,30 @@ def test_another_confirmation_is_not_gone_on_with(tmp_path: Path, plan: ConfirmP
     first = {**plan.identity, "provenance": {"confirms": "searched"}, "search_id": "c"}
     state.apply(started(**first))
     assert plan.opening(state, print) == []
-    with raises(CannotResume, "contenders", "--again"):
+    with raises(CannotResume, "contenders", "--again") as refused:
         made_plan(tmp_path, ensemble=False).opening(state, print)
+    assert tells(str(refused.value), "had 'ensemble', which is not there now")
+    assert "learning_rate" not in str(refused.value)  # of what is the same, nothing is told
+
+
+def test_it_is_told_which_flags_and_values_differ_from_the_confirmation_that_is_there(
+    tmp_path: Path, plan: ConfirmPlan
+) -> None:
+    state = SearchState()
+    params = {name: dict(one) for name, one in plan.identity["contenders"].items()}
+    params["t0004"]["learning_rate"] = 0.5
+    first = {**plan.identity, "contenders": params, "options": {"top": 3, "seeds": 9, "ensemble": True}}
+    state.apply(started(**first, provenance={"confirms": "searched"}, search_id="c"))
+    with raises(CannotResume, "--again") as refused:
+        made_plan(tmp_path, ensemble=False).opening(state, print)
+    assert tells(
+        str(refused.value),
+        "--ensemble was typed and is left out now",
+        "--seeds was 9 and is 5 now",
+        "the contenders, 't0004', 'learning_rate'",
+        "recorded is 0.5",
+    )
+    assert "--top" not in str(refused.value)
 
 
 def test_it_is_seedless_where_all_members_are() -> None:

@@ -319,7 +319,8 @@ def make_refit(folder, data, scale=1.0):
     with Journal(plan.folder) as journal:
         recorder = Recorder(journal, plan.metric, plan.mode, plan.epochs, trials, keep=1)
         (started,) = plan.opening(recorder.state, print)
-        recorder.write(started.model_copy(update={"provenance": {**PROVENANCE, "confirms": "1"}}))
+        told = {**PROVENANCE, "confirms": plan.started.search_id}
+        recorder.write(started.model_copy(update={"provenance": told}))
         recorder.write(begun)
         place = trials / begun.trial_id
         place.mkdir(parents=True)

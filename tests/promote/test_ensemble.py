@@ -222,7 +222,18 @@ def test_it_is_registered_as_one_model_and_is_the_champion_to_beat(own, searches
         np.argsort(mean.scores(given)[1][:, 1]), np.argsort(calibrated.scores(given)[1][:, 1])
     )
     assert np.all(np.diff(after[np.argsort(before)]) >= -1e-6)
-    # Its own confirmation is no better than it, and is compared with it event by event.
+    with raises(PromotionRefused, "gain", "'ensemble'", "champion already"):
+        promote(folder, wishes())
+    # The same trainings in another confirmation are no better, and are compared event by event.
+    shutil.copytree(folder / "confirm", folder / "confirm_1")
+    confirmation = load_confirmation(folder)
+    another = [
+        one.model_copy(
+            update={"runs": tuple(run.model_copy(update={"mlflow_run_id": "another"}) for run in one.runs)}
+        )
+        for one in confirmation.contenders
+    ]
+    save_confirmation(folder, confirmation.model_copy(update={"contenders": tuple(another)}))
     with raises(PromotionRefused, "against the champion", "gain"):
         promote(folder, wishes())
 
@@ -247,9 +258,10 @@ def test_scores_that_the_mean_does_not_give_are_refused(own, wishes):
         promote(own / "deep", wishes())
 
 
-def test_folds_of_a_mean_are_refused_by_name(own, wishes):
-    with raises(InvalidConfig, "--folds", "ensemble", "t0001, t0002"):
-        promote(own / "deep", wishes(folds=5))
+def test_folds_and_the_refit_of_a_mean_are_refused_by_name(own, wishes):
+    for asked, flag in (({"folds": 5}, "--folds"), ({"refit": True}, "--refit")):
+        with raises(InvalidConfig, flag, "ensemble", "t0001, t0002"):
+            promote(own / "deep", wishes(**asked))
 
 
 def test_figures_of_members_add_up_against_a_constraint(own):

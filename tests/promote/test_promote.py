@@ -440,10 +440,10 @@ def test_the_gate_has_a_level_of_its_own(storage, wishes):
         promote(storage / "deep", wishes(level=0.6))
 
 
-def test_the_same_confirmation_is_no_better_than_the_champion_that_it_made(storage, wishes):
+def test_the_champion_of_the_same_confirmation_is_not_promoted_again(storage, wishes):
     promote(storage / "deep", wishes())
 
-    with raises(PromotionRefused, "gain", "champion", "+0.0000"):
+    with raises(PromotionRefused, "gain", "is the champion already", "--name"):
         promote(storage / "deep", wishes())
 
 
@@ -578,7 +578,7 @@ def test_a_test_split_that_has_served_a_choice_is_refused_unless_accepted(storag
     use_of(folder, "another", contenders=("a", "b", "c"))
     use_of(folder, "confirmation-of-deep")
 
-    with raises(PromotionRefused, "test split", "1 times", "2 finalists", "--accept-reused-test"):
+    with raises(PromotionRefused, "test split", "1 time", "2 finalists", "--accept-reused-test"):
         promote(folder, wishes())
     done = promote(folder, wishes(accept_reused_test=True))
 

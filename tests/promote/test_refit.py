@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import choose, load_confirmation
+from hep_ray.confirm.refit import run_refit
 from hep_ray.confirm.refit_result import REFIT, load_refit
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.errors import CannotResume, InvalidConfig, ModelMismatch, PromotionRefused
+from hep_ray.errors import CannotResume, InvalidConfig, ModelMismatch, PromotionRefused, StorageError
 from hep_ray.plugins import Plugin
 from hep_ray.promote.package import Description, Package
 from hep_ray.promote.refit import check_refit
@@ -29,7 +30,7 @@ from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, SearchFinished, TrialFinished, TrialStarted
 from hep_ray.tracking.registry import ModelRegistry
-from hep_ray.training.checkpoint import load_checkpoint, save_checkpoint
+from hep_ray.training.checkpoint import BEST, load_checkpoint, save_checkpoint
 from hep_ray.training.config import TrialConfig
 from tests.facts import raises, tells
 
@@ -97,6 +98,9 @@ def test_what_it_leaves_tells_its_training_and_another_is_not_gone_on_with(refit
     ):
         with raises(CannotResume, told, "--again"):
             other.refuse_another(state)
+    with raises(StorageError, BEST, "--again"):
+        (plan.folder / "trials/model" / BEST).rename(tmp_path / "gone")
+        run_refit(plan)
     found = load_refit(plan.folder)
     train, val = (Dataset.open(searches / "data").rows(one) for one in ("train", "val"))
     assert (found.events, found.seed, found.best_epochs) == (train + val, 9, (8, 8, 8))
@@ -301,3 +305,7 @@ def test_a_report_shows_it_beside_the_confirmed_trainings(folder, searches):
     damaged = gather(stated, found.storage, searches / "data")
     assert damaged.refit is None
     assert any("refit.json" in note for note in damaged.notes)
+    (folder / "confirm/confirmation.json").write_text("{")
+    damaged = gather(stated, found.storage, searches / "data")
+    assert damaged.confirmation is None
+    assert any(tells(note, "confirmation.json", "hep-ray confirm deep") for note in damaged.notes)

@@ -19,10 +19,10 @@ from hep_ray.drawing.style import COLOUR_MAP, colour
 from hep_ray.metrics.labels import metric_words
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import axis_label, count_words
+from hep_ray.report.formatting import axis_label
 from hep_ray.report.plotting import STATUS, legend_below, panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.search.naming import number
+from hep_ray.search.naming import count_words, number
 from hep_ray.search.state import TrialState
 from hep_ray.tracking.records import RecordedParameter
 

@@ -10,9 +10,10 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from hep_ray.drawing.style import colour
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import axis_label, capital, count_words
+from hep_ray.report.formatting import axis_label, capital
 from hep_ray.report.plotting import STATUS, epoch_axis, panels, tag
 from hep_ray.report.report_data import ReportData
+from hep_ray.search.naming import count_words
 from hep_ray.search.state import OF_MODEL, TrialState, pareto_front
 
 DECADES = 30

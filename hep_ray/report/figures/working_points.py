@@ -15,10 +15,10 @@ from hep_ray.metrics.classification import REJECTION_PERCENTS
 from hep_ray.metrics.roc import Floats
 from hep_ray.report.divisions import Division
 from hep_ray.report.figures import Drawn, figure
-from hep_ray.report.formatting import count_words
 from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import Scored, Scores, mean_and_error
+from hep_ray.search.naming import count_words
 
 POINTS = (90, 70, 50)
 """Signal efficiencies in per cent, where the study's tables name none."""
