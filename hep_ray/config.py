@@ -29,6 +29,8 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+ABSENT = 3
+"""Absent keys that a message names; of more it tells how many."""
 
 
 def parse(
@@ -54,7 +56,7 @@ def parse(
 
 
 def _sentences(config: type[Config], exc: ValidationError) -> list[str]:
-    sentences = []
+    sentences, absent = [], []
     for detail in exc.errors():
         where = ".".join(str(part) for part in detail["loc"]) or config.__name__
         if detail["type"] == "extra_forbidden":
@@ -63,8 +65,12 @@ def _sentences(config: type[Config], exc: ValidationError) -> list[str]:
                 f"unknown key '{where}'; " + (f"known: {known}" if known else "none is known here")
             )
         elif detail["type"] == "missing":
-            sentences.append(f"'{where}' is required and absent")
+            absent.append(f"'{where}'")
         else:
             message = detail["msg"].removeprefix("Value error, ")
             sentences.append(f"{where}: {message} (got {detail['input']!r})")
+    if absent:
+        more = f" and {len(absent) - ABSENT} more" if len(absent) > ABSENT else ""
+        are = "is" if len(absent) == 1 else "are"
+        sentences.append(f"{', '.join(absent[:ABSENT])}{more} {are} required and absent")
     return sentences

@@ -15,7 +15,7 @@ import typer
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
 from hep_ray.errors import InvalidConfig
 from hep_ray.flags import STORAGE, AsJson, Storage
-from hep_ray.search.naming import number, plus_minus
+from hep_ray.search.naming import count_words, number, plus_minus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +222,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
         return plus_minus(value, row["validation_error"])
     if name == "confirmed":
         interval = f"[{row['confirmed_low']:.4g}, {row['confirmed_high']:.4g}]"
-        return f"{value:.4g} {interval} ({row['confirmed_trial']}, {row['confirmed_seeds']} seeds)"
+        return f"{value:.4g} {interval} ({row['confirmed_trial']}, {count_words(row['confirmed_seeds'], 'seed')})"
     if name == "gain":
         p_value = row["adjusted_p_value"]
         text = f"{value:+.2g} [{row['gain_low']:+.2g}, {row['gain_high']:+.2g}]"

@@ -11,7 +11,8 @@ from hep_ray.console import end_dry_run, print_rows, print_text, result_console
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.flags import DryRun, typed
 from hep_ray.masking import mask
-from hep_ray.search.options import AfterSearch, ConfirmOptions, FoldOptions, with_flags
+from hep_ray.search.naming import count_words
+from hep_ray.search.options import AfterSearch, ConfirmOptions, FoldOptions, in_words, with_flags
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -208,7 +209,7 @@ def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     )
     yield "test split", f"{dataset.rows('test')} events, read once when the training has ended"
     yield "resources", str(plan.resources)
-    yield "patience", f"an epoch may take {plan.epoch_timeout:g} s"
+    yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
     yield "events", str(plan.resources.ingest)
     aside = "; an earlier refit is set aside first" if again and plan.folder.exists() else ""
     yield "storage", f"{plan.folder}, with links to the events{aside}"
@@ -224,7 +225,7 @@ def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     events = sum(dataset.rows(split) for split in SPLITS)
     chosen = plan.configuration
     yield "folds", f"{plan.started.search}: {chosen.name}, {plan.started.metric} {chosen.value:.4f}"
-    yield "chosen from", f"{plan.ranked} configurations"
+    yield "chosen from", count_words(plan.ranked, "configuration")
     yield "events", f"{events}, about {events // count} in each of {count} parts"
     if dataset.schema.split_by is not None:
         yield "groups", f"events of one {dataset.schema.split_by} are in one part"
@@ -233,7 +234,7 @@ def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         f"{count} trainings of {plan.started.epochs} epochs, one after the other; seed {plan.seed}",
     )
     yield "resources", str(plan.resources)
-    yield "patience", f"an epoch may take {plan.epoch_timeout:g} s"
+    yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
     yield "events", str(plan.resources.ingest)
     aside = "; earlier folds are set aside first" if again and plan.folder.exists() else ""
     yield "storage", f"{plan.folder}, with a copy of the events for each fold{aside}"
@@ -280,7 +281,7 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     from hep_ray.tracking.provenance import doubts
 
     metric = plan.started.metric
-    yield "confirm", f"{plan.started.search}: {plan.ranked} configurations by {metric}"
+    yield "confirm", f"{plan.started.search}: {count_words(plan.ranked, 'configuration')} by {metric}"
     for one in plan.finalists:
         trials = f", mean of {len(one.trials)} trials" if len(one.trials) > 1 else ""
         yield "finalists", f"{one.name}: {metric} {one.value:.4f}{trials}"
@@ -297,8 +298,8 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
             f"mean probability of {', '.join(plan.members)}, paired by seed; nothing is trained for it",
         )
     yield "baseline", plan.baseline.origin
-    seeds = str(plan.seeds[0]) if len(plan.seeds) == 1 else f"{plan.seeds[0]} to {plan.seeds[-1]}"
-    yield "budget", f"{len(plan.runs)} trainings of {plan.started.epochs} epochs; seeds {seeds}"
+    seeds = f"seed {plan.seeds[0]}" if len(plan.seeds) == 1 else f"seeds {plan.seeds[0]} to {plan.seeds[-1]}"
+    yield "budget", f"{len(plan.runs)} trainings of {plan.started.epochs} epochs; {seeds}"
     stacks = stacks_of(plan.runs, SearchState(), plan.resources, plan.started.unstated, plan.fuse)
     if stacks:
         number = sum(map(len, stacks))
@@ -315,7 +316,7 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         )
     yield from _variation_rows(plan)
     yield "resources", str(plan.resources)
-    yield "patience", f"an epoch may take {plan.epoch_timeout:g} s"
+    yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
     yield "events", str(plan.resources.ingest)
     yield "intervals", f"at {plan.given.level:.4g}"
     yield "storage", str(plan.folder)
@@ -357,7 +358,6 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
         verdict,
         worst_variations,
     )
-    from hep_ray.search.naming import count_words
     from hep_ray.tracking.client import look
 
     found, storage, data = result.confirmation, plan.given.storage, plan.given.data
@@ -380,7 +380,7 @@ def _print_result(result: ConfirmResult, plan: ConfirmPlan) -> None:
             "the choice of these finalists may know it."
         )
     if others:
-        counts = ", ".join(f"{name} ({count})" for name, count in others.items())
+        counts = ", ".join(f"{name} ({count_words(count, 'time')})" for name, count in others.items())
         lines.append(f"The same test split was also read for: {counts}.")
     lines += [
         *errors_in_words(found),

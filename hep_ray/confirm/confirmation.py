@@ -16,6 +16,8 @@ from hep_ray.config import Config, parse
 from hep_ray.errors import PromotionRefused, StorageError
 from hep_ray.files import rename, storing, write_whole
 from hep_ray.flags import typed
+from hep_ray.search.naming import count_words
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME as JOURNAL
 from hep_ray.tracking.journal import Journal
 
@@ -274,7 +276,7 @@ def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
     ):
         raise PromotionRefused(
             f"a candidate is chosen among finalists by {key}; the confirmation of '{confirmation.search}' has "
-            f"{len(confirmation.finalists)} finalists and not every run of theirs has it"
+            f"{count_words(len(confirmation.finalists), 'finalist')} and not every run of theirs has it"
         )
 
     def mean(contender: Contender) -> float:
@@ -303,15 +305,29 @@ def load_confirmation(search_folder: Path) -> Confirmation:
         StorageError: there is none, or the file is not one.
     """
     path = search_folder / FOLDER / FILE_NAME
-    command = typed("hep-ray", "confirm", search_folder.name, storage=search_folder.parent)
     if not path.is_file():
+        command = made_by(search_folder)
         raise StorageError(f"there is no confirmation, {path} is not there: type `{command}`")
     try:
         return read_record(Confirmation, path)
     except StorageError as exc:
-        raise StorageError(
-            f"{exc}: type `{command}`, with the flags that it was made with, which writes it again"
-        ) from None
+        raise StorageError(f"{exc}: type `{made_by(search_folder)}`, which writes it again") from None
+
+
+def made_by(search_folder: Path, *more: str, data: Path | None = None) -> str:
+    """Return the command that made the confirmation of a search, with the flags that its journal tells.
+
+    Args:
+        search_folder: of the search.
+        more: words to type beside, such as `--again`.
+        data: the dataset, where it is no longer where the search found it.
+    """
+    started = SearchState.read(search_folder / FOLDER).started
+    options = {} if started is None else started.options
+    flags = {flag: options.get(flag) for flag in ("top", "seeds", "baseline", "level")}
+    ensemble = ("--ensemble",) if options.get("ensemble") else ()
+    words = ("hep-ray", "confirm", search_folder.name, *ensemble, *more)
+    return typed(*words, storage=search_folder.parent, data=data, **flags)
 
 
 def read_record(kind: type[C], path: Path) -> C:
@@ -406,7 +422,10 @@ def uses(folder: Path) -> list[SplitUse]:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as exc:
-            raise StorageError(f"line {number} of {path} is not JSON: {exc}") from exc
+            fault = exc.msg if isinstance(exc, json.JSONDecodeError) else exc
+            raise StorageError(
+                f"line {number} of {path}, which tells the looks at the test split, is not JSON: {fault}"
+            ) from exc
         found.append(parse(SplitUse, values, f"{path}, line {number}", StorageError))
     return found
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -122,6 +122,7 @@ class FoldPlan(RetrainingPlan):
         rule: by which the fold's dataset is divided.
     """
 
+    kind: ClassVar[str] = "fold"
     configuration: Configuration
     seed: int
     rule: SplitRule

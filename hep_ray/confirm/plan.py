@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from hep_ray.confirm.confirmation import FOLDER
+from hep_ray.confirm.confirmation import FOLDER, made_by
 from hep_ray.confirm.finalists import (
     ENSEMBLE,
     Baseline,
@@ -25,7 +25,7 @@ from hep_ray.confirm.finalists import (
 from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.variations import Variation
-from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageHeld
+from hep_ray.errors import CannotConfirm, CannotResume, InvalidConfig, InvalidSpace, StorageError, StorageHeld
 from hep_ray.metrics import is_worst
 from hep_ray.metrics.decorrelation import check_contenders
 from hep_ray.plugins import Plugin, differences, import_named, places, restore
@@ -43,7 +43,7 @@ from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance
 from hep_ray.tracking.records import Record, SearchStarted, TrialStarted
-from hep_ray.training.testing import MEAN_OF, metric_keys
+from hep_ray.training.testing import MEAN_OF, SCORES, metric_keys
 
 
 def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") -> ConfirmPlan:
@@ -240,6 +240,7 @@ class RetrainingPlan(TrainingPlan):
     variations: Mapping[str, Variation] = field(default_factory=dict)
     tested: Mapping[str, Dataset] = field(default_factory=dict)
     to_go_on: str = "type the same command again, without --again"
+    kind: ClassVar[str] = "confirmation"
     deciding: ClassVar[tuple[str, ...]] = ()
     """Flags, recorded among the options, that decide what is trained."""
 
@@ -247,6 +248,11 @@ class RetrainingPlan(TrainingPlan):
     def ranks_worst(self) -> bool:
         """Return whether the search ranks by the worst value under variations, so that they are validated under too."""
         return is_worst(self.metric)
+
+    @property
+    def as_before(self) -> str:
+        """Return what to type to go on with what is in the folder."""
+        return "type the same as before"
 
     @property
     @abstractmethod
@@ -340,8 +346,8 @@ class RetrainingPlan(TrainingPlan):
                 if was.get(flag) != given.get(flag)
             ]
             raise CannotResume(
-                f"{self.folder} holds other trainings than these of {self.told['title']}; "
-                f"{'; '.join([*flags, *changes])}: type it as before, or --again to set it aside and start anew"
+                f"{self.folder} holds another {self.kind}; {'; '.join(flags or changes)}: {self.as_before}, or --again "
+                "to set it aside and start anew"
             )
 
     def searcher(self, state: SearchState, write: Callable[[Record], None]) -> JournalSearcher:
@@ -398,6 +404,29 @@ class ConfirmPlan(RetrainingPlan):
     def search_folder(self) -> Path:
         """Folder of the search."""
         return self.storage / self.experiment
+
+    @property
+    def as_before(self) -> str:
+        """Return what to type to go on with the confirmation that is in the folder."""
+        return f"type `{made_by(self.search_folder, data=self.given.data)}`"
+
+    def refuse_another(self, state: SearchState) -> None:
+        """Refuse to go on with another confirmation, or with one whose scores have gone.
+
+        Raises:
+            CannotResume: it is another; the message says what differs.
+            StorageError: a model has been tested, and its scores are not there, without which its noise is not known.
+        """
+        super().refuse_another(state)
+        tested = [name for name, trial in state.trials.items() if trial.tested is not None]
+        paths = [self.folder / "trials" / name / SCORES for name in tested]
+        gone = [path for path in paths if not path.is_file()]
+        if gone:
+            more = f", nor are {len(gone) - 1} more" if len(gone) > 1 else ""
+            raise StorageError(
+                f"scores on the test split have gone, {gone[0]} is not there{more}: put them back, or read the test "
+                f"split once more with `{made_by(self.search_folder, '--again', data=self.given.data)}`"
+            )
 
     @property
     def told(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 
@@ -71,6 +71,7 @@ class RefitPlan(RetrainingPlan):
         original: the dataset of the search; `dataset` is that until the training begins, see `dataset_of_refit`.
     """
 
+    kind: ClassVar[str] = REFIT
     options: AfterSearch
     confirmation: Confirmation
     candidate: Contender
@@ -123,15 +124,25 @@ class RefitPlan(RetrainingPlan):
 
         Raises:
             CannotResume: the journal holds one.
+            StorageError: it has been tested, and its model is not there.
         """
+        trial = state.trials.get(TRIAL)
+        if trial is not None and trial.status == "failed":
+            return  # it is set aside first
+        again = typed(
+            "hep-ray", REFIT, self.experiment, "--again", storage=self.storage, data=self.options.data
+        )
         before = {} if state.started is None else state.started.options
         for key, told in (("confirmation", "the confirmation"), ("until", "its last epoch")):
             now = self.told["options"][key]
             if before and before.get(key) != now:
                 raise CannotResume(
                     f"{self.folder} holds another refit, of which {told} is {before.get(key)}, not {now}: type "
-                    "--again to set it aside"
+                    f"`{again}`, which sets it aside"
                 )
+        path = self.folder / "trials" / TRIAL / BEST
+        if trial is not None and trial.tested is not None and not path.is_file():
+            raise StorageError(f"the model of the refit is gone, {path} is not there: type `{again}`")
         if self.dataset is not self.original:  # whose fingerprint is recorded
             super().refuse_another(state)
 
@@ -217,7 +228,7 @@ def _refuse_few_events(candidate: Contender, unstated: Mapping[str, Any]) -> Non
     if not candidate.params:
         raise CannotConfirm(
             f"one configuration is refit, and the candidate '{candidate.name}' is the mean of several: promote it "
-            "without --refit, or confirm without --ensemble"
+            "without --refit, or confirm with --again and without --ensemble, which reads the test split once more"
         )
     params = {key: value for key, value in candidate.params.items() if key != "seed"}
     config = TrialConfig.completed(params, unstated)
@@ -326,23 +337,9 @@ def run_refit(plan: RefitPlan, *, again: bool = False, console: Console | None =
             set_aside(plan.folder)
         elif before.started is not None:
             plan.refuse_another(before)  # before anything is written
-            _refuse_lost(before, plan.folder)
         divided = plan.divided()
         train_one(divided, console, partial(_publish, divided), purpose=REFIT, name="the refit")
     return load_refit(plan.folder)
-
-
-def _refuse_lost(state: SearchState, folder: Path) -> None:
-    """Refuse to tell the result of a refit whose model has gone.
-
-    Raises:
-        StorageError: it has been tested, and its checkpoint is not there.
-    """
-    path = folder / "trials" / TRIAL / BEST
-    if TRIAL in state.trials and state.trials[TRIAL].tested is not None and not path.is_file():
-        raise StorageError(
-            f"the model of the refit is gone, {path} is not there: type --again to train it anew"
-        )
 
 
 def _publish(plan: RefitPlan, state: SearchState, run_ids: Mapping[str, str]) -> Path | None:

@@ -20,7 +20,7 @@ from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import StorageError
 from hep_ray.flags import typed
 from hep_ray.metrics.crossed import Crossed, aligned, one_more
-from hep_ray.search.naming import plus_minus
+from hep_ray.search.naming import count_words, plus_minus
 
 REFIT = "refit"
 """Folder of a refit within that of its search, and purpose of its look at the test split."""
@@ -167,7 +167,7 @@ def refit_rows(
     confirmed = [plus_minus(one.mean, one.sd if seeds > 1 else None) for one in estimates]
     refitted = [plus_minus(found.metrics[name], found.metrics.get(f"{name}_error")) for name in shown]
     return ["", *(name.removeprefix("test_").replace("_", " ") for name in shown)], [
-        [f"confirmed, {seeds} seeds, mean ± s.d.{few}", *confirmed],
+        [f"confirmed, {count_words(seeds, 'seed')}, mean ± s.d.{few}", *confirmed],
         [f"refit, epoch {found.epoch}, ± test sample, {found.events} events", *refitted],
     ]
 

@@ -41,6 +41,7 @@ from hep_ray.errors import Interrupted, SearchFailed, TrackingUnavailable
 from hep_ray.loading.stream import EventData, OtherData, open_events, open_others
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.execute import SearchResult, beside, execute, head_watchdog
+from hep_ray.search.naming import count_words
 from hep_ray.search.recorder import Recorder
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState
@@ -146,7 +147,8 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
     whole = bool(plan.members) and ENSEMBLE not in failed
     if whole and (unseen := not_validated(plan)):
         console.print(
-            f"The ensemble is chosen or not by the validation split: {len(unseen)} models are evaluated on it.",
+            f"{count_words(len(unseen), 'model')} to evaluate on the validation split, by which the ensemble is chosen "
+            "or not.",
             highlight=False,
         )
         evaluate_kept(plan, unseen, lambda _: None, console, "val")
@@ -175,7 +177,7 @@ def _open_test_split(plan: ConfirmPlan, recorder: Recorder, *, console: Console)
         record_use(plan.search_folder, use)
         opened = datetime.fromtimestamp(use.time, UTC).isoformat(timespec="seconds")
         console.print(
-            f"All trainings have ended. The test split is opened at {opened} for {len(closed)} models.",
+            f"All trainings have ended. The test split is opened at {opened} for {count_words(len(closed), 'model')}.",
             highlight=False,
         )
 

@@ -12,7 +12,7 @@ from hep_ray.confirm.confirmation import Comparison, Confirmation, Estimate
 from hep_ray.dataset.variations import NOMINAL
 from hep_ray.metrics import nominal_key
 from hep_ray.metrics.event_values import FEWEST_OF_A_CLASS
-from hep_ray.search.naming import number, plus_minus
+from hep_ray.search.naming import count_words, number, plus_minus
 
 
 def titled(title: str) -> Table:
@@ -30,9 +30,8 @@ def titled(title: str) -> Table:
 def confirmation_table(confirmation: Confirmation) -> Table:
     """Tabulate finalists and baseline: value on the test split, and the difference to the baseline."""
     level = f"{100 * confirmation.level:g} % interval"
-    made = titled(
-        f"{confirmation.search}: {len(confirmation.seeds)} trainings each at full length, on the test split"
-    )
+    trainings = count_words(len(confirmation.seeds), "training")
+    made = titled(f"{confirmation.search}: {trainings} each at full length, on the test split")
     headings = (
         "contender",
         f"{confirmation.metric.removeprefix('test_').replace('_', ' ')} ± s.d.\n{level}",

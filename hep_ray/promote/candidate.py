@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,19 @@ def _checked(path: Path, candidate: Contender, run: ConfirmedRun) -> tuple[dict[
     as_trained = {key: trained[key] for key in FORMERLY if key in trained}
     judged = TrialConfig.completed(without_seed(candidate.params), as_trained).resolved()
     if trained != judged:
-        raise CorruptCheckpoint(f"it holds the parameters {trained}, confirmed were {judged}")
+        raise CorruptCheckpoint(
+            f"it is of other parameters than were confirmed: {differing(trained, judged)}"
+        )
     return trained, weights
+
+
+def differing(trained: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
+    """Return in words the parameters of a checkpoint that are not those of the confirmation."""
+    return ", ".join(
+        f"{name} is {trained.get(name, 'absent')!r} and not {judged.get(name, 'absent')!r}"
+        for name in {**judged, **trained}
+        if trained.get(name, "absent") != judged.get(name, "absent")
+    )
 
 
 def _columns(params: dict[str, Any], dataset: Dataset) -> tuple[str, ...]:

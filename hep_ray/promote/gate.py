@@ -29,6 +29,7 @@ from hep_ray.confirm.confirmation import (
     ConfirmedRun,
     Contender,
     UnderVariation,
+    made_by,
 )
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.other_events import other_datasets
@@ -368,7 +369,7 @@ def check_gain(
         return _fails(
             f"{confirmation.metric} is the worst over the dataset's variations, and they are not those of the "
             f"confirmation: {differing}: name the dataset that was confirmed on (--data), or confirm on this one "
-            f"(`hep-ray confirm {confirmation.search} --data … --again`)"
+            f"(`{made_by(gate.folder, '--again')} --data …`)"
         )
     if len(candidate.runs) < FEWEST_SEEDS and not (seedless(candidate) and seedless(confirmation.baseline)):
         return _fails(
@@ -500,7 +501,7 @@ def _untold(confirmation: Confirmation, gate: Gate) -> Criterion:
     return _fails(
         f"{confirmation.metric} is judged event by event, which the scores below {gate.folder / FOLDER} do not allow "
         "(absent, of a version before losses were kept, fewer than 20 test events of a class, or one seed): type "
-        f"`hep-ray confirm {confirmation.search} --again`",
+        f"`{made_by(gate.folder, '--again')}`",
     )
 
 
@@ -508,7 +509,10 @@ def _judged(
     confirmation: Confirmation, both: Crossed, p_value: float | None, whom: str, gate: Gate
 ) -> Criterion:
     sign = 1 if confirmation.mode == "max" else -1
-    better = sign * both.difference > 0 and p_value is not None and p_value < 2 * gate.level
+    told = p_value is not None and p_value < 2 * gate.level
+    better = told and sign * both.difference > 0
+    noise = "seed noise and that of the events"
+    verdict = f"worse, beyond {noise}" if told else f"no better within {noise}"
     shown = "not to be had" if p_value is None else f"{p_value:.3g}"
     interval = both.interval(confirmation.level)
     text = (
@@ -516,9 +520,7 @@ def _judged(
         f"p = {shown} (seeds ± {both.seed_error:.2g} and test events ± {both.event_error:.2g}, two-sided, corrected; "
         f"below {2 * gate.level:.3g} is asked for, {100 * gate.level:.3g} % one-sided)"
     )
-    return Criterion(
-        "gain", better, text if better else f"{text}: no better within seed noise and that of the events"
-    )
+    return Criterion("gain", better, text if better else f"{text}: {verdict}")
 
 
 def comparison_of(confirmation: Confirmation, candidate: Contender) -> Comparison:

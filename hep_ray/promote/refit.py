@@ -17,6 +17,7 @@ from hep_ray.confirm.refit_result import (
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import CorruptCheckpoint, HepRayError
 from hep_ray.flags import typed
+from hep_ray.promote.candidate import differing
 from hep_ray.promote.gate import Criterion, check_scores, same_configuration
 from hep_ray.promote.package import Package
 from hep_ray.promote.reference import Reference
@@ -125,6 +126,8 @@ def _package(folder: Path, found: Refit, single: Package, again: str) -> Package
         CorruptCheckpoint: its checkpoint cannot be read, or is of another configuration or epoch.
     """
     path = folder / REFIT / found.checkpoint
+    if not path.is_file():
+        raise CorruptCheckpoint(f"{path} is not there: type `{again}`")
     try:
         trained, weights = load_best(path, found.epoch)
     except HepRayError as exc:
@@ -132,7 +135,7 @@ def _package(folder: Path, found: Refit, single: Package, again: str) -> Package
     judged = single.description
     if trained != judged.params:
         raise CorruptCheckpoint(
-            f"{path} holds the parameters {trained}, confirmed were {judged.params}: type `{again}`"
+            f"{path} is of other parameters than were confirmed: {differing(trained, judged.params)}: type `{again}`"
         )
     origin = {key: value for key, value in judged.origin.items() if key != "confirmed_trial"}
     origin |= {"seed": str(found.seed), "epoch": str(found.epoch), REFIT: LEARNT_FROM}

@@ -179,7 +179,8 @@ def _promote(
         flag, what = ("--refit", "the refit") if wishes.refit else ("--folds", "the models")
         raise InvalidConfig(
             f"{flag} hands on {what} of one configuration; the best of '{confirmation.search}' by validation is "
-            f"{candidate.name}, the {candidate.words}: leave out {flag}, or confirm without --ensemble"
+            f"{candidate.name}, the {candidate.words}: leave out {flag}, or confirm with --again and without "
+            "--ensemble, which reads the test split once more"
         )
     fingerprint = confirmation.dataset_fingerprint
     earlier = earlier_uses(folder, fingerprint, confirmation.confirmation_id)

@@ -23,7 +23,7 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.refit_result import FILE_NAME as REFIT_FILE
 from hep_ray.confirm.refit_result import REFIT, Refit, against_confirmed, load_refit
 from hep_ray.dataset.dataset import Dataset, Manifest
-from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, StorageError, UnreadableInput
+from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.plugins import restore
 from hep_ray.report.divisions import Division, divisions_of
@@ -198,11 +198,7 @@ def _dataset(started: SearchStarted, given: Path | None, notes: list[str]) -> Da
 def _confirmation(folder: Path, started: SearchStarted, notes: list[str]) -> Confirmation | None:
     if not (folder / FOLDER / FILE_NAME).is_file():
         return None
-    try:
-        confirmation = load_confirmation(folder)
-    except StorageError as exc:
-        notes.append(f"The confirmation is left out: {exc}.")
-        return None
+    confirmation = load_confirmation(folder)
     if confirmation.search_id != started.search_id:
         notes.append(
             f"The confirmation in {folder / FOLDER} is of another search ({confirmation.search_id}) and is left out."
@@ -232,9 +228,14 @@ def _refit(
     except HepRayError as exc:
         notes.append(f"The refit is left out: {exc}.")
         return None
-    finalists = () if confirmation is None else confirmation.finalists
-    candidate = next((one for one in finalists if one.name == found.trial), None)
-    if confirmation is None or candidate is None or found.confirmation_id != confirmation.confirmation_id:
+    if confirmation is None:
+        notes.append(f"The refit in {folder / REFIT} is left out, for want of its confirmation.")
+        return None
+    if not (folder / REFIT / found.checkpoint).is_file():
+        notes.append(f"The refit is left out: its model {folder / REFIT / found.checkpoint} is not there.")
+        return None
+    candidate = next((one for one in confirmation.finalists if one.name == found.trial), None)
+    if candidate is None or found.confirmation_id != confirmation.confirmation_id:
         notes.append(f"The refit in {folder / REFIT} is of another confirmation and is left out.")
         return None
     if dataset is None:

@@ -29,7 +29,7 @@ from hep_ray.report.scores import (
     mean_and_sd,
 )
 from hep_ray.report.study import left_out, shown, written
-from hep_ray.search.naming import Naming, decimals, estimated, fixed, number, plus_minus
+from hep_ray.search.naming import Naming, count_words, decimals, estimated, fixed, number, plus_minus
 from hep_ray.search.state import OF_MODEL, TIMES, mean_words
 
 BEST_TRIALS = 15
@@ -144,7 +144,9 @@ def contenders(found: Confirmation) -> list[PageTable]:
         [one.name, *(_estimate(one.estimates[key]) if key in one.estimates else "–" for key in metrics)]
         for one in everyone
     ]
-    notes = [f"Test split; mean ± s.d. over {len(found.seeds)} seeds [{found.level:.0%} interval]."]
+    notes = [
+        f"Test split; mean ± s.d. over {count_words(len(found.seeds), 'seed')} [{found.level:.0%} interval]."
+    ]
     notes += [f"{one.name} is the {one.words}, paired by seed." for one in everyone if one.members]
     head = ["contender", *(name.replace("_", " ") for name in naming.varied)]
     words = _words_among(naming.varied, [one.params for one in single], 1)
@@ -187,8 +189,9 @@ def refit(made: Refitted, level: float) -> PageTable:
 def variations(found: Confirmation) -> PageTable:
     """Return every contender under each systematic variation of the test split; without rows where there is none."""
     words = metric_words(nominal_key(found.metric)).removeprefix("test ")
+    seeds = count_words(len(found.seeds), "seed")
     note = (
-        f"The same models on varied events of the test split: {words}, mean ± s.d. over {len(found.seeds)} seeds; "
+        f"The same models on varied events of the test split: {words}, mean ± s.d. over {seeds}; "
         "minus nominal ± its standard error, paired by seed and by the events that both have. Inputs vary before they "
         "are scaled."
     )

@@ -408,7 +408,7 @@ def test_trained_as_one_stack_and_killed_it_has_the_numbers_of_trainings_one_by_
 @pytest.mark.slow
 @pytest.mark.ci
 def test_another_confirmation_is_refused_and_again_sets_the_first_aside(options, confirmed, tmp_path):
-    for change, word in (({"top": 1}, "contenders"), ({"seeds": 3}, "seeds")):
+    for change, word in (({"top": 1}, "--top"), ({"seeds": 3}, "--seeds")):
         with raises(CannotResume, word, "--again"):
             run_confirmation(prepare_confirmation(dataclasses.replace(options, **change)), console=QUIET)
     storage = tmp_path / "runs"
@@ -653,7 +653,8 @@ def ids_of(dataset, split):
 @pytest.mark.slow  # a minute goes by until the tracker gives up
 def test_what_mlflow_did_not_take_is_told_although_training_fails_too(options, tmp_path):
     copy = tmp_path / "data"
-    shutil.copytree(options.storage.parent / "data", copy)
+    for name in ("data", "generator"):
+        shutil.copytree(options.storage.parent / name, tmp_path / name)
     storage = tmp_path / "runs"
     shutil.copytree(options.storage, storage)
     nobody = "http://127.0.0.1:9"
@@ -731,7 +732,7 @@ def test_an_ensemble_is_validated_and_judged_under_variations_and_goes_on_after_
     again = run_confirmation(prepare_confirmation(moved), console=QUIET)
     assert again == done
     assert {path: path.stat().st_mtime_ns for path in tested} == tested
-    with raises(CannotResume, "contenders", "--again"):
+    with raises(CannotResume, "--ensemble", "--again"):
         run_confirmation(prepare_confirmation(dataclasses.replace(moved, ensemble=False)), console=QUIET)
     with raises(CannotConfirm, "--ensemble", "val_loss"):
         prepare_confirmation(dataclasses.replace(options, ensemble=True))

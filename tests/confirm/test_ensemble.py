@@ -265,35 +265,43 @@ def test_records_without_one_are_as_they_were(tmp_path: Path, found: Confirmatio
     assert Contender.model_validate(written["contenders"][0]) == found.contenders[0]
 
 
-def test_another_confirmation_is_not_gone_on_with(tmp_path: Path, plan: ConfirmPlan) -> None:
+def begun_as(plan: ConfirmPlan, **changed: Any) -> SearchState:
     state = SearchState()
-    first = {**plan.identity, "provenance": {"confirms": "searched"}, "search_id": "c"}
-    state.apply(started(**first))
-    assert plan.opening(state, print) == []
-    with raises(CannotResume, "contenders", "--again") as refused:
-        made_plan(tmp_path, ensemble=False).opening(state, print)
-    assert tells(str(refused.value), "had 'ensemble', which is not there now")
-    assert "learning_rate" not in str(refused.value)  # of what is the same, nothing is told
+    first = {**plan.identity, "options": plan.told["options"], **changed}
+    state.apply(started("c", **first, provenance={"confirms": "searched"}))
+    return state
 
 
-def test_it_is_told_which_flags_and_values_differ_from_the_confirmation_that_is_there(
+def test_another_confirmation_is_not_gone_on_with_and_the_flags_that_differ_are_told(
     tmp_path: Path, plan: ConfirmPlan
 ) -> None:
-    state = SearchState()
+    assert plan.opening(begun_as(plan), print) == []
+    nine = {**plan.told["options"], "seeds": 9}
+    with raises(CannotResume, "--ensemble was typed and is left out now", "--again") as refused:
+        made_plan(tmp_path, ensemble=False).opening(begun_as(plan, options=nine), print)
+    assert tells(str(refused.value), "--seeds was 9 and is 5 now")
+    for same in ("--top", "learning_rate"):
+        assert same not in str(refused.value)
+
+
+def test_where_no_flag_differs_the_parameters_that_do_are_told(plan: ConfirmPlan) -> None:
     params = {name: dict(one) for name, one in plan.identity["contenders"].items()}
     params["t0004"]["learning_rate"] = 0.5
-    first = {**plan.identity, "contenders": params, "options": {"top": 3, "seeds": 9, "ensemble": True}}
-    state.apply(started(**first, provenance={"confirms": "searched"}, search_id="c"))
-    with raises(CannotResume, "--again") as refused:
-        made_plan(tmp_path, ensemble=False).opening(state, print)
-    assert tells(
-        str(refused.value),
-        "--ensemble was typed and is left out now",
-        "--seeds was 9 and is 5 now",
-        "the contenders, 't0004', 'learning_rate'",
-        "recorded is 0.5",
-    )
-    assert "--top" not in str(refused.value)
+    with raises(
+        CannotResume, "'t0004', 'learning_rate': recorded is 0.5", "hep-ray confirm searched"
+    ) as refused:
+        plan.opening(begun_as(plan, contenders=params), print)
+    for same in ("t0000", "optimizer"):
+        assert same not in str(refused.value)
+
+
+def test_a_confirmation_without_its_scores_is_not_told_as_if_they_were_there(plan: ConfirmPlan) -> None:
+    state = trained(plan)
+    state.started = begun_as(plan).started
+    assert plan.opening(state, print) == []
+    (plan.folder / "trials" / "t0004_seed6" / "test_scores.parquet").unlink()
+    with raises(StorageError, "t0004_seed6", "test_scores.parquet", "--again"):
+        plan.opening(state, print)
 
 
 def test_it_is_seedless_where_all_members_are() -> None:

@@ -305,7 +305,11 @@ def test_a_report_shows_it_beside_the_confirmed_trainings(folder, searches):
     damaged = gather(stated, found.storage, searches / "data")
     assert damaged.refit is None
     assert any("refit.json" in note for note in damaged.notes)
+    (folder / REFIT / "refit.json").write_text(refit.model_dump_json())
+    (folder / REFIT / refit.checkpoint).unlink()
+    alone = gather(stated, found.storage, searches / "data")
+    assert alone.refit is None
+    assert any(tells(note, "is not there") for note in alone.notes)
     (folder / "confirm/confirmation.json").write_text("{")
-    damaged = gather(stated, found.storage, searches / "data")
-    assert damaged.confirmation is None
-    assert any(tells(note, "confirmation.json", "hep-ray confirm deep") for note in damaged.notes)
+    with raises(StorageError, "confirmation.json", "hep-ray confirm deep"):
+        gather(stated, found.storage, searches / "data")
