@@ -29,7 +29,7 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
-ABSENT = 3
+ABSENT = 6
 """Absent keys that a message names; of more it tells how many."""
 
 

@@ -18,6 +18,8 @@ COLOURS = (
 )
 """Ten colours that colour-blind people tell apart; M. A. Petroff, arXiv:2107.02270."""
 COLOUR_MAP = "viridis"
+SIGNED_MAP = "RdBu_r"
+"""Of values on both sides of zero, which is white."""
 LineStyle = Literal["-", "--", "-.", ":"]
 LINES: tuple[LineStyle, ...] = get_args(LineStyle)
 DPI = 110

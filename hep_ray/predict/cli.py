@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCORING = {
     *("schema", "reader", "select", "settings", "batch", "workers", "gpus_per_worker"),
-    *("shift_test", "shift_level", "shift_class", "calibrated"),
+    *("shift_test", "shift_level", "shift_class", "calibrated", "friend"),
 }
 """Parameters that only say how events are scored."""
 
@@ -75,6 +75,14 @@ def predict(
     gpus_per_worker: Annotated[
         float, typer.Option(help="GPUs of a worker; 0.5 lets two share one. Default: computes on CPU.")
     ] = 0,
+    friend: Annotated[
+        bool,
+        typer.Option(
+            "--friend",
+            help="Write for each ROOT file a tree of its scores too, below --out: a friend of its tree, an entry for "
+            "each of its entries.",
+        ),
+    ] = False,
     onnx: Annotated[
         Path | None,
         typer.Option(
@@ -126,6 +134,8 @@ def predict(
 
     hep-ray predict models:/pid@champion run1.root run2.root --gpus-per-worker 0.5 --out scores
 
+    hep-ray predict models:/pid@champion run1.root run2.root --friend --out scores
+
     hep-ray predict models:/mbh_sph@champion --onnx mbh_sph.onnx
 
     hep-ray predict runs/susy/folds5 data/susy --out scores
@@ -140,6 +150,7 @@ def predict(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
+    from hep_ray.predict.friend import FOLDER, TREE
     from hep_ray.predict.inputs import Ways
     from hep_ray.predict.run import Crew
     from hep_ray.predict.run import predict as score
@@ -186,6 +197,7 @@ def predict(
             origin=origin,
             progress=progress,
             shift=shift,
+            friend=friend,
         )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")
@@ -193,6 +205,12 @@ def predict(
         say(f"note: {note}")
     for line in done.shift.lines() if done.shift else ():
         say(line)
+    if done.friends:
+        first = done.friends[0]
+        say(
+            f"{len(done.friends)} friend tree{'s' * (len(done.friends) > 1)} in {done.out / FOLDER}; in ROOT, of "
+            f'{first.of.name}: tree->AddFriend("{TREE}", "{done.out / first.file}")'
+        )
     if done.units != "checked":
         say(f"units: {done.units}")
     code = f"import pandas; print(pandas.read_parquet({str(done.out)!r}).describe())"

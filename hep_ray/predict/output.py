@@ -7,7 +7,7 @@ killed is typed again: it does what is not there, and only for the same model an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def finish(
     model: Mapping[str, str],
     files: Mapping[str, int],
     shift: Mapping[str, Any] | None = None,
+    friends: Sequence[Mapping[str, Any]] = (),
 ) -> int:
     """Write the manifest of a prediction whose files are all there.
 
@@ -107,6 +108,7 @@ def finish(
         model: where it comes from.
         files: name → events.
         shift: record of the shift test, where there was one.
+        friends: records of the friend trees, where there are some.
 
     Returns:
         Events in all files.
@@ -114,9 +116,10 @@ def finish(
     listed = [{"file": name, "events": rows, "sha256": sha256_of(out / name)} for name, rows in files.items()]
     total = sum(files.values())
     with storing(out):
-        tested = {} if shift is None else {"shift_test": shift}
+        more: dict[str, Any] = {} if shift is None else {"shift_test": shift}
+        more |= {"friends": list(friends)} if friends else {}
         _write(
-            out, {**what, "model": dict(model), "complete": True, "events": total, "files": listed, **tested}
+            out, {**what, "model": dict(model), "complete": True, "events": total, "files": listed, **more}
         )
     return total
 

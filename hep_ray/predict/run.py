@@ -20,6 +20,7 @@ from hep_ray import errors
 from hep_ray.cluster import connected
 from hep_ray.cores import usable_cores
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
+from hep_ray.predict.friend import Friend, check_friends, write_friends
 from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
 from hep_ray.predict.output import finish, identity, predicting, score_piece
 from hep_ray.predict.shift import Shift, ShiftSettings, reference_for, sampled, shift_test
@@ -69,6 +70,7 @@ class Predicted:
         units: whether the input states them.
         notes: what is to be told of the inputs, such as which hold no events.
         shift: whether the inputs are like those of the training; None where that was not tested.
+        friends: trees of scores that are friends of the inputs', where they were asked for.
     """
 
     out: Path
@@ -78,6 +80,7 @@ class Predicted:
     units: str
     notes: tuple[str, ...] = ()
     shift: Shift | None = None
+    friends: tuple[Friend, ...] = ()
 
 
 class Scorer:
@@ -124,6 +127,7 @@ def predict(
     origin: str = "",
     progress: Progress | None = None,
     shift: ShiftSettings | None = None,
+    friend: bool = False,
 ) -> Predicted:
     """Score every event of some inputs, or what is left of them.
 
@@ -136,8 +140,10 @@ def predict(
         origin: where the model comes from, for the manifest.
         progress: called whenever a piece is done.
         shift: how the inputs are compared with those of the training, before the first is scored; None does not.
+        friend: write a friend for the tree of each input too, see `write_friends`.
 
     Raises:
+        InvalidConfig: the inputs have no trees, or not each of their events is scored, and friends are asked for.
         ModelMismatch: the events lack a column of the model, or have another shape, type or unit, or the model holds
             no reference inputs to compare with, or no calibration that was asked for.
         UnreadableInput, ShardMismatch, InvalidEvents: an input cannot be read, or an event cannot be scored.
@@ -147,6 +153,8 @@ def predict(
     crew = crew or Crew()
     classifier = package.build()
     prediction = open_inputs(inputs, classifier, ways)
+    if friend:
+        check_friends(prediction)
     description = package.description
     model = {
         "digest": package.digest,
@@ -168,8 +176,12 @@ def predict(
             if progress:
                 progress(len(files), len(prediction.pieces))
         rows_of = {piece.file: files[piece.file] for piece in prediction.pieces}
-        total = finish(out, what, model, rows_of, None if found is None else found.record())
-    return Predicted(out, total, len(files), reused, prediction.units, prediction.notes, found)
+        friends = write_friends(prediction, rows_of, out) if friend else []
+        records = [one.record for one in friends]
+        total = finish(out, what, model, rows_of, None if found is None else found.record(), records)
+    return Predicted(
+        out, total, len(files), reused, prediction.units, prediction.notes, found, tuple(friends)
+    )
 
 
 PATIENCE = 30.0

@@ -6,18 +6,23 @@ A model is tried on each of the reference events below in turn and tested on the
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.values import ListColumn
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.loading.batches import Events
 from hep_ray.losses import build_loss, event_losses
 from hep_ray.models import MODELS, Model, build_model
 from hep_ray.models.fitted import FittedModel
 from hep_ray.models.image import ImageConfig
+from hep_ray.training.attribution import integrated_gradients, is_image
 from hep_ray.training.config import REGISTRIES, keys_read
 from tests.facts import raises
 
@@ -428,3 +433,22 @@ def test_features_are_chosen_by_name() -> None:
         assert sum(parameter.numel() for parameter in built.parameters()) == 2 * size + 2
     with raises(InvalidConfig, "'weight'"):
         build_model("mlp", {"inputs": "weight"}, schema)
+
+
+def test_what_moves_a_network_s_answer_is_finite_for_each_of_its_inputs(trained: Case) -> None:
+    schema, model = schema_of(trained.columns), trained.build()
+    dense = {
+        name: values.numpy() for name, values in zip(columns_of(trained), trained.events(4), strict=True)
+    }
+    inputs = {
+        name: ListColumn.from_dense(values, schema.column(name).shape)
+        if schema.column(name).lists
+        else values
+        for name, values in dense.items()
+    }
+    found = integrated_gradients(
+        model, build_loss("cross_entropy", {}), Events(inputs, np.arange(4) % 2), schema, steps=2
+    )
+    assert all(math.isfinite(one.size) for one in found.contributions)
+    assert max(one.size for one in found.contributions) > 0
+    assert set(found.maps) == {name for name in columns_of(trained) if is_image(schema.column(name))}

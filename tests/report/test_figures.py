@@ -273,7 +273,7 @@ def test_ticks_of_a_logarithmic_axis() -> None:
 def test_figures_are_found_in_their_order_and_named_once() -> None:
     assert [entry.name for entry in of_section("classifier")] == [
         "roc", "rejection", "working_points", "background_kinds", "accuracy_by_threshold", "confusion", "scores",
-        "calibration", "inputs",
+        "calibration", "inputs", "integrated_gradients", "image_attributions",
     ]  # fmt: skip
     with pytest.raises(DuplicateName):
         figure("roc", "search", 1, "again")(lambda data: None)

@@ -79,7 +79,8 @@ def test_before_a_confirmation_the_page_is_of_the_validation_split_and_says_so(
     assert report.path == place.folder / "report.html"
     found = Page(report.path)
     with_model = [*EVERYWHERE[:2], "accuracy_by_threshold", *EVERYWHERE[2:]]
-    with_model.insert(with_model.index("calibration") + 1, "inputs")
+    place_of_inputs = with_model.index("calibration") + 1
+    with_model[place_of_inputs:place_of_inputs] = ["inputs", "integrated_gradients"]
     assert found.figures == [FIRST, *with_model]
     assert all(one.startswith("data:image/png;base64,") for one in found.pictures)
     assert not re.search(r"https?://|<script|<link|url\(|src=\"(?!data:)|@import", found.text)

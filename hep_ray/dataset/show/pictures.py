@@ -18,7 +18,7 @@ from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column
 from hep_ray.dataset.show.sample import Sample
 from hep_ray.dataset.splits import SPLITS
-from hep_ray.drawing.style import COLOUR_MAP, colour, line
+from hep_ray.drawing.style import COLOUR_MAP, SIGNED_MAP, colour, line
 
 DECADES = 4
 """Powers of ten that a logarithmic colour scale spans at most."""
@@ -51,34 +51,45 @@ def channels(column: Column) -> list[tuple[str, str]]:
 
 def mean_images(sample: Sample, column: Column) -> Figure:
     """Draw one row per class, one column per channel; the colours of a channel mean the same in all rows."""
-    means = _with_channels(sample.means[column.name], column)
+    means = sample.means[column.name]
     classes, counts = sample.manifest.event_schema.classes, sample.class_counts.tolist()
     rows = [f"{name}\nmean of {count}" for name, count in zip(classes, counts, strict=True)]
-    return _grid(means, rows, column, "mean ")
+    return image_grid(means, rows, column, "mean ")
 
 
 def single_events(sample: Sample, column: Column, label: int) -> Figure:
     """Draw events of one class: one row per event, one column per channel."""
-    events = _with_channels(sample.singles[column.name][label], column)
+    events = sample.singles[column.name][label]
     name = sample.manifest.event_schema.classes[label]
-    return _grid(events, [f"{name}\nevent {number + 1}" for number in range(len(events))], column, "")
+    return image_grid(events, [f"{name}\nevent {number + 1}" for number in range(len(events))], column, "")
 
 
-def _with_channels(images: Values, column: Column) -> Values:
-    return images if len(column.shape) == IMAGE_AXES else images[..., None]
+def image_grid(
+    images: Values, rows: list[str], column: Column, prefix: str, *, signed: str | None = None
+) -> Figure:
+    """Draw one row per image, one column per channel; the colours of a channel mean the same in all rows.
 
-
-def _grid(images: Values, rows: list[str], column: Column, prefix: str) -> Figure:
+    Args:
+        images: (rows, *shape) of the column.
+        rows: what stands beside each.
+        column: whose values, or something of each of whose values, they are.
+        prefix: before the name of a channel, at its scale.
+        signed: unit of values on both sides of zero, which stays white; None draws values in the column's unit.
+    """
+    images = images if len(column.shape) == IMAGE_AXES else images[..., None]
     names = channels(column)
     first, second = (AXIS_SIGNS.get(axis, axis) for axis in column.axes or ("phi", "eta"))
     height, width = column.shape[:2]
     panel_height = PANEL * float(np.clip(height / width, 0.5, 2.0))
     figure = Figure(figsize=(0.9 + (PANEL + 0.75) * len(names), 0.5 + (panel_height + 0.2) * len(rows)))
     axes = figure.subplots(len(rows), len(names), squeeze=False, sharex=True, sharey=True)
-    for place, (name, unit) in enumerate(names):
-        norm = _norm(images[..., place])
+    for place, (name, own) in enumerate(names):
+        unit = own if signed is None else signed
+        top = float(np.nanmax(np.abs(images[..., place]), initial=0.0)) or 1.0
+        norm = _norm(images[..., place]) if signed is None else Normalize(-top, top)
+        colours = COLOUR_MAP if signed is None else SIGNED_MAP
         for row, label in enumerate(rows):
-            _draw(axes[row, place], images[row, :, :, place], norm)
+            _draw(axes[row, place], images[row, :, :, place], norm, colours)
             if place == 0:
                 axes[row, 0].set_ylabel(f"{first} bin", loc="center")
                 beside = {"rotation": 90, "ha": "right", "va": "center", "multialignment": "center"}
@@ -86,7 +97,7 @@ def _grid(images: Values, rows: list[str], column: Column, prefix: str) -> Figur
         axes[0, place].set_title(name)
         axes[-1, place].set_xlabel(f"{second} bin", loc="center")
         bar = figure.colorbar(
-            ScalarMappable(norm, COLOUR_MAP), ax=axes[:, place].tolist(), pad=0.02, aspect=18 * len(rows)
+            ScalarMappable(norm, colours), ax=axes[:, place].tolist(), pad=0.02, aspect=18 * len(rows)
         )
         bar.set_label(f"{prefix}{name}" + (f" [{unit}]" if unit else ""), loc="center")
     return figure
@@ -101,7 +112,7 @@ def _norm(images: Values) -> Normalize:
     return LogNorm(lowest if lowest < highest else highest / 10, highest)
 
 
-def _draw(axes: Axes, image: Values, norm: Normalize) -> None:
+def _draw(axes: Axes, image: Values, norm: Normalize, colours: str) -> None:
     shown = np.ma.masked_equal(image, 0) if isinstance(norm, LogNorm) else image
     if isinstance(norm, LogNorm):
         shown = np.ma.clip(shown, norm.vmin, None)
@@ -110,7 +121,7 @@ def _draw(axes: Axes, image: Values, norm: Normalize) -> None:
     axes.imshow(
         shown,
         norm=norm,
-        cmap=COLOUR_MAP,
+        cmap=colours,
         origin="lower",
         extent=edges,
         aspect="auto",

@@ -1,22 +1,27 @@
-"""Which inputs the best model looks at: permutation importance on the validation split."""
+"""Which inputs the best model looks at: permutation importance and integrated gradients on the validation split."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hep_ray.confirm.confirmation import FOLDER
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.show.pictures import image_grid
 from hep_ray.drawing.style import colour
 from hep_ray.errors import HepRayError, StorageError
-from hep_ray.loading.batches import metric_weights
+from hep_ray.loading.batches import Events, metric_weights
 from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.metrics import larger_is_better
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label
 from hep_ray.report.plotting import panels, tag
 from hep_ray.report.report_data import ReportData
-from hep_ray.training.checkpoint import BEST, restore_model
+from hep_ray.training.attribution import STEPS, Attributions, integrated_gradients, is_image
+from hep_ray.training.checkpoint import BEST, TrainedModel, restore_model
 from hep_ray.training.importance import REPEATS, Importance, inputs_of, permutation_importance
 from hep_ray.training.testing import metric_keys
 
@@ -24,6 +29,7 @@ MOST_EVENTS = 5000
 FEWEST_EVENTS = 500
 MOST_FLOPS = 2e12
 """Of the figure, about a minute of two cores: of a large model fewer events are asked for."""
+MOST_ATTRIBUTED, FEWEST_ATTRIBUTED = 1000, 50
 MOST_SHOWN = 20
 
 
@@ -48,8 +54,8 @@ class InputImportance:
     repeats: int = REPEATS
 
 
-def input_importance(data: ReportData) -> InputImportance:
-    """Return the importance of each input of the best model that is kept, by the first validation events.
+def best_model(data: ReportData) -> tuple[str, TrainedModel, Dataset]:
+    """Return the best model that is kept, by the name of its trial, and the dataset.
 
     That is the first finalist's of a confirmation, else the best trial's.
 
@@ -69,16 +75,33 @@ def input_importance(data: ReportData) -> InputImportance:
     if not kept:
         raise StorageError(f"no model of the trials in {data.folder} is kept any more")
     trial, path = kept[0]
-    schema, trained = dataset.schema, restore_model(path, dataset.schema)
+    return trial, restore_model(path, dataset.schema), dataset
+
+
+def _validation_events(
+    dataset: Dataset, trained: TrainedModel, passes: int, most: int, fewest: int
+) -> Events:
+    """Return the first validation events, fewer of a large model; each passes through it so often."""
+    columns, schema = trained.model.columns, dataset.schema
+    affordable = int(MOST_FLOPS / max(1.0, trained.metrics.get("flops", 1.0)) / passes)
+    stream = ShardStream(schema, RowGroups.of(dataset, "val"), columns, class_sums(dataset, "val"))
+    chosen = stream.select(columns, metric_weights(stream, schema))
+    return chosen.head(min(most, max(fewest, affordable)))
+
+
+def input_importance(data: ReportData) -> InputImportance:
+    """Return the importance of each input of the best model that is kept, by the first validation events.
+
+    Raises:
+        StorageError, CorruptCheckpoint: see `best_model`.
+    """
+    trial, trained, dataset = best_model(data)
+    schema = dataset.schema
     stated = data.started.metric.removeprefix("val_")
     follows = f"test_{stated}" in metric_keys(schema) and not trained.config.trainer.decorrelate
     metric = stated if follows else "auc"
-    columns = trained.model.columns
-    asked = 1 + REPEATS * len(inputs_of([schema.column(name) for name in columns]))
-    affordable = int(MOST_FLOPS / max(1.0, trained.metrics.get("flops", 1.0)) / asked)
-    stream = ShardStream(schema, RowGroups.of(dataset, "val"), columns, class_sums(dataset, "val"))
-    chosen = stream.select(columns, metric_weights(stream, schema))
-    events = chosen.head(min(MOST_EVENTS, max(FEWEST_EVENTS, affordable)))
+    asked = 1 + REPEATS * len(inputs_of([schema.column(name) for name in trained.model.columns]))
+    events = _validation_events(dataset, trained, asked, MOST_EVENTS, FEWEST_EVENTS)
     value, found = permutation_importance(
         trained.model, trained.loss, events, schema, metric, half=trained.half
     )
@@ -113,4 +136,94 @@ def inputs(data: ReportData) -> Drawn | str | None:
         f"(permutation importance, {found.repeats} permutations, {found.events:,} validation events, by which the "
         "trial was chosen); error bars: statistical. Of inputs that tell the same each stands for the other, and none "
         f"looks important.{f' {rest} less important inputs are not shown.' if rest else ''}",
+    )
+
+
+def attributions(
+    data: ReportData, wanted: Callable[[Sequence[Column]], bool]
+) -> tuple[str, Attributions, EventSchema] | None:
+    """Return the integrated gradients of the best network that is kept, with its trial.
+
+    Args:
+        data: of the report.
+        wanted: says of the columns that the network reads whether they are asked for.
+
+    Returns:
+        None also of a fitted model.
+
+    Raises:
+        StorageError, CorruptCheckpoint: see `best_model`.
+        InvalidConfig, InvalidEvents: see `integrated_gradients`.
+    """
+    trial, trained, dataset = best_model(data)
+    columns = [dataset.schema.column(name) for name in trained.model.columns]
+    if trained.config.fitted or not wanted(columns):
+        return None
+    # Forwards, and backwards, which takes twice as long; twice, since there may be two figures.
+    events = _validation_events(dataset, trained, 2 * 3 * STEPS, MOST_ATTRIBUTED, FEWEST_ATTRIBUTED)
+    return trial, integrated_gradients(trained.model, trained.loss, events, dataset.schema), dataset.schema
+
+
+def _attributed(trial: str, found: Attributions, schema: EventSchema) -> str:
+    """Say in a caption whose gradients they are, of what, and how far they add up."""
+    what = f"of '{schema.signal}'" if schema.signal else "of each event's own class"
+    return (
+        f"trial {trial}, first {found.events:,} validation events; in units of the log-odds {what}, against a baseline "
+        "of empty images and the mean of any other value (integrated gradients, arXiv:1703.01365). The contributions "
+        f"of an event add up to its log-odds less the baseline's, {found.moved:.3g} on average without its sign, "
+        f"within {found.missed:.1g}."
+    )
+
+
+@figure("integrated_gradients", "classifier", 61, "What moves the network's answer")
+def gradients(data: ReportData) -> Drawn | str | None:
+    """Draw how much each input contributes to the log-odds, on average without its sign."""
+    try:
+        asked = attributions(data, lambda columns: len(inputs_of(columns)) > 1)
+    except HepRayError as exc:
+        return f"What moves the network's answer is left out: {exc}."
+    if asked is None:
+        return None
+    trial, found, schema = asked
+    shown = found.contributions[:MOST_SHOWN][::-1]
+    drawing, (axes,) = panels(1, 1, 1.2 + 0.3 * len(shown), width=6.4)
+    places, sizes = np.arange(len(shown)), [one.size for one in shown]
+    axes.barh(places, sizes, 0.7, color=colour(0))
+    axes.errorbar(sizes, places, xerr=[one.error for one in shown], fmt="none", ecolor="black")
+    axes.set_yticks(places, [one.name for one in shown])
+    axes.tick_params(axis="y", which="both", left=False, right=False)
+    axes.set_xlabel("Mean absolute contribution to the log-odds")
+    tag(axes, f"{data.started.task}, validation split")
+    rest = len(found.contributions) - len(shown)
+    more = f" {rest} inputs that contribute less are not shown." if rest else ""
+    return Drawn(
+        drawing,
+        "How much each input contributes, without its sign; error bars: statistical; "
+        f"{_attributed(trial, found, schema)}{more}",
+    )
+
+
+@figure("image_attributions", "classifier", 62, "Where an image moves the network's answer")
+def image_attributions(data: ReportData) -> Drawn | str | None:
+    """Draw the mean contribution of each bin of an image, of the events of each class."""
+    if data.dataset is not None and not any(map(is_image, data.dataset.schema.columns)):
+        return None
+    try:
+        asked = attributions(data, lambda columns: any(map(is_image, columns)))
+    except HepRayError as exc:
+        return f"Where an image moves the network's answer is left out: {exc}."
+    if asked is None:
+        return None
+    trial, found, schema = asked
+    sizes = {one.name: one.size for one in found.contributions}
+    name = max(found.maps, key=lambda image: sizes[image])
+    drawing = image_grid(found.maps[name], list(schema.classes), schema.column(name), "", signed="log-odds")
+    others = [f"'{image}' {sizes[image]:.3g}" for image in found.maps if image != name]
+    beside = (
+        f" It is the image that contributes most, {sizes[name]:.3g}; {', '.join(others)}." if others else ""
+    )
+    return Drawn(
+        drawing,
+        f"Mean contribution of each bin of '{name}' over the events of each class, red where it speaks for, blue where "
+        f"against; {_attributed(trial, found, schema)}{beside}",
     )
