@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hep_ray.confirm.confirmation import FILE_NAME, FOLDER, Confirmation, load_confirmation
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, StorageError
 from hep_ray.flags import STORAGE, AsJson, Storage
 from hep_ray.search.naming import count_words, number, plus_minus
 
@@ -31,6 +31,7 @@ COLUMNS = {
     "trial": "best trial",
     "validation": "on validation",
     "confirmed": "confirmed on test",
+    "confirmation_fault": "confirmation that cannot be read",
     "gain": "gain over its baseline",
     "end": "end",
 }
@@ -125,7 +126,7 @@ def _row(result: Result, name: str) -> dict[str, Any]:
     failed = sum(trial.status == "failed" for trial in trials)
     best = result.best
     metric = result.started.metric
-    confirmation = _confirmation(result)
+    confirmation, fault = _confirmation(result)
     used = [trial.used["cpu_seconds"] for trial in trials if "cpu_seconds" in trial.used]
     row: dict[str, Any] = {
         "search": name,
@@ -140,7 +141,7 @@ def _row(result: Result, name: str) -> dict[str, Any]:
         "end": ("ended" if result.finished else "not ended") + (f", {failed} failed" if failed else ""),
     }
     if confirmation is None:
-        return row
+        return row | ({"confirmation_fault": fault} if fault else {})
     # The one that the search ranked first: to take the best on test would be a biased pick.
     first = confirmation.finalists[0]
     estimate = first.estimates[confirmation.metric]
@@ -159,12 +160,15 @@ def _row(result: Result, name: str) -> dict[str, Any]:
     }
 
 
-def _confirmation(result: Result) -> Confirmation | None:
-    """Return the confirmation of a search, if it is of this very search."""
+def _confirmation(result: Result) -> tuple[Confirmation | None, str]:
+    """Return the confirmation of a search, if it is of this very search, or what is wrong with its file."""
     if not (result.folder / FOLDER / FILE_NAME).is_file():
-        return None
-    found = load_confirmation(result.folder)
-    return found if found.search_id == result.started.search_id and found.finalists else None
+        return None, ""
+    try:
+        found = load_confirmation(result.folder)
+    except StorageError as exc:
+        return None, str(exc)
+    return (found if found.search_id == result.started.search_id and found.finalists else None), ""
 
 
 def _apart(kinds: Sequence[tuple[Any, ...]], groups: Sequence[Sequence[Mapping[str, Any]]]) -> str:

@@ -56,6 +56,7 @@ PROTOCOL = Published(
         "jets of light QCD processes, not of the Z → ττ events",
         "validation is 15 % of the events, not 20 % of those that are trained with",
         "energies enter as log1p(E / 1 GeV)",
+        "accuracies; published are probabilities of single slides: electron 0.985, jet 0.999, muon 0.952, tau 0.936",
     ),
     silent=(
         "learning rates and RMSprop's epsilon: Keras' defaults; no decay of the rate",

@@ -47,8 +47,6 @@ BEGIN, END = "<!-- studies: begin, written by docs/scripts/studies.py -->", "<!-
 REAL = Path(os.environ.get("HEP_RAY_TEST_DATA", ROOT.parent / "shared/data"))
 METRICS = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss"}
 """Metric of a line → how published numbers name it."""
-GAINS = {"93": ("Loose", 8.0), "88": ("Medium", 12.0), "80": ("Tight", 18.0)}
-"""Signal efficiency in % → working point, and the published factor gained over the likelihood method."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,6 @@ class Table:
         data: name in `DATASETS`.
         place: of the table among those of the search.
         metrics: of the lines, by their names on the validation split.
-        gains: whether the working points of figure 3.2 follow.
         losses: whether losses are compared: after each of the table's epochs, and with cross-entropy by a test.
         flags: of the script, beside preset and data.
         watch: name in `DATASETS` of what it watches per epoch.
@@ -120,7 +117,6 @@ class Table:
     data: str
     place: int = 0
     metrics: tuple[str, ...] = ("val_accuracy", "val_auc")
-    gains: bool = False
     losses: bool = False
     flags: tuple[str, ...] = ()
     watch: str = ""
@@ -152,7 +148,6 @@ TABLES = (
         "electron_id",
         "table",
         "electron_id_binary",
-        gains=True,
         differs=EASY,
     ),
     Table(
@@ -261,7 +256,8 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
     started, study = state.started, search.tables[table.place]
     assert started is not None
     trials = list(state.trials.values())
-    metrics = (*table.metrics, *(f"val_background_rejection_at_{point}" for point in GAINS if table.gains))
+    points = study.published_gains.values()
+    metrics = (*table.metrics, *(f"val_background_rejection_at_{point}" for point, _ in points))
     asked = StudyTable(study.title, study.rows, metrics)
     of_row: dict[str, list[TrialState]] = {}
     for trial in trials:
@@ -307,12 +303,12 @@ def lines(table: Table, search: Search, state: SearchState) -> Iterator[dict[str
                 else [*protocol.ours, *table.differs],
                 "preset": f"{table.search} --preset {table.preset}",
             }
-    if table.gains:
+    if study.published_gains:
         by_name = {
             study.name_of(row): dict(zip(metrics, results.values(), strict=True))
             for row, results in found.items()
         }
-        yield from gains(table, by_name, finite, started.task, protocol)
+        yield from gains(table, study, by_name, finite, started.task, protocol)
 
 
 def of_losses(
@@ -450,6 +446,7 @@ FITTED = ("likelihood", "gradient_boosting", "logistic_regression")
 
 def gains(
     table: Table,
+    study: StudyTable,
     found: Mapping[str, Any],
     finite: Mapping[str, Mapping[str, float]],
     task: str,
@@ -460,7 +457,7 @@ def gains(
     Its error has two parts: of the network the larger of its spread over seeds and the error of the background that
     passes it, and of the likelihood, which is fitted once, the latter.
     """
-    for point, (name, factor) in GAINS.items():
+    for name, (point, factor) in study.published_gains.items():
         metric = f"val_background_rejection_at_{point}"
         both = [found[row][metric].values if row in found else () for row in ("network", "likelihood")]
         network, likelihood = both if all(both) else ((), ())

@@ -102,6 +102,8 @@ def folds(
     plan = prepare_folds(FoldOptions(**given), hashes="none" if dry_run else "once")
     print_rows(console, _folds_rows(plan, again=again))
     if dry_run:
+        if not again:
+            plan.refuse_another()
         end_dry_run(console)
         return
     found = run_folds(plan, again=again, console=console)

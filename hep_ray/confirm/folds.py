@@ -236,6 +236,19 @@ class FoldsPlan:
             rule=rule,
         )
 
+    def refuse_another(self) -> None:
+        """Refuse to go on with folds that are there and are not these; nothing is made.
+
+        Raises:
+            CannotResume: they are of another configuration or of other events; the message says what differs.
+            ShardMismatch: the dataset of one is not whole.
+        """
+        _refuse_other_events(self.dataset, self.folder)
+        for rule in self.rules:
+            if (_folder_of(rule, self.folder) / MANIFEST).is_file():
+                fold = self.fold(rule)
+                fold.refuse_another(SearchState.read(fold.folder))
+
 
 def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan:
     """Check that a configuration of a search can be cross-validated, and choose it.
@@ -309,6 +322,27 @@ def _refuse_few_groups(dataset: Dataset, folds: int) -> None:
         )
 
 
+def _folder_of(rule: SplitRule, folder: Path) -> Path:
+    """Return where the dataset of a fold lies."""
+    assert rule.folds is not None
+    return folder / "data" / f"fold_{rule.fold + 1}"
+
+
+def _refuse_other_events(dataset: Dataset, folder: Path) -> Path:
+    """Return the file that names the events of the folds in a folder.
+
+    Raises:
+        CannotResume: it names others.
+    """
+    origin = folder / "data" / "dataset"
+    if origin.exists() and (other := origin.read_text(encoding="utf-8").strip()) != dataset.fingerprint:
+        raise CannotResume(
+            f"{folder} holds folds of other events (fingerprint {other[:12]}, not {dataset.fingerprint[:12]}): type "
+            "--again to set it aside"
+        )
+    return origin
+
+
 def dataset_of_fold(dataset: Dataset, rule: SplitRule, folder: Path, *, weights: bool) -> Dataset:
     """Return the events of a dataset divided as a fold, made in `folder/data/` where they are not there.
 
@@ -317,13 +351,7 @@ def dataset_of_fold(dataset: Dataset, rule: SplitRule, folder: Path, *, weights:
         InvalidEvents: a split of the fold lacks a class.
         ShardMismatch: the fold's dataset is not whole.
     """
-    assert rule.folds is not None
-    out, origin = folder / "data" / f"fold_{rule.fold + 1}", folder / "data" / "dataset"
-    if origin.exists() and (other := origin.read_text(encoding="utf-8").strip()) != dataset.fingerprint:
-        raise CannotResume(
-            f"{folder} holds folds of other events (fingerprint {other[:12]}, not {dataset.fingerprint[:12]}): type "
-            "--again to set it aside"
-        )
+    out, origin = _folder_of(rule, folder), _refuse_other_events(dataset, folder)
     if not (out / MANIFEST).is_file():
         with storing(origin):
             origin.parent.mkdir(parents=True, exist_ok=True)

@@ -97,17 +97,21 @@ class Verdict:
         """One for each check."""
         return tuple(check.line for check in self.checks)
 
-    def enforce(self) -> None:
+    def enforce(self, *, told: bool = False) -> None:
         """Refuse unless every check passed.
+
+        Args:
+            told: whether the reasons have been told already, check by check, so that names are enough.
 
         Raises:
             PromotionRefused: with the reasons.
         """
-        failed = [f"{check.name}: {check.text}" for check in self.checks if not check.passed]
+        failed = [check for check in self.checks if not check.passed]
         if failed:
+            reasons = [check.name if told else f"{check.name}: {check.text}" for check in failed]
             raise PromotionRefused(
                 f"a model is promoted when every check passes; '{self.candidate.name}' fails {len(failed)} of "
-                f"{len(self.checks)}: " + "; ".join(failed)
+                f"{len(self.checks)}: {(', ' if told else '; ').join(reasons)}"
             )
 
 

@@ -219,7 +219,7 @@ def _promote(
             answered(*answers)
         verdict = gate.Verdict(candidate, run, tuple(checks))
         if not wishes.dry_run:
-            verdict.enforce()
+            verdict.enforce(told=report is not None)
         if package is None or dataset is None or not verdict.passed:
             return Promotion(name, verdict, None, None, "", uri, data)
         evidence = package.description.evidence

@@ -23,7 +23,9 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.refit_result import FILE_NAME as REFIT_FILE
 from hep_ray.confirm.refit_result import REFIT, Refit, against_confirmed, load_refit
 from hep_ray.dataset.dataset import Dataset, Manifest
-from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, UnreadableInput
+from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, StorageError, UnreadableInput
+from hep_ray.loading.batches import Events, metric_weights
+from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.metrics.crossed import Crossed
 from hep_ray.plugins import restore
 from hep_ray.report.divisions import Division, divisions_of
@@ -35,6 +37,13 @@ from hep_ray.search.naming import Naming, count_words
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
+from hep_ray.training.attribution import STEPS, Attributions, integrated_gradients, is_image
+from hep_ray.training.checkpoint import BEST, TrainedModel, restore_model
+from hep_ray.training.importance import inputs_of
+
+MOST_FLOPS = 2e12
+"""Of what a figure asks the best model, about a minute of two cores: of a large model fewer events are asked for."""
+MOST_ATTRIBUTED, FEWEST_ATTRIBUTED = 1000, 50
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,65 @@ class ReportData:
     def varied(self) -> tuple[str, ...]:
         """Parameters that differ among the trials that were drawn."""
         return self.naming.varied
+
+    @cached_property
+    def kept_best(self) -> tuple[str, TrainedModel, Dataset]:
+        """The best model that is kept, by the name of its trial, and the dataset.
+
+        That is the first finalist's of a confirmation, else the best trial's.
+
+        Raises:
+            StorageError: the dataset or the model is not there.
+            CorruptCheckpoint: the model cannot be read back.
+        """
+        if self.dataset is None:
+            raise StorageError("the dataset of the search cannot be read: name it with --data")
+        named = [(trial.trial_id, self.folder / "trials" / trial.trial_id / BEST) for trial in self.ranked]
+        if self.confirmation is not None:
+            first = self.confirmation.finalists[0]
+            if (checkpoint := first.runs[0].checkpoint) is not None:
+                named.insert(0, (first.name, self.folder / FOLDER / checkpoint))
+        kept = [(name, path) for name, path in named if path.is_file()]
+        if not kept:
+            raise StorageError(f"no model of the trials in {self.folder} is kept any more")
+        trial, path = kept[0]
+        return trial, restore_model(path, self.dataset.schema), self.dataset
+
+    def validation_events(self, passes: int, most: int, fewest: int) -> Events:
+        """Return the first validation events, fewer for a large model.
+
+        Args:
+            passes: of each event through the best model.
+            most: events.
+            fewest: the same.
+
+        Raises:
+            StorageError, CorruptCheckpoint: see `kept_best`.
+        """
+        _, trained, dataset = self.kept_best
+        columns, schema = trained.model.columns, dataset.schema
+        affordable = int(MOST_FLOPS / max(1.0, trained.metrics.get("flops", 1.0)) / passes)
+        stream = ShardStream(schema, RowGroups.of(dataset, "val"), columns, class_sums(dataset, "val"))
+        chosen = stream.select(columns, metric_weights(stream, schema))
+        return chosen.head(min(most, max(fewest, affordable)))
+
+    @cached_property
+    def attributions(self) -> Attributions | None:
+        """Integrated gradients of the best network that is kept, on the first validation events.
+
+        None of a fitted model, and of a network that reads one value, which all of its answer is due to.
+
+        Raises:
+            StorageError, CorruptCheckpoint: see `kept_best`.
+            InvalidConfig, InvalidEvents: see `integrated_gradients`.
+        """
+        _, trained, dataset = self.kept_best
+        columns = [dataset.schema.column(name) for name in trained.model.columns]
+        if trained.config.fitted or not (len(inputs_of(columns)) > 1 or any(map(is_image, columns))):
+            return None
+        # Forwards, and backwards, which takes twice as long.
+        events = self.validation_events(3 * STEPS, MOST_ATTRIBUTED, FEWEST_ATTRIBUTED)
+        return integrated_gradients(trained.model, trained.loss, events, dataset.schema)
 
     def count(self, status: str) -> int:
         """Trials of a status."""

@@ -208,7 +208,9 @@ def shown(table: StudyTable, state: SearchState) -> StudyTable:
     started = state.started
     assert started is not None
     table = replace(table, epochs=tuple(epoch for epoch in table.epochs if epoch <= started.epochs))
-    return replace(table, published={}) if table.other_kind(started.task, _classes(state)) else table
+    if table.other_kind(started.task, _classes(state)):
+        return replace(table, published={}, published_gains={})
+    return table
 
 
 def in_order(rows: Sequence[str]) -> list[str]:

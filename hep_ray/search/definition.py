@@ -347,6 +347,8 @@ class StudyTable:
         published_classes: number of classes that they tell apart; 0 is not stated.
         published_inputs: what they were computed from, in words; empty is not stated.
         inputs: what the trials of this search are computed from, in the same words.
+        published_gains: working point → its signal efficiency in per cent, and the published factor by which the best
+            row rejects more background there than the row to beat.
         names: text of a row → what the study calls it, in tables, bars and legends.
 
     Raises:
@@ -363,12 +365,13 @@ class StudyTable:
     published_classes: int = 0
     published_inputs: str = ""
     inputs: str = ""
+    published_gains: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows or not self.metrics:
             raise InvalidConfig(f"a study table needs rows and metrics; got {self.rows} and {self.metrics}")
-        if self.published and not self.published_on:
+        if (self.published or self.published_gains) and not self.published_on:
             raise InvalidConfig(
                 f"'{self.title}' has published results and no published_on: name the data they were measured on"
             )

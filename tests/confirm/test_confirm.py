@@ -582,6 +582,9 @@ def test_folds_score_each_event_by_a_model_that_never_saw_it(options):
     other = next(trial for trial in ("t0000", "t0002", "t0004") if trial != found.trial)
     with raises(CannotResume, "contenders", "--again"):
         run_folds(prepare_folds(dataclasses.replace(given, trial=other)), console=QUIET)
+    prepare_folds(given).refuse_another()
+    with raises(CannotResume, "contenders", "--again"):
+        prepare_folds(dataclasses.replace(given, trial=other)).refuse_another()
     with raises(CannotConfirm, "t9999"):
         prepare_folds(dataclasses.replace(given, trial="t9999"))
 

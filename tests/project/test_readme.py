@@ -314,3 +314,16 @@ def test_the_readme_counts_the_tests(pytestconfig: pytest.Config, tests_collecte
     if pytestconfig.args == pytestconfig.getini("testpaths"):
         assert round(tests_collected, -2) == int(told.replace(",", ""))
     assert tests_collected < int(told.replace(",", "")) + 150
+
+
+def test_every_search_is_listed_and_counted() -> None:
+    guide = (REPOSITORY / "docs/howto/searches.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)\.py` \|.*\| (.*?) \|.*\|$", guide, re.MULTILINE)
+    assert sorted(name for name, _ in listed) == sorted(
+        path.stem for path in (REPOSITORY / "searches").glob("*.py")
+    )
+    published = [name for name, study in listed if not study.startswith("ours")]
+    words = {12: "twelve", 13: "thirteen", 14: "fourteen", 15: "fifteen", 16: "sixteen", 17: "seventeen"}
+    count, of_studies = words[len(listed)], words[len(published)]
+    text = README.read_text(encoding="utf-8")
+    assert f"[{count} searches](docs/howto/searches.md), {of_studies} of them of published studies" in text

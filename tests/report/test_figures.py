@@ -29,7 +29,7 @@ from hep_ray.report.figures.classes import (
     score_densities,
 )
 from hep_ray.report.figures.parameters import ABSENT, coordinate, round_places
-from hep_ray.report.figures.roc import roc_band
+from hep_ray.report.figures.roc import gains, roc_band
 from hep_ray.report.figures.scaling import Scaling, fitted_law, scalings
 from hep_ray.report.figures.trials import predicted_ends
 from hep_ray.report.formatting import axis_label
@@ -112,6 +112,29 @@ def test_a_single_run_has_its_statistical_error(two_runs: Scored) -> None:
     mean, error = confusion_shares(Scored("t", baseline=False, runs=(run,)))
     assert error[0, 1] == pytest.approx(math.sqrt(mean[0, 1] * (1 - mean[0, 1]) / 100))
     np.testing.assert_allclose(mean.sum(axis=1), 1)
+
+
+def test_gains_of_a_study_are_ratios_of_rejections(scores_of: Callable[..., np.ndarray]) -> None:
+    labels = np.arange(20_000) % 2
+    better, worse = (performance_of(scores_of(labels, 2, apart, seed=1), labels, 1) for apart in (1.5, 1.0))
+    contenders = (
+        Scored("network", baseline=False, runs=(better,)),
+        Scored("cuts", baseline=True, runs=(worse,)),
+    )
+    scores = Scores("validation split", "task", ("b", "s"), 1, contenders, confirmed=False)
+    table = StudyTable(
+        "t", ("model",), published_on="theirs", published_gains={"Loose": (90, 4.0), "Tight": (5, 9.0)}
+    )
+    loose, tight = gains(table, scores, comparable=True)
+    expected = better.rejection[89] / worse.rejection[89]
+    parts = [one.rejection_error[89] / one.rejection[89] for one in (better, worse)]
+    assert (loose.factor, loose.error) == pytest.approx((expected, expected * math.hypot(*parts)))
+    assert expected > 1
+    assert str(loose) == f"Loose {plus_minus(loose.factor, loose.error)} (published 4)"
+    assert tight.bound == bool(better.limit[4])
+    assert str(tight).startswith("Tight > ") == tight.bound
+    assert {one.published for one in gains(table, scores, comparable=False)} == {None}
+    assert gains(table, replace(scores, contenders=contenders[:1]), comparable=True) == []
 
 
 def test_densities_have_area_one(two_runs: Scored) -> None:

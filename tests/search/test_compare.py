@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from hep_ray import Choice, LogUniform, Result, Space, compare
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import (
+    FILE_NAME,
+    FOLDER,
     Comparison,
     Confirmation,
     ConfirmedRun,
@@ -157,6 +159,20 @@ def test_the_first_finalist_is_told_and_not_the_best_on_test(write: Write) -> No
     assert (confirmed["gain"], confirmed["adjusted_p_value"]) == (0.03, 0.02)
     assert "confirmed" not in not_confirmed
     assert tells(compare(alpha, beta)._repr_html_(), "0.81 [0.78, 0.84] (t0001, 5 seeds)", "p = 0.02", "–")
+
+
+def test_a_confirmation_that_cannot_be_read_is_told_and_the_rest_compared(write: Write) -> None:
+    alpha, beta = write("alpha", ((0.5,), (0.9,))), write("beta", ((0.8,),))
+    confirm(alpha, "a" * 32)
+    confirm(beta, "b" * 32)
+    path = beta / FOLDER / FILE_NAME
+    path.write_bytes(path.read_bytes()[:100])
+    found = compare(alpha, beta)
+    good, damaged = found.groups[0]
+    assert good["confirmed"] == 0.81
+    assert "confirmed" not in damaged
+    assert tells(damaged["confirmation_fault"], path, "hep-ray confirm")
+    assert tells(found._repr_html_(), "cannot be read", path.name)
 
 
 def test_the_command_prints_the_table(write: Write, tmp_path: Path) -> None:

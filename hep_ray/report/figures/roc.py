@@ -1,12 +1,14 @@
-"""ROC curve, and background rejection against signal efficiency."""
+"""ROC curve, and background rejection against signal efficiency, with what a study gains over its row to beat."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 
 from hep_ray.drawing.style import colour, line
 from hep_ray.metrics.classification import REJECTION_PERCENTS
@@ -15,6 +17,8 @@ from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import EFFICIENCIES, Scored, Scores, mean_and_error
+from hep_ray.report.study import shown
+from hep_ray.search.definition import StudyTable
 from hep_ray.search.naming import plus_minus
 
 RANDOM: dict[str, Any] = {"color": "#717581", "linewidth": 0.8, "linestyle": (0, (1, 2))}
@@ -68,6 +72,74 @@ def _signal_words(scores: Scores) -> str:
     return f"Signal {scores.classes[scores.signal]}, background {', '.join(rest)}"
 
 
+@dataclass(frozen=True)
+class Gain:
+    """The factor by which the best contender rejects more background than the one to beat, at a working point.
+
+    Attributes:
+        name: of the working point, as the study calls it.
+        place: of its signal efficiency in `EFFICIENCIES`.
+        factor: ratio of the two 1/ε_b.
+        error: of both, as if they were independent.
+        bound: whether no background passes the best contender in some run, so that the factor is a lower bound.
+        published: of the study; None where its numbers are of another kind than this search's.
+    """
+
+    name: str
+    place: int
+    factor: float
+    error: float
+    bound: bool
+    published: float | None
+
+    def __str__(self) -> str:
+        published = "" if self.published is None else f" (published {self.published:g})"
+        return f"{self.name} {self.words}{published}"
+
+    @property
+    def words(self) -> str:
+        """The factor with its error, or the bound."""
+        return f"> {self.factor:.3g}" if self.bound else plus_minus(self.factor, self.error)
+
+
+def gains(table: StudyTable, scores: Scores, *, comparable: bool) -> list[Gain]:
+    """Return the gains at the working points of a study's table; none where nothing is to beat.
+
+    Args:
+        table: of the study.
+        scores: of the best contender and of the one to beat.
+        comparable: whether the published numbers are of the kind of these.
+    """
+    if [one.baseline for one in scores.shown] != [False, True]:
+        return []
+    best, to_beat = (roc_band(one) for one in scores.shown)
+    found = []
+    for name, (percent, published) in table.published_gains.items():
+        place = int(np.searchsorted(EFFICIENCIES, percent / 100 - 1e-9))
+        if to_beat.measured[place]:
+            factor = float(best.rejection[place] / to_beat.rejection[place])
+            relative = [float(one.rejection_error[place] / one.rejection[place]) for one in (best, to_beat)]
+            error, bound = factor * math.hypot(*relative), not best.measured[place]
+            found.append(Gain(name, place, factor, error, bound, published if comparable else None))
+    return found
+
+
+def _draw_gains(axes: Axes, found: list[Gain], to_beat: Floats) -> None:
+    """Draw an arrow up from the row to beat at each working point, with the factor below."""
+    for gain in found:
+        x, low = EFFICIENCIES[gain.place], to_beat[gain.place]
+        arrow: dict[str, Any] = {
+            "arrowstyle": "->",
+            "color": "#444444",
+            "linewidth": 0.7,
+            "shrinkA": 3,
+            "shrinkB": 3,
+        }
+        axes.annotate("", (x, low * gain.factor), (x, low), arrowprops=arrow)
+        words = f"{gain.name}: × {gain.words}"
+        axes.text(x, low / 1.3, words, rotation=90, ha="center", va="top", color="#444444", fontsize=7)
+
+
 @figure("roc", "classifier", 10, "ROC curve")
 def roc(data: ReportData) -> Drawn | str | None:
     """ε_s against ε_b."""
@@ -108,7 +180,7 @@ def roc(data: ReportData) -> Drawn | str | None:
 
 @figure("rejection", "classifier", 20, "Background rejection against signal efficiency")
 def rejection(data: ReportData) -> Drawn | str | None:
-    """1/ε_b against ε_s, with the working points."""
+    """1/ε_b against ε_s, with the working points and what the study gains at its own."""
     scores = data.scores
     if scores is None:
         return None
@@ -116,22 +188,33 @@ def rejection(data: ReportData) -> Drawn | str | None:
     places = np.searchsorted(EFFICIENCIES, np.array(REJECTION_PERCENTS) / 100 - 1e-9)
     for place, scored in enumerate(scores.contenders):
         band = roc_band(scored)
-        shown = np.where(band.measured, band.rejection, np.nan)
-        low = np.maximum(shown - band.rejection_error, shown / 2)
-        axes.plot(EFFICIENCIES, shown, color=colour(place), linestyle=line(place), label=scored.name)
+        drawn = np.where(band.measured, band.rejection, np.nan)
+        low = np.maximum(drawn - band.rejection_error, drawn / 2)
+        axes.plot(EFFICIENCIES, drawn, color=colour(place), linestyle=line(place), label=scored.name)
         axes.fill_between(
-            EFFICIENCIES, low, shown + band.rejection_error, color=colour(place), alpha=0.2, linewidth=0
+            EFFICIENCIES, low, drawn + band.rejection_error, color=colour(place), alpha=0.2, linewidth=0
         )
         axes.errorbar(
             EFFICIENCIES[places],
-            shown[places],
-            [(shown - low)[places], band.rejection_error[places]],
+            drawn[places],
+            [(drawn - low)[places], band.rejection_error[places]],
             fmt=MARKERS[place % len(MARKERS)],
             color=colour(place),
             markersize=4,
             capsize=2.5,
             linewidth=1,
         )
+    gained = [
+        gain
+        for table in data.search.tables
+        for gain in gains(table, scores, comparable=bool(shown(table, data.state).published_gains))
+    ]
+    _draw_gains(axes, gained, roc_band(scores.shown[-1]).rejection)
+    beside = (
+        f" {scores.shown[0].name} over {scores.shown[1].name}: × {', '.join(map(str, gained))}."
+        if gained
+        else ""
+    )
     axes.plot(EFFICIENCIES, 1 / EFFICIENCIES, label="random", **RANDOM)
     axes.set_yscale("log")
     axes.set_xlim(0, 1)
@@ -144,5 +227,5 @@ def rejection(data: ReportData) -> Drawn | str | None:
         drawing,
         f"{_signal_words(scores)}; {scores.where}; {_band_words(scores)}. Points: the working points of the table "
         "below. Where no background event passes in some run there is no measurement, and no line; below, bands and "
-        "bars end at half the value.",
+        f"bars end at half the value.{beside}",
     )
