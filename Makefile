@@ -130,8 +130,8 @@ types: env ## Check the types
 ui: env ## Show the searches in MLflow's pages on 127.0.0.1
 	$(VENV)/hep-ray ui
 
-bench: env ## Run every benchmark but that of a GPU; each line is JSON with ours, the peer's and their ratio
-	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do $(VENV)/python $$script || exit 1; done
+bench: env ## Run every benchmark but that of a GPU, lines of JSON as they come, and a table of ours and the peers' at the end
+	@$(VENV)/python benchmarks/all.py $(BENCH)
 
 rival: env ## Run a rival of the search benchmark in an environment of its own: make rival RIVAL=dehb SEEDS=5
 	@$(VENV)/python benchmarks/rivals.py --own-environment --rivals $(RIVAL) --seeds $(or $(SEEDS),1)

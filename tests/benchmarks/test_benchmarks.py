@@ -36,12 +36,35 @@ def lines(script, *flags):
     return found
 
 
+def test_make_bench_runs_every_benchmark_and_tells_what_failed(monkeypatch, capsys):
+    together = importlib.import_module("benchmarks.all")
+    scripts = {path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")}
+    assert {script for script, *_ in together.PROGRAMS} == scripts - {
+        *("all", "gpu", "lcbench", "rivals", "rival_methods")
+    }
+    monkeypatch.setattr(
+        together, "PROGRAMS", (("many_nodes", "--unknown"), ("sparse_images", "--events", "64"))
+    )
+    monkeypatch.setattr(sys, "argv", ["all.py"])
+    assert together.main() == 1
+    assert tells(capsys.readouterr().out, "failed: many_nodes --unknown", "sparse_images", "ratio")
+
+
 @pytest.mark.slow
 def test_trial_overhead():
     (line,) = lines("trial_overhead", "--trials", 5, "--peer-trials", 1)
     assert line["ratio"] == pytest.approx(line["peer"] / line["ours"], rel=0.1)
     assert line["more_than_optuna_loop"] == pytest.approx(line["ours"] - line["optuna_loop"], abs=0.002)
     assert 0 < line["ours_marginal"] < line["ours"]  # the whole search has the start of its workers in it
+
+
+@pytest.mark.slow
+def test_baselines():
+    (line,) = lines("baselines", "--trials", 2, "--events", 1000)
+    assert line["ratio"] == pytest.approx(line["peer"] / line["ours"], abs=0.02)
+    assert (
+        line["cpu_ours"] > 1
+    )  # of Python, torch and Ray: it counts processes that the search leaves behind too
 
 
 @pytest.mark.slow
