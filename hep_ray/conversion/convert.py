@@ -139,7 +139,8 @@ def convert(
         MissingPackage: an address needs one that is not installed.
         InvalidConfig: an input is given twice, or the choices contradict each other.
         InvalidSchema: the class names, the columns or the signal are refused.
-        InvalidEvents: events break the schema; or an event is in a test file and in another, or a class in none.
+        InvalidEvents: events break the schema; or an event, or a value of `split_by`, is in a test file and in another,
+            or a class in none.
         StorageError: `out` is occupied or cannot be written.
         StorageHeld: another process makes the same dataset.
         Interrupted: Ctrl-C was pressed; what was read is kept.
@@ -230,11 +231,7 @@ def _converted(
                     cuts[name].add(cut)
                 if progress:
                     progress(done, opened.events)
-            if opened.test_files:
-                of_dataset = opened.schema is not None
-                refuse_shared(
-                    spilled, event_schema, ids_named=bool(rules.event_id.fields), of_dataset=of_dataset
-                )
+            refuse_shared(opened, rule, spilled, event_schema)
             writer.source["events_read"] = done
             writer.source["notes"] = [*notes, *_cut_lists(event_schema, cuts)]
     except KeyboardInterrupt:

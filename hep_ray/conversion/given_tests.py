@@ -1,8 +1,9 @@
-"""A test split that is given as files: the rule of it, and events that it must not share with the others."""
+"""A test split that is given as files: its rule, and events and groups that it must not share with the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +13,21 @@ from hep_ray.conversion.inputs import Inputs
 from hep_ray.conversion.shards import IDS_OF_VALUES
 from hep_ray.dataset.check import row_hashes
 from hep_ray.dataset.schema import EVENT_ID, IN_TEST_FILE, Column, EventSchema
-from hep_ray.dataset.splits import SPLITS, SplitRule
+from hep_ray.dataset.splits import SPLITS, SplitRule, written
 from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema
 
 PIECE_BYTES = 32 * 2**20
 """About as many bytes of events are looked at at a time."""
+GROUPS_AT_A_TIME = 2**22
+"""About as many values of a column that groups events are held at a time."""
 Hashes = npt.NDArray[np.uint64]
 
 
 def given_split(opened: Inputs, rule: SplitRule, schema: EventSchema) -> tuple[SplitRule, EventSchema]:
     """Return the rule and the schema by which events of the test files are test, others train and val by fractions.
 
-    Without test files both stay as they are.
+    Without test files both stay as they are. A `split_by` of the schema divides train and val; whether a value of it is
+    in a test file too is known when all events are read (`refuse_shared`).
 
     Raises:
         InvalidConfig: something else decides the test split, too.
@@ -34,10 +38,6 @@ def given_split(opened: Inputs, rule: SplitRule, schema: EventSchema) -> tuple[S
     if rule.train_where is not None:
         raise InvalidConfig(
             f"--test-file and --train-where '{rule.train_where}' both say which events are test: leave one out"
-        )
-    if schema.split_by is not None:
-        raise InvalidConfig(
-            f"--test-file and --split-by {schema.split_by} both say which split an event is in: leave one out"
         )
     if rule.test > 0 and rule.model_fields_set & set(SPLITS):  # stated, if only as it is by default
         raise InvalidConfig(
@@ -54,7 +54,26 @@ def given_split(opened: Inputs, rule: SplitRule, schema: EventSchema) -> tuple[S
     return rule, schema.with_spectator(Column(name=IN_TEST_FILE, dtype="uint8"))
 
 
-def refuse_shared(
+def refuse_shared(opened: Inputs, rule: SplitRule, runs: Sequence[SortedRun], schema: EventSchema) -> None:
+    """Refuse events and groups that are in a test file and in another input, and classes that either has none of.
+
+    Args:
+        opened: all inputs.
+        rule: of `given_split`, or of a dataset that was divided by it.
+        runs: all that were spilled.
+        schema: of the events.
+
+    Raises:
+        InvalidEvents: there are such.
+    """
+    if opened.test_files:
+        ids_named = bool(opened.rules.event_id.fields)
+        _refuse_shared_events(runs, schema, ids_named=ids_named, of_dataset=opened.schema is not None)
+    if rule.by_test_file and schema.split_by is not None:
+        _refuse_shared_groups(runs, schema.split_by)
+
+
+def _refuse_shared_events(
     runs: Sequence[SortedRun], schema: EventSchema, *, ids_named: bool, of_dataset: bool
 ) -> None:
     """Refuse events that are in a test file and in another input, and classes that either has none of.
@@ -93,6 +112,44 @@ def refuse_shared(
     else:
         values = f"the same values; leave them out of one, or {naming}"
         _refuse_alike(tests, others, schema, values, by_content=True)
+
+
+def _refuse_shared_groups(runs: Sequence[SortedRun], name: str) -> None:
+    """Refuse values of a column, the schema's `split_by`, that events of the test files and others have.
+
+    Columns are read once for each `GROUPS_AT_A_TIME` events of the test files, a part of their values each time.
+    """
+    tests = [run for run in runs if run.split == "test"]
+    others = [run for run in runs if run.split != "test"]
+    parts = max(1, -(-sum(run.rows for run in tests) // GROUPS_AT_A_TIME))
+    groups = events = 0
+    example: np.generic | None = None
+    for part in range(parts):
+        pieces = list(_groups(tests, name, part, parts))
+        tested = np.unique(np.concatenate(pieces)) if pieces else np.zeros(0)
+        common = np.zeros(len(tested), dtype=bool)
+        for values in _groups(others, name, part, parts):
+            found = np.isin(values, tested)
+            events += int(found.sum())
+            common[np.searchsorted(tested, values[found])] = True
+        groups += int(common.sum())
+        if common.any() and example is None:
+            example = tested[common.argmax()]
+    if example is not None:
+        shared = f"{groups} values of '{name}' are in a test file and in another, such as {written(example)}"
+        raise InvalidEvents(
+            f"{shared}, with {events} events to train with: events of one value belong together, and a model would be "
+            "tested on what it has seen. "
+            f"Leave these events out of one of the files; if they do not belong together, leave out --split-by {name}"
+        )
+
+
+def _groups(runs: Sequence[SortedRun], name: str, part: int, parts: int) -> Iterator[npt.NDArray[Any]]:
+    """Yield the values of a column of numbers, a run at a time: those of one part, by a hash."""
+    for run in runs:
+        with run.within(0, 2**64) as batch:
+            values = batch.column(name).to_numpy() + 0  # in memory of its own, and -0 becomes 0
+        yield values if parts == 1 else values[row_hashes([values]) % np.uint64(parts) == part]
 
 
 def _refuse_alike(

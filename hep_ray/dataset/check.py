@@ -119,8 +119,12 @@ class _EventScan:
             column.name: Repetitions()
             for column in self._schema.columns
             if not column.shape
-            and column.name not in (self._schema.split_by, *self._schema.weights)
-            and (column.name in self._schema.spectators or identifier_like(column.name, whole=True))
+            and column.name not in self._schema.weights
+            and (
+                self._rule.by_test_file  # or events of one value are in one split by the rule
+                if column.name == self._schema.split_by
+                else column.name in self._schema.spectators or identifier_like(column.name, whole=True)
+            )
         }
         self._batch_rows = max(1, BATCH_BYTES // sum(column.nbytes for column in self._schema.columns))
 
@@ -198,15 +202,28 @@ class _EventScan:
             events = sum(len(hashes) for hashes in found.hashes)
             repeated, _, shared = found.count()
             groups, torn = events - repeated, sum(shared.values())
+            tested = shared[0, 2] + shared[1, 2]
+            if name == self._schema.split_by:
+                if tested:
+                    yield (
+                        f"column '{name}' says which events belong together, and {tested} times one of its values is "
+                        "in the test files and in 'train' or 'val': hep-ray data convert of the files refuses them"
+                    )
+                continue
             if name in accepted or not torn or groups < FEWEST_GROUPS:
                 continue
             if not FEWEST_IN_GROUP < events / groups < MOST_IN_GROUP:
                 continue
+            given = ""
+            if self._rule.by_test_file:
+                given = " beside --test-file" + " once no value is in a test file and in another" * bool(
+                    tested
+                )
             yield (
                 f"column '{name}' has {groups} values, each in {events / groups:.1f} events on average, and {torn} "
                 "times the same one in two splits: if events of one value belong together, as candidates of one "
                 f"collision do, a model is judged by what it has seen. hep-ray data convert … --split-by {name} keeps "
-                f"them in one split; if they do not: hep-ray data check … --accept {name}"
+                f"them in one split{given}; if they do not: hep-ray data check … --accept {name}"
             )
 
 

@@ -20,6 +20,7 @@ from pydantic import model_validator
 
 from hep_ray.config import Config
 from hep_ray.dataset.expressions import Expression
+from hep_ray.dataset.schema import IN_TEST_FILE
 from hep_ray.errors import InvalidConfig
 
 Split = Literal["train", "val", "test"]
@@ -100,6 +101,11 @@ class SplitRule(Config):
         return (self.train, 1.0 if self.test == 0 else self.train + self.val)
 
     @property
+    def by_test_file(self) -> bool:
+        """Whether events of given test files are test, and others train and val."""
+        return self.train_where is not None and set(Expression(self.train_where).names) == {IN_TEST_FILE}
+
+    @property
     def without_cuts(self) -> SplitRule:
         """The rule as it is before the events are known."""
         return self.model_copy(update={"cuts": ()})
@@ -162,11 +168,11 @@ def hashes_of(
     hashes = event_hashes(event_ids, salt)
     if groups is not None and len(hashes):
         values, places = np.unique(groups, return_inverse=True)
-        hashes[:, 0] = event_hashes(map(_written, values), salt)[places, 0]
+        hashes[:, 0] = event_hashes(map(written, values), salt)[places, 0]
     return hashes
 
 
-def _written(value: np.generic) -> str:
+def written(value: np.generic) -> str:
     """Return a number as text, the same in every dtype that holds it."""
     number = value.item()
     return str(int(number)) if float(number).is_integer() else repr(float(number))

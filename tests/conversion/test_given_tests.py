@@ -127,8 +127,9 @@ def test_bad_test_files_are_refused(tmp_path: Path, bad: str) -> None:
         more["rule"], facts = split_rule("60/15/25", None), ["25", "--split 80/20/0"]
     elif bad == "where":
         more["rule"], facts = SplitRule(train_where="x < 50"), ["'x < 50'", "--train-where"]
-    elif bad == "group":
-        more["rules"], facts = {**LABELLED, "split_by": "z"}, ["--split-by", "z"]
+    elif bad == "group":  # z is 0 to 10 in either file, in all 100 events of the other
+        more["rules"], error = {**LABELLED, "split_by": "z"}, InvalidEvents
+        facts = [11, "'z'", 100, "--split-by", "such as 0"]
     elif bad == "label":
         table(held, 1000, 20, labels=("1", "2"))
         error = HepRayError
@@ -138,6 +139,59 @@ def test_bad_test_files_are_refused(tmp_path: Path, bad: str) -> None:
     with raises(error, *facts):
         made(tmp_path, [own], [held], **more)
     assert not (tmp_path / "out").exists()
+
+
+def collisions(path: Path, first: int, count: int) -> Path:
+    """Write candidates, five of each collision, of both classes."""
+    lines = [
+        f"{5 * collision + one},{collision},{'bs'[(5 * collision + one) % 2]}"
+        for collision in range(first, first + count)
+        for one in range(5)
+    ]
+    path.write_text("\n".join(["x,evt,y", *lines]) + "\n")
+    return path
+
+
+def test_groups_are_whole_beside_a_given_test_file(tmp_path: Path) -> None:
+    own, held = collisions(tmp_path / "own.csv", 0, 300), collisions(tmp_path / "held.csv", 1000, 40)
+    words = ["convert", str(own), "--reader", "text", "--label", "y", "--classes", "b,s", "--out"]
+    words += [str(tmp_path / "out"), "--test-file", str(held), "--split-by", "evt", "--split", "80/20/0"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    dataset = Dataset.open(tmp_path / "out")
+    found = [
+        set(dataset.arrays(split, purpose="check")["evt"].tolist()) for split in ("train", "val", "test")
+    ]
+    assert found[2] == set(range(1000, 1040))
+    assert [len(found[0] & found[1]), len(found[0] | found[1])] == [0, 300]
+    assert 0.1 < len(found[1]) / 300 < 0.3
+    assert check(dataset.folder).problems == ()
+    again = [str(tmp_path / "out"), "--reader", "parquet", "--train-where", "in_test_file == 0", "--out"]
+    again = ["convert", *again, str(tmp_path / "again"), "--stratify"]
+    assert CliRunner().invoke(app, again, catch_exceptions=False).exit_code == 0
+    assert Dataset.open(tmp_path / "again").rows("test") == 200
+    assert check(tmp_path / "again").problems == ()
+
+
+@pytest.mark.parametrize("at_a_time", [7, 2**22])
+def test_groups_in_a_test_file_and_in_another_are_refused(
+    at_a_time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Collisions 290 to 299 are in both files, with other events each."""
+    monkeypatch.setattr("hep_ray.conversion.given_tests.GROUPS_AT_A_TIME", at_a_time)
+    own, held = collisions(tmp_path / "own.csv", 0, 300), collisions(tmp_path / "held.csv", 290, 40)
+    held.write_text(held.read_text().replace("\n1", "\n91"))  # x 1450 to 1649 become others
+    rules = {"rules": LABELLED, "rule": NO_TEST}
+    whole = made(tmp_path, [own], [held], columns=("x", "evt"), **rules)
+    (problem,) = [one for one in check(whole.folder).problems if "'evt'" in one]
+    assert (
+        "--split-by evt keeps them in one split beside --test-file once no value is in a test file" in problem
+    )
+    with raises(InvalidEvents, 10, "'evt'", 50, "--split-by evt"):
+        made(tmp_path, [own], [held], split_by="evt", overwrite=True, **rules)
+    words = {"rule": SplitRule(train_where="in_test_file == 0"), "split_by": "evt"}
+    with raises(InvalidEvents, 10, "'evt'", 50):  # and where the dataset is converted again
+        convert([whole.folder], "parquet", None, tmp_path / "again", **words)
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_path_without_a_word_and_a_column_that_is_there_are_refused(tmp_path: Path) -> None:
