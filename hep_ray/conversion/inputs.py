@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,8 +208,10 @@ def joined_tables(opened: Inputs) -> Iterator[str]:
         False: "divided into train and val anew",
         True: "all test",
     }
-    for path, tests in dict.fromkeys((one.path, one.tests) for one in opened.tables):
-        names = [one.part.name for one in opened.tables if (one.path, one.tests) == (path, tests)]
+    joined: dict[tuple[Path, bool | None], list[str]] = {}
+    for one in opened.tables:
+        joined.setdefault((one.path, one.tests), []).append(one.part.name)
+    for (path, tests), names in joined.items():
         if len(names) > 1:
             yield (
                 f"{path}: {len(names)} tables are joined, {listed(names, MOST_JOINED)}; their events are "
@@ -243,11 +246,15 @@ def _refuse_empty_class(
 
 def _with_stems(tables: Sequence[InputTable]) -> tuple[InputTable, ...]:
     """Give tables of which the ids would be equal as much of their path, and their own name, as tells them apart."""
+    of_class: dict[int | None, list[Path]] = {}
+    for one in tables:
+        of_class.setdefault(one.label, []).append(one.path)
+    stems = {label: told_apart(paths) for label, paths in of_class.items()}
+    counts = {label: Counter(paths) for label, paths in of_class.items()}
     named = []
     for one in tables:
-        rivals = [other for other in tables if other.label == one.label]
-        stem = told_apart(other.path for other in rivals)[one.path]
-        if one.part.name and sum(other.path == one.path for other in rivals) > 1:
+        stem = stems[one.label][one.path]
+        if one.part.name and counts[one.label][one.path] > 1:
             stem = f"{stem}/{one.part.name}"
         named.append(replace(one, stem=stem))
     return tuple(named)

@@ -142,7 +142,7 @@ def files(paths: Iterable[Path], reader: Reader, notes: list[str] | None = None)
         ]
         own = [file for file in below if _ending(file) in reader.suffixes]
         kinds = Counter(_ending(file) for file in own)
-        others = Counter(_ending(file) or file.name for file in below if file not in own)
+        others = Counter(_ending(file) or file.name for file in below if _ending(file) not in kinds)
         held = ", ".join(f"{count} {ending}" for ending, count in (kinds or others).items())
         if len(kinds) != 1:
             remedy = f": give a glob of those that are meant, '{path}/*{next(iter(kinds or others), '')}'"

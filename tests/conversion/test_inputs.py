@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from hep_ray.conversion.cli import app
 from hep_ray.conversion.convert import convert
-from hep_ray.conversion.inputs import merged_classes
-from hep_ray.conversion.paths import told_apart
+from hep_ray.conversion.inputs import merged_classes, open_inputs
+from hep_ray.conversion.paths import stem_of, told_apart
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import parse_schema
 from hep_ray.dataset.dataset import Dataset
@@ -133,6 +133,28 @@ def test_as_much_of_the_path_as_is_needed(tmp_path: Path) -> None:
     assert names("run.1", "run.2") == ["run.1", "run.2"]
     assert names("a/x.csv", "a/x.csv.gz", "b/x.csv") == ["a/x.csv", "a/x.csv.gz", "b/x.csv"]
     assert names("a/../b/x.root", "a/x.root") == ["b/x", "a/x"]
+
+
+def test_as_many_names_are_looked_at_as_there_are_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times the files, four times the work: no name is looked at once for each other file."""
+    looked: list[Path] = []
+    counted = lambda path: looked.append(path) or stem_of(path)  # noqa: E731
+    monkeypatch.setattr("hep_ray.conversion.paths.stem_of", counted)
+    counts = {}
+    for files in (8, 32):
+        for number in range(files):
+            (tmp_path / str(files) / f"{number}").mkdir(parents=True)
+            (tmp_path / str(files) / f"{number}/out.csv").write_text(f"x\n{number}\n")
+        looked.clear()
+        inputs = [
+            f"{name}={tmp_path}/{files}/*[{own}]/out.csv" for name, own in (("b", "02468"), ("s", "13579"))
+        ]
+        opened = open_inputs(inputs, parse_schema('reader = "text"', "t"))
+        assert len({(one.label, one.stem) for one in opened.tables}) == files
+        counts[files] = len(looked)
+    assert counts[32] <= 4 * counts[8]
 
 
 def test_tables_of_one_file_are_told_apart_by_their_names(tmp_path: Path) -> None:
