@@ -259,7 +259,7 @@ def check_command(
     accept: Annotated[
         str | None,
         typer.Option(
-            help="Columns known to be measurements, separated by commas: found, they are noted only."
+            help="Columns that are meant, such as measurements, separated by commas: found, they are noted only."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -268,7 +268,7 @@ def check_command(
 
     Compares every shard with the manifest and reads every event: NaN, labels outside the classes, an empty
     split or class, columns that never change, duplicates, the same event in two splits, events of one collision in two
-    splits, and row numbers, identifiers and weights that give the class away.
+    splits, columns that separate the classes alone, and classes whose weights sum to 0 or less.
     """
     from hep_ray.dataset.check import check
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hep_ray.config import Config
-from hep_ray.dataset.dataset import ContentHash, Manifest, Shard, shard_problems, weight_sums
+from hep_ray.dataset.dataset import ContentHash, Manifest, Shard, refuse_sums, shard_problems, weight_sums
 from hep_ray.dataset.expressions import unknown
 from hep_ray.dataset.leakage import Leakage, identifier_like
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
@@ -58,15 +58,15 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     that models read, or a named element of one, with a single value throughout; events in a split that the
     rule does not give them; ids used twice; events whose inputs repeat those of another, of the same class
     or, counted apart, of another, within a split or, as leakage, across splits; events of one value of an identifier or
-    spectator in several splits; columns that separate a class from
-    the others alone and look like row numbers, identifiers, weights or labels.
+    spectator in several splits; columns that separate a class from the others alone, wholly or as they look like row
+    numbers, identifiers, weights or labels; weights that sum to 0 or less in a class of a split.
 
     Notes are: classes of unequal size, and splits in which a class is rarer or commoner than overall; columns that
-    separate a class alone, identifiers and weights, and values that seem to stand for missing ones.
+    nearly separate a class alone, identifiers and weights, and values that seem to stand for missing ones.
 
     Args:
         folder: of the dataset.
-        accept: columns that are known to be measurements: what is found of them is noted only.
+        accept: columns that are meant, such as measurements: what is found of them is noted only.
 
     Raises:
         UnreadableInput: there is no readable manifest.
@@ -83,6 +83,9 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
     recorded = manifest.weights
     if not problems and recorded and recorded != weight_sums(folder, manifest.event_schema, manifest.shards):
         problems.append("the sums of the weights in the manifest are not those of the shards")
+    told = [] if problems else list(weight_problems(folder, manifest))
+    accepted = told if manifest.event_schema.weight in accept else []
+    problems += [one for one in told if one not in accepted]
     problems += balance_problems(manifest)
     scan = _EventScan(manifest)
     for shard in manifest.shards:
@@ -97,7 +100,12 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
         splits=manifest.split_counts(),
         fingerprint=manifest.fingerprint,
         problems=tuple(problems),
-        notes=(*code_changes(manifest.source.get("own_code")), *balance_notes(manifest), *notes),
+        notes=(
+            *code_changes(manifest.source.get("own_code")),
+            *balance_notes(manifest),
+            *accepted,
+            *notes,
+        ),
     )
 
 
@@ -244,6 +252,19 @@ def balance_problems(manifest: Manifest) -> Iterator[str]:
             yield f"the split '{split}' is empty"
         elif absent and any(counts.values()):
             yield f"the split '{split}' has no events of {', '.join(absent)}"
+
+
+def weight_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield splits in which the weights of a class that has events sum to 0 or less, as a search refuses them."""
+    sums = manifest.weights or weight_sums(folder, manifest.event_schema, manifest.shards)
+    for split, of_classes in sums.items():
+        counts = manifest.class_counts(split)
+        try:
+            refuse_sums(
+                {name: signed for name, (signed, _) in of_classes.items() if counts[name]}, f"split '{split}'"
+            )
+        except InvalidEvents as exc:
+            yield f"{exc}; if all shall: hep-ray data check … --accept {manifest.event_schema.weight}"
 
 
 def balance_notes(manifest: Manifest) -> Iterator[str]:

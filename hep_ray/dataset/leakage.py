@@ -21,6 +21,8 @@ Floats = npt.NDArray[np.float64]
 
 SEPARATES = 0.999
 """AUC of a single column against the other classes above which it is told of."""
+PERFECT = 0.9999
+"""AUC above which a column leaves nothing to be learnt: a problem, unless somebody says that it is meant."""
 LARGEST_SAMPLE = 2**23
 """Values that are held together."""
 MOST_EVENTS = 20_000
@@ -30,12 +32,13 @@ MOST_ELEMENTS = 256
 FEWEST_EVENTS = 20
 """Events below which nothing is said of a column."""
 FEWEST_OF_CLASS = 5
+FEWEST_OF_PERFECT = 50
+"""Events of a class, and of the rest, from which an AUC of 1 is no luck of a good measurement."""
 FEWEST_REPEATS = 3
 FEWEST_VALUES = 10
 """Different values, beside one that may stand for missing ones."""
 FAR = 2.0
 """A value stands far outside the others if its distance exceeds their range so many times."""
-MOST_LISTED = 12
 
 _ROW = re.compile(r"index|axis1|level_\d+|__index_level_\d+__|unnamed: ?\d+", re.IGNORECASE)
 _IDENTIFIER = re.compile(
@@ -127,13 +130,17 @@ class Leakage:
         shown, name = _shown(column, place)
         kind = _kind(name, values, order)
         if separated := self._separated(values, joined):
-            label, listed = separated
+            label, listed, perfect = separated
             within = [values[joined[LABEL] == one] for one in np.unique(joined[LABEL])]
             if kind is None and all(len(np.unique(own)) == 1 for own in within):
                 kind = "has one value in each class, as a label or the weight of a sample does"
             more = f" and {kind}" if kind else ""
             text = f"alone separates '{self._schema.classes[label]}' from the rest (AUC {listed}){more}: a search would"
-            yield column.name, f"{shown} {text} report what it says. {self._remedy(column)}", bool(kind)
+            yield (
+                column.name,
+                f"{shown} {text} report what it says. {self._remedy(column)}",
+                perfect or bool(kind),
+            )
         elif kind is not None:
             yield column.name, f"{shown} {kind}. {self._remedy(column)}", False
         if (sentinel := _sentinel(values)) is not None:
@@ -145,8 +152,8 @@ class Leakage:
             )
             yield column.name, text, False
 
-    def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str] | None:
-        """Return the class that the values tell from all others in every split, and the AUCs."""
+    def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str, bool] | None:
+        """Return a class that the values tell from the others in every split, the AUCs, and whether all are 0 or 1."""
         labels, classes = joined[LABEL], len(self._schema.classes)
         within = {name: joined["split"] == number for number, name in enumerate(SPLITS)}
         within = {name: mask for name, mask in within.items() if mask.any()}
@@ -154,19 +161,24 @@ class Leakage:
         absent = np.isnan(areas)
         above, below = absent | (areas > SEPARATES), absent | (areas < 1 - SEPARATES)
         own = np.bincount(labels, minlength=classes)
-        enough = np.minimum(own, len(labels) - own) >= FEWEST_OF_CLASS
+        fewest = np.minimum(own, len(labels) - own)
+        enough = fewest >= FEWEST_OF_CLASS
         telling = np.flatnonzero((above.all(axis=0) | below.all(axis=0)) & ~absent.all(axis=0) & enough)
         if not len(telling):
             return None
         label = self._schema.signal_index if self._schema.signal_index in telling else int(telling[0])
+        here = areas[~absent[:, label], label]
+        perfect = bool(np.abs(here - 0.5).min() > PERFECT - 0.5) and fewest[label] >= FEWEST_OF_PERFECT
         told = zip(within, areas[:, label], strict=True)
-        return label, ", ".join(f"{area:.4f} in {name}" for name, area in told if not np.isnan(area))
+        return label, ", ".join(f"{area:.4f} in {name}" for name, area in told if not np.isnan(area)), perfect
 
     def _remedy(self, column: Column) -> str:
         others = [other.name for other in self._schema.columns if other.name != column.name]
-        listed = f"--columns {','.join(others) if len(others) <= MOST_LISTED else 'with the others'}"
-        without = f"convert without it ({listed})" if others else "convert other columns"
-        return f"If it is not measured: {without}; if it is: hep-ray data check … --accept {column.name}"
+        without = "convert other columns"
+        if others:
+            without = f"hep-ray data convert … --columns {','.join(others)} leaves it out"
+        accepted = f"hep-ray data check … --accept {column.name} says so"
+        return f"If it is no measurement: {without}; if it is meant, as a charge may be: {accepted}"
 
 
 class _Order:

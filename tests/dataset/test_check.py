@@ -206,3 +206,25 @@ def test_an_edited_manifest_is_a_problem(make_dataset: Callable[..., Path]) -> N
 def test_no_manifest_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnreadableInput):
         check(tmp_path)
+
+
+def test_weights_that_sum_to_zero_or_less_are_a_problem_unless_they_are_meant(tmp_path: Path) -> None:
+    """Of 100 events of each class every second weighs −1, the others 1: the sums are 0, or 100 where all weigh 1."""
+    schema = EventSchema(
+        task="toy", columns=(Column(name="x"), Column(name="w")), classes=("bg", "sig"), weight="w"
+    )
+    rows, random = np.arange(200), np.random.default_rng(0)
+    with ShardWriter(tmp_path / "d", schema, SplitRule(train=1.0, val=0, test=0)) as writer:
+        writer.write(
+            {
+                "event_id": [f"e{row}" for row in rows],
+                "label": rows % 2,
+                "x": random.normal(size=200).astype(np.float32),
+                "w": np.where((rows % 4 == 1), -1, 1).astype(np.float32),
+            }
+        )
+    (problem,) = check(tmp_path / "d").problems
+    assert tells(problem, "'train'", "bg 100", "sig 0", "--weights off", "--accept w")
+    report = check(tmp_path / "d", ["w"])
+    assert report.problems == ()
+    assert problem in report.notes

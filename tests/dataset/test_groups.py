@@ -140,7 +140,7 @@ def test_files_and_datasets_are_split_by_a_field(reader: str, tmp_path: Path) ->
     rng = np.random.default_rng(0)
     for number, name in enumerate(("jet", "tau")):
         event = np.repeat(np.arange(100), 3)
-        np.savez(tmp_path / f"{name}.npz", pt=rng.random(300) + number, event_number=event)
+        np.savez(tmp_path / f"{name}.npz", pt=rng.random(300) + number / 2, event_number=event)
     words = ["convert", f"jet={tmp_path / 'jet.npz'}", f"tau={tmp_path / 'tau.npz'}", "--reader", "npz"]
     if reader == "parquet":
         first = [*words, "--columns", "pt,event_number", "--out", str(tmp_path / "first")]

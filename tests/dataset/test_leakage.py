@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
 
+from hep_ray.conversion.cli import app
 from hep_ray.conversion.columns import set_aside, weight_like
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.readers import Part
@@ -21,7 +23,9 @@ from hep_ray.dataset.check import CheckReport, check
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.leakage import one_vs_rest
 from hep_ray.dataset.schema import Column, EventSchema
+from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidConfig
+from tests.dataset.of_split import split_of
 from tests.facts import raises, tells
 
 EVENTS = 400
@@ -92,22 +96,47 @@ def test_run_numbers_and_weights_that_separate_the_classes_are_told_by_their_nam
     for name, values, said in (("run", runs, "identifier"), ("mcWeight", weights, "weight")):
         (problem,) = report(tmp_path / name, values, name).problems
         assert f"is an {said} by its name" in problem or f"is a {said} by its name" in problem
-    # neither name nor values tell: it may be measured
-    assert report(tmp_path / "z", runs, "z").problems == ()
 
 
-def test_a_perfect_measurement_is_noted_and_blocks_nothing(tmp_path: Path) -> None:
-    found = report(tmp_path / "d", (PT + 20 * LABELS).astype(np.float32))
+@pytest.mark.parametrize(("sign", "area"), [(1, "1.0000"), (-1, "0.0000")])
+def test_a_column_that_separates_the_classes_alone_is_a_problem_unless_it_is_meant(
+    sign: int, area: str, tmp_path: Path
+) -> None:
+    found = report(tmp_path / "d", (PT + sign * 20 * LABELS).astype(np.float32))
+    (problem,) = found.problems
+    said = [f"AUC {area} in train", f"{area} in val", "hep-ray data convert … --columns pt", "--accept x"]
+    assert tells(problem, "'x'", "alone separates", "'b'", *said)
+    accepted = check(tmp_path / "d", ("x",))
+    assert (accepted.problems, accepted.notes) == ((), (problem,))
+    assert CliRunner().invoke(app, ["check", str(tmp_path / "d")]).exit_code == 1
+    assert CliRunner().invoke(app, ["check", str(tmp_path / "d"), "--accept", "x"]).exit_code == 0
+
+
+def test_a_very_good_measurement_is_noted_and_blocks_nothing(tmp_path: Path) -> None:
+    """Of about 50 test events of each class one pair is in the wrong order: AUC 1 − 1/2500 in test, 1 elsewhere."""
+    values = (PT + 20 * LABELS).astype(np.float32)
+    ids = [f"{'ab'[label]}/f/{row}" for row, label in enumerate(LABELS.tolist())]
+    tested = split_of(ids, SplitRule()) == "test"
+    values[np.flatnonzero(tested & (LABELS == 1))[0]] = np.sort(values[tested & (LABELS == 0)])[-2:].mean()
+    found = report(tmp_path / "d", values)
     assert found.problems == ()
     (note,) = found.notes
-    assert tells(note, "'x'", "'b'", "AUC 1.0000 in train")
+    assert tells(note, "'x'", "alone separates", "'b'", "0.9996 in test")
+
+
+def test_an_auc_of_one_of_few_events_may_be_luck(tmp_path: Path) -> None:
+    labels = np.zeros(EVENTS, np.int64)
+    labels[:: EVENTS // 40] = 1  # 40 of 400
+    found = report(tmp_path / "d", (PT + 20 * labels).astype(np.float32), labels=labels)
+    assert found.problems == ()
+    assert any(tells(note, "alone separates", "'x'") for note in found.notes)
 
 
 def test_of_several_classes_each_is_compared_with_the_rest(tmp_path: Path) -> None:
     labels = np.arange(EVENTS) * 4 // EVENTS
     values = np.where(labels == 2, 50, 0) + PT
-    (note,) = report(tmp_path / "d", values.astype(np.float32), labels=labels).notes
-    assert tells(note, "separates", "'c'")
+    (problem,) = report(tmp_path / "d", values.astype(np.float32), labels=labels).problems
+    assert tells(problem, "separates", "'c'")
 
 
 def test_identifiers_that_separate_nothing_are_noted(tmp_path: Path) -> None:

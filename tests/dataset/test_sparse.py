@@ -127,7 +127,7 @@ def test_a_column_with_many_zeros_is_stored_without_them_and_is_the_same_dataset
     left, right = (SCHEMA.decode(table.to_batches()[0]) for table in tables)
     for name, values in left.items():
         np.testing.assert_array_equal(values, right[name])
-    assert check(tmp_path / "s").problems == ()
+    assert check(tmp_path / "s", ["image"]).problems == ()  # a cell of it tells the classes
     assert json.loads((tmp_path / "s/manifest.json").read_text())["sparse"] == sparse.sparse
 
 
@@ -164,7 +164,7 @@ def test_a_manifest_without_the_entry_is_one_of_plain_columns(tmp_path: Path) ->
     del values["sparse"]
     path.write_text(json.dumps(values))
     assert Manifest.load(tmp_path / "d").fingerprint == dense.fingerprint
-    assert check(tmp_path / "d").problems == ()
+    assert check(tmp_path / "d", ["image"]).problems == ()  # a cell of it tells the classes
 
 
 def test_shards_without_zeros_are_read_as_any_parquet_is(tmp_path: Path) -> None:

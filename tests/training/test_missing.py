@@ -118,7 +118,7 @@ def test_sentinels_become_nan_and_others_are_refused(tmp_path: Path) -> None:
     for number, name in enumerate(("a", "b")):
         mass = rng.normal(90, 5, 100)
         mass[::4] = -999
-        np.savez(tmp_path / f"{name}.npz", mass=mass, pt=rng.random(100) + number)
+        np.savez(tmp_path / f"{name}.npz", mass=mass, pt=rng.random(100) + number / 2)
     (tmp_path / "s.toml").write_text(
         'reader = "npz"\n[[columns]]\nname = "mass"\nsentinels = [-999]\nmissing = "nan"\nmissing_indicator = true\n'
         '[[columns]]\nname = "pt"\n'
