@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hep_ray.conversion.columns import field_of, is_numeric
+from hep_ray.conversion.columns import field_of
 from hep_ray.conversion.external_sort import take
+from hep_ray.conversion.field_values import field_values
 from hep_ray.conversion.images import images_of_lists
 from hep_ray.conversion.labels import BatchOrigin, labels_of
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile
@@ -72,7 +73,7 @@ def assemble(
         InvalidEvents: a value is absent, outside its dtype, or belongs to no class; file and row are named.
         InvalidConfig: an expression does not suit its fields.
     """
-    raw = {name: _values(batch, name, origin) for name in batch.schema.names}
+    raw = {name: field_values(batch, name, origin) for name in batch.schema.names}
     rows = np.arange(batch.num_rows)
     keep = np.ones(batch.num_rows, dtype=bool)
     named = {
@@ -131,36 +132,6 @@ def _as_text(values: Any) -> pa.Array:
     if array.ndim == 1 and array.dtype.kind in "iu":
         return pa.array(array).cast(pa.string())
     return pa.array(map(str, array.tolist()), pa.string())
-
-
-def _values(batch: pa.RecordBatch, name: str, origin: BatchOrigin) -> Any:
-    """Return the values of a field as numpy or awkward; missing numbers are NaN."""
-    values = batch.column(name)
-    kind = values.type
-    plain = is_numeric(kind) and not isinstance(kind, pa.ExtensionType) and not pa.types.is_nested(kind)
-    if values.null_count and not plain:
-        row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-        raise InvalidEvents(
-            f"field '{name}' of {origin.at(row, name)} is empty: fill it in the file, or leave such events out of it"
-        )
-    if isinstance(kind, pa.FixedShapeTensorType):
-        flat = values.storage.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(values), *kind.shape)
-    if pa.types.is_fixed_size_list(kind):
-        return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), kind.list_size)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        import awkward
-
-        lists = awkward.from_arrow(values)
-        return awkward.fill_none(lists, np.nan, axis=-1) if values.flatten().null_count else lists
-    if values.null_count:
-        try:
-            values = values.cast(pa.float64())
-        except pa.ArrowInvalid as exc:
-            raise InvalidEvents(
-                f"field '{name}' of {origin.shown} has whole numbers of 2^53 or more beside missing ones: {exc}"
-            ) from None
-    return values.to_numpy(zero_copy_only=False)
 
 
 def _read_by(texts: Iterable[str | None], columns: Sequence[ColumnRule], known: Collection[str]) -> set[str]:

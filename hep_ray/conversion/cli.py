@@ -54,7 +54,8 @@ def convert_command(
     label: Annotated[
         str | None,
         typer.Option(
-            help="Field that holds the label: 0, 1, … in the order of --classes, their names, or one-hot."
+            help="Field that holds the label: 0, 1, … in the order of --classes, their names, or one-hot. Without "
+            "--classes its values, texts or whole numbers, are the classes."
         ),
     ] = None,
     label_values: Annotated[

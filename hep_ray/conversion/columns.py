@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.config import parse
+from hep_ray.conversion.field_values import is_numeric
 from hep_ray.conversion.images import image_column
 from hep_ray.conversion.inputs import InputTable
 from hep_ray.conversion.paths import listed
@@ -176,13 +177,6 @@ def _natural_dtype(kind: pa.DataType) -> str:
     value = kind.value_type if hasattr(kind, "value_type") else kind
     name = str(np.dtype(value.to_pandas_dtype()))
     return name if name in DTYPES else "uint8"
-
-
-def is_numeric(kind: pa.DataType) -> bool:
-    """Return whether a type is of numbers or booleans, or of arrays or lists of them."""
-    while hasattr(kind, "value_type") and not pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def shape_of(kind: pa.DataType, pad_to: int | None) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from hep_ray.conversion.field_values import found_classes
 from hep_ray.conversion.labels import settled
 from hep_ray.conversion.paths import (
     Given,
@@ -112,7 +113,13 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
     digests = distinct_digests([path for path, _ in opened])
     schema = _dataset_schema(opened)
     _refuse_class_of_file(given, rules, of_dataset=schema is not None)
+    stated = rules.classes
     rules = _with_classes(rules, given, opened) if schema is None else _rules_of_dataset(rules, schema)
+    if schema is None and rules.label.from_ == "field" and not stated:
+        notes.append(
+            f"the label '{rules.label.field}' says the classes, {', '.join(rules.classes)}: the last is the signal "
+            "unless --signal names another"
+        )
     tables = [
         InputTable(path, number, part, label, opened=found if found.costly else None)
         for path, found in opened
@@ -155,7 +162,9 @@ def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> 
     if not rules.classes and rules.label.from_ == "file" and opened.schema is None:
         _refuse_named_apart(opened.named, names_classes(words))
     stated = rules.classes or opened.rules.classes
-    tests = open_inputs(words, rules.model_copy(update={"classes": stated}))
+    found = opened.schema is None and not rules.classes and opened.rules.label.from_ == "field"
+    label = opened.rules.label if found else rules.label
+    tests = open_inputs(words, rules.model_copy(update={"classes": stated, "label": label}))
     if tests.rules.label != opened.rules.label or tests.rules.classes != opened.rules.classes:
         raise InvalidSchema(
             f"the test files have the classes {', '.join(tests.rules.classes)} by {tests.rules.label.from_}, and the "
@@ -269,6 +278,8 @@ def _with_classes(
     if label.from_ == "file" and not named and len(given) == 1 and len(parts) > 1 and len(opened) == 1:
         label = LabelRule.model_validate({"from": "part"})
     classes = rules.classes or named or (tuple(dict.fromkeys(parts)) if label.from_ == "part" else ())
+    if label.from_ == "field" and not classes:
+        classes, label = found_classes(rules, [(str(path), one) for path, one in opened])
     if len(classes) < 2:  # noqa: PLR2004
         raise InvalidConfig(
             f"a dataset needs two classes or more, got {list(classes) or 'none'}: give them by --classes, as "

@@ -399,3 +399,69 @@ def test_label_values_need_a_label(tmp_path: Path) -> None:
             ["convert", "f", "--reader", "text", "--label-values", "0,1", "--out", str(tmp_path / "d")],
             catch_exceptions=False,
         )
+
+
+def table_of(path: Path, labels: list[str], first: int = 0) -> list[str]:
+    """Write a table with a label and return the words that convert it."""
+    path.write_text(
+        "\n".join(["x,n,proc", *(f"{row / 7},{row},{one}" for row, one in enumerate(labels, first))]) + "\n"
+    )
+    return ["convert", str(path), "--reader", "text", "--label", "proc", "--columns", "x"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "values"),
+    [
+        (["ttbar", " higgs", "W jets"], ("W_jets", "higgs", "ttbar"), ("W jets", "higgs", "ttbar")),
+        (["11", "-11", "2"], ("-11", "2", "11"), (-11, 2, 11)),
+        (["true", "false", "true"], ("false", "true"), None),
+    ],
+)
+def test_the_values_of_a_label_are_the_classes_where_none_are_named(
+    labels: list[str], classes: tuple[str, ...], values: Any, tmp_path: Path
+) -> None:
+    words = table_of(tmp_path / "f.csv", labels * 40)
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert tells(
+        result.output.replace("\n", " "), f"'proc' says the classes, {', '.join(classes)}", "--signal"
+    )
+    manifest = Manifest.load(tmp_path / "d")
+    assert manifest.event_schema.classes == classes
+    for name, count in manifest.class_counts().items():
+        place = classes.index(name)
+        own = sorted(labels, key=str.strip)[place] if values is None else str(values[place])
+        assert count == 40 * sum(one.strip() == (own if values else name) for one in labels)
+    if values is not None:
+        stated = manifest.source["schema"]["label"]["values"]  # type: ignore[index, call-overload]
+        assert tuple(stated) == values
+
+
+def test_values_that_are_selected_away_are_no_classes_and_test_files_have_the_same(tmp_path: Path) -> None:
+    words = table_of(tmp_path / "f.csv", ["a b", "c", "data"] * 40)
+    table_of(tmp_path / "held.csv", ["c", "a b"] * 10, first=1000)
+    words += ["--select", "proc != 'data' and n >= 0", "--test-file", str(tmp_path / "held.csv")]
+    CliRunner().invoke(
+        app, [*words, "--split", "75/25/0", "--out", str(tmp_path / "d")], catch_exceptions=False
+    )
+    manifest = Manifest.load(tmp_path / "d")
+    assert manifest.class_counts() == {"a_b": 50, "c": 50}
+    assert manifest.class_counts("test") == {"a_b": 10, "c": 10}
+
+
+@pytest.mark.parametrize(
+    ("labels", "facts"),
+    [
+        ([f"run{number}" for number in range(101)], ["100", "--classes run0,run1", "proc == 'run0'"]),
+        (["0.5", "1"], ["0.5", "[label] where"]),
+        (["a", "a"], ["'a'", "two"]),
+        (["a b", "a_b"], ["--classes", "--label-values=a b,a_b"]),
+    ],
+)
+def test_labels_that_make_no_classes_are_refused_with_what_to_type(
+    labels: list[str], facts: list[str], tmp_path: Path
+) -> None:
+    words = table_of(tmp_path / "f.csv", labels * 2)
+    with raises(InvalidConfig, "'proc'", *facts):
+        CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d")], catch_exceptions=False)
+    assert not (tmp_path / "d").exists()
