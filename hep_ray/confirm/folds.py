@@ -25,6 +25,7 @@ from rich.console import Console
 
 from hep_ray.config import Config
 from hep_ray.confirm.confirmation import read_record, set_aside
+from hep_ray.confirm.empty_folds import refuse_empty_folds
 from hep_ray.confirm.finalists import Configuration, configurations
 from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, resources_for, searched_dataset, source_of
 from hep_ray.confirm.run import train_one
@@ -258,7 +259,7 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
             trial; or an expression divides its events, so that folds of all would not be its task.
         InvalidConfig: there are too few folds.
-        InvalidEvents: there are fewer groups than folds.
+        InvalidEvents: there are fewer groups than folds, or a fold without an event of some class.
         PluginFailed: a file that registers its components has gone or changed.
         StorageError, ClusterUnavailable, Infeasible: see `preflight`.
     """
@@ -292,7 +293,7 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
             f"{state.started.metric} counts the variation '{named[0]}', which names another dataset: its events are "
             "divided once, and folds divide the nominal ones anew; confirm the search instead"
         )
-    _refuse_few_groups(dataset, options.folds)
+    refuse_empty_folds(dataset, rules[0])
     resources = resources_for(dataset, options, state.started, [chosen.params], plugins, 1)
     return FoldsPlan(
         folder=found.folder / f"folds{options.folds}",
@@ -307,19 +308,6 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         plugins=plugins,
         source=source_of(found, state.started),
     )
-
-
-def _refuse_few_groups(dataset: Dataset, folds: int) -> None:
-    name = dataset.schema.split_by
-    if name is None:
-        return
-    values = (dataset.values(name, split, purpose="confirm") for split in SPLITS)
-    groups = len({group for of_split in values for group in of_split.unique().to_pylist()})
-    if groups < folds:
-        raise InvalidEvents(
-            f"{folds} folds need at least as many groups; '{name}' has {groups}, and a group stays whole: type --folds "
-            f"{groups} or fewer"
-        )
 
 
 def _folder_of(rule: SplitRule, folder: Path) -> Path:

@@ -195,7 +195,7 @@ def split_codes(
     Raises:
         InvalidConfig: the expression does not suit the quantities.
     """
-    uniform = _uniform(hashes)
+    uniform = uniform_of(hashes)
     part = None
     if rule.cuts:
         assert labels is not None
@@ -214,7 +214,7 @@ def split_codes(
     return np.searchsorted(edges, uniform, side="right") if part is None else part
 
 
-def _uniform(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+def uniform_of(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """Return the hashes that decide the split as numbers in [0, 1), exactly."""
     return np.asarray((hashes[:, 0] >> np.uint64(11)) / 2.0**53)
 
@@ -241,7 +241,7 @@ def stratify(
     Returns:
         The rule, and whether a group has events of several classes.
     """
-    uniform, labels = _uniform(hashes), np.asarray(labels)
+    uniform, labels = uniform_of(hashes), np.asarray(labels)
     if inside is not None:
         uniform, labels = uniform[inside], labels[inside]
     order = np.argsort(uniform, kind="stable")

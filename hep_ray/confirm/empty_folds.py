@@ -1,0 +1,97 @@
+"""Refuse folds without an event of some class, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.schema import EVENT_ID, LABEL
+from hep_ray.dataset.splits import FEWEST_FOLDS, SPLITS, SplitRule, hashes_of, stratify, uniform_of
+from hep_ray.errors import InvalidEvents
+
+SURE = 50
+"""Events of each class for each fold at which a hash leaves none without: by chance in one of 10²¹ such folds."""
+
+
+def refuse_empty_folds(dataset: Dataset, rule: SplitRule) -> None:
+    """Refuse more folds than there are groups, or events of a class, and so many that one has no event of a class.
+
+    Each fold tests and validates on every class. Events are divided to see, unless each class has `SURE` times as many
+    of them, or of groups, as there are folds.
+
+    Args:
+        dataset: that is divided.
+        rule: of one of the folds.
+
+    Raises:
+        InvalidEvents: there are too many folds; the message says how many would do.
+    """
+    assert rule.folds is not None
+    folds, name = rule.folds, dataset.schema.split_by
+    counts = dataset.manifest.class_counts()
+    rarest = min(counts, key=lambda one: counts[one])
+    groups = None
+    if name is not None:
+        groups = _of_all(dataset, name)
+        if (different := len(np.unique(groups))) < folds:
+            raise InvalidEvents(
+                f"{folds} folds need at least as many groups; '{name}' has {different}, and a group stays whole: type "
+                f"--folds {different} or fewer"
+            )
+    elif counts[rarest] >= SURE * folds:
+        return
+    labels = _of_all(dataset, LABEL)
+    if groups is not None:
+        own = [len(np.unique(groups[labels == label])) for label in range(len(counts))]
+        if min(own) >= SURE * folds:
+            return
+    splits = (dataset.values(EVENT_ID, split, purpose="confirm") for split in SPLITS)
+    ids = [one for of_split in splits for one in of_split.to_pylist()]
+    hashes = hashes_of(ids, rule.salt, groups)
+    absent = _absent(hashes, labels, rule, len(counts))
+    if absent is None:
+        return
+    part, label = absent
+    most = min(counts[rarest], folds)
+    while most >= FEWEST_FOLDS and _absent(hashes, labels, _of_folds(rule, most), len(counts)) is not None:
+        most = min(most - 1, int(most * 0.9))
+    remedy = f"type --folds {most}" if most >= FEWEST_FOLDS else "such few events are for hep-ray confirm"
+    lost = dataset.schema.classes[label]
+    of_groups = "" if groups is None else f" in {len(np.unique(groups[labels == label]))} groups"
+    raise InvalidEvents(
+        f"fold {part + 1} of {folds} would have no event of '{lost}', of which there are {counts[lost]}{of_groups}, "
+        f"and each fold tests on every class: {remedy}"
+    )
+
+
+def _absent(
+    hashes: NDArray[np.uint64], labels: NDArray[Any], rule: SplitRule, classes: int
+) -> tuple[int, int] | None:
+    """Return the first fold without an event of a class, and that class; None where each fold has all."""
+    assert rule.folds is not None
+    uniform, found = uniform_of(hashes), np.zeros((rule.folds, classes), dtype=bool)
+    if rule.stratified:
+        rule, _ = stratify(rule, hashes, labels, classes)
+    for label in range(classes):
+        own = uniform[labels == label]
+        cuts = rule.cuts[label] if rule.cuts else ()
+        found[
+            np.searchsorted(cuts, own, side="right") if cuts else (own * rule.folds).astype(np.intp), label
+        ] = True
+    if found.all():
+        return None
+    part, label = np.argwhere(~found)[0].tolist()
+    return part, label
+
+
+def _of_folds(rule: SplitRule, folds: int) -> SplitRule:
+    return SplitRule.of_fold(0, folds, rule.salt, stratified=rule.stratified)
+
+
+def _of_all(dataset: Dataset, name: str) -> NDArray[Any]:
+    """Return a column of numbers of all events, split by split."""
+    columns = [dataset.values(name, split, purpose="confirm") for split in SPLITS if dataset.rows(split)]
+    return np.concatenate([one.to_numpy() for one in columns])
