@@ -76,9 +76,7 @@ def assemble(
     raw = {name: field_values(batch, name, origin) for name in batch.schema.names}
     rows = np.arange(batch.num_rows)
     keep = np.ones(batch.num_rows, dtype=bool)
-    named = {
-        rule.name: raw[name] for rule in columns if (name := field_of(rule.name, columns, raw)) in raw
-    } | raw
+    named = _named(raw, columns)
     _refuse_without(raw, _read_by([rules.selection], columns, raw), keep, origin)
     if rules.selection is not None:
         keep = Expression(rules.selection).mask(named, batch.num_rows)
@@ -105,6 +103,20 @@ def assemble(
             continue
         arrays.update(_column(raw, rule, schema, origin, rows, arrays[EVENT_ID]))
     return arrays
+
+
+def selected(
+    batch: pa.RecordBatch, origin: BatchOrigin, selection: str, columns: Sequence[ColumnRule]
+) -> Mask:
+    """Return which events of a batch fulfil a selection, whose fields it has; see `assemble`."""
+    raw = {name: field_values(batch, name, origin) for name in batch.schema.names}
+    return Expression(selection).mask(_named(raw, columns), batch.num_rows)
+
+
+def _named(raw: Mapping[str, Any], columns: Sequence[ColumnRule]) -> dict[str, Any]:
+    """Return values by the names of their fields, and of columns that are made of one field alone."""
+    names = {rule.name: field_of(rule.name, columns, raw) for rule in columns}
+    return {column: raw[name] for column, name in names.items() if name in raw} | dict(raw)
 
 
 def _ids(

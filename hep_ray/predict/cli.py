@@ -17,13 +17,14 @@ from hep_ray.errors import InvalidConfig, StorageError
 from hep_ray.flags import IN_STORAGE, STORAGE, ModelName, Plugins, Settings, Storage, TrustCode, python, typed
 
 if TYPE_CHECKING:
+    from hep_ray.predict.friend import Friend
     from hep_ray.predict.shift import ShiftSettings
     from hep_ray.promote.package import Package
 
 
 SCORING = {
     *("schema", "reader", "select", "settings", "batch", "workers", "gpus_per_worker"),
-    *("shift_test", "shift_level", "shift_class", "calibrated", "friend"),
+    *("shift_test", "shift_level", "shift_class", "calibrated", "friend", "friend_name"),
 }
 """Parameters that only say how events are scored."""
 
@@ -83,6 +84,14 @@ def predict(
             "each of its entries.",
         ),
     ] = False,
+    friend_name: Annotated[
+        str | None,
+        typer.Option(
+            help="With --friend: name of these trees, with which their branches begin, NAME_score_CLASS; so that two "
+            "friends of one tree do not clash. Default: scores, and branches without a prefix.",
+            show_default=False,
+        ),
+    ] = None,
     onnx: Annotated[
         Path | None,
         typer.Option(
@@ -150,7 +159,6 @@ def predict(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
-    from hep_ray.predict.friend import FOLDER, TREE
     from hep_ray.predict.inputs import Ways
     from hep_ray.predict.run import Crew
     from hep_ray.predict.run import predict as score
@@ -165,6 +173,7 @@ def predict(
     typed_flags = [flag for flag, source in sources.items() if source and source.name == "COMMANDLINE"]
     if typed_flags and not inputs:
         raise InvalidConfig(f"--onnx without INPUT scores no events: leave out {', '.join(typed_flags)}")
+    of_friends = _friend_name(friend_name, wanted=friend)
     crew = Crew(workers, gpus_per_worker, batch)
     ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
     package, origin = _model(model, storage, tracking_uri, single=onnx is not None)
@@ -197,7 +206,7 @@ def predict(
             origin=origin,
             progress=progress,
             shift=shift,
-            friend=friend,
+            friend=of_friends,
         )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")
@@ -205,16 +214,39 @@ def predict(
         say(f"note: {note}")
     for line in done.shift.lines() if done.shift else ():
         say(line)
-    if done.friends:
-        first = done.friends[0]
-        say(
-            f"{len(done.friends)} friend tree{'s' * (len(done.friends) > 1)} in {done.out / FOLDER}; in ROOT, of "
-            f'{first.of.name}: tree->AddFriend("{TREE}", "{done.out / first.file}")'
-        )
+    for line in _friends(done.friends, done.out):
+        say(line)
     if done.units != "checked":
         say(f"units: {done.units}")
     code = f"import pandas; print(pandas.read_parquet({str(done.out)!r}).describe())"
     say(f"next: {typed(python(), '-c', code)}")
+
+
+def _friend_name(name: str | None, *, wanted: bool) -> str | None:
+    from hep_ray.predict.friend import TREE
+
+    if name is not None and not wanted:
+        raise InvalidConfig(f"--friend-name {name} names friend trees, and none is asked for: add --friend")
+    return (TREE if name is None else name) if wanted else None
+
+
+def _friends(friends: Sequence[Friend], out: Path) -> Iterator[str]:
+    """Say which friend trees there are, how ROOT is told of one, and what is not as one may expect."""
+    if not friends:
+        return
+    first = friends[0]
+    folder = out / Path(*Path(first.file).parts[:2])
+    yield (
+        f"{len(friends)} friend tree{'s' * (len(friends) > 1)} in {folder}; in ROOT, of {first.of}: "
+        f'tree->AddFriend("{first.tree}", "{out / first.file}")'
+    )
+    others = [
+        f"{branch} of {column}" for column, branch in first.branches.items() if not branch.endswith(column)
+    ]
+    if others:
+        yield f"branches that are not called as their class, so that ROOT can use them: {', '.join(others)}"
+    if lost := sum(one.events - one.scored for one in friends):
+        yield f"{lost} entries of the trees are not selected: their scores are NaN"
 
 
 def _folds(package: Package, out: Path, events: int) -> Iterator[str]:

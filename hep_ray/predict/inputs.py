@@ -45,6 +45,7 @@ class Prediction:
         digests: name and SHA-256 of every input.
         units: whether the input states them: `checked`, or `not stated by the input`.
         notes: what is to be told of the inputs, such as which hold no events.
+        inputs: all files, also those without events; empty of a dataset folder.
     """
 
     rules: SchemaFile
@@ -54,6 +55,7 @@ class Prediction:
     digests: tuple[tuple[str, str], ...]
     units: str
     notes: tuple[str, ...] = ()
+    inputs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
         pieces=pieces,
         digests=tuple((path.name, digest_of(path)) for path in paths),
         notes=(*notes, *empty),
+        inputs=tuple(paths),
         units="checked" if stated else "not stated by the input, taken to be the model's",
     )
 

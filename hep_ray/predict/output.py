@@ -108,7 +108,7 @@ def finish(
         model: where it comes from.
         files: name → events.
         shift: record of the shift test, where there was one.
-        friends: records of the friend trees, where there are some.
+        friends: records of the friend trees; those of earlier ones whose files are still there are kept.
 
     Returns:
         Events in all files.
@@ -117,11 +117,17 @@ def finish(
     total = sum(files.values())
     with storing(out):
         more: dict[str, Any] = {} if shift is None else {"shift_test": shift}
-        more |= {"friends": list(friends)} if friends else {}
+        told = {one["file"]: one for one in (*_earlier_friends(out), *friends)}
+        more |= {"friends": list(told.values())} if told else {}
         _write(
             out, {**what, "model": dict(model), "complete": True, "events": total, "files": listed, **more}
         )
     return total
+
+
+def _earlier_friends(out: Path) -> list[Mapping[str, Any]]:
+    found = json.loads((out / MANIFEST).read_text(encoding="utf-8")).get("friends", [])
+    return [one for one in found if (out / one["file"]).is_file()]
 
 
 def _refuse_another(out: Path, what: Mapping[str, Any]) -> None:
@@ -168,6 +174,16 @@ FOLD = "fold"
 """Column of the scores by the models of folds."""
 
 
+def score_columns(classifier: Classifier) -> pa.Schema:
+    """Return the columns of the files of a classifier's scores, see `score_piece`."""
+    fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
+    fields += [pa.field(name, pa.float32(), nullable=False) for name in classifier.score_names]
+    fields += [pa.field(name, pa.float64(), nullable=False) for name in classifier.rank_names]
+    if classifier.fold_of([]) is not None:
+        fields.append(pa.field(FOLD, pa.int32(), nullable=False))
+    return pa.schema(fields)
+
+
 def score_piece(
     classifier: Classifier, prediction: Prediction, piece: Piece, out: Path, digest: str, batch: int
 ) -> int:
@@ -191,12 +207,7 @@ def score_piece(
         InvalidEvents: a value is absent, NaN or infinite, or does not fit its column.
         StorageError: the scores cannot be written.
     """
-    fields = [pa.field(EVENT_ID, pa.string(), nullable=False)]
-    fields += [pa.field(name, pa.float32(), nullable=False) for name in classifier.score_names]
-    fields += [pa.field(name, pa.float64(), nullable=False) for name in classifier.rank_names]
-    if classifier.fold_of([]) is not None:
-        fields.append(pa.field(FOLD, pa.int32(), nullable=False))
-    schema = pa.schema(fields, metadata={MODEL: digest.encode()})
+    schema = score_columns(classifier).with_metadata({MODEL: digest.encode()})
     target, rows = out / piece.file, 0
     with (
         storing(target),

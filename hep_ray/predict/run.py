@@ -20,9 +20,9 @@ from hep_ray import errors
 from hep_ray.cluster import connected
 from hep_ray.cores import usable_cores
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
-from hep_ray.predict.friend import Friend, check_friends, write_friends
+from hep_ray.predict.friend import Friend, plan_friends, write_friends
 from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
-from hep_ray.predict.output import finish, identity, predicting, score_piece
+from hep_ray.predict.output import finish, identity, predicting, score_columns, score_piece
 from hep_ray.predict.shift import Shift, ShiftSettings, reference_for, sampled, shift_test
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Package
@@ -127,7 +127,7 @@ def predict(
     origin: str = "",
     progress: Progress | None = None,
     shift: ShiftSettings | None = None,
-    friend: bool = False,
+    friend: str | None = None,
 ) -> Predicted:
     """Score every event of some inputs, or what is left of them.
 
@@ -140,10 +140,10 @@ def predict(
         origin: where the model comes from, for the manifest.
         progress: called whenever a piece is done.
         shift: how the inputs are compared with those of the training, before the first is scored; None does not.
-        friend: write a friend for the tree of each input too, see `write_friends`.
+        friend: name of a friend that is written for the tree of each input too, see `write_friends`; None writes none.
 
     Raises:
-        InvalidConfig: the inputs have no trees, or not each of their events is scored, and friends are asked for.
+        InvalidConfig: friends are asked for, and the inputs have no trees, or names of the friends already.
         ModelMismatch: the events lack a column of the model, or have another shape, type or unit, or the model holds
             no reference inputs to compare with, or no calibration that was asked for.
         UnreadableInput, ShardMismatch, InvalidEvents: an input cannot be read, or an event cannot be scored.
@@ -153,8 +153,7 @@ def predict(
     crew = crew or Crew()
     classifier = package.build()
     prediction = open_inputs(inputs, classifier, ways)
-    if friend:
-        check_friends(prediction)
+    plan = None if friend is None else plan_friends(prediction, score_columns(classifier), out, friend)
     description = package.description
     model = {
         "digest": package.digest,
@@ -176,7 +175,7 @@ def predict(
             if progress:
                 progress(len(files), len(prediction.pieces))
         rows_of = {piece.file: files[piece.file] for piece in prediction.pieces}
-        friends = write_friends(prediction, rows_of, out) if friend else []
+        friends = [] if plan is None else write_friends(prediction, plan, rows_of, out)
         records = [one.record for one in friends]
         total = finish(out, what, model, rows_of, None if found is None else found.record(), records)
     return Predicted(

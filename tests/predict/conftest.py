@@ -12,12 +12,12 @@ from hep_ray.training.config import TrialConfig
 ELEMENTS = ("pt", "eta", "phi")
 
 
-def schema(unit="GeV"):
+def schema(unit="GeV", classes=("background", "signal")):
     column = Column(name="features", shape=(3,), elements=ELEMENTS, element_units=(unit, "", "rad"))
     return EventSchema(
         task="toy",
         columns=(column, Column(name="mass", unit="GeV")),
-        classes=("background", "signal"),
+        classes=classes,
     )
 
 
@@ -31,7 +31,7 @@ def make_events(number, seed=0):
     }
 
 
-def packed(**changed):
+def packed(classes=("background", "signal"), **changed):
     params = {
         "model": "mlp",
         "hidden_layers": 1,
@@ -42,9 +42,11 @@ def packed(**changed):
     params |= {"optimizer": "adam", "learning_rate": 1e-3, "scalar_scaling": "standardize"}
     config = TrialConfig.from_params({**params, **changed})
     torch.manual_seed(0)
-    model = config.build_model(schema())
+    model = config.build_model(schema(classes=classes))
     model.fit(make_events(50, 7))
-    description = Description(event_schema=schema(), params=config.resolved(), dataset_fingerprint="f" * 64)
+    description = Description(
+        event_schema=schema(classes=classes), params=config.resolved(), dataset_fingerprint="f" * 64
+    )
     return Package.create(description, model.state_dict())
 
 

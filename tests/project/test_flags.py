@@ -128,6 +128,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--shift-level": "tests/predict/test_shift.py",
         "--shift-class": "tests/predict/test_shift.py",
         "--friend": "tests/predict/test_friend.py",
+        "--friend-name": "tests/predict/test_friend.py",
     },
     "track": {"--storage": STORAGE, "--tracking-uri": "tests/tracking/test_server.py"},
     "ui": {
