@@ -23,7 +23,14 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.refit_result import FILE_NAME as REFIT_FILE
 from hep_ray.confirm.refit_result import REFIT, Refit, against_confirmed, load_refit
 from hep_ray.dataset.dataset import Dataset, Manifest
-from hep_ray.errors import HepRayError, NothingCompleted, PluginFailed, StorageError, UnreadableInput
+from hep_ray.errors import (
+    HepRayError,
+    InvalidConfig,
+    NothingCompleted,
+    PluginFailed,
+    StorageError,
+    UnreadableInput,
+)
 from hep_ray.loading.batches import Events, metric_weights
 from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.metrics.crossed import Crossed
@@ -37,13 +44,14 @@ from hep_ray.search.naming import Naming, count_words
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.client import sqlite_uri
 from hep_ray.tracking.records import SearchStarted
-from hep_ray.training.attribution import STEPS, Attributions, integrated_gradients, is_image
+from hep_ray.training.attribution import FEWEST_STEPS, STEPS, Attributions, integrated_gradients
 from hep_ray.training.checkpoint import BEST, TrainedModel, restore_model
-from hep_ray.training.importance import inputs_of
+from hep_ray.training.cost import model_cost
 
 MOST_FLOPS = 2e12
 """Of what a figure asks the best model, about a minute of two cores: of a large model fewer events are asked for."""
-MOST_ATTRIBUTED, FEWEST_ATTRIBUTED = 1000, 50
+MOST_ATTRIBUTED, ENOUGH_ATTRIBUTED, FEWEST_ATTRIBUTED = 1000, 50, 10
+"""Events whose gradients are integrated: with as many as are enough a coarser integral buys no more of them."""
 
 
 @dataclass(frozen=True)
@@ -149,41 +157,52 @@ class ReportData:
         trial, path = kept[0]
         return trial, restore_model(path, self.dataset.schema), self.dataset
 
-    def validation_events(self, passes: int, most: int, fewest: int) -> Events:
-        """Return the first validation events, fewer for a large model.
+    def affordable(self, passes: int) -> int:
+        """Return how many events may pass so often through the best model, within `MOST_FLOPS`.
 
-        Args:
-            passes: of each event through the best model.
-            most: events.
-            fewest: the same.
+        Raises:
+            StorageError, CorruptCheckpoint: see `kept_best`.
+        """
+        _, trained, dataset = self.kept_best
+        flops = trained.metrics.get("flops") or model_cost(trained.model, dataset.schema)["flops"]
+        return int(MOST_FLOPS / max(1.0, flops) / passes)
+
+    def validation_events(self, most: int) -> Events:
+        """Return the first validation events, as the best model reads them.
 
         Raises:
             StorageError, CorruptCheckpoint: see `kept_best`.
         """
         _, trained, dataset = self.kept_best
         columns, schema = trained.model.columns, dataset.schema
-        affordable = int(MOST_FLOPS / max(1.0, trained.metrics.get("flops", 1.0)) / passes)
         stream = ShardStream(schema, RowGroups.of(dataset, "val"), columns, class_sums(dataset, "val"))
-        chosen = stream.select(columns, metric_weights(stream, schema))
-        return chosen.head(min(most, max(fewest, affordable)))
+        return stream.select(columns, metric_weights(stream, schema)).head(most)
 
     @cached_property
     def attributions(self) -> Attributions | None:
         """Integrated gradients of the best network that is kept, on the first validation events.
 
-        None of a fitted model, and of a network that reads one value, which all of its answer is due to.
+        None of a fitted model.
 
         Raises:
             StorageError, CorruptCheckpoint: see `kept_best`.
-            InvalidConfig, InvalidEvents: see `integrated_gradients`.
+            InvalidConfig: the network is too large to be asked; and, as InvalidEvents, see `integrated_gradients`.
         """
         _, trained, dataset = self.kept_best
-        columns = [dataset.schema.column(name) for name in trained.model.columns]
-        if trained.config.fitted or not (len(inputs_of(columns)) > 1 or any(map(is_image, columns))):
+        if trained.config.fitted:
             return None
-        # Forwards, and backwards, which takes twice as long.
-        events = self.validation_events(3 * STEPS, MOST_ATTRIBUTED, FEWEST_ATTRIBUTED)
-        return integrated_gradients(trained.model, trained.loss, events, dataset.schema)
+        # Of each point forwards, and backwards, which takes twice as long; then the event and its baseline.
+        steps, most = STEPS, self.affordable(3 * STEPS + 2)
+        while most < ENOUGH_ATTRIBUTED and steps > FEWEST_STEPS:
+            steps //= 2
+            most = self.affordable(3 * steps + 2)
+        if most < FEWEST_ATTRIBUTED:
+            raise InvalidConfig(
+                f"gradients are integrated of {FEWEST_ATTRIBUTED} events or more, within {MOST_FLOPS:.0e} FLOPs, about "
+                f"a minute of two cores; of this network that is {most}"
+            )
+        events = self.validation_events(min(most, MOST_ATTRIBUTED))
+        return integrated_gradients(trained.model, trained.loss, events, dataset.schema, steps=steps)
 
     def count(self, status: str) -> int:
         """Trials of a status."""

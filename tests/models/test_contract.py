@@ -17,12 +17,13 @@ import torch
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.values import ListColumn
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.loading.augment import is_image
 from hep_ray.loading.batches import Events
 from hep_ray.losses import build_loss, event_losses
 from hep_ray.models import MODELS, Model, build_model
 from hep_ray.models.fitted import FittedModel
 from hep_ray.models.image import ImageConfig
-from hep_ray.training.attribution import integrated_gradients, is_image
+from hep_ray.training.attribution import integrated_gradients
 from hep_ray.training.config import REGISTRIES, keys_read
 from tests.facts import raises
 

@@ -127,9 +127,9 @@ class Workplace:
             if finished:
                 journal.append(SearchFinished(time=1e9))
 
-    def write_model(self, trial_id: str = "t0003", seed: int = 0) -> None:
+    def write_model(self, trial_id: str = "t0003", seed: int = 0, **params: Any) -> None:
         torch.manual_seed(seed)
-        config = TrialConfig.from_params(PARAMS)
+        config = TrialConfig.from_params({**PARAMS, **params})
         model = config.build_model(Manifest.load(self.data).event_schema)
         state = {"model": model.state_dict(), "params": config.resolved(), "metrics": {"epoch": 1.0}}
         save_checkpoint(self.folder / "trials" / trial_id / BEST, state)

@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from hep_ray.dataset.show.pictures import image_grid
 from hep_ray.drawing.style import colour
 from hep_ray.errors import HepRayError
+from hep_ray.loading.augment import is_image
 from hep_ray.metrics import larger_is_better
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label
 from hep_ray.report.plotting import panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.search.naming import count_words
-from hep_ray.training.attribution import Attributions, is_image
+from hep_ray.training.attribution import Attributions
 from hep_ray.training.importance import REPEATS, Importance, inputs_of, permutation_importance
 from hep_ray.training.testing import metric_keys
 
@@ -59,7 +60,7 @@ def input_importance(data: ReportData) -> InputImportance:
     follows = f"test_{stated}" in metric_keys(schema) and not trained.config.trainer.decorrelate
     metric = stated if follows else "auc"
     asked = 1 + REPEATS * len(inputs_of([schema.column(name) for name in trained.model.columns]))
-    events = data.validation_events(asked, MOST_EVENTS, FEWEST_EVENTS)
+    events = data.validation_events(min(MOST_EVENTS, max(FEWEST_EVENTS, data.affordable(asked))))
     value, found = permutation_importance(
         trained.model, trained.loss, events, schema, metric, half=trained.half
     )
@@ -83,7 +84,7 @@ def inputs(data: ReportData) -> Drawn | str | None:
         f"How much worse {what} ({found.value:.4g}) of trial {found.trial} is where one input is another event's "
         f"(permutation importance, {found.repeats} permutations, {found.events:,} validation events, by which the "
         "trial was chosen); error bars: statistical. Of inputs that tell the same each stands for the other, and none "
-        f"looks important.{more}",
+        f"looks important.{_of_the_mean(data)}{more}",
     )
 
 
@@ -111,16 +112,33 @@ def _bars(rows: Sequence[tuple[str, float, float]], words: str, events: str) -> 
 
 
 def _attributed(data: ReportData, found: Attributions) -> str:
-    """Say in a caption whose gradients they are, of what, and how far they add up."""
-    trial, _, dataset = data.kept_best
-    signal = dataset.schema.signal
-    what = f"of '{signal}'" if signal else "of each event's own class"
+    """Say in a caption whose gradients they are, of what, how far they add up, and what they leave out."""
+    trial, trained, dataset = data.kept_best
+    schema = dataset.schema
+    what = f"of '{schema.signal}'" if len(schema.classes) == 2 else "of each event's own class"  # noqa: PLR2004
+    images = [is_image(schema.column(name)) for name in trained.model.columns]
+    rest = "the mean of each value" if not any(images) else "the mean of any other value"
+    baseline = " and ".join([*(["empty images"] if any(images) else []), *([] if all(images) else [rest])])
+    sums = (
+        f"The contributions of an event add up to its log-odds less the baseline's, {found.moved:.3g} on average "
+        f"without its sign, within {found.missed:.1g}."
+        if found.adds_up
+        else f"They do not add up: their sum misses {found.missed:.2g} of the {found.moved:.2g} that the log-odds "
+        "move on average, and they are not to be trusted as they stand."
+    )
+    weights = " Events count alike, whatever they weigh." if schema.weight is not None else ""
+    half = " The model, which answers in bfloat16, is asked in float32." if trained.half else ""
     return (
         f"trial {trial}, first {found.events:,} validation events; in units of the log-odds {what}, against a baseline "
-        "of empty images and the mean of any other value (integrated gradients, arXiv:1703.01365). The contributions "
-        f"of an event add up to its log-odds less the baseline's, {found.moved:.3g} on average without its sign, "
-        f"within {found.missed:.1g}."
+        f"of {baseline} (integrated gradients, arXiv:1703.01365). {sums}{weights}{half}{_of_the_mean(data)}"
     )
+
+
+def _of_the_mean(data: ReportData) -> str:
+    """Say that a confirmation's ensemble is not what is shown, where it has one."""
+    finalists = data.confirmation.finalists if data.confirmation is not None else ()
+    means = [one.words for one in finalists if one.members]
+    return f" Of the {means[0]} it is this model alone." if means else ""
 
 
 @figure("integrated_gradients", "classifier", 61, "What moves the network's answer")
@@ -130,8 +148,11 @@ def gradients(data: ReportData) -> Drawn | str | None:
         found = data.attributions
     except HepRayError as exc:
         return f"What moves the network's answer is left out: {exc}."
-    if found is None or len(found.contributions) == 1:
+    if found is None or (len(found.contributions) == 1 and found.maps):
         return None
+    if len(found.contributions) == 1:
+        only = found.contributions[0].name
+        return f"What moves the network's answer is left out: it reads '{only}' alone, to which all of it is due."
     rows = [(one.name, one.size, one.error) for one in found.contributions]
     rest = len(rows) - MOST_SHOWN
     more = f" Not shown: {count_words(rest, 'input')} that contribute less." if rest > 0 else ""
