@@ -54,10 +54,19 @@ class Fetched:
     Attributes:
         words: as they were typed, a path on the disk in place of every address.
         addresses: without user, password and query, which may be secrets.
+        folder: that took them up; None where none was fetched.
     """
 
     words: tuple[str, ...]
     addresses: tuple[str, ...]
+    folder: Path | None = None
+
+    def typed(self, path: Path) -> str:
+        """Return the address that a file was fetched from, or its path where it was not."""
+        if self.folder is None or not path.is_relative_to(self.folder):
+            return str(path)
+        protocol, *rest = path.relative_to(self.folder).parts
+        return f"{protocol}://{'/'.join(rest)}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def fetching(out: Path | str, words: Sequence[str], progress: Progress | None = 
         make_folder(folder)
     with lock(folder, ONE_WRITER):
         _fetch(list(files.values()), folder, progress)
-        yield Fetched(tuple(local), tuple(shown(match[2]) for match in found if match))
+        yield Fetched(tuple(local), tuple(shown(match[2]) for match in found if match), folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -45,9 +45,11 @@ def predict(
     context: typer.Context,
     model: ModelName,
     inputs: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            metavar="INPUT...", help="A dataset folder, or files, folders and globs of one format: ROOT, …"
+            metavar="INPUT...",
+            help="A dataset folder, or files, folders and globs of one format: ROOT, … An address (https://, s3://, "
+            "root://, …) is fetched first.",
         ),
     ] = None,
     out: Annotated[
@@ -156,7 +158,7 @@ def predict(
         TrackingUnavailable: MLflow does not answer.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
     from hep_ray.predict.inputs import Ways
@@ -193,10 +195,14 @@ def predict(
             )
     if out is None or not inputs:
         return
-    bars = ("scoring", BarColumn(), MofNCompleteColumn(), "pieces", TimeRemainingColumn())
+    bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bars, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task("scoring", total=None)
+        row = bar.add_task("scoring, pieces", total=None)
+        fetching = bar.add_task("fetching, MB", total=None, visible=False)
         progress = lambda done, total: bar.update(row, completed=done, total=total)  # noqa: E731
+        fetched = lambda done, total: bar.update(  # noqa: E731
+            fetching, completed=done // 10**6, total=total // 10**6 or None, visible=True
+        )
         done = score(
             dataclasses.replace(package, calibrated=calibrated),
             inputs,
@@ -207,6 +213,7 @@ def predict(
             progress=progress,
             shift=shift,
             friend=of_friends,
+            fetched=fetched,
         )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")

@@ -8,7 +8,7 @@ both have means, without a prefix, the branch of the tree.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -203,7 +203,11 @@ def _refuse_files(files: Mapping[Path, str], out: Path) -> None:
 
 
 def write_friends(
-    prediction: Prediction, plan: FriendPlan, rows: Mapping[str, int], out: Path
+    prediction: Prediction,
+    plan: FriendPlan,
+    rows: Mapping[str, int],
+    out: Path,
+    typed: Callable[[Path], str] = str,
 ) -> list[Friend]:
     """Write a friend for the tree of each input, from its files of scores: branches `score_…`, `log_odds_…`, `fold`.
 
@@ -215,6 +219,7 @@ def write_friends(
         plan: names, see `plan_friends`.
         rows: file of scores → its events.
         out: folder of the scores.
+        typed: tells of an input how it was typed.
 
     Raises:
         ModelMismatch: a file of scores has not one event for each selected entry.
@@ -239,7 +244,13 @@ def write_friends(
         entries = sum(map(len, masks))
         found.append(
             Friend(
-                plan.files[path], plan.tree, str(path), entries, sum(scored), plan.branches, sha256_of(target)
+                plan.files[path],
+                plan.tree,
+                typed(path),
+                entries,
+                sum(scored),
+                plan.branches,
+                sha256_of(target),
             )
         )
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,27 @@ def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> 
         yield {name: rows for name, rows in done.items() if rows is not None}
 
 
+@dataclass(frozen=True)
+class Further:
+    """Facts for a manifest beside the files of scores, where there are some.
+
+    Attributes:
+        shift_test: record of the shift test.
+        friends: records of the friend trees; those of earlier ones whose files are still there are kept.
+        addresses: from which inputs were fetched.
+    """
+
+    shift_test: Mapping[str, Any] | None = None
+    friends: Sequence[Mapping[str, Any]] = ()
+    addresses: Sequence[str] = ()
+
+
 def finish(
     out: Path,
     what: Mapping[str, Any],
     model: Mapping[str, str],
     files: Mapping[str, int],
-    shift: Mapping[str, Any] | None = None,
-    friends: Sequence[Mapping[str, Any]] = (),
+    further: Further | None = None,
 ) -> int:
     """Write the manifest of a prediction whose files are all there.
 
@@ -107,21 +122,23 @@ def finish(
         what: identity.
         model: where it comes from.
         files: name → events.
-        shift: record of the shift test, where there was one.
-        friends: records of the friend trees; those of earlier ones whose files are still there are kept.
+        further: what it says beside them.
 
     Returns:
         Events in all files.
     """
+    further = further or Further()
     listed = [{"file": name, "events": rows, "sha256": sha256_of(out / name)} for name, rows in files.items()]
     total = sum(files.values())
     with storing(out):
-        more: dict[str, Any] = {} if shift is None else {"shift_test": shift}
-        told = {one["file"]: one for one in (*_earlier_friends(out), *friends)}
-        more |= {"friends": list(told.values())} if told else {}
-        _write(
-            out, {**what, "model": dict(model), "complete": True, "events": total, "files": listed, **more}
-        )
+        friends = {one["file"]: one for one in (*_earlier_friends(out), *further.friends)}
+        more = {
+            "shift_test": further.shift_test,
+            "friends": list(friends.values()),
+            "addresses": list(further.addresses),
+        }
+        values = {**what, "model": dict(model), "complete": True, "events": total, "files": listed}
+        _write(out, values | {name: value for name, value in more.items() if value})
     return total
 
 

@@ -18,11 +18,12 @@ from typing import Any
 
 from hep_ray import errors
 from hep_ray.cluster import connected
+from hep_ray.conversion.remote import fetching
 from hep_ray.cores import usable_cores
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
 from hep_ray.predict.friend import Friend, plan_friends, write_friends
 from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
-from hep_ray.predict.output import finish, identity, predicting, score_columns, score_piece
+from hep_ray.predict.output import Further, finish, identity, predicting, score_columns, score_piece
 from hep_ray.predict.shift import Shift, ShiftSettings, reference_for, sampled, shift_test
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Package
@@ -119,7 +120,7 @@ class Scorer:
 
 def predict(
     package: Package,
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     out: Path,
     *,
     ways: Ways | None = None,
@@ -128,12 +129,14 @@ def predict(
     progress: Progress | None = None,
     shift: ShiftSettings | None = None,
     friend: str | None = None,
+    fetched: Progress | None = None,
 ) -> Predicted:
     """Score every event of some inputs, or what is left of them.
 
     Args:
         package: the model.
-        inputs: files or folders of one format, or one dataset folder.
+        inputs: files or folders of one format, or one dataset folder. Those at an address (`https://`, `s3://`, …) are
+            fetched first, beside `out`, and go when all is scored.
         out: folder of the scores.
         ways: how the inputs are read.
         crew: who computes.
@@ -141,46 +144,59 @@ def predict(
         progress: called whenever a piece is done.
         shift: how the inputs are compared with those of the training, before the first is scored; None does not.
         friend: name of a friend that is written for the tree of each input too, see `write_friends`; None writes none.
+        fetched: called as bytes come from addresses.
 
     Raises:
         InvalidConfig: friends are asked for, and the inputs have no trees, or names of the friends already.
         ModelMismatch: the events lack a column of the model, or have another shape, type or unit, or the model holds
             no reference inputs to compare with, or no calibration that was asked for.
+        MissingPackage: an address needs one that is not installed.
         UnreadableInput, ShardMismatch, InvalidEvents: an input cannot be read, or an event cannot be scored.
         StorageError: the folder holds something else or cannot be written.
         Infeasible: the cluster has no room for the workers.
     """
     crew = crew or Crew()
     classifier = package.build()
-    prediction = open_inputs(inputs, classifier, ways)
-    plan = None if friend is None else plan_friends(prediction, score_columns(classifier), out, friend)
-    description = package.description
-    model = {
-        "digest": package.digest,
-        "uri": origin,
-        "dataset_fingerprint": description.dataset_fingerprint,
-        **description.origin,
-    }
-    what = identity(prediction, model, classifier.classes, calibrated=package.calibrated)
-    found = None
-    if shift is not None:
-        reference = reference_for(package.reference, classifier.classes, shift, origin or "the model")
-        new = sampled(classifier, prediction)
-        found = shift_test(new, reference, shift) if len(new) else None  # no event, no shift
-    with predicting(out, what, model) as files:
-        reused = len(files)
-        todo = [piece for piece in prediction.pieces if piece.file not in files]
-        for file, rows in _Scoring(package, classifier, prediction, out, crew).pieces(todo):
-            files[file] = rows
-            if progress:
-                progress(len(files), len(prediction.pieces))
-        rows_of = {piece.file: files[piece.file] for piece in prediction.pieces}
-        friends = [] if plan is None else write_friends(prediction, plan, rows_of, out)
-        records = [one.record for one in friends]
-        total = finish(out, what, model, rows_of, None if found is None else found.record(), records)
-    return Predicted(
-        out, total, len(files), reused, prediction.units, prediction.notes, found, tuple(friends)
-    )
+    with fetching(out, [str(one) for one in inputs], fetched) as local:
+        paths = [Path(word) for word in local.words]
+        prediction = open_inputs(paths, classifier, ways)
+        plan = None if friend is None else plan_friends(prediction, score_columns(classifier), out, friend)
+        description = package.description
+        model = {
+            "digest": package.digest,
+            "uri": origin,
+            "dataset_fingerprint": description.dataset_fingerprint,
+            **description.origin,
+        }
+        what = identity(prediction, model, classifier.classes, calibrated=package.calibrated)
+        found = None
+        if shift is not None:
+            reference = reference_for(package.reference, classifier.classes, shift, origin or "the model")
+            new = sampled(classifier, prediction)
+            found = shift_test(new, reference, shift) if len(new) else None  # no event, no shift
+        with predicting(out, what, model) as files:
+            reused = len(files)
+            todo = [piece for piece in prediction.pieces if piece.file not in files]
+            for file, rows in _Scoring(package, classifier, prediction, out, crew).pieces(todo):
+                files[file] = rows
+                if progress:
+                    progress(len(files), len(prediction.pieces))
+            rows_of = {piece.file: files[piece.file] for piece in prediction.pieces}
+            friends = [] if plan is None else write_friends(prediction, plan, rows_of, out, local.typed)
+            more = Further(
+                None if found is None else found.record(), [one.record for one in friends], local.addresses
+            )
+            total = finish(out, what, model, rows_of, more)
+        return Predicted(
+            out,
+            total,
+            len(files),
+            reused,
+            prediction.units,
+            prediction.notes,
+            found,
+            tuple(friends),
+        )
 
 
 PATIENCE = 30.0

@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ import uproot
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.errors import InvalidConfig, InvalidEvents, ModelMismatch, StorageError
+from hep_ray.errors import InvalidConfig, InvalidEvents, ModelMismatch, StorageError, UnreadableInput
 from hep_ray.predict import inputs as inputs_module
 from hep_ray.predict.friend import plan_friends, write_friends
 from hep_ray.predict.output import score_columns
@@ -236,6 +237,42 @@ def test_entries_that_are_not_selected_have_no_scores_and_keep_their_place(tmp_p
     np.testing.assert_allclose(values["score_signal"][kept], wanted[:, 1], rtol=0, atol=1e-6)
     assert len(pd.read_parquet(out)) == kept.sum()
     assert (friends_in(out)[0]["events"], friends_in(out)[0]["scored"]) == (250, kept.sum())
+
+
+def test_inputs_at_addresses_are_fetched_and_recorded_by_their_addresses(tmp_path, package, two):
+    system = fsspec.filesystem("memory")
+    try:
+        for path in two:
+            system.put_file(str(path), f"/store/{path.parent.name}/output.root")
+        words = [f"memory://store/{path.parent.name}/output.root" for path in two]
+        package.write(tmp_path / "model", "card")
+        common = ["predict", str(tmp_path / "model"), "--friend"]
+        done = CliRunner().invoke(app, [*common, *words, "--out", str(tmp_path / "far")])
+        assert done.exit_code == 0, done.output
+        assert (
+            CliRunner().invoke(app, [*common, *map(str, two), "--out", str(tmp_path / "near")]).exit_code == 0
+        )
+        globbed = predict(
+            package, ["memory://store/job_*/output.root"], tmp_path / "globbed", friend="scores"
+        )
+    finally:
+        system.rm("/", recursive=True)
+    near = pd.read_parquet(tmp_path / "near")
+    for name in ("far", "globbed"):
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / name), near)
+        assert [one["of"] for one in friends_in(tmp_path / name)] == words
+    assert json.loads((tmp_path / "far" / "_predictions.json").read_text())["addresses"] == words
+    assert [one.events for one in globbed.friends] == [250, 50]
+    for path in two:
+        far, own = (read_tree(friend_of(path, tmp_path / name)) for name in ("far", "near"))
+        np.testing.assert_array_equal(far["log_odds_signal"], own["log_odds_signal"])
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_address_without_a_file_is_named(tmp_path, package):
+    with raises(UnreadableInput, "memory://store/none.root"):
+        predict(package, ["memory://store/none.root"], tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
 
 
 def test_what_has_no_tree_is_refused_before_anything_is_written(tmp_path, package, dataset):
