@@ -164,7 +164,7 @@ def _refuse_without(
         values = raw[name]
         lost = _has_nan(values) & keep
         if lost.any():
-            test = _finite(name, flat=isinstance(values, np.ndarray) and values.ndim == 1)
+            test = _finite(name, values.ndim - 1 if isinstance(values, np.ndarray) else 1)
             raise InvalidEvents(
                 f"field '{name}' of {origin.at(int(lost.argmax()), name)} is empty: {_select(test)} "
                 "leaves such events out, and those of NaN"
@@ -182,11 +182,11 @@ def _has_nan(values: Any) -> Mask:
     return np.asarray(np.isnan(values).reshape(len(values), -1).any(axis=1))
 
 
-def _finite(text: str, *, flat: bool) -> str:
-    """Return the test that a field or expression has a value in an event; `flat`: it is one number."""
+def _finite(text: str, axes: int) -> str:
+    """Return the test that a field or expression has every value in an event, where it has so many axes."""
     plain = re.fullmatch(r"\w+(\.\w+)*", text) or any(mark in text for mark in "`()")
     test = f"isfinite({text if plain else f'`{text}`'})"
-    return test if flat else f"all({test})"
+    return "all(" * axes + test + ")" * axes
 
 
 def _select(test: str) -> str:
@@ -347,7 +347,7 @@ def _refused(
     else:  # several fields stand beside each other along the last axis
         place = int(missing[row].reshape(-1, len(rule.reads)).any(axis=0).argmax())
         name, tested = rule.reads[place], list(rule.sources) if len(rule.sources) > 1 else [rule.name]
-    tests = " and ".join(_finite(one, flat=missing.ndim == 1 or len(tested) > 1) for one in tested)
+    tests = " and ".join(_finite(one, missing.ndim - 1 if len(tested) == 1 else 0) for one in tested)
     return InvalidEvents(
         f"column '{rule.name}' of event '{origin.prefix}{ids[row]}' has no value: {origin.at(rows[row], name)}, "
         f"and {int(without.sum()) - 1} more of {len(missing)} events read together: {origin.fills} fills such values; "

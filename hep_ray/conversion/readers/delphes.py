@@ -61,11 +61,14 @@ class DelphesOptions(Config):
         images: give each event its image; Tower and Track must be there.
         objects: give each event its objects and variables; Jet, Electron, Muon, Photon and MissingET must be there.
             By default those are given whose branches are there.
+        allow_empty: of an event without a tower or track in the image, keep the image of zeros; it is refused
+            otherwise, unless the selection leaves it out.
     """
 
     tree: str = "Delphes"
     images: bool | None = None
     objects: bool | None = None
+    allow_empty: bool = False
 
 
 @reader("delphes", DelphesOptions, suffixes=(".root",), guessed=False)
@@ -74,11 +77,12 @@ def open_delphes(path: Path, options: DelphesOptions) -> Opened:
 
     Fields: `event_id`, the event's number (and its row, where numbers repeat as in merged files); `image`
     (50, 50, 3) in GeV; lists `object_pt`, `object_eta`, `object_phi`, `object_kind`, `object_electromagnetic` and
-    `object_hadronic`, hardest first; `ht`, `met`, `leading_pt`, `n_objects`, `st` and `n_objects_70`.
+    `object_hadronic`, hardest first; `ht`, `met`, `leading_pt`, `n_objects`, `st` and `n_objects_70`. The image of an
+    event that has no tower and no track in it is NaN, unless `allow_empty`: such an event is refused where it is kept.
 
     Raises:
         UnreadableInput: there is no such tree, or branches that were asked for are not in it.
-        InvalidEvents: (while reading) no tower and no track of an event lies in the image, or a value is not finite.
+        InvalidEvents: (while reading) a φ lies outside [−π, π], or a value is not finite.
     """
     import uproot
 
@@ -117,13 +121,17 @@ def open_delphes(path: Path, options: DelphesOptions) -> Opened:
                     made: Values = {EVENT_ID: _ids(raw, first, last, unique=bool(number))}
                     where = f"{path}: {options.tree}"
                     if IMAGE in names:
-                        made[IMAGE] = _images(raw, where, first)
+                        made[IMAGE] = _images(raw, where, first, allow_empty=options.allow_empty)
                     if len(needed) > len(TOWERS) and OBJECTS[0] in raw:
                         made |= _objects(raw)
                     columns = [_arrow(made[item.name], item.type) for item in schema]
                 yield pa.record_batch(columns, schema=schema)
 
-    return Opened(not_empty([part], path), read)
+    def cell(row: int, name: str) -> str:
+        lacks = f" has no tower and no track within |η| < {DETECTOR.eta[1]:g}" if name == IMAGE else ""
+        return f"{path}: {options.tree}, entry {row}{lacks}"
+
+    return Opened(not_empty([part], path), read, cell=cell)
 
 
 def _wanted(branches: set[str], path: Path, options: DelphesOptions) -> dict[str, bool]:
@@ -178,8 +186,8 @@ def _ids(raw: Values, first: int, last: int, *, unique: bool) -> list[str]:
     )
 
 
-def _images(raw: Values, where: str, first: int) -> npt.NDArray[np.float32]:
-    """Histograms, shape (N, φ, η, channel)."""
+def _images(raw: Values, where: str, first: int, *, allow_empty: bool) -> npt.NDArray[np.float32]:
+    """Histograms, shape (N, φ, η, channel); NaN where nothing lies in one, unless `allow_empty`."""
     import awkward as ak
 
     events = len(raw[TOWERS[0]])
@@ -198,12 +206,8 @@ def _images(raw: Values, where: str, first: int) -> npt.NDArray[np.float32]:
             )
         channels.append(DETECTOR.sums(event, eta, phi, np.stack(values, axis=-1), events))
     images = np.concatenate(channels, axis=-1)
-    empty = ~images.reshape(events, -1).any(axis=1)
-    if empty.any():
-        raise InvalidEvents(
-            f"{where}, entry {first + int(empty.argmax())}: no tower and no track within |η| < {DETECTOR.eta[1]:g}, so "
-            "its image is empty: leave such events out of the file"
-        )
+    if not allow_empty:
+        images[~images.any(axis=(1, 2, 3))] = np.nan
     return images.astype(np.float32)
 
 

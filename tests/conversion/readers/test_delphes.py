@@ -139,16 +139,41 @@ def test_bad_files_are_refused_before_anything_is_written(tmp_path: Path, change
     assert not (tmp_path / "out").exists()
 
 
-def test_an_event_with_nothing_inside_the_image_is_refused(tmp_path: Path) -> None:
-    outside = {f"Tower.{name}": [np.full(1, 5.2)] * EVENTS for name in ("ET", "Eta", "Eem", "Ehad")}
-    outside |= {"Tower.Phi": [np.zeros(1)] * EVENTS}
-    outside |= {f"Track.{name}": [np.full(1, 5.2)] * EVENTS for name in ("PT", "Eta")} | {
-        "Track.Phi": [np.zeros(1)] * EVENTS
-    }
+def beyond(tmp_path: Path, empty: set[int], **changed: Any) -> None:
+    """Write files of one tower and one track per event, at η = 5.2 in events of these rows, at 0.1 in others."""
+    eta = [np.full(1, 5.2 if row in empty else 0.1) for row in range(EVENTS)]
+    for column in ("Tower.ET", "Tower.Eem", "Tower.Ehad", "Tower.Phi", "Track.PT", "Track.Phi"):
+        changed[column] = [np.ones(1)] * EVENTS
     for name in ("sph", "bh"):
-        delphes(tmp_path / f"{name}.root", 1, **outside)
-    with raises(InvalidEvents, "|η|", "entry 0"):
+        delphes(tmp_path / f"{name}.root", 1, **{"Tower.Eta": eta, "Track.Eta": eta}, **changed)
+
+
+def test_an_event_with_nothing_inside_the_image_is_refused_where_it_is_kept(tmp_path: Path) -> None:
+    beyond(tmp_path, {3, 5})
+    with raises(InvalidEvents, "|η|", "entry 3", "sph.root", 'all(all(all(isfinite(image))))"'):
         converted(tmp_path, "delphes_images")
+    assert not (tmp_path / "out").exists()
+    found = converted(tmp_path, "delphes_images", selection="all(all(all(isfinite(image))))")
+    assert len(found) == 2 * (EVENTS - 2)
+    assert "sph/sph/1003" not in found
+
+
+def test_a_selection_that_drops_empty_images_keeps_the_file(tmp_path: Path) -> None:
+    # Nine jets of 900 GeV in every event but the third, which has at most two electrons, muons and photons each.
+    hard = [np.full(0 if row == 3 else 9, 900.0) for row in range(EVENTS)]
+    flat = [0 * values for values in hard]
+    beyond(tmp_path, {3}, **{"Jet.PT": hard, "Jet.EhadOverEem": flat, "Jet.Eta": flat, "Jet.Phi": flat})
+    found = converted(tmp_path, "delphes_images", selection="n_objects_70 >= 9")
+    assert set(found) == {
+        f"{name}/{name}/{1000 + row}" for name in ("sph", "bh") for row in range(EVENTS) if row != 3
+    }
+
+
+def test_an_empty_image_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    beyond(tmp_path, {3})
+    found = converted(tmp_path, "delphes_images", options={"allow_empty": True})
+    assert not found["bh/bh/1003"]["image"].any()
+    assert found["bh/bh/1004"]["image"].sum() == 3  # 1 GeV in each channel
 
 
 def test_numbers_that_repeat_are_told_apart_by_their_rows(tmp_path: Path) -> None:
