@@ -116,7 +116,8 @@ def convert_command(
 
     Every event is given to train (60 %), val (15 %) or test (25 %; others with --split) by a hash of its id, or of its
     value of --split-by, once and for all.
-    A search trains on train and ranks by val; test is kept for the final confirmation.
+    A search trains on train and ranks by val; test is kept for the final confirmation. A split that would have no event
+    of some class is refused; events that are only predicted on take --split 100/0/0.
 
     Such as:
 
@@ -168,7 +169,7 @@ def convert_command(
             schema=rules,
             rule=split_rule(split, train_where, stratified=stratify),
             test_files=test_file or (),
-            every_class=split is not None or stratify,
+            every_class=True,
             overwrite=overwrite,
             workers=workers,
             progress=lambda done, total: bar.update(row, completed=done, total=total),

@@ -241,7 +241,8 @@ def refuse_absent(rule: SplitRule, schema: EventSchema, counts: npt.NDArray[np.i
             found = ", ".join(f"{one} {n}" for one, n in zip(schema.classes, of_classes, strict=True))
             raise InvalidEvents(
                 f"the split '{split}' would have no events of a class ({found}) at the fraction "
-                f"{rule.fraction(split):g}: give it more events, or a larger share with --split"
+                f"{rule.fraction(split):g}: give it more events, or with --split a larger share, or none: 80/20/0, or "
+                "100/0/0 for events that are only predicted on"
             )
 
 

@@ -17,7 +17,7 @@ from hep_ray.conversion.cli import app, split_rule
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import ORIGIN
 from hep_ray.dataset.splits import SplitRule
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, InvalidEvents
 from tests.facts import raises, tells
 
 
@@ -89,6 +89,23 @@ def test_shares_of_the_splits_are_taken() -> None:
     rule = split_rule("64/16/20", "x > 0")
     assert (rule.train, rule.val, rule.test, rule.train_where) == (0.64, 0.16, 0.2, "x > 0")
     assert split_rule(None, None) == SplitRule()
+
+
+def test_a_split_without_a_class_is_refused_unless_it_has_no_share(tmp_path: Path) -> None:
+    """Two events of class b cannot be in three splits."""
+    (tmp_path / "e.csv").write_text("x,label\n" + "".join(f"{row},{row // 40}\n" for row in range(42)))
+    words = ["convert", str(tmp_path / "e.csv"), "--reader", "text", "--label", "label", "--classes", "a,b"]
+    out = tmp_path / "d"
+
+    def convert(*more: str) -> BaseException | None:
+        return CliRunner().invoke(app, [*words, "--out", str(out), *more]).exception
+
+    refused = convert()
+    assert isinstance(refused, InvalidEvents)
+    assert tells(str(refused), "b 0", "--split", "100/0/0")
+    assert not out.exists()
+    assert convert("--split", "100/0/0") is None
+    assert Manifest.load(out).class_counts("train") == {"a": 40, "b": 2}
 
 
 def test_of_a_dataset_some_classes_are_chosen_and_named_anew(tmp_path: Path) -> None:
