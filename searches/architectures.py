@@ -75,9 +75,11 @@ search = Search(
             epochs=(10, 20, 40),
             published={
                 "model=cnn, root_index=1": "84.2 / 87.6 / 86.7; 82.8 / 86.9 / 88.7; 85.2 / 85.0 / 87.7",
+                "model=cnn, root_index=3": "85.4 / 87.0 / 86.6; 86.5 / 87.0 / 87.4; 86.1 / 87.4 / 88.1",
                 "model=cnn, root_index=5": "90.0 / 89.1 / 89.3; 88.3 / 89.2 / 90.5; 89.9 / 89.2 / 89.1",
                 "model=resnet34, root_index=1": "91.5 / 89.3 / 91.0; 92.5 / 91.5 / 88.8; 92.0 / 90.5 / 91.1",
                 "model=resnet34, root_index=3": "91.7 / 91.3 / 91.9; 91.4 / 89.4 / 91.0; 90.0 / 91.1 / 91.3",
+                "model=resnet34, root_index=5": "89.4 / 89.7 / 84.0; 82.5 / 89.5 / 92.0; 89.3 / 89.4 / 89.0",
             },
             published_on="test accuracy in % after epochs 10 / 20 / 40 of runs 1; 2; 3; BlackMax and Herwig events in "
             "the ATLAS card of Delphes",
