@@ -273,8 +273,7 @@ class TrialResult:
         from hep_ray.dataset.dataset import Manifest
         from hep_ray.plugins import restore
         from hep_ray.promote.classifier import Classifier
-        from hep_ray.search.recorder import KEEP_BEST
-        from hep_ray.training.checkpoint import BEST, load_checkpoint
+        from hep_ray.training.checkpoint import BEST, KEEP_BEST, load_checkpoint
 
         started = self._result.started
         path = self._result.folder / "trials" / self.trial_id / BEST

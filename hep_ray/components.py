@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Mapping
@@ -20,6 +21,20 @@ from hep_ray.registry import implementation
 if TYPE_CHECKING:
     from hep_ray.config import Config
     from hep_ray.registry import Registry
+
+KINDS = {
+    "trainer": "",
+    "model": "hep_ray.models.MODELS",
+    "loss": "hep_ray.losses.LOSSES",
+    "optimizer": "hep_ray.optim.OPTIMIZERS",
+    "schedule": "hep_ray.optim.SCHEDULES",
+    "augmentation": "hep_ray.loading.augmentations.AUGMENTATIONS",
+    "metric": "hep_ray.metrics.METRICS",
+    "scaler": "hep_ray.loading.scalers.SCALERS",
+    "reader": "hep_ray.conversion.readers.READERS",
+    "simulation": "hep_ray.simulate.SIMULATIONS",
+}
+"""Kind → its registry, imported when it is asked for: what a space states, then what makes datasets."""
 
 
 @dataclass(frozen=True)
@@ -62,44 +77,41 @@ def components(kind: str) -> list[Component]:
     Raises:
         UnknownName: there is no such kind.
     """
-    known = registries()
-    if kind not in known:
-        raise UnknownName(f"unknown kind of component '{kind}'; known: {', '.join(known)}")
-    return [component(kind, name) for name in known[kind]]
+    return [component(kind, name) for name in registry_of(kind)]
 
 
 def component(kind: str, name: str) -> Component:
     """One of them.
 
     Raises:
-        UnknownName: there is no such component.
+        UnknownName: there is no such kind, or no such component of it.
     """
-    entry = registries()[kind][name]
+    entry = registry_of(kind)[name]
     config = getattr(entry, "config", None) or getattr(entry, "options", None)
     summary = (inspect.getdoc(implementation(entry)) or "").partition("\n")[0]
     return Component(kind, name, summary, () if config is None else keys(config))
 
 
-def registries() -> dict[str, Registry[Any]]:
-    """Kind → registry: what a space states, then what makes datasets."""
-    from hep_ray.conversion.readers import READERS
+def registry_of(kind: str) -> Registry[Any]:
+    """Return the registry of a kind. Those of metrics, readers and simulations import no torch.
+
+    Raises:
+        UnknownName: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UnknownName(f"unknown kind of component '{kind}'; known: {', '.join(KINDS)}")
+    if kind != "trainer":
+        module, _, name = KINDS[kind].rpartition(".")
+        found: Registry[Any] = getattr(importlib.import_module(module), name)
+        return found
     from hep_ray.loading.augment import AugmentConfig
-    from hep_ray.loading.scalers import SCALERS
-    from hep_ray.metrics import METRICS
     from hep_ray.registry import Registry
-    from hep_ray.simulate import SIMULATIONS
-    from hep_ray.training.config import REGISTRIES, TrainerConfig
+    from hep_ray.training.config import TrainerConfig
 
     trainer: Registry[Any] = Registry("part of the trainer", "hep_ray.training")
     for name, config in (("training", TrainerConfig), ("augmentation", AugmentConfig)):
         trainer.add(name, SimpleNamespace(config=config, build=config))
-    made: dict[str, Registry[Any]] = {
-        "metric": METRICS,
-        "scaler": SCALERS,
-        "reader": READERS,
-        "simulation": SIMULATIONS,
-    }
-    return {"trainer": trainer, **REGISTRIES, **made}
+    return trainer
 
 
 def keys(config: type[Config]) -> tuple[Key, ...]:
@@ -159,7 +171,6 @@ def show(
 
     import_named(plugin or ())
     console = result_console()
-    listed = [one for each in ([kind] if kind else registries()) for one in components(each)]
     if kind and name:
         one = component(kind, name)
         console.print(Text(f"{kind} {name}: {one.summary}"), soft_wrap=True)
@@ -168,7 +179,7 @@ def show(
             table.add_row(*map(Text, (key.name, key.default or "(required)", key.values, key.meaning)))
     else:
         table = Table("kind", "name", "what", "keys", box=None, padding=(0, 2, 0, 0))
-        for one in listed:
+        for one in [one for each in ([kind] if kind else KINDS) for one in components(each)]:
             names = ", ".join(key.name for key in one.keys)
             table.add_row(*map(Text, (one.kind, one.name, one.summary, names)))
     console.print(table)

@@ -52,11 +52,12 @@ def bundle(
         ExportFailed: ONNX has no like of a part of the model.
         UntrustedCode: the model carries code of its own, and neither --trust-code nor --plugin is given.
     """
-    from hep_ray.bundle.write import write_bundle
     from hep_ray.dataset.dataset import Dataset
     from hep_ray.predict.cli import find_model, with_own_code
 
     package, origin = find_model(model, storage, tracking_uri)
+    from hep_ray.bundle.write import write_bundle
+
     package = with_own_code(package, plugin, trust=trust_code)
     search, started = _search_of(package, storage) or (None, None)
     folder = data or _where_the_search_found_it(started)

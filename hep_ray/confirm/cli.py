@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hep_ray.confirm.plan import ConfirmPlan
     from hep_ray.confirm.refit import RefitPlan
     from hep_ray.confirm.run import ConfirmResult
+
+Options = TypeVar("Options", bound=AfterSearch)
 
 
 @with_flags(ConfirmOptions)
@@ -53,12 +55,13 @@ def confirm(
     """
     from rich.console import Console
 
+    options = _known(ConfirmOptions(**given))
     from hep_ray.confirm.plan import prepare_confirmation
     from hep_ray.confirm.run import run_confirmation
     from hep_ray.search.state import SearchState
 
     console = Console(stderr=True)
-    plan = prepare_confirmation(ConfirmOptions(**given), hashes="none" if dry_run else "once")
+    plan = prepare_confirmation(options, hashes="none" if dry_run else "once")
     print_rows(console, _plan_rows(plan, again=again))
     if dry_run:
         if not again:
@@ -96,10 +99,11 @@ def folds(
     """
     from rich.console import Console
 
+    options = _known(FoldOptions(**given))
     from hep_ray.confirm.folds import prepare_folds, run_folds
 
     console = Console(stderr=True)
-    plan = prepare_folds(FoldOptions(**given), hashes="none" if dry_run else "once")
+    plan = prepare_folds(options, hashes="none" if dry_run else "once")
     print_rows(console, _folds_rows(plan, again=again))
     if dry_run:
         if not again:
@@ -151,6 +155,7 @@ def refit(
     """
     from rich.console import Console
 
+    options = _known(AfterSearch(**given))
     from hep_ray.confirm.refit import prepare_refit, run_refit
     from hep_ray.confirm.refit_result import (
         FILE_NAME,
@@ -163,7 +168,7 @@ def refit(
     from hep_ray.search.state import SearchState
 
     console = Console(stderr=True)
-    plan = prepare_refit(AfterSearch(**given), hashes="none" if dry_run else "once")
+    plan = prepare_refit(options, hashes="none" if dry_run else "once")
     print_rows(console, _refit_rows(plan, again=again))
     if dry_run:
         if not again:
@@ -191,6 +196,21 @@ def refit(
         f"  {typed('hep-ray', 'promote', found.search, '--refit', '--dry-run', storage=own.storage, data=own.data)}",
     ]
     print_text(result, "\n".join(lines))
+
+
+def _known(options: Options) -> Options:
+    """Return options of a search that is there; refused before torch and Ray are imported, which takes seconds.
+
+    Raises:
+        UnknownSearch, UnknownName, NotRun, InvalidConfig: see `find_search`.
+        PluginFailed: a module that --plugin names cannot be imported.
+    """
+    from hep_ray.plugins import import_named
+    from hep_ray.search.find import refuse_unknown
+
+    import_named(options.plugin or ())
+    refuse_unknown(options.search, options.storage, options.scripts)
+    return options
 
 
 def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:

@@ -161,9 +161,6 @@ def predict(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from hep_ray.conversion.cli import parse_settings
-    from hep_ray.predict.inputs import Ways
-    from hep_ray.predict.run import Crew
-    from hep_ray.predict.run import predict as score
 
     if bool(inputs) != (out is not None) or not (inputs or onnx):
         raise InvalidConfig(
@@ -176,9 +173,13 @@ def predict(
     if typed_flags and not inputs:
         raise InvalidConfig(f"--onnx without INPUT scores no events: leave out {', '.join(typed_flags)}")
     of_friends = _friend_name(friend_name, wanted=friend)
-    crew = Crew(workers, gpus_per_worker, batch)
-    ways = Ways(reader, schema, select, parse_settings(settings or []) or None)
+    parsed = parse_settings(settings or []) or None
     package, origin = _model(model, storage, tracking_uri, single=onnx is not None)
+    from hep_ray.predict.inputs import Ways
+    from hep_ray.predict.run import Crew
+    from hep_ray.predict.run import predict as score
+
+    crew, ways = Crew(workers, gpus_per_worker, batch), Ways(reader, schema, select, parsed)
     shift = _shift_settings(context, package, shift_test, shift_level, shift_class)
     package = with_own_code(package, plugin, trust=trust_code)
     say = partial(result_console().print, soft_wrap=True, highlight=False, markup=False)
@@ -230,11 +231,13 @@ def predict(
 
 
 def _friend_name(name: str | None, *, wanted: bool) -> str | None:
-    from hep_ray.predict.friend import TREE
-
     if name is not None and not wanted:
         raise InvalidConfig(f"--friend-name {name} names friend trees, and none is asked for: add --friend")
-    return (TREE if name is None else name) if wanted else None
+    if name is not None or not wanted:
+        return name
+    from hep_ray.predict.friend import TREE
+
+    return TREE
 
 
 def _friends(friends: Sequence[Friend], out: Path) -> Iterator[str]:
@@ -312,7 +315,6 @@ def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Pac
     """
     from hep_ray.promote.package import Package
     from hep_ray.tracking.client import default_uri
-    from hep_ray.tracking.registry import ModelRegistry
 
     if not model.startswith("models:/"):
         return Package.read(model), str(Path(model).absolute())
@@ -321,6 +323,8 @@ def find_model(model: str, storage: Path, tracking_uri: str | None) -> tuple[Pac
             f"a registered model is looked up in the MLflow database of a storage; {storage} has none: name its "
             "--storage or a --tracking-uri"
         )
+    from hep_ray.tracking.registry import ModelRegistry
+
     registry = ModelRegistry(tracking_uri or default_uri(storage))
     version = registry.find(model)
     with tempfile.TemporaryDirectory(prefix="hep_ray-predict-") as scratch:

@@ -94,9 +94,8 @@ def promote(
         TrackingUnavailable: MLflow does not answer.
         PromotionRefused: a check failed.
     """
+    from hep_ray.confirm.confirmation import load_confirmation
     from hep_ray.plugins import import_named
-    from hep_ray.promote.run import Wishes
-    from hep_ray.promote.run import promote as promote_search
     from hep_ray.search.find import find_search
     from hep_ray.tracking.client import default_uri
 
@@ -115,6 +114,10 @@ def promote(
                 "a calibration is fitted on validation events, and a refit has learnt from them: leave out "
                 f"--calibration {method}, or --refit"
             )
+    load_confirmation(found.folder)  # refused before torch is imported, which takes seconds
+    from hep_ray.promote.run import Wishes
+    from hep_ray.promote.run import promote as promote_search
+
     wishes = Wishes(
         data, tracking_uri, name, accept_reused_test, device, dry_run, level, method, folds, refit
     )

@@ -16,10 +16,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from hep_ray.config import Config, parse
@@ -28,11 +27,15 @@ from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CorruptModel, InvalidConfig, ModelMismatch, UnreadableInput
 from hep_ray.files import replacing, storing
 from hep_ray.plugins import Plugin, trust
-from hep_ray.promote.classifier import Classifier, FoldClassifier, MeanClassifier, Membership
 from hep_ray.promote.reference import FILE as REFERENCE
 from hep_ray.promote.reference import Reference
 from hep_ray.search.naming import estimated
 from hep_ray.training.calibration import Calibration
+
+if TYPE_CHECKING:
+    import torch
+
+    from hep_ray.promote.classifier import Classifier, Membership
 
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
@@ -318,6 +321,8 @@ class Package:
             )
         if known == FORMAT:
             return cls(description, weights, reference=reference)
+        from hep_ray.promote.classifier import Membership
+
         membership = Membership.loads(weights) if known == FOLDS_FORMAT else None
         inside, told = (
             (FOLDS, description.folds) if membership is not None else (MEMBERS, description.mean_of)
@@ -336,6 +341,8 @@ class Package:
             InvalidConfig: the same of the models of folds, which never have one.
             CorruptModel: weights and parameters do not belong together.
         """
+        from hep_ray.promote.classifier import Classifier, FoldClassifier, MeanClassifier
+
         if self.membership is not None:
             if self.calibrated:
                 raise InvalidConfig(

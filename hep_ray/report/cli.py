@@ -93,10 +93,10 @@ def report(
         _refuse("--importance prints a table alone", page)
         _print_importance(search, storage, data)
         return
+    quantities = quantities_of(against) if against is not None else ()
     from hep_ray.report.answer import answer
     from hep_ray.report.page import attach, still_running, write_report
 
-    quantities = quantities_of(against) if against is not None else ()
     report = write_report(search, storage, out=out, figures=figures, data=data, against=quantities)
     typer.echo(f"wrote {report.path} ({report.path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if figures is not None:

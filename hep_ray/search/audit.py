@@ -243,8 +243,7 @@ def _study(folder: Path, state: SearchState) -> Iterator[Finding]:
 
 
 def _files(folder: Path, state: SearchState) -> Iterator[Finding]:
-    from hep_ray.search.recorder import KEEP_BEST
-    from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint
+    from hep_ray.training.checkpoint import BEST, KEEP_BEST, LAST, load_checkpoint
 
     for path in sorted({*folder.rglob(UNFINISHED), *folder.glob(".tune"), *folder.parent.glob(".probe-*")}):
         yield Finding("left over", f"{path.relative_to(folder.parent)}")

@@ -13,21 +13,20 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import nn
-
-from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import CannotResume, HepRayError, InvalidConfig, InvalidSpace, PluginFailed
-from hep_ray.models import Model, is_fitted
 from hep_ray.own_code import blaming
-from hep_ray.search.curves_space import Encoding
-from hep_ray.search.space import Space
 from hep_ray.tracking.records import ModelTimed, Record, SearchStarted
-from hep_ray.training.config import TrialConfig
-from hep_ray.training.cost import model_cost, parameters
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from hep_ray.dataset.schema import EventSchema
+    from hep_ray.models import Model
+    from hep_ray.search.space import Space
+    from hep_ray.training.config import TrialConfig
 
 LATENCY = "latency_ms"
 FIGURES = {
@@ -126,6 +125,8 @@ class ModelLimits:
 
         A configuration whose model cannot be built has none either: its trial fails, and says of what.
         """
+        from hep_ray.models import is_fitted
+
         if is_fitted(params.get("model")):
             return {}
         try:
@@ -140,6 +141,8 @@ class ModelLimits:
             InvalidConfig: there is no such network.
             PluginFailed: it is of the user's own, and fails when it is built or called.
         """
+        from hep_ray.training.config import TrialConfig
+
         config = TrialConfig.from_params(params)
         training = config.training
         built = f"{training.model} {config.components['model']!r} {training.scaling_by_rank} {training.imputation}"
@@ -218,6 +221,11 @@ def check_limits(
         InvalidConfig: the sampler trains every configuration, and limits leave some out; or the time is limited of a
             model that is fitted in one go, of which it is not measured.
     """
+    import numpy as np
+
+    from hep_ray.models import is_fitted
+    from hep_ray.search.curves_space import Encoding
+
     if sampler == "grid":
         raise InvalidConfig(
             f"sampler 'grid' trains every configuration, and {words_of(stated)} may leave some out: leave the "
@@ -256,6 +264,8 @@ def check_limits(
 
 def weightless(config: TrialConfig, schema: EventSchema) -> Model:
     """Return a model without memory for its weights; one that looks at numbers while it is built is built with them."""
+    import torch
+
     try:
         with torch.device("meta"):
             return config.build_model(schema)
@@ -268,6 +278,10 @@ def _counted(config: TrialConfig, schema: EventSchema, *, forward: bool) -> dict
 
     One that looks at numbers, or that knows its weights after an event alone, is built with them and given an event.
     """
+    import torch
+
+    from hep_ray.training.cost import model_cost, parameters
+
     try:
         model = weightless(config, schema)
         if not forward:
@@ -283,6 +297,8 @@ def _counted(config: TrialConfig, schema: EventSchema, *, forward: bool) -> dict
 
 def latency(model: Model, schema: EventSchema) -> float:
     """Return the median time that one event takes a model on one core of this machine, in milliseconds."""
+    import torch
+
     columns = [schema.column(name) for name in model.columns]
     event = [torch.zeros((1, *one.shape), dtype=getattr(torch, one.dtype)) for one in columns]
     threads = torch.get_num_threads()

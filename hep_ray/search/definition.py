@@ -9,14 +9,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
-from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.plugins import import_named
 from hep_ray.registry import check_name
-from hep_ray.search.constraints import limits_of
-from hep_ray.search.space import Space
 from hep_ray.tracking.records import RENAMED, SearchStarted, stopping_words
 
 if TYPE_CHECKING:
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from hep_ray.search.named_samplers import SamplerFactory
     from hep_ray.search.options import SearchOptions
     from hep_ray.search.scheduler import Scheduler, SearchGoal
+    from hep_ray.search.space import Space
 
 SAMPLERS = ("auto", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid", "curves")
 """Samplers that a preset may name; `named_samplers.py` says what each is."""
@@ -154,6 +152,8 @@ class Preset:
     why: str = ""
 
     def __post_init__(self) -> None:
+        from hep_ray.search.space import Space
+
         if isinstance(self.scheduler, str) and self.scheduler in OTHER_NAMES:
             object.__setattr__(self, "scheduler", OTHER_NAMES[self.scheduler])
         curves = "curves" in (self.sampler, self.scheduler)
@@ -161,7 +161,7 @@ class Preset:
             if getattr(self, name) in ("", *(("auto",) if curves else ())):
                 object.__setattr__(self, name, "curves" if curves else default)
         self._check_components()
-        _check_kind("space of a Preset", self.space, (Space, NoneType), "Space(model='mlp', …)")
+        _check_kind("space of a Preset", self.space, (Space, type(None)), "Space(model='mlp', …)")
         if curves and self.sampler != self.scheduler:
             raise InvalidConfig(
                 "curves chooses both the configurations and their epochs: state no other sampler or scheduler beside "
@@ -470,7 +470,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        limits_of(self.constraints)
+        _ = self.limits  # refuses what is none
         check_search_name(self.name)
         import_named(self.plugins)
         if str(self.mode) == THAT_OF_THE_METRIC:
@@ -489,6 +489,8 @@ class Search:
         Raises:
             InvalidConfig: it is.
         """
+        from hep_ray.search.space import Space
+
         for name in ("plugins", "constraints"):
             given: Any = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else given)
@@ -537,6 +539,8 @@ class Search:
     @property
     def limits(self) -> dict[str, float]:
         """Return its constraints as figure → largest value."""
+        from hep_ray.search.constraints import limits_of
+
         return limits_of(self.constraints)
 
     def better(self, left: float, right: float) -> bool:

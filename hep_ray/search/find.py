@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,20 @@ def load_search(name: str, folder: Path = HERE) -> Search:
     Raises:
         UnknownName: there is no such script, or it states no search.
     """
+    path = _script_there(name, folder)
+    module = import_script(SCRIPT + re.sub(r"\W", "_", path.stem), path)
+    search = getattr(module, "search", None)
+    if not isinstance(search, Search):
+        raise UnknownName(f"no search in {path}: it must have a variable 'search' of class Search")
+    return search
+
+
+def _script_there(name: str, folder: Path) -> Path:
+    """Return the path of a script.
+
+    Raises:
+        UnknownName: there is no such script.
+    """
     if not name.endswith(".py") and not _FILE_NAME.fullmatch(Path(name).name):
         raise UnknownName(f"no search '{name[:80]}': it is neither the name of a script nor its path")
     path = script_of(name, folder)
@@ -39,11 +54,7 @@ def load_search(name: str, folder: Path = HERE) -> Search:
         folder = OURS if path.parent == OURS else folder
         known = ", ".join(sorted(script.stem for script in folder.glob("*.py")))
         raise UnknownName(f"no search script {path}; {folder} has: {known or 'none'}")
-    module = import_script(SCRIPT + re.sub(r"\W", "_", path.stem), path)
-    search = getattr(module, "search", None)
-    if not isinstance(search, Search):
-        raise UnknownName(f"no search in {path}: it must have a variable 'search' of class Search")
-    return search
+    return path
 
 
 def script_of(name: str, folder: Path = HERE) -> Path:
@@ -129,8 +140,41 @@ def find_search(target: str, storage: Path = STORAGE, scripts: Path = HERE) -> F
         NotRun: its script is there, and the storage holds no search of it.
         InvalidConfig: a folder, and another storage.
     """
+    found = _without_script(target, storage, scripts)
+    if found is not None:
+        return found
+    with _telling_what_is_there(target, storage):
+        search = load_search(target, scripts)
+    folder = storage / search.name
+    if not _is_file(folder / FILE_NAME):
+        known = ", ".join(searches_in(storage)) or "none"
+        raise NotRun(
+            f"no search was run in {folder}: run it first, or name its --storage; "
+            f"{storage} holds searches: {known}"
+        )
+    return Found(folder, script_of(target, scripts), scripts)
+
+
+def refuse_unknown(target: str, storage: Path = STORAGE, scripts: Path = HERE) -> None:
+    """Refuse a search that `find_search` would not find, before what its work needs is imported, which takes seconds.
+
+    A script is run where the storage holds no search of its name. Another one may still turn out to state a search that
+    was never run.
+
+    Raises:
+        UnknownSearch, UnknownName, NotRun, InvalidConfig: as `find_search` does.
+    """
+    if _without_script(target, storage, scripts) is None:
+        with _telling_what_is_there(target, storage):
+            path = _script_there(target, scripts)
+        if path.stem not in searches_in(storage):
+            find_search(target, storage, scripts)
+
+
+def _without_script(target: str, storage: Path, scripts: Path) -> Found | None:
+    """Return a search by its name or folder; None where a script is asked for, or may be."""
     if target.endswith(".py"):
-        return _of_script(target, storage, scripts)
+        return None
     if target in searches_in(storage):
         return Found(storage / target, None, scripts)
     folder = Path(target)
@@ -143,23 +187,19 @@ def find_search(target: str, storage: Path = STORAGE, scripts: Path = HERE) -> F
                 "leave --storage out, or give the search's name"
             )
         return Found(folder, None, scripts)
+    return None
+
+
+@contextmanager
+def _telling_what_is_there(target: str, storage: Path) -> Iterator[None]:
+    """Within, a script that is not there is a search that is not there; one that is named as a script stays one."""
     try:
-        return _of_script(target, storage, scripts)
+        yield
     except UnknownName as exc:
+        if target.endswith(".py"):
+            raise
         known = ", ".join(searches_in(storage)) or "none"
         raise UnknownSearch(
             f"unknown search '{target[:80]}', which is neither a name, nor a folder, nor a script ({exc}); "
             f"{storage} holds searches: {known}"
         ) from None
-
-
-def _of_script(target: str, storage: Path, scripts: Path) -> Found:
-    search = load_search(target, scripts)
-    folder = storage / search.name
-    if not _is_file(folder / FILE_NAME):
-        known = ", ".join(searches_in(storage)) or "none"
-        raise NotRun(
-            f"no search was run in {folder}: run it first, or name its --storage; "
-            f"{storage} holds searches: {known}"
-        )
-    return Found(folder, script_of(target, scripts), scripts)

@@ -42,13 +42,13 @@ from hep_ray.search.preflight import (
     most_paused,
     preflight,
 )
-from hep_ray.search.recorder import KEEP_BEST
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import JournalSearcher
 from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES, SearchState, trials_in_words
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
+from hep_ray.training.checkpoint import KEEP_BEST
 from hep_ray.training.evaluation import ranking_variations
 from hep_ray.training.precision import chosen_precision
 

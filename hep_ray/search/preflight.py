@@ -49,10 +49,10 @@ from hep_ray.search.named_samplers import NAMED, Named, name_of
 from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
-from hep_ray.search.recorder import KEEP_BEST, MOST_PAUSED
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
 from hep_ray.search.space import Choice, Mapped, Space, Uniform, Value
 from hep_ray.search.state import OF_MODEL, TIMES
+from hep_ray.training.checkpoint import KEEP_BEST, MOST_PAUSED
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import local_step
 from hep_ray.training.evaluation import validation_keys, worst_keys

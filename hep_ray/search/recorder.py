@@ -28,16 +28,12 @@ from hep_ray.tracking.records import (
     TrialFinished,
     TrialLost,
 )
-from hep_ray.training.checkpoint import BEST, LAST
+from hep_ray.training.checkpoint import BEST, KEEP_BEST, LAST
 
 TRIES_AGAIN = 3
 """Times in a row, with no epoch between them, that a trial is tried again after the loss of its process or node."""
 TRIES_AGAIN_HUNG = 1
 """The same after an epoch that took too long: what hangs twice at the same place costs no third wait."""
-KEEP_BEST = 10
-"""Trials whose best model stays on disk."""
-MOST_PAUSED = 100
-"""Trials that wait with a checkpoint on disk; of more, the worst are given up, which no decision would take up soon."""
 
 
 NAMED = 5

@@ -31,7 +31,6 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws, frozen_trial, to_repeat, total_trials, trained_again, why_not_ahead
 from hep_ray.search.epochs import EpochTally
 from hep_ray.search.named_samplers import draws_alike
-from hep_ray.search.recorder import MOST_PAUSED
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, TrialState, breaks
@@ -44,6 +43,7 @@ from hep_ray.tracking.records import (
     TrialPaused,
     TrialStarted,
 )
+from hep_ray.training.checkpoint import MOST_PAUSED
 
 REPEATED = 0.2
 """Share of the epochs, at most, for configurations that are trained again with another seed."""

@@ -36,24 +36,14 @@ from optuna.distributions import (
 )
 
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
-from hep_ray.loading.augment import AugmentConfig
-from hep_ray.models import MODELS, is_fitted
 from hep_ray.tracking.records import RecordedParameter
-from hep_ray.training.config import (
-    NONE,
-    REGISTRIES,
-    TrainerConfig,
-    TrialConfig,
-    describe,
-    keys_read,
-    readers_of,
-    training_keys,
-)
 
 if TYPE_CHECKING:
     import optuna
 
 Value = str | int | float | bool
+COMPONENTS = ("model", "loss", "optimizer", "schedule", "augmentation")
+"""Kinds of component that a space names: those of `training.config.REGISTRIES`, whose import takes torch along."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +300,7 @@ class Space:
                 )
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
-            if isinstance(given, Mapped) and name in REGISTRIES:
+            if isinstance(given, Mapped) and name in COMPONENTS:
                 raise InvalidSpace(
                     f"'{name}' cannot follow from '{given.other}': a {name} is a Choice, which others may follow"
                 )
@@ -319,6 +309,8 @@ class Space:
     @functools.cached_property
     def _of_training(self) -> set[str]:
         """Parameters of training, of plug-ins too, which may be imported after the space is stated."""
+        from hep_ray.training.config import training_keys
+
         return training_keys()
 
     def _check_condition(self, name: str, parameter: Parameter) -> None:
@@ -369,7 +361,7 @@ class Space:
 
     def _is_everywhere(self, name: str) -> bool:
         models = self.parameters["model"].corners() if "model" in self.parameters else ()
-        if name in self._of_training and any(is_fitted(one) for one in models):
+        if any(self._goes_without(name, one) for one in models):
             return False
         return all(
             set(self.parameters[key].corners()) <= set(values) and self._is_everywhere(key)
@@ -389,8 +381,13 @@ class Space:
 
     def exists(self, name: str, chosen: Mapping[str, Value]) -> bool:
         """Return whether a configuration has a parameter, given those that are stated before it."""
-        fitted = name in self._of_training and is_fitted(chosen.get("model"))
-        return self.parameters[name].holds(chosen) and not fitted
+        return self.parameters[name].holds(chosen) and not self._goes_without(name, chosen.get("model"))
+
+    def _goes_without(self, name: str, model: object) -> bool:
+        """Whether a parameter is of training, and a model is fitted in one go."""
+        from hep_ray.models import is_fitted
+
+        return name in self._of_training and is_fitted(model)
 
     def grid(self) -> list[dict[str, Value]]:
         """Return every configuration.
@@ -419,11 +416,13 @@ class Space:
         Raises:
             InvalidSpace: an unknown key, a key that some trial would not read, or a refused value.
         """
+        from hep_ray.training.config import keys_read, unknown_key
+
         combinations = list(self._combinations())
         everything = {key for chosen in combinations for key in keys_read(chosen)}
         for key in self.parameters:
             if key not in everything:
-                raise InvalidSpace(self._unknown_key(key, everything))
+                raise InvalidSpace(unknown_key(key, everything))
         for chosen in combinations:
             self._check_combination(chosen)
 
@@ -451,10 +450,13 @@ class Space:
         Which columns a model reads is said by words (never by numbers), so this meets each augmentation with each
         choice of columns.
         """
+        from hep_ray.loading.augment import AugmentConfig
+        from hep_ray.training.config import NONE
+
         words = [
             {name: value}
             for name, parameter in self.parameters.items()
-            if isinstance(parameter, Choice) and name not in REGISTRIES
+            if isinstance(parameter, Choice) and name not in COMPONENTS
             for value in parameter.corners()
             if isinstance(value, str)
         ]
@@ -479,11 +481,13 @@ class Space:
             components: such as `model 'mine'`, or `scaler 'mine'`.
             most: configurations that are yielded at most.
         """
+        from hep_ray.training.config import keys_read
+
         seen: set[tuple[str, str, Value]] = set()
         for chosen in self._combinations() if components else ():
             readers = keys_read(chosen)
             for name, parameter in self.parameters.items():
-                for value in parameter.corners() if name not in REGISTRIES else ():
+                for value in parameter.corners() if name not in COMPONENTS else ():
                     label = readers.get(name, "")
                     if label not in components and f"scaler '{value}'" not in components:
                         continue
@@ -500,12 +504,16 @@ class Space:
 
     def _combinations(self) -> Iterator[dict[str, str]]:
         """Every choice of components; a model that is fitted goes without the others."""
+        from hep_ray.models import MODELS
+
         for model in self._component_choices("model"):
-            kinds = () if MODELS[model[1]].fitted else tuple(kind for kind in REGISTRIES if kind != "model")
+            kinds = () if MODELS[model[1]].fitted else COMPONENTS[1:]
             for others in itertools.product(*(self._component_choices(kind) for kind in kinds)):
                 yield dict([model, *others])
 
     def _component_choices(self, kind: str) -> list[tuple[str, str]]:
+        from hep_ray.training.config import REGISTRIES, TrainerConfig
+
         parameter = self.parameters.get(kind)
         if parameter is None:
             default = TrainerConfig.model_fields[kind].default
@@ -520,13 +528,16 @@ class Space:
         return [(kind, str(name)) for name in parameter.corners()]
 
     def _check_combination(self, chosen: dict[str, str]) -> None:
+        from hep_ray.training.config import TrialConfig, keys_read, unread_key
+
         readable = keys_read(chosen)
         base = self._sample(chosen)
         for name in base:
             if name not in readable:
-                raise InvalidSpace(self._unread_key(name, chosen))
+                offered = {kind: one.corners() for kind, one in self.parameters.items() if kind in COMPONENTS}
+                raise InvalidSpace(unread_key(name, chosen, offered))
         for name, parameter in self.parameters.items():
-            for value in _values(parameter, base) if name in base and name not in REGISTRIES else ():
+            for value in _values(parameter, base) if name in base and name not in COMPONENTS else ():
                 try:
                     TrialConfig.from_params(self._followed({**base, name: value}))
                 except InvalidConfig as exc:
@@ -547,21 +558,6 @@ class Space:
             if isinstance(parameter, Mapped) and name in params and parameter.holds(params):
                 params[name] = parameter.value(params)
         return params
-
-    def _unknown_key(self, key: str, everything: set[str]) -> str:
-        owners = ", ".join(f"{kind} '{name}'" for kind, name in readers_of(key))
-        hint = f" ({owners} would read it, and the space does not offer that)" if owners else ""
-        return f"unknown key '{key}' in space{hint}; this trainer reads: {', '.join(sorted(everything))}"
-
-    def _unread_key(self, key: str, chosen: dict[str, str]) -> str:
-        owners = [(kind, name) for kind, name in readers_of(key) if name in self.parameters[kind].corners()]
-        kind = owners[0][0]
-        names = ", ".join(repr(name) for _, name in owners)
-        condition = names if len(owners) == 1 else f"({names})"
-        return (
-            f"'{key}' would go unread in some trials: it is read by {kind} {names} only, and the space "
-            f"also allows {describe(chosen)}: add .when({kind}={condition})"
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the space as JSON: each parameter with Optuna's distribution, or what it follows from."""

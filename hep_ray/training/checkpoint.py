@@ -24,6 +24,10 @@ LAST = "last.pt"
 """State from which a trial goes on: model, optimizer, schedule, epoch, random state, last metrics."""
 BEST = "best.pt"
 """Model of the epoch with the best validation metric so far."""
+KEEP_BEST = 10
+"""Trials of a search whose best model stays on disk."""
+MOST_PAUSED = 100
+"""Trials that wait with a checkpoint on disk; of more, the worst are given up, which no decision would take up soon."""
 VISIBLE_AFTER = 60.0
 """Seconds that a network file system may take to show a new file, or another one of the same name, on other nodes."""
 LOOK_SECONDS = 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -418,6 +418,36 @@ def readers_of(key: str) -> Iterator[tuple[str, str]]:
         for name in registry:
             if key in registry[name].config.field_names():
                 yield kind, name
+
+
+def unknown_key(key: str, read: Iterable[str]) -> str:
+    """Say that nothing reads a parameter of a space, and what would.
+
+    Args:
+        key: its name.
+        read: all that is read.
+    """
+    owners = ", ".join(f"{kind} '{name}'" for kind, name in readers_of(key))
+    hint = f" ({owners} would read it, and the space does not offer that)" if owners else ""
+    return f"unknown key '{key}' in space{hint}; this trainer reads: {', '.join(sorted(read))}"
+
+
+def unread_key(key: str, chosen: Mapping[str, str], offered: Mapping[str, Collection[object]]) -> str:
+    """Say that a parameter of a space is read in some of its trials alone.
+
+    Args:
+        key: its name.
+        chosen: components beside which it is not read.
+        offered: kind → names that the space allows.
+    """
+    owners = [(kind, name) for kind, name in readers_of(key) if name in offered[kind]]
+    kind = owners[0][0]
+    names = ", ".join(repr(name) for _, name in owners)
+    condition = names if len(owners) == 1 else f"({names})"
+    return (
+        f"'{key}' would go unread in some trials: it is read by {kind} {names} only, and the space "
+        f"also allows {describe(chosen)}: add .when({kind}={condition})"
+    )
 
 
 def describe(chosen: Mapping[str, str]) -> str:

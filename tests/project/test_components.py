@@ -12,24 +12,29 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.components import Key, component, components, keys, registries
+from hep_ray.components import KINDS, Key, component, components, keys, registry_of
 from hep_ray.config import Config
 from hep_ray.errors import UnknownName
+from hep_ray.training.config import REGISTRIES
 from tests.facts import raises
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("kind", registries())
+@pytest.mark.parametrize("kind", KINDS)
 def test_everything_registered_is_listed_with_a_summary(kind):
     found = components(kind)
-    assert [one.name for one in found] == list(registries()[kind])
+    assert [one.name for one in found] == list(registry_of(kind))
     for one in found:
         assert len(one.summary) > 10, one
         assert not one.summary.startswith("Make the"), one
 
 
-@pytest.mark.parametrize("kind", registries())
+def test_every_kind_that_a_trial_is_made_of_is_listed() -> None:
+    assert {kind: registry_of(kind) for kind in REGISTRIES} == REGISTRIES
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_key_says_what_it_means(kind):
     silent = [(one.name, key.name) for one in components(kind) for key in one.keys if not key.meaning]
     assert silent == []

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.errors import InvalidSpace
-from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
+from hep_ray.search.space import COMPONENTS, Choice, Integer, LogUniform, Mapped, Space, Uniform
 from hep_ray.tracking.records import SearchStarted, decode
-from hep_ray.training.config import TrialConfig
+from hep_ray.training.config import REGISTRIES, TrialConfig
 from tests.facts import raises
 
 GOOD = {
@@ -30,6 +30,10 @@ def test_a_grid_holds_every_reachable_configuration_once():
     assert all(("momentum" in point) == (point["optimizer"] == "sgd") for point in points)
     for point in points:
         TrialConfig.from_params(point)
+
+
+def test_a_space_knows_the_kinds_of_component_without_their_registries():
+    assert tuple(REGISTRIES) == COMPONENTS
 
 
 def test_a_sound_space_passes_its_check():
