@@ -11,6 +11,7 @@ from hep_ray.errors import HepRayError, InvalidConfig
 
 FORMERLY: dict[str, Any] = {
     "last_batch": "keep",
+    "length_pool": 1,
     "decay_norms_and_biases": True,
     "patience_metric": "val_loss",
 }

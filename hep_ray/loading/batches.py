@@ -42,6 +42,8 @@ class BatchRequest:
         rank: of this worker.
         world_size: number of workers.
         last_batch: what becomes of events that do not fill a batch; see `batch_sizes`.
+        length_pool: so many batches of a shuffled pass share their events, drawn at random, out by the lengths of their
+            lists, if any; see `by_length`. 1 leaves them at random.
         sharded: hand whole batches, in the order of the events, to the ranks in turn. Together the ranks have every
             event once, in the batches that one process would have, so that each gives the numbers that one process
             would. A rank that gets none is given the first batch, whose rows do not count.
@@ -58,6 +60,7 @@ class BatchRequest:
     rank: int = 0
     world_size: int = 1
     last_batch: LastBatch = "keep"
+    length_pool: int = 1
     sharded: bool = False
     device: torch.device | str = "cpu"
 
@@ -98,8 +101,18 @@ class BatchRequest:
         """
         return [stop - first for first, stop in self.spans(events)]
 
-    def rows(self, events: int) -> list[npt.NDArray[np.intp]]:
+    def rows(
+        self,
+        events: int,
+        lengths: npt.NDArray[np.int64] | None = None,
+        labels: npt.NDArray[np.int64] | None = None,
+    ) -> list[npt.NDArray[np.intp]]:
         """Return the rows of each batch of this rank, shuffled over all events where that is asked for.
+
+        Args:
+            events: of the split.
+            lengths: (N,) items of the lists of each event; None where there are no lists.
+            labels: (N,) classes; needed with `lengths`.
 
         Raises:
             InvalidConfig: there would be no batch.
@@ -109,7 +122,12 @@ class BatchRequest:
             return [np.arange(first, stop) for first, stop in spans]
         order = np.arange(events)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(events)
+            random = np.random.default_rng((self.seed, self.epoch))
+            order = random.permutation(events)
+            if lengths is not None and self.length_pool > 1:
+                assert labels is not None
+                ends = [self.world_size * stop for _, stop in spans]
+                order = by_length(order, ends, lengths, labels, self.length_pool, random)
         local = order[self.rank :: self.world_size]
         return [local[first:stop] for first, stop in spans]
 
@@ -143,6 +161,47 @@ def batch_sizes(events: int, batch_size: int, last_batch: LastBatch) -> list[int
         return [*sizes, left]
     last = left * -(-batch_size // (2 * left))
     return [*sizes[:-1], batch_size + left - last, last]
+
+
+def by_length(
+    order: npt.NDArray[np.intp],
+    ends: Sequence[int],
+    lengths: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    pool: int,
+    random: np.random.Generator,
+) -> npt.NDArray[np.intp]:
+    """Return an order whose batches hold events of similar length, so that little is filled up in each.
+
+    The events of `pool` successive batches are sorted by the quantile of their length among those of their class: a
+    batch so has the classes in the proportions of the pool, even where one has longer lists. The batches then come in
+    random order. Each event is in the order as often as before.
+
+    Args:
+        order: (M,) rows, at random.
+        ends: position in it at which each batch ends, rising; what is behind the last one stays.
+        lengths: (N,) of all rows.
+        labels: (N,) of all rows.
+        pool: batches that are sorted together.
+        random: decides the order of the batches.
+    """
+    made = order.copy()
+    spans = list(zip([0, *ends[:-1]], ends, strict=True))
+    for first in range(0, len(spans), pool):
+        own = spans[first : first + pool]
+        events = order[own[0][0] : own[-1][1]]
+        ranked = np.lexsort((lengths[events], labels[events]))
+        _, starts, counts = np.unique(labels[events][ranked], return_index=True, return_counts=True)
+        places = np.arange(len(events)) - np.repeat(starts, counts)
+        quantiles = np.empty(len(events))
+        quantiles[ranked] = (places + 0.5) / np.repeat(counts, counts)
+        events = events[np.argsort(quantiles, kind="stable")]
+        at = 0
+        for place in random.permutation(len(own)):
+            low, high = own[place]
+            made[low:high] = events[at : at + high - low]
+            at += high - low
+    return made
 
 
 @dataclass(frozen=True)
@@ -451,9 +510,23 @@ class Events:
         inputs = {name: values[:events] for name, values in self.inputs.items()}
         return Events(inputs, self.labels[:events], weights)
 
+    @property
+    def lengths(self) -> npt.NDArray[np.int64] | None:
+        """(N,) items of the lists of each event, of all columns of lists together; None where there is none."""
+        found = [values.lengths for values in self.inputs.values() if isinstance(values, ListColumn)]
+        return np.sum(found, axis=0) if found else None
+
+    def rows(self, request: BatchRequest) -> list[npt.NDArray[np.intp]]:
+        """Return the rows of each batch; see `BatchRequest.rows`.
+
+        Raises:
+            InvalidConfig: there would be no batch.
+        """
+        return request.rows(len(self), self.lengths if request.shuffle else None, self.labels)
+
     def batches(self, request: BatchRequest) -> Iterator[Batch]:
         """See `EventSource.batches`; rank r takes every `world_size`-th event from the r-th on."""
-        parts = request.rows(len(self))
+        parts = self.rows(request)
         return prefetched((self.batch(rows, request.device) for rows in parts), request.device)
 
     def batch(self, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:

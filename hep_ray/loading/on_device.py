@@ -196,7 +196,7 @@ class DeviceEvents:
 
     def batches(self, request: BatchRequest) -> Iterator[Batch]:
         """See `EventSource.batches`; the same as those of the host."""
-        parts = request.rows(len(self))
+        parts = self.events.rows(request)
         rows = torch.from_numpy(np.concatenate(parts)).to(self.device)
         split = torch.split(rows, [len(part) for part in parts])
         return (self._batch(part, request.device) for part in split)

@@ -25,13 +25,13 @@ from hep_ray.dataset.schema import LABEL, Column, EventSchema
 from hep_ray.dataset.splits import Split
 from hep_ray.dataset.values import ListColumn, SparseColumn, Values, compact, join, offsets_of, pays_sparse
 from hep_ray.errors import InvalidConfig, ShardMismatch, StreamBroken
-from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights, prefetched
+from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights, by_length, prefetched
 
 BLOCK_GROUPS = 16
 """Row groups of a block, at most: what is mixed with one another."""
 BLOCK_BYTES = 128 * 2**20
 """Memory of a block, at most, but always a row group."""
-BLOCK_SHUFFLE = 2
+BLOCK_SHUFFLE, BY_LENGTH = 2, 3
 """Sets the order within blocks apart from that of the row groups, which is drawn from (seed, epoch)."""
 LARGE = 2**10
 """Bytes of an event's value from which a column stays in chunks; to look in many of them has its price too."""
@@ -455,10 +455,10 @@ class ShardStream:
                 order = np.random.default_rng((request.seed, request.epoch)).permutation(len(groups))
                 groups, seed = groups.reordered(order), (request.seed, request.epoch, request.rank)
             plan = cut(groups, [(first, first + sum(sizes))], self.groups_per_block, seed)
-        return prefetched(self._batches(plan, sizes, request.device), request.device)
+        return prefetched(self._batches(plan, sizes, request.device, request.length_pool), request.device)
 
     def _batches(
-        self, plan: ReadPlan, sizes: Iterable[int], device: torch.device | str
+        self, plan: ReadPlan, sizes: Sequence[int], device: torch.device | str, length_pool: int = 1
     ) -> Generator[Batch, None, None]:
         columns = self._read_columns()
         with closing(self.reader(plan, columns)) as tables:
@@ -474,6 +474,14 @@ class ShardStream:
                         held = Block.of(table, columns, self.columns, self.weights)
                         del table
                         order, at = plan.order(number, len(held)), 0
+                        if (
+                            plan.seed is not None
+                            and length_pool > 1
+                            and (lengths := held.events.lengths) is not None
+                        ):
+                            ends = [*range(min(left, len(held)), len(held), sizes[0]), len(held)]
+                            random = np.random.default_rng((*plan.seed, BY_LENGTH, number))
+                            order = by_length(order, ends, lengths, held.events.labels, length_pool, random)
                     taken = min(left, len(held) - at)
                     parts.append(held.batch(np.sort(order[at : at + taken]), device))
                     at, left = at + taken, left - taken

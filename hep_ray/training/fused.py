@@ -267,7 +267,7 @@ class _Stack:
         """
         train = self._loops[0].train
         assert isinstance(train, Events)
-        orders = [loop.request(shuffle=True).rows(len(train)) for loop in self._loops]
+        orders = [train.rows(loop.request(shuffle=True)) for loop in self._loops]
         losses, correct = [], []
         for rows in zip(*orders, strict=True):
             lost, right = self._step(train.batch(np.concatenate(rows), "cpu"))

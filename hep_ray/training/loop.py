@@ -354,6 +354,7 @@ class TrialLoop:
             rank=self._workers.rank,
             world_size=self._workers.world_size,
             last_batch=self.config.training.last_batch,
+            length_pool=self.config.training.length_pool,
             device=self._device,
         )
 

@@ -20,7 +20,7 @@ from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.values import ListColumn, decode_lists, encode_lists, join, mask_of
 from hep_ray.errors import InvalidEvents, InvalidSchema
-from hep_ray.loading.batches import BatchRequest, Events
+from hep_ray.loading.batches import Batch, BatchRequest, Events, by_length
 from hep_ray.loading.on_device import DeviceEvents
 from hep_ray.loading.shards import (
     BLOCK_GROUPS,
@@ -167,6 +167,56 @@ def test_memory_stream_and_device_give_the_same_batches(dataset: Dataset) -> Non
         stream.batches(BatchRequest(700, shuffle=True))
     )  # of several blocks, filled up to one length
     assert sum(map(len, mixed)) == len(events)
+
+
+def filled(batches: list[Batch]) -> int:
+    """Items that batches have room for."""
+    return sum(batch.inputs["particles"].shape[0] * batch.inputs["particles"].shape[1] for batch in batches)
+
+
+def test_batches_of_similar_length_have_every_event_once_in_an_order_of_the_seed(dataset: Dataset) -> None:
+    groups, names = RowGroups.of(dataset, "train"), ("particles", "x")
+    events = read_whole(groups, dataset.schema.columns, BLOCK_GROUPS).select(names)
+    stream = ShardStream(dataset.schema, groups, names, class_sums(dataset, "train"))
+    request = BatchRequest(64, seed=7, shuffle=True, length_pool=8)
+    for source in (events, stream, DeviceEvents.of(events, "cpu")):
+        one, again = (list(source.batches(request)) for _ in range(2))
+        assert sorted(torch.cat([batch.inputs["x"] for batch in one]).tolist()) == sorted(events.inputs["x"])
+        assert all(
+            torch.equal(*pair)
+            for pair in zip(*([b.inputs["x"] for b in p] for p in (one, again)), strict=True)
+        )
+        other = next(iter(source.batches(dataclasses.replace(request, epoch=1))))
+        assert not torch.equal(other.inputs["x"], one[0].inputs["x"])
+        random = list(source.batches(dataclasses.replace(request, length_pool=1)))
+        assert [len(batch) for batch in random] == [len(batch) for batch in one]
+        # Lists have 0 to 6 items: a random batch has room for 6 each, of which 3 are there on average.
+        assert filled(one) < 0.75 * filled(random)
+    whole = list(events.batches(request))
+    ranks = [
+        list(events.batches(dataclasses.replace(request, batch_size=32, rank=rank, world_size=2)))
+        for rank in (0, 1)
+    ]
+    for batch, *parts in zip(whole, *ranks, strict=False):  # two workers share the batches of one
+        both = torch.cat([part.inputs["x"] for part in parts])
+        assert set(both.tolist()) == set(batch.inputs["x"].tolist())
+
+
+def test_a_class_of_longer_lists_is_in_every_batch_by_its_share() -> None:
+    """Of 400 events every fourth is of class 1, whose lists are longer than any of class 0."""
+    labels = (np.arange(400) % 4 == 0).astype(int)
+    lengths = np.random.default_rng(0).integers(1, 40, 400) + 50 * labels
+    order = np.random.default_rng(1).permutation(400)
+    ends = [100, 200, 300, 400]
+    made = by_length(order, ends, lengths, labels, 4, np.random.default_rng(2))
+    assert sorted(made.tolist()) == list(range(400))
+    for own in np.split(made, ends[:-1]):
+        assert 24 <= labels[own].sum() <= 26
+        assert np.ptp(lengths[own][labels[own] == 0]) < 16  # a quarter of 39, and a few
+    # and events without lists are drawn as ever: the permutation itself
+    plain = Events.from_arrays({"x": np.arange(10.0)}, np.zeros(10, int))
+    drawn = plain.rows(BatchRequest(4, seed=3, epoch=5, shuffle=True, length_pool=16))
+    assert np.concatenate(drawn).tolist() == np.random.default_rng((3, 5)).permutation(10).tolist()
 
 
 def test_plain_arrays_are_taken_as_events() -> None:
