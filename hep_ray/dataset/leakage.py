@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hep_ray.dataset.dataset import Manifest
-from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, Column
+from hep_ray.dataset.schema import EVENT_ID, IN_TEST_FILE, LABEL, Arrays, Column
 from hep_ray.dataset.splits import SPLITS
 
 Floats = npt.NDArray[np.float64]
@@ -173,7 +173,9 @@ class Leakage:
         return label, ", ".join(f"{area:.4f} in {name}" for name, area in told if not np.isnan(area)), perfect
 
     def _remedy(self, column: Column) -> str:
-        others = [other.name for other in self._schema.columns if other.name != column.name]
+        others = [
+            other.name for other in self._schema.columns if other.name not in (column.name, IN_TEST_FILE)
+        ]
         without = "convert other columns"
         if others:
             without = f"hep-ray data convert … --columns {','.join(others)} leaves it out"

@@ -420,7 +420,7 @@ def table_of(path: Path, labels: list[str], first: int = 0) -> list[str]:
 def test_the_values_of_a_label_are_the_classes_where_none_are_named(
     labels: list[str], classes: tuple[str, ...], values: Any, tmp_path: Path
 ) -> None:
-    words = table_of(tmp_path / "f.csv", labels * 40)
+    words = table_of(tmp_path / "f.csv", labels * 100)
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d")], catch_exceptions=False)
     assert result.exit_code == 0
     assert tells(
@@ -431,7 +431,7 @@ def test_the_values_of_a_label_are_the_classes_where_none_are_named(
     for name, count in manifest.class_counts().items():
         place = classes.index(name)
         own = sorted(labels, key=str.strip)[place] if values is None else str(values[place])
-        assert count == 40 * sum(one.strip() == (own if values else name) for one in labels)
+        assert count == 100 * sum(one.strip() == (own if values else name) for one in labels)
     if values is not None:
         stated = manifest.source["schema"]["label"]["values"]  # type: ignore[index, call-overload]
         assert tuple(stated) == values
