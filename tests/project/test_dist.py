@@ -84,7 +84,7 @@ def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> 
     assert "predict" in run(python, "-m", "hep_ray", "--help")
     assert "root_softmax" in run(python.with_name("hep-ray"), "components", "loss")
     (tmp_path / "susy.csv").write_text(
-        "".join(f"{row % 2},{','.join('0.5' for _ in range(18))}\n" for row in range(8))
+        "".join(f"{row % 2},{','.join('0.5' for _ in range(18))}\n" for row in range(200))
     )
     run(python.with_name("hep-ray"), "data", "convert", "susy.csv", "--schema", "uci_susy", "--out", "susy")
     run(python.with_name("hep-ray"), "data", "show", "susy", "--out", "susy.html")
