@@ -186,6 +186,9 @@ def test_groups_in_a_test_file_and_in_another_are_refused(
     assert (
         "--split-by evt keeps them in one split beside --test-file once no value is in a test file" in problem
     )
+    found = check(whole.folder)
+    told = " ".join((*found.problems, *found.notes))
+    assert "convert … --columns x leaves it out" in told  # and not in_test_file, which no file has
     with raises(InvalidEvents, 10, "'evt'", 50, "--split-by evt"):
         made(tmp_path, [own], [held], split_by="evt", overwrite=True, **rules)
     words = {"rule": SplitRule(train_where="in_test_file == 0"), "split_by": "evt"}
