@@ -118,15 +118,25 @@ class Leakage:
         order = _Order(joined[EVENT_ID])
         for column in self._columns:
             values = joined[column.name].reshape(len(joined[LABEL]), -1)
+            separating: list[tuple[str, str, bool]] = []
             for place in range(values.shape[1]):
                 with np.errstate(invalid="ignore"):  # broken bytes may be signalling NaN
                     one: Floats = values[:, place].astype(np.float64)
                 if np.isfinite(one).all() and one.min() < one.max():
-                    yield from self._of(column, place, one, joined, order)
+                    for separates, name, sentence, grave in self._of(column, place, one, joined, order):
+                        if separates:
+                            separating.append((name, sentence, grave))
+                        else:
+                            yield name, sentence, grave
+            if separating:  # places of an image that do so are told at once
+                name, sentence, _ = max(separating, key=lambda one: one[2])
+                others = f" So do {len(separating) - 1} more of its values." if len(separating) > 1 else ""
+                yield name, sentence + others, any(grave for *_, grave in separating)
 
     def _of(
         self, column: Column, place: int, values: Floats, joined: Arrays, order: _Order
-    ) -> Iterator[tuple[str, str, bool]]:
+    ) -> Iterator[tuple[bool, str, str, bool]]:
+        """Yield whether it is that a value separates the classes, and what `_findings` does."""
         shown, name = _shown(column, place)
         kind = _kind(name, values, order)
         if separated := self._separated(values, joined):
@@ -137,12 +147,13 @@ class Leakage:
             more = f" and {kind}" if kind else ""
             text = f"alone separates '{self._schema.classes[label]}' from the rest (AUC {listed}){more}: a search would"
             yield (
+                True,
                 column.name,
                 f"{shown} {text} report what it says. {self._remedy(column)}",
                 perfect or bool(kind),
             )
         elif kind is not None:
-            yield column.name, f"{shown} {kind}. {self._remedy(column)}", False
+            yield False, column.name, f"{shown} {kind}. {self._remedy(column)}", False
         if (sentinel := _sentinel(values)) is not None:
             value, count, low, high = sentinel
             text = (
@@ -150,7 +161,7 @@ class Leakage:
                 f"others: if {value:g} stands for a missing value, a schema file says so: "
                 f'sentinels = [{value:g}], missing = "nan", missing_indicator = true'
             )
-            yield column.name, text, False
+            yield False, column.name, text, False
 
     def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str, bool] | None:
         """Return a class that the values tell from the others in every split, the AUCs, and whether all are 0 or 1."""

@@ -112,6 +112,12 @@ def test_a_column_that_separates_the_classes_alone_is_a_problem_unless_it_is_mea
     assert CliRunner().invoke(app, ["check", str(tmp_path / "d"), "--accept", "x"]).exit_code == 0
 
 
+def test_places_of_one_column_that_separate_the_classes_are_told_at_once(tmp_path: Path) -> None:
+    values = np.stack([PT + 20 * LABELS, PT, PT - 30 * LABELS], axis=1).astype(np.float32)
+    (problem,) = report(tmp_path / "d", values).problems
+    assert tells(problem, "place [0] of column 'x'", "So do 1 more")
+
+
 def test_a_very_good_measurement_is_noted_and_blocks_nothing(tmp_path: Path) -> None:
     """Of about 50 test events of each class one pair is in the wrong order: AUC 1 − 1/2500 in test, 1 elsewhere."""
     values = (PT + 20 * LABELS).astype(np.float32)

@@ -217,7 +217,7 @@ from hep_ray.models import build_model
 from hep_ray.simulate import SIMULATIONS
 
 np.random.default_rng(0).random((80, 8, 8, 1), dtype=np.float32).tofile("low.raw")
-(9 + np.random.default_rng(1).random((80, 8, 8, 1), dtype=np.float32)).tofile("high.raw")
+(0.3 + np.random.default_rng(1).random((80, 8, 8, 1), dtype=np.float32)).tofile("high.raw")
 convert(["low.raw", "high.raw"], "raw", ["low", "high"], "made", options={"shape": [8, 8, 1]})
 assert check("made").events == 160 and not check("made").problems, check("made").problems
 
