@@ -178,6 +178,7 @@ def predict(
     from hep_ray.predict.inputs import Ways
     from hep_ray.predict.run import Crew
     from hep_ray.predict.run import predict as score
+    from hep_ray.promote.fold_set import training_of
 
     crew, ways = Crew(workers, gpus_per_worker, batch), Ways(reader, schema, select, parsed)
     shift = _shift_settings(context, package, shift_test, shift_level, shift_class)
@@ -215,6 +216,7 @@ def predict(
             shift=shift,
             friend=of_friends,
             fetched=fetched,
+            training=training_of(Path(model)) if package.of_folds else None,
         )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")

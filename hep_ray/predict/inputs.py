@@ -46,6 +46,7 @@ class Prediction:
         units: whether the input states them: `checked`, or `not stated by the input`.
         notes: what is to be told of the inputs, such as which hold no events.
         inputs: all files, also those without events; empty of a dataset folder.
+        known_as: name of a file of the training, and what stands before the ids that its events have there.
     """
 
     rules: SchemaFile
@@ -56,6 +57,7 @@ class Prediction:
     units: str
     notes: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
+    known_as: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def identity(
         "units": prediction.units,
         "pieces": [[piece.file, piece.part, piece.start, piece.stop] for piece in prediction.pieces],
         "calibrated": calibrated,
+        **({"ids": [list(pair) for pair in prediction.known_as]} if prediction.known_as else {}),
     }
 
 

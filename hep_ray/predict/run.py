@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hep_ray import errors
 from hep_ray.cluster import connected
@@ -24,10 +24,14 @@ from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
 from hep_ray.predict.friend import Friend, plan_friends, write_friends
 from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
 from hep_ray.predict.output import Further, finish, identity, predicting, score_columns, score_piece
+from hep_ray.predict.seen import with_ids_of_training
 from hep_ray.predict.shift import Shift, ShiftSettings, reference_for, sampled, shift_test
 from hep_ray.promote.classifier import Classifier
 from hep_ray.promote.package import Package
 from hep_ray.training.evaluation import BATCH
+
+if TYPE_CHECKING:
+    from hep_ray.promote.fold_set import Training
 
 Progress = Callable[[int, int], None]
 """Told the pieces that are done and how many there are."""
@@ -130,6 +134,7 @@ def predict(
     shift: ShiftSettings | None = None,
     friend: str | None = None,
     fetched: Progress | None = None,
+    training: Training | None = None,
 ) -> Predicted:
     """Score every event of some inputs, or what is left of them.
 
@@ -145,9 +150,11 @@ def predict(
         shift: how the inputs are compared with those of the training, before the first is scored; None does not.
         friend: name of a friend that is written for the tree of each input too, see `write_friends`; None writes none.
         fetched: called as bytes come from addresses.
+        training: what is known of the training of folds, see `with_ids_of_training`.
 
     Raises:
-        InvalidConfig: friends are asked for, and the inputs have no trees, or names of the friends already.
+        InvalidConfig: friends are asked for, and the inputs have no trees, or names of the friends already, or are of
+            the training of folds without ids that tell it.
         ModelMismatch: the events lack a column of the model, or have another shape, type or unit, or the model holds
             no reference inputs to compare with, or no calibration that was asked for.
         MissingPackage: an address needs one that is not installed.
@@ -160,6 +167,9 @@ def predict(
     with fetching(out, [str(one) for one in inputs], fetched) as local:
         paths = [Path(word) for word in local.words]
         prediction = open_inputs(paths, classifier, ways)
+        prediction, unknown = with_ids_of_training(classifier, prediction, training)
+        if unknown and friend is not None:
+            raise InvalidConfig(f"no friend tree: {unknown[0]}, or leave out --friend")
         plan = None if friend is None else plan_friends(prediction, score_columns(classifier), out, friend)
         description = package.description
         model = {
@@ -193,7 +203,7 @@ def predict(
             len(files),
             reused,
             prediction.units,
-            prediction.notes,
+            (*prediction.notes, *unknown),
             found,
             tuple(friends),
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import Contender
 from hep_ray.confirm.folds import FILE_NAME, CrossValidation, load_folds
-from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import CorruptCheckpoint, CorruptModel, HepRayError, StorageError
@@ -59,6 +61,40 @@ def read_folds(folder: Path | str) -> Package:
         }
     )
     return Package.of_several(description, members, membership)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Facts of the training of folds, by which its events are known among others.
+
+    Attributes:
+        digests: SHA-256 of the files that the dataset was made of.
+        by_file: whether a file's events are all of one class.
+        events: folder of a dataset that has all events.
+    """
+
+    digests: frozenset[str]
+    by_file: bool
+    events: Path
+
+
+def training_of(folder: Path) -> Training | None:
+    """Return what the folder of folds and that of its search's dataset tell; None where one of them is gone.
+
+    Args:
+        folder: such as `runs/susy/folds5`.
+    """
+    try:
+        started = SearchState.read(folder.parent).started
+        manifest = Manifest.read(started.options["data"]) if started else None
+        if manifest is None or manifest.fingerprint != load_folds(folder).dataset_fingerprint:
+            return None
+        source: Any = manifest.source
+        digests = frozenset(one["sha256"] for one in (*source["files"], *source.get("test_files", ())))
+        by_file = source["schema"]["label"]["from"] == "file"
+    except (HepRayError, KeyError, TypeError):
+        return None
+    return Training(digests, by_file, folder / "data" / "fold_1")
 
 
 def check_folds(
