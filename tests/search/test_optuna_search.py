@@ -510,7 +510,7 @@ JOINTLY = {
             "conv_dropout",
             "track_form",
         }
-        | {"kernel_size", "scalar_scaling", "sequence_scaling"}
+        | {"kernel_size", "stride", "scalar_scaling", "sequence_scaling"}
         | {"class_weights", "optimizer", "weight_decay", "learning_rate"},
         {"momentum"},  # where the optimizer is SGD
     ],
@@ -524,7 +524,7 @@ JOINTLY = {
             "conv_dropout",
             "track_form",
         }
-        | {"kernel_size", "scalar_scaling", "sequence_scaling"}
+        | {"kernel_size", "stride", "scalar_scaling", "sequence_scaling"}
         | {"class_weights", "optimizer", "weight_decay", "learning_rate"},
         {"momentum"},  # where the optimizer is SGD
     ],
