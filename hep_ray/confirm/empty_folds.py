@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL
-from hep_ray.dataset.splits import FEWEST_FOLDS, SPLITS, SplitRule, hashes_of, stratify, uniform_of
+from hep_ray.dataset.splits import FEWEST_FOLDS, SPLITS, SplitRule, fold_parts, hashes_of, stratify
 from hep_ray.errors import InvalidEvents
 
 SURE = 50
@@ -72,15 +72,10 @@ def _absent(
 ) -> tuple[int, int] | None:
     """Return the first fold without an event of a class, and that class; None where each fold has all."""
     assert rule.folds is not None
-    uniform, found = uniform_of(hashes), np.zeros((rule.folds, classes), dtype=bool)
+    found = np.zeros((rule.folds, classes), dtype=bool)
     if rule.stratified:
         rule, _ = stratify(rule, hashes, labels, classes)
-    for label in range(classes):
-        own = uniform[labels == label]
-        cuts = rule.cuts[label] if rule.cuts else ()
-        found[
-            np.searchsorted(cuts, own, side="right") if cuts else (own * rule.folds).astype(np.intp), label
-        ] = True
+    found[fold_parts(hashes, rule, labels), labels] = True
     if found.all():
         return None
     part, label = np.argwhere(~found)[0].tolist()

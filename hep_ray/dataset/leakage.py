@@ -118,25 +118,25 @@ class Leakage:
         order = _Order(joined[EVENT_ID])
         for column in self._columns:
             values = joined[column.name].reshape(len(joined[LABEL]), -1)
-            separating: list[tuple[str, str, bool]] = []
+            separating: list[tuple[str, bool]] = []
             for place in range(values.shape[1]):
                 with np.errstate(invalid="ignore"):  # broken bytes may be signalling NaN
                     one: Floats = values[:, place].astype(np.float64)
                 if np.isfinite(one).all() and one.min() < one.max():
-                    for separates, name, sentence, grave in self._of(column, place, one, joined, order):
+                    for separates, sentence, grave in self._of(column, place, one, joined, order):
                         if separates:
-                            separating.append((name, sentence, grave))
+                            separating.append((sentence, grave))
                         else:
-                            yield name, sentence, grave
+                            yield column.name, sentence, grave
             if separating:  # places of an image that do so are told at once
-                name, sentence, _ = max(separating, key=lambda one: one[2])
+                sentence, grave = max(separating, key=lambda one: one[1])
                 others = f" So do {len(separating) - 1} more of its values." if len(separating) > 1 else ""
-                yield name, sentence + others, any(grave for *_, grave in separating)
+                yield column.name, sentence + others, grave
 
     def _of(
         self, column: Column, place: int, values: Floats, joined: Arrays, order: _Order
-    ) -> Iterator[tuple[bool, str, str, bool]]:
-        """Yield whether it is that a value separates the classes, and what `_findings` does."""
+    ) -> Iterator[tuple[bool, str, bool]]:
+        """Yield whether it is that a value separates the classes, a sentence, and whether that spoils a training."""
         shown, name = _shown(column, place)
         kind = _kind(name, values, order)
         if separated := self._separated(values, joined):
@@ -146,14 +146,9 @@ class Leakage:
                 kind = "has one value in each class, as a label or the weight of a sample does"
             more = f" and {kind}" if kind else ""
             text = f"alone separates '{self._schema.classes[label]}' from the rest (AUC {listed}){more}: a search would"
-            yield (
-                True,
-                column.name,
-                f"{shown} {text} report what it says. {self._remedy(column)}",
-                perfect or bool(kind),
-            )
+            yield True, f"{shown} {text} report what it says. {self._remedy(column)}", perfect or bool(kind)
         elif kind is not None:
-            yield False, column.name, f"{shown} {kind}. {self._remedy(column)}", False
+            yield False, f"{shown} {kind}. {self._remedy(column)}", False
         if (sentinel := _sentinel(values)) is not None:
             value, count, low, high = sentinel
             text = (
@@ -161,7 +156,7 @@ class Leakage:
                 f"others: if {value:g} stands for a missing value, a schema file says so: "
                 f'sentinels = [{value:g}], missing = "nan", missing_indicator = true'
             )
-            yield False, column.name, text, False
+            yield False, text, False
 
     def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str, bool] | None:
         """Return a class that the values tell from the others in every split, the AUCs, and whether all are 0 or 1."""

@@ -195,15 +195,11 @@ def split_codes(
     Raises:
         InvalidConfig: the expression does not suit the quantities.
     """
-    uniform = uniform_of(hashes)
-    part = None
-    if rule.cuts:
-        assert labels is not None
-        part = (uniform[:, None] >= np.array(rule.cuts)[labels]).sum(axis=1)
     if rule.folds is not None:
-        part = np.floor(uniform * rule.folds).astype(np.intp) if part is None else part
-        turn = (part - rule.fold) % rule.folds
+        turn = (fold_parts(hashes, rule, labels) - rule.fold) % rule.folds
         return np.select([turn == 0, turn == 1], [2, 1], 0)
+    uniform = uniform_of(hashes)
+    part = _by_cuts(uniform, rule, labels) if rule.cuts else None
     if rule.train_where is not None:
         inside = Expression(rule.train_where).mask(quantities or {}, len(hashes))
         learnt = np.where(uniform < rule.train / (rule.train + rule.val), 0, 1) if part is None else part
@@ -212,6 +208,32 @@ def split_codes(
     if rule.test == 0:
         edges[-1] = 1.0
     return np.searchsorted(edges, uniform, side="right") if part is None else part
+
+
+def fold_parts(
+    hashes: npt.NDArray[np.uint64], rule: SplitRule, labels: npt.NDArray[Any] | None = None
+) -> npt.NDArray[np.intp]:
+    """Return which of the equal parts of a rule of folds every event is in, from 0.
+
+    Args:
+        hashes: of `hashes_of`, (N, 2).
+        rule: of a fold. A stratified one without cuts divides as if it were not.
+        labels: (N,) of the events; needed by a rule with cuts.
+    """
+    assert rule.folds is not None
+    uniform = uniform_of(hashes)
+    if rule.cuts:
+        return _by_cuts(uniform, rule, labels)
+    return np.floor(uniform * rule.folds).astype(np.intp)
+
+
+def _by_cuts(
+    uniform: npt.NDArray[np.float64], rule: SplitRule, labels: npt.NDArray[Any] | None
+) -> npt.NDArray[np.intp]:
+    """Return the part (N,) between the cuts of its class that every event is in."""
+    assert labels is not None
+    parts: npt.NDArray[np.intp] = (uniform[:, None] >= np.array(rule.cuts)[labels]).sum(axis=1)
+    return parts
 
 
 def uniform_of(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

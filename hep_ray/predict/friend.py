@@ -24,7 +24,7 @@ from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.paths import told_apart
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.readers.fields import reading
-from hep_ray.conversion.readers.root import NTUPLES, TREES
+from hep_ray.conversion.readers.root import NTUPLES, tree_name
 from hep_ray.dataset.dataset import sha256_of
 from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.schema import EVENT_ID
@@ -153,7 +153,7 @@ def _refuse_tree(path: Path, prediction: Prediction, name: str, branches: Mappin
     options: Any = parse_options(READERS[rules.reader], rules.options)
     with reading(f"the trees of {path}", Exception), uproot.open(path) as file:
         kinds = file.classnames(recursive=True, cycle=False)
-        tree = options.tree or next(one for one, kind in kinds.items() if kind in (*TREES, *NTUPLES))
+        tree = tree_name(kinds, path, options)
         keys = file[tree].keys(recursive=True, full_paths=False)
     if kinds[tree] in NTUPLES:
         raise InvalidConfig(

@@ -12,7 +12,7 @@ import pytest
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 
-HEAVY = (
+HEAVY = {
     *(
         "torch",
         "ray",
@@ -26,7 +26,7 @@ HEAVY = (
         "uproot",
     ),
     *("lightgbm", "safetensors", "polars", "sqlalchemy"),
-)
+}
 OF_MLFLOW = {"sqlalchemy"}
 """Module that looks whether a file is a database of MLflow's."""
 OF_A_SPACE = {"optuna"}
@@ -148,11 +148,11 @@ def test_what_is_refused_imports_nothing_heavy(line: str, told: dict[str, tuple[
     error, may = REFUSED[line]
     ended, loaded = told[line]
     assert ended == error
-    assert sorted(loaded & set(HEAVY) - may) == []
+    assert sorted(loaded & HEAVY - may) == []
 
 
 @pytest.mark.parametrize("line", DONE)
 def test_what_needs_no_torch_imports_none(line: str, told: dict[str, tuple[str, set[str]]]) -> None:
     ended, loaded = told[line]
     assert ended == "done"
-    assert sorted(loaded & set(HEAVY) - DONE[line]) == []
+    assert sorted(loaded & HEAVY - DONE[line]) == []

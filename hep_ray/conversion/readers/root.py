@@ -60,7 +60,7 @@ def open_root(path: Path, options: RootOptions) -> Opened:
 
     # Broken bytes make uproot raise anything.
     with reading(f"the trees of {path}", Exception), uproot.open(path) as file:
-        name = _tree_name(dict(file.classnames(recursive=True, cycle=False)), path, options)
+        name = tree_name(dict(file.classnames(recursive=True, cycle=False)), path, options)
         tree = file[name]
         types, known = (_survey_ntuple if _is_ntuple(tree) else _survey_tree)(tree)
         entries = int(tree.num_entries)
@@ -99,7 +99,18 @@ def open_root(path: Path, options: RootOptions) -> Opened:
     return Opened(not_empty([part], path), read)
 
 
-def _tree_name(classes: dict[str, str], path: Path, options: RootOptions) -> str:
+def tree_name(classes: dict[str, str], path: Path, options: RootOptions) -> str:
+    """Return the tree of a file that is read.
+
+    Args:
+        classes: object in the file → its class.
+        path: of the file.
+        options: how it is read.
+
+    Raises:
+        UnreadableInput: there is no tree, or not the one that is named.
+        InvalidConfig: there are several, and none is named.
+    """
     trees = [name for name, kind in classes.items() if kind in (*TREES, *NTUPLES)]
     if not trees:
         found = ", ".join(f"{name} ({kind})" for name, kind in classes.items()) or "nothing"

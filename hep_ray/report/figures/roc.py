@@ -78,7 +78,8 @@ class Gain:
 
     Attributes:
         name: of the working point, as the study calls it.
-        place: of its signal efficiency in `EFFICIENCIES`.
+        efficiency: ε_s there.
+        to_beat: 1/ε_b of the one to beat.
         factor: ratio of the two 1/ε_b.
         error: of both, as if they were independent.
         bound: whether no background passes the best contender in some run, so that the factor is a lower bound.
@@ -86,7 +87,8 @@ class Gain:
     """
 
     name: str
-    place: int
+    efficiency: float
+    to_beat: float
     factor: float
     error: float
     bound: bool
@@ -120,14 +122,15 @@ def gains(table: StudyTable, scores: Scores, *, comparable: bool) -> list[Gain]:
             factor = float(best.rejection[place] / to_beat.rejection[place])
             relative = [float(one.rejection_error[place] / one.rejection[place]) for one in (best, to_beat)]
             error, bound = factor * math.hypot(*relative), not best.measured[place]
-            found.append(Gain(name, place, factor, error, bound, published if comparable else None))
+            at = float(EFFICIENCIES[place]), float(to_beat.rejection[place])
+            found.append(Gain(name, *at, factor, error, bound, published if comparable else None))
     return found
 
 
-def _draw_gains(axes: Axes, found: list[Gain], to_beat: Floats) -> None:
+def _draw_gains(axes: Axes, found: list[Gain]) -> None:
     """Draw an arrow up from the row to beat at each working point, with the factor below."""
     for gain in found:
-        x, low = EFFICIENCIES[gain.place], to_beat[gain.place]
+        x, low = gain.efficiency, gain.to_beat
         arrow: dict[str, Any] = {
             "arrowstyle": "->",
             "color": "#444444",
@@ -209,7 +212,7 @@ def rejection(data: ReportData) -> Drawn | str | None:
         for table in data.search.tables
         for gain in gains(table, scores, comparable=bool(shown(table, data.state).published_gains))
     ]
-    _draw_gains(axes, gained, roc_band(scores.shown[-1]).rejection)
+    _draw_gains(axes, gained)
     beside = (
         f" {scores.shown[0].name} over {scores.shown[1].name}: × {', '.join(map(str, gained))}."
         if gained
