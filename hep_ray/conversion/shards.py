@@ -9,13 +9,14 @@ in bounded memory.
 from __future__ import annotations
 
 import importlib.metadata
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,7 @@ from hep_ray.dataset.dataset import (
 from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule, hashes_of, stratify
+from hep_ray.dataset.verified import Stamp, record, settle, stamp_of
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.files import refuse_occupied, replacing, storing
 from hep_ray.registry import check_name
@@ -101,7 +103,21 @@ class ShardRange:
     sparse: tuple[str, ...]
 
 
-def write_shards(shards: ShardRange) -> list[Shard]:
+class Written(NamedTuple):
+    """A shard that was written.
+
+    Attributes:
+        shard: what the manifest says of it.
+        stamp: of the file when it was read back and hashed.
+        host: that did.
+    """
+
+    shard: Shard
+    stamp: Stamp
+    host: str
+
+
+def write_shards(shards: ShardRange) -> list[Written]:
     """Write a range of shards.
 
     Raises:
@@ -144,7 +160,7 @@ def _kept(shards: ShardRange) -> Iterator[Events]:
         yield events if keep.all() else take(events, keep)
 
 
-def _write_shard(shards: ShardRange, number: int, groups: Iterator[Events]) -> Shard:
+def _write_shard(shards: ShardRange, number: int, groups: Iterator[Events]) -> Written:
     path = shards.folder / f"{shards.split}-{number:05d}.parquet"
     content = ContentHash(shards.schema)
     counts: npt.NDArray[np.int64] = np.zeros(len(shards.schema.classes), dtype=np.int64)
@@ -159,15 +175,18 @@ def _write_shard(shards: ShardRange, number: int, groups: Iterator[Events]) -> S
             parquet.write_batch(shards.schema.encode(events, shards.sparse), row_group_size=ROW_GROUP)
             content.update(events)
             counts += np.bincount(events[LABEL], minlength=len(counts))
-    return Shard(
+    settle(path)
+    stamp = stamp_of(path, "")  # before it is hashed: a change meanwhile has another one
+    shard = Shard(
         file=path.name,
         split=shards.split,
         rows=int(counts.sum()),
-        size=path.stat().st_size,
+        size=stamp[0],
         sha256=sha256_of(path),
         content=content.hexdigest(),
         classes=dict(zip(shards.schema.classes, counts.tolist(), strict=True)),
     )
+    return Written(shard, (*stamp[:3], shard.sha256), socket.gethostname())
 
 
 def _regrouped(chunks: Iterator[Events], rows: int, sparse: Sequence[str]) -> Iterator[Events]:
@@ -209,7 +228,7 @@ def sparse_columns(schema: EventSchema, runs: Sequence[SortedRun]) -> dict[str, 
     return chosen
 
 
-Mapper = Callable[[Callable[[ShardRange], list[Shard]], Iterable[ShardRange]], Iterable[list[Shard]]]
+Mapper = Callable[[Callable[[ShardRange], list[Written]], Iterable[ShardRange]], Iterable[list[Written]]]
 
 
 def refuse_many(events: int) -> None:
@@ -312,6 +331,7 @@ class ShardWriter:
             )
         self.source = dict(self.source)
         self._adopted: list[SortedRun] = []
+        self._sound: dict[str, Stamp] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -329,6 +349,7 @@ class ShardWriter:
             return
         with self._stack, storing(Path(self.out_dir)):
             self.manifest = self._finish()
+        record(Path(self.out_dir), self._sound)
 
     def write(self, events: pa.RecordBatch | Mapping[str, Any]) -> None:
         """Add events.
@@ -363,8 +384,10 @@ class ShardWriter:
             self._refuse_absent(runs)
         sparse = sparse_columns(self.schema, runs) if self.encoding == "auto" else {}
         ranges = [one for split in SPLITS for one in self._ranges(split, runs, tuple(sparse))]
-        shards = chain.from_iterable(self.mapper(write_shards, ranges))
-        ordered = sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.file))
+        written = list(chain.from_iterable(self.mapper(write_shards, ranges)))
+        ordered = sorted((one.shard for one in written), key=lambda one: (SPLITS.index(one.split), one.file))
+        here = socket.gethostname()
+        self._sound = {one.shard.file: one.stamp for one in written if one.host == here}
         for run in spilled:
             run.remove()
         for split in SPLITS:

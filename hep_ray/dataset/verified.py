@@ -2,6 +2,7 @@
 
 A record names a file's size, time of change (in nanoseconds) and inode. A file that was changed in another way than one
 that keeps all three, as a disk's fault does, is hashed again; `hep-ray data check` and a promotion hash every file.
+Whoever writes a dataset reads every file back to hash it, and records that for the host where it was done.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hep_ray.files import write_whole
@@ -31,6 +33,16 @@ def stamp_of(path: Path, sha256: str) -> Stamp:
     """Return what tells a file from a changed one, with the hash that it should have."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ino, sha256
+
+
+def settle(path: Path) -> None:
+    """Date a file that was just written 4 s back: whatever changes it from now on gives it another time of change.
+
+    Without that a change soon after could have the same time, as those that `record` leaves out.
+    """
+    stat = path.stat()
+    with suppress(OSError):  # then it is hashed again when it is opened
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 2 * SETTLED_NS))
 
 
 def recorded(folder: Path) -> dict[str, Stamp]:

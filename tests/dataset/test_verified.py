@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hep_ray.conversion.shards import ShardRange, Written
 from hep_ray.dataset import dataset as dataset_module
 from hep_ray.dataset.check import check
 from hep_ray.dataset.dataset import Dataset, verify_shards
@@ -31,7 +35,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 @pytest.fixture
 def folder(make_dataset: Callable[..., Path]) -> Path:
     made = make_dataset(120, rows_per_shard=16)
-    age(made)
+    age(made)  # which is another time than its writer recorded
     return made
 
 
@@ -59,6 +63,62 @@ def test_a_shard_is_hashed_once_until_it_changes(folder: Path, hashed: list[str]
     (folder / NAME).touch()
     Dataset.open(folder)
     assert hashed == [NAME]
+
+
+def test_a_dataset_that_was_just_written_is_not_hashed_to_be_opened(
+    hashed: list[str], make_dataset: Callable[..., Path]
+) -> None:
+    made = make_dataset(120, rows_per_shard=16)
+    assert hashed == []  # its writer calls the function by another name
+    Dataset.open(made)
+    assert hashed == []
+
+
+def test_a_shard_that_changes_right_after_it_was_written_is_found(
+    hashed: list[str], make_dataset: Callable[..., Path]
+) -> None:
+    path = make_dataset(120, rows_per_shard=16) / NAME
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with raises(ShardMismatch, NAME, "altered"):
+        Dataset.open(path.parent)
+    assert hashed == [NAME]
+
+
+def test_a_shard_that_changes_between_its_hash_and_the_record_is_found(
+    hashed: list[str], make_dataset: Callable[..., Path]
+) -> None:
+    def meddling(work: Callable[[ShardRange], list[Written]], ranges: Iterable[ShardRange]) -> Any:
+        for one in ranges:
+            written = work(one)
+            path = one.folder / written[0].shard.file
+            path.write_bytes(path.read_bytes()[:-1] + b"X")
+            os.utime(path, (1e9, 1e9))  # long ago, so that its time alone says nothing
+            yield written
+
+    made = make_dataset(120, mapper=meddling)
+    with raises(ShardMismatch, NAME, "altered"):
+        Dataset.open(made)
+    assert NAME in hashed
+
+
+def test_what_another_host_wrote_is_hashed_here(hashed: list[str], make_dataset: Callable[..., Path]) -> None:
+    def elsewhere(work: Callable[[ShardRange], list[Written]], ranges: Iterable[ShardRange]) -> Any:
+        for one in ranges:
+            host = "worker-17" if one.split == "val" else socket.gethostname()
+            yield [written._replace(host=host) for written in work(one)]
+
+    Dataset.open(make_dataset(120, mapper=elsewhere))
+    assert hashed == ["val-00000.parquet"]
+
+
+def test_a_copy_of_a_dataset_is_hashed(
+    tmp_path: Path, hashed: list[str], make_dataset: Callable[..., Path]
+) -> None:
+    copied = shutil.copytree(make_dataset(120, rows_per_shard=16), tmp_path / "copy")
+    shards = Dataset.open(copied).manifest.shards
+    assert sorted(hashed) == sorted(shard.file for shard in shards)
 
 
 def test_a_shard_that_was_just_written_is_not_taken_as_known(folder: Path, hashed: list[str]) -> None:
