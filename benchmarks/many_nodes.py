@@ -27,9 +27,9 @@ from rich.console import Console
 
 from hep_ray import LogUniform, Preset, Search, Space, Uniform
 from hep_ray.search.curves_searcher import searcher_of
+from hep_ray.search.execute import FollowsSearcher
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.sampler import FollowsSearcher
 from hep_ray.search.trial import METRICS, USED
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import SearchStarted

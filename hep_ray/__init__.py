@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from hep_ray.dataset.dataset import Dataset
     from hep_ray.promote.package import load_model
     from hep_ray.search.cli import main
-    from hep_ray.search.definition import Preset, Published, Search, StudyTable
+    from hep_ray.search.definition import Preset, Search
     from hep_ray.search.execute import run_search
     from hep_ray.search.options import SearchOptions
     from hep_ray.search.plan import prepare
+    from hep_ray.search.published import Published, StudyTable
     from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
     from hep_ray.side_by_side import compare
     from hep_ray.signature import Range
@@ -61,7 +62,7 @@ _HOME = {
     "load_model": "hep_ray.promote.package",
     "main": "hep_ray.search.cli",
     "Preset": "hep_ray.search.definition",
-    "Published": "hep_ray.search.definition",
+    "Published": "hep_ray.search.published",
     "Search": "hep_ray.search.definition",
     "Choice": "hep_ray.search.space",
     "Integer": "hep_ray.search.space",
@@ -73,7 +74,7 @@ _HOME = {
     "prepare": "hep_ray.search.plan",
     "run_search": "hep_ray.search.execute",
     "Space": "hep_ray.search.space",
-    "StudyTable": "hep_ray.search.definition",
+    "StudyTable": "hep_ray.search.published",
 }
 """Public name → the module it lives in."""
 _FORMER = {"By": "Mapped"}

@@ -179,6 +179,7 @@ class Result:
                     **params,
                     "seed": trial.started.seed,
                     **({"repeat_of": trial.started.repeat_of} if self.state.repeats > 1 else {}),
+                    **({"fold": trial.started.fold} if trial.started.fold else {}),
                     "seconds": trial.seconds,
                     "cause": trial.finished.cause if trial.finished else "",
                 }

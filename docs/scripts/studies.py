@@ -34,9 +34,10 @@ from scipy.stats import ttest_ind
 from hep_ray.cluster import connect
 from hep_ray.metrics.inference import holm, paired_t
 from hep_ray.report.study import cells
-from hep_ray.search.definition import Search, StudyTable
+from hep_ray.search.definition import Search
 from hep_ray.search.draws import total_trials
 from hep_ray.search.find import load_search
+from hep_ray.search.published import StudyTable
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.training.config import TrialConfig
 

@@ -29,7 +29,7 @@ class Configuration:
 
     Attributes:
         trials: at least one, by number.
-        value: mean over the trials of the search's metric, each at its best epoch.
+        value: mean over the trials of the search's metric, each at its best epoch; of folds see `SearchState.offset`.
         breaks: whether the model of one of them breaks a constraint of the search.
     """
 
@@ -68,7 +68,7 @@ def configurations(state: SearchState) -> list[Configuration]:
 
     Those whose model breaks a constraint of the search come last: they are there to be compared with, as a baseline.
     Where a search trains again what would lead, a standard error is taken off the mean, as in its ranking, and those
-    of which a seed failed are behind the others.
+    of which a seed failed, or that were not trained on all folds, are behind the others.
     """
     started = state.started
     assert started is not None
@@ -81,11 +81,13 @@ def configurations(state: SearchState) -> list[Configuration]:
     for trials in groups.values():
         best = [trial.best(started.metric, started.mode) for trial in trials]
         value = statistics.fmean(metrics[started.metric] for metrics in best if metrics is not None)
+        value -= state.offset(trials)
         made.append(Configuration(tuple(trials), value, any(map(state.breaks, trials))))
 
-    def place(one: Configuration) -> tuple[bool, bool, float, int]:
+    def place(one: Configuration) -> tuple[bool, bool, bool, float, int]:
         first = one.trials[0]
-        return one.breaks, state.fell(first), sign * one.value + state.penalty(first), first.started.number
+        score = sign * one.value + state.penalty(first)
+        return one.breaks, state.fell(first), state.partial(first), score, first.started.number
 
     return sorted(made, key=place)
 

@@ -25,12 +25,12 @@ from rich.console import Console
 
 from hep_ray.config import Config
 from hep_ray.confirm.confirmation import read_record, set_aside
-from hep_ray.confirm.empty_folds import refuse_empty_folds
 from hep_ray.confirm.finalists import Configuration, configurations
 from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, resources_for, searched_dataset, source_of
 from hep_ray.confirm.run import train_one
 from hep_ray.conversion.convert import convert
 from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes
+from hep_ray.dataset.empty_folds import refuse_empty_folds
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.dataset.splits import SPLITS, SplitRule
 from hep_ray.errors import (
@@ -44,9 +44,10 @@ from hep_ray.metrics import is_worst, nominal_key
 from hep_ray.plugins import Plugin, import_named, restore
 from hep_ray.search.execute import SearchResult
 from hep_ray.search.find import find_search
+from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.options import FoldOptions
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.state import SearchState, leaderboard, write_leaderboard
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.records import SearchStarted, TrialStarted
 from hep_ray.training.testing import LOSS, METADATA, SCORES, WEIGHT, KeptScores, read_scores

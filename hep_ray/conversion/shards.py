@@ -164,13 +164,7 @@ def _write_shard(shards: ShardRange, number: int, groups: Iterator[Events]) -> W
     path = shards.folder / f"{shards.split}-{number:05d}.parquet"
     content = ContentHash(shards.schema)
     counts: npt.NDArray[np.int64] = np.zeros(len(shards.schema.classes), dtype=np.int64)
-    with pq.ParquetWriter(
-        path,
-        shards.schema.arrow(shards.sparse),
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=[EVENT_ID, LABEL],
-    ) as parquet:
+    with shard_file(path, shards.schema.arrow(shards.sparse)) as parquet:
         for events in groups:
             parquet.write_batch(shards.schema.encode(events, shards.sparse), row_group_size=ROW_GROUP)
             content.update(events)
@@ -187,6 +181,13 @@ def _write_shard(shards: ShardRange, number: int, groups: Iterator[Events]) -> W
         classes=dict(zip(shards.schema.classes, counts.tolist(), strict=True)),
     )
     return Written(shard, (*stamp[:3], shard.sha256), socket.gethostname())
+
+
+def shard_file(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a shard for writing, in the encoding that all shards have."""
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=False, write_statistics=[EVENT_ID, LABEL]
+    )
 
 
 def _regrouped(chunks: Iterator[Events], rows: int, sparse: Sequence[str]) -> Iterator[Events]:

@@ -131,6 +131,8 @@ def plan_ingest(
     budget: float | None = None,
     readers: int | None = None,
     beside: Sequence[Manifest] = (),
+    *,
+    copies: int = 1,
 ) -> Ingest:
     """Decide between resident and streaming.
 
@@ -144,6 +146,7 @@ def plan_ingest(
         budget: GB of a node that events may take; `STORE_FRACTION` of the smallest object store by default.
         readers: cores that Ray Data reads with.
         beside: of the datasets whose validation splits are evaluated beside the first's.
+        copies: of the first's events, one for each fold.
 
     Raises:
         InvalidConfig: the budget is not above 0, there is no such cache, or readers are asked for where there is
@@ -162,7 +165,7 @@ def plan_ingest(
     store = int(min((node.get("object_store_memory", 0) for node in nodes), default=0))
     given = int(STORE_FRACTION * store) if budget is None else int(budget * GB)
     splits: tuple[Split, ...] = ("train", "val")
-    rows = sum(manifest.rows(split) for split in splits) + sum(one.rows("val") for one in beside)
+    rows = copies * sum(manifest.rows(split) for split in splits) + sum(one.rows("val") for one in beside)
     per_event = max(one.event_bytes for one in (manifest, *beside))
     held = rows * per_event
     if cache == "resident" and store and held > store:

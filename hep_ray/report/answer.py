@@ -13,6 +13,7 @@ from hep_ray.flags import typed
 from hep_ray.metrics.labels import metric_words
 from hep_ray.report.groups import Group
 from hep_ray.report.report_data import ReportData
+from hep_ray.search.means import differ_by
 from hep_ray.search.naming import Naming, count_words, decimals, interval, plus_minus
 from hep_ray.search.state import words_to_confirm
 
@@ -49,7 +50,7 @@ def _picked(data: ReportData) -> Answer:
     over = [] if group is None else group.values(metric, mode)
     if group is not None and group.kind == "seeds" and len(over) > 1:
         spread = plus_minus(statistics.fmean(over), statistics.stdev(over))
-        by_how_much += f"; its {len(over)} seeds give {spread}"
+        by_how_much += f"; its {len(over)} {differ_by(data.state)} give {spread}"
     facts = {
         "What won": data.name_of(best),
         "By how much": by_how_much,
@@ -66,7 +67,7 @@ def _picked(data: ReportData) -> Answer:
     ranked_by = f"{words} {value}"
     if data.state.repeats > 1 and len(over) > 1:
         mean, error, seeds = data.state.mean(best, metric, mode)
-        ranked_by = f"mean {words} {plus_minus(mean, error)} over {seeds} seeds"
+        ranked_by = f"mean {words} {plus_minus(mean, error)} over {seeds} {differ_by(data.state)}"
     headline = f"Not confirmed yet: {best.trial_id} leads with {ranked_by}{broken}."
     return Answer(headline, None, facts, command)
 
@@ -102,7 +103,8 @@ def _lead(data: ReportData, own: Group | None, rival: Group) -> str:
         return ""
     metric, mode = data.started.metric, data.started.mode
     lead = (own.score(metric, mode) - rival.score(metric, mode)) * (1 if mode == "max" else -1)
-    return f": {'behind' if lead < 0 else 'ahead'} by {abs(lead):.2g}, of the same events"
+    events = "with the folds of each allowed for" if data.started.folds else "of the same events"
+    return f": {'behind' if lead < 0 else 'ahead'} by {abs(lead):.2g}, {events}"
 
 
 def _at_best(data: ReportData, trial_id: str) -> str:

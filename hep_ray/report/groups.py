@@ -12,6 +12,7 @@ import numpy as np
 
 from hep_ray.metrics.roc import Counts, Floats
 from hep_ray.search.definition import Search, Stated
+from hep_ray.search.means import differ_by
 from hep_ray.search.naming import Naming
 from hep_ray.search.state import SearchState, TrialState
 
@@ -45,6 +46,8 @@ class Group:
         penalty: what it is ranked below its mean, where a search trains again what would lead.
         fell: whether one of its seeds failed then, so that it is ranked behind others.
         scored: trials whose mean ranks it; all of them if none.
+        offset: what the folds of these add to their mean, over all folds.
+        partial: whether it was not trained on all folds, so that it is ranked behind others.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Group:
     penalty: float = 0.0
     fell: bool = False
     scored: tuple[TrialState, ...] = ()
+    offset: float = 0.0
+    partial: bool = False
 
     @property
     def finished(self) -> bool:
@@ -81,8 +86,8 @@ class Group:
         )
 
     def score(self, metric: str, mode: str) -> float:
-        """Mean over the trials that rank it of the metric at each one's best epoch."""
-        return statistics.fmean(self.values(metric, mode))
+        """Mean over the trials that rank it of the metric at each one's best epoch, as it were over all folds."""
+        return statistics.fmean(self.values(metric, mode)) - self.offset
 
     def values(self, metric: str, mode: str) -> list[float]:
         """The metric of the trials that rank it, at each one's best epoch."""
@@ -100,6 +105,7 @@ class Groups:
         mode: whether more or less of it is better.
         baseline: parameters that mark the trials to beat.
         of_study: whether the names are those that the study gives its rows.
+        alike: in what trainings of one configuration differ: `seeds`, or `folds`.
     """
 
     members: tuple[Group, ...]
@@ -107,14 +113,16 @@ class Groups:
     mode: str
     baseline: tuple[tuple[str, object], ...] = ()
     of_study: bool = False
+    alike: str = "seeds"
 
     @cached_property
     def ranked(self) -> tuple[Group, ...]:
-        """Best first; then those of which a seed failed, then those that break a constraint."""
+        """Best first; then those that were not on all folds, of which a seed failed, and that break a constraint."""
         sign = -1 if self.mode == "max" else 1
 
-        def place(group: Group) -> tuple[bool, bool, float]:
-            return group.breaks, group.fell, sign * group.score(self.metric, self.mode) + group.penalty
+        def place(group: Group) -> tuple[bool, bool, bool, float]:
+            score = sign * group.score(self.metric, self.mode) + group.penalty
+            return group.breaks, group.fell, group.partial, score
 
         return tuple(sorted(self.members, key=place))
 
@@ -148,7 +156,7 @@ class Groups:
             return "one trial each, so without a band"
         if any(group.kind == "trials" for group in groups):
             return f"mean ± s.d. over {many} trials, which differ in other parameters too"
-        return f"mean ± s.d. over {many} seeds"
+        return f"mean ± s.d. over {many} {self.alike}"
 
 
 def groups_of(search: Search | Stated, state: SearchState) -> Groups:
@@ -179,13 +187,17 @@ def groups_of(search: Search | Stated, state: SearchState) -> Groups:
             any(map(state.breaks, group)),
             0.0 if kind == "trials" else state.penalty(group[0]),
             kind != "trials" and state.fell(group[0]),
-            tuple(state.seeds_of(group[0])) if state.repeats > 1 and kind != "trials" else (),
+            (scored := tuple(state.seeds_of(group[0])) if state.repeats > 1 and kind != "trials" else ()),
+            state.offset(scored or group),
+            kind != "trials" and state.partial(group[0]),
         )
         for name, group in zip(names, alike, strict=True)
     )
     named = {name for table in search.tables for name in table.names.values()}
     of_study = {group.name for group in members} <= named
-    return Groups(members, started.metric, started.mode, tuple(search.baseline.items()), of_study)
+    return Groups(
+        members, started.metric, started.mode, tuple(search.baseline.items()), of_study, differ_by(state)
+    )
 
 
 def _collect(trials: Sequence[TrialState], keys: Sequence[str]) -> list[list[TrialState]]:

@@ -22,6 +22,7 @@ from hep_ray.confirm.confirmation import (
 )
 from hep_ray.confirm.refit_result import FILE_NAME as REFIT_FILE
 from hep_ray.confirm.refit_result import REFIT, Refit, against_confirmed, load_refit
+from hep_ray.conversion.folds import open_fold
 from hep_ray.dataset.dataset import Dataset, Manifest
 from hep_ray.errors import (
     HepRayError,
@@ -136,7 +137,7 @@ class ReportData:
 
     @cached_property
     def kept_best(self) -> tuple[str, TrainedModel, Dataset]:
-        """The best model that is kept, by the name of its trial, and the dataset.
+        """The best model that is kept, by the name of its trial, and the dataset that judged it, see `judged`.
 
         That is the first finalist's of a confirmation, else the best trial's.
 
@@ -155,7 +156,23 @@ class ReportData:
         if not kept:
             raise StorageError(f"no model of the trials in {self.folder} is kept any more")
         trial, path = kept[0]
-        return trial, restore_model(path, self.dataset.schema), self.dataset
+        of_trial = self.state.trials.get(trial)
+        judged = self.dataset if self.confirmation is not None or of_trial is None else self.judged(of_trial)
+        return trial, restore_model(path, self.dataset.schema), judged
+
+    def judged(self, trial: TrialState) -> Dataset:
+        """Return the dataset whose validation split judged a trial: that of the search, or of its fold.
+
+        Raises:
+            StorageError: the search's dataset cannot be read.
+            ShardMismatch, UnreadableInput, CannotResume: the fold is not there, or not whole.
+        """
+        if self.dataset is None:
+            raise StorageError("the dataset of the search cannot be read: name it with --data")
+        folds, weighted = self.started.folds, self.dataset.schema.weight is not None
+        if not folds:
+            return self.dataset
+        return open_fold(self.dataset, trial.started.fold, folds, self.folder, weights=weighted)
 
     def affordable(self, passes: int) -> int:
         """Return how many events may pass so often through the best model, within `MOST_FLOPS`.
@@ -258,8 +275,9 @@ def gather(
     )
     scores = None
     if dataset is not None:  # what is divided by was named, so that it is refused and not left out
-        divisions = _divisions(dataset, against, confirmed=confirmation is not None)
-        scores = _scores(bare, dataset, divisions, notes)
+        judged = _judged(bare, dataset, notes)
+        divisions = _divisions(judged, against, confirmed=confirmation is not None)
+        scores = _scores(bare, judged, divisions, notes)
     return dataclasses.replace(bare, scores=scores, notes=tuple(notes))
 
 
@@ -344,6 +362,23 @@ def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=sqlite_uri(path))
 
 
+def _judged(data: ReportData, dataset: Dataset, notes: list[str]) -> Dataset:
+    """Return whose events scores are of: of an unconfirmed search by folds those of the best trial's fold."""
+    if data.confirmation is not None or not data.started.folds:
+        return dataset
+    fold = data.best.started.fold
+    notes.append(f"Scores are of the events that validate in fold {fold} of {data.started.folds}.")
+    return data.judged(data.best)
+
+
+def _of_fold(groups: Sequence[Group], fold: int) -> tuple[Group, ...]:
+    """Return groups with those of their trials that were trained on a fold; 0 is all, where there are no folds."""
+    of_fold = [tuple(trial for trial in one.trials if trial.started.fold == fold) for one in groups]
+    return tuple(
+        dataclasses.replace(one, trials=own) for one, own in zip(groups, of_fold, strict=True) if own
+    )
+
+
 def _divisions(dataset: Dataset, against: Sequence[str], *, confirmed: bool) -> tuple[Division, ...]:
     if confirmed:
         return divisions_of(dataset, "test", against=against, purpose="report")
@@ -389,6 +424,7 @@ def _scores(
                 notes.append(f"Calibrated scores are left out: {scores.uncalibrated}.")
             return scores
         chosen, to_beat = _contenders(data)
+        chosen = _of_fold(chosen, data.best.started.fold)
         return validation_scores(chosen, data.folder, dataset, divisions, to_beat)
     except HepRayError as exc:
         notes.append(f"Figures of scores are left out: {exc}.")

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from hep_ray.errors import InvalidConfig, StorageError
 from hep_ray.metrics.labels import metric_words
-from hep_ray.search.definition import Search, Stated, StudyTable
+from hep_ray.search.definition import Search, Stated
+from hep_ray.search.published import StudyTable
 from hep_ray.search.state import SearchState, TrialState
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])")

@@ -29,8 +29,9 @@ from hep_ray.report.scores import (
     mean_and_sd,
 )
 from hep_ray.report.study import left_out, shown, written
+from hep_ray.search.means import heading_of_means, mean_words
 from hep_ray.search.naming import Naming, count_words, decimals, estimated, fixed, number, plus_minus
-from hep_ray.search.state import OF_MODEL, TIMES, mean_words
+from hep_ray.search.state import OF_MODEL, TIMES
 
 BEST_TRIALS = 15
 """Rows of the leaderboard that are shown."""
@@ -66,7 +67,7 @@ def leaderboard(data: ReportData) -> PageTable:
     figures = [name for name in FIGURES if any(name in trial.figures for trial in trials)]
     summed = [cost] if cost and cost not in figures else []
     repeats = data.state.repeats > 1
-    head = ["trial", _heading(metric), *(["mean ± s.e. (seeds)"] if repeats else [])]
+    head = ["trial", _heading(metric), *([heading_of_means(data.state)] if repeats else [])]
     head += [name.replace("_", " ") for name in data.varied]
     head += ["epochs", "end", "seed", *map(_heading, beside)]
     head += [f"total {metric_words(name)}" for name in summed] + [metric_words(name) for name in figures]

@@ -19,8 +19,9 @@ from hep_ray.errors import AuditFailed, CorruptCheckpoint, StorageError, Trackin
 from hep_ray.files import UNFINISHED
 from hep_ray.flags import STORAGE, SearchName, Storage, TrackingUri
 from hep_ray.masking import mask
+from hep_ray.search.leaderboard import LEADERBOARD, leaderboard, write_leaderboard
 from hep_ray.search.naming import count_words
-from hep_ray.search.state import LEADERBOARD, SearchState, leaderboard, write_leaderboard
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import database_file, find_runs, look, open_client, recorded_uri, sqlite_uri
 from hep_ray.tracking.journal import FILE_NAME, Journal, read_records
 from hep_ray.tracking.mlflow import MlflowTracker

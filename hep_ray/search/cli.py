@@ -81,7 +81,8 @@ def build_app(search: Search) -> typer.Typer:
 
 
 def _print_result(result: SearchResult, plan: SearchPlan) -> None:
-    from hep_ray.search.state import causes, table
+    from hep_ray.search.leaderboard import table
+    from hep_ray.search.state import causes
 
     console = result_console()
     commands = "\n".join(f"  {command}" for command in _next(result, plan))
@@ -110,6 +111,8 @@ def _next(result: SearchResult, plan: SearchPlan) -> Iterator[str]:
     if words := words_to_confirm(state, result.stated or plan.search):
         words += ["--allow-unfinished"] * bool(result.out_of_time)
         yield typed("hep-ray", *words, storage=storage)
+    if plan.folds is not None and not result.out_of_time:  # a score for every event, and the set of models
+        yield typed("hep-ray", "folds", plan.experiment, "--folds", plan.folds, storage=storage)
     if not result.out_of_time and plan.preset.sampler != "grid":
         more = 2 * plan.trials
         yield typed(python(), sys.argv[0], "--resume", "--trials", more, storage=storage)

@@ -7,7 +7,7 @@ import time
 from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_trials import Step
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.draws import frozen_trial
+from hep_ray.search.draws import frozen_trial, next_fold
 from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.tracking.records import (
     OF_PARAMETERS,
@@ -67,6 +67,7 @@ class CurveTrials(OptunaSearcher):
             number=self._stored.add(frozen_trial({} if reference else step.params, self._space)),
             params=step.params,
             seed=self._seed + (0 if reference else tried[self._references :].count(step.params)),
+            fold=next_fold(step.params, self._preset.folds, self._state),
             until=step.until,
             reason=reason,
             figures=self._limits.figures(step.params) if self._limits else {},

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from hep_ray.errors import InvalidConfig
 from hep_ray.plugins import import_named
 from hep_ray.registry import check_name
+from hep_ray.search.published import Published, StudyTable
 from hep_ray.tracking.records import RENAMED, SearchStarted, stopping_words
 
 if TYPE_CHECKING:
@@ -71,45 +72,6 @@ def _check_kind(what: str, value: object, kind: Any, example: str) -> None:
 
 
 @dataclass(frozen=True)
-class Published:
-    """Account of a preset that repeats a publication: what is its, what is not, and where it says nothing.
-
-    `--dry-run` prints it, and `docs/howto/protocols.md` holds those of all searches.
-
-    Attributes:
-        document: whose protocol it is, with the place in it.
-        follows: settings that the document states and the preset has.
-        ours: settings in which the preset differs from the document: its deviations.
-        silent: settings that the document leaves open, or that are not known to us, and what stands in their place.
-
-    Raises:
-        InvalidConfig: it names no document, or nothing that follows it.
-    """
-
-    document: str
-    follows: tuple[str, ...]
-    ours: tuple[str, ...] = ()
-    silent: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.document or not self.follows:
-            raise InvalidConfig(
-                "a published protocol needs a document and what follows it; one of them is empty"
-            )
-
-    def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield heading and statement, one by one, as a terminal and a page show them."""
-        yield "document", self.document
-        for heading, statements in (("follows", self.follows), ("ours", self.ours), ("silent", self.silent)):
-            for statement in statements:
-                yield heading, statement
-
-    def with_ours(self, *deviations: str) -> Published:
-        """Return the same protocol with more deviations, as of a preset that is cut to minutes."""
-        return replace(self, ours=(*self.ours, *deviations))
-
-
-@dataclass(frozen=True)
 class Preset:
     """How much of a search is run.
 
@@ -129,6 +91,8 @@ class Preset:
         reduction_factor: at each rung of ASHA one trial in this many goes on.
         repeats: seeds with which a configuration is trained before it leads; those that would lead are trained again by
             the search, within its trials or epochs, and the best mean leads. 1 is none, and the best training leads.
+        folds: parts of the training and validation events that take turns to validate. What would lead is trained on
+            every one, as `repeats` has it with seeds, and a grid's every configuration is; the test split stays out.
         space: parameters stated anew for this preset.
         published: how it stands to the document that it repeats; None where it repeats none.
         why: `auto` chose so; set by `resolved`.
@@ -147,6 +111,7 @@ class Preset:
     grace_epochs: int | None = None
     reduction_factor: int = 3
     repeats: int = 1
+    folds: int | None = None
     space: Space | None = None
     published: Published | None = None
     why: str = ""
@@ -168,6 +133,7 @@ class Preset:
                 f"it; got sampler '{self.sampler_name}', scheduler '{self.scheduler_name}'"
             )
         self._check_numbers()
+        self._check_folds()
         self._refuse_unread()
         if self.reduction_factor < 2:  # noqa: PLR2004 - a factor of 1 would never stop anything
             raise InvalidConfig(f"reduction_factor must be at least 2; got {self.reduction_factor}")
@@ -195,15 +161,31 @@ class Preset:
                 )
 
     def _check_numbers(self) -> None:
-        for name in ("epochs", "trials", "seeds", "grace_epochs", "reduction_factor", "repeats"):
+        for name in ("epochs", "trials", "seeds", "grace_epochs", "reduction_factor", "repeats", "folds"):
             value = getattr(self, name)
-            if value is None and name in ("trials", "grace_epochs"):
+            if value is None and name in ("trials", "grace_epochs", "folds"):
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise InvalidConfig(f"{name} of a Preset must be a whole number; got {value!r}")
             if value < 1:
                 raise InvalidConfig(f"{name} must be at least 1; got {value}")
             object.__setattr__(self, name, int(value))
+
+    def _check_folds(self) -> None:
+        """Train what leads on every fold: of a grid each configuration, as it would with as many seeds."""
+        if self.folds is None:
+            return
+        from hep_ray.dataset.splits import FEWEST_FOLDS
+
+        if self.folds < FEWEST_FOLDS:
+            raise InvalidConfig(f"folds must be at least {FEWEST_FOLDS}; got {self.folds}")
+        name = "seeds" if self.sampler == "grid" else "repeats"
+        if getattr(self, name) not in (1, self.folds):
+            raise InvalidConfig(
+                f"{self.folds} folds train a configuration {self.folds} times, with a seed each: leave "
+                f"{name}={getattr(self, name)} out"
+            )
+        object.__setattr__(self, name, self.folds)
 
     def _check_components(self) -> None:
         if isinstance(self.sampler, str | None):
@@ -293,7 +275,11 @@ class Preset:
 
     def with_options(self, options: SearchOptions) -> Preset:
         """Return the preset as it was asked for, with the grace of a search that is resumed where it leaves it open."""
-        asked: dict[str, Any] = {name: getattr(options, name) for name in ("trials", "epochs", "repeats")}
+        asked: dict[str, Any] = {
+            name: getattr(options, name) for name in ("trials", "epochs", "repeats", "folds")
+        }
+        if options.folds is not None and options.repeats is None:  # in place of the preset's
+            asked |= {"repeats": 1, "seeds": 1}
         if self.grace_epochs is None:
             asked["grace_epochs"] = options.grace_epochs
         return replace(self, **{name: value for name, value in asked.items() if value is not None})
@@ -330,75 +316,6 @@ class Preset:
                     name, why = "tpe", "constraints or repeats, and no grid has those"
             made = replace(made, sampler=name, why=why)
         return made
-
-
-@dataclass(frozen=True)
-class StudyTable:
-    """A table of the study: groups of trials, mean ± s.d. over each, beside the published numbers.
-
-    Attributes:
-        title: what is tabulated, and where it was published.
-        rows: parameters whose values make the rows; trials that agree in them are one row.
-        metrics: keys of the per-epoch report, one column each.
-        epochs: the metrics are shown after each of these epochs; empty: at the trial's best epoch.
-        published: text of a row, as `StudyTable.row` writes it → the published result.
-        published_on: the data on which those were measured, shown wherever they are.
-        published_task: task of the published numbers, as datasets name theirs; empty is not stated.
-        published_classes: number of classes that they tell apart; 0 is not stated.
-        published_inputs: what they were computed from, in words; empty is not stated.
-        inputs: what the trials of this search are computed from, in the same words.
-        published_gains: working point → its signal efficiency in per cent, and the published factor by which the best
-            row rejects more background there than the row to beat.
-        names: text of a row → what the study calls it, in tables, bars and legends.
-
-    Raises:
-        InvalidConfig: no rows or no metrics, or published results without their data.
-    """
-
-    title: str
-    rows: tuple[str, ...]
-    metrics: tuple[str, ...] = ("val_accuracy",)
-    epochs: tuple[int, ...] = ()
-    published: Mapping[str, str] = field(default_factory=dict)
-    published_on: str = ""
-    published_task: str = ""
-    published_classes: int = 0
-    published_inputs: str = ""
-    inputs: str = ""
-    published_gains: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.rows or not self.metrics:
-            raise InvalidConfig(f"a study table needs rows and metrics; got {self.rows} and {self.metrics}")
-        if (self.published or self.published_gains) and not self.published_on:
-            raise InvalidConfig(
-                f"'{self.title}' has published results and no published_on: name the data they were measured on"
-            )
-
-    def other_kind(self, task: str, classes: int | None) -> str:
-        """Say why the published numbers are of another kind than a search's; empty where they are not.
-
-        Args:
-            task: of the search.
-            classes: that its trials tell apart; None where they do not tell.
-        """
-        reasons = []
-        if self.published_task and self.published_task != task:
-            reasons.append(f"of the task {self.published_task}, not {task}")
-        if self.published_classes and classes and self.published_classes != classes:
-            reasons.append(f"of {self.published_classes} classes, not {classes}")
-        if self.published_inputs and self.published_inputs != self.inputs:
-            reasons.append(f"from {self.published_inputs}, not {self.inputs or 'what is stated here'}")
-        return ", ".join(reasons)
-
-    def row(self, params: Mapping[str, str | int | float]) -> str:
-        """Return the row of a trial: `model=cnn, root_index=3`; a parameter that it lacks is left out."""
-        return ", ".join(f"{name}={params[name]}" for name in self.rows if name in params)
-
-    def name_of(self, row: str) -> str:
-        """Return what the study calls a row; its own text where the study has no name for it."""
-        return self.names.get(row, row or "all")
 
 
 def _warn_renamed(name: str) -> None:

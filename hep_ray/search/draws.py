@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -34,8 +35,9 @@ from hep_ray.models import is_fitted
 from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import SamplerOfDraws
+from hep_ray.search.options import SearchOptions, in_words
 from hep_ray.search.space import Space
-from hep_ray.search.state import ENDLESS, SearchState, TrialState
+from hep_ray.search.state import ENDLESS, SearchState, TrialState, trials_in_words
 from hep_ray.tracking.records import OF_PARAMETERS, SearchStarted, TrialStarted
 from hep_ray.training.config import TrialConfig
 
@@ -57,47 +59,72 @@ MIXED = 3
 few epochs, and what TPE learns from stopped trials may mislead it."""
 WAITING = ("tpe", "gp")
 """Samplers that a search lets wait for enough trials, and mixes random draws into; others begin by themselves."""
+REPEATED = 0.2
+"""Share of the epochs, at most, for configurations that are trained again with another seed."""
+IN_FOLDS = 0.5
+"""Of them on other folds: a winner that was on few of them is no winner of cross-validation."""
 HEEDLESS = ("random", "qmc", "grid")
 """Samplers that draw the same however earlier trials end."""
 
 
 def to_repeat(
-    state: SearchState, search: Search, repeats: int, *, at_end: bool = False
+    state: SearchState,
+    search: Search,
+    repeats: int,
+    *,
+    at_end: bool = False,
+    left: float = math.inf,
+    at_once: bool = False,
 ) -> tuple[TrialState, str] | None:
-    """Return the first trial of the configuration that is trained again, with another seed, and why; None if none is.
+    """Return the first trial of the configuration that is trained again, with another seed or on another fold, and why.
 
-    It has the best mean of those that have not been trained as often as one that leads, and would lead by it: it is
-    above that of the best which has. One seed at a time, so that a configuration which was lucky once is not trained
-    to the last; one whose model no seed changes is trained once; one that a seed made fail never leads, and one that
-    breaks a limit cannot.
+    None if none is. It has the best mean of those that have not been trained as often as one that leads, and would
+    lead by it: it is above that of the best which has. One seed at a time, so that a configuration which was lucky
+    once is not trained to the last; one whose model no seed changes is trained once, unless there are folds; one that
+    a seed made fail never leads, and one that breaks a limit cannot.
 
     Args:
         state: the search so far.
         search: what is optimised.
         repeats: trainings of a configuration that leads.
         at_end: of the search, when a trial that pauses is taken by its best value too; it goes on in full first.
+        left: trainings that there may be: a configuration that needs more of them is not taken.
+        at_once: train it again while another training of it runs.
     """
     leader: tuple[float, str] | None = None
-    found: tuple[float, int, TrialState] | None = None
+    found: tuple[float, list[TrialState], TrialState] | None = None
     sign = 1 if search.mode == "max" else -1
     for trials in state.alike():
         ended = [trial for trial in trials if trial.status == "completed"]
         used = ended or [trial for trial in trials if at_end and trial.paused][:1]
         if not used or state.fell(used[0]) or state.breaks(used[0]):
             continue
-        mean = sign * statistics.fmean(objectives(trial, search)[0] for trial in used)
-        if len(ended) >= repeats or (ended and seedless(ended[0])):
+        mean = sign * (statistics.fmean(objectives(trial, search)[0] for trial in used) - state.offset(used))
+        if len(ended) >= repeats or (ended and not used[0].started.fold and seedless(ended[0])):
             leader = max(leader or (-math.inf, ""), (mean, used[0].trial_id), key=lambda one: one[0])
-        elif all(trial.status != "running" for trial in trials) and len(trials) < 2 * repeats:
-            found = max(found or (-math.inf, 0, used[0]), (mean, len(ended), used[0]), key=lambda one: one[0])
+        elif _takes(trials, repeats, left, at_once=at_once):
+            found = max(
+                found or (-math.inf, trials, used[0]), (mean, trials, used[0]), key=lambda one: one[0]
+            )
     if found is None or (leader is not None and found[0] <= leader[0]):
         return None
-    mean, seeds, first = found
+    mean, trials, first = found
+    ended = [trial for trial in trials if trial.status == "completed"]
+    begun = len(ended) + sum(trial.status == "running" for trial in trials)
     ahead = f"ahead of {sign * leader[0]:.4g} of {leader[1]}" if leader else "the best so far"
-    if not seeds:
+    if not ended:
         return first, f"to be trained again if it stays best: {sign * mean:.4g} is {ahead}"
-    of = f"{first.trial_id} has {sign * mean:.4g}" if seeds == 1 else f"{seeds} seeds have {sign * mean:.4g}"
-    return first, f"seed {seeds + 1} of {repeats}: {of}, {ahead}"
+    kind, number = "fold" if first.started.fold else "seed", len(ended)
+    of = f"{first.trial_id} has" if number == 1 else f"{number} {kind}s have"
+    return first, f"{kind} {begun + 1} of {repeats}: {of} {sign * mean:.4g}, {ahead}"
+
+
+def _takes(trials: Sequence[TrialState], repeats: int, left: float, *, at_once: bool) -> bool:
+    """Return whether a configuration may be trained once more now, and as often as it has to be by then."""
+    running = sum(trial.status == "running" for trial in trials)
+    ended = sum(trial.status == "completed" for trial in trials)
+    needed = repeats - ended - running
+    return 0 < needed <= left and (at_once or not running) and len(trials) < 2 * repeats
 
 
 def seedless(trial: TrialState) -> bool:
@@ -106,19 +133,33 @@ def seedless(trial: TrialState) -> bool:
     return is_fitted(params.get("model")) and TrialConfig.from_params(params).seedless
 
 
-def trained_again(first: TrialState, reason: str, state: SearchState) -> TrialStarted:
-    """Return how a configuration is trained again, with a seed that it has not had; time and number are left open."""
-    alike = [trial.started for trial in state.drawn() if trial.started.params == first.started.params]
+def trained_again(first: TrialState, reason: str, state: SearchState, folds: int | None) -> TrialStarted:
+    """Return how a configuration is trained again, with a seed that it has not had; time and number are left open.
+
+    Of a search by folds it is on another fold, see `next_fold`.
+    """
+    params = first.started.params
+    alike = [trial.started for trial in state.drawn() if trial.started.params == params]
     return first.started.model_copy(
         update={
             "trial_id": f"{first.trial_id}-{len(alike) + 1}",
             "seed": max(one.seed for one in alike) + 1,
             "until": None,
             "reason": reason,
+            "fold": next_fold(params, folds, state),
             "repeat_of": first.trial_id,
             "tags": {"repeat_of": first.trial_id},
         }
     )
+
+
+def next_fold(params: Mapping[str, Any], folds: int | None, state: SearchState) -> int:
+    """Return the first of the folds on which a configuration has the fewest trainings that did not fail; 0 of none."""
+    if not folds:
+        return 0
+    alike = [trial for trial in state.drawn() if trial.started.params == params]
+    counts = Counter(trial.started.fold for trial in alike if trial.status != "failed")
+    return min(range(1, folds + 1), key=lambda fold: counts[fold])
 
 
 class DrawnTrial(NamedTuple):
@@ -359,11 +400,35 @@ def why_not_ahead(preset: Preset) -> str:
         return (
             f"sampler {preset.sampler_name} draws by how earlier trials ended ({', '.join(HEEDLESS)} do not)"
         )
+    if preset.folds:
+        return "trainings on different folds have different events"
     if preset.repeats > 1:
         return "repeats are of what leads once others have ended"
     if preset.pauses:
         return f"scheduler {preset.scheduler_name} lets trials pause, and says by how others do which go on"
     return "no number of trials is stated" if preset.endless else ""
+
+
+def budget_in_words(search: Search, preset: Preset, space: Space, given: SearchOptions, trials: int) -> str:
+    """Return how much of a search is trained, what draws it and what stops it.
+
+    Args:
+        search: whose budget it is.
+        preset: with its sampler and scheduler chosen.
+        space: that is drawn from.
+        given: options of the search.
+        trials: all of them, references too.
+    """
+    drawn = trials - len(search.points_to_evaluate)
+    limit, learns = given.time_budget, len(given.learn_from or ())
+    shared = f" = {drawn * preset.epochs} epochs, shared among trials that pause" if preset.pauses else ""
+    early = "; ends before where no gain above the noise is left" if given.until_no_gain else ""
+    stopping = "" if limit is None else ", with what runs stopping after its epoch"
+    in_time = early + ("" if limit is None else f"; ends after {in_words(limit)}{stopping}")
+    return (
+        f"{trials_in_words(trials)} × {preset.epochs} epochs{shared}; "
+        f"{draws_in_words(preset, space, drawn, learns, given.gain_per)}; seed {given.seed}{in_time}"
+    )
 
 
 def draws_in_words(preset: Preset, space: Space, drawn: int, lessons: int, gain_per: str | None) -> str:
@@ -386,7 +451,8 @@ def draws_in_words(preset: Preset, space: Space, drawn: int, lessons: int, gain_
     chosen = f" (chosen by auto: {preset.why})" if preset.why else ""
     nobody = ", which stops none of so few epochs" if stopping and not stops(preset) else ""
     how = "pausing" if preset.pauses else "stopping"
-    again = f"; what would lead is trained with up to {preset.repeats} seeds, and the best mean wins"
+    more = f"on all {preset.folds} folds" if preset.folds else f"with up to {preset.repeats} seeds"
+    again = f"; what would lead is trained {more}, and the best mean wins"
     return f"sampler {sampler}{chosen}, {how} {preset.stopping}{nobody}{again * (preset.repeats > 1)}"
 
 

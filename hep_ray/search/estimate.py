@@ -285,8 +285,16 @@ def _whole(plan: SearchPlan, timed: Sequence[Timed], shares: Mapping[str, int]) 
             sums[place] += part * epoch * lengths[place]
     if plan.preset.endless:
         return (plan.time_budget or 0.0,) * 3
-    waves = plan.trials / plan.resources.concurrent
+    waves = plan.trials / plan.resources.concurrent * _of_fold(plan)
     return (waves * sums[0], waves * sums[1], waves * sums[2])
+
+
+def _of_fold(plan: SearchPlan) -> float:
+    """Return the training events of a fold over those of the training split, which were timed; 1 without folds."""
+    if plan.folds is None:
+        return 1.0
+    train, val = (plan.dataset.rows(split) for split in ("train", "val"))
+    return (1 - 1 / plan.folds) * (train + val) / train
 
 
 def _epochs_when_stopped(plan: SearchPlan) -> float:

@@ -24,18 +24,22 @@ import ray
 from ray import tune
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.console import Console
 
+from hep_ray.conversion.folds import open_folds
+from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
 from hep_ray.loading.stream import open_events, open_others
 from hep_ray.search.definition import Stated, stated_in
 from hep_ray.search.draws import seedless
 from hep_ray.search.fused import AHEAD, OFF, StackTrainer
+from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
-from hep_ray.search.sampler import FollowsSearcher, JournalSearcher
-from hep_ray.search.state import SearchState, judge, leaderboard, write_leaderboard
+from hep_ray.search.sampler import JournalSearcher
+from hep_ray.search.state import SearchState, judge
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
 from hep_ray.tracking.journal import Journal
@@ -85,9 +89,10 @@ class SearchResult:
             return ""
         best = next(iter(self.state.ranked(started.metric, started.mode)), None)
         most, seeds = self.state.repeats, 0 if best is None else len(self.state.seeds_of(best))
-        if best is None or seeds >= most or seedless(best):
+        if best is None or seeds >= most or (seedless(best) and not started.folds):
             return ""
-        return f"{best.trial_id} leads with {seeds} of {most} seeds: --resume --trials N, or confirm"
+        kind = "folds" if started.folds else "seeds"
+        return f"{best.trial_id} leads with {seeds} of {most} {kind}: --resume --trials N, or confirm"
 
 
 def run_search(plan: SearchPlan, *, resume: bool = False, console: Console | None = None) -> SearchResult:
@@ -259,10 +264,12 @@ def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
     """Return the settings that all trials share."""
     resources = plan.resources
     assert state.started is not None
+    folds = tuple(open_events(one, resources.ingest) for one in _folds(plan))
     return TrialJob(
         trials_folder=str(plan.folder.resolve() / "trials"),
         schema=plan.dataset.schema,
-        data=open_events(plan.dataset, resources.ingest),
+        data=folds[0] if folds else open_events(plan.dataset, resources.ingest),
+        folds=folds,
         watched=plan.watched
         if plan.watched is None
         else open_events(plan.watched, resources.ingest, ("val",)),
@@ -278,6 +285,14 @@ def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
         gpu_share=min(resources.gpus_per_trial, 1.0) or 1.0,
         unstated=state.started.unstated,
     )
+
+
+def _folds(plan: TrainingPlan) -> tuple[Dataset, ...]:
+    """Return the folds of a plan, made where they are not there; none where no parts of the events take turns."""
+    if plan.folds is None:
+        return ()
+    weighted = plan.dataset.schema.weight is not None
+    return open_folds(plan.dataset, plan.folds, plan.folder, weights=weighted)
 
 
 @contextmanager
@@ -331,7 +346,7 @@ def _tune(
     tune_config = tune.TuneConfig(
         search_alg=searcher,
         scheduler=FollowsSearcher(searcher, recorder.take),
-        num_samples=-1 if searcher.pauses else state.to_run(plan.trials),
+        num_samples=-1 if searcher.pauses or plan.folds else state.to_run(plan.trials),
         max_concurrent_trials=resources.concurrent,
         reuse_actors=True,
     )
@@ -361,6 +376,32 @@ def _tune(
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class FollowsSearcher(FIFOScheduler):
+    """Scheduler that Tune sees: it asks the searcher, once an epoch is recorded.
+
+    Args:
+        searcher: decides.
+        take: records the result of a trial, if it is new.
+    """
+
+    def __init__(self, searcher: JournalSearcher, take: Callable[[Any, dict[str, Any]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._searcher, self._take = searcher, take
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None that would have to run next: Tune starts trials in their order, each on a worker that is free.
+
+        A trial named here would take the first free worker, and Tune would kill the one that is starting for it:
+        where trials are shorter than the start of a worker, no second one would ever come up.
+        """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+        """Decide after an epoch whether the trial goes on."""
+        self._take(trial, result)
+        decision = self._searcher.after_epoch(trial.config["trial_id"])
+        return str(TrialScheduler.CONTINUE if decision == "go on" else TrialScheduler.STOP)
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:

@@ -211,8 +211,7 @@ class FusedProcess:
             ):  # so that the log of the first has what the process writes from now on
                 try:
                     self._log(run.trial_id)
-                    config = {"trial_id": run.trial_id, "params": run.params, "seed": run.seed}
-                    made = TrialRun(self._job, config, "cpu")
+                    made = TrialRun(self._job, run.config, "cpu")
                     self._runs[run.trial_id] = made, OwnRandom()
                 except Exception as exc:  # noqa: BLE001 - recorded as this training's cause of failure
                     failed[run.trial_id] = self._failed(run.trial_id, exc)

@@ -9,8 +9,10 @@ from typing import Any
 
 from hep_ray.drawing.html_table import CELL, html_table
 from hep_ray.metrics.labels import metric_words
+from hep_ray.search.leaderboard import with_error
+from hep_ray.search.means import heading_of_means, mean_words
 from hep_ray.search.naming import count_words, number
-from hep_ray.search.state import ENDLESS, SearchState, TrialState, mean_words, with_error
+from hep_ray.search.state import ENDLESS, SearchState, TrialState
 
 SHOWN = 10
 """Trials in the table of a result."""
@@ -39,7 +41,7 @@ def leaderboard_html(state: SearchState, rows: int = SHOWN) -> str:
             own = [naming.words(params)]
         lines.append([trial.trial_id, *shown, epochs, state.end_of(trial), *own])
     more = f"<p>{len(ranked) - rows} more in <code>trials</code></p>" if len(ranked) > rows else ""
-    means = ["mean ± s.e. (seeds)"] if state.repeats > 1 else []
+    means = [heading_of_means(state)] if state.repeats > 1 else []
     head = ["trial", metric_words(started.metric), *means, "epochs", "end", *(naming.varied or [""])]
     return html_table(head, lines) + more
 

@@ -146,6 +146,13 @@ REPEATS_FLAG = typer.Option(
     help="Train a configuration that would lead with up to so many seeds, in about a fifth of the epochs; the best "
     "mean less its standard error wins. 1 is none; unless given, the preset's.",
 )
+FOLDS_FLAG = typer.Option(
+    min=3,
+    help="Divide training and validation events into so many parts that take turns to validate. A configuration that "
+    "would lead is trained on every fold, in about half of the epochs, and the best mean wins; the test split stays "
+    "out of it [default: the preset's, which is none unless it says so].",
+    show_default=False,
+)
 GAIN_PER_FLAG = typer.Option(
     help="What sampler curves weighs a gain against, where configurations take unlike seconds for an epoch: epoch, or "
     "second [default: second with --time-budget, else epoch].",
@@ -202,6 +209,7 @@ class SearchOptions:
         Resume.MAY_CHANGE,
     ] = None
     repeats: Annotated[int | None, REPEATS_FLAG, Resume.MAY_CHANGE] = None
+    folds: Annotated[int | None, FOLDS_FLAG, Resume.MAY_CHANGE] = None
     time_budget: Annotated[float | None, TIME_BUDGET_FLAG] = None
     seed: Annotated[int, SEED, Resume.MUST_MATCH] = 0
     tracking_uri: Annotated[str | None, IN_STORAGE, Resume.MAY_CHANGE] = None

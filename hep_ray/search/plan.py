@@ -24,16 +24,15 @@ from hep_ray.plugins import Plugin, differences, import_named, places, registere
 from hep_ray.search.constraints import ModelLimits, Share, check_limits, resumed_limits, words_of
 from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Mode, Preset, Search, stated_by
-from hep_ray.search.draws import draws_in_words, total_trials, why_not_ahead
+from hep_ray.search.draws import budget_in_words, total_trials, why_not_ahead
 from hep_ray.search.fused import OFF, chosen_fuse, seconds_shared, together_in_words
+from hep_ray.search.length_checks import check_averages, check_end, check_folds
 from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
 from hep_ray.search.own_checks import rehearse
 from hep_ray.search.preflight import (
     Trials,
-    check_averages,
     check_baseline,
-    check_end,
     check_metrics,
     check_read,
     check_sampler,
@@ -45,7 +44,7 @@ from hep_ray.search.preflight import (
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import JournalSearcher
 from hep_ray.search.space import Space
-from hep_ray.search.state import OF_MODEL, TIMES, SearchState, trials_in_words
+from hep_ray.search.state import OF_MODEL, TIMES, SearchState
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 from hep_ray.training.checkpoint import KEEP_BEST
@@ -75,6 +74,7 @@ class TrainingPlan(ABC):
         time_budget: seconds after which nothing starts, and what runs stops after its epoch; None is no limit.
         fuse: most trials that are trained as one network, `auto` or `off`.
         until: epoch after which a trial ends, with that epoch's model kept; None is the last, with the best one's.
+        folds: parts of the training and validation events that take turns to validate; None where they do not.
         to_go_on: what to type after an interruption.
     """
 
@@ -95,6 +95,7 @@ class TrainingPlan(ABC):
     others: Mapping[str, Dataset] = field(default_factory=dict)
     fuse: str = OFF
     until: int | None = None
+    folds: int | None = None
     to_go_on: str = "run the same script with --resume"
 
     @property
@@ -138,7 +139,8 @@ class SearchPlan(TrainingPlan):
         schema = self.dataset.schema
         splits = ", ".join(f"{self.dataset.rows(split)} {split}" for split in ("train", "val"))
         yield "search", f"{self.search.name}, preset {self.given.preset}"
-        yield "data", f"{self.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits} events"
+        splits += " events" + f", in {self.folds} parts that take turns to validate" * bool(self.folds)
+        yield "data", f"{self.given.data}: {schema.task}, {' / '.join(schema.classes)}, {splits}"
         if self.watched is not None:
             watched = f"{self.watched.rows('val')} validation events of {self.given.watch}"
             yield "watched", f"{watched} after each epoch; they rank nothing"
@@ -196,6 +198,7 @@ class SearchPlan(TrainingPlan):
             "space": self.space.to_json(),
             "points_to_evaluate": [dict(params) for params in self.search.points_to_evaluate],
             "constraints": self.search.limits,
+            "folds": preset.folds,
             "repeats": preset.repeats,
             "gain_per": self.given.gain_per or "epoch",
             "variations": ranking_variations((self.search.metric, self.search.second_objective), schema),
@@ -204,16 +207,7 @@ class SearchPlan(TrainingPlan):
     @property
     def budget(self) -> str:
         """In words: how much is trained, what draws it and what stops it."""
-        preset, limit, learns = self.preset, self.time_budget, len(self.given.learn_from or ())
-        drawn = self.trials - len(self.search.points_to_evaluate)
-        shared = f" = {drawn * preset.epochs} epochs, shared among trials that pause" if preset.pauses else ""
-        early = "; ends before where no gain above the noise is left" if self.given.until_no_gain else ""
-        stopping = "" if limit is None else ", with what runs stopping after its epoch"
-        in_time = early + ("" if limit is None else f"; ends after {in_words(limit)}{stopping}")
-        return (
-            f"{trials_in_words(self.trials)} × {preset.epochs} epochs{shared}; "
-            f"{draws_in_words(preset, self.space, drawn, learns, self.given.gain_per)}; seed {self.given.seed}{in_time}"
-        )
+        return budget_in_words(self.search, self.preset, self.space, self.given, self.trials)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -479,6 +473,7 @@ class Draft:
             keep=KEEP_BEST * (3 if self.preset.repeats > 1 else 1),  # a mean may fall, and others rise
             paused=most_paused(self.preset, number),
             beside=(*filter(None, [self.watched]), *self.others.values()),
+            copies=self.preset.folds or 1,
         )
 
 
@@ -496,6 +491,7 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
     ),
     lambda draft: check_yardsticks(draft.search, draft.space),
     lambda draft: (draft.watched, draft.others),
+    lambda draft: check_folds(draft.preset, draft.search, draft.space, draft.dataset),
     lambda draft: draft.within,
     lambda draft: rehearse(draft.search, draft.preset, draft.space, draft.dataset.schema),
 )
@@ -591,6 +587,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         watched=draft.watched,
         others=draft.others,
         fuse=chosen_fuse(options.fuse, draft.why_alone, trials.built[0], trials.resources),
+        folds=preset.folds,
         search=search,
         preset=preset,
         space=draft.space,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import itertools
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +48,7 @@ from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
-from hep_ray.search.space import Choice, Mapped, Space, Uniform, Value
+from hep_ray.search.space import Choice, Mapped, Space, Value
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.checkpoint import KEEP_BEST, MOST_PAUSED
 from hep_ray.training.config import REGISTRIES, TrialConfig
@@ -78,6 +76,7 @@ class Trials:
         keep: models that are kept.
         paused: trials that may wait with a checkpoint, see `most_paused`.
         beside: datasets whose validation splits are evaluated after each epoch.
+        copies: of the events that are in memory, one for each fold.
     """
 
     dataset: Dataset
@@ -88,6 +87,7 @@ class Trials:
     keep: int = KEEP_BEST
     paused: int = 0
     beside: tuple[Dataset, ...] = ()
+    copies: int = 1
 
     @property
     def datasets(self) -> list[Dataset]:
@@ -111,9 +111,8 @@ class Trials:
         """Trials side by side on the cluster that this process has joined, and where their events are."""
         options, expected = self.options, expected_nodes()
         beside = [one.manifest for one in self.beside]
-        ingest = plan_ingest(
-            self.dataset.manifest, nodes(), options.cache, options.memory_budget, options.readers, beside
-        )
+        asked = options.cache, options.memory_budget, options.readers
+        ingest = plan_ingest(self.dataset.manifest, nodes(), *asked, beside, copies=self.copies)
         return plan_resources(
             expected,
             self.number,
@@ -397,47 +396,6 @@ def check_read(preset: Preset, options: SearchOptions) -> None:
             f"--until-no-gain would do nothing, sampler '{preset.sampler_name}' does not know what is left to gain: "
             "leave it out, or take sampler 'curves'"
         )
-
-
-def check_end(preset: Preset, options: SearchOptions) -> None:
-    """Refuse a search that neither a number of trials nor a time budget would end.
-
-    Raises:
-        InvalidConfig: it would not.
-    """
-    if preset.endless and options.time_budget is None:
-        raise InvalidConfig(
-            f"preset '{options.preset}' states no number of trials, and '{preset.sampler_name}' draws for ever: "
-            'type --time-budget 2h, or --trials 20 (time_budget="2h" or trials=20 of run)'
-        )
-
-
-def check_averages(search: Search, preset: Preset, space: Space, options: SearchOptions) -> None:
-    """Refuse weights that would be averaged over a single epoch, which are no average; a begun search goes on as it is.
-
-    Raises:
-        InvalidSpace: trials would.
-    """
-    stated = [params["swa_start"] for params in search.points_to_evaluate if "swa_start" in params]
-    drawn, epochs = space.parameters.get("swa_start"), preset.epochs
-    if isinstance(drawn, Uniform) and drawn.step is not None:
-        stated += list(np.arange(drawn.low, drawn.high + drawn.step / 2, drawn.step).round(9))
-    elif drawn is not None and not isinstance(drawn, Uniform):
-        stated += drawn.corners()
-    if (options.sampler, options.scheduler) != (None, None):
-        return
-    if isinstance(drawn, Uniform) and drawn.step is None and drawn.low < 1 and drawn.high > 1 - 1 / epochs:
-        raise InvalidSpace(
-            f"swa_start is {drawn}, and from {1 - 1 / epochs:.3g} on it averages the weights of one epoch of {epochs}, "
-            f"which is no average: end the range there, or make it a Choice with 1, which averages none"
-        )
-    for start in map(float, stated):
-        if start < 1 and epochs - math.floor(epochs * start) == 1:
-            least = next(more for more in itertools.count(epochs) if more - math.floor(more * start) > 1)
-            raise InvalidSpace(
-                f"swa_start={start:g} averages the weights of one epoch of {epochs}, which is no average: train longer "
-                f"(--epochs {least} or more), or state swa_start=1, which averages none"
-            )
 
 
 def check_configurations(

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import optuna
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from hep_ray.errors import HepRayError, InvalidConfig
@@ -28,7 +27,17 @@ from hep_ray.models import is_fitted
 from hep_ray.own_code import blaming
 from hep_ray.search.constraints import ModelLimits
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.draws import Draws, frozen_trial, to_repeat, total_trials, trained_again, why_not_ahead
+from hep_ray.search.draws import (
+    IN_FOLDS,
+    REPEATED,
+    Draws,
+    frozen_trial,
+    next_fold,
+    to_repeat,
+    total_trials,
+    trained_again,
+    why_not_ahead,
+)
 from hep_ray.search.epochs import EpochTally
 from hep_ray.search.named_samplers import draws_alike
 from hep_ray.search.scheduler import Decision, TakeUp, scheduler_for
@@ -45,8 +54,6 @@ from hep_ray.tracking.records import (
 )
 from hep_ray.training.checkpoint import MOST_PAUSED
 
-REPEATED = 0.2
-"""Share of the epochs, at most, for configurations that are trained again with another seed."""
 HOPELESS = 10
 """Trials of an attempt, all of them failed, after which a search that only time ends gives up."""
 
@@ -86,7 +93,7 @@ class JournalSearcher(Searcher):
         started = self._pending.pop(0) if self._pending else self.leg()
         if started is None:
             return None if self.may_come() else finished
-        return {"trial_id": started.trial_id, "params": started.params, "seed": started.seed}
+        return started.config
 
     def leg(self) -> TrialStarted | None:
         """Decide what a free worker trains, and record it; None where there is nothing now."""
@@ -275,7 +282,7 @@ class OptunaSearcher(JournalSearcher):
 
     def may_come(self) -> bool:
         """Return whether a trial that runs may leave something to go on with."""
-        return self.pauses and bool(self._state.running())
+        return (self.pauses or self._kept_for_folds) and bool(self._state.running())
 
     def has_work(self) -> bool:
         """Return whether anything is left to train."""
@@ -288,6 +295,12 @@ class OptunaSearcher(JournalSearcher):
         started = self.leg()
         self._pending += [started] if started else []
         return started is not None
+
+    @property
+    def _kept_for_folds(self) -> bool:
+        """Return whether what is left is for the other folds of what leads: that which runs may be it."""
+        repeats, left = self._preset.repeats, self.total - len(self._state.trials)
+        return bool(self._preset.folds) and 0 < left < repeats and not self.pauses
 
     def _hopeless(self) -> bool:
         """Return whether a search that only time ends goes on for nothing: each of this attempt's trials failed."""
@@ -433,7 +446,7 @@ class OptunaSearcher(JournalSearcher):
             left = self._epochs_left()
             if left <= 0 or (self._preset.sampler == "grid" and place >= self.total):
                 return None
-        elif trials >= self.total or self._hopeless():
+        elif trials >= self.total or self._hopeless() or (self._state.running() and self._kept_for_folds):
             return None
         assert self._draws is not None
         with self._asking_sampler():
@@ -449,6 +462,7 @@ class OptunaSearcher(JournalSearcher):
             number=self._stored.add(drawn.frozen),
             params=drawn.params,
             seed=self._seed + drawn.repeat,
+            fold=next_fold(drawn.params, self._preset.folds, self._state),
             until=until,
             figures=figures,
         )
@@ -497,10 +511,17 @@ class OptunaSearcher(JournalSearcher):
         left = self._epochs_left() if self.pauses else math.inf
         if not self.pauses and not self._preset.endless:
             left = max(0, self.total - trials) * (spent / trials if trials else cost)
-        at_end = nothing_else or left < REPEATED * (spent + left) - again
-        if left <= 0 or not (at_end or again + cost <= REPEATED * (spent + cost)):
+        share, folds = (IN_FOLDS, True) if self._preset.folds else (REPEATED, False)
+        at_end = nothing_else or left < share * (spent + left) - again
+        if left <= 0 or not (at_end or again + cost <= share * (spent + cost)):
             return None
-        found = to_repeat(self._state, self._search, repeats, at_end=at_end)
+        last = self._kept_for_folds
+        if last and any(not trial.started.repeat_of for trial in self._state.running()):
+            return None  # which may be it
+        given: dict[str, Any] = {"left": left // cost if folds else math.inf, "at_once": last}
+        if folds and not self.pauses and not self._preset.endless:
+            given["left"] = self.total - trials
+        found = to_repeat(self._state, self._search, repeats, at_end=at_end, **given)
         needed = cost - len(found[0].history) if found and found[0].paused else cost
         return found if not self.pauses or left >= needed else None
 
@@ -510,7 +531,7 @@ class OptunaSearcher(JournalSearcher):
             until, name = self._preset.epochs, first.trial_id
             self._note(TrialGoesOn(time=time.time(), trial_id=name, until=until, reason=reason))
             return first.started
-        again = trained_again(first, reason, self._state)
+        again = trained_again(first, reason, self._state, self._preset.folds)
         stated = [trial.started.params for trial in self._state.drawn()[: self._references]]
         frozen = frozen_trial({} if again.params in stated else again.params, self._space)
         record = again.model_copy(update={"time": time.time(), "number": self._stored.add(frozen)})
@@ -567,29 +588,3 @@ def _asking(given: object, name: str) -> Iterator[None]:
         if isinstance(given, str):
             raise
         raise InvalidConfig(f"{name} raised {type(exc).__name__}: {exc}") from exc
-
-
-class FollowsSearcher(FIFOScheduler):
-    """Scheduler that Tune sees: it asks the searcher, once an epoch is recorded.
-
-    Args:
-        searcher: decides.
-        take: records the result of a trial, if it is new.
-    """
-
-    def __init__(self, searcher: JournalSearcher, take: Callable[[Any, dict[str, Any]], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._searcher, self._take = searcher, take
-
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None that would have to run next: Tune starts trials in their order, each on a worker that is free.
-
-        A trial named here would take the first free worker, and Tune would kill the one that is starting for it:
-        where trials are shorter than the start of a worker, no second one would ever come up.
-        """
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
-        """Decide after an epoch whether the trial goes on."""
-        self._take(trial, result)
-        decision = self._searcher.after_epoch(trial.config["trial_id"])
-        return str(TrialScheduler.CONTINUE if decision == "go on" else TrialScheduler.STOP)

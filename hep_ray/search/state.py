@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from hep_ray.errors import Interrupted, SearchFailed
-from hep_ray.files import storing, write_whole
-from hep_ray.metrics.labels import metric_words
 from hep_ray.plugins import Plugin
-from hep_ray.search.naming import Naming, plus_minus
+from hep_ray.search.means import Pooled, Training, pooled
+from hep_ray.search.naming import Naming
 from hep_ray.tracking.journal import FILE_NAME, read_records
 from hep_ray.tracking.records import (
     OF_PARAMETERS,
@@ -53,9 +48,6 @@ ENDING = ("until_no_gain", "trials", "preset")
 
 LOG = "log.txt"
 """File of a trial that its process writes to."""
-LEADERBOARD = "leaderboard.json"
-COLUMNS = ("val_accuracy", "val_auc", "val_background_rejection_at_50", "val_loss")
-"""Metrics shown beside the ranking one, where the study has them."""
 ENDLESS = 10**9
 """Trials, or more, stand for no number of them: a time budget alone ends the search."""
 CROSS_ENTROPY: Mapping[str, Any] = {"loss": "cross_entropy"}
@@ -183,8 +175,8 @@ class SearchState:
     records: list[Record] = field(default_factory=list, repr=False, compare=False)
     _alike: dict[str, list[TrialState]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Configuration → its trials, which differ in their seed."""
-    _spread: tuple[int, float] = field(default=(-1, 0.0), init=False, repr=False, compare=False)
-    """Records that were looked at, and the standard deviation over seeds that they tell."""
+    _pooled: tuple[int, Pooled] = field(default=(-1, Pooled()), init=False, repr=False, compare=False)
+    """Records that were looked at, and what they tell of configurations that were trained several times."""
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -271,15 +263,16 @@ class SearchState:
         """Return the trials, best first; then those that break a limit, then the failed ones; without an epoch last.
 
         Where configurations that would lead are trained again, the trials of one share the mean over those that
-        completed, less `penalty`, and those that `fell` are behind others. Of equals, and of those without a rank, the
-        one that started last comes first: so does MLflow order them.
+        completed, less `penalty`, and those that `fell`, or are `partial`, are behind others. Of equals, and of those
+        without a rank, the one that started last comes first: so does MLflow order them.
         """
         return sorted(self.drawn(), key=lambda trial: self.place(trial, metric, mode))
 
     def place(self, trial: TrialState, metric: str, mode: str) -> tuple[int, float, float, int, int]:
         """Return what trials are ranked by, least first."""
         best, failed = trial.best(metric, mode), trial.status == "failed"
-        group = 4 if best is None else 3 if failed else 2 if self.breaks(trial) else int(self.fell(trial))
+        behind = [self.partial(trial), self.fell(trial), self.breaks(trial), failed, best is None]
+        group = max((place for place, one in enumerate(behind, start=1) if one), default=0)
         sign = -1 if mode == "max" else 1
         value = sign * best[metric] if best and not failed else 0.0
         repeated = best and not failed and self.repeats > 1
@@ -292,48 +285,62 @@ class SearchState:
 
     def seeds_of(self, trial: TrialState) -> list[TrialState]:
         """Return the trainings of a trial's configuration that completed."""
-        return [one for one in self._alike[_configuration(trial)] if one.status == "completed"]
+        return self._completed(self._alike[_configuration(trial)])
+
+    @staticmethod
+    def _completed(trials: Iterable[TrialState]) -> list[TrialState]:
+        return [one for one in trials if one.status == "completed"]
 
     def fell(self, trial: TrialState) -> bool:
         """Return whether another seed failed of a trial's parameters, where a search trains again what would lead."""
         others = self._alike[_configuration(trial)] if self.repeats > 1 and trial.status != "failed" else []
         return any(one.finished is not None and one.finished.failure in OF_PARAMETERS for one in others)
 
+    def partial(self, trial: TrialState) -> bool:
+        """Return whether a search has folds, and not all of them have trained a trial's configuration."""
+        return bool(self.started and self.started.folds) and len(self.seeds_of(trial)) < self.repeats
+
     @property
     def repeats(self) -> int:
-        """Return the seeds with which a configuration is trained before it leads."""
-        return self.started.repeats if self.started is not None else 1
+        """Return the seeds, or folds, with which a configuration is trained before it leads."""
+        return max(self.started.repeats, self.started.folds or 1) if self.started is not None else 1
+
+    @property
+    def pooled(self) -> Pooled:
+        """Pool the configurations that were trained several times; empty of a search that trains none so."""
+        if self.started is not None and self.repeats > 1 and self._pooled[0] != len(self.records):
+            found = pooled(map(self._trainings, map(self._completed, self._alike.values())))
+            self._pooled = len(self.records), found
+        return self._pooled[1]
 
     def penalty(self, trial: TrialState) -> float:
         """Return what the mean of a trial's configuration is short of where it is ranked: a standard error.
 
-        Its standard deviation over seeds is pooled over all configurations that have several, so that one training has
-        the error too that it is to be expected to have; 0 where the search repeats none.
+        Its standard deviation over seeds or folds is pooled over all configurations that have several, so that one
+        training has the error too that it is to be expected to have; 0 where the search repeats none.
         """
-        if self.repeats == 1 or self.started is None:
-            return 0.0
-        if self._spread[0] != len(self.records):
-            metric, mode = self.started.metric, self.started.mode
-            squares, degrees = 0.0, 0
-            for trials in self.alike():
-                ended = [one for one in trials if one.status == "completed"]
-                values = [best[metric] for one in ended if (best := one.best(metric, mode))]
-                if len(values) > 1:
-                    squares += statistics.variance(values) * (len(values) - 1)
-                    degrees += len(values) - 1
-            self._spread = len(self.records), math.sqrt(squares / max(degrees, 1))
-        return self._spread[1] / math.sqrt(max(len(self.seeds_of(trial)), 1))
+        return self.pooled.spread / math.sqrt(max(len(self.seeds_of(trial)), 1))
 
     def mean(self, trial: TrialState, metric: str, mode: str) -> tuple[float, float | None, int]:
         """Return what a trial is ranked by: mean of the best values of its configuration, its error, and trainings.
 
         The error is the standard deviation over the seeds by the root of their number; None of one. Where the search
-        repeats none, or none has completed, it is the trial's own best value.
+        repeats none, or none has completed, it is the trial's own best value. Of folds see `Pooled.mean`.
         """
         trials = (self.seeds_of(trial) if self.repeats > 1 else []) or [trial]
         values = [best[metric] for one in trials if (best := one.best(metric, mode))]
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return statistics.fmean(values), error, len(values)
+        return statistics.fmean(values) - self.offset(trials), error, len(values)
+
+    def offset(self, trials: Sequence[TrialState]) -> float:
+        """Return what the folds of trainings add to their mean, over all folds; 0 of a search without folds."""
+        return statistics.fmean(self.pooled.effects.get(one.started.fold, 0.0) for one in trials)
+
+    def _trainings(self, trials: Sequence[TrialState]) -> list[Training]:
+        assert self.started is not None
+        metric, mode = self.started.metric, self.started.mode
+        found = ((one.started.fold, one.best(metric, mode)) for one in trials)
+        return [(fold, best[metric]) for fold, best in found if best]
 
 
 def _configuration(trial: TrialState) -> str:
@@ -343,61 +350,6 @@ def _configuration(trial: TrialState) -> str:
 def breaks(figures: Mapping[str, float], limits: Mapping[str, float]) -> bool:
     """Return whether a model of these figures breaks a limit; an unknown one breaks none."""
     return any(figures.get(name, 0.0) > limit for name, limit in limits.items())
-
-
-def leaderboard(state: SearchState, run_ids: Mapping[str, str]) -> dict[str, Any]:
-    """Return the ranking as plain values, best trial first.
-
-    Args:
-        state: the search, with its first record.
-        run_ids: trial id → MLflow run id.
-    """
-    started = state.started
-    assert started is not None
-    front = pareto_front(state)
-    return {
-        "search": started.search,
-        "dataset_fingerprint": started.dataset_fingerprint,
-        "metric": started.metric,
-        "mode": started.mode,
-        "cost": started.second_objective,
-        "trials": [
-            {
-                "trial_id": trial.trial_id,
-                "status": trial.status,
-                "params": {**trial.started.params, "seed": trial.started.seed},
-                "epochs": len(trial.history),
-                "metrics": trial.best(started.metric, started.mode),
-                "history": trial.history,
-                "mlflow_run_id": run_ids.get(trial.trial_id),
-                "seconds": trial.seconds,
-                **trial.figures,
-                **({"pareto": trial.trial_id in front} if started.second_objective else {}),
-                **({"breaks_constraint": state.breaks(trial)} if started.constraints else {}),
-                **(_over_seeds(state, trial) if state.repeats > 1 else {}),
-                **({"losses": len(trial.losses)} if trial.losses else {}),
-                **(
-                    {"cause": trial.finished.cause, "log": trial.finished.log}
-                    if trial.finished and trial.finished.cause
-                    else {}
-                ),
-            }
-            for trial in state.ranked(started.metric, started.mode)
-        ],
-    }
-
-
-def _over_seeds(state: SearchState, trial: TrialState) -> dict[str, Any]:
-    started = state.started
-    assert started is not None
-    mean, error, seeds = state.mean(trial, started.metric, started.mode) if trial.history else (None, None, 0)
-    return {"repeat_of": trial.started.repeat_of, "mean": mean, "mean_error": error, "seeds": seeds}
-
-
-def mean_words(state: SearchState, trial: TrialState) -> str:
-    """Return the mean over the seeds of a trial's configuration, its error and their number: `0.861 ± 0.002 (3)`."""
-    told = _over_seeds(state, trial)
-    return f"{plus_minus(told['mean'], told['mean_error'])} ({told['seeds']})" if told["seeds"] else "–"
 
 
 def pareto_front(state: SearchState) -> set[str]:
@@ -430,72 +382,6 @@ def cost_words(cost: str) -> str:
     """Return a cost in words: `total epoch seconds`, or `flops` of a model."""
     words = cost.replace("_", " ")
     return words if cost in OF_MODEL else f"total {words}"
-
-
-def write_leaderboard(folder: Path, board: Mapping[str, Any]) -> Path:
-    """Write `leaderboard.json` whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    path = folder / LEADERBOARD
-    with storing(folder):
-        write_whole(path, json.dumps(board, indent=1) + "\n")
-    return path
-
-
-def table(state: SearchState, rows: int = 15) -> Table:
-    """Return the leaderboard for a terminal: each trial at its best epoch, how it ended, and what varied."""
-    started = state.started
-    assert started is not None
-    ranked, naming = state.ranked(started.metric, started.mode), state.naming
-    known = {key for trial in ranked for key in (trial.best(started.metric, started.mode) or {})}
-    shown = [key for key in dict.fromkeys([started.metric, *COLUMNS]) if key in known]
-    made = Table(
-        title=f"{started.search}: {len(ranked)} trials, best first, each at its best epoch by {started.metric}",
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-    )
-    made.add_column("trial", no_wrap=True)
-    for name in shown:
-        made.add_column(metric_words(name).removeprefix("validation "), no_wrap=True)
-    if state.repeats > 1:
-        made.add_column("mean ± s.e. (seeds)", no_wrap=True)
-    seeds = {trial.trial_id: f"seed={trial.started.seed}" for trial in ranked}
-    seeds = seeds if len(set(seeds.values())) > 1 else {}
-    front = pareto_front(state)
-    if started.second_objective:
-        made.add_column(cost_words(started.second_objective), no_wrap=True)
-        made.add_column("Pareto", no_wrap=True)
-    made.add_column("epochs", no_wrap=True)
-    made.add_column("end", no_wrap=True)
-    made.add_column("parameters that varied", overflow="fold", min_width=24)
-    for trial in ranked[:rows]:
-        best = trial.best(started.metric, started.mode) or {}
-        made.add_row(
-            trial.trial_id,
-            *(with_error(best, name) for name in shown),
-            *([mean_words(state, trial)] if state.repeats > 1 else []),
-            *(
-                [f"{trial.total(started.second_objective):.4g}", "●" if trial.trial_id in front else ""]
-                if started.second_objective
-                else []
-            ),
-            f"{len(trial.history)}/{started.epochs}",
-            state.end_of(trial),
-            ", ".join(filter(None, (naming.words(trial.started.params), seeds.get(trial.trial_id)))),
-        )
-    if len(ranked) > rows:
-        made.caption = f"{len(ranked) - rows} more in {LEADERBOARD}"
-    return made
-
-
-def with_error(metrics: Mapping[str, float], name: str) -> str:
-    """Return a metric in few digits, with its statistical error where it is known."""
-    if name not in metrics:
-        return "–"
-    return plus_minus(metrics[name], metrics.get(f"{name}_error"))
 
 
 def failed(trials: Iterable[TrialState]) -> list[TrialState]:

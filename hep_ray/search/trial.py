@@ -53,7 +53,8 @@ class TrialJob:
     Attributes:
         trials_folder: one folder per trial, on storage that every node sees.
         schema: classes and columns.
-        data: handle of the events.
+        data: handle of the events; those of the first fold where there are any.
+        folds: handles of those of each; empty where there are none.
         epochs: full length of a trial.
         metric: key that decides which epoch's model is kept.
         mode: whether more or less of it is better.
@@ -84,6 +85,11 @@ class TrialJob:
     watched: EventData | None = None
     others: Mapping[str, OtherData] = field(default_factory=dict)
     until: int | None = None
+    folds: tuple[EventData, ...] = ()
+
+    def events_of(self, fold: int) -> EventData:
+        """Return the events of a fold, from 1; of 0, where there are no folds, those of all trials."""
+        return self.folds[fold - 1] if fold else self.data
 
     def folder(self, trial_id: str) -> Path:
         """Return the folder of a trial, with its checkpoints and its log."""
@@ -97,7 +103,7 @@ class TrialRun:
 
     Args:
         job: what all trials share.
-        config: `trial_id`, `params` and `seed`.
+        config: `trial_id`, `params`, `seed` and `fold`.
         device: where the model lives.
         communicator: of the trial's workers.
         heard: last epoch whose result is known to have been heard.
@@ -126,11 +132,12 @@ class TrialRun:
         self._unreported: dict[str, float] | None = None
         self._used: dict[str, float] = {}
         self._communicator = communicator
+        data = job.events_of(config.get("fold", 0))
         self.loop = start_trial(
             TrialConfig.completed(config["params"], job.unstated),
             job.schema,
-            job.data.events("train"),
-            job.data.events("val"),
+            data.events("train"),
+            data.events("val"),
             epochs=job.epochs,
             seed=config["seed"],
             device=device,

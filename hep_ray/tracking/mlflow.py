@@ -471,6 +471,7 @@ class RunWriter:
             **search.provenance,
             **search.tags,
             **record.tags,
+            **({"fold": str(record.fold)} if record.fold else {}),
         }
 
     def _end(self, update: RunUpdate, record: TrialFinished) -> None:

@@ -125,6 +125,10 @@ class SearchStarted(Config):
         "epoch", description="what sampler curves weighs a gain against"
     )
     repeats: int = Field(1, description="seeds with which a configuration is trained before it leads")
+    folds: int | None = Field(
+        None,
+        description="parts of the training and validation events that take turns to validate; None where they do not",
+    )
     constraints: dict[str, float] = Field(
         {}, description="figure of a model, and the largest value it may have"
     )
@@ -178,13 +182,20 @@ class TrialStarted(Config):
     seed: int
     until: int | None = Field(None, description="epoch after which it pauses; None where it need not")
     reason: str = Field("", description="why it was opened, where the scheduler says so")
+    fold: int = Field(0, description="from 1, whose events validate; 0 where there are no folds")
     repeat_of: str = Field(
-        "", description="first trial of a configuration that is trained again, with another seed"
+        "",
+        description="first trial of a configuration that is trained again, with another seed, or on another fold",
     )
     tags: dict[str, str] = Field(default_factory=dict, description="of its run in MLflow, beside the usual")
     figures: dict[str, float] = Field(
         {}, description="of its model that the search limits, known before its first epoch"
     )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return what its worker is told."""
+        return {"trial_id": self.trial_id, "params": self.params, "seed": self.seed, "fold": self.fold}
 
 
 class ModelTimed(Config):

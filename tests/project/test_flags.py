@@ -187,6 +187,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--constraint": ["parameters<=50"],
     "--until-no-gain": [],
     "--repeats": ["3"],
+    "--folds": ["3"],
     "--gain-per": ["second"],
     "--tracking-uri": ["sqlite:///other.db"],
     "--accept-changed-code": [],

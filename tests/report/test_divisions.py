@@ -22,7 +22,7 @@ from hep_ray.report.page import Shown, page
 from hep_ray.report.report_data import gather
 from hep_ray.report.scores import mean_and_error, performance_of
 from hep_ray.report.tables import in_bins, of_kinds
-from hep_ray.search.definition import StudyTable
+from hep_ray.search.published import StudyTable
 from tests.facts import raises
 
 BINS = Division("abs(eta)", "", np.array([0.0, 1.0, 2.0]), (), np.array([0, 0, 1, 1, 0, 0, 1, 1, -1]))

@@ -46,8 +46,8 @@ from hep_ray.report.scores import (
     performance_of,
 )
 from hep_ray.report.tables import accuracies
-from hep_ray.search.definition import StudyTable
 from hep_ray.search.naming import interval, plus_minus
+from hep_ray.search.published import StudyTable
 from hep_ray.search.state import SearchState, TrialState
 from hep_ray.tracking.records import EpochFinished, TrialPaused, TrialStarted
 from tests.facts import raises

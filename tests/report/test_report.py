@@ -25,7 +25,7 @@ from hep_ray.report.figures.parameters import importances
 from hep_ray.report.page import Shown, page, save, write_report
 from hep_ray.report.report_data import gather
 from hep_ray.report.tables import leaderboard
-from hep_ray.search.definition import StudyTable
+from hep_ray.search.published import StudyTable
 from hep_ray.training.checkpoint import save_checkpoint
 from tests.facts import raises, tells
 

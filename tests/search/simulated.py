@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from hep_ray.search.constraints import ModelLimits
@@ -70,6 +71,7 @@ class Simulated:
         value: of the metric, of a configuration after an epoch.
         error: statistical, of the metric; None where it reports none.
         noise: standard deviation of the value over seeds, the same after every epoch of a trial.
+        easier: fold → what its events add to the value.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Simulated:
         value: Callable[[dict[str, Any], int], float] = accuracy,
         error: float | None = None,
         noise: float = 0.0,
+        easier: Mapping[int, float] = MappingProxyType({}),
     ) -> None:
         self.state = SearchState.fold(records)
         self.search = Search(
@@ -99,6 +102,7 @@ class Simulated:
             second_objective=second,
         )
         self.preset, self._diverges, self._value, self._noise = preset, diverges, value, noise
+        self._easier = easier
         self._error = {} if error is None else {"val_accuracy_error": error}
         kind = searcher or searcher_of(self.search, preset)
         self.searcher = kind(self.search, preset, space, seed, None, self.state, self._write, limits)
@@ -138,6 +142,7 @@ class Simulated:
             )
             return
         value = self._value(trial.started.params, epoch)
+        value += self._easier.get(trial.started.fold, 0.0)
         value += random.Random(f"{trial.started.params} {trial.started.seed}").gauss(0, self._noise)
         metrics = {
             "epoch": epoch,

@@ -31,7 +31,16 @@ def plan(trials: int = 8, concurrent: int = 2, **preset: Any) -> Any:
         preset=Preset(**{"trials": 4, "epochs": 27, **preset}),
         trials=trials,
         resources=SimpleNamespace(concurrent=concurrent),
+        folds=None,
     )
+
+
+def test_a_fold_has_more_events_to_learn_from() -> None:
+    made = plan()
+    timed = [Timed("mlp", 64, 2.0, 0)]
+    before = _whole(made, timed, Counter(mlp=4))
+    made.folds, made.dataset = 10, SimpleNamespace(rows={"train": 600, "val": 150}.get)
+    assert _whole(made, timed, Counter(mlp=4)) == pytest.approx([one * 675 / 600 for one in before])
 
 
 def test_each_model_is_timed_with_its_largest_and_smallest_batches_first() -> None:

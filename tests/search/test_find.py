@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 from hep_ray.cli import app
 from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.errors import CannotConfirm, InvalidConfig, NotRun, UnknownSearch
-from hep_ray.search.definition import Preset, Search, Stated, StudyTable, stated_by, stated_in
+from hep_ray.search.definition import Preset, Search, Stated, stated_by, stated_in
 from hep_ray.search.find import find_search
 from hep_ray.search.options import ConfirmOptions
+from hep_ray.search.published import StudyTable
 from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, words_to_confirm
 from hep_ray.tracking.journal import Journal

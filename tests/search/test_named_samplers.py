@@ -169,10 +169,8 @@ def test_the_budget_says_what_draws_and_what_stops(sampler: Any, scheduler: str,
     from types import SimpleNamespace
 
     made = Preset(epochs=9, trials=9, sampler=sampler, scheduler=scheduler)
-    given = SimpleNamespace(seed=0, learn_from=None, until_no_gain=False, gain_per="epoch")
-    plan: Any = SimpleNamespace(
-        preset=made, space=RANGES, search=search(), trials=9, time_budget=None, given=given
-    )
+    given = SimpleNamespace(seed=0, learn_from=None, until_no_gain=False, gain_per="epoch", time_budget=None)
+    plan: Any = SimpleNamespace(preset=made, space=RANGES, search=search(), trials=9, given=given)
     text = SearchPlan.budget.fget(plan)  # type: ignore[attr-defined]
     assert all(word in text for word in words), text
 

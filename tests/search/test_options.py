@@ -27,7 +27,7 @@ from tests.facts import raises
 RECORDED = {
     "data", "preset", "trials", "epochs", "seed", "tracking_uri", "cpus_per_trial", "gpus_per_trial",
     "workers_per_trial", "min_workers_per_trial", "epoch_timeout", "cache", "memory_budget",
-    "plugin", "precision", "readers", "watch", "until_no_gain", "fuse", "repeats",
+    "plugin", "precision", "readers", "watch", "until_no_gain", "fuse", "repeats", "folds",
 }  # fmt: skip
 """What journals record: those of 2026-11-28 all but the last five; a search of then has to find them."""
 

@@ -15,13 +15,13 @@ from hep_ray.errors import InvalidConfig
 from hep_ray.report.groups import groups_of
 from hep_ray.search import cli
 from hep_ray.search.definition import Preset, Search, Stated
-from hep_ray.search.draws import to_repeat
+from hep_ray.search.draws import REPEATED, to_repeat
 from hep_ray.search.execute import SearchResult
+from hep_ray.search.leaderboard import leaderboard
 from hep_ray.search.notebook import leaderboard_html
 from hep_ray.search.preflight import check_sampler
-from hep_ray.search.sampler import REPEATED
 from hep_ray.search.space import Choice
-from hep_ray.search.state import SearchState, leaderboard
+from hep_ray.search.state import SearchState
 from hep_ray.search.study import StoredStudy, study_of
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
 from tests.facts import raises

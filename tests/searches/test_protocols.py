@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from hep_ray.errors import InvalidConfig
-from hep_ray.search.definition import Published, Search
+from hep_ray.search.definition import Search
 from hep_ray.search.find import load_search
+from hep_ray.search.published import Published
 from hep_ray.simulate import SIMULATIONS
 from hep_ray.training.config import TrialConfig
 from tests.facts import raises, tells

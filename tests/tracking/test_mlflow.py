@@ -7,7 +7,8 @@ from past_search import EPOCHS, journal
 from servers import wait_until
 
 from hep_ray.errors import TrackingUnavailable
-from hep_ray.search.state import SearchState, leaderboard
+from hep_ray.search.leaderboard import leaderboard
+from hep_ray.search.state import SearchState
 from hep_ray.tracking import mlflow as module
 from hep_ray.tracking.client import artifact_location, default_uri, open_client
 from hep_ray.tracking.mlflow import PATIENCE, MlflowTracker, RunWriter

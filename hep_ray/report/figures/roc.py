@@ -18,8 +18,8 @@ from hep_ray.report.plotting import MARKERS, legend_inside, panels, tag
 from hep_ray.report.report_data import ReportData
 from hep_ray.report.scores import EFFICIENCIES, Scored, Scores, mean_and_error
 from hep_ray.report.study import shown
-from hep_ray.search.definition import StudyTable
 from hep_ray.search.naming import plus_minus
+from hep_ray.search.published import StudyTable
 
 RANDOM: dict[str, Any] = {"color": "#717581", "linewidth": 0.8, "linestyle": (0, (1, 2))}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hep_ray.confirm.empty_folds import refuse_empty_folds
 from hep_ray.confirm.folds import dataset_of_fold
 from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.empty_folds import refuse_empty_folds
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.splits import SplitRule
 from hep_ray.errors import InvalidEvents
@@ -89,5 +89,5 @@ def test_groups_of_a_class_are_what_counts(tmp_path: Path) -> None:
 
 def test_of_many_events_none_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = made(tmp_path / "d", signal=250, background=250)
-    monkeypatch.setattr("hep_ray.confirm.empty_folds.hashes_of", None)  # a call of it would fail
+    monkeypatch.setattr("hep_ray.dataset.empty_folds.hashes_of", None)  # a call of it would fail
     refuse_empty_folds(dataset, rule(5))
