@@ -88,6 +88,8 @@ def assemble(
     keep &= known
     if not keep.all():
         raw, rows, labels = take(raw, keep), rows[keep], labels[keep]
+    apart = [field_of(name, columns, raw) for name in (rules.split_by, rules.group) if name]
+    _refuse_rounded(raw, {*id_fields, *apart}, rows, origin)
     for name in id_fields:
         if pa.types.is_integer(kind := batch.schema.field(name).type):
             raw[name] = np.asarray(raw[name]).astype(kind.to_pandas_dtype())
@@ -102,6 +104,7 @@ def assemble(
                 cuts.setdefault(rule.name, Cut()).add(cut)
             continue
         arrays.update(_column(raw, rule, schema, origin, rows, arrays[EVENT_ID]))
+    _refuse_rounded(arrays, {rules.split_by, rules.group}, rows, origin)
     return arrays
 
 
@@ -168,6 +171,25 @@ def _refuse_without(
             raise InvalidEvents(
                 f"field '{name}' of {origin.at(int(lost.argmax()), name)} is empty: {_select(test)} "
                 "leaves such events out, and those of NaN"
+            )
+
+
+def _refuse_rounded(
+    given: Mapping[str, Any], names: Collection[str | None], rows: npt.NDArray[np.int64], origin: BatchOrigin
+) -> None:
+    """Refuse whole numbers that tell events apart where their floating-point type does not hold each."""
+    for name in sorted(given.keys() & names):
+        values = given[name]
+        if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+            continue
+        most = 2.0 ** (np.finfo(values.dtype).nmant + 1)
+        large = (np.abs(values) >= most).reshape(len(values), -1).any(axis=1)
+        if large.any() and (values == np.floor(values)).all():
+            row = int(large.argmax())
+            raise InvalidEvents(
+                f"'{name}' of {origin.at(rows[row])} is {values.dtype}, which does not hold each whole number from "
+                f"{most:.0f} on, and it tells events apart: make it an integer, in the file and by `dtype` of a schema "
+                "file, or name another field"
             )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hep_ray.config import parse
-from hep_ray.conversion.field_values import is_numeric
+from hep_ray.conversion.field_values import is_numeric, no_field
 from hep_ray.conversion.images import image_column
 from hep_ray.conversion.inputs import InputTable
 from hep_ray.conversion.paths import listed
@@ -101,7 +101,13 @@ def infer_columns(
     columns: list[ColumnRule] = []
     needed = {rules.weight, rules.group, rules.split_by}
     for name, field in found[0].items():
-        dtype = str(np.result_type(*{_natural_dtype(fields[name].type) for fields in found}))
+        kinds = [_natural_dtype(fields[name].type) for fields in found]
+        if (
+            "int64" in kinds or "uint64" in kinds
+        ):  # text is of integers in the files alone in which it has to be
+            pairs = zip(tables, kinds, strict=True)
+            kinds = ["int64" if name in one.part.whole and kind == "float64" else kind for one, kind in pairs]
+        dtype = str(np.result_type(*set(kinds)))
         if dtype == "float64" and not any(name in one.part.wide for one in tables):
             dtype = "float32"
         unit = (field.metadata or {}).get(b"unit", b"").decode()
@@ -355,7 +361,7 @@ def fields_read(rules: SchemaFile, columns: Sequence[ColumnRule], part: Part) ->
     names += [rules.label.field] if rules.label.field else []
     names += rules.event_id.fields or ([EVENT_ID] if EVENT_ID in known else [])
     if (absent := next((name for name in names if name not in known), None)) is not None:
-        raise InvalidSchema(f"the input lacks a field that is read: {unknown(absent, known)}")
+        raise no_field(absent, part)
     return list(dict.fromkeys(names))
 
 

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 from hep_ray.conversion.labels import BatchOrigin
 from hep_ray.conversion.readers import Opened, Part
 from hep_ray.conversion.schema_file import LabelRule, SchemaFile
-from hep_ray.dataset.expressions import Expression, quoted
+from hep_ray.dataset.expressions import Expression, quoted, unknown
 from hep_ray.dataset.schema import legal_name
-from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.errors import InvalidConfig, InvalidEvents, InvalidSchema
 
 MOST_CLASSES = 100
 """Values of a label that are taken as classes, at most."""
+LARGEST = 2**53
+"""Floating-point number from which on float64 does not hold each whole number."""
 SHOWN = 5
 """Values that a message shows."""
 
@@ -65,6 +67,14 @@ def field_values(batch: pa.RecordBatch, name: str, origin: BatchOrigin) -> Any:
     return values.to_numpy(zero_copy_only=False)
 
 
+def no_field(name: str, part: Part) -> InvalidSchema:
+    """Return the error that a part lacks a field that is read, with its nearest names, or why it is not read."""
+    if (why := part.left_out.get(name)) is not None:
+        remedy = f": {why.remedy}" if why.remedy else ""
+        return InvalidSchema(f"the field '{name}' is {why.reason}, and cannot be read{remedy}")
+    return InvalidSchema(f"the input lacks a field that is read: {unknown(name, part.fields.names)}")
+
+
 def found_classes(
     rules: SchemaFile, inputs: Sequence[tuple[str, Opened]]
 ) -> tuple[tuple[str, ...], LabelRule]:
@@ -79,8 +89,12 @@ def found_classes(
 
     Raises:
         InvalidConfig: there are fewer than two values, more than `MOST_CLASSES`, or such as name no class.
+        InvalidSchema: no input has the field.
         InvalidEvents: a value that decides the selection is missing.
     """
+    parts = [part for _, one in inputs for part in one.parts]
+    if parts and not any(rules.label.field in part.fields.names for part in parts):
+        raise no_field(str(rules.label.field), parts[0])
     values: set[Any] = set(rules.label.values)
     for shown, one in inputs if not values else ():
         for part in one.parts:
@@ -96,9 +110,12 @@ def found_classes(
         )
     if not all(names) or len(set(names)) < len(names):
         listed = ",".join(map(str, ordered))
+        given = f"--label-values={listed}"
+        if tuple(listed.split(",")) != tuple(map(str, ordered)):  # a comma would divide a value
+            given = f"and `[label] values = {ordered}` in a schema file"
         raise InvalidConfig(
             f"the values of {told} make no names of classes, {ordered}: name them in this order, --classes "
-            f"NAME,NAME,… --label-values={listed}"
+            f"NAME,NAME,… {given}"
         )
     return names, rules.label.model_copy(update={"values": tuple(ordered)})
 
@@ -149,11 +166,13 @@ def _given(value: Any) -> bool:
 
 
 def _said(value: Any) -> str | int | None:
-    """Return what a value says as a class; None of a number with a fraction."""
+    """Return what a value says as a class; None of a number with a fraction or of 2^53 or more."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and abs(value) >= LARGEST:
+        return None
     return int(value) if float(value).is_integer() else None
 
 

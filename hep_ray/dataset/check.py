@@ -180,7 +180,7 @@ class _EventScan:
         self._contents.add(row_hashes(inputs), labels, split)
         self._ids.add(hashes[:, 1], labels, split)
         for name, found in self._groups.items():
-            found.add(row_hashes([events[name].astype(np.float64)]), labels, split)
+            found.add(row_hashes([events[name] + 0]), labels, split)  # in its own type; -0 becomes 0
         self.leakage.add(events, hashes[:, 1], split)
 
     def problems(self) -> Iterator[str]:

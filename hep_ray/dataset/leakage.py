@@ -37,6 +37,8 @@ FEWEST_OF_PERFECT = 50
 FEWEST_REPEATS = 3
 FEWEST_VALUES = 10
 """Different values, beside one that may stand for missing ones."""
+SEPARATING = "separating"
+"""Kind of a finding: values of a column that do so are told at once."""
 FAR = 2.0
 """A value stands far outside the others if its distance exceeds their range so many times."""
 
@@ -119,15 +121,21 @@ class Leakage:
         for column in self._columns:
             values = joined[column.name].reshape(len(joined[LABEL]), -1)
             separating: list[tuple[str, bool]] = []
+            told: set[tuple[str, int | str]] = set()
             for place in range(values.shape[1]):
                 with np.errstate(invalid="ignore"):  # broken bytes may be signalling NaN
                     one: Floats = values[:, place].astype(np.float64)
-                if np.isfinite(one).all() and one.min() < one.max():
-                    for separates, sentence, grave in self._of(column, place, one, joined, order):
-                        if separates:
-                            separating.append((sentence, grave))
-                        else:
-                            yield column.name, sentence, grave
+                for what, sentence, grave in self._of(column, place, one, joined, order):
+                    # Of a list each item has the same elements, of which the first is told.
+                    element = (
+                        what,
+                        column.elements[place % len(column.elements)] if column.elements else place,
+                    )
+                    if what == SEPARATING:
+                        separating.append((sentence, grave))
+                    elif element not in told:
+                        yield column.name, sentence, grave
+                    told.add(element)
             if separating:  # places of an image that do so are told at once
                 sentence, grave = max(separating, key=lambda one: one[1])
                 others = f" So do {len(separating) - 1} more of its values." if len(separating) > 1 else ""
@@ -135,33 +143,50 @@ class Leakage:
 
     def _of(
         self, column: Column, place: int, values: Floats, joined: Arrays, order: _Order
-    ) -> Iterator[tuple[bool, str, bool]]:
-        """Yield whether it is that a value separates the classes, a sentence, and whether that spoils a training."""
+    ) -> Iterator[tuple[str, str, bool]]:
+        """Yield what kind of finding it is, a sentence, and whether that spoils a training."""
         shown, name = _shown(column, place)
-        kind = _kind(name, values, order)
-        if separated := self._separated(values, joined):
+        labels, splits = joined[LABEL], joined["split"]
+        missing, known = np.isnan(values), np.isfinite(values)
+        own, among = values[known], labels[known]
+        varies = len(own) > 0 and own.min() < own.max()
+        kind = _kind(name, own, values, order) if varies and len(own) >= FEWEST_EVENTS else None
+        if varies and (separated := self._separated(own, among, splits[known])):
             label, listed, perfect = separated
-            within = [values[joined[LABEL] == one] for one in np.unique(joined[LABEL])]
-            if kind is None and all(len(np.unique(own)) == 1 for own in within):
+            within = [own[among == one] for one in np.unique(among)]
+            if kind is None and all(len(np.unique(one)) == 1 for one in within):
                 kind = "has one value in each class, as a label or the weight of a sample does"
             more = f" and {kind}" if kind else ""
-            text = f"alone separates '{self._schema.classes[label]}' from the rest (AUC {listed}){more}: a search would"
-            yield True, f"{shown} {text} report what it says. {self._remedy(column)}", perfect or bool(kind)
+            where = f", in the {len(own)} of {len(values)} events that have it" * bool(missing.any())
+            text = (
+                f"alone separates '{self._schema.classes[label]}' from the rest (AUC {listed}){where}{more}"
+            )
+            yield (
+                SEPARATING,
+                f"{shown} {text}: a search would report what it says. {self._remedy(column)}",
+                perfect or bool(kind),
+            )
         elif kind is not None:
-            yield False, f"{shown} {kind}. {self._remedy(column)}", False
-        if (sentinel := _sentinel(values)) is not None:
+            yield "kind", f"{shown} {kind}. {self._remedy(column)}", False
+        if missing.any() and (separated := self._separated(missing * 1.0, labels, splits)):
+            label, listed, perfect = separated
+            text = f"separates '{self._schema.classes[label]}' from the rest (AUC {listed}): a search would report that"
+            yield SEPARATING, f"whether {shown} is missing alone {text}. {self._remedy(column)}", perfect
+        if varies and (sentinel := _sentinel(own)) is not None:
             value, count, low, high = sentinel
             text = (
                 f"{shown} is {value:g} in {count / len(values):.2%} of the events and {low:g} to {high:g} in the "
                 f"others: if {value:g} stands for a missing value, a schema file says so: "
                 f'sentinels = [{value:g}], missing = "nan", missing_indicator = true'
             )
-            yield False, text, False
+            yield "sentinel", text, False
 
-    def _separated(self, values: Floats, joined: Arrays) -> tuple[int, str, bool] | None:
+    def _separated(
+        self, values: Floats, labels: npt.NDArray[np.int64], splits: npt.NDArray[np.int64]
+    ) -> tuple[int, str, bool] | None:
         """Return a class that the values tell from the others in every split, the AUCs, and whether all are 0 or 1."""
-        labels, classes = joined[LABEL], len(self._schema.classes)
-        within = {name: joined["split"] == number for number, name in enumerate(SPLITS)}
+        classes = len(self._schema.classes)
+        within = {name: splits == number for number, name in enumerate(SPLITS)}
         within = {name: mask for name, mask in within.items() if mask.any()}
         areas = np.array([one_vs_rest(values[mask], labels[mask], classes) for mask in within.values()])
         absent = np.isnan(areas)
@@ -224,9 +249,10 @@ def one_vs_rest(values: Floats, labels: npt.NDArray[np.int64], classes: int) -> 
     return areas
 
 
-def _kind(name: str, values: Floats, order: _Order) -> str | None:
+def _kind(name: str, values: Floats, of_all: Floats, order: _Order) -> str | None:
+    """Return what values look like that are no measurement, of those that are there and of all in their order."""
     whole = bool((values == np.floor(values)).all())
-    if order.counts(values):
+    if len(values) == len(of_all) and order.counts(of_all):
         return "counts up or down with the row of its file, as a row number or a clock does"
     if whole and len(np.unique(values)) >= SEPARATES * len(values):
         return "is another whole number in every event, as identifiers are"

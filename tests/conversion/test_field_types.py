@@ -395,6 +395,61 @@ def test_whole_numbers_that_float32_cannot_hold_stay_exact(cells: list[str], tmp
     assert values(tmp_path / "out", "x").max() == 20000001
 
 
+def groups_of(folder: Path, first: dict[str, int]) -> list[str]:
+    """Write tables whose events have a number each, from a first one on, and return the words that name them."""
+    for name, start in first.items():
+        lines = [f"{row / 7},{start + row}" for row in range(200)]
+        (folder / f"{name}.csv").write_text("\n".join(["x,event", *lines]) + "\n")
+    return [f"{name}={folder}/{name}.csv" for name in first]
+
+
+@pytest.mark.parametrize(
+    ("first", "dtype"),
+    [
+        ({"bg": 2**60, "sig": 2**60 + 500}, "int64"),
+        ({"bg": 7, "sig": 2**60}, "int64"),
+        ({"bg": 2**63 + 7, "sig": 2**63 + 500}, "uint64"),
+    ],
+)
+def test_huge_numbers_of_events_in_text_are_told_apart(
+    first: dict[str, int], dtype: str, tmp_path: Path
+) -> None:
+    """Of 2^60 on float64 holds every 256th number alone, of which 200 events would have one or two."""
+    convert(groups_of(tmp_path, first), "text", None, tmp_path / "out", split_by="event")
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.schema.column("event").dtype == dtype
+    found = [one for split in SPLITS for one in dataset.arrays(split, purpose="check")["event"].tolist()]
+    assert sorted(found) == sorted(start + row for start in first.values() for row in range(200))
+    ids = SchemaFile.model_validate({"reader": "text", "event_id": {"fields": ["event"]}})
+    convert(groups_of(tmp_path, first), None, None, tmp_path / "ids", schema=ids)
+    by_id = Dataset.open(tmp_path / "ids")
+    names = [one for split in SPLITS for one in by_id.arrays(split, purpose="check")["event_id"]]
+    assert f"sig/{first['sig'] + 1}" in names
+
+
+def test_numbers_of_events_that_their_type_does_not_hold_are_refused(tmp_path: Path) -> None:
+    rows = np.arange(EVENTS)
+    for name, first in (("bg", 2**24), ("sig", 2**24 + 300)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["x"], file["run"], file["event"] = X + first, rows + first, rows + first + 2.0**60
+            file["narrow"] = (rows + first).astype(np.float32)
+            file["energy"] = ((rows + first) * np.where(rows, 1, 1e-9)).astype(np.float32)
+    words = [f"{name}={tmp_path}/{name}.h5" for name in ("bg", "sig")]
+    for field, most in (("event", 2**53), ("narrow", 2**24)):
+        with raises(InvalidEvents, f"'{field}'", "bg.h5, row 0", most, "integer"):
+            convert(words, "hdf5", None, tmp_path / "out", columns=("x",), split_by=field)
+    for made_of, most in (
+        ({"sources": ["run"], "dtype": "float32"}, 2**24),
+        ({"expression": "2e9 * run", "dtype": "float64"}, 2**53),
+    ):
+        columns = [{"name": "x"}, {"name": "number", **made_of}]
+        schema = SchemaFile.model_validate({"reader": "hdf5", "columns": columns, "split_by": "number"})
+        with raises(InvalidEvents, "'number'", "bg.h5, row 0", most, "`dtype`"):
+            convert(words, None, None, tmp_path / "out", schema=schema)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    convert(words, "hdf5", None, tmp_path / "measured", columns=("x",), split_by="energy")
+
+
 def test_commas_that_may_divide_thousands_are_asked_about(tmp_path: Path) -> None:
     path = text(*["1,234"] * EVENTS, delimiter=";")(tmp_path)
     with raises(InputError, "f.csv:2", "'1,234'", "--set decimal=,", "thousands"):

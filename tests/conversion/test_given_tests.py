@@ -67,6 +67,23 @@ def test_the_test_split_is_the_given_file_and_the_others_are_divided(tmp_path: P
     assert file["name"] == "held.csv"  # type: ignore[index, call-overload]
 
 
+def test_groups_of_huge_numbers_are_told_apart_by_the_check_as_by_the_conversion(tmp_path: Path) -> None:
+    """float64 does not hold 2^60 + 1: as such numbers all of these groups would be one."""
+    for name, first in (("train", 0), ("held", 40)):
+        for place, label in enumerate("bs"):
+            lines = [
+                f"{row + 1000 * place + 300 * first},{2**60 + 100 * place + first + row // 3}"
+                for row in range(90)
+            ]
+            (tmp_path / f"{name}_{label}.csv").write_text("\n".join(["x,event", *lines]) + "\n")
+    given, tests = (
+        [f"{label}={tmp_path}/{name}_{label}.csv" for label in "bs"] for name in ("train", "held")
+    )
+    dataset = made(tmp_path, given, tests, rule=NO_TEST, split_by="event")
+    assert dataset.rows("test") == 180
+    assert not [one for one in check(dataset.folder).problems if "'event'" in one]
+
+
 def test_files_of_a_class_are_given_as_the_inputs_are(tmp_path: Path) -> None:
     for name, first in (("train", 0), ("test", 1000)):
         for place, label in enumerate("bs"):

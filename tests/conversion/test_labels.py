@@ -437,6 +437,18 @@ def test_the_values_of_a_label_are_the_classes_where_none_are_named(
         assert tuple(stated) == values
 
 
+def test_a_label_that_no_input_has_or_that_is_not_read_is_named(tmp_path: Path) -> None:
+    words = table_of(tmp_path / "f.csv", ["a", "b"] * 10)
+    words[words.index("proc")] = "process"
+    with raises(InvalidSchema, "'process'", "'proc'"):
+        CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d")], catch_exceptions=False)
+    table = pa.table({"x": np.arange(20.0), "when": pa.array([row % 2 for row in range(20)], pa.date32())})
+    pq.write_table(table, tmp_path / "f.parquet")
+    words = ["convert", str(tmp_path / "f.parquet"), "--reader", "parquet", "--label", "when"]
+    with raises(InvalidSchema, "'when'", "date32"):
+        CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d")], catch_exceptions=False)
+
+
 def test_values_that_are_selected_away_are_no_classes_and_test_files_have_the_same(tmp_path: Path) -> None:
     words = table_of(tmp_path / "f.csv", ["a b", "c", "data"] * 40)
     table_of(tmp_path / "held.csv", ["c", "a b"] * 10, first=1000)
@@ -456,6 +468,8 @@ def test_values_that_are_selected_away_are_no_classes_and_test_files_have_the_sa
         (["0.5", "1"], ["0.5", "[label] where"]),
         (["a", "a"], ["'a'", "two"]),
         (["a b", "a_b"], ["--classes", "--label-values=a b,a_b"]),
+        (['"a,b"', "a_b"], ["--classes", "`[label] values = ['a,b', 'a_b']`"]),
+        (["1e300", "2"], ["1e+300", "whole numbers"]),
     ],
 )
 def test_labels_that_make_no_classes_are_refused_with_what_to_type(

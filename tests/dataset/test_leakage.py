@@ -118,6 +118,47 @@ def test_places_of_one_column_that_separate_the_classes_are_told_at_once(tmp_pat
     assert tells(problem, "place [0] of column 'x'", "So do 1 more")
 
 
+def test_a_missing_value_hides_no_column_that_separates_the_classes(tmp_path: Path) -> None:
+    values = (PT + 20 * LABELS).astype(np.float32)
+    values[::40] = np.nan  # 10 of 400, of both classes
+    (problem,) = incomplete(tmp_path / "some", values).problems
+    assert tells(problem, "column 'x' alone", "'b'", "AUC 1.0000 in train", "390 of 400", "--accept x")
+    only_of_one = np.where(LABELS, np.nan, PT).astype(np.float32)
+    (problem,) = incomplete(tmp_path / "one", only_of_one).problems
+    assert tells(problem, "whether column 'x' is missing", "'b'", "AUC 1.0000 in train", "--accept x")
+    assert check(tmp_path / "one", ("x",)).problems == ()
+    by_chance = np.where(RANDOM.random(EVENTS) < 0.3, np.nan, PT).astype(np.float32)
+    found = incomplete(tmp_path / "none", by_chance)
+    assert (found.problems, found.notes) == ((), ())
+
+
+def test_an_element_of_lists_is_told_once_and_leads_are_found_among_events_that_have_them(
+    tmp_path: Path,
+) -> None:
+    """Each event has 0 to 3 items; the pT of the second tells the classes apart, and `id` is an identifier."""
+    items = np.full((EVENTS, 3, 2), np.nan, np.float32)
+    for row, count in enumerate(RANDOM.integers(0, 4, EVENTS)):
+        items[row, :count] = np.stack([RANDOM.normal(size=count), RANDOM.integers(0, 5, count)], axis=1)
+    items[:, 1, 0] += 30 * LABELS
+    column = Column(name="x", shape=(3, 2), lists=True, elements=("pt", "id"), missing=True)
+    found = incomplete(tmp_path / "d", items, column)
+    (problem,) = found.problems
+    present = int(np.isfinite(items[:, 1, 0]).sum())
+    assert tells(problem, "place [1, 0] of column 'x'", "'b'", f"{present} of {EVENTS}")
+    (note,) = found.notes
+    assert tells(note, "column 'x'", "identifier by its name")
+
+
+def incomplete(folder: Path, x: Any, column: Column | None = None) -> CheckReport:
+    """What is said of a dataset with a complete column `pt` and the values `x`, NaN where they are missing."""
+    columns = (Column(name="pt"), column or Column(name="x", missing=True))
+    schema = EventSchema(task="toy", columns=columns, classes=("a", "b"))
+    with ShardWriter(folder, schema, source={}) as writer:
+        ids = [f"{'ab'[label]}/f/{row}" for row, label in enumerate(LABELS.tolist())]
+        writer.write({"event_id": ids, "label": LABELS, "pt": PT, "x": x})
+    return check(folder)
+
+
 def test_a_very_good_measurement_is_noted_and_blocks_nothing(tmp_path: Path) -> None:
     """Of about 50 test events of each class one pair is in the wrong order: AUC 1 − 1/2500 in test, 1 elsewhere."""
     values = (PT + 20 * LABELS).astype(np.float32)

@@ -72,7 +72,8 @@ def open_text(path: Path, options: TextOptions) -> Opened:
     """Text file with one event per line: CSV, TSV or columns divided by spaces; also gzipped.
 
     All rows decide what a column is: float64 numbers, also with Fortran's exponents (`1.0D+02`) and, where
-    semicolons divide the cells, decimal commas; booleans of `true` and `false`; else strings. Empty cells and such
+    semicolons divide the cells, decimal commas; whole numbers of which float64 does not hold each, int64 or uint64;
+    booleans of `true` and `false`; else strings. Empty cells and such
     as `NA` are null in columns of numbers. A column without a name is called by its place, such as c0.
 
     Raises:

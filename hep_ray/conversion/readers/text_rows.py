@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,11 +156,15 @@ def cells_of(line: str, delimiter: str, where: str) -> list[str]:
         raise InvalidEvents(f"{where} cannot be divided into cells: {exc}") from None
 
 
+EXACT = 2**53
+"""Whole numbers from which on float64 does not hold each."""
+
+
 class _Numbers:
-    """Whether values are missing from a column of plain numbers, and whether they are whole and fit float32."""
+    """Whether values are missing from a column of plain numbers, are whole, and fit float32 and float64."""
 
     def __init__(self) -> None:
-        self.missing, self.whole, self.narrow = False, True, True
+        self.missing, self.whole, self.narrow, self.exact = False, True, True, True
 
     def add(self, values: pa.Array, _row: int) -> None:
         self.missing |= values.null_count > 0
@@ -169,6 +173,7 @@ class _Numbers:
             with np.errstate(invalid="ignore", over="ignore"):
                 self.whole = bool((found == np.floor(found)).all())
                 self.narrow &= bool((found == found.astype(np.float32)).all())
+                self.exact &= bool((np.abs(found) < EXACT).all())
 
 
 def with_types(head: TextHead, decimal: str | None) -> TextLayout:
@@ -196,8 +201,12 @@ def with_types(head: TextHead, decimal: str | None) -> TextLayout:
         )
         mark = "," if commas and not pointed else "."
     fields, left_out, as_written = [], {}, set()
+    large = _integers(
+        head,
+        [name for name, one in columns.items() if isinstance(one, _Numbers) and one.whole and not one.exact],
+    )
     for name, one in columns.items():
-        kind, missing = pa.float64(), isinstance(one, _Numbers) and one.missing
+        kind, missing = large.get(name, pa.float64()), isinstance(one, _Numbers) and one.missing
         if isinstance(one, CellKinds):
             number = one.are_numbers(mark) or one.are_mostly_numbers(mark)
             kind = pa.bool_() if one.are_truths else kind if number else pa.string()
@@ -218,6 +227,19 @@ def with_types(head: TextHead, decimal: str | None) -> TextLayout:
         wide=frozenset(name for name in whole if not columns[name].narrow),
         spans=spans,
     )
+
+
+def _integers(head: TextHead, names: Sequence[str]) -> dict[str, pa.DataType]:
+    """Return the type of integers that holds each of these columns as it is written; none of one such as 1e20."""
+    kinds = {}
+    for name in names:
+        for kind in (pa.int64(), pa.uint64()):
+            with suppress(pa.ArrowInvalid), reading(head.path, OSError):
+                for _ in _rows(head, {name: kind}, [name], "."):
+                    pass
+                kinds[name] = kind
+                break
+    return kinds
 
 
 Spans = tuple[tuple[int, int, int], ...]
