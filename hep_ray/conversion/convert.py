@@ -32,7 +32,7 @@ from hep_ray.conversion.remote import Progress as FetchProgress
 from hep_ray.conversion.remote import fetching
 from hep_ray.conversion.schema_file import ColumnRule, SchemaFile, load_schema
 from hep_ray.conversion.shards import DEFAULT_RULE, ShardWriter, refuse_many
-from hep_ray.dataset.dataset import MANIFEST, Manifest
+from hep_ray.dataset.dataset import BEGINNINGS, MANIFEST, Manifest
 from hep_ray.dataset.schema import (
     EVENT_ID,
     IN_TEST_FILE,
@@ -192,6 +192,7 @@ def _converted(
         "notes": notes,
         **({"addresses": list(addresses)} if addresses else {}),
         **({"test_files": list(opened.test_files)} if opened.test_files else {}),
+        **({BEGINNINGS: known} if (known := opened.beginnings) and not chosen.drop_duplicates else {}),
     }
     if own_code := code_of("reader", rules.reader):
         source["own_code"] = dict(own_code)

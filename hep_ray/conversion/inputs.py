@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hep_ray.conversion.paths import (
 )
 from hep_ray.conversion.readers import EVENT_SCHEMA, READERS, Opened, Part, Reader, parse_options
 from hep_ray.conversion.schema_file import ColumnRule, EventIdRule, LabelRule, SchemaFile
+from hep_ray.dataset.dataset import BEGINNINGS, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
 from hep_ray.errors import InvalidConfig, InvalidSchema, NoEvents, UnreadableInput
 
@@ -72,6 +73,7 @@ class Inputs:
         notes: what is to be told of the inputs, such as which hold no events.
         named: the inputs name their classes, `CLASS=PATH`.
         test_files: the same as `files`, of the given test files.
+        digests: SHA-256 of each file of the tables.
     """
 
     reader: Reader
@@ -82,6 +84,31 @@ class Inputs:
     notes: tuple[str, ...] = ()
     named: bool = False
     test_files: tuple[JsonValue, ...] = ()
+    digests: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def beginnings(self) -> dict[str, JsonValue]:
+        """What may stand before the number of an event in its id, of each file with one table, by the file's SHA-256.
+
+        One text for each class that its events may have. Files whose fields make ids are left out; of datasets of ours
+        it is what their manifests say.
+        """
+        if self.schema is not None:
+            known = [Manifest.read(one.path).source.get(BEGINNINGS) for one in self.tables]
+            return {
+                digest: own for found in known if isinstance(found, dict) for digest, own in found.items()
+            }
+        if self.rules.event_id.fields:
+            return {}
+        tables, classes = Counter(one.path for one in self.tables), self.rules.classes
+        return {
+            self.digests[one.path]: [
+                f"{name}/{one.stem}/"
+                for name in (classes if one.label is None else classes[one.label : one.label + 1])
+            ]
+            for one in self.tables
+            if tables[one.path] == 1
+        }
 
     @property
     def events(self) -> int | None:
@@ -140,7 +167,8 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
         {"name": path.name, "sha256": digest} for path, digest in (digests | beside).items()
     ]
     by_class = given[0].name is not None
-    return Inputs(reader, rules, _with_stems(full), files, schema, (*notes, *empty), by_class)
+    stemmed = _with_stems(full)
+    return Inputs(reader, rules, stemmed, files, schema, (*notes, *empty), by_class, digests=digests)
 
 
 def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> Inputs:
@@ -191,6 +219,7 @@ def with_test_files(opened: Inputs, words: Sequence[str], rules: SchemaFile) -> 
         tables=_with_stems(both),
         notes=(*opened.notes, *tests.notes),
         test_files=tuple(tests.files),
+        digests={**opened.digests, **tests.digests},
     )
 
 

@@ -29,6 +29,8 @@ from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, ShardMisma
 from hep_ray.registry import check_name
 
 MANIFEST = "manifest.json"
+BEGINNINGS = "ids"
+"""In a manifest's source: SHA-256 of a file → what may stand before the numbers of its events in their ids."""
 FORMAT = 2
 ROW_GROUP = 512
 """Events of a row group of a shard, the last one of a shard excepted."""

@@ -216,7 +216,7 @@ def predict(
             shift=shift,
             friend=of_friends,
             fetched=fetched,
-            training=training_of(Path(model)) if package.of_folds else None,
+            training=training_of(Path(model), package.description) if package.of_folds else None,
         )
     kept = f", {done.reused} of them there before" if done.reused else ""
     say(f"{done.events} events scored by {origin} into {done.files} files{kept}")

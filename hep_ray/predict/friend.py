@@ -116,13 +116,8 @@ def plan_friends(prediction: Prediction, columns: pa.Schema, out: Path, name: st
             f"no friend tree of what is read as '{rules.reader}': a friend stands beside a tree of a ROOT file; leave "
             "out --friend"
         )
-    if not _IDENTIFIER.fullmatch(name):
-        raise InvalidConfig(
-            f"'{name}' cannot name a friend tree: a --friend-name has letters, digits and underscores, and begins with "
-            "no digit"
-        )
     fields = [field for field in columns if field.name != EVENT_ID]
-    branches = _branches([field.name for field in fields], "" if name == TREE else f"{name}_")
+    branches = branches_of(columns, name)
     for path in prediction.inputs:
         _refuse_tree(path, prediction, name, branches)
     stems = told_apart(prediction.inputs)
@@ -130,6 +125,21 @@ def plan_friends(prediction: Prediction, columns: pa.Schema, out: Path, name: st
     _refuse_files(files, out)
     kinds = {branches[field.name]: np.dtype(field.type.to_pandas_dtype()) for field in fields}
     return FriendPlan(name, files, branches, kinds)
+
+
+def branches_of(columns: pa.Schema, name: str) -> dict[str, str]:
+    """Return the branch of each column of the scores.
+
+    Raises:
+        InvalidConfig: ROOT cannot use the name of the tree, or two branches would have one name.
+    """
+    if not _IDENTIFIER.fullmatch(name):
+        raise InvalidConfig(
+            f"'{name}' cannot name a friend tree: a --friend-name has letters, digits and underscores, and begins with "
+            "no digit"
+        )
+    prefix = "" if name == TREE else f"{name}_"
+    return _branches([field.name for field in columns if field.name != EVENT_ID], prefix)
 
 
 def _branches(columns: Sequence[str], prefix: str) -> dict[str, str]:

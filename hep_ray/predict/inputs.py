@@ -77,6 +77,21 @@ class Ways:
     options: Mapping[str, JsonValue] | None = None
 
 
+def refuse_ways(ways: Ways | None) -> None:
+    """Refuse options that suit no input, before one is looked at.
+
+    Raises:
+        UnknownName: there is no such reader or schema.
+        InvalidConfig: the selection is no expression, an option is none of the reader, or reader and schema differ.
+    """
+    ways = ways or Ways()
+    if ways.selection is not None:
+        Expression(ways.selection)
+    if ways.schema is not None or ways.reader is not None:
+        rules = _rules((), ways)
+        parse_options(READERS[rules.reader], rules.options)
+
+
 def open_inputs(paths: Sequence[Path], classifier: Classifier, ways: Ways | None = None) -> Prediction:
     """Look into every input and see that its events suit a model.
 
@@ -237,6 +252,8 @@ class Piece:
         stop: row before which it ends; None for the end of the table.
         prefix: stands before the events' ids; empty where they are ids already.
         file: name of the file of scores.
+        among: of a file of the training of folds, what stands before the ids instead, each event's being that by which
+            it is of the folds.
     """
 
     number: int
@@ -246,6 +263,7 @@ class Piece:
     stop: int | None
     prefix: str
     file: str
+    among: tuple[str, ...] = ()
 
 
 def cut(

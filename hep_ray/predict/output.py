@@ -33,6 +33,11 @@ FORMAT = 2
 """2 has the log-odds beside the probabilities."""
 
 
+def identity_of_model(digest: str, classes: tuple[str, ...], *, calibrated: bool = False) -> dict[str, Any]:
+    """Return the part of `identity` that is known before the inputs are."""
+    return {"format": FORMAT, "model_digest": digest, "classes": list(classes), "calibrated": calibrated}
+
+
 def identity(
     prediction: Prediction, model: Mapping[str, str], classes: tuple[str, ...], *, calibrated: bool = False
 ) -> dict[str, Any]:
@@ -45,15 +50,12 @@ def identity(
         calibrated: whether its scores are calibrated.
     """
     return {
-        "format": FORMAT,
-        "model_digest": model["digest"],
-        "classes": list(classes),
+        **identity_of_model(model["digest"], classes, calibrated=calibrated),
         "inputs": [list(pair) for pair in prediction.digests],
         "rules": _stated(prediction.rules.model_dump(mode="json", by_alias=True)),
         "columns": [_without_image(rule.model_dump(mode="json")) for rule in prediction.columns],
         "units": prediction.units,
         "pieces": [[piece.file, piece.part, piece.start, piece.stop] for piece in prediction.pieces],
-        "calibrated": calibrated,
         **({"ids": [list(pair) for pair in prediction.known_as]} if prediction.known_as else {}),
     }
 
@@ -83,7 +85,7 @@ def predicting(out: Path, what: Mapping[str, Any], model: Mapping[str, str]) -> 
         StorageError: it holds something else, another process is at work in it, or it cannot be written.
     """
     with storing(out):
-        _refuse_another(out, what)
+        refuse_another(out, what)
         out.mkdir(parents=True, exist_ok=True)
     with lock(out, "one process predicts into a folder at a time"):
         with storing(out):
@@ -148,7 +150,12 @@ def _earlier_friends(out: Path) -> list[Mapping[str, Any]]:
     return [one for one in found if (out / one["file"]).is_file()]
 
 
-def _refuse_another(out: Path, what: Mapping[str, Any]) -> None:
+def refuse_another(out: Path, what: Mapping[str, Any]) -> None:
+    """Refuse a folder that is neither absent, nor empty, nor that of a prediction of this identity, or of a part of it.
+
+    Raises:
+        StorageError: it is not.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file():
@@ -270,7 +277,11 @@ def read_events(classifier: Classifier, prediction: Prediction, piece: Piece) ->
         origin = BatchOrigin(piece.prefix, str(piece.path), 0, row, opened.cell, piece.prefix, FILLS)
         events = assemble(batch, origin, rules, prediction.columns, schema)
         row += batch.num_rows
-        events[EVENT_ID] = np.array(
-            [piece.prefix + name for name in events[EVENT_ID].to_pylist()], dtype=object
-        )
+        bare = events[EVENT_ID].to_pylist()
+        ids = np.array([piece.prefix + name for name in bare], dtype=object)
+        for beginning in piece.among:
+            others = np.array([beginning + name for name in bare], dtype=object)
+            own = classifier.fold_of(others)
+            ids = ids if own is None else np.where(own > 0, others, ids)
+        events[EVENT_ID] = ids
         yield events

@@ -21,9 +21,19 @@ from hep_ray.cluster import connected
 from hep_ray.conversion.remote import fetching
 from hep_ray.cores import usable_cores
 from hep_ray.errors import HepRayError, Infeasible, InvalidConfig
-from hep_ray.predict.friend import Friend, plan_friends, write_friends
-from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs
-from hep_ray.predict.output import Further, finish, identity, predicting, score_columns, score_piece
+from hep_ray.files import storing
+from hep_ray.predict.friend import Friend, branches_of, plan_friends, write_friends
+from hep_ray.predict.inputs import Piece, Prediction, Ways, open_inputs, refuse_ways
+from hep_ray.predict.output import (
+    Further,
+    finish,
+    identity,
+    identity_of_model,
+    predicting,
+    refuse_another,
+    score_columns,
+    score_piece,
+)
 from hep_ray.predict.seen import with_ids_of_training
 from hep_ray.predict.shift import Shift, ShiftSettings, reference_for, sampled, shift_test
 from hep_ray.promote.classifier import Classifier
@@ -164,13 +174,25 @@ def predict(
     """
     crew = crew or Crew()
     classifier = package.build()
+    columns = score_columns(classifier)
+    # What no input can change is told before any is fetched.
+    refuse_ways(ways)
+    if friend is not None:
+        branches_of(columns, friend)
+    compared = None
+    if shift is not None:
+        compared = reference_for(package.reference, classifier.classes, shift, origin or "the model")
+    with storing(out):
+        refuse_another(
+            out, identity_of_model(package.digest, classifier.classes, calibrated=package.calibrated)
+        )
     with fetching(out, [str(one) for one in inputs], fetched) as local:
         paths = [Path(word) for word in local.words]
         prediction = open_inputs(paths, classifier, ways)
         prediction, unknown = with_ids_of_training(classifier, prediction, training)
         if unknown and friend is not None:
             raise InvalidConfig(f"no friend tree: {unknown[0]}, or leave out --friend")
-        plan = None if friend is None else plan_friends(prediction, score_columns(classifier), out, friend)
+        plan = None if friend is None else plan_friends(prediction, columns, out, friend)
         description = package.description
         model = {
             "digest": package.digest,
@@ -180,10 +202,9 @@ def predict(
         }
         what = identity(prediction, model, classifier.classes, calibrated=package.calibrated)
         found = None
-        if shift is not None:
-            reference = reference_for(package.reference, classifier.classes, shift, origin or "the model")
+        if shift is not None and compared is not None:
             new = sampled(classifier, prediction)
-            found = shift_test(new, reference, shift) if len(new) else None  # no event, no shift
+            found = shift_test(new, compared, shift) if len(new) else None  # no event, no shift
         with predicting(out, what, model) as files:
             reused = len(files)
             todo = [piece for piece in prediction.pieces if piece.file not in files]

@@ -41,7 +41,8 @@ def with_ids_of_training(
 ) -> tuple[Prediction, list[str]]:
     """Give events of the training's files the ids that they have there.
 
-    A file is known by its SHA-256; what stands before its ids, by events of the folds with these ids and equal values.
+    A file is known by its SHA-256; what stands before its ids, by the manifest of the dataset, else by events of the
+    folds with these ids and equal values.
 
     Args:
         classifier: the model; only those of folds know events.
@@ -55,10 +56,18 @@ def with_ids_of_training(
     if not isinstance(classifier, FoldClassifier) or not prediction.inputs:
         return prediction, []
     digests = dict(zip(prediction.inputs, (digest for _, digest in prediction.digests), strict=True))
-    prefixes: dict[Path, str] = {}
+    prefixes: dict[Path, tuple[str, ...]] = {}
     unknown = []
     for path, piece in {piece.path: piece for piece in reversed(prediction.pieces)}.items():
         if training is not None and digests[path] not in training.digests:
+            continue
+        # A number of an event is that of its row there, unless fields make the ids here.
+        if (
+            training is not None
+            and (known := training.ids.get(digests[path]))
+            and not prediction.rules.event_id.fields
+        ):
+            prefixes[path] = known
             continue
         events: Arrays = next(read_events(classifier, prediction, piece), {EVENT_ID: np.array([], object)})
         ids = [str(one) for one in events[EVENT_ID]]
@@ -66,17 +75,26 @@ def with_ids_of_training(
             continue
         bare = [one[len(piece.prefix) :] for one in ids[:LOOKED_UP]]
         found = dict(_beginnings(classifier, piece, bare))
-        equal = _equal(classifier, events, bare, found, training) if training and training.by_file else []
+        equal = []
+        if training is not None and training.by_file and training.events is not None:
+            equal = _equal(classifier, events, bare, found, training.events)
         if len(equal) == 1:
-            prefixes[path] = equal[0]
+            prefixes[path] = (equal[0],)
         elif training is not None or found:
             unknown.append(_sentence(path, ids[0], [f"{one}{bare[rows[0]]}" for one, rows in found.items()]))
-    pieces = tuple(replace(one, prefix=prefixes.get(one.path, one.prefix)) for one in prediction.pieces)
+    pieces = tuple(_known(one, prefixes.get(one.path, ())) for one in prediction.pieces)
     notes = [
-        f"{path} is a file of the training: its events have the ids {one}…" for path, one in prefixes.items()
+        f"{path} is a file of the training: its events have the ids {' or '.join(f'{one}…' for one in own)}"
+        for path, own in prefixes.items()
     ]
-    known_as = tuple((path.name, one) for path, one in prefixes.items())
+    known_as = tuple((path.name, one) for path, own in prefixes.items() for one in own)
     return replace(prediction, pieces=pieces, notes=(*prediction.notes, *notes), known_as=known_as), unknown
+
+
+def _known(piece: Piece, beginnings: tuple[str, ...]) -> Piece:
+    if len(beginnings) == 1:
+        return replace(piece, prefix=beginnings[0])
+    return replace(piece, among=beginnings)
 
 
 def _sentence(path: Path, known: str, others: Sequence[str]) -> str:
@@ -116,7 +134,7 @@ def _equal(
     events: Arrays,
     bare: Sequence[str],
     found: Mapping[str, Rows],
-    training: Training,
+    folder: Path,
 ) -> list[str]:
     """Return the beginnings of ids with which events have the values that they have in the dataset.
 
@@ -125,13 +143,13 @@ def _equal(
         events: of an input.
         bare: their ids, without a beginning.
         found: beginning → events that then are of the folds.
-        training: whose events are compared.
+        folder: of a dataset, whose events are compared.
     """
     wanted = {one + bare[row]: (one, row) for one, rows in found.items() for row in rows[:COMPARED]}
     equal, left = dict.fromkeys(found, True), dict(wanted)
     ours = {column.name: values_of(events, column) for column in classifier.columns}
-    manifest = Manifest.read(training.events)
-    for batch in _with_ids(manifest, training.events, wanted):
+    manifest = Manifest.read(folder)
+    for batch in _with_ids(manifest, folder, wanted):
         decoded = manifest.event_schema.decode(batch)
         theirs = {column.name: values_of(decoded, column) for column in classifier.columns}
         for place, name in enumerate(decoded[EVENT_ID]):

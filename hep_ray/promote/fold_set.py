@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import Contender
 from hep_ray.confirm.folds import FILE_NAME, CrossValidation, load_folds
-from hep_ray.dataset.dataset import Dataset, Manifest
+from hep_ray.dataset.dataset import BEGINNINGS, Dataset, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import CorruptCheckpoint, CorruptModel, HepRayError, StorageError
@@ -70,31 +72,49 @@ class Training:
     Attributes:
         digests: SHA-256 of the files that the dataset was made of.
         by_file: whether a file's events are all of one class.
-        events: folder of a dataset that has all events.
+        events: folder of a dataset that has all events; None where there is none.
+        ids: SHA-256 of a file → what may stand before the numbers of its events in their ids, as far as it is known.
     """
 
     digests: frozenset[str]
     by_file: bool
-    events: Path
+    events: Path | None
+    ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def training_of(folder: Path) -> Training | None:
-    """Return what the folder of folds and that of its search's dataset tell; None where one of them is gone.
+def training_of(folder: Path, description: Description | None = None) -> Training | None:
+    """Return what the folder of folds and that of its search's dataset tell, or models that were promoted.
+
+    None where these are gone, or were promoted by an earlier version.
 
     Args:
         folder: such as `runs/susy/folds5`.
+        description: of the models.
     """
+    if description is not None and description.files:
+        return Training(frozenset(description.files), False, None, description.ids)
     try:
         started = SearchState.read(folder.parent).started
         manifest = Manifest.read(started.options["data"]) if started else None
         if manifest is None or manifest.fingerprint != load_folds(folder).dataset_fingerprint:
             return None
-        source: Any = manifest.source
-        digests = frozenset(one["sha256"] for one in (*source["files"], *source.get("test_files", ())))
-        by_file = source["schema"]["label"]["from"] == "file"
+        digests, ids = _files(manifest)
+        by_file = manifest.source["schema"]["label"]["from"] == "file"  # type: ignore[index, call-overload]
     except (HepRayError, KeyError, TypeError):
         return None
-    return Training(digests, by_file, folder / "data" / "fold_1")
+    return Training(digests, by_file, folder / "data" / "fold_1", ids)
+
+
+def _files(manifest: Manifest) -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:
+    """Return the SHA-256 of the files of a dataset, and what may stand before the numbers of events in their ids.
+
+    Raises:
+        KeyError, TypeError: it is not made of files.
+    """
+    source: Any = manifest.source
+    ids = {digest: tuple(own) for digest, own in source.get(BEGINNINGS, {}).items()}
+    files = (one["sha256"] for one in (*source["files"], *source.get("test_files", ())))
+    return frozenset((*files, *ids)), ids
 
 
 def check_folds(
@@ -144,7 +164,11 @@ def check_folds(
         passed, text = _reproduced(package, kept, folder / found.scores, dataset, device)
         if not passed:
             return None, Criterion("folds", False, text)
-        described = package.description.model_copy(update={"metrics": kept.metrics(dataset.schema)})
+        facts: dict[str, Any] = {"metrics": kept.metrics(dataset.schema)}
+        with suppress(KeyError, TypeError):  # simulated events are of no file
+            digests, ids = _files(dataset.manifest)
+            facts |= {"files": tuple(sorted(digests)), "ids": ids}
+        described = package.description.model_copy(update=facts)
     except HepRayError as exc:
         return None, Criterion("folds", False, str(exc))
     return dataclasses.replace(package, description=described), Criterion("folds", True, text)

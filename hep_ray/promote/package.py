@@ -54,7 +54,16 @@ MEMBERS = "members"
 MEMBERSHIP = "membership.safetensors"
 
 
-LATER = ("plugins", "reference_sha256", "calibration", "folds", "membership_sha256", "mean_of")
+LATER = (
+    "plugins",
+    "reference_sha256",
+    "calibration",
+    "folds",
+    "membership_sha256",
+    "mean_of",
+    "files",
+    "ids",
+)
 """Fields of a description that older ones lack, and that are left out where there is nothing to tell."""
 
 
@@ -108,6 +117,8 @@ class Description(Config):
         folds: of the models of several folds, the digest of each in their order; empty of a single model.
         membership_sha256: of the file that tells which event each of them never saw; empty of a single model.
         mean_of: of the models of an ensemble, the digest of each in their order; empty of any other.
+        files: of the models of several folds, SHA-256 of the files that their dataset was made of.
+        ids: of those of these files of which it is known, what may stand before the numbers of their events in ids.
     """
 
     format: int = FORMAT
@@ -125,6 +136,8 @@ class Description(Config):
     folds: tuple[str, ...] = ()
     membership_sha256: str = ""
     mean_of: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    ids: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     def dumps(self) -> str:
         """Return the text of `model.json`."""

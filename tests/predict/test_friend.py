@@ -10,11 +10,20 @@ import uproot
 from typer.testing import CliRunner
 
 from hep_ray.cli import app
-from hep_ray.errors import InvalidConfig, InvalidEvents, ModelMismatch, StorageError, UnreadableInput
+from hep_ray.errors import (
+    InvalidConfig,
+    InvalidEvents,
+    ModelMismatch,
+    StorageError,
+    UnknownName,
+    UnreadableInput,
+)
 from hep_ray.predict import inputs as inputs_module
 from hep_ray.predict.friend import plan_friends, write_friends
+from hep_ray.predict.inputs import Ways
 from hep_ray.predict.output import score_columns
 from hep_ray.predict.run import predict
+from hep_ray.predict.shift import ShiftSettings
 from tests.facts import raises, tells
 
 PIECE = 100
@@ -186,11 +195,12 @@ def test_friends_whose_files_would_clash_are_refused(tmp_path, events, package):
 
 def test_a_file_in_place_of_their_folder_is_found_before_anything_is_scored(tmp_path, package, two):
     out = tmp_path / "scores"
-    out.mkdir()
+    predict(package, two, out)
+    before = sorted(path.name for path in out.iterdir())
     (out / "_friends").touch()
     with raises(StorageError, out / "_friends", "--out"):
         predict(package, two, out, friend="scores")
-    assert [path.name for path in out.iterdir()] == ["_friends"]
+    assert sorted(path.name for path in out.iterdir()) == ["_friends", *before]
 
 
 def test_an_rntuple_can_have_no_friend(tmp_path, events, package):
@@ -266,6 +276,34 @@ def test_inputs_at_addresses_are_fetched_and_recorded_by_their_addresses(tmp_pat
     for path in two:
         far, own = (read_tree(friend_of(path, tmp_path / name)) for name in ("far", "near"))
         np.testing.assert_array_equal(far["log_odds_signal"], own["log_odds_signal"])
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "fact"),
+    [
+        ({"out": "full"}, StorageError, "full"),
+        ({"out": "file"}, StorageError, "file"),
+        ({"out": "others"}, StorageError, "model_digest"),
+        ({"ways": Ways(schema="nope")}, UnknownName, "'nope'"),
+        ({"ways": Ways(reader="rot")}, UnknownName, "'rot'"),
+        ({"ways": Ways(reader="root", options={"trees": "a"})}, InvalidConfig, "trees"),
+        ({"ways": Ways(selection="pt >")}, InvalidConfig, "pt >"),
+        ({"friend": "my friend"}, InvalidConfig, "my friend"),
+        ({"shift": ShiftSettings("columns", 0.05, "tau")}, ModelMismatch, "reference"),
+    ],
+)
+def test_what_no_input_can_change_is_refused_before_any_is_fetched(more, error, fact, tmp_path, package, two):
+    """The file at the address is not there: who fetched first would tell of it."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    predict(package, two, tmp_path / "others")
+    manifest = tmp_path / "others" / "_predictions.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "model_digest": "f"}))
+    given = {"out": "new", **more}
+    with raises(error, fact):
+        predict(package, ["memory://store/none.root"], tmp_path / given.pop("out"), **given)
     assert not list(tmp_path.glob(".*"))
 
 
