@@ -88,7 +88,7 @@ class Inputs:
 
     @property
     def beginnings(self) -> dict[str, JsonValue]:
-        """What may stand before the number of an event in its id, of each file with one table, by the file's SHA-256.
+        """Return what may stand before the numbers of events in their ids, by the SHA-256 of each file with one table.
 
         One text for each class that its events may have. Files whose fields make ids are left out; of datasets of ours
         it is what their manifests say.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hep_ray.console import print_text, result_console
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import HepRayError, InvalidConfig
 from hep_ray.flags import STORAGE, Data, Plugins, SearchName, Storage, TrackingUri
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ def report(
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option(help="Folder for every figure as PNG and PDF, beside the page.", show_default=False),
+        typer.Option(
+            help="Folder for every figure as PNG and PDF, and the numbers of importance and gradients as JSON.",
+            show_default=False,
+        ),
     ] = None,
     data: Data = None,
     against: Annotated[
@@ -153,7 +156,8 @@ def _print_importance(search: Stated, storage: Path, data: Path | None) -> None:
     from hep_ray.report.figures.inputs import input_importance
     from hep_ray.report.report_data import gather
 
-    found = input_importance(gather(search, storage, data))
+    gathered = gather(search, storage, data)
+    found = input_importance(gathered)
     what = metric_words(f"val_{found.metric}")
     console = result_console()
     table = Table("input", f"worse {what}", "error")
@@ -165,6 +169,24 @@ def _print_importance(search: Stated, storage: Path, data: Path | None) -> None:
         f"trial {found.trial}: {what} {found.value:.4f} on {found.events:,} validation events, and how much worse it "
         f"is where one input is another event's; {found.repeats} permutations of each. Of inputs that tell the same "
         "each stands for the other.",
+    )
+    try:
+        moved = gathered.attributions
+    except HepRayError as exc:
+        print_text(console, f"What moves the network's answer is left out: {exc}.")
+        return
+    if moved is None:  # no network
+        return
+    table = Table("input", "moves log-odds by", "error")
+    for part in moved.contributions:
+        table.add_row(part.name, f"{part.size:.4g}", f"{part.error:.2g}")
+    console.print(table)
+    add = "add up to" if moved.adds_up else "do not add up to"
+    print_text(
+        console,
+        f"Integrated gradients of {moved.events:,} validation events, without their signs. The contributions of an "
+        f"event {add} what its log-odds move: {moved.moved:.3g} on average without its sign, of which their sum misses "
+        f"{moved.missed:.2g}.",
     )
 
 

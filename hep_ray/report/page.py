@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from hep_ray.confirm.refit_result import REFIT
 from hep_ray.drawing.page import render
@@ -72,7 +74,7 @@ def write_report(
     data: Path | None = None,
     against: Sequence[str] = (),
 ) -> Report:
-    """Write the page of a search, and its figures as PNG and PDF where a folder for them is given.
+    """Write the page of a search, and where a folder is given its figures as PNG and PDF, numbers of some as JSON.
 
     Args:
         search: as it was stated.
@@ -164,13 +166,28 @@ def attach(report: Report, storage: Path, uri: str | None = None) -> str:
 
 
 def save(shown: Shown, folder: Path) -> list[Path]:
-    """Write a figure as PNG and PDF and return the files; none where there is a sentence in its place."""
+    """Write a figure as PNG and PDF, and its numbers as JSON, and return the files.
+
+    None where there is a sentence in its place; no numbers where it hands none on.
+    """
     if not isinstance(shown.drawn, Drawn):
         return []
     paths = [folder / f"{shown.name}.{kind}" for kind in ("png", "pdf")]
     for path in paths:
         shown.drawn.figure.savefig(path, dpi=DPI)
+    if shown.drawn.numbers:
+        paths.append(folder / f"{shown.name}.json")
+        write_whole(paths[-1], json.dumps(_of_json(shown.drawn.numbers), indent=1) + "\n")
     return paths
+
+
+def _of_json(value: Any) -> Any:
+    """Return a value with null for NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _of_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_of_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def what_ran(data: ReportData) -> str:

@@ -70,7 +70,7 @@ def simulate(
             workers=workers,
             overwrite=overwrite,
             settings=parse_settings(words),
-            rule=split_rule(split, None, stratified=stratify) if split or stratify else None,
+            rule=split_rule(split, None, stratified=stratify),
             progress=True,
         )
     except Interrupted as exc:

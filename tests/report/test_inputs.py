@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from hep_ray.confirm.confirmation import Contender
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.report import report_data
 from hep_ray.report.figures import FIGURES, Drawn
+from hep_ray.report.figures.inputs import input_importance
+from hep_ray.report.page import Shown, save
 from hep_ray.report.report_data import ReportData, gather
 from hep_ray.training.attribution import Attributions, Contribution
 
@@ -107,3 +112,41 @@ def test_of_too_large_a_network_there_are_none_and_the_report_says_why(
     monkeypatch.setattr(report_data, "MOST_FLOPS", report_data.MOST_FLOPS * 259 / 261)
     assert "is left out: gradients are integrated of 10 events or more" in caption(data)
     assert caption(data).endswith("of this network that is 9.")
+
+
+def test_numbers_of_gradients_are_written_beside_their_figure(make: Make, tmp_path: Path) -> None:
+    data = make("b", "s")
+    data.__dict__["attributions"] = Attributions(TWO, {}, 2.0, 0.21, 30)
+    drawn = FIGURES["integrated_gradients"].draw(data)
+    assert isinstance(drawn, Drawn)
+    files = save(Shown("integrated_gradients", "classifier", "", drawn), tmp_path)
+    assert [file.suffix for file in files] == [".png", ".pdf", ".json"]
+    found = json.loads(files[-1].read_text())
+    assert found["contributions"] == [{"name": name, "size": 1.0, "error": 0.1} for name in ("image", "met")]
+    assert (found["moved"], found["missed"], found["adds_up"]) == (2.0, 0.21, False)
+    assert (found["events"], found["log_odds_of"]) == (30, "s")
+
+
+def test_bins_of_a_class_without_events_are_null_in_the_numbers(make: Make, tmp_path: Path) -> None:
+    drawn = Drawn(Figure(), "", {"maps": {"x": [[float("nan"), 1.5]]}, "trial": "t0001"})
+    *_, file = save(Shown("maps", "classifier", "", drawn), tmp_path)
+    assert json.loads(file.read_text(), parse_constant=pytest.fail) == {
+        "maps": {"x": [[None, 1.5]]},
+        "trial": "t0001",
+    }
+
+
+def test_the_importance_of_inputs_of_a_large_model_is_left_to_who_asks_for_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make("b", "s")
+    drawn = FIGURES["inputs"].draw(data)
+    assert isinstance(drawn, Drawn)
+    asked = input_importance(data)
+    assert list(drawn.numbers["inputs"]) == [vars(one) for one in asked.inputs]
+    rows = data.validation_events(10**6)
+    passes = data.affordable(1)
+    monkeypatch.setattr(report_data, "MOST_FLOPS", report_data.MOST_FLOPS / passes)  # one pass of one event
+    assert f"{len(rows)} events or more" in caption(data, "inputs")
+    assert f"hep-ray report {data.search.name} --importance" in caption(data, "inputs")
+    assert input_importance(data) == asked

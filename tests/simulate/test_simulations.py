@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from hep_ray.cli import app
 from hep_ray.conversion.cli import parse_settings
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SplitRule
@@ -182,6 +184,13 @@ def test_refusals_come_before_any_work(tmp_path, arguments, error, facts) -> Non
     values = {"name": "mbh_sph", "events": 10, "seed": 1, "out": tmp_path / "out", **arguments}
     with raises(error, *facts):
         run.simulate(**values)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_refuses_a_split_without_a_class_by_the_default_fractions_too(tmp_path) -> None:
+    words = ["data", "simulate", "susy", "--events", "4", "--out", str(tmp_path / "out")]
+    with raises(InvalidEvents, "--split"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
 
 

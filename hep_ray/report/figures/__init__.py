@@ -9,9 +9,9 @@ no such thing, as a Pareto front of one objective.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from matplotlib.figure import Figure
 
@@ -28,10 +28,12 @@ class Drawn:
     Attributes:
         figure: drawn, in the house style.
         caption: what is shown, of which split, over how many trials or seeds.
+        numbers: that are drawn, and those of the caption, as values of JSON; empty where none are handed on.
     """
 
     figure: Figure
     caption: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
 Draw = Callable[[ReportData], "Drawn | str | None"]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from hep_ray.dataset.show.pictures import image_grid
 from hep_ray.drawing.style import colour
-from hep_ray.errors import HepRayError
+from hep_ray.errors import HepRayError, InvalidConfig
 from hep_ray.loading.augment import is_image
 from hep_ray.metrics import larger_is_better
 from hep_ray.report.figures import Drawn, figure
 from hep_ray.report.formatting import axis_label
 from hep_ray.report.plotting import panels, tag
-from hep_ray.report.report_data import ReportData
+from hep_ray.report.report_data import MOST_FLOPS, ReportData
 from hep_ray.search.naming import count_words
 from hep_ray.training.attribution import Attributions
 from hep_ray.training.importance import REPEATS, Importance, inputs_of, permutation_importance
@@ -47,12 +49,23 @@ class InputImportance:
     events: int
     repeats: int = REPEATS
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Return all of it as values of JSON."""
+        return dataclasses.asdict(self)
 
-def input_importance(data: ReportData) -> InputImportance:
+
+def input_importance(data: ReportData, *, patient: bool = True) -> InputImportance:
     """Return the importance of each input of the best model that is kept, by the first validation events.
+
+    Args:
+        data: of the report.
+        patient: ask for `FEWEST_EVENTS` events of a model so large that these take more than about a minute of two
+            cores.
 
     Raises:
         StorageError, CorruptCheckpoint: see `ReportData.kept_best`.
+        InvalidConfig: they would, and that is not to be.
     """
     trial, trained, dataset = data.kept_best
     schema = dataset.schema
@@ -60,7 +73,14 @@ def input_importance(data: ReportData) -> InputImportance:
     follows = f"test_{stated}" in metric_keys(schema) and not trained.config.trainer.decorrelate
     metric = stated if follows else "auc"
     asked = 1 + REPEATS * len(inputs_of([schema.column(name) for name in trained.model.columns]))
-    events = data.validation_events(min(MOST_EVENTS, max(FEWEST_EVENTS, data.affordable(asked))))
+    most = data.affordable(asked)
+    fewest = min(FEWEST_EVENTS, dataset.rows("val"))
+    if most < fewest and not patient:
+        raise InvalidConfig(
+            f"{fewest} events or more are asked for, within {MOST_FLOPS:.0e} FLOPs, about a minute of two cores; of "
+            f"this model that is {most}: `hep-ray report {data.search.name} --importance` takes longer and prints it"
+        )
+    events = data.validation_events(min(MOST_EVENTS, max(fewest, most)))
     value, found = permutation_importance(
         trained.model, trained.loss, events, schema, metric, half=trained.half
     )
@@ -71,7 +91,7 @@ def input_importance(data: ReportData) -> InputImportance:
 def inputs(data: ReportData) -> Drawn | str | None:
     """Bars of `input_importance`."""
     try:
-        found = input_importance(data)
+        found = input_importance(data, patient=False)
     except HepRayError as exc:
         return f"The importance of inputs is left out: {exc}."
     what = axis_label(f"val_{found.metric}")
@@ -85,6 +105,7 @@ def inputs(data: ReportData) -> Drawn | str | None:
         f"(permutation importance, {found.repeats} permutations, {found.events:,} validation events, by which the "
         "trial was chosen); error bars: statistical. Of inputs that tell the same each stands for the other, and none "
         f"looks important.{_of_the_mean(data)}{more}",
+        found.numbers,
     )
 
 
@@ -134,6 +155,21 @@ def _attributed(data: ReportData, found: Attributions) -> str:
     )
 
 
+def attribution_numbers(data: ReportData, found: Attributions) -> dict[str, Any]:
+    """Return integrated gradients as values of JSON: what each input contributes, and how far that adds up."""
+    trial, _, dataset = data.kept_best
+    schema = dataset.schema
+    return {
+        "trial": trial,
+        "log_odds_of": schema.signal if len(schema.classes) == 2 else "each event's own class",  # noqa: PLR2004
+        "events": found.events,
+        "contributions": [dataclasses.asdict(one) for one in found.contributions],
+        "moved": found.moved,
+        "missed": found.missed,
+        "adds_up": found.adds_up,
+    }
+
+
 def _of_the_mean(data: ReportData) -> str:
     """Say that a confirmation's ensemble is not what is shown, where it has one."""
     finalists = data.confirmation.finalists if data.confirmation is not None else ()
@@ -160,6 +196,7 @@ def gradients(data: ReportData) -> Drawn | str | None:
         _bars(rows, "Mean absolute contribution to the log-odds", f"{data.started.task}, validation split"),
         "How much each input contributes, without its sign; error bars: statistical; "
         f"{_attributed(data, found)}{more}",
+        attribution_numbers(data, found),
     )
 
 
@@ -187,4 +224,8 @@ def image_attributions(data: ReportData) -> Drawn | str | None:
         drawing,
         f"Mean contribution of each bin of '{name}' over the events of each class, red where it speaks for, blue where "
         f"against; {_attributed(data, found)}{beside}",
+        {
+            **attribution_numbers(data, found),
+            "maps": {image: values.tolist() for image, values in found.maps.items()},
+        },
     )
