@@ -41,6 +41,8 @@ STAMPS = "fetched.json"
 STAMPED_BY = ("size", "ETag", "mtime", "LastModified", "last_modified", "updated", "created")
 """What file systems tell of a file and changes when it does."""
 PAGES = ("http", "https")
+GONE = (404, 410)
+"""Answers of a web server that has no such file."""
 _ADDRESS = re.compile(r"(?:([^/=]+)=)?(([a-z][a-z0-9+.-]*)://.*)", re.DOTALL)
 _ANY = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\")]+")
 PATIENCE = 300
@@ -190,11 +192,19 @@ def _reading(named: str) -> Iterator[None]:
         yield
     except (HepRayError, ImportError):
         raise
-    except FileNotFoundError:
-        raise UnreadableInput(f"cannot read {named}: there is no such file") from None
+    except FileNotFoundError as exc:
+        # Also what fsspec makes of any other answer of a web server, or of none.
+        cause = exc.__cause__
+        if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in GONE:
+            raise UnreadableInput(f"cannot read {named}: there is no such file") from None
+        raise UnreadableInput(f"cannot read {named}: {_said(cause)}") from exc
     except Exception as exc:
-        said = _ANY.sub(lambda found: shown(found[0]), str(exc)) or type(exc).__name__
-        raise UnreadableInput(f"cannot read {named}: {said}") from exc
+        raise UnreadableInput(f"cannot read {named}: {_said(exc)}") from exc
+
+
+def _said(exc: BaseException) -> str:
+    """Return what an error says, without the secrets of addresses."""
+    return _ANY.sub(lambda found: shown(found[0]), str(exc)) or type(exc).__name__
 
 
 class _Stopped(HepRayError):

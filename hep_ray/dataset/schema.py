@@ -162,6 +162,11 @@ class Column(Config):
             )
 
     @property
+    def is_image(self) -> bool:
+        """Whether it is an image: it has three axes, or names its two."""
+        return len(self.shape) == IMAGE_AXES + 1 or (len(self.shape) == IMAGE_AXES and bool(self.axes))
+
+    @property
     def grid(self) -> tuple[str, ...]:
         """The axes without what a statement of them adds: of a window as of the detector, `phi` and `eta` as none.
 

@@ -292,7 +292,7 @@ class EventImage:
 
 def is_image(column: Column) -> bool:
     """Return whether a column is an image: it has three axes, or names its two."""
-    return len(column.shape) == WITH_CHANNELS or (len(column.shape) == IMAGE_AXES and bool(column.axes))
+    return column.is_image
 
 
 def images_of(columns: Sequence[Column], wanted: Collection[str]) -> dict[str, EventImage]:

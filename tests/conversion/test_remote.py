@@ -172,7 +172,11 @@ def test_passwords_and_signatures_are_used_and_not_told(server: Server, tmp_path
     [
         ("{url}/absent.parquet", UnreadableInput, ["cannot read", "absent.parquet", "no such file"]),
         ("{url}/cut.parquet", UnreadableInput, ["cannot read", "cut.parquet"]),
-        ("http://127.0.0.1:9/x.root", UnreadableInput, ["cannot read http://127.0.0.1:9/x.root"]),
+        (
+            "http://127.0.0.1:9/x.root",
+            UnreadableInput,
+            ["cannot read http://127.0.0.1:9/x.root", "Cannot connect to host"],
+        ),
         ("memory://nothing/*.root", UnreadableInput, ["memory://nothing/*.root", "no file"]),
         ("sftpp://host/x.root", InvalidConfig, ["'sftpp://'", "root", "s3"]),
         ("zip://x.csv::http://host/a.zip", InvalidConfig, ["chains"]),

@@ -21,6 +21,7 @@ from hep_ray.dataset.show import show
 from hep_ray.dataset.show.pictures import bin_edges, features_of
 from hep_ray.dataset.show.sample import draw_sample, kind_of
 from hep_ray.errors import InvalidConfig, InvalidEvents, ShardMismatch, StorageError, UnreadableInput
+from hep_ray.loading.augment import is_image
 from tests.facts import raises, tells
 
 COLUMNS = (
@@ -151,6 +152,12 @@ def test_elements_bring_their_names_and_units(folder: Path) -> None:
 )
 def test_columns_are_drawn_by_their_shape(column: Column, kind: str) -> None:
     assert kind_of(column) == kind
+
+
+def test_a_matrix_that_names_its_axes_is_an_image_here_as_in_training() -> None:
+    column = Column(name="x", shape=(6, 2), elements=("ecal", "hcal"), axes=("eta", "phi"))
+    assert is_image(column)
+    assert kind_of(column) == "image"
 
 
 def test_whole_numbers_stand_in_the_middle_of_bins() -> None:

@@ -21,18 +21,20 @@ SINGLE_EVENTS = 3
 """Events of each class whose images are drawn."""
 MOST_FEATURES = 40
 """Length of a vector up to which each element is drawn by itself."""
-MATRIX, IMAGE = 2, 3  # axes
+MATRIX = 2  # axes
 
 
 def kind_of(column: Column) -> Kind:
     """Return how a column is drawn.
 
-    A scalar or short vector: a distribution of each element. A longer vector: its mean by place. A matrix
-    with named columns, or lists: a sequence, its mean by place over the events that have the place. Another matrix, or
-    three axes: an image.
+    An image as such. A scalar or short vector: a distribution of each element. A longer vector: its mean by place. A
+    matrix with named columns, or lists: a sequence, its mean by place over the events that have the place. Another
+    matrix: as an image is.
     """
     if column.lists:
         return "sequence"
+    if column.is_image:
+        return "image"
     axes = len(column.shape)
     if axes == 0 or (axes == 1 and column.shape[0] <= MOST_FEATURES):
         return "features"
@@ -40,7 +42,7 @@ def kind_of(column: Column) -> Kind:
         return "profile"
     if axes == MATRIX and column.elements:
         return "sequence"
-    return "image" if axes <= IMAGE else "other"
+    return "image" if axes == MATRIX else "other"
 
 
 @dataclass(frozen=True)
