@@ -21,7 +21,7 @@ from hep_ray.config import Config, parse
 from hep_ray.conversion.assemble import Cut, assemble
 from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
 from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
-from hep_ray.conversion.given_tests import given_split, refuse_shared
+from hep_ray.conversion.given_tests import divided_anew, given_split, refuse_shared
 from hep_ray.conversion.images import rows_at_once
 from hep_ray.conversion.inputs import Inputs, InputTable, joined_tables, open_inputs, with_test_files
 from hep_ray.conversion.kept import KeptRuns, keep, kept
@@ -181,6 +181,7 @@ def _converted(
     notes: list[JsonValue] = [*opened.notes, *joined_tables(opened)]
     notes += renamed(columns) if not rules.columns else ()
     notes += _lost_variations(opened, rules, event_schema)
+    notes += divided_anew(opened, rule)
     if (Path(out) / MANIFEST).exists():
         notes += code_changes(Manifest.read(out).source.get("own_code"))
     source: dict[str, JsonValue] = {

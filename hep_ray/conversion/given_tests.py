@@ -54,6 +54,17 @@ def given_split(opened: Inputs, rule: SplitRule, schema: EventSchema) -> tuple[S
     return rule, schema.with_spectator(Column(name=IN_TEST_FILE, dtype="uint8"))
 
 
+def divided_anew(opened: Inputs, rule: SplitRule) -> list[str]:
+    """Say that the test files of a dataset are no longer its test split, where shares alone divide it."""
+    stated = rule.train_where is not None or rule.folds is not None or opened.test_files
+    if stated or opened.schema is None or IN_TEST_FILE not in opened.schema.spectators:
+        return []
+    keeps = f'--train-where "{IN_TEST_FILE} == 0" keeps it'
+    return [
+        f"the inputs' test split was given as files, and all events are divided anew, those of test files too: {keeps}"
+    ]
+
+
 def refuse_shared(opened: Inputs, rule: SplitRule, runs: Sequence[SortedRun], schema: EventSchema) -> None:
     """Refuse events and groups that are in a test file and in another input, and classes that either has none of.
 

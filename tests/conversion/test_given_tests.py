@@ -184,8 +184,13 @@ def test_groups_are_whole_beside_a_given_test_file(tmp_path: Path) -> None:
     assert check(dataset.folder).problems == ()
     again = [str(tmp_path / "out"), "--reader", "parquet", "--train-where", "in_test_file == 0", "--out"]
     again = ["convert", *again, str(tmp_path / "again"), "--stratify"]
-    assert CliRunner().invoke(app, again, catch_exceptions=False).exit_code == 0
+    kept = CliRunner().invoke(app, again, catch_exceptions=False)
+    assert kept.exit_code == 0
+    assert "divided anew" not in kept.output
     assert Dataset.open(tmp_path / "again").rows("test") == 200
+    anew = ["convert", str(tmp_path / "out"), "--reader", "parquet", "--out", str(tmp_path / "anew")]
+    told = CliRunner().invoke(app, anew, catch_exceptions=False).output.replace("\n", " ")
+    assert tells(told, "divided anew", '--train-where "in_test_file == 0"')
     assert check(tmp_path / "again").problems == ()
 
 
