@@ -91,6 +91,7 @@ def infer_columns(
         InvalidSchema: a field cannot become a column as it stands, or inputs lack fields that others have.
         InvalidEvents: a field is mostly numbers, and the others of its values cannot be read.
     """
+    _refuse_roles(tables, rules)
     if only:
         only = [
             *only,
@@ -151,6 +152,24 @@ def _numeric_fields(one: InputTable, rules: SchemaFile, only: Sequence[str]) -> 
                 "of lists by max_length, of arrays by pad_to, or an image of several; --columns leaves it out"
             )
     return fields
+
+
+def roles_of(rules: SchemaFile) -> list[tuple[str, str]]:
+    """Return what a schema file calls columns that are no features, and their names."""
+    roles = (("weight", rules.weight), ("group", rules.group), ("split_by", rules.split_by))
+    return [(role, name) for role, name in roles if name]
+
+
+def _refuse_roles(tables: Sequence[InputTable], rules: SchemaFile) -> None:
+    """Refuse fields of weights and groups that are not there, or are no numbers."""
+    for role, name in roles_of(rules):
+        for one in tables:
+            why, known = one.part.left_out.get(name), one.part.fields.names
+            if name not in known and why is None:
+                raise InvalidSchema(f"'{role}' names no field of {one.shown}: {unknown(name, known)}")
+            if name not in known or not is_numeric(one.part.fields.field(name).type):
+                kind = why.reason if why else "text"
+                raise InvalidSchema(f"'{role}' names '{name}' of {one.shown}, which is {kind}, and no number")
 
 
 def refusal(name: str, shown: str, why: LeftOut) -> InvalidEvents:

@@ -19,7 +19,15 @@ from pydantic import Field, FiniteFloat, JsonValue
 from hep_ray.cluster import in_tasks
 from hep_ray.config import Config, parse
 from hep_ray.conversion.assemble import Cut, assemble
-from hep_ray.conversion.columns import columns_of, fields_read, infer_columns, renamed, set_aside, with_axes
+from hep_ray.conversion.columns import (
+    columns_of,
+    fields_read,
+    infer_columns,
+    renamed,
+    roles_of,
+    set_aside,
+    with_axes,
+)
 from hep_ray.conversion.external_sort import SortedRun, SortedRunWriter
 from hep_ray.conversion.given_tests import divided_anew, given_split, refuse_shared
 from hep_ray.conversion.images import rows_at_once
@@ -325,6 +333,12 @@ def _layout(opened: Inputs, rules: SchemaFile, chosen: Choices) -> tuple[tuple[C
     first = opened.tables[0]
     columns = rules.columns or infer_columns(opened.tables, rules, chosen.columns, chosen.missing)
     made = columns_of(first.part, columns, first.shown)
+    for role, name in roles_of(rules) if rules.columns else ():
+        if name not in (known := [column.name for column in made]):
+            raise InvalidSchema(
+                f"'{role}' names a column, and the schema file makes no '{name}', only {', '.join(known)}: add "
+                f'[[columns]] with name = "{name}"'
+            )
     for one in opened.tables[1:]:
         if (other := columns_of(one.part, columns, one.shown)) != made:
             differing = next(left.name for left, right in zip(made, other, strict=True) if left != right)

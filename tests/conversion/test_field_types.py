@@ -459,3 +459,16 @@ def test_commas_that_may_divide_thousands_are_asked_about(tmp_path: Path) -> Non
     path = text(*["1,234"] * (EVENTS - 1), "0,5", delimiter=";")(tmp_path)  # no thousands are written so
     made(path, "text", tmp_path / "other")
     np.testing.assert_allclose(values(tmp_path / "other", "x").max(), 1.234, rtol=1e-6)
+
+
+@pytest.mark.parametrize("flag", ["weight", "split_by"])
+def test_a_role_of_a_field_that_is_not_there_or_is_no_number_is_named(flag: str, tmp_path: Path) -> None:
+    path = text(*WORDS)(tmp_path)
+    with raises(InvalidSchema, f"'{flag}'", "'nope'", path, "pt"):
+        made(path, "text", tmp_path / "out", **{flag: "nope"})
+    with raises(InvalidSchema, f"'{flag}'", "'x'", path, "text", "no number"):
+        made(path, "text", tmp_path / "out", **{flag: "x"})
+    stated = {"reader": "text", "label": {"from": "field", "field": "label"}, "columns": [{"name": "pt"}]}
+    schema = SchemaFile.model_validate({**stated, flag: "x"})
+    with raises(InvalidSchema, f"'{flag}'", "'x'", '[[columns]] with name = "x"'):
+        convert([path], None, ["bg", "sig"], tmp_path / "out", schema=schema)
