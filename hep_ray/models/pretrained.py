@@ -30,10 +30,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.vgg import cfgs, make_layers
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.models import SchemaLike, model
@@ -153,7 +151,9 @@ class PretrainedResNet34(Pretrained):
     """ResNet34 of torchvision."""
 
     def __init__(self, config: PretrainedConfig, schema: SchemaLike) -> None:
-        network = torchvision.models.resnet34(weights=None)
+        from torchvision.models import resnet34  # with torch's compiler, which takes seconds
+
+        network = resnet34(weights=None)
         super().__init__(config, schema, "pretrained_resnet34", network, "resnet34-b627a593.pth")
 
 
@@ -162,7 +162,9 @@ class PretrainedResNet50(Pretrained):
     """ResNet50 of torchvision."""
 
     def __init__(self, config: PretrainedConfig, schema: SchemaLike) -> None:
-        network = torchvision.models.resnet50(weights=None)
+        from torchvision.models import resnet50
+
+        network = resnet50(weights=None)
         super().__init__(config, schema, "pretrained_resnet50", network, "resnet50-11ad3fa6.pth")
 
 
@@ -194,6 +196,8 @@ class BilinearCnn(ImageModel):
     """
 
     def __init__(self, config: BilinearCnnConfig, schema: SchemaLike) -> None:
+        from torchvision.models.vgg import cfgs, make_layers
+
         super().__init__(config, schema)
         check_colours("bilinear_cnn", self.image)
         size = self.image.size

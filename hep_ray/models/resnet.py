@@ -39,16 +39,17 @@ holes and sphalerons (Grefsrud et al., arXiv:2310.15227):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torchvision
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.image import ImageConfig, ImageInput, ImageModel, flat_features, output_size
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 STEM_CHANNELS = 64
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -196,7 +197,7 @@ LARGE_IMAGE = 40
 """Pixels of the shorter side from which an image bears the fourfold reduction of the large stem."""
 
 
-def fit_stem(network: torchvision.models.ResNet, image: ImageInput, stem: Stem) -> None:
+def fit_stem(network: ResNet, image: ImageInput, stem: Stem) -> None:
     """Replace the first convolution by one of the image's channels, and drop the reduction where it is small."""
     small = stem == "small" or (stem == "auto" and min(image.size) < LARGE_IMAGE)
     width = network.conv1.out_channels
@@ -223,8 +224,10 @@ class ResNet18(ImageModel):
     """Basic blocks 2, 2, 2, 2."""
 
     def __init__(self, config: ResNet18Config, schema: SchemaLike) -> None:
+        from torchvision.models import resnet18  # with torch's compiler, which takes seconds
+
         super().__init__(config, schema)
-        self.network = torchvision.models.resnet18(weights=None, num_classes=len(schema.classes))
+        self.network = resnet18(weights=None, num_classes=len(schema.classes))
         fit_stem(self.network, self.image, config.stem)
 
 
@@ -250,6 +253,8 @@ class WideResNet(ImageModel):
     """Four stages of bottlenecks that are `widening` times as wide within."""
 
     def __init__(self, config: WideResNetConfig, schema: SchemaLike) -> None:
+        from torchvision.models.resnet import Bottleneck, ResNet
+
         super().__init__(config, schema)
         self.network = ResNet(
             Bottleneck,

@@ -33,11 +33,9 @@ from __future__ import annotations
 
 from typing import Self
 
-import torchvision
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.convnext import CNBlockConfig
 
 from hep_ray.models import SchemaLike, model
 from hep_ray.models.image import ImageConfig, ImageModel, check_size
@@ -71,6 +69,11 @@ class ConvNext(ImageModel):
     """
 
     def __init__(self, config: ConvNextConfig, schema: SchemaLike) -> None:
+        from torchvision.models.convnext import (  # with torch's compiler, which takes seconds
+            CNBlockConfig,
+            ConvNeXt,
+        )
+
         super().__init__(config, schema)
         side = config.patch_size * 2 ** (config.stages - 1)
         check_size("convnext", (self.image.size[0] // side, self.image.size[1] // side), self.image)
@@ -79,9 +82,7 @@ class ConvNext(ImageModel):
             CNBlockConfig(width, following, depth)
             for width, following, depth in zip(widths, [*widths[1:], None], DEPTHS, strict=False)
         ]
-        self.network = torchvision.models.ConvNeXt(
-            settings, config.stochastic_depth, num_classes=len(schema.classes)
-        )
+        self.network = ConvNeXt(settings, config.stochastic_depth, num_classes=len(schema.classes))
         stem = nn.Conv2d(self.image.channels, config.width, config.patch_size, config.patch_size)
         nn.init.trunc_normal_(stem.weight, std=INITIAL_SPREAD)
         nn.init.zeros_(stem.bias)  # type: ignore[arg-type]
@@ -110,9 +111,11 @@ class DenseNet(ImageModel):
     """
 
     def __init__(self, config: DenseNetConfig, schema: SchemaLike) -> None:
+        from torchvision import models
+
         super().__init__(config, schema)
         check_size("densenet", (self.image.size[0] // 4, self.image.size[1] // 4), self.image)
-        self.network = torchvision.models.DenseNet(
+        self.network = models.DenseNet(
             growth_rate=config.growth,
             block_config=(config.block_layers,) * 3,
             num_init_features=2 * config.growth,
@@ -156,11 +159,13 @@ class SmallVisionTransformer(ImageModel):
     """Patches of the image as tokens."""
 
     def __init__(self, config: VisionTransformerConfig, schema: SchemaLike) -> None:
+        from torchvision.models import VisionTransformer
+
         super().__init__(config, schema)
         height, width = self.image.size
         side = -(-max(height, width) // config.patch_size) * config.patch_size
         self.padding = (0, side - width, 0, side - height)
-        self.network = torchvision.models.VisionTransformer(
+        self.network = VisionTransformer(
             image_size=side,
             patch_size=config.patch_size,
             num_layers=config.encoder_layers,

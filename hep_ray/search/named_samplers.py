@@ -26,7 +26,6 @@ from optuna.samplers import (
     TPESampler,
 )
 from optuna.trial import FrozenTrial
-from scipy.stats import qmc
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.search.space import Space
@@ -111,6 +110,8 @@ class SobolSampler(BaseSampler):
     """
 
     def __init__(self, names: list[str], seed: int, place: int) -> None:
+        from scipy.stats import qmc  # which takes a second
+
         engine = qmc.Sobol(max(len(names), 1), scramble=True, rng=seed)
         if place:
             engine.fast_forward(place)

@@ -18,7 +18,6 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
 from hep_ray.tracking.records import Status
 
@@ -178,6 +177,8 @@ class StoppingASHA(_Rungs):
         pairs = [(self._values[rung][name][0], value[0]) for name, value in later.items()]
         if len(pairs) < 2:  # noqa: PLR2004 - of one trial there is no ranking
             return math.nan, len(pairs)
+        from scipy.stats import rankdata  # which takes a second
+
         ranks = rankdata(pairs, axis=0)
         equal = bool((ranks == ranks[0]).all(axis=0).any())
         return 0.0 if equal else float(np.corrcoef(ranks.T)[0, 1]), len(pairs)

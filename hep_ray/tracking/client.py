@@ -22,6 +22,7 @@ from hep_ray.flags import typed
 from hep_ray.masking import mask
 from hep_ray.tracking.journal import FILE_NAME
 from hep_ray.tracking.records import SearchStarted
+from hep_ray.tracking.tables import keep_tables, lay_tables
 
 SQLITE = "sqlite:///"
 QUOTED = "sqlite+pysqlite"
@@ -143,8 +144,13 @@ def open_client(uri: str, artifacts: Path | None = None) -> Any:
     # Two searches that start at once must not both make the tables of a new database.
     try:
         with lock(file.parent, "one process opens a database at a time", CREATION_SECONDS):
+            new = not os.path.lexists(file)  # a link may lead to where nothing is yet
+            laid = new and lay_tables(file)
             correct_addresses(file, artifacts)
-            return make(tracking_uri=uri)
+            client = make(tracking_uri=uri)
+            if new and not laid:
+                keep_tables(file)
+            return client
     except StorageHeld as exc:
         raise TrackingUnavailable(f"cannot open {uri}: {exc}") from None
 

@@ -17,7 +17,6 @@ from typing import Self
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.models import Model
@@ -32,6 +31,8 @@ def model_cost(model: Model, schema: EventSchema, device: torch.device | str = "
         schema: of its events.
         device: of the model.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # with Triton, a third of a second
+
     columns = [schema.column(name) for name in model.columns]
     real = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
     dtypes = [getattr(torch, one.dtype) for one in columns]

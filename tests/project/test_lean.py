@@ -25,12 +25,14 @@ HEAVY = {
         "onnxruntime",
         "uproot",
     ),
-    *("lightgbm", "safetensors", "polars", "sqlalchemy"),
+    *("lightgbm", "safetensors", "polars", "sqlalchemy", "torchvision", "triton"),
 }
 OF_MLFLOW = {"sqlalchemy"}
 """Module that looks whether a file is a database of MLflow's."""
 OF_A_SPACE = {"optuna"}
 """Package whose distributions a space is made of."""
+OF_A_MODEL = {"torch"}
+"""Package whose modules models are: without torchvision, which brings torch's compiler along."""
 TABLE = {"title": "Losses", "rows": ["loss"], "metrics": ["val_auc"]}
 
 SCRIPT = """
@@ -83,6 +85,7 @@ DONE = {
     "components metric": set(),
     "components reader": set(),
     "searches/toy.py --help": OF_A_SPACE,
+    "components model": OF_A_MODEL,
 }
 """What needs none of it for its work → what heavy it may import."""
 
