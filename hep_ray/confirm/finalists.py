@@ -30,6 +30,7 @@ class Configuration:
     Attributes:
         trials: at least one, by number.
         value: mean over the trials of the search's metric, each at its best epoch; of folds see `SearchState.offset`.
+            Where a search trains again what would lead, those that completed are in it alone, as in its ranking.
         breaks: whether the model of one of them breaks a constraint of the search.
     """
 
@@ -79,9 +80,10 @@ def configurations(state: SearchState) -> list[Configuration]:
     sign = -1 if started.mode == "max" else 1
     made = []
     for trials in groups.values():
-        best = [trial.best(started.metric, started.mode) for trial in trials]
+        scored = (state.seeds_of(trials[0]) if state.repeats > 1 else []) or trials
+        best = [trial.best(started.metric, started.mode) for trial in scored]
         value = statistics.fmean(metrics[started.metric] for metrics in best if metrics is not None)
-        value -= state.offset(trials)
+        value -= state.offset(scored)
         made.append(Configuration(tuple(trials), value, any(map(state.breaks, trials))))
 
     def place(one: Configuration) -> tuple[bool, bool, bool, float, int]:

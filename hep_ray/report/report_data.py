@@ -276,8 +276,8 @@ def gather(
     scores = None
     if dataset is not None:  # what is divided by was named, so that it is refused and not left out
         judged = _judged(bare, dataset, notes)
-        divisions = _divisions(judged, against, confirmed=confirmation is not None)
-        scores = _scores(bare, judged, divisions, notes)
+        divisions = _divisions(judged or dataset, against, confirmed=confirmation is not None)
+        scores = None if judged is None else _scores(bare, judged, divisions, notes)
     return dataclasses.replace(bare, scores=scores, notes=tuple(notes))
 
 
@@ -362,13 +362,21 @@ def _study(folder: Path, name: str, notes: list[str]) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=sqlite_uri(path))
 
 
-def _judged(data: ReportData, dataset: Dataset, notes: list[str]) -> Dataset:
-    """Return whose events scores are of: of an unconfirmed search by folds those of the best trial's fold."""
+def _judged(data: ReportData, dataset: Dataset, notes: list[str]) -> Dataset | None:
+    """Return whose events scores are of: of an unconfirmed search by folds those of the best trial's fold.
+
+    None where the fold is not there, or not whole.
+    """
     if data.confirmation is not None or not data.started.folds:
         return dataset
     fold = data.best.started.fold
+    try:
+        judged = data.judged(data.best)
+    except HepRayError as exc:
+        notes.append(f"Figures of scores are left out: {exc}.")
+        return None
     notes.append(f"Scores are of the events that validate in fold {fold} of {data.started.folds}.")
-    return data.judged(data.best)
+    return judged
 
 
 def _of_fold(groups: Sequence[Group], fold: int) -> tuple[Group, ...]:

@@ -37,7 +37,7 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import SamplerOfDraws
 from hep_ray.search.options import SearchOptions, in_words
 from hep_ray.search.space import Space
-from hep_ray.search.state import ENDLESS, SearchState, TrialState, trials_in_words
+from hep_ray.search.state import ENDLESS, SearchState, TrialState, counted, trials_in_words
 from hep_ray.tracking.records import OF_PARAMETERS, SearchStarted, TrialStarted
 from hep_ray.training.config import TrialConfig
 
@@ -100,7 +100,7 @@ def to_repeat(
         if not used or state.fell(used[0]) or state.breaks(used[0]):
             continue
         mean = sign * (statistics.fmean(objectives(trial, search)[0] for trial in used) - state.offset(used))
-        if len(ended) >= repeats or (ended and not used[0].started.fold and seedless(ended[0])):
+        if counted(ended) >= repeats or (ended and not used[0].started.fold and seedless(ended[0])):
             leader = max(leader or (-math.inf, ""), (mean, used[0].trial_id), key=lambda one: one[0])
         elif _takes(trials, repeats, left, at_once=at_once):
             found = max(
@@ -110,20 +110,19 @@ def to_repeat(
         return None
     mean, trials, first = found
     ended = [trial for trial in trials if trial.status == "completed"]
-    begun = len(ended) + sum(trial.status == "running" for trial in trials)
+    begun = counted([trial for trial in trials if trial.status in {"completed", "running"}])
     ahead = f"ahead of {sign * leader[0]:.4g} of {leader[1]}" if leader else "the best so far"
     if not ended:
         return first, f"to be trained again if it stays best: {sign * mean:.4g} is {ahead}"
-    kind, number = "fold" if first.started.fold else "seed", len(ended)
+    kind, number = "fold" if first.started.fold else "seed", counted(ended)
     of = f"{first.trial_id} has" if number == 1 else f"{number} {kind}s have"
     return first, f"{kind} {begun + 1} of {repeats}: {of} {sign * mean:.4g}, {ahead}"
 
 
 def _takes(trials: Sequence[TrialState], repeats: int, left: float, *, at_once: bool) -> bool:
     """Return whether a configuration may be trained once more now, and as often as it has to be by then."""
-    running = sum(trial.status == "running" for trial in trials)
-    ended = sum(trial.status == "completed" for trial in trials)
-    needed = repeats - ended - running
+    running = any(trial.status == "running" for trial in trials)
+    needed = repeats - counted([trial for trial in trials if trial.status in {"completed", "running"}])
     return 0 < needed <= left and (at_once or not running) and len(trials) < 2 * repeats
 
 
@@ -154,11 +153,14 @@ def trained_again(first: TrialState, reason: str, state: SearchState, folds: int
 
 
 def next_fold(params: Mapping[str, Any], folds: int | None, state: SearchState) -> int:
-    """Return the first of the folds on which a configuration has the fewest trainings that did not fail; 0 of none."""
+    """Return the first of the folds on which a configuration has the fewest trainings; 0 where there are no folds.
+
+    Those that failed, or that were stopped before their last epoch, do not count: they judge nothing on their fold.
+    """
     if not folds:
         return 0
     alike = [trial for trial in state.drawn() if trial.started.params == params]
-    counts = Counter(trial.started.fold for trial in alike if trial.status != "failed")
+    counts = Counter(trial.started.fold for trial in alike if trial.status not in {"failed", "stopped"})
     return min(range(1, folds + 1), key=lambda fold: counts[fold])
 
 

@@ -39,7 +39,7 @@ from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
 from hep_ray.search.sampler import JournalSearcher
-from hep_ray.search.state import SearchState, judge
+from hep_ray.search.state import SearchState, counted, judge
 from hep_ray.search.trial import TrialJob
 from hep_ray.search.worker_group import trainable
 from hep_ray.tracking.journal import Journal
@@ -88,7 +88,7 @@ class SearchResult:
         if started is None or self.state.repeats == 1:
             return ""
         best = next(iter(self.state.ranked(started.metric, started.mode)), None)
-        most, seeds = self.state.repeats, 0 if best is None else len(self.state.seeds_of(best))
+        most, seeds = self.state.repeats, 0 if best is None else counted(self.state.seeds_of(best))
         if best is None or seeds >= most or (seedless(best) and not started.folds):
             return ""
         kind = "folds" if started.folds else "seeds"

@@ -176,7 +176,8 @@ class SearchState:
     _alike: dict[str, list[TrialState]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Configuration → its trials, which differ in their seed."""
     _pooled: tuple[int, Pooled] = field(default=(-1, Pooled()), init=False, repr=False, compare=False)
-    """Records that were looked at, and what they tell of configurations that were trained several times."""
+    """Trials that had ended, and what they tell of configurations that were trained several times."""
+    _ended: int = field(default=0, init=False, repr=False, compare=False)
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -226,6 +227,7 @@ class SearchState:
             self.finished = False
         elif isinstance(record, OfTrial):
             self.trials[record.trial_id].take(record)
+            self._ended += isinstance(record, TrialFinished)
         elif isinstance(record, CodeAccepted):
             self.accepted = record
         elif isinstance(record, NoGainLeft):
@@ -298,7 +300,7 @@ class SearchState:
 
     def partial(self, trial: TrialState) -> bool:
         """Return whether a search has folds, and not all of them have trained a trial's configuration."""
-        return bool(self.started and self.started.folds) and len(self.seeds_of(trial)) < self.repeats
+        return bool(self.started and self.started.folds) and counted(self.seeds_of(trial)) < self.repeats
 
     @property
     def repeats(self) -> int:
@@ -308,9 +310,9 @@ class SearchState:
     @property
     def pooled(self) -> Pooled:
         """Pool the configurations that were trained several times; empty of a search that trains none so."""
-        if self.started is not None and self.repeats > 1 and self._pooled[0] != len(self.records):
+        if self.started is not None and self.repeats > 1 and self._pooled[0] != self._ended:
             found = pooled(map(self._trainings, map(self._completed, self._alike.values())))
-            self._pooled = len(self.records), found
+            self._pooled = self._ended, found
         return self._pooled[1]
 
     def penalty(self, trial: TrialState) -> float:
@@ -341,6 +343,11 @@ class SearchState:
         metric, mode = self.started.metric, self.started.mode
         found = ((one.started.fold, one.best(metric, mode)) for one in trials)
         return [(fold, best[metric]) for fold, best in found if best]
+
+
+def counted(trials: Sequence[TrialState]) -> int:
+    """Return how many trainings of a configuration count towards `repeats`: of those on folds one on each."""
+    return len({one.started.fold or one.trial_id for one in trials})
 
 
 def _configuration(trial: TrialState) -> str:

@@ -102,6 +102,7 @@ class Workplace:
         scheduler: str = "none",
         references: Sequence[dict[str, Any]] = (),
         repeats: int = 1,
+        folds: int | None = None,
     ) -> None:
         with Journal(self.folder) as journal:
             journal.append(
@@ -109,7 +110,7 @@ class Workplace:
                     time=1e9, search=self.search.name, search_id="abc", dataset_fingerprint=self.fingerprint,
                     task="toy", metric="val_accuracy", mode="max",
                     second_objective=self.search.second_objective, epochs=3, sampler="grid",
-                    scheduler=scheduler, points_to_evaluate=list(references), seed=0, repeats=repeats,
+                    scheduler=scheduler, points_to_evaluate=list(references), seed=0, repeats=repeats, folds=folds,
                     space={"learning_rate": "0.0001 … 0.01 (log)"},
                     options={"data": str(self.data)}, provenance={"git_commit": "c0ffee", "command": "python <s>.py"},
                 )
@@ -117,7 +118,10 @@ class Workplace:
             for number, (params, seed, accuracies, status) in enumerate(trials):
                 name = f"t{number:04d}"
                 chosen = {**PARAMS, **params}
-                journal.append(TrialStarted(time=1e9, trial_id=name, number=number, params=chosen, seed=seed))
+                fold = seed + 1 if folds else 0
+                journal.append(
+                    TrialStarted(time=1e9, trial_id=name, number=number, params=chosen, seed=seed, fold=fold)
+                )
                 for epoch, accuracy in enumerate(accuracies, 1):
                     journal.append(
                         EpochFinished(time=1e9, trial_id=name, metrics=epoch_metrics(epoch, accuracy))

@@ -259,6 +259,18 @@ def test_a_dataset_that_is_gone_is_noted(workplace: Callable[..., Any], tmp_path
     assert not scores.confirmed
 
 
+def test_folds_that_are_gone_are_noted(workplace: Callable[..., Any]) -> None:
+    place = workplace()
+    place.write_journal(folds=3)
+    report = gather(place.search, place.storage)
+    assert report.scores is None
+    (note,) = [note for note in report.notes if note.startswith("Figures of scores are left out")]
+    assert tells(note, place.folder / "folds")
+    assert "Figures of scores are left out" in page(report, [], place.storage)
+    with raises(UnknownName, "nothing"):
+        gather(place.search, place.storage, against=["nothing"])
+
+
 def test_a_confirmation_of_another_search_is_left_out(workplace: Callable[..., Any]) -> None:
     place = workplace()
     place.write_journal()

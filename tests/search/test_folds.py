@@ -13,14 +13,14 @@ from hep_ray.confirm.finalists import configurations
 from hep_ray.errors import InvalidConfig
 from hep_ray.report.groups import groups_of
 from hep_ray.search.definition import Preset, Search, Stated
-from hep_ray.search.draws import IN_FOLDS, to_repeat, why_not_ahead
+from hep_ray.search.draws import IN_FOLDS, next_fold, to_repeat, trained_again, why_not_ahead
 from hep_ray.search.leaderboard import leaderboard
 from hep_ray.search.means import pooled
 from hep_ray.search.notebook import leaderboard_html
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.space import Choice, Space
 from hep_ray.search.state import SearchState
-from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted
+from hep_ray.tracking.records import EpochFinished, Record, Status, TrialFinished, TrialStarted
 from tests.facts import raises
 from tests.search.simulated import RANGES, Simulated, height
 from tests.search.test_constraints import started
@@ -143,8 +143,8 @@ def test_the_fit_is_that_of_a_design_matrix_and_the_spread_that_of_its_residuals
     assert found.spread == pytest.approx(0.1, rel=0.2)
 
 
-def told(trials: dict[str, tuple[str, int, float]]) -> SearchState:
-    """Trial → first of its configuration, fold and value; all completed."""
+def told(trials: dict[str, tuple[str, int, float]], stopped: tuple[str, ...] = ()) -> SearchState:
+    """Trial → first of its configuration, fold and value; all completed but those that were stopped."""
     records: list[Record] = [started(folds=3, repeats=3)]
     for number, (name, (first, fold, value)) in enumerate(trials.items()):
         params = {"model": "mlp", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": len(first)}
@@ -154,7 +154,8 @@ def told(trials: dict[str, tuple[str, int, float]]) -> SearchState:
         )
         metrics = {"epoch": 1, "val_auc": value, "epoch_seconds": 1.0}
         records += [begun, EpochFinished(time=0, trial_id=name, metrics=metrics)]
-        records.append(TrialFinished(time=0, trial_id=name, status="completed"))
+        end: Status = "stopped" if name in stopped else "completed"
+        records.append(TrialFinished(time=0, trial_id=name, status=end))
     return SearchState.fold(records)
 
 
@@ -199,6 +200,51 @@ def test_a_ranking_allows_for_the_folds_that_each_had() -> None:
     )
     assert found is not None
     assert (found[0].trial_id, found[1]) == ("bb", "fold 3 of 3: 2 folds have 0.85, ahead of 0.83 of a")
+
+
+TOY = Search(name="toy", task="toy", title="", space=RANGES, presets={}, metric="val_auc")
+
+
+def test_a_training_that_was_stopped_is_had_again_on_its_own_fold() -> None:
+    """As a time budget leaves it: three trainings on two folds lead nothing, and fold 2 is what is trained next."""
+    trials = {"a": ("a", 1, 0.80), "a-2": ("a", 2, 0.90), "a-3": ("a", 3, 0.85)}
+    state = told(trials, stopped=("a-2",))
+    assert next_fold(state.trials["a"].started.params, 3, state) == 2
+    found = to_repeat(state, TOY, 3)
+    assert found is not None
+    assert found[1] == "fold 3 of 3: 2 folds have 0.825, the best so far"
+    assert trained_again(*found, state, 3).fold == 2
+    again = told({**trials, "a-4": ("a", 1, 0.95)}, stopped=("a-2",))
+    assert again.partial(again.trials["a"])
+    assert to_repeat(again, TOY, 3) is not None
+    behind = told(
+        {**trials, "a-4": ("a", 1, 0.95), **{f"bb{k}": ("bb", k, 0.5) for k in (1, 2, 3)}}, ("a-2",)
+    )
+    assert behind.ranked("val_auc", "max")[0].trial_id.startswith("bb")
+
+
+def test_what_was_stopped_is_in_no_mean_of_finalists() -> None:
+    """By hand: a has 0.80 and 0.85; its third training, which was stopped at 0.10, ranks it nowhere."""
+    state = told({"a": ("a", 1, 0.80), "a-2": ("a", 2, 0.10), "a-3": ("a", 3, 0.85)}, stopped=("a-2",))
+    (one,) = configurations(state)
+    assert one.value == pytest.approx(0.825)
+    assert one.value == pytest.approx(state.mean(state.trials["a"], "val_auc", "max")[0])
+
+
+def test_effects_of_folds_are_fitted_anew_when_a_training_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+    monkeypatch.setattr("hep_ray.search.state.pooled", lambda one: fits.append(1) or pooled(one))
+    state = told(EXACT)
+    assert state.pooled.effects
+    begun = state.trials["a"].started.model_copy(update={"trial_id": "a-4", "number": 9})
+    metrics = {"epoch": 1, "val_auc": 0.8, "epoch_seconds": 1.0}
+    for record in (begun, EpochFinished(time=0, trial_id="a-4", metrics=metrics)):
+        state.apply(record)
+        assert state.pooled.effects
+    assert len(fits) == 1
+    state.apply(TrialFinished(time=0, trial_id="a-4", status="completed"))
+    assert state.pooled.effects
+    assert len(fits) == 2
 
 
 def test_folds_that_contradict_something_are_refused(tmp_path: Any) -> None:
