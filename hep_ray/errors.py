@@ -109,6 +109,10 @@ class NonFiniteLoss(HepRayError):
     """The loss became NaN or infinite; the message names the epoch, the step and the learning rate."""
 
 
+class NotDeterministic(InputError):
+    """A training that is to be deterministic has an operation without a deterministic form; the message names it."""
+
+
 class CorruptCheckpoint(HepRayError):
     """A checkpoint cannot be read back, or belongs to another trial."""
 

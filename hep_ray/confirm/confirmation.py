@@ -326,7 +326,9 @@ def made_by(search_folder: Path, *more: str, data: Path | None = None) -> str:
     options = {} if started is None else started.options
     flags = {flag: options.get(flag) for flag in ("top", "seeds", "baseline", "level")}
     ensemble = ("--ensemble",) if options.get("ensemble") else ()
-    words = ("hep-ray", "confirm", search_folder.name, *ensemble, *more)
+    asked: dict[Any, tuple[str, ...]] = {True: ("--deterministic",), False: ("--no-deterministic",)}
+    deterministic = asked.get(options.get("deterministic"), ())
+    words = ("hep-ray", "confirm", search_folder.name, *ensemble, *deterministic, *more)
     return typed(*words, storage=search_folder.parent, data=data, **flags)
 
 

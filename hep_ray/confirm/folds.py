@@ -207,6 +207,11 @@ class FoldsPlan:
         """Seconds that an epoch may take."""
         return self.options.as_in_search(self.started).epoch_timeout
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether operations without a deterministic form are refused."""
+        return self.options.as_in_search(self.started).deterministic
+
     def fold(self, rule: SplitRule) -> FoldPlan:
         """Return the plan of a fold, whose dataset is made where it is not there.
 
@@ -230,6 +235,7 @@ class FoldsPlan:
             mode=self.started.mode,
             keep=1,
             epoch_timeout=self.epoch_timeout,
+            deterministic=self.deterministic,
             plugins=self.plugins,
             started=self.started,
             source=self.source,

@@ -100,6 +100,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         mode=state.started.mode,
         keep=trainings,
         epoch_timeout=options.as_in_search(state.started).epoch_timeout,
+        deterministic=options.as_in_search(state.started).deterministic,
         plugins=plugins,
         fuse=options.fuse,
         started=state.started,
@@ -272,6 +273,7 @@ class RetrainingPlan(TrainingPlan):
             "scheduler": "none",
             "workers_per_trial": self.started.workers_per_trial,
             "weights": self.started.weights,
+            "deterministic": self.deterministic,
         }
 
     @property
@@ -393,7 +395,7 @@ class ConfirmPlan(RetrainingPlan):
     seeds: tuple[int, ...]
     given: ConfirmOptions
     breaking: tuple[str, ...] = ()
-    deciding: ClassVar[tuple[str, ...]] = ("top", "seeds", "baseline", "ensemble")
+    deciding: ClassVar[tuple[str, ...]] = ("top", "seeds", "baseline", "ensemble", "deterministic")
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -431,6 +433,7 @@ class ConfirmPlan(RetrainingPlan):
     @property
     def told(self) -> dict[str, Any]:
         """Return options, title and tags of the first record."""
+        deterministic = self.given.deterministic
         return {
             "options": {
                 "top": self.given.top,
@@ -438,6 +441,7 @@ class ConfirmPlan(RetrainingPlan):
                 "baseline": self.given.baseline,
                 "level": self.given.level,
                 **({"ensemble": True} if self.members else {}),
+                **({} if deterministic is None else {"deterministic": deterministic}),
                 "data": str(self.dataset.folder.resolve()),
             },
             "title": f"{self.started.search} (confirmation)",

@@ -205,6 +205,7 @@ def prepare_refit(options: AfterSearch, *, hashes: Hashes = "once") -> RefitPlan
         mode=started.mode,
         keep=1,
         epoch_timeout=options.as_in_search(started).epoch_timeout,
+        deterministic=options.as_in_search(started).deterministic,
         plugins=plugins,
         until=best_epoch([run.epoch for run in candidate.runs]),
         started=started,

@@ -276,6 +276,7 @@ def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
         others=open_others(plan.others, resources.ingest, "val"),
         epochs=plan.epochs,
         until=plan.until,
+        deterministic=plan.deterministic,
         metric=plan.metric,
         mode=plan.mode,
         cpus=resources.cpus_per_trial,

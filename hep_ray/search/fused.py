@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from hep_ray.errors import CannotConfirm, InvalidConfig
@@ -186,7 +185,7 @@ class FusedProcess:
 
     def __init__(self, job: TrialJob) -> None:
         load(job.plugins)
-        torch.set_num_threads(job.cpus)
+        job.begin()
         self._job = job
         self._runs: dict[str, tuple[TrialRun, OwnRandom]] = {}
 

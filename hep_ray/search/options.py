@@ -169,6 +169,14 @@ READERS_FLAG = typer.Option(
 )
 
 
+DETERMINISTIC_FLAG = typer.Option(
+    "--deterministic/--no-deterministic",
+    help="Train by operations that give the same numbers each time, slower on GPUs; a trial that has others fails, "
+    "naming one.",
+    show_default=False,
+)
+
+
 def check_fuse_flag(fuse: str, error: type[HepRayError]) -> None:
     """Refuse what is neither `auto` nor `off` nor a number of trainings, by an error of this class."""
     if fuse not in ("auto", "off") and not (fuse.isdecimal() and int(fuse) > 1):
@@ -230,6 +238,7 @@ class SearchOptions:
     )
     readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
     fuse: Annotated[str, FUSE_FLAG, Resume.MAY_CHANGE] = "auto"
+    deterministic: Annotated[bool, DETERMINISTIC_FLAG, Resume.MUST_MATCH] = False
     watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
     learn_from: Annotated[list[str] | None, LEARN_FROM_FLAG] = None
     constraint: Annotated[list[str] | None, CONSTRAINT_FLAG] = None
@@ -355,6 +364,7 @@ class AfterSearch:
     cache: Annotated[Cache | None, CACHE_FLAG, AS_IN_SEARCH] = None
     memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, AS_IN_SEARCH] = None
     readers: Annotated[int | None, READERS_FLAG, AS_IN_SEARCH] = None
+    deterministic: Annotated[bool | None, DETERMINISTIC_FLAG, AS_IN_SEARCH] = None
     allow_unfinished: Annotated[
         bool,
         typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),

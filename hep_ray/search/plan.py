@@ -19,13 +19,13 @@ from hep_ray.dataset.other_events import differs, other_datasets
 from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
 from hep_ray.flags import STORAGE
 from hep_ray.masking import mask
-from hep_ray.models import is_fitted
 from hep_ray.plugins import Plugin, differences, import_named, places, registered, summary
 from hep_ray.search.constraints import ModelLimits, Share, check_limits, resumed_limits, words_of
 from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Mode, Preset, Search, stated_by
 from hep_ray.search.draws import budget_in_words, total_trials, why_not_ahead
 from hep_ray.search.fused import OFF, chosen_fuse, seconds_shared, together_in_words
+from hep_ray.search.hardware import determinism_rows, in_precision
 from hep_ray.search.length_checks import check_averages, check_end, check_folds
 from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
@@ -49,7 +49,6 @@ from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 from hep_ray.training.checkpoint import KEEP_BEST
 from hep_ray.training.evaluation import ranking_variations
-from hep_ray.training.precision import chosen_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +74,7 @@ class TrainingPlan(ABC):
         fuse: most trials that are trained as one network, `auto` or `off`.
         until: epoch after which a trial ends, with that epoch's model kept; None is the last, with the best one's.
         folds: parts of the training and validation events that take turns to validate; None where they do not.
+        deterministic: whether operations without a deterministic form are refused.
         to_go_on: what to type after an interruption.
     """
 
@@ -96,6 +96,7 @@ class TrainingPlan(ABC):
     fuse: str = OFF
     until: int | None = None
     folds: int | None = None
+    deterministic: bool = False
     to_go_on: str = "run the same script with --resume"
 
     @property
@@ -163,6 +164,7 @@ class SearchPlan(TrainingPlan):
         yield "goal", f"{self.mode} {self.metric}"
         yield "cluster", describe()
         yield "resources", f"{self.resources}{together_in_words(self.fuse)}"
+        yield from determinism_rows(self.deterministic)
         yield "patience", f"an epoch may take {in_words(self.epoch_timeout)}"
         yield "events", str(self.resources.ingest)
         yield "storage", str(self.folder)
@@ -498,45 +500,6 @@ CHECKS: tuple[Callable[[Draft], object], ...] = (
 """What a search is refused for by itself, then by its events, in this order; `preflight.CHECKS` is what follows."""
 
 
-def _in_precision(
-    search: Search, preset: Preset, options: SearchOptions
-) -> tuple[Search, Preset, SearchOptions]:
-    """Return a search with the precision that was asked for in all its networks, references too, and options with it.
-
-    So a resumed search keeps it, or is refused. Where all models are fitted `auto` has nothing to choose.
-
-    Raises:
-        InvalidConfig: a precision is named, and no model is a network; or the processor lacks it.
-    """
-    space, asked = preset.space or search.space, options.precision
-    if asked is None or "model" not in space.parameters:
-        return search, preset, options
-    references = search.points_to_evaluate
-    models = {str(one["model"]) for one in references if "model" in one}
-    models.update(str(name) for name in space.parameters["model"].corners())
-    if all(is_fitted(name) for name in models):
-        if asked != "auto":
-            raise InvalidConfig(
-                f"--precision {asked} is that of networks, and all models of {search.name} are fitted "
-                f"({', '.join(sorted(models))}): leave it out"
-            )
-        return search, preset, dataclasses.replace(options, precision=None)
-    precision = chosen_precision(asked, sorted(models), gpus=options.gpus_per_trial > 0)
-    published = preset.published
-    if published is not None and precision != "float32":
-        published = published.with_ours(f"products in {precision}, sums and weights in float32 (--precision)")
-    if any(not is_fitted(str(name)) for name in space.parameters["model"].corners()):
-        space = space.replace(precision=precision)
-    references = tuple(
-        one if is_fitted(one.get("model")) else {**one, "precision": precision} for one in references
-    )
-    return (
-        dataclasses.replace(search, points_to_evaluate=references),
-        dataclasses.replace(preset, space=space, published=published),
-        dataclasses.replace(options, precision=precision),
-    )
-
-
 def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") -> SearchPlan:
     """Check a search against its dataset, the storage and the cluster.
 
@@ -565,7 +528,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         )
     asked = search.presets[options.preset].with_options(options)
     preset = asked.resolved(search, options.sampler, options.scheduler)
-    search, preset, options = _in_precision(search, preset, options.with_gain_per(preset.sampler))
+    search, preset, options = in_precision(search, preset, options.with_gain_per(preset.sampler))
     draft = Draft(search, preset, options, hashes)
     for check in CHECKS:
         check(draft)
@@ -588,6 +551,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         others=draft.others,
         fuse=chosen_fuse(options.fuse, draft.why_alone, trials.built[0], trials.resources),
         folds=preset.folds,
+        deterministic=options.deterministic,
         search=search,
         preset=preset,
         space=draft.space,

@@ -27,6 +27,7 @@ from hep_ray.tracking.records import Failure
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import Meter
+from hep_ray.training.determinism import refusals_named, set_determinism
 from hep_ray.training.distributed import ALONE, Communicator
 from hep_ray.training.loop import VAL_LOSS, Goal, start_trial
 
@@ -68,6 +69,7 @@ class TrialJob:
         others: of the variations that name another dataset, handle of its events.
         until: epoch after which a trial ends, whose model is kept whatever its metrics: the validation events are
             learnt from, and what is measured on them is reported under `SEEN`. None where the best epoch's is kept.
+        deterministic: whether operations without a deterministic form are refused.
     """
 
     trials_folder: str
@@ -86,10 +88,16 @@ class TrialJob:
     others: Mapping[str, OtherData] = field(default_factory=dict)
     until: int | None = None
     folds: tuple[EventData, ...] = ()
+    deterministic: bool = False
 
     def events_of(self, fold: int) -> EventData:
         """Return the events of a fold, from 1; of 0, where there are no folds, those of all trials."""
         return self.folds[fold - 1] if fold else self.data
+
+    def begin(self) -> None:
+        """Let this process train as the job says: with so many threads, by operations of that kind."""
+        torch.set_num_threads(self.cpus)
+        set_determinism(self.deterministic)
 
     def folder(self, trial_id: str) -> Path:
         """Return the folder of a trial, with its checkpoints and its log."""
@@ -113,6 +121,7 @@ class TrialRun:
 
     Raises:
         InvalidConfig: the parameters cannot be trained.
+        NotDeterministic: the job takes deterministic operations alone, and the network has another.
         CorruptCheckpoint: the folder's checkpoint cannot be read, or is another trial's.
     """
 
@@ -133,21 +142,22 @@ class TrialRun:
         self._used: dict[str, float] = {}
         self._communicator = communicator
         data = job.events_of(config.get("fold", 0))
-        self.loop = start_trial(
-            TrialConfig.completed(config["params"], job.unstated),
-            job.schema,
-            data.events("train"),
-            data.events("val"),
-            epochs=job.epochs,
-            seed=config["seed"],
-            device=device,
-            gpu_fraction=job.gpu_share,
-            communicator=communicator,
-            goal=Goal(job.metric, job.mode) if job.until is None else VAL_LOSS,
-            until=job.until,
-            watched=None if job.watched is None else job.watched.events("val"),
-            others={name: one.events("val") for name, one in job.others.items()},
-        )
+        with refusals_named():
+            self.loop = start_trial(
+                TrialConfig.completed(config["params"], job.unstated),
+                job.schema,
+                data.events("train"),
+                data.events("val"),
+                epochs=job.epochs,
+                seed=config["seed"],
+                device=device,
+                gpu_fraction=job.gpu_share,
+                communicator=communicator,
+                goal=Goal(job.metric, job.mode) if job.until is None else VAL_LOSS,
+                until=job.until,
+                watched=None if job.watched is None else job.watched.events("val"),
+                others={name: one.events("val") for name, one in job.others.items()},
+            )
         # Of a fitted model rank 0 alone is here.
         together = ALONE if self.loop.config.fitted else communicator
         if seen_by_all(self._folder / LAST, together):
@@ -162,11 +172,12 @@ class TrialRun:
 
         Raises:
             NonFiniteLoss: the loss, or another metric, is NaN or infinite.
+            NotDeterministic: see the class.
             StorageError: the checkpoint cannot be written; the former one is whole.
         """
         if (unheard := self.unheard()) is not None:
             return unheard
-        with Meter(self._job.gpu_share if self._job.gpu else 0) as meter:
+        with Meter(self._job.gpu_share if self._job.gpu else 0) as meter, refusals_named():
             metrics = self.loop.run_epoch()
         return self.keep(metrics, self._of_all_workers(meter))
 
@@ -281,7 +292,7 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict[str, Any], job: TrialJob) -> None:  # type: ignore[override]
         """Join the data and start the first trial."""
         self._job = job
-        torch.set_num_threads(job.cpus)
+        job.begin()
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import train, tune
 from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -211,7 +210,7 @@ def follow_commands(config: dict[str, Any]) -> None:
     job, coordinator = config["job"], config["coordinator"]
     load(job.plugins)
     communicator = Communicator.of_process_group()
-    torch.set_num_threads(job.cpus)
+    job.begin()
     first = communicator.rank == 0
     train.report({})
     done: int = communicator.all_gather(ray.get(coordinator.join.remote()) if first else None)[0]  # type: ignore[assignment]

@@ -120,6 +120,9 @@ class SearchStarted(Config):
     weights: Literal["on", "off"] = Field(
         "on", description="whether the weights of events count, if they have some"
     )
+    deterministic: bool = Field(
+        False, description="whether operations without a deterministic form are refused"
+    )
     points_to_evaluate: list[dict[str, Any]] = Field([], description="configurations run before any is drawn")
     gain_per: Literal["epoch", "second"] = Field(
         "epoch", description="what sampler curves weighs a gain against"

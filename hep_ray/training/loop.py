@@ -26,6 +26,7 @@ from hep_ray.training.averaging import KeptModel
 from hep_ray.training.checkpoint import check_own
 from hep_ray.training.config import REGISTRIES, ScaledModel, TrialConfig
 from hep_ray.training.cost import model_cost
+from hep_ray.training.determinism import choose_convolutions
 from hep_ray.training.distributed import (
     ALONE,
     Communicator,
@@ -162,6 +163,7 @@ class TrialLoop:
         entries = {kind: registry[getattr(config.training, kind)] for kind, registry in REGISTRIES.items()}
         self._local = local_step(config.training, communicator.world_size)
         self.model = config.build_model(schema).to(self._device)
+        choose_convolutions(self._device, [schema.column(name) for name in self.model.columns])
         if config.training.sync_batch_norm and not communicator.alone:
             synchronise(self.model, self._device)
         if config.training.train_events:

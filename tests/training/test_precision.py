@@ -13,8 +13,8 @@ from hep_ray import Choice, Preset, Published, Search, Space
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Events
+from hep_ray.search.hardware import in_precision as with_precision
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.plan import _in_precision
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
 from hep_ray.training.precision import chosen_precision, multiplies_in_bfloat16, native_precision
@@ -104,7 +104,7 @@ def test_what_was_chosen_is_recorded_and_a_published_preset_says_so(
     preset = Preset(epochs=2, sampler="grid", published=Published("a thesis", ("Adam",)))
     search = Search(name="toy", task="toy", title="Toy.", space=space, presets={"published": preset})
     options = SearchOptions(data=Path("d"), precision="auto")
-    _, made, kept = _in_precision(search, preset, options)
+    _, made, kept = with_precision(search, preset, options)
     assert made.space is not None
     assert made.space.parameters["precision"].corners() == (expected,)
     assert kept.record()["precision"] == expected  # not `auto`: a resumed search keeps it
@@ -128,7 +128,7 @@ def in_precision(
         presets={"p": preset},
         points_to_evaluate=references,
     )
-    return _in_precision(search, preset, SearchOptions(data=Path("d"), precision=asked))  # type: ignore[arg-type]
+    return with_precision(search, preset, SearchOptions(data=Path("d"), precision=asked))  # type: ignore[arg-type]
 
 
 def test_references_have_the_precision_of_what_they_are_compared_with(

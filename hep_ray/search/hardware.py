@@ -1,0 +1,58 @@
+"""What a search asks of the hardware that trains it: the precision of products, and deterministic operations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from hep_ray.errors import InvalidConfig
+from hep_ray.models import is_fitted
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.options import SearchOptions
+from hep_ray.training.determinism import IN_WORDS
+from hep_ray.training.precision import chosen_precision
+
+
+def determinism_rows(deterministic: bool) -> Iterator[tuple[str, str]]:
+    """Yield the row of a plan that says of deterministic operations, if they are asked for."""
+    if deterministic:
+        yield "deterministic", IN_WORDS
+
+
+def in_precision(
+    search: Search, preset: Preset, options: SearchOptions
+) -> tuple[Search, Preset, SearchOptions]:
+    """Return a search with the precision that was asked for in all its networks, references too, and options with it.
+
+    So a resumed search keeps it, or is refused. Where all models are fitted `auto` has nothing to choose.
+
+    Raises:
+        InvalidConfig: a precision is named, and no model is a network; or the processor lacks it.
+    """
+    space, asked = preset.space or search.space, options.precision
+    if asked is None or "model" not in space.parameters:
+        return search, preset, options
+    references = search.points_to_evaluate
+    models = {str(one["model"]) for one in references if "model" in one}
+    models.update(str(name) for name in space.parameters["model"].corners())
+    if all(is_fitted(name) for name in models):
+        if asked != "auto":
+            raise InvalidConfig(
+                f"--precision {asked} is that of networks, and all models of {search.name} are fitted "
+                f"({', '.join(sorted(models))}): leave it out"
+            )
+        return search, preset, dataclasses.replace(options, precision=None)
+    precision = chosen_precision(asked, sorted(models), gpus=options.gpus_per_trial > 0)
+    published = preset.published
+    if published is not None and precision != "float32":
+        published = published.with_ours(f"products in {precision}, sums and weights in float32 (--precision)")
+    if any(not is_fitted(str(name)) for name in space.parameters["model"].corners()):
+        space = space.replace(precision=precision)
+    references = tuple(
+        one if is_fitted(one.get("model")) else {**one, "precision": precision} for one in references
+    )
+    return (
+        dataclasses.replace(search, points_to_evaluate=references),
+        dataclasses.replace(preset, space=space, published=published),
+        dataclasses.replace(options, precision=precision),
+    )
