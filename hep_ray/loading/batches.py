@@ -17,6 +17,7 @@ from hep_ray.dataset.dataset import refuse_sums
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.dataset.values import ListColumn, SparseColumn, Values
 from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.loading.copies import sent
 
 T = TypeVar("T")
 
@@ -533,8 +534,8 @@ class Events:
         """Copy some events to a device; the tensors own their memory, so the events stay as they are."""
         return Batch(
             {name: to_tensor(values, rows, device) for name, values in self.inputs.items()},
-            torch.from_numpy(self.labels.take(rows)).to(device),
-            None if self.weights is None else torch.from_numpy(self.weights.take(rows)).to(device),
+            sent(self.labels.take(rows), device),
+            None if self.weights is None else sent(self.weights.take(rows), device),
         )
 
 
@@ -544,16 +545,16 @@ def to_tensor(values: Values, rows: npt.NDArray[np.intp], device: torch.device |
     Lists are filled up to the longest of these events.
     """
     if isinstance(values, ListColumn):
-        return torch.from_numpy(values.take(rows)).to(device)
+        return sent(values.take(rows), device)
     if not isinstance(values, SparseColumn):
-        return torch.from_numpy(values.take(rows, axis=0)).to(device)
+        return sent(values.take(rows, axis=0), device)
     places, found = values.placed(rows)
     # Torch reuses the memory of the last batch, where numpy would ask the system for new pages.
     dense = torch.zeros(len(rows) * values.size, dtype=torch_dtype(values.dtype), device=device)
     if dense.device.type == "cpu":
         dense.numpy()[places] = found
     else:
-        signed(dense)[torch.from_numpy(places).to(device)] = signed(torch.from_numpy(found).to(device))
+        signed(dense)[sent(places, device)] = signed(sent(found, device))
     return dense.view(len(rows), *values.row_shape)
 
 

@@ -26,6 +26,7 @@ from hep_ray.dataset.splits import Split
 from hep_ray.dataset.values import ListColumn, SparseColumn, Values, compact, join, offsets_of, pays_sparse
 from hep_ray.errors import InvalidConfig, ShardMismatch, StreamBroken
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights, by_length, prefetched
+from hep_ray.loading.copies import sent
 
 BLOCK_GROUPS = 16
 """Row groups of a block, at most: what is mixed with one another."""
@@ -365,9 +366,7 @@ class Block:
     def batch(self, rows: npt.NDArray[np.intp], device: torch.device | str) -> Batch:
         """Copy rows that ascend to a device."""
         batch = self.events.batch(rows, device)
-        large = {
-            name: torch.from_numpy(chunks.take(rows)).to(device) for name, chunks in self.chunked.items()
-        }
+        large = {name: sent(chunks.take(rows), device) for name, chunks in self.chunked.items()}
         inputs = batch.inputs | large
         return dataclasses.replace(batch, inputs={name: inputs[name] for name in self.columns})
 

@@ -109,7 +109,8 @@ TIME_BUDGET_FLAG = typer.Option(
 )
 PRECISION_FLAG = typer.Option(
     help="float32 or bfloat16 for the products of every network, whatever the space states; auto: bfloat16 where this "
-    "processor multiplies in it and all networks are of images. A published preset lists bfloat16 as a deviation."
+    "processor, or every GPU of the cluster, multiplies in it and all networks are of images (on GPUs transformers "
+    "too). A published preset lists bfloat16 as a deviation."
 )
 MEMORY_BUDGET_FLAG = typer.Option(
     help="GB of a node's memory for the events; unless given, half of the smallest object store of Ray."

@@ -6,7 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
+import torch
+
 from hep_ray.loading.batches import prefetched
+from hep_ray.loading.copies import sent, takes_pinned
 from tests.facts import raises
 
 
@@ -52,3 +56,13 @@ def test_what_the_source_raises_is_raised_where_items_are_used() -> None:
     assert next(items) == 1
     with raises(ZeroDivisionError, "no more"):
         next(items)
+
+
+def test_copies_to_a_gpu_come_from_pinned_memory_and_those_to_a_processor_from_none() -> None:
+    assert takes_pinned("cuda")
+    assert takes_pinned(torch.device("cuda", 1))
+    assert not takes_pinned("cpu")
+    values = np.arange(6.0).reshape(2, 3)
+    here = sent(values, "cpu")
+    assert here.data_ptr() == values.ctypes.data  # no copy at all
+    assert not here.is_pinned()

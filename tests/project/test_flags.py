@@ -182,6 +182,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--precision": ["bfloat16"],
     "--readers": ["2"],
     "--fuse": ["2"],
+    "--deterministic": [],
     "--watch": ["d"],
     "--learn-from": ["elsewhere"],
     "--constraint": ["parameters<=50"],
@@ -208,6 +209,7 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--cache": ["streaming"],
     "--memory-budget": ["3"],
     "--readers": ["2"],
+    "--deterministic": [],
     "--allow-unfinished": [],
     "--again": [],
 }

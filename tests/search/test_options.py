@@ -44,7 +44,8 @@ def test_the_journal_records_what_it_did() -> None:
     assert recorded.keys() == RECORDED | {"weights", "deterministic"}
     assert recorded["data"] == str(Path("d").resolve())
     assert "secret" not in str(recorded)
-    assert given.record(Resume.MUST_MATCH) == {"seed": 0, "workers_per_trial": 1, "weights": "on"}
+    kept = {"seed": 0, "workers_per_trial": 1, "weights": "on", "deterministic": False}
+    assert given.record(Resume.MUST_MATCH) == kept
 
 
 @pytest.mark.parametrize("options", [SearchOptions, ConfirmOptions])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from hep_ray import Choice, Preset, Published, Search, Space
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import InvalidConfig
 from hep_ray.loading.batches import Events
+from hep_ray.search.hardware import capabilities_in, compute_capabilities
 from hep_ray.search.hardware import in_precision as with_precision
 from hep_ray.search.options import SearchOptions
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop
-from hep_ray.training.precision import chosen_precision, multiplies_in_bfloat16, native_precision
+from hep_ray.training.precision import capable, chosen_precision, multiplies_in_bfloat16, native_precision
 from tests.facts import raises
 
 SCHEMA = EventSchema(task="toy", columns=(Column(name="image", shape=(26, 26, 3)),), classes=("a", "b"))
@@ -69,7 +71,7 @@ def test_losses_in_bfloat16_are_close_to_those_in_float32(
         (WITH, ("cnn", "gradient_boosting"), False, "bfloat16"),
         (WITHOUT, ("cnn",), False, "float32"),
         (WITH, ("cnn", "mlp"), False, "float32"),
-        (WITH, ("cnn",), True, "float32"),
+        (WITH, ("particle_transformer",), False, "float32"),
     ],
 )
 def test_auto_takes_what_pays_on_this_processor(
@@ -83,6 +85,39 @@ def test_auto_takes_what_pays_on_this_processor(
     assert chosen_precision("auto", models, gpus=gpus) == expected
     assert native_precision() == ("bfloat16" if capabilities["avx512_bf16"] else "float32")
     assert multiplies_in_bfloat16() is capabilities["avx512_bf16"]
+
+
+@pytest.mark.parametrize(
+    ("models", "capabilities", "expected"),
+    [
+        (("cnn", "resnet34"), [8.0, 9.0], "bfloat16"),
+        (("particle_transformer", "gradient_boosting"), [9.0], "bfloat16"),
+        (("cnn",), [9.0, 7.5], "float32"),  # one of Turing, which would imitate it
+        (("cnn",), [], "float32"),  # no node with GPUs lives yet, or none tells
+        (("cnn", "mlp"), [9.0], "float32"),
+    ],
+)
+def test_auto_takes_what_pays_on_the_gpus_that_train(
+    models: tuple[str, ...], capabilities: list[float], expected: str
+) -> None:
+    asked = []
+
+    def gpus_capable() -> bool:
+        asked.append(True)
+        return capable(capabilities)
+
+    assert chosen_precision("auto", models, gpus=True, gpus_capable=gpus_capable) == expected
+    assert len(asked) == ("mlp" not in models)
+    chosen_precision("auto", models, gpus=False, gpus_capable=gpus_capable)
+    chosen_precision("bfloat16", models, gpus=True, gpus_capable=gpus_capable)
+    assert len(asked) == ("mlp" not in models)
+
+
+def test_capabilities_are_those_that_nvidias_tool_prints() -> None:
+    assert capabilities_in("8.0\n9.0\n") == [8.0, 9.0]
+    assert capabilities_in("No devices were found\n") == []  # one that fails tells of no GPU
+    if shutil.which("nvidia-smi") is None:
+        assert compute_capabilities() == []
 
 
 def test_bfloat16_is_refused_where_the_processor_would_imitate_it(monkeypatch: pytest.MonkeyPatch) -> None:
