@@ -1,10 +1,13 @@
-"""Events per second on an NVIDIA GPU: against a hand-written loop, from the device or the host, and shared by trials.
+"""Events per second on an NVIDIA GPU: each habit of ours beside a hand-written loop with it, and trials that share one.
 
-Run by `make bench-gpu`. For each of the thesis' CNN and ResNet34, on images of 50×50×3 with 3 % of the bins filled:
+Run by `make bench-gpu`, in under eight minutes by construction: `--minutes` is shared out, epochs end when a share is
+spent, and what found no time says so. For each network, of images of 50×50×3 with 3 % of the bins filled:
 
 - an epoch of a trial, validation included, whose events live on the GPU, beside a hand-written PyTorch loop on tensors
-  that live there; then the same of ours and by hand with the events in the host's memory. The four take turns, epoch by
-  epoch; the first of each does not count; medians are compared. `resident_over_host_fed` is ours against ours.
+  that live there; the same in bfloat16, with compiled steps, with compiled steps as CUDA graphs (by hand: torch.compile
+  of mode `reduce-overhead`), and with events in the host's memory (ours: pinned and not waited for, made ready by a
+  thread; by hand: rows of a tensor, copied). All take turns, epoch by epoch; the first of each, which compiles, does
+  not count; medians are compared, and each of ours with ours without the habit.
 - 1, 2, 4 and 8 trials at once, as a search runs them: each a worker process with its part of the GPU, a checkpoint per
   epoch. Events per second of all together, against those of one.
 
@@ -15,17 +18,20 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from epoch_overhead import ByHand, take_turns
+from epoch_overhead import ByHand
+from torch import Tensor, nn
 
 from hep_ray.cluster import connect
 from hep_ray.conversion.shards import ShardWriter
@@ -34,7 +40,9 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import HepRayError, Infeasible
 from hep_ray.loading.batches import Events
 from hep_ray.loading.on_device import DeviceEvents
+from hep_ray.training.compiled import CompiledForward
 from hep_ray.training.config import TrialConfig
+from hep_ray.training.evaluation import BATCH
 from hep_ray.training.loop import TrialLoop
 
 OCCUPANCY = 0.03
@@ -43,6 +51,9 @@ SCHEMA = EventSchema(
 )
 VALIDATION = 4
 """Training events for each validation event."""
+HABITS = ("plain", "bfloat16", "compiled", "graphs", "host_fed")
+OF_SHARING = 0.4
+"""Share of the time in which trials share the GPU."""
 
 
 def make_images(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,48 +89,109 @@ def name_of(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 
-def one_trial(model: str, events: int, batch_size: int, rounds: int, device: str) -> None:
-    """Print the line of an epoch."""
-    config = TrialConfig.from_params(params(model, batch_size))
-    arrays = [make_images(number, seed) for seed, number in enumerate((events, max(events // VALIDATION, 2)))]
+class InBfloat16(nn.Module):
+    """A network whose products are in bfloat16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return logits in float32."""
+        with torch.autocast(values.device.type, torch.bfloat16):
+            logits: Tensor = self.network(values)
+        return logits.float()
+
+
+def rates_of(
+    loops: dict[str, Callable[[], object]], events: int, rounds: int, seconds: float
+) -> dict[str, float | None]:
+    """Let loops take turns until their rounds or seconds are over; return the median events/s of each that had time."""
+    ends, times = time.perf_counter() + seconds, {name: list[float]() for name in loops}
+    for turn, (name, run) in itertools.product(range(rounds + 1), loops.items()):
+        start = time.perf_counter()
+        if start > ends:
+            break
+        run()
+        torch.cuda.synchronize() if torch.cuda.is_available() else None
+        if turn:
+            times[name].append(time.perf_counter() - start)
+    return {name: events / statistics.median(found) if found else None for name, found in times.items()}
+
+
+def one_trial(
+    model: str, events: int, batch_size: int, rounds: int, device: str, habits: list[str], seconds: float
+) -> None:
+    """Print a line for each habit."""
+    held_out = max(events // VALIDATION, 2)
+    numbers = (
+        events,
+        held_out - held_out % BATCH or held_out,
+    )  # one shape of batches, so that by hand compiles once
+    arrays = [make_images(number, seed) for seed, number in enumerate(numbers)]
     train, val = (Events.from_arrays({"image": images}, labels) for images, labels in arrays)
+    on_device = DeviceEvents.of(train, device), DeviceEvents.of(val, device)
+    host = [[torch.from_numpy(images), torch.from_numpy(labels)] for images, labels in arrays]
+    there = [[values.to(device) for values in split] for split in host]
 
-    def trial(train: Any, val: Any) -> TrialLoop:
-        return TrialLoop(config, SCHEMA, train, val, epochs=rounds + 1, seed=0, device=device)
+    def trial(habit: str) -> TrialLoop:
+        precision = "bfloat16" if habit == "bfloat16" else "float32"
+        config = TrialConfig.from_params({**params(model, batch_size), "precision": precision})
+        source = (train, val) if habit == "host_fed" else on_device
+        loop = TrialLoop(config, SCHEMA, *source, epochs=rounds + 1, seed=0, device=device)
+        if habit in ("compiled", "graphs"):
+            loop._forward = CompiledForward(loop.model, batch_size, graphs=habit == "graphs", must=True)  # noqa: SLF001
+        return loop
 
-    resident = trial(DeviceEvents.of(train, device), DeviceEvents.of(val, device))
-    host_fed = trial(train, val)
-    on_host = [[torch.from_numpy(images), torch.from_numpy(labels)] for images, labels in arrays]
-    on_device = [[values.to(device) for values in split] for split in on_host]
-    by_hand = ByHand(copy.deepcopy(resident.model), *on_device, batch_size=batch_size)
-    by_hand_fed = ByHand(copy.deepcopy(resident.model), *on_host, batch_size=batch_size, device=device)
-    seconds = take_turns(
-        {
-            "ours": resident.run_epoch,
-            "peer": by_hand.run_epoch,
-            "ours_host_fed": host_fed.run_epoch,
-            "peer_host_fed": by_hand_fed.run_epoch,
-        },
-        rounds,
-    )
-    rates = {name: events / statistics.median(times[0]) for name, times in seconds.items()}
-    line = {
-        "what": f"gpu: training events per second of one trial, {model}, batch {batch_size}, {name_of(device)}",
-        **{name: round(rate) for name, rate in rates.items()},
-        "ratio": round(rates["ours"] / rates["peer"], 3),
-        "peer_is": "hand-written loop on tensors on the device",
-        "ratio_host_fed": round(rates["ours_host_fed"] / rates["peer_host_fed"], 3),
-        "resident_over_host_fed": round(rates["ours"] / rates["ours_host_fed"], 3),
-        "events": events,
-        "rounds": rounds,
-    }
-    print(json.dumps(line), flush=True)
+    def by_hand(habit: str, network: nn.Module) -> ByHand:
+        whole: dict[str, Callable[[], Any]] = {
+            "bfloat16": lambda: InBfloat16(network),
+            "compiled": lambda: torch.compile(network),
+            "graphs": lambda: torch.compile(network, mode="reduce-overhead"),
+        }
+        made: nn.Module = whole.get(habit, lambda: network)()
+        events_of = host if habit == "host_fed" else there
+        return ByHand(made, *events_of, batch_size=batch_size, device=device)
+
+    loops: dict[str, Callable[[], object]] = {}
+    for habit in habits:
+        ours = trial(habit)
+        peer = by_hand(habit, copy.deepcopy(ours.model))
+        loops |= {habit: ours.run_epoch, f"{habit} by hand": peer.run_epoch}
+    rates = rates_of(loops, events, rounds, seconds)
+    for habit in habits:
+        ours_rate, peer_rate, plain = rates[habit], rates[f"{habit} by hand"], rates.get("plain")
+        line = {"what": f"gpu: training events per second of one trial, {model}, {habit}, {name_of(device)}"}
+        if ours_rate is None or peer_rate is None:
+            print(
+                json.dumps(line | {"left_out": f"no time: {seconds:.0f} s for {len(loops)} loops"}),
+                flush=True,
+            )
+            continue
+        figures = {
+            "ours": round(ours_rate),
+            "peer": round(peer_rate),
+            "ratio": round(ours_rate / peer_rate, 3),
+            "peer_is": "hand-written loop with the same habit",
+            "over_ours_plain": round(ours_rate / plain, 3) if plain else None,
+            "batch_size": batch_size,
+            "events": events,
+        }
+        print(json.dumps(line | figures), flush=True)
 
 
 def sharing(
-    model: str, events: int, batch_size: int, rounds: int, device: str, together: list[int], folder: Path
+    model: str,
+    events: int,
+    batch_size: int,
+    rounds: int,
+    device: str,
+    together: list[int],
+    folder: Path,
+    seconds: float,
 ) -> None:
     """Print a line for each number of trials that share the device."""
+    ends = time.perf_counter() + seconds
     import ray
     from ray import tune
 
@@ -136,6 +208,12 @@ def sharing(
     train_events = dataset.rows("train")
     alone = 0.0
     for trials in together:
+        what = f"gpu: training events per second of {trials} trials that share a {name_of(device)}, {model}"
+        # At worst they take turns, and an epoch goes before those that count.
+        needed = trials * (rounds + 1) * train_events / alone if alone else 0.0
+        if time.perf_counter() + needed > ends:
+            print(json.dumps({"what": what, "left_out": f"no time for about {needed:.0f} s"}), flush=True)
+            continue
         job = TrialJob(
             trials_folder=str(folder / f"{model}_{trials}"),
             schema=dataset.schema,
@@ -166,7 +244,7 @@ def sharing(
             raise RuntimeError(f"every trial must train; {len(failures)} epochs failed: {failures[0]}")
         alone = alone or rate / trials
         line = {
-            "what": f"gpu: training events per second of {trials} trials that share a {name_of(device)}, {model}",
+            "what": what,
             "ours": round(rate),
             "peer": round(alone),
             "ratio": round(rate / alone, 3),
@@ -187,6 +265,8 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["cnn", "resnet34"])
     parser.add_argument("--together", nargs="+", type=int, default=[1, 2, 4, 8], help="trials at once")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--habits", nargs="+", choices=HABITS, default=list(HABITS))
+    parser.add_argument("--minutes", type=float, default=7.0, help="for all of it, but for the start of Ray")
     options = parser.parse_args()
     try:
         check(options.device)
@@ -194,12 +274,13 @@ def main() -> int:
         print(f"error: {type(fault).__name__}: {fault}", file=sys.stderr)
         return fault.exit_code
     sizes = options.events, options.batch_size, options.rounds, options.device
+    each = 60 * options.minutes / len(options.models)
     for model in options.models:
-        one_trial(model, *sizes)
+        one_trial(model, *sizes, options.habits, (1 - OF_SHARING) * each)
     connect()
     with tempfile.TemporaryDirectory() as name:
         for model in options.models:
-            sharing(model, *sizes, options.together, Path(name))
+            sharing(model, *sizes, options.together, Path(name), OF_SHARING * each)
     return 0
 
 

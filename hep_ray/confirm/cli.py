@@ -214,7 +214,7 @@ def _known(options: Options) -> Options:
 
 
 def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
-    from hep_ray.search.hardware import determinism_rows
+    from hep_ray.search.hardware import hardware_rows
     from hep_ray.tracking.provenance import doubts
 
     dataset, candidate = plan.original, plan.candidate
@@ -232,7 +232,7 @@ def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     )
     yield "test split", f"{dataset.rows('test')} events, read once when the training has ended"
     yield "resources", str(plan.resources)
-    yield from determinism_rows(plan.deterministic)
+    yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
     yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
     yield "events", str(plan.resources.ingest)
     aside = "; an earlier refit is set aside first" if again and plan.folder.exists() else ""
@@ -245,7 +245,7 @@ def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
 
 
 def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
-    from hep_ray.search.hardware import determinism_rows
+    from hep_ray.search.hardware import hardware_rows
 
     dataset, count = plan.dataset, len(plan.rules)
     events = sum(dataset.rows(split) for split in SPLITS)
@@ -260,7 +260,7 @@ def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         f"{count} trainings of {plan.started.epochs} epochs, one after the other; seed {plan.seed}",
     )
     yield "resources", str(plan.resources)
-    yield from determinism_rows(plan.deterministic)
+    yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
     yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
     yield "events", str(plan.resources.ingest)
     aside = "; earlier folds are set aside first" if again and plan.folder.exists() else ""
@@ -304,7 +304,7 @@ def _folds_table(found: CrossValidation) -> Table:
 
 def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     from hep_ray.search.fused import stacks_of, when_fused
-    from hep_ray.search.hardware import determinism_rows
+    from hep_ray.search.hardware import hardware_rows
     from hep_ray.search.state import SearchState
     from hep_ray.tracking.provenance import doubts
 
@@ -344,7 +344,7 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         )
     yield from _variation_rows(plan)
     yield "resources", str(plan.resources)
-    yield from determinism_rows(plan.deterministic)
+    yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
     yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
     yield "events", str(plan.resources.ingest)
     yield "intervals", f"at {plan.given.level:.4g}"

@@ -50,6 +50,7 @@ from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.records import SearchStarted, TrialStarted
+from hep_ray.training.compiled import Compile
 from hep_ray.training.testing import LOSS, METADATA, SCORES, WEIGHT, KeptScores, read_scores
 
 Floats = NDArray[np.float64]
@@ -212,6 +213,11 @@ class FoldsPlan:
         """Whether operations without a deterministic form are refused."""
         return self.options.as_in_search(self.started).deterministic
 
+    @property
+    def compiling(self) -> Compile:
+        """Whether steps are compiled where they can be."""
+        return self.options.as_in_search(self.started).compile
+
     def fold(self, rule: SplitRule) -> FoldPlan:
         """Return the plan of a fold, whose dataset is made where it is not there.
 
@@ -236,6 +242,7 @@ class FoldsPlan:
             keep=1,
             epoch_timeout=self.epoch_timeout,
             deterministic=self.deterministic,
+            compiling=self.compiling,
             plugins=self.plugins,
             started=self.started,
             source=self.source,

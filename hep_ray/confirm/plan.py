@@ -101,6 +101,7 @@ def prepare_confirmation(options: ConfirmOptions, *, hashes: Hashes = "once") ->
         keep=trainings,
         epoch_timeout=options.as_in_search(state.started).epoch_timeout,
         deterministic=options.as_in_search(state.started).deterministic,
+        compiling=options.as_in_search(state.started).compile,
         plugins=plugins,
         fuse=options.fuse,
         started=state.started,

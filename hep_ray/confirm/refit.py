@@ -206,6 +206,7 @@ def prepare_refit(options: AfterSearch, *, hashes: Hashes = "once") -> RefitPlan
         keep=1,
         epoch_timeout=options.as_in_search(started).epoch_timeout,
         deterministic=options.as_in_search(started).deterministic,
+        compiling=options.as_in_search(started).compile,
         plugins=plugins,
         until=best_epoch([run.epoch for run in candidate.runs]),
         started=started,

@@ -277,6 +277,7 @@ def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
         epochs=plan.epochs,
         until=plan.until,
         deterministic=plan.deterministic,
+        compiling=plan.compiling,
         metric=plan.metric,
         mode=plan.mode,
         cpus=resources.cpus_per_trial,

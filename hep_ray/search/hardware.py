@@ -12,14 +12,29 @@ from hep_ray.models import is_fitted
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.node_checks import PATIENCE, ask, living_nodes
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.resources import ResourcePlan
+from hep_ray.training.compiled import STEPS, Compile
 from hep_ray.training.determinism import IN_WORDS
 from hep_ray.training.precision import capable, chosen_precision
 
 
-def determinism_rows(deterministic: bool) -> Iterator[tuple[str, str]]:
-    """Yield the row of a plan that says of deterministic operations, if they are asked for."""
+def hardware_rows(
+    deterministic: bool, compiling: Compile, resources: ResourcePlan
+) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a plan that say of deterministic operations and of compiled steps, where there are some.
+
+    Args:
+        deterministic: whether operations without a deterministic form are refused.
+        compiling: whether steps are compiled where they can be.
+        resources: of the trials.
+    """
+    of_one_shape = "the steps of networks whose batches have one shape"
     if deterministic:
         yield "deterministic", IN_WORDS
+    elif compiling == "on":
+        yield "compile", of_one_shape
+    elif compiling == "auto" and resources.gpus_per_trial and resources.workers_per_trial == 1:
+        yield "compile", f"{of_one_shape}, in trials of {STEPS} steps or more"
 
 
 def gpus_capable() -> bool:

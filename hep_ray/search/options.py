@@ -178,6 +178,12 @@ DETERMINISTIC_FLAG = typer.Option(
 )
 
 
+COMPILE_FLAG = typer.Option(
+    help="Compile the steps of networks whose batches have one shape (torch.compile; CUDA graphs for small ones): on, "
+    "off, or auto: on GPUs where a trial has steps enough to pay for it."
+)
+
+
 def check_fuse_flag(fuse: str, error: type[HepRayError]) -> None:
     """Refuse what is neither `auto` nor `off` nor a number of trainings, by an error of this class."""
     if fuse not in ("auto", "off") and not (fuse.isdecimal() and int(fuse) > 1):
@@ -240,6 +246,7 @@ class SearchOptions:
     readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
     fuse: Annotated[str, FUSE_FLAG, Resume.MAY_CHANGE] = "auto"
     deterministic: Annotated[bool, DETERMINISTIC_FLAG, Resume.MUST_MATCH] = False
+    compile: Annotated[Literal["auto", "on", "off"], COMPILE_FLAG, Resume.MAY_CHANGE] = "auto"
     watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
     learn_from: Annotated[list[str] | None, LEARN_FROM_FLAG] = None
     constraint: Annotated[list[str] | None, CONSTRAINT_FLAG] = None
@@ -268,6 +275,12 @@ class SearchOptions:
         if self.time_budget is not None and not 0 < self.time_budget < math.inf:
             raise InvalidConfig(f"a --time-budget must be more than 0 s; got {self.time_budget:g} s")
         check_fuse_flag(self.fuse, InvalidConfig)
+        beside = "--deterministic" if self.deterministic else f"--workers-per-trial {self.workers_per_trial}"
+        if self.compile == "on" and (self.deterministic or self.workers_per_trial > 1):
+            raise InvalidConfig(
+                f"--compile on compiles nothing beside {beside}: steps are compiled where one process trains a trial, "
+                "by operations of any kind; leave one of the two out"
+            )
 
     @classmethod
     def from_flags(cls, given: Mapping[str, Any], recorded: Mapping[str, Any], task: str) -> Self:
@@ -366,6 +379,7 @@ class AfterSearch:
     memory_budget: Annotated[float | None, MEMORY_BUDGET_FLAG, AS_IN_SEARCH] = None
     readers: Annotated[int | None, READERS_FLAG, AS_IN_SEARCH] = None
     deterministic: Annotated[bool | None, DETERMINISTIC_FLAG, AS_IN_SEARCH] = None
+    compile: Annotated[Literal["auto", "on", "off"] | None, COMPILE_FLAG, AS_IN_SEARCH] = None
     allow_unfinished: Annotated[
         bool,
         typer.Option("--allow-unfinished", help="Leave out trials that have not ended, instead of refusing."),

@@ -25,7 +25,7 @@ from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Mode, Preset, Search, stated_by
 from hep_ray.search.draws import budget_in_words, total_trials, why_not_ahead
 from hep_ray.search.fused import OFF, chosen_fuse, seconds_shared, together_in_words
-from hep_ray.search.hardware import determinism_rows, in_precision
+from hep_ray.search.hardware import hardware_rows, in_precision
 from hep_ray.search.length_checks import check_averages, check_end, check_folds
 from hep_ray.search.lessons import lessons_of
 from hep_ray.search.options import EPOCH_TIMEOUT, Resume, SearchOptions, in_words, recorded_options
@@ -48,6 +48,7 @@ from hep_ray.search.state import OF_MODEL, TIMES, SearchState
 from hep_ray.tracking.provenance import doubts, provenance
 from hep_ray.tracking.records import CodeAccepted, OptionsChanged, Record, SearchStarted
 from hep_ray.training.checkpoint import KEEP_BEST
+from hep_ray.training.compiled import Compile
 from hep_ray.training.evaluation import ranking_variations
 
 
@@ -75,6 +76,7 @@ class TrainingPlan(ABC):
         until: epoch after which a trial ends, with that epoch's model kept; None is the last, with the best one's.
         folds: parts of the training and validation events that take turns to validate; None where they do not.
         deterministic: whether operations without a deterministic form are refused.
+        compiling: whether steps are compiled where they can be.
         to_go_on: what to type after an interruption.
     """
 
@@ -97,6 +99,7 @@ class TrainingPlan(ABC):
     until: int | None = None
     folds: int | None = None
     deterministic: bool = False
+    compiling: Compile = "off"
     to_go_on: str = "run the same script with --resume"
 
     @property
@@ -164,7 +167,7 @@ class SearchPlan(TrainingPlan):
         yield "goal", f"{self.mode} {self.metric}"
         yield "cluster", describe()
         yield "resources", f"{self.resources}{together_in_words(self.fuse)}"
-        yield from determinism_rows(self.deterministic)
+        yield from hardware_rows(self.deterministic, self.compiling, self.resources)
         yield "patience", f"an epoch may take {in_words(self.epoch_timeout)}"
         yield "events", str(self.resources.ingest)
         yield "storage", str(self.folder)
@@ -552,6 +555,7 @@ def prepare(search: Search, options: SearchOptions, *, hashes: Hashes = "once") 
         fuse=chosen_fuse(options.fuse, draft.why_alone, trials.built[0], trials.resources),
         folds=preset.folds,
         deterministic=options.deterministic,
+        compiling=options.compile,
         search=search,
         preset=preset,
         space=draft.space,

@@ -25,6 +25,7 @@ from hep_ray.search.failures import begin_log, kind_of, time_limit, write_log
 from hep_ray.search.options import EPOCH_TIMEOUT
 from hep_ray.tracking.records import Failure
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
+from hep_ray.training.compiled import Compile
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import Meter
 from hep_ray.training.determinism import refusals_named, set_determinism
@@ -70,6 +71,7 @@ class TrialJob:
         until: epoch after which a trial ends, whose model is kept whatever its metrics: the validation events are
             learnt from, and what is measured on them is reported under `SEEN`. None where the best epoch's is kept.
         deterministic: whether operations without a deterministic form are refused.
+        compiling: whether steps are compiled where they can be.
     """
 
     trials_folder: str
@@ -89,6 +91,7 @@ class TrialJob:
     until: int | None = None
     folds: tuple[EventData, ...] = ()
     deterministic: bool = False
+    compiling: Compile = "off"
 
     def events_of(self, fold: int) -> EventData:
         """Return the events of a fold, from 1; of 0, where there are no folds, those of all trials."""
@@ -155,6 +158,7 @@ class TrialRun:
                 communicator=communicator,
                 goal=Goal(job.metric, job.mode) if job.until is None else VAL_LOSS,
                 until=job.until,
+                compiling=job.compiling,
                 watched=None if job.watched is None else job.watched.events("val"),
                 others={name: one.events("val") for name, one in job.others.items()},
             )

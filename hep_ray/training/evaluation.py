@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import InvalidConfig, NonFiniteLoss
@@ -260,7 +259,9 @@ def ranking_variations(keys: Iterable[str | None], schema: EventSchema) -> dict[
     return {name: one.model_dump(mode="json") for name, one in schema.variations.items() if worst}
 
 
-def logits_of(model: nn.Module, columns: tuple[str, ...], batch: Batch, *, half: bool) -> torch.Tensor:
+def logits_of(
+    model: Callable[..., torch.Tensor], columns: tuple[str, ...], batch: Batch, *, half: bool
+) -> torch.Tensor:
     """Return the logits of a batch as float32, of a model that runs in bfloat16 where `half` asks for it."""
     with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=half):
         logits: torch.Tensor = model(*(batch.inputs[column] for column in columns))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -24,9 +24,16 @@ from hep_ray.models import Model
 from hep_ray.optim import norms_and_biases
 from hep_ray.training.averaging import KeptModel
 from hep_ray.training.checkpoint import check_own
+from hep_ray.training.compiled import (
+    Compile,
+    CompiledForward,
+    becomes_graphs,
+    is_compiled,
+    why_not_compiled,
+)
 from hep_ray.training.config import REGISTRIES, ScaledModel, TrialConfig
 from hep_ray.training.cost import model_cost
-from hep_ray.training.determinism import choose_convolutions
+from hep_ray.training.determinism import choose_convolutions, deterministic
 from hep_ray.training.distributed import (
     ALONE,
     Communicator,
@@ -72,6 +79,7 @@ def start_trial(
     watched: EventSource | None = None,
     others: Mapping[str, OtherEvents] | None = None,
     until: int | None = None,
+    compiling: Compile = "off",
 ) -> TrialLoop | FittedLoop:
     """The loop that suits the model: training or one fit; arguments as those of `TrialLoop`.
 
@@ -95,6 +103,7 @@ def start_trial(
         watched=watched,
         others=others,
         until=until,
+        compiling=compiling,
     )
 
 
@@ -119,6 +128,7 @@ class TrialLoop:
         watched: events that are evaluated after each epoch too, and decide nothing.
         others: of the variations that name another dataset, its validation split.
         until: epoch after which it ends, whatever its patience, with the schedule of all `epochs`; None is the last.
+        compiling: whether steps are compiled where they can be.
 
     Attributes:
         model: that is trained.
@@ -146,6 +156,7 @@ class TrialLoop:
         watched: EventSource | None = None,
         others: Mapping[str, OtherEvents] | None = None,
         until: int | None = None,
+        compiling: Compile = "off",
     ) -> None:
         seed_everything(seed)
         self.config = config
@@ -211,8 +222,24 @@ class TrialLoop:
             self._mixing_points = mixing_points(
                 self.model, next(few.batches(BatchRequest(len(few), device=self._device)))
             )
-        self._forward = communicator.parallel(self.model)
+        self._forward = self._called(compiling)
         communicator.seed(seed)
+
+    def _called(self, compiling: Compile) -> Callable[..., torch.Tensor]:
+        """Return what a step calls in place of the model."""
+        columns = [self.schema.column(name) for name in self.model.columns]
+        why_not = why_not_compiled(
+            columns,
+            alone=self._workers.alone,
+            mixes=bool(self._mixing_points),
+            deterministic=deterministic(),
+        )
+        steps = self.epochs * len(self.request().sizes(len(self.train)))
+        if why_not or not is_compiled(compiling, self._device, steps):
+            return self._workers.parallel(self.model)
+        size = self._local.batch_size
+        graphs = becomes_graphs(self._device, self._cost["flops"] * size)
+        return CompiledForward(self.model, size, graphs=graphs, must=compiling == "on")
 
     @property
     def kept(self) -> Model:

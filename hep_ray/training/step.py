@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +44,7 @@ def train_step(
     clip_norm: float = 0.0,
     half: bool = False,
     mixing_points: tuple[str, ...] = (),
-    forward: nn.Module | None = None,
+    forward: Callable[..., Tensor] | None = None,
     draws: AbstractContextManager[None] | None = None,
     decorrelation: Decorrelation | None = None,
 ) -> StepResult:
@@ -66,7 +66,7 @@ def train_step(
         clip_norm: largest length of the gradient; 0 leaves it.
         half: run the model in bfloat16 where torch deems it safe.
         mixing_points: modules before which a batch with a permutation may be mixed.
-        forward: what to call instead of the model, where several workers share the batch.
+        forward: what to call instead of the model, where several workers share the batch or steps are compiled.
         draws: around the update, for an optimizer that draws random numbers.
         decorrelation: term beside the mean loss, which the sums do not count.
 

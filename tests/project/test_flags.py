@@ -183,6 +183,7 @@ SEARCH_FLAGS: dict[str, list[str]] = {
     "--readers": ["2"],
     "--fuse": ["2"],
     "--deterministic": [],
+    "--compile": ["on"],
     "--watch": ["d"],
     "--learn-from": ["elsewhere"],
     "--constraint": ["parameters<=50"],
@@ -210,6 +211,7 @@ CONFIRM_FLAGS: dict[str, list[str]] = {
     "--memory-budget": ["3"],
     "--readers": ["2"],
     "--deterministic": [],
+    "--compile": ["on"],
     "--allow-unfinished": [],
     "--again": [],
 }

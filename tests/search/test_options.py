@@ -41,7 +41,7 @@ def command(options: type) -> click.Command:
 def test_the_journal_records_what_it_did() -> None:
     given = SearchOptions(data=Path("d"), tracking_uri="postgresql://me:secret@host/db")
     recorded = given.record()
-    assert recorded.keys() == RECORDED | {"weights", "deterministic"}
+    assert recorded.keys() == RECORDED | {"weights", "deterministic", "compile"}
     assert recorded["data"] == str(Path("d").resolve())
     assert "secret" not in str(recorded)
     kept = {"seed": 0, "workers_per_trial": 1, "weights": "on", "deterministic": False}

@@ -62,7 +62,7 @@ class Scaler(nn.Module):
         Raises:
             NotFitted: neither `fit` was called nor a fitted state loaded.
         """
-        if not torch.compiler.is_exporting() and not bool(self.fitted):
+        if not torch.compiler.is_compiling() and not bool(self.fitted):
             raise NotFitted(f"a scaler is fitted before it is used; this {type(self).__name__} is not")
         return self._scale(values if values.is_floating_point() else values.float())
 

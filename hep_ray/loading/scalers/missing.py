@@ -60,6 +60,6 @@ class Imputer(nn.Module):
         Raises:
             NotFitted: neither `fit` was called nor a fitted state loaded.
         """
-        if not torch.compiler.is_exporting() and not bool(self.fitted):
+        if not torch.compiler.is_compiling() and not bool(self.fitted):
             raise NotFitted("an imputer is fitted before it is used; this one is not")
         return torch.where(torch.isnan(values), self.filling.to(values.dtype), values)
