@@ -36,7 +36,9 @@ IN_STORAGE = tracking_uri("SQLite in the storage")
 TrackingUri = Annotated[str | None, tracking_uri("as recorded by the search")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Dataset folder [default: where the search found it].", show_default=False),
+    typer.Option(
+        help="Dataset folder, or its address [default: where the search found it].", show_default=False
+    ),
 ]
 Plugins = Annotated[
     list[str] | None,

@@ -106,7 +106,8 @@ def _events(data: Path | None, task: str | None) -> tuple[EventSchema, dict[str,
         raise InvalidConfig(f"--data {data} and --task {task} both say which events: leave one of them out")
     from hep_ray.dataset.dataset import Dataset
 
-    schema, place = Dataset.open(data).schema, data.resolve()
+    dataset = Dataset.open(data)
+    schema, place = dataset.schema, dataset.folder.resolve()
     check = typed("hep-ray", "data", "check", place)
     return schema, {"events": check, "simulated": False, "with_data": f" {typed('--data', place)}"}
 

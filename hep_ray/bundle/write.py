@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 import hep_ray
 from hep_ray.bundle.hepdata import table_of_metrics, tables_of_scores, write_tables
@@ -20,6 +19,7 @@ from hep_ray.config import Config
 from hep_ray.confirm.confirmation import load_confirmation
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Column
+from hep_ray.dataset.shard_file import read_shard
 from hep_ray.dataset.values import mask_of
 from hep_ray.drawing.style import house_style
 from hep_ray.errors import ExportFailed, HepRayError, InvalidConfig, ModelMismatch, StorageError
@@ -274,7 +274,7 @@ def validation_events(
     parts: list[dict[str, npt.NDArray[Any]]] = []
     start = 0
     for path in dataset.paths("val"):
-        table = pq.read_table(path, columns=[EVENT_ID, LABEL, *names])
+        table = read_shard(path, [EVENT_ID, LABEL, *names])
         own = chosen[(chosen >= start) & (chosen < start + len(table))] - start
         start += len(table)
         for batch in table.take(own).combine_chunks().to_batches():

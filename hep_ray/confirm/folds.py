@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
+from hep_ray.addresses import Address
 from hep_ray.config import Config
 from hep_ray.confirm.confirmation import read_record, set_aside
 from hep_ray.confirm.finalists import Configuration, configurations
@@ -291,6 +292,11 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
             raise CannotConfirm(f"no trial '{options.trial}' has a result; known: {', '.join(of_trial)}")
         chosen = of_trial[options.trial]
     dataset = searched_dataset(options, state.started, hashes)
+    if isinstance(dataset.folder, Address):
+        raise CannotConfirm(
+            f"folds are made of the events of {dataset.folder}, divided anew, and what is made anew is read of a disk: "
+            "copy the dataset to one, and name it with --data"
+        )
     before = dataset.manifest.split_rule
     if before.train_where is not None:
         raise CannotConfirm(

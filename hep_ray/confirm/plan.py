@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from hep_ray.addresses import located
 from hep_ray.confirm.confirmation import FOLDER, made_by
 from hep_ray.confirm.finalists import (
     ENSEMBLE,
@@ -180,7 +181,7 @@ def searched_dataset(options: AfterSearch, started: SearchStarted, hashes: Hashe
     Raises:
         CannotConfirm: it is another dataset, or its test split lacks a class or the search's metric.
     """
-    folder = options.data or Path(started.options["data"])
+    folder = located(options.data or started.options["data"])
     dataset = Dataset.open(folder, hashes=hashes, weights=started.weights == "on")
     if dataset.fingerprint != started.dataset_fingerprint:
         raise CannotConfirm(

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
+from hep_ray.addresses import Address
 from hep_ray.confirm.confirmation import (
     FOLDER,
     Confirmation,
@@ -245,7 +246,8 @@ def _refuse_few_events(candidate: Contender, unstated: Mapping[str, Any]) -> Non
 def dataset_of_refit(dataset: Dataset, folder: Path, *, weights: bool) -> Dataset:
     """Return the events of a dataset whose training split has those of validation too, in `folder/data`.
 
-    Its shards are those of the dataset under other names (hard links; copies where the file system has none). The
+    Its shards are those of the dataset under other names (hard links; copies where the file system has none, or of an
+    address). The
     validation split is there once more, since a training needs one; the test split is the same.
 
     Args:
@@ -263,6 +265,9 @@ def dataset_of_refit(dataset: Dataset, folder: Path, *, weights: bool) -> Datase
     if not (out / MANIFEST).is_file():
         with replacing(out) as filling, storing(out):
             for shard, source in zip(manifest.shards, sources, strict=True):
+                if isinstance(source, Address):
+                    source.copy_to(filling / shard.file)
+                    continue
                 try:
                     os.link(source.resolve(), filling / shard.file)
                 except OSError:

@@ -257,7 +257,7 @@ def words(text: str | None) -> tuple[str, ...]:
 
 @app.command("check")
 def check_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder, or its address.")],
     accept: Annotated[
         str | None,
         typer.Option(

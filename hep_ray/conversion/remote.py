@@ -23,14 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from hep_ray.errors import (
-    HepRayError,
-    Interrupted,
-    InvalidConfig,
-    MissingPackage,
-    StorageError,
-    UnreadableInput,
-)
+from hep_ray.addresses import PAGES, STAMPED_BY, file_system, reading, shown
+from hep_ray.errors import HepRayError, Interrupted, InvalidConfig, StorageError, UnreadableInput
 from hep_ray.files import ONE_WRITER, lock, make_folder, storing, write_whole
 
 Progress = Callable[[int, int], None]
@@ -38,15 +32,7 @@ Progress = Callable[[int, int], None]
 AT_ONCE = 4
 """Files that are fetched side by side."""
 STAMPS = "fetched.json"
-STAMPED_BY = ("size", "ETag", "mtime", "LastModified", "last_modified", "updated", "created")
-"""What file systems tell of a file and changes when it does."""
-PAGES = ("http", "https")
-GONE = (404, 410)
-"""Answers of a web server that has no such file."""
 _ADDRESS = re.compile(r"(?:([^/=]+)=)?(([a-z][a-z0-9+.-]*)://.*)", re.DOTALL)
-_ANY = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\")]+")
-PATIENCE = 300
-"""Seconds that a web server may send nothing before it counts as gone."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +108,6 @@ def fetching(out: Path | str, words: Sequence[str], progress: Progress | None = 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def shown(address: str) -> str:
-    """Return an address without user, password and query, which may be secrets."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def _looked_up(address: str, protocol: str, folder: Path) -> tuple[str, list[_File]]:
     """Return the path, folder or glob on the disk that stands for an address, and the files to be fetched for it."""
     named, pages = shown(address), protocol in PAGES
@@ -139,8 +119,8 @@ def _looked_up(address: str, protocol: str, folder: Path) -> tuple[str, list[_Fi
     start, rest = text[:cut], text[cut:].rstrip("/")
     if not rest or ".." in start.split("/") + rest.split("/"):
         raise InvalidConfig(f"'{named}' names no file: give the address of one, of a folder, or a glob")
-    system, path = _file_system(address, protocol, named)
-    with _reading(named):
+    system, path = file_system(address, protocol, named)
+    with reading(named):
         if marks:
             names = [one for one in system.glob(path) if pages or not system.isdir(one)]
         elif text.endswith("/") if pages else system.isdir(path):
@@ -152,7 +132,7 @@ def _looked_up(address: str, protocol: str, folder: Path) -> tuple[str, list[_Fi
         raise UnreadableInput(f"'{named}' has no file")
     parts = urlsplit(start)
     base = folder.joinpath(protocol, *filter(None, [parts.netloc.rpartition("@")[2], *parts.path.split("/")]))
-    before = len(_file_system(start, protocol, named)[1].rstrip("/"))
+    before = len(file_system(start, protocol, named)[1].rstrip("/"))
     files = []
     for name, info in infos.items():
         inner = rest if name == path and not marks else name[before:].strip("/")
@@ -160,51 +140,6 @@ def _looked_up(address: str, protocol: str, folder: Path) -> tuple[str, list[_Fi
         files.append(_File(system, name, base / unquote(inner), int(info.get("size") or 0), stamp))
     escaped = glob.escape(str(base)) if marks else str(base)
     return f"{escaped}/{unquote(rest)}", files
-
-
-def _file_system(address: str, protocol: str, named: str) -> tuple[Any, str]:
-    """Return the file system of an address, and its name there."""
-    from fsspec import available_protocols
-    from fsspec.core import url_to_fs
-
-    if protocol not in (known := sorted(available_protocols())):
-        raise InvalidConfig(
-            f"no file system is known by '{protocol}://' ({named}): known are {', '.join(known)}"
-        )
-    options: dict[str, Any] = {}
-    if protocol in PAGES:
-        from aiohttp import ClientTimeout
-
-        # Its default ends every transfer after five minutes, however well it goes.
-        options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=PATIENCE)}
-    try:
-        with _reading(named):
-            system, path = url_to_fs(address, **options)
-    except ImportError as exc:
-        raise MissingPackage(f"files at {protocol}:// need a package that is not installed: {exc}") from None
-    return system, str(path)
-
-
-@contextmanager
-def _reading(named: str) -> Iterator[None]:
-    """Turn what file systems raise, which is of any kind, into an error that names the address."""
-    try:
-        yield
-    except (HepRayError, ImportError):
-        raise
-    except FileNotFoundError as exc:
-        # Also what fsspec makes of any other answer of a web server, or of none.
-        cause = exc.__cause__
-        if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in GONE:
-            raise UnreadableInput(f"cannot read {named}: there is no such file") from None
-        raise UnreadableInput(f"cannot read {named}: {_said(cause)}") from exc
-    except Exception as exc:
-        raise UnreadableInput(f"cannot read {named}: {_said(exc)}") from exc
-
-
-def _said(exc: BaseException) -> str:
-    """Return what an error says, without the secrets of addresses."""
-    return _ANY.sub(lambda found: shown(found[0]), str(exc)) or type(exc).__name__
 
 
 class _Stopped(HepRayError):
@@ -283,7 +218,7 @@ def _one(file: _File, came: Callable[[int], None]) -> None:
     with storing(file.local):
         file.local.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _reading(named):
+        with reading(named):
             file.system.get_file(file.name, str(part), callback=Bytes())
         if file.size and (size := part.stat().st_size) != file.size:
             raise UnreadableInput(f"cannot read {named}: it has {file.size} bytes, and {size} of them came")

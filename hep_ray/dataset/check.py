@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hep_ray.addresses import located
 from hep_ray.config import Config
 from hep_ray.dataset.dataset import ContentHash, Manifest, Shard, refuse_sums, shard_problems, weight_sums
 from hep_ray.dataset.expressions import unknown
 from hep_ray.dataset.leakage import Leakage, identifier_like
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays
+from hep_ray.dataset.shard_file import open_shard
 from hep_ray.dataset.splits import SPLITS, hashes_of, split_codes
 from hep_ray.errors import InvalidConfig, InvalidEvents
 from hep_ray.plugins import code_changes
@@ -72,7 +73,7 @@ def check(folder: Path | str, accept: Sequence[str] = ()) -> CheckReport:
         UnreadableInput: there is no readable manifest.
         InvalidConfig: `accept` names a column that the dataset has not.
     """
-    folder = Path(folder)
+    folder = located(folder)
     manifest = Manifest.read(folder)
     known = [column.name for column in manifest.event_schema.columns]
     for name in accept:
@@ -140,7 +141,7 @@ class _EventScan:
         """Look through one shard; a file that cannot be read is left to `shard_problems`."""
         content, rows = ContentHash(self._schema), 0
         try:
-            with pq.ParquetFile(folder / shard.file) as parquet:
+            with open_shard(folder / shard.file) as parquet:
                 for batch in parquet.iter_batches(batch_size=self._batch_rows):
                     events = self._schema.decode(batch)
                     yield from self._event_problems(events, shard)

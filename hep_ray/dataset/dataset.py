@@ -16,15 +16,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field, JsonValue
 
+from hep_ray.addresses import Address, located
 from hep_ray.config import Config, parse
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, texts
+from hep_ray.dataset.shard_file import open_shard, read_shard
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
 from hep_ray.dataset.values import index_dtype
 from hep_ray.dataset.variations import Variation
-from hep_ray.dataset.verified import Stamp, record, recorded, stamp_of
+from hep_ray.dataset.verified import UNSOUND, Stamp, record, recorded, stamp_of
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidEvents, ShardMismatch, UnreadableInput
 from hep_ray.registry import check_name
 
@@ -44,6 +45,8 @@ Hashes = Literal["once", "all", "none"]
 """Which shards are hashed when a dataset is opened."""
 SIDE_BY_SIDE = 8
 """Shards that are looked at side by side, at most."""
+ASKED_AT_ONCE = 32
+"""Those at an address, which take patience and no processor."""
 
 
 WeightSums = dict[Split, dict[str, tuple[float, float]]]
@@ -108,7 +111,7 @@ class Manifest(Config):
             UnreadableInput: there is no manifest, or it is not one of this format.
             InvalidSchema: its schema contradicts itself.
         """
-        path = Path(folder) / MANIFEST
+        path = located(folder) / MANIFEST
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except OSError as exc:
@@ -131,7 +134,7 @@ class Manifest(Config):
         """
         manifest = cls.read(folder)
         if problem := manifest.fingerprint_problem():
-            raise ShardMismatch(f"{Path(folder) / MANIFEST}: {problem}")
+            raise ShardMismatch(f"{located(folder) / MANIFEST}: {problem}")
         return manifest
 
     def dumps(self) -> str:
@@ -285,7 +288,7 @@ class Dataset:
             InvalidEvents: one of these splits lacks a class, or the weights of a class in a split,
                 those of a variation too, do not sum to more than 0.
         """
-        folder = Path(folder)
+        folder = located(folder)
         manifest = verify_shards(folder, hashes=hashes) if verify else Manifest.load(folder)
         for split in splits:
             if not all((counts := manifest.class_counts(split)).values()):
@@ -359,7 +362,7 @@ class Dataset:
         Raises:
             UnknownName, InvalidConfig: see `paths`.
         """
-        tables = [pq.read_table(path, columns=[name]) for path in self.paths(split, purpose=purpose)]
+        tables = [read_shard(path, [name]) for path in self.paths(split, purpose=purpose)]
         return pa.concat_tables(tables)[name] if tables else pa.chunked_array([], pa.null())
 
     def arrays(self, split: Split, *, purpose: TestPurpose | None = None) -> Arrays:
@@ -375,7 +378,7 @@ class Dataset:
         parts = [
             self.schema.decode(batch)
             for path in self.paths(split, purpose=purpose)
-            for batch in pq.ParquetFile(path).iter_batches()
+            for batch in open_shard(path).iter_batches()
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -397,7 +400,7 @@ def weight_sums(folder: Path, schema: EventSchema, shards: Iterable[Shard]) -> W
         return {}
     sums = {split: np.zeros((2, len(schema.classes))) for split in SPLITS}
     for shard in shards:
-        table = pq.read_table(folder / shard.file, columns=[LABEL, schema.weight])
+        table = read_shard(folder / shard.file, [LABEL, schema.weight])
         labels, weights = table[LABEL].to_numpy(), table[schema.weight].to_numpy().astype(np.float64)
         of_shard = [np.bincount(labels, values, len(schema.classes)) for values in (weights, np.abs(weights))]
         sums[shard.split] += of_shard
@@ -449,8 +452,9 @@ def verify_shards(folder: Path | str, *, hashes: Hashes = "once") -> Manifest:
 
     Args:
         folder: of the dataset.
-        hashes: `once` hashes the files that this host has not yet found sound, or that changed since; `all` every
-            file; `none` none, so that only presence, size, rows and schema are compared.
+        hashes: `once` hashes the files that this host has not yet found sound, or that changed since, at an address
+            only those that changed; `all` every file; `none` none, so that only presence, size, rows and schema are
+            compared.
 
     Returns:
         The manifest.
@@ -459,8 +463,8 @@ def verify_shards(folder: Path | str, *, hashes: Hashes = "once") -> Manifest:
         UnreadableInput: there is no readable manifest.
         ShardMismatch: the folder differs; the message names every file with what is wrong.
     """
-    manifest = Manifest.load(Path(folder))
-    if problems := list(shard_problems(Path(folder), manifest, hashes)):
+    manifest = Manifest.load(folder)
+    if problems := list(shard_problems(located(folder), manifest, hashes)):
         raise ShardMismatch(f"{folder} is not as its manifest says: " + "; ".join(problems))
     return manifest
 
@@ -477,16 +481,12 @@ def shard_problems(folder: Path, manifest: Manifest, hashes: Hashes = "all") -> 
     known = recorded(folder) if hashes == "once" else {}
     schema = manifest.event_schema.arrow(manifest.sparse)
 
-    def look(shard: Shard) -> tuple[str | None, Stamp | None]:
-        path = folder / shard.file
-        if not path.is_file():
-            return "is missing", None
-        stamp = stamp_of(path, shard.sha256)  # before it is hashed: a change meanwhile has another one
-        hashed = hashes != "none" and known.get(shard.file) != stamp
-        problem = _problem(path, stamp[0], shard, schema, hashed=hashed)
-        return problem, None if problem or hashes == "none" else stamp
+    far = isinstance(folder, Address)
 
-    with ThreadPoolExecutor(min(SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
+    def look(shard: Shard) -> tuple[str | None, Stamp | None]:
+        return _looked_at(folder / shard.file, shard, schema, known.get(shard.file), hashes)
+
+    with ThreadPoolExecutor(ASKED_AT_ONCE if far else min(SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
         found = list(pool.map(look, manifest.shards))
     sound = {shard.file: stamp for shard, (_, stamp) in zip(manifest.shards, found, strict=True) if stamp}
     if sound != known and hashes != "none":
@@ -494,6 +494,27 @@ def shard_problems(folder: Path, manifest: Manifest, hashes: Hashes = "all") -> 
     for shard, (problem, _) in zip(manifest.shards, found, strict=True):
         if problem:
             yield f"{shard.file} {problem}"
+
+
+def _looked_at(
+    path: Path, shard: Shard, schema: pa.Schema, seen: Stamp | None, hashes: Hashes
+) -> tuple[str | None, Stamp | None]:
+    """Return what is wrong with a file, if anything, and what is to be recorded of it; see `verify_shards`."""
+    far = isinstance(path, Address)
+    if not far and not path.is_file():
+        return "is missing", None
+    try:
+        stamp = stamp_of(path, shard.sha256)  # before it is hashed: a change meanwhile has another one
+    except FileNotFoundError:
+        return "is missing", None
+    first = far and (seen is None or seen[-1] != shard.sha256)
+    hashed = hashes == "all" or (hashes == "once" and seen != stamp and not first)
+    problem = _problem(path, stamp[0], shard, schema, hashed=hashed)
+    if hashes == "none":
+        return problem, None
+    if problem:
+        return problem, (UNSOUND, *stamp[1:]) if far else None
+    return None, stamp
 
 
 def _problem(path: Path, size: int, shard: Shard, schema: pa.Schema, *, hashed: bool) -> str | None:
@@ -504,7 +525,7 @@ def _problem(path: Path, size: int, shard: Shard, schema: pa.Schema, *, hashed: 
     if size > shard.size or (hashed and sha256_of(path) != shard.sha256):
         return f"was altered: its SHA-256 is not {shard.sha256}"
     try:
-        with pq.ParquetFile(path) as parquet:
+        with open_shard(path) as parquet:
             rows, stored = parquet.metadata.num_rows, parquet.schema_arrow
     except pa.ArrowException as exc:
         return f"is not Parquet: {exc}"

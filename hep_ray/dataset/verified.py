@@ -2,6 +2,8 @@
 
 A record names a file's size, time of change (in nanoseconds) and inode. A file that was changed in another way than one
 that keeps all three, as a disk's fault does, is hashed again; `hep-ray data check` and a promotion hash every file.
+At an address nothing is hashed for an opening but what has another size, ETag or time than at the first one, since
+that would fetch all of it: a record holds what was seen first, or what a check or a promotion found.
 Whoever writes a dataset reads every file back to hash it, and records that for the host where it was done.
 """
 
@@ -16,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from hep_ray.addresses import Address
 from hep_ray.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -26,11 +29,20 @@ SETTLED_NS = 2_000_000_000
 """A file that was changed less than 2 s ago may change again without another time of change: it is not recorded."""
 
 Stamp = tuple[int, int, int, str]
-"""Size, time of change in ns, inode and the SHA-256 that was found."""
+"""Size, time of change in ns, inode and the SHA-256 that was found; at an address see `Address.stamp`."""
+UNSOUND = -1
+"""Takes the place of the size of a file at an address that was found altered, and so is hashed until it is sound."""
 
 
 def stamp_of(path: Path, sha256: str) -> Stamp:
-    """Return what tells a file from a changed one, with the hash that it should have."""
+    """Return what tells a file from a changed one, with the hash that it should have.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UnreadableInput: its address cannot be asked.
+    """
+    if isinstance(path, Address):
+        return *path.stamp(), 0, sha256
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ino, sha256
 

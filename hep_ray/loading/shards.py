@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,8 +21,10 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn import functional
 
+from hep_ray.addresses import Address, located
 from hep_ray.dataset.dataset import ROW_GROUP, Dataset, TestPurpose
 from hep_ray.dataset.schema import LABEL, Column, EventSchema
+from hep_ray.dataset.shard_file import open_shard
 from hep_ray.dataset.splits import Split
 from hep_ray.dataset.values import ListColumn, SparseColumn, Values, compact, join, offsets_of, pays_sparse
 from hep_ray.errors import InvalidConfig, ShardMismatch, StreamBroken
@@ -120,10 +123,16 @@ class ReadPlan:
             ShardMismatch: a shard cannot be read, or is not as planned.
         """
         slices = self._slices(block)
-        table = pa.concat_tables(
-            self._read_shard(self.paths[shard], slices[slices[:, 0] == shard, 1:], columns)
-            for shard in dict.fromkeys(slices[:, 0].tolist())
-        )
+
+        def of_shard(shard: int) -> pa.Table:
+            return self._read_shard(self.paths[shard], slices[slices[:, 0] == shard, 1:], columns)
+
+        shards = list(dict.fromkeys(slices[:, 0].tolist()))
+        if isinstance(located(self.paths[shards[0]]), Address):  # of which each is waited for
+            with ThreadPoolExecutor(min(len(shards), BLOCK_GROUPS)) as pool:
+                table = pa.concat_tables(pool.map(of_shard, shards))
+        else:
+            table = pa.concat_tables(map(of_shard, shards))
         for place, column in enumerate(columns, 1):
             name = column.name
             stored = table.schema.field(name).type if name in table.column_names else None
@@ -155,7 +164,7 @@ class ReadPlan:
             return parquet.read_row_group(number, columns=names, use_threads=False)[first:stop]
 
         try:
-            with pq.ParquetFile(path) as parquet:
+            with open_shard(path) as parquet:
                 return pa.concat_tables(read(parquet, *group) for group in groups.tolist())
         except (OSError, pa.ArrowException) as exc:
             raise ShardMismatch(f"cannot read shard {path}: {exc}") from exc

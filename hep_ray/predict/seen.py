@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from hep_ray.addresses import located
 from hep_ray.conversion.paths import stem_of
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import EVENT_ID, Arrays
+from hep_ray.dataset.shard_file import open_shard
 from hep_ray.predict.inputs import Piece, Prediction
 from hep_ray.predict.output import read_events
 from hep_ray.promote.classifier import Classifier, FoldClassifier, values_of
@@ -167,7 +168,7 @@ def _with_ids(manifest: Manifest, folder: Path, event_ids: Iterable[str]) -> Ite
     """Yield the events of a dataset that have some ids."""
     ids = pa.array(list(event_ids), pa.string())
     for shard in manifest.shards:
-        for batch in pq.ParquetFile(folder / shard.file).iter_batches():
+        for batch in open_shard(located(folder) / shard.file).iter_batches():
             found = batch.filter(pc.is_in(batch.column(EVENT_ID), ids))
             if found.num_rows:
                 yield found

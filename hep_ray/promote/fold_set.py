@@ -18,6 +18,7 @@ from hep_ray.confirm.confirmation import Contender
 from hep_ray.confirm.folds import FILE_NAME, CrossValidation, load_folds
 from hep_ray.dataset.dataset import BEGINNINGS, Dataset, Manifest
 from hep_ray.dataset.schema import EVENT_ID, LABEL
+from hep_ray.dataset.shard_file import read_shard
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.errors import CorruptCheckpoint, CorruptModel, HepRayError, StorageError
 from hep_ray.flags import typed
@@ -202,7 +203,7 @@ def _reproduced(
         return False, f"{path} tells no event_id"
     names = kept.event_ids.combine_chunks()
     for shard in (one for split in SPLITS for one in dataset.paths(split, purpose="promote")):
-        for batch in pq.read_table(shard).combine_chunks().to_batches():
+        for batch in read_shard(shard).combine_chunks().to_batches():
             decoded = dataset.schema.decode(batch)
             rows = pc.index_in(batch.column(EVENT_ID), names)
             if rows.null_count:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 
 from hep_ray.config import FORMERLY
@@ -34,6 +33,7 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.other_events import other_datasets
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
+from hep_ray.dataset.shard_file import read_shard
 from hep_ray.dataset.variations import Variation
 from hep_ray.errors import HepRayError, InvalidConfig, PromotionRefused
 from hep_ray.flags import typed
@@ -315,7 +315,7 @@ def scores_by_event(
     changes = () if variation is None else variation.changes(elements)
     found: dict[str, tuple[int, npt.NDArray[np.float32]]] = {}
     for path in dataset.paths("test", purpose="promote"):
-        table = pq.read_table(path).combine_chunks()
+        table = read_shard(path).combine_chunks()
         for batch in table.to_batches():
             events = schema.decode(batch)
             for one in changes:

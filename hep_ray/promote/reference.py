@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import LABEL, Column
+from hep_ray.dataset.shard_file import read_shard
 from hep_ray.dataset.values import mask_of
 from hep_ray.errors import CorruptModel
 
@@ -148,7 +148,7 @@ def reference_of(dataset: Dataset, names: Sequence[str], seed: int = 0) -> Refer
     found: tuple[str, ...] = ()
     start = 0
     for path in paths:
-        table = pq.read_table(path, columns=[LABEL, *names])
+        table = read_shard(path, [LABEL, *names])
         own = chosen[(chosen >= start) & (chosen < start + len(table))] - start
         start += len(table)
         for batch in table.take(own).combine_chunks().to_batches():

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
 
+from hep_ray.addresses import located
 from hep_ray.confirm.confirmation import (
     FOLDER,
     Confirmation,
@@ -27,6 +27,7 @@ from hep_ray.confirm.confirmation import (
     uses_of_others,
 )
 from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.shard_file import open_shard
 from hep_ray.errors import (
     HepRayError,
     InvalidConfig,
@@ -199,7 +200,7 @@ def _promote(
 
     answered(gate.check_provenance(confirmation.provenance, origin_of(confirmation, candidate, run)))
     answered(*constraints(searched, retrained, confirmation, candidate, run))
-    data = wishes.data or Path(options.get("data", ""))
+    data = located(wishes.data or options.get("data", ""))
     weighted = started is None or started.weights == "on"
     dataset = _dataset(data, confirmation, answered, weights=weighted)
     answered(gate.check_test_split(looks, len(confirmation.finalists), accepted=wishes.accept_reused_test))
@@ -396,7 +397,7 @@ def store(
     """
     package.write(scratch / "package", card)
     classifier = package.build()
-    arrays = dataset.schema.decode(next(pq.ParquetFile(dataset.paths("val")[0]).iter_batches(EXAMPLES)))
+    arrays = dataset.schema.decode(next(open_shard(dataset.paths("val")[0]).iter_batches(EXAMPLES)))
     example = {column.name: arrays[column.name] for column in classifier.columns}
     description = package.description
     candidate = Candidate(

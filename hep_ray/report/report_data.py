@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 
+from hep_ray.addresses import located
 from hep_ray.confirm.confirmation import (
     FILE_NAME,
     FOLDER,
@@ -282,7 +283,7 @@ def gather(
 
 
 def _dataset(started: SearchStarted, given: Path | None, notes: list[str]) -> Dataset | None:
-    folder = given or Path(str(started.options.get("data", "")))
+    folder = located(given or str(started.options.get("data", "")))
     try:
         dataset = Dataset.open(folder, weights=started.weights == "on")
         if dataset.fingerprint != started.dataset_fingerprint:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from hep_ray.confirm.confirmation import FOLDER, Confirmation
 from hep_ray.dataset.dataset import Dataset, refuse_sums
 from hep_ray.dataset.schema import LABEL
+from hep_ray.dataset.shard_file import read_shard
 from hep_ray.errors import HepRayError, InvalidEvents, StorageError
 from hep_ray.loading.batches import Batch, BatchRequest, Events, EventWeights
 from hep_ray.metrics.calibration import Reliability, reliability
@@ -302,7 +302,7 @@ def validation_batches(
     names = [LABEL, *dict.fromkeys((*columns, *([schema.weight] if schema.weight else [])))]
     weights = EventWeights(np.ones(len(schema.classes)), schema.weight) if schema.weight else None
     for path in dataset.paths("val"):
-        for whole in pq.read_table(path, columns=names).to_batches():
+        for whole in read_shard(path, names).to_batches():
             batch = whole.slice(0, left)
             if not batch.num_rows:
                 return

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hep_ray.addresses import located
 from hep_ray.cores import usable_cores
 from hep_ray.errors import StorageError
 from hep_ray.masking import open_token, ray_token
@@ -188,7 +189,7 @@ def unshared(folder: Path, nodes: Sequence[Node]) -> dict[str, str]:
 
 def unreadable(path: Path, nodes: Sequence[Node]) -> dict[str, str]:
     """Return the nodes that cannot read a file: node id → what is wrong."""
-    answers = ask(nodes, _first_byte, str(path.resolve()))
+    answers = ask(nodes, _first_byte, str(located(path).resolve()))
     return {node_id: one_line(answer) for node_id, answer in answers.items() if isinstance(answer, Exception)}
 
 
@@ -229,7 +230,7 @@ def _read(path: Path) -> str:
 
 
 def _first_byte(path: str) -> int:
-    with Path(path).open("rb") as file:
+    with located(path).open("rb") as file:
         return len(file.read(1))
 
 

@@ -23,6 +23,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from typer.models import OptionInfo, ParameterInfo
 
+from hep_ray.addresses import located
 from hep_ray.errors import CannotConfirm, HepRayError, InvalidConfig
 from hep_ray.flags import (
     CPUS_PER_WORKER,
@@ -209,7 +210,7 @@ class SearchOptions:
     data: Annotated[
         Path,
         typer.Option(
-            help="Dataset folder [default: the search's task in the folder HEP_RAY_DATA, or in data/]."
+            help="Dataset folder, or its address [default: the search's task in the folder HEP_RAY_DATA, or in data/]."
         ),
         Resume.MAY_CHANGE,
     ]
@@ -304,7 +305,7 @@ class SearchOptions:
             }
         if str(chosen.get("watch")) == WATCHES_NONE:
             del chosen["watch"]
-        paths: dict[str, Any] = {name: Path(chosen[name]) for name in ("data", "watch") if name in chosen}
+        paths: dict[str, Any] = {name: located(chosen[name]) for name in ("data", "watch") if name in chosen}
         return cls(**{**chosen, **paths})
 
     @property
@@ -370,7 +371,7 @@ class AfterSearch:
 
     search: SearchName
     storage: Storage = STORAGE
-    data: Annotated[Path | None, typer.Option(help="Dataset folder."), AS_IN_SEARCH] = None
+    data: Annotated[Path | None, typer.Option(help="Dataset folder, or its address."), AS_IN_SEARCH] = None
     tracking_uri: TrackingUri = None
     cpus_per_trial: Annotated[int | None, CPUS_PER_WORKER, AS_IN_SEARCH] = None
     gpus_per_trial: Annotated[float | None, GPUS_PER_WORKER, AS_IN_SEARCH] = None

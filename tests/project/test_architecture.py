@@ -24,6 +24,7 @@ MEDIAN_MODULE = (120, 250)
 
 BASE = {
     *(
+        "addresses",
         "config",
         "console",
         "cores",

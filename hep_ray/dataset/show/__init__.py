@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from hep_ray.addresses import Address, located
 from hep_ray.dataset.dataset import verify_shards
 from hep_ray.dataset.splits import Split
 from hep_ray.errors import InvalidConfig, InvalidEvents
@@ -30,12 +31,16 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
         The page's path.
 
     Raises:
-        InvalidConfig: the split is not one of these two.
+        InvalidConfig: the split is not one of these two, or the page of an address has no place.
         UnreadableInput: there is no readable manifest.
         ShardMismatch: the shards are not those of the manifest.
         InvalidEvents: the split is empty.
         StorageError: the page cannot be written.
     """
+    folder = located(folder)
+    if out is None and isinstance(folder, Address):
+        raise InvalidConfig(f"no page can be written beside {folder}: say where with --out")
+
     from hep_ray.dataset.show.page import page
     from hep_ray.dataset.show.sample import draw_sample
 
@@ -43,7 +48,6 @@ def show(folder: Path | str, out: Path | str | None = None, split: Split = "trai
         raise InvalidConfig(
             f"the split '{split}' is not drawn, train and val are: the events of test are kept for the end"
         )
-    folder = Path(folder)
     manifest = verify_shards(folder)
     if not manifest.rows(split):
         raise InvalidEvents(f"the split '{split}' of {folder} has no events to draw")

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from hep_ray.dataset.dataset import ROW_GROUP, Manifest
 from hep_ray.dataset.schema import LABEL, Arrays, Column
+from hep_ray.dataset.shard_file import open_shard
 from hep_ray.dataset.splits import Split
 
 Kind = Literal["features", "profile", "sequence", "image", "other"]
@@ -119,7 +119,7 @@ def _batches(folder: Path, manifest: Manifest, split: Split, most: int) -> Itera
     for shard in manifest.shards:
         if shard.split != split:
             continue
-        with pq.ParquetFile(folder / shard.file) as parquet:
+        with open_shard(folder / shard.file) as parquet:
             for batch in parquet.iter_batches(batch_size=ROW_GROUP):
                 yield manifest.event_schema.decode(batch.slice(0, left))
                 left -= batch.num_rows
