@@ -2,9 +2,11 @@
 
 Both are whole programs, from the start of Python to its end, on the same table of 18 numbers, with the same ranges of
 the same parameters, a study in SQLite, and the AUC of the same validation events; each draws its own trials at random.
-Processor seconds are those of all processes that a program starts, Ray's and MLflow's too, once they have ended.
+Processor seconds are those of all processes that a program starts, MLflow's too, once they have ended. Ray's raylet
+does not wait for its workers, so what those use is not told: with Ray the figure is too small.
 
-- Ours is `python search.py`: dataset opened, plan, Ray, journal, a checkpoint of each model, MLflow, leaderboard.
+- Ours is `python search.py`: dataset opened, plan, journal, a checkpoint of each model, MLflow, leaderboard; Ray is not
+  started for fitted models.
 - The peer reads the Parquet files, fits `HistGradientBoostingClassifier` with all cores, one trial after the other,
   and keeps no model.
 """

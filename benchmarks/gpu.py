@@ -196,7 +196,8 @@ def sharing(
     from ray import tune
 
     from hep_ray.loading.stream import load_resident
-    from hep_ray.search.trial import TrialActor, TrialJob
+    from hep_ray.search.trial import TrialJob
+    from hep_ray.search.worker_group import TrialActor
 
     if not (folder / "data").exists():
         images, labels = make_images(events, 0)

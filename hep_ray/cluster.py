@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -115,6 +116,17 @@ def head_to_join() -> Head | None:
             f"a folder of yours, or {ADDRESS}=local to start Ray on this machine"
         ) from exc
     return Head(host.strip("[]"), int(port), note) if host and port.isdecimal() else None
+
+
+def alone() -> bool:
+    """Return whether no cluster is joined, or is there to join: Ray, where it is needed, is started on this machine.
+
+    Raises:
+        InvalidConfig, ClusterUnavailable: see `head_to_join`.
+    """
+    ray = sys.modules.get("ray")
+    joined = ray is not None and ray.is_initialized()
+    return not joined and os.environ.get(ADDRESS) != "auto" and head_to_join() is None
 
 
 def check_head(head: Head) -> None:

@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy.typing as npt
 import pyarrow as pa
 import ray
-import ray.data
-from ray.data import ExecutionResources
 
 from hep_ray.dataset.dataset import ROW_GROUP, Dataset, Manifest, TestPurpose
 from hep_ray.dataset.schema import EVENT_ID, Column, EventSchema
@@ -39,6 +37,7 @@ from hep_ray.loading.shards import (
     class_sums,
     groups_per_block,
     mostly_zeros,
+    read_locally,
     read_whole,
 )
 from hep_ray.loading.varied import OtherEvents
@@ -54,6 +53,8 @@ HELD_BLOCKS = 8
 """Blocks that a stream may hold at once: read, waiting, fetched ahead, being cut into batches."""
 GB = 10**9
 RESIDENT_SPLITS: tuple[Split, ...] = ("train", "val")
+LOCAL_BYTES = 2**28
+"""Bytes of a split in memory up to which the driver reads it itself: within a second, as Ray Data starts in ten."""
 FETCHED_AHEAD = 2
 """Blocks that are fetched before they are asked for."""
 ERROR = "hep_ray.error"
@@ -213,12 +214,13 @@ class EventData:
     """Handle to the events of a dataset: small and picklable, valid while the Ray session that made it lives.
 
     Attributes:
-        sources: split → its events in the object store, or as a stream of their shards.
+        sources: split → its events in the object store, as a stream of their shards, or here in memory, with which the
+            handle is as large as they are.
         fingerprint: of the dataset.
         nbytes: size of the events in the object store of a node; 0 where they are streamed.
     """
 
-    sources: dict[Split, ObjectRef[Events] | ShardStream]
+    sources: dict[Split, ObjectRef[Events] | ShardStream | Events]
     fingerprint: str
     nbytes: int = 0
 
@@ -231,7 +233,7 @@ class EventData:
         if split not in self.sources:
             raise InvalidConfig(f"split '{split}' was not loaded, only {', '.join(self.sources)}")
         source = self.sources[split]
-        return source if isinstance(source, ShardStream) else ray.get(source)
+        return source if isinstance(source, ShardStream | Events) else ray.get(source)
 
 
 @dataclass(frozen=True)
@@ -260,11 +262,12 @@ def open_others(
     *,
     purpose: TestPurpose | None = None,
     ids: bool = False,
+    here: bool = False,
 ) -> dict[str, OtherData]:
     """Open a split of the datasets that variations name, with the events' ids or without; see `open_events`."""
     return {
         name: OtherData(
-            open_events(one, ingest, [split], purpose=purpose),
+            open_events(one, ingest, [split], purpose=purpose, here=here),
             one.schema,
             one.values(EVENT_ID, split, purpose=purpose).combine_chunks() if ids else None,
         )
@@ -278,6 +281,7 @@ def open_events(
     splits: Sequence[Split] = RESIDENT_SPLITS,
     *,
     purpose: TestPurpose | None = None,
+    here: bool = False,
 ) -> EventData:
     """Open the events of splits as an ingest plan has them: in memory, or streamed.
 
@@ -286,19 +290,20 @@ def open_events(
         ingest: where they are, and how much each stream may hold.
         splits: to open.
         purpose: why the test split is read, where it is among `splits`.
+        here: what is in memory is in that of this process, which needs no Ray.
 
     Raises:
         InvalidConfig: the test split is asked for without a purpose.
         ShardMismatch: a shard cannot be read.
     """
     if ingest.cache == "resident":
-        return load_resident(dataset, splits, purpose=purpose)
+        return load_resident(dataset, splits, purpose=purpose, here=here)
     start_ray_data_locally()
     memory = ingest.memory_per_stream
     reader = functools.partial(read_with_ray, readers=ingest.readers, memory=memory)
     schema = dataset.schema
     columns = tuple(column.name for column in schema.columns)
-    streams: dict[Split, ObjectRef[Events] | ShardStream] = {}
+    streams: dict[Split, ObjectRef[Events] | ShardStream | Events] = {}
     for split in splits:
         groups = RowGroups.of(dataset, split, purpose)
         sums = class_sums(dataset, split)
@@ -311,8 +316,11 @@ def load_resident(
     splits: Sequence[Split] = RESIDENT_SPLITS,
     *,
     purpose: TestPurpose | None = None,
+    here: bool = False,
 ) -> EventData:
-    """Decode splits into the object store; call it on the driver, once per search. See `open_events`.
+    """Decode splits into memory, that of the object store or `here`; call it on the driver, once per search.
+
+    See `open_events`.
 
     Raises:
         InvalidConfig: the test split is asked for without a purpose.
@@ -323,15 +331,17 @@ def load_resident(
     groups = {split: RowGroups.of(dataset, split, purpose) for split in splits}
     per_block = groups_per_block(ROW_GROUP * dataset.manifest.event_bytes)
     without_zeros = mostly_zeros(groups[splits[0]], read)
-    references: dict[Split, ObjectRef[Events] | ShardStream] = {}
+    sources: dict[Split, ObjectRef[Events] | ShardStream | Events] = {}
     nbytes = 0
     for split, groups_of_split in groups.items():
         if not dataset.rows(split):
             raise InvalidEvents(f"split '{split}' has no events")
-        events = read_whole(groups_of_split, read, per_block, read_with_ray, without_zeros)
-        references[split] = ray.put(events)
+        small = dataset.rows(split) * dataset.manifest.event_bytes <= LOCAL_BYTES
+        reader = read_locally if small else read_with_ray
+        events = read_whole(groups_of_split, read, per_block, reader, without_zeros)
+        sources[split] = events if here else ray.put(events)
         nbytes += events.nbytes
-    return EventData(references, dataset.fingerprint, nbytes)
+    return EventData(sources, dataset.fingerprint, nbytes)
 
 
 def read_with_ray(
@@ -356,6 +366,8 @@ def read_with_ray(
     """
     if not len(plan):
         return
+    from ray import data  # seconds, which a small dataset has no need of
+    from ray.data import ExecutionResources
 
     def read(row: dict[str, npt.NDArray[Any]]) -> pa.Table:
         try:
@@ -366,7 +378,7 @@ def read_with_ray(
             return pa.table({ERROR: [pickle.dumps(exc)]})
 
     with _quiet():
-        blocks = ray.data.range(len(plan), override_num_blocks=len(plan))
+        blocks = data.range(len(plan), override_num_blocks=len(plan))
         blocks.context.enable_progress_bars = False
         options = blocks.context.execution_options
         options.preserve_order = True
@@ -400,8 +412,10 @@ def start_ray_data_locally() -> None:
     it must not take them along.
     """
     if sum(node["Alive"] for node in ray.nodes()) > 1:  # type: ignore[no-untyped-call]
+        from ray import data
+
         with _quiet():
-            one = ray.data.range(1)
+            one = data.range(1)
             one.context.enable_progress_bars = False
             one.materialize()
 

@@ -27,7 +27,7 @@ from hep_ray.loading.batches import Events
 from hep_ray.loading.shards import RowGroups, ShardStream
 from hep_ray.plugins import Plugin, load
 from hep_ray.search.options import in_words
-from hep_ray.search.preflight import disk_bytes, size_words
+from hep_ray.search.room import disk_bytes, size_words
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop, start_trial
 
@@ -131,22 +131,22 @@ class SearchCost:
 def estimate(plan: SearchPlan) -> SearchCost:
     """Time a few batches of each kind of configuration on the cluster, for at most `LONGEST` seconds.
 
+    Fits without Ray are timed in this process.
+
     Raises:
         WorkersLost: the worker's node was lost again and again.
     """
     drawn = _drawn(plan)
     kinds = list(_kinds(drawn))
-    resources = plan.resources
+    resources, folder = plan.resources, str(plan.dataset.folder.resolve())
+    if resources.here:
+        return _cost(plan, drawn, *_time(kinds, folder, plan.plugins, resources.cpus_per_trial, gpu=False))
     remote: Any = ray.remote
     work = remote(_time).options(
         num_cpus=resources.cpus_per_trial, num_gpus=min(resources.gpus_per_trial, 1), max_retries=1
     )
     task = work.remote(
-        kinds,
-        str(plan.dataset.folder.resolve()),
-        plan.plugins,
-        resources.cpus_per_trial,
-        gpu=resources.gpus_per_trial > 0,
+        kinds, folder, plan.plugins, resources.cpus_per_trial, gpu=resources.gpus_per_trial > 0
     )
     ready, _ = ray.wait([task], timeout=LONGEST)
     if not ready:
@@ -154,7 +154,17 @@ def estimate(plan: SearchPlan) -> SearchCost:
         return SearchCost(
             (), (0.0, 0.0, 0.0), 0, 0, untimed=tuple(sorted({str(one["model"]) for one in kinds}))
         )
-    timed, memory, failed = result(task)
+    return _cost(plan, drawn, *result(task))
+
+
+def _cost(
+    plan: SearchPlan,
+    drawn: Sequence[Mapping[str, Any]],
+    timed: Sequence[Timed],
+    memory: int,
+    failed: Sequence[str],
+) -> SearchCost:
+    """Scale what was timed to the whole search."""
     shares = Counter(str(params["model"]) for params in drawn)
     known = {one.model for one in timed}
     largest = max((one.weight_bytes for one in timed), default=0)
@@ -162,7 +172,7 @@ def estimate(plan: SearchPlan) -> SearchCost:
         tuple(timed),
         _whole(plan, timed, shares),
         memory,
-        disk_bytes(largest, resources.concurrent, plan.keep, plan.paused),
+        disk_bytes(largest, plan.resources.concurrent, plan.keep, plan.paused),
         tuple(sorted(shares.keys() - known)),
         tuple(failed),
     )

@@ -13,10 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.console import Console
 
+from hep_ray.cluster import connect
 from hep_ray.conversion.folds import open_folds
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.errors import HepRayError, StorageError, TrackingUnavailable
@@ -35,6 +37,7 @@ from hep_ray.search.definition import Stated, stated_in
 from hep_ray.search.draws import seedless
 from hep_ray.search.fused import AHEAD, OFF, StackTrainer
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
+from hep_ray.search.local_fits import fit_processes, fit_trials
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
@@ -143,7 +146,7 @@ def execute(
         SearchFailed: every trial failed.
     """
     untracked: TrackingUnavailable | None = None
-    with Journal(plan.folder) as journal:
+    with Journal(plan.folder) as journal, fit_processes(plan.resources) as lines:
         recorder = Recorder(
             journal,
             plan.metric,
@@ -167,7 +170,7 @@ def execute(
         done, out_of_time = False, ""
         try:
             try:
-                done = _train(plan, recorder, console)
+                done = _train(plan, recorder, console, lines)
                 if done:
                     if when_trained is not None:
                         when_trained(recorder)
@@ -193,8 +196,16 @@ def execute(
     return SearchResult(state, published, plan.tracking_uri, tracker.parent_run_id, untracked, out_of_time)
 
 
-def _train(plan: TrainingPlan, recorder: Recorder, console: Console) -> bool:
+def _train(
+    plan: TrainingPlan, recorder: Recorder, console: Console, lines: Sequence[Connection] = ()
+) -> bool:
     """Let Tune train what is left, as often as it gives trials up that it has to train again.
+
+    Args:
+        plan: what is trained.
+        recorder: told everything.
+        console: where progress is shown.
+        lines: to processes of this machine that train before it; none where it trains all.
 
     Returns:
         Whether nothing is left.
@@ -214,10 +225,16 @@ def _train(plan: TrainingPlan, recorder: Recorder, console: Console) -> bool:
                 return False
             together = _train_stacks(plan, recorder, searcher, console, stacked)
             stacked |= together
-            if not together:
+            lost = False
+            if lines:
+                job = _job(plan, recorder.state, here=True)
+                with _shown(plan, recorder, console, searcher.epochs_in_all):
+                    lost = fit_trials(lines, job, recorder, searcher)
+                lines = ()
+            elif not together:
                 _tune(plan, recorder, searcher, console)
             tell(searcher.doubts())
-            if together or recorder.given_back():
+            if together or lost or recorder.given_back():
                 continue
             if recorder.state.running() or searcher.has_work():
                 return False
@@ -260,20 +277,22 @@ def _train_stacks(
         ).train(runs)
 
 
-def _job(plan: TrainingPlan, state: SearchState) -> TrialJob:
-    """Return the settings that all trials share."""
+def _job(plan: TrainingPlan, state: SearchState, *, here: bool = False) -> TrialJob:
+    """Return the settings that all trials share, with the events in this process' memory where they train `here`."""
     resources = plan.resources
+    if not here:
+        connect()  # where processes of this machine were lost, nothing has yet
     assert state.started is not None
-    folds = tuple(open_events(one, resources.ingest) for one in _folds(plan))
+    folds = tuple(open_events(one, resources.ingest, here=here) for one in _folds(plan))
     return TrialJob(
         trials_folder=str(plan.folder.resolve() / "trials"),
         schema=plan.dataset.schema,
-        data=folds[0] if folds else open_events(plan.dataset, resources.ingest),
+        data=folds[0] if folds else open_events(plan.dataset, resources.ingest, here=here),
         folds=folds,
         watched=plan.watched
         if plan.watched is None
-        else open_events(plan.watched, resources.ingest, ("val",)),
-        others=open_others(plan.others, resources.ingest, "val"),
+        else open_events(plan.watched, resources.ingest, ("val",), here=here),
+        others=open_others(plan.others, resources.ingest, "val", here=here),
         epochs=plan.epochs,
         until=plan.until,
         deterministic=plan.deterministic,
@@ -305,7 +324,7 @@ def _shown(
     total = max(plan.trials, len(recorder.state.trials))
     with (
         named_when_full(plan.folder),
-        head_watchdog(console, plan.to_go_on),
+        head_watchdog(console, plan.to_go_on) if ray.is_initialized() else nullcontext(),
         Progress(
             recorder.state, total, plan.epochs, plan.metric, plan.mode, console, epochs_in_all
         ) as progress,

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hep_ray.cluster import describe
 from hep_ray.dataset.dataset import Dataset, Hashes
 from hep_ray.dataset.other_events import differs, other_datasets
 from hep_ray.errors import CannotResume, InvalidConfig, StorageError, UnknownName
@@ -165,7 +164,7 @@ class SearchPlan(TrainingPlan):
             yield "evaluated first", ", ".join(f"{name}={value}" for name, value in params.items())
         yield "budget", self.budget
         yield "goal", f"{self.mode} {self.metric}"
-        yield "cluster", describe()
+        yield "cluster", self.resources.cluster
         yield "resources", f"{self.resources}{together_in_words(self.fuse)}"
         yield from hardware_rows(self.deterministic, self.compiling, self.resources)
         yield "patience", f"an epoch may take {in_words(self.epoch_timeout)}"
@@ -479,6 +478,7 @@ class Draft:
             paused=most_paused(self.preset, number),
             beside=(*filter(None, [self.watched]), *self.others.values()),
             copies=self.preset.folds or 1,
+            without_ray=not self.preset.folds,
         )
 
 

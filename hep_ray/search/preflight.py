@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +21,8 @@ from hep_ray.errors import (
     InvalidConfig,
     InvalidSpace,
     MissingPackage,
-    StorageError,
     UnknownName,
 )
-from hep_ray.files import make_folder
 from hep_ray.loading.augment import check_augmentation, check_mixing
 from hep_ray.loading.batches import BatchRequest, torch_dtype
 from hep_ray.loading.shards import RowGroups, ShardStream
@@ -43,11 +38,13 @@ from hep_ray.registry import check_name
 from hep_ray.search.constraints import weightless
 from hep_ray.search.curves_trials import milestones
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.local_fits import fit_here, this_machine
 from hep_ray.search.named_samplers import NAMED, Named, name_of
 from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
+from hep_ray.search.room import check_room, check_storage
 from hep_ray.search.space import Choice, Mapped, Space, Value
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.checkpoint import KEEP_BEST, MOST_PAUSED
@@ -59,8 +56,6 @@ DECIDE_BATCHES = ("batch_size", "learning_rate_scaling", "last_batch", "sync_bat
 """Parameters that decide how the events of an epoch are cut into batches, and which batches a model meets."""
 OWN_VALUES = 32
 """Values of keys of the user's own components that are tried before the first trial, at most."""
-STATES = 5
-"""Models' worth of the two checkpoints of a trial that has begun: the best; weights, two moments and an average."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,7 @@ class Trials:
         paused: trials that may wait with a checkpoint, see `most_paused`.
         beside: datasets whose validation splits are evaluated after each epoch.
         copies: of the events that are in memory, one for each fold.
+        without_ray: whether whoever trains them needs no Ray where all are fitted on this machine, see `fit_here`.
     """
 
     dataset: Dataset
@@ -88,6 +84,7 @@ class Trials:
     paused: int = 0
     beside: tuple[Dataset, ...] = ()
     copies: int = 1
+    without_ray: bool = False
 
     @property
     def datasets(self) -> list[Dataset]:
@@ -107,12 +104,19 @@ class Trials:
         return check_configurations(self.configurations, dataset.schema, dataset.rows("train"), self.workers)
 
     @cached_property
+    def here(self) -> bool:
+        """Whether processes of this machine train them, without Ray."""
+        manifests = [one.manifest for one in self.datasets]
+        return self.without_ray and fit_here(self.built[0], manifests, self.options, self.plugins)
+
+    @cached_property
     def resources(self) -> ResourcePlan:
         """Trials side by side on the cluster that this process has joined, and where their events are."""
-        options, expected = self.options, expected_nodes()
+        options, here = self.options, [this_machine()] if self.here else None
+        expected = here or expected_nodes()
         beside = [one.manifest for one in self.beside]
         asked = options.cache, options.memory_budget, options.readers
-        ingest = plan_ingest(self.dataset.manifest, nodes(), *asked, beside, copies=self.copies)
+        ingest = plan_ingest(self.dataset.manifest, here or nodes(), *asked, beside, copies=self.copies)
         return plan_resources(
             expected,
             self.number,
@@ -125,7 +129,7 @@ class Trials:
 
 
 def preflight(trials: Trials) -> ResourcePlan:
-    """Check that trials can be trained, then join the cluster and check that they can run there.
+    """Check that trials can be trained, then join the cluster, where they need one, and check that they can run there.
 
     Raises:
         InvalidSpace: a trial could not be trained, see `check_configurations`.
@@ -136,40 +140,27 @@ def preflight(trials: Trials) -> ResourcePlan:
     """
     for check in CHECKS:
         check(trials)
-    return dataclasses.replace(
-        trials.resources, unread=unread_columns(trials.built[0], trials.dataset.schema)
-    )
+    unread = unread_columns(trials.built[0], trials.dataset.schema)
+    return dataclasses.replace(trials.resources, unread=unread, here=trials.here)
+
+
+def _check_nodes(trials: Trials) -> None:
+    if not trials.here:
+        connect()
+        check_every_node(trials.options.storage, [one.folder / MANIFEST for one in trials.datasets])
 
 
 CHECKS: tuple[Callable[[Trials], object], ...] = (
     lambda trials: check_storage(trials.options.storage),
     lambda trials: trials.built,
     lambda trials: check_decorrelated(trials.built[0], trials.dataset),
-    lambda _: connect(),
-    lambda trials: check_every_node(
-        trials.options.storage, [one.folder / MANIFEST for one in trials.datasets]
-    ),
+    _check_nodes,
     lambda trials: check_plugins(trials.plugins, trials.built[0], trials.dataset),
     lambda trials: check_room(
         trials.options.storage, trials.built[1], trials.resources.concurrent, trials.keep, trials.paused
     ),
 )
 """What trials are refused for, in this order: the storage, a model, the cluster, its nodes, own code, no room."""
-
-
-def check_storage(storage: Path) -> None:
-    """Make the folder of all searches, and check that it can be written.
-
-    Raises:
-        StorageError: it cannot.
-    """
-    probe = storage / f".probe-{os.getpid()}"
-    try:
-        make_folder(storage)
-        probe.touch()
-        probe.unlink()
-    except OSError as exc:
-        raise StorageError(f"cannot write to storage {storage}: {exc.strerror}") from exc
 
 
 def most_paused(preset: Preset, trials: int) -> int:
@@ -183,36 +174,6 @@ def most_paused(preset: Preset, trials: int) -> int:
         return 0
     firsts = {"curves": milestones(preset.epochs)[0], "asha_pausing": preset.grace}
     return min(MOST_PAUSED, trials * preset.epochs // firsts.get(preset.scheduler_name, 1))
-
-
-def disk_bytes(model_bytes: int, concurrent: int, keep: int = KEEP_BEST, paused: int = 0) -> int:
-    """Return the bytes of kept models and of the checkpoints of trials that run or pause; arguments as `check_room`."""
-    return model_bytes * (keep + STATES * (concurrent + paused))
-
-
-def check_room(
-    storage: Path, model_bytes: int, concurrent: int, keep: int = KEEP_BEST, paused: int = 0
-) -> None:
-    """Refuse trials whose checkpoints do not fit on the storage as it is now.
-
-    Args:
-        storage: a folder that exists.
-        model_bytes: of the largest model's weights.
-        concurrent: trials side by side.
-        keep: models that are kept when all trials have ended.
-        paused: trials that wait.
-
-    Raises:
-        StorageError: the free space is less than that.
-    """
-    needed = disk_bytes(model_bytes, concurrent, keep, paused)
-    free = shutil.disk_usage(storage).free
-    if free < needed:
-        raise StorageError(
-            f"not enough room on storage {storage}: {keep} kept models and the state of {concurrent} running trials"
-            f"{f', and of {paused} that pause,' * bool(paused)} take {size_words(needed)}, {size_words(free)} are "
-            f"free: make room, or choose another --storage{', or a scheduler that pauses none' * bool(paused)}"
-        )
 
 
 def check_sampler(preset: Preset, search: Search) -> None:
@@ -551,8 +512,3 @@ def _takes_one_event(model: Model, schema: EventSchema) -> bool:
             hook.remove()
         model.train(was_training)
     return not single
-
-
-def size_words(size: int) -> str:
-    """Return a number of bytes in words, such as `1.3 GB`."""
-    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"  # noqa: PLR2004 - the unit's own bound

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hep_ray.cluster import nodes
+from hep_ray.cluster import describe, nodes
 from hep_ray.errors import Infeasible, InvalidConfig
 from hep_ray.loading.stream import RESIDENT, Ingest, with_streams
 from hep_ray.search.state import ENDLESS, trials_in_words
@@ -38,6 +38,7 @@ class ResourcePlan:
         data_cpus: cores kept free for Ray Data while trials run.
         ingest: where the events are while trials run.
         unread: columns of the dataset that no model of these trials reads.
+        here: whether processes of this machine train, without Ray, see `hep_ray.search.local_fits`.
     """
 
     trials: int
@@ -51,6 +52,12 @@ class ResourcePlan:
     data_cpus: int = 0
     ingest: Ingest = RESIDENT
     unread: tuple[str, ...] = ()
+    here: bool = False
+
+    @property
+    def cluster(self) -> str:
+        """In words, where trials run."""
+        return "none: models that are fitted, to few events, need no Ray" if self.here else describe()
 
     @property
     def _workers(self) -> int:

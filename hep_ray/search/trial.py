@@ -1,17 +1,15 @@
-"""One trial: an actor that trains trials one after another, each from its own seed and its own checkpoint."""
+"""One trial, from its own seed and its own checkpoint, and what its process tells of it. Without Ray Tune."""
 
 from __future__ import annotations
 
 import math
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from ray import tune
 
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.errors import HepRayError, NonFiniteLoss, StorageError
@@ -21,7 +19,7 @@ from hep_ray.masking import mask
 from hep_ray.metrics import metric_of
 from hep_ray.own_code import defined_at, own_line
 from hep_ray.plugins import Plugin, load
-from hep_ray.search.failures import begin_log, kind_of, time_limit, write_log
+from hep_ray.search.failures import kind_of
 from hep_ray.search.options import EPOCH_TIMEOUT
 from hep_ray.tracking.records import Failure
 from hep_ray.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, seen_by_all
@@ -281,51 +279,3 @@ def cause_of(exc: Exception) -> str:
         return mask(text)
     line = own_line(exc)
     return mask(f"{line}: {text}" if line else text) + "\n" + mask("".join(traceback.format_exception(exc)))
-
-
-class TrialActor(tune.Trainable):
-    """One worker process: imports once, then trains trial after trial.
-
-    Nothing of a trial outlives it: the loop (model, optimizer, random state) is built anew from
-    the next trial's parameters. A trial whose folder holds a checkpoint goes on from there.
-    """
-
-    _failure: dict[str, Any]
-    _run: TrialRun | None
-
-    def setup(self, config: dict[str, Any], job: TrialJob) -> None:  # type: ignore[override]
-        """Join the data and start the first trial."""
-        self._job = job
-        job.begin()
-        self._start(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Start the next trial in this process."""
-        self._start(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Train one epoch; a failure ends this trial, not the actor and not the search."""
-        if self._run is not None:
-            try:
-                with time_limit(self._job.epoch_timeout):
-                    return self._run.report()
-            except Exception as exc:  # noqa: BLE001 - recorded as the trial's cause of failure
-                self._fail(exc)
-        return self._failure
-
-    def _start(self, config: dict[str, Any]) -> None:
-        self._run, self._failure = None, {}
-        try:
-            with storing(self._job.folder(config["trial_id"])):
-                begin_log(self._job.folder(config["trial_id"]), config["trial_id"])
-            with time_limit(self._job.epoch_timeout):
-                self._run = TrialRun(self._job, config, "cuda" if self._job.gpu else "cpu")
-        except Exception as exc:  # noqa: BLE001 - reported by the first step
-            self._fail(exc)
-
-    def _fail(self, exc: Exception) -> None:
-        """Keep the cause, and let go of everything that the trial held: its memory may be what it failed of."""
-        self._run, self._failure = None, failure_of(exc)
-        with suppress(OSError):  # of a full storage, which the result tells
-            write_log(cause_of(exc))

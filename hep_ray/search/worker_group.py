@@ -1,9 +1,10 @@
-"""Train a trial with several workers: one Ray Train run per trial actor, kept warm from trial to trial.
+"""Actors of Tune: one that trains trial after trial, and one that has each trained by several workers.
 
-The actor that Tune knows holds no core and no GPU. It starts a `TorchTrainer` whose workers live in a placement group
-of their own and follow commands: the next epoch of this trial, the first of another, or the end. So Tune and Train
-never reserve the same thing twice, a trial that ASHA stops costs no start of processes, and what was held is released
-by the run itself when it ends well, else by `PlacementGroups`.
+Those are one Ray Train run per trial actor, kept warm from trial to trial. The actor that Tune knows holds no core and
+no GPU. It starts a `TorchTrainer` whose workers live in a placement group of their own and follow commands: the next
+epoch of this trial, the first of another, or the end. So Tune and Train never reserve the same thing twice, a trial
+that ASHA stops costs no start of processes, and what was held is released by the run itself when it ends well, else
+by `PlacementGroups`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from hep_ray.errors import InputError, NonFiniteLoss, WorkersLost
 from hep_ray.files import storing, write_whole
 from hep_ray.models import MODELS
 from hep_ray.plugins import load
-from hep_ray.search.failures import begin_log, kind_of, time_limit
+from hep_ray.search.failures import begin_log, kind_of, time_limit, write_log
 from hep_ray.search.resources import ResourcePlan
-from hep_ray.search.trial import TrialActor, TrialJob, TrialRun, cause_of, failure, failure_of
+from hep_ray.search.trial import TrialJob, TrialRun, cause_of, failure, failure_of
 from hep_ray.tracking.records import Failure
 from hep_ray.training.distributed import Communicator, backend
 
@@ -92,6 +93,54 @@ def trainable(job: TrialJob, plan: ResourcePlan, scratch: Path) -> Iterator[Any]
         )
     finally:
         placements.release_all()
+
+
+class TrialActor(tune.Trainable):
+    """One worker process: imports once, then trains trial after trial.
+
+    Nothing of a trial outlives it: the loop (model, optimizer, random state) is built anew from
+    the next trial's parameters. A trial whose folder holds a checkpoint goes on from there.
+    """
+
+    _failure: dict[str, Any]
+    _run: TrialRun | None
+
+    def setup(self, config: dict[str, Any], job: TrialJob) -> None:  # type: ignore[override]
+        """Join the data and start the first trial."""
+        self._job = job
+        job.begin()
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Start the next trial in this process."""
+        self._start(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch; a failure ends this trial, not the actor and not the search."""
+        if self._run is not None:
+            try:
+                with time_limit(self._job.epoch_timeout):
+                    return self._run.report()
+            except Exception as exc:  # noqa: BLE001 - recorded as the trial's cause of failure
+                self._fail(exc)
+        return self._failure
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self._run, self._failure = None, {}
+        try:
+            with storing(self._job.folder(config["trial_id"])):
+                begin_log(self._job.folder(config["trial_id"]), config["trial_id"])
+            with time_limit(self._job.epoch_timeout):
+                self._run = TrialRun(self._job, config, "cuda" if self._job.gpu else "cpu")
+        except Exception as exc:  # noqa: BLE001 - reported by the first step
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        """Keep the cause, and let go of everything that the trial held: its memory may be what it failed of."""
+        self._run, self._failure = None, failure_of(exc)
+        with suppress(OSError):  # of a full storage, which the result tells
+            write_log(cause_of(exc))
 
 
 class WorkerGroup(tune.Trainable):

@@ -3,7 +3,8 @@
 import pytest
 
 from hep_ray.dataset.dataset import Dataset
-from hep_ray.search.trial import TrialActor, TrialJob
+from hep_ray.search.trial import TrialJob
+from hep_ray.search.worker_group import TrialActor
 
 pytestmark = pytest.mark.ray
 

@@ -52,14 +52,17 @@ def test_a_split_of_one_class_is_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("local_bytes", [2**28, 0])
 def test_resident_events_are_those_of_the_shards_in_order(
-    ray_session: None, make_dataset: Callable[..., Path]
+    ray_session: None, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, local_bytes: int
 ) -> None:
     import ray
 
+    from hep_ray.loading import stream
     from hep_ray.loading.batches import BatchRequest
     from hep_ray.loading.stream import load_resident
 
+    monkeypatch.setattr(stream, "LOCAL_BYTES", local_bytes)  # of 0 Ray Data reads what is small, too
     dataset = Dataset.open(make_dataset(400, rows_per_shard=64))
     resident = load_resident(dataset)
     for split in ("train", "val"):

@@ -21,12 +21,12 @@ from hep_ray.search.preflight import (
     check_configurations,
     check_decorrelated,
     check_metrics,
-    check_room,
     check_yardsticks,
     configurations_of,
     most_paused,
     unread_columns,
 )
+from hep_ray.search.room import check_room
 from hep_ray.search.space import Choice, Integer, LogUniform, Space
 from hep_ray.simulate import SIMULATIONS
 from tests.facts import raises, tells

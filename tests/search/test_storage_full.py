@@ -17,7 +17,7 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import named_when_full, run_search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import prepare
-from hep_ray.search.preflight import check_room
+from hep_ray.search.room import check_room
 from hep_ray.search.space import LogUniform, Space
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import PATIENCE
