@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from hep_ray.addresses import Address
 from hep_ray.conversion.folds import DIVIDED, rule_of_folds
 from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.empty_folds import refuse_empty_folds
@@ -22,11 +23,21 @@ def check_folds(preset: Preset, search: Search, space: Space, dataset: Dataset) 
     """Refuse folds that the events cannot be divided into, or that too few trainings would be on.
 
     Raises:
-        InvalidConfig: there are fewer trainings than folds, or the search ranks by a variation of other events.
+        InvalidConfig: there are fewer trainings than folds, two objectives, a metric of a variation of other events,
+            or a dataset at an address.
         InvalidEvents: there are fewer groups than folds, or a fold without an event of some class.
     """
     if preset.folds is None:
         return
+    if isinstance(dataset.folder, Address):
+        raise InvalidConfig(
+            f"folds are made of the events of {dataset.folder}, divided anew, and what is made anew is read of a disk: "
+            "copy the dataset to one, and name it with --data"
+        )
+    if search.second_objective is not None:
+        raise InvalidConfig(
+            f"folds choose by the mean of one metric, and {search.name} has two objectives: leave --folds out"
+        )
     if (trials := total_trials(search, preset, space)) < preset.folds:
         raise InvalidConfig(
             f"{preset.folds} folds train the winner {preset.folds} times, and {trials} trials are fewer: type --trials "

@@ -154,6 +154,9 @@ def test_folds_that_cannot_be_are_refused_before_any_is_made(tmp_path: Path) -> 
         check("val_worst_auc", trials=10, folds=5)
     with raises(InvalidEvents, "'s'", "--folds"):
         check(trials=100, folds=45)
+    two = Search(name="toy", task="toy", title="", space=space, presets={}, second_objective="flops")
+    with raises(InvalidConfig, "two objectives", "--folds"):
+        check_folds(Preset(epochs=2, trials=9, folds=3), two, space, dataset)
     grouped = made(tmp_path / "g", split_by=True, events=84)
     search = Search(name="toy", task="toy", title="", space=space, presets={})
     with raises(InvalidEvents, "collision", "--folds"):

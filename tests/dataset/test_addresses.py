@@ -31,7 +31,10 @@ from hep_ray.errors import (
     UnreadableInput,
 )
 from hep_ray.loading.shards import RowGroups, cut, read_whole
+from hep_ray.search.definition import Preset, Search
+from hep_ray.search.length_checks import check_folds
 from hep_ray.search.node_checks import _first_byte
+from hep_ray.search.space import Space
 from tests.facts import raises
 
 NAME = "train-00001.parquet"
@@ -314,3 +317,9 @@ def test_a_node_reads_the_manifest_at_its_address(bucket: str) -> None:
 
 def test_what_lies_beside_a_dataset_is_found_at_its_address(bucket: str) -> None:
     assert json.loads((located(bucket) / "../toy/manifest.json").read_text())["format"]
+
+
+def test_folds_of_a_search_are_made_of_events_on_a_disk(bucket: str) -> None:
+    search = Search(name="toy", task="toy", title="", space=Space(model="mlp"), presets={})
+    with raises(InvalidConfig, bucket, "--data"):
+        check_folds(Preset(epochs=2, trials=9, folds=3), search, search.space, Dataset.open(bucket))

@@ -71,7 +71,7 @@ def options(make_dataset, tmp_path, monkeypatch, database) -> SearchOptions:
     monkeypatch.setattr("hep_ray.search.preflight.nodes", lambda: NODE)
     monkeypatch.setattr("hep_ray.search.preflight.expected_nodes", lambda: NODE)
     monkeypatch.setattr("hep_ray.search.preflight.check_every_node", lambda *_: None)
-    monkeypatch.setattr("hep_ray.search.plan.describe", lambda: "none")
+    monkeypatch.setattr("hep_ray.search.resources.describe", lambda: "none")
     monkeypatch.setattr("hep_ray.search.execute._tune", train)
     return SearchOptions(
         data=make_dataset(events=96),
