@@ -181,7 +181,7 @@ DETERMINISTIC_FLAG = typer.Option(
 
 COMPILE_FLAG = typer.Option(
     help="Compile the steps of networks whose batches have one shape (torch.compile; CUDA graphs for small ones): on, "
-    "off, or auto: on GPUs where a trial has steps enough to pay for it."
+    "off, or auto: on GPUs where a trial has steps enough to pay for it. Not tried on a GPU yet."
 )
 
 
@@ -247,7 +247,7 @@ class SearchOptions:
     readers: Annotated[int | None, READERS_FLAG, Resume.MAY_CHANGE] = None
     fuse: Annotated[str, FUSE_FLAG, Resume.MAY_CHANGE] = "auto"
     deterministic: Annotated[bool, DETERMINISTIC_FLAG, Resume.MUST_MATCH] = False
-    compile: Annotated[Literal["auto", "on", "off"], COMPILE_FLAG, Resume.MAY_CHANGE] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], COMPILE_FLAG, Resume.MAY_CHANGE] = "off"
     watch: Annotated[Path | None, WATCH_FLAG, Resume.MAY_CHANGE] = None
     learn_from: Annotated[list[str] | None, LEARN_FROM_FLAG] = None
     constraint: Annotated[list[str] | None, CONSTRAINT_FLAG] = None
