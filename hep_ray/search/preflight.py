@@ -51,6 +51,7 @@ from hep_ray.training.checkpoint import KEEP_BEST, MOST_PAUSED
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from hep_ray.training.distributed import local_step
 from hep_ray.training.evaluation import validation_keys, worst_keys
+from hep_ray.training.length_pool import length_pool
 
 DECIDE_BATCHES = ("batch_size", "learning_rate_scaling", "last_batch", "sync_batch_norm", "swa_start")
 """Parameters that decide how the events of an epoch are cut into batches, and which batches a model meets."""
@@ -412,6 +413,10 @@ def check_configurations(
                     f"augmentation does not suit the dataset with model '{params['model']}': {exc}"
                 ) from exc
         if not config.fitted:
+            try:
+                length_pool(config, models[built], schema)
+            except InvalidConfig as exc:
+                raise InvalidSpace(f"model '{params['model']}' cannot be trained so: {exc}") from exc
             _check_batches(config, models[built], schema, events, workers)
     weights = [model.state_dict().values() for model in models.values()]
     return list(samples.values()), max(

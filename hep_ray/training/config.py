@@ -130,7 +130,8 @@ class TrainerConfig(FitConfig):
             take events over from the batch before, so that no step, and no batch normalisation, sees fewer than half a
             batch; `keep`: they make a step of their own, however few; `drop`: they are left out of the epoch.
         length_pool: so many batches share their events, drawn at random, out by the lengths of their lists, each class
-            in proportion, so that less is filled up; 1 leaves them at random. Without lists nothing changes.
+            in proportion, so that less is filled up; 1 leaves them at random, and 0 takes 16 where the network does not
+            normalise by the batch, nor the loss decorrelate. Without lists nothing changes.
         imputation: what stands for values that are missing, of columns that may lack some: `median` or `mean` of the
             training events that have one, before any scaling, or `zero`.
         scalar_scaling: scaler of scalar and vector columns, fitted on the training split; `none` leaves them.
@@ -159,7 +160,7 @@ class TrainerConfig(FitConfig):
     train_events: NonNegativeInt = 0
     train_auc: bool = False
     last_batch: LastBatch = "share"
-    length_pool: PositiveInt = 16
+    length_pool: NonNegativeInt = 0
     imputation: Imputation = "median"
     scalar_scaling: str = NONE
     sequence_scaling: str = NONE

@@ -45,6 +45,7 @@ from hep_ray.training.distributed import (
 )
 from hep_ray.training.evaluation import under_variations, validate, watched_metrics
 from hep_ray.training.fitted import FittedLoop
+from hep_ray.training.length_pool import length_pool
 from hep_ray.training.step import PROBED_EVENTS, mixing_points, train_step
 
 
@@ -383,7 +384,7 @@ class TrialLoop:
             rank=self._workers.rank,
             world_size=self._workers.world_size,
             last_batch=self.config.training.last_batch,
-            length_pool=self.config.training.length_pool,
+            length_pool=length_pool(self.config, self.model, self.schema),
             device=self._device,
         )
 
