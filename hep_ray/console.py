@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 import threading
@@ -60,7 +59,6 @@ def run_app(app: typer.Typer, prog: str) -> None:
 
     A named error is printed as one paragraph on stderr; `--debug` anywhere on the command line
     shows its traceback instead. Ctrl-C ends the command; typed again, while it tidies up, it is not heard.
-    What is loaded is not searched for cycles when Python ends, which takes seconds and frees what ends anyway.
     """
     try:
         with _interrupted_once():
@@ -71,7 +69,6 @@ def run_app(app: typer.Typer, prog: str) -> None:
         sys.exit(tell(exc, str(exc)))
     finally:
         disconnect()
-        gc.freeze()
 
 
 def command_line(app: typer.Typer) -> Any:
