@@ -508,20 +508,23 @@ class OptunaSearcher(JournalSearcher):
             return None
         tally = self._tally.follow(self._state)
         spent, again = tally.all, tally.again
-        left = self._epochs_left() if self.pauses else math.inf
-        if not self.pauses and not self._preset.endless:
-            left = max(0, self.total - trials) * (spent / trials if trials else cost)
-        share, folds = (IN_FOLDS, True) if self._preset.folds else (REPEATED, False)
+        left = trainings = math.inf
+        if self.pauses:
+            left = self._epochs_left()
+            trainings = left // cost
+        elif not self._preset.endless:
+            trainings = max(0, self.total - trials)
+            left = trainings * (spent / trials if trials else cost)
+        share = IN_FOLDS if self._preset.folds else REPEATED
         at_end = nothing_else or left < share * (spent + left) - again
         if left <= 0 or not (at_end or again + cost <= share * (spent + cost)):
             return None
         last = self._kept_for_folds
         if last and any(not trial.started.repeat_of for trial in self._state.running()):
             return None  # which may be it
-        given: dict[str, Any] = {"left": left // cost if folds else math.inf, "at_once": last}
-        if folds and not self.pauses and not self._preset.endless:
-            given["left"] = self.total - trials
-        found = to_repeat(self._state, self._search, repeats, at_end=at_end, **given)
+        if not self._preset.folds:
+            trainings = math.inf  # of seeds as many as there are make a mean
+        found = to_repeat(self._state, self._search, repeats, at_end=at_end, left=trainings, at_once=last)
         needed = cost - len(found[0].history) if found and found[0].paused else cost
         return found if not self.pauses or left >= needed else None
 

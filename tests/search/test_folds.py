@@ -86,6 +86,19 @@ def test_the_last_trainings_wait_for_what_leads_where_all_run_at_once(
     assert len(run.state.seeds_of(best)) == FOLDS
 
 
+def test_what_leads_is_on_every_fold_where_time_alone_ends_the_search() -> None:
+    run = Simulated(
+        preset("none", trials=None, epochs=1),
+        RANGES,
+        [started(folds=FOLDS, repeats=FOLDS, metric="val_accuracy")],
+    )
+    for _ in range(20):
+        run._working.append(run.searcher.suggest("")["trial_id"])
+        run._epoch(run._working[0])
+    best = run.state.ranked("val_accuracy", "max")[0]
+    assert [one.started.fold for one in run.state.seeds_of(best)] == [1, 2, 3, 4]
+
+
 def test_every_configuration_of_a_grid_is_on_every_fold_and_the_best_mean_leads() -> None:
     space = Space(model="cnn", loss="cross_entropy", optimizer="adam", learning_rate=Choice(0.01, 0.02, 0.1))
     made = preset("none", sampler="grid", trials=None)
