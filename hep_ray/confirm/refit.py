@@ -9,8 +9,6 @@ length, and the model of that epoch is handed on. The test split is read once, a
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,6 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
-from hep_ray.addresses import Address
 from hep_ray.confirm.confirmation import (
     FOLDER,
     Confirmation,
@@ -31,9 +28,9 @@ from hep_ray.confirm.confirmation import (
 from hep_ray.confirm.plan import RetrainingPlan, ended, resources_for, searched_dataset, source_of
 from hep_ray.confirm.refit_result import FILE_NAME, REFIT, TRIAL, Refit, best_epoch, load_refit
 from hep_ray.confirm.run import train_one
-from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes, Manifest, Shard, fingerprint_of
+from hep_ray.dataset.dataset import MANIFEST, Dataset, Hashes, Manifest, Shard
 from hep_ray.dataset.other_events import other_datasets
-from hep_ray.dataset.schema import EventSchema
+from hep_ray.dataset.shard_file import link_shard
 from hep_ray.errors import (
     CannotConfirm,
     CannotResume,
@@ -265,13 +262,7 @@ def dataset_of_refit(dataset: Dataset, folder: Path, *, weights: bool) -> Datase
     if not (out / MANIFEST).is_file():
         with replacing(out) as filling, storing(out):
             for shard, source in zip(manifest.shards, sources, strict=True):
-                if isinstance(source, Address):
-                    source.copy_to(filling / shard.file)
-                    continue
-                try:
-                    os.link(source.resolve(), filling / shard.file)
-                except OSError:
-                    shutil.copyfile(source, filling / shard.file)
+                link_shard(source, filling / shard.file)
             write_whole(filling / MANIFEST, manifest.dumps())
     try:
         made = Dataset.open(out, weights=weights)
@@ -297,27 +288,13 @@ def _with_validation(dataset: Dataset) -> tuple[Manifest, list[Path]]:
                 name = f"{LEARNT}{shard.file}" if learnt else shard.file
                 shards.append(shard.model_copy(update={"file": name, "split": split}))
                 sources.append(dataset.folder / shard.file)
-    # Variations by other datasets are relative to the folder; a confirmation's tests get them from the original.
-    kept = {name: one for name, one in before.event_schema.variations.items() if one.data is None}
-    schema: EventSchema = before.event_schema.model_copy(
-        update={"variations": kept, "expected": dataset.schema.expected or before.event_schema.expected}
-    )
     sums = dict(before.weights)
     if sums:
         sums["train"] = {
             name: (sums["train"][name][0] + signed, sums["train"][name][1] + size)
             for name, (signed, size) in sums["val"].items()
         }
-    made = before.model_copy(
-        update={
-            "event_schema": schema,
-            "shards": tuple(shards),
-            "weights": sums,
-            "source": {**before.source, "train_and_val_of": dataset.fingerprint},
-            "fingerprint": fingerprint_of(schema, before.split_rule, shards),
-        }
-    )
-    return made, sources
+    return dataset.rearranged(shards, sums, {"train_and_val_of": dataset.fingerprint}), sources
 
 
 def run_refit(plan: RefitPlan, *, again: bool = False, console: Console | None = None) -> Refit:

@@ -7,8 +7,6 @@ their files by hard links.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +21,13 @@ from hep_ray.dataset.dataset import (
     ROW_GROUP,
     ContentHash,
     Dataset,
-    Manifest,
     Shard,
-    fingerprint_of,
     sha256_of,
     weight_sums,
 )
 from hep_ray.dataset.empty_folds import parts_of
 from hep_ray.dataset.schema import LABEL, EventSchema
+from hep_ray.dataset.shard_file import link_shard
 from hep_ray.dataset.splits import Split, SplitRule
 from hep_ray.errors import CannotResume, ShardMismatch, UnreadableInput
 from hep_ray.files import replacing, storing, write_whole
@@ -103,14 +100,17 @@ def _divide(dataset: Dataset, rule: SplitRule, out: Path) -> None:
             folder = filling / f"fold_{fold + 1}"
             folder.mkdir(exist_ok=True)
             for one in (one for part in shards for one in part if fold):
-                _link(first / one.file, folder / one.file)
+                link_shard(first / one.file, folder / one.file)
             for one in tests:
-                _link((dataset.folder / one.file).resolve(), folder / one.file)
+                link_shard(dataset.folder / one.file, folder / one.file)
             turns = [("val" if part == fold else "train", shards[part]) for part in range(rule.folds)]
             divided = [one.model_copy(update={"split": split}) for split, own in turns for one in own]
             divided.sort(key=lambda one: (one.split, one.file))
-            manifest = _manifest(
-                dataset, [*divided, *tests], folder, [dataset.fingerprint, fold + 1, rule.folds]
+            own = [*divided, *tests]
+            manifest = dataset.rearranged(
+                own,
+                weight_sums(folder, dataset.manifest.event_schema, own),
+                {ORIGIN: [dataset.fingerprint, fold + 1, rule.folds]},
             )
             write_whole(folder / MANIFEST, manifest.dumps())
 
@@ -162,29 +162,3 @@ def _write(path: Path, rows: pa.Table, schema: EventSchema) -> Shard:
         content=content.hexdigest(),
         classes=dict(zip(schema.classes, counts.tolist(), strict=True)),
     )
-
-
-def _manifest(dataset: Dataset, shards: list[Shard], folder: Path, origin: list[str | int]) -> Manifest:
-    before = dataset.manifest
-    # Variations by other datasets are relative to the folder, and no fold is judged by them.
-    kept = {name: one for name, one in before.event_schema.variations.items() if one.data is None}
-    schema: EventSchema = before.event_schema.model_copy(
-        update={"variations": kept, "expected": dataset.schema.expected or before.event_schema.expected}
-    )
-    return before.model_copy(
-        update={
-            "event_schema": schema,
-            "shards": tuple(shards),
-            "weights": weight_sums(folder, schema, shards),
-            "source": {**before.source, ORIGIN: list(origin)},
-            "fingerprint": fingerprint_of(schema, before.split_rule, shards),
-        }
-    )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file another name; a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

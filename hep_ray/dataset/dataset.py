@@ -322,6 +322,33 @@ class Dataset:
         """Hash of all that decides the content."""
         return self.manifest.fingerprint
 
+    def rearranged(
+        self, shards: Sequence[Shard], weights: WeightSums, source: Mapping[str, JsonValue]
+    ) -> Manifest:
+        """Return the manifest of a dataset elsewhere whose shards hold events of this one, in other splits.
+
+        Variations by other datasets are left out: they are relative to this folder. What is expected of a class stays.
+
+        Args:
+            shards: in their order.
+            weights: sums of them.
+            source: added to where the events come from.
+        """
+        before = self.manifest
+        kept = {name: one for name, one in before.event_schema.variations.items() if one.data is None}
+        schema: EventSchema = before.event_schema.model_copy(
+            update={"variations": kept, "expected": self.schema.expected or before.event_schema.expected}
+        )
+        return before.model_copy(
+            update={
+                "event_schema": schema,
+                "shards": tuple(shards),
+                "weights": weights,
+                "source": {**before.source, **source},
+                "fingerprint": fingerprint_of(schema, before.split_rule, shards),
+            }
+        )
+
     def rows(self, split: Split) -> int:
         """Return events in a split.
 

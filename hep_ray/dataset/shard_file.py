@@ -1,7 +1,9 @@
-"""Open the Parquet file of a shard, on a disk or at an address."""
+"""Open the Parquet file of a shard, on a disk or at an address, or give it another name."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +27,22 @@ def open_shard(path: Path | str) -> pq.ParquetFile:
         if isinstance(place, Address)
         else pq.ParquetFile(place)
     )
+
+
+def link_shard(source: Path, target: Path) -> None:
+    """Give a shard another name on a disk: a hard link; a copy where the file system has none, or of an address.
+
+    Raises:
+        UnreadableInput: its address cannot be read.
+        OSError: the copy cannot be written.
+    """
+    if isinstance(source, Address):
+        source.copy_to(target)
+        return
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def read_shard(path: Path | str, columns: Sequence[str] | None = None) -> pa.Table:

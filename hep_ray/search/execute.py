@@ -38,6 +38,7 @@ from hep_ray.search.draws import seedless
 from hep_ray.search.fused import AHEAD, OFF, StackTrainer
 from hep_ray.search.leaderboard import leaderboard, write_leaderboard
 from hep_ray.search.local_fits import fit_processes, fit_trials
+from hep_ray.search.means import differ_by
 from hep_ray.search.plan import SearchPlan, TrainingPlan
 from hep_ray.search.progress import Progress
 from hep_ray.search.recorder import TRIES_AGAIN, Recorder
@@ -94,7 +95,7 @@ class SearchResult:
         most, seeds = self.state.repeats, 0 if best is None else counted(self.state.seeds_of(best))
         if best is None or seeds >= most or (seedless(best) and not started.folds):
             return ""
-        kind = "folds" if started.folds else "seeds"
+        kind = differ_by(self.state)
         return f"{best.trial_id} leads with {seeds} of {most} {kind}: --resume --trials N, or confirm"
 
 
