@@ -58,8 +58,8 @@ class CnnRnn(ImageModel):
         first, second = CNN_WIDTHS
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, first, 3, padding=1),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(inplace=True),
             nn.Conv2d(first, second, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.AdaptiveAvgPool2d(1),
@@ -92,8 +92,9 @@ class Conv3d(ImageModel):
         layers: list[nn.Module] = []
         channels = 1
         for width in BLOCK_WIDTHS:
-            layers += [nn.Conv3d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            layers += [nn.Conv3d(channels, width, 3, padding=1)]
             layers += [nn.MaxPool3d((1, 2, 2), ceil_mode=True)] if width != BLOCK_WIDTHS[-1] else []
+            layers += [nn.ReLU(inplace=True)]
             channels = width
         self.convolutions = nn.Sequential(*layers)
         self.head = nn.Linear(channels * self.image.channels, len(schema.classes))

@@ -137,8 +137,8 @@ class ResNet34(ImageModel):
         super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, STEM_CHANNELS, 7, stride=2),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),
         )
         self.stages, channels = residual_stages(basic_block, (3, 4, 6, 3))
         size = output_size(self.image.size, kernel=7, stride=2, padding=3)
@@ -156,8 +156,8 @@ class BottleneckResNet(ImageModel):
         super().__init__(config, schema)
         self.stem = nn.Sequential(
             convolution(self.image.channels, STEM_CHANNELS, 7, stride=2, bias=False),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
         )
         self.stages, channels = residual_stages(bottleneck_block, depths)
         self.head = nn.Sequential(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from hep_ray.errors import InvalidConfig, UnknownName
 from hep_ray.models import build_model
@@ -312,6 +315,45 @@ def test_dropout_of_the_object_network_by_stage():
 def test_refuses_transforms_that_are_none(values: dict[str, object]):
     with raises(InvalidConfig, *values):
         build_model("cnn", values, SCHEMA)
+
+
+def rectified_before_pooled(built: nn.Module) -> int:
+    """Give every maximum and ReLU that follow each other the order of the documents; return how many did."""
+    pairs = 0
+    for module in built.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for place, (first, second) in enumerate(itertools.pairwise(list(module))):
+            if isinstance(first, nn.MaxPool2d | nn.MaxPool3d) and isinstance(second, nn.ReLU):
+                module[place], module[place + 1] = second, first
+                pairs += 1
+    return pairs
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        *(("cnn", 3), ("deep_cnn", 3), ("object_cnn", 2), ("coordconv", 2)),
+        *(("cnn_rnn", 1), ("conv3d", 2), ("resnet34", 1), ("resnet50", 1)),
+    ],
+)
+def test_pooling_before_the_relu_changes_no_bit(name: str, pairs: int, half: bool):
+    ours = build_model(name, {}, SCHEMA)
+    documents = copy.deepcopy(ours)
+    assert rectified_before_pooled(documents) == pairs
+    images = torch.where(
+        energies(4) > 0.9, energies(4), 0.0
+    )  # sparse, so that many pixels of a map are alike
+    results = []
+    for one in (ours, documents):
+        torch.manual_seed(0)  # of dropout
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            logits = one(images)
+        logits.float().square().sum().backward()
+        results.append([logits.detach(), *(one.grad for one in one.parameters())])
+    for mine, theirs in zip(*results, strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_an_unknown_model_is_named_with_the_nearest():
