@@ -83,8 +83,9 @@ def folds(
     dry_run: DryRun = False,
     **given: Any,
 ) -> None:
-    """Train the best configuration of a search on K folds, so that every event is scored by a model that never saw it.
+    """Train a configuration of a search on K folds, so that every event is scored by a model that never saw it.
 
+    It is the candidate of the search's confirmation, else the first of its ranking, unless --trial names another.
     The events are divided into K parts anew, by the hash of their ids or groups. Each fold tests on one part, chooses
     its epoch by the next and learns from the rest. The scores of all events are one file, and metrics of all of them
     together have about half the error of a test split of a quarter. The configuration itself was chosen with the
@@ -123,7 +124,7 @@ def folds(
         f"Result: {plan.folder / 'folds.json'}",
         "",
         "Next:",
-        f"  {typed('hep-ray', 'confirm', found.search, storage=own.storage, data=own.data)}",
+        f"  {typed('hep-ray', *_after_folds(plan), storage=own.storage, data=own.data)}",
     ]
     print_text(result, "\n".join(lines))
 
@@ -251,7 +252,12 @@ def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     events = sum(dataset.rows(split) for split in SPLITS)
     chosen = plan.configuration
     yield "folds", f"{plan.started.search}: {chosen.name}, {plan.started.metric} {chosen.value:.4f}"
-    yield "chosen from", count_words(plan.ranked, "configuration")
+    if chosen.name == plan.candidate:
+        yield "chosen", "it is the candidate of the confirmation, whose models would be promoted"
+    else:
+        yield "chosen from", count_words(plan.ranked, "configuration")
+        if plan.candidate:
+            yield "promotion", f"would ask for folds of {plan.candidate}, the candidate of the confirmation"
     yield "events", f"{events}, about {events // count} in each of {count} parts"
     if dataset.schema.split_by is not None:
         yield "groups", f"events of one {dataset.schema.split_by} are in one part"
@@ -268,6 +274,16 @@ def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     if again and not aside:
         yield "storage", "there are no earlier folds: --again is not needed"
     yield "tracking", mask(plan.tracking_uri)
+
+
+def _after_folds(plan: FoldsPlan) -> tuple[str, ...]:
+    """Return the command that comes next: what is not confirmed is, and a candidate's models can be promoted."""
+    search = plan.started.search
+    if not plan.candidate:
+        return "confirm", search
+    if plan.candidate != plan.configuration.name:
+        return "report", search
+    return "promote", search, "--folds", str(len(plan.rules)), "--dry-run"
 
 
 def _folds_table(found: CrossValidation) -> Table:

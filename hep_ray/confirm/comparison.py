@@ -89,6 +89,7 @@ def summarise(plan: ConfirmPlan, state: SearchState, run_ids: Mapping[str, str])
         baseline_origin=plan.baseline.origin,
         dropped=dropped,
         variations=tuple(_under(plan, under, one, name) for name in plan.variations for one in contenders),
+        folds=plan.started.folds or 0,
     )
 
 

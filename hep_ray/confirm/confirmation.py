@@ -202,6 +202,7 @@ class Confirmation(Config):
         baseline_origin: in words, where the baseline's parameters come from.
         dropped: finalists of which a training failed, with the cause; they count among those corrected for.
         variations: every contender under each systematic variation that the dataset names.
+        folds: by which the search ranked its configurations; 0 where it ranked by one validation split.
     """
 
     search: str
@@ -221,6 +222,7 @@ class Confirmation(Config):
     baseline_origin: str = ""
     dropped: dict[str, str] = Field(default_factory=dict)
     variations: tuple[UnderVariation, ...] = ()
+    folds: int = 0
 
     @model_validator(mode="after")
     def _judged(self) -> Confirmation:
@@ -264,7 +266,11 @@ class Confirmation(Config):
 
 
 def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
-    """Choose the candidate and the run whose model would be handed on, by the validation split alone.
+    """Choose the candidate and the run whose model would be handed on, without the test split.
+
+    The candidate is the finalist with the best mean validation metric over its runs. Of a search by folds it is the
+    first finalist, which is the best over all folds, several times the events that the runs are validated with; only
+    the mean of the finalists, which no fold knows, is compared with it by the runs.
 
     Raises:
         PromotionRefused: there is no finalist, or its runs tell no validation metric.
@@ -282,7 +288,11 @@ def choose(confirmation: Confirmation) -> tuple[Contender, ConfirmedRun]:
     def mean(contender: Contender) -> float:
         return sign * math.fsum(run.metrics[key] for run in contender.runs) / len(contender.runs)
 
-    candidate = max(confirmation.finalists, key=mean)
+    compared = confirmation.finalists
+    if confirmation.folds:
+        single = [one for one in compared if not one.members]
+        compared = (*single[:1], *(one for one in compared if one.members))
+    candidate = max(compared, key=mean)
     return candidate, max(candidate.runs, key=lambda run: sign * run.metrics[key])
 
 

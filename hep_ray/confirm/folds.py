@@ -25,7 +25,9 @@ from rich.console import Console
 
 from hep_ray.addresses import Address
 from hep_ray.config import Config
-from hep_ray.confirm.confirmation import read_record, set_aside
+from hep_ray.confirm.confirmation import FILE_NAME as CONFIRMATION
+from hep_ray.confirm.confirmation import FOLDER as CONFIRM
+from hep_ray.confirm.confirmation import choose, load_confirmation, read_record, set_aside
 from hep_ray.confirm.finalists import Configuration, configurations
 from hep_ray.confirm.plan import RetrainingPlan, ended, of_test, resources_for, searched_dataset, source_of
 from hep_ray.confirm.run import train_one
@@ -38,6 +40,7 @@ from hep_ray.errors import (
     CannotConfirm,
     CannotResume,
     InvalidEvents,
+    PromotionRefused,
     StorageError,
 )
 from hep_ray.files import open_locked, storing, whole, write_whole
@@ -171,6 +174,8 @@ class FoldsPlan:
         folder: of all folds.
         dataset: of the search.
         configuration: that is trained.
+        candidate: of the search's confirmation, the id of its first trial; empty where it is not confirmed, or where
+            the candidate is the mean of several.
         ranked: number of distinct configurations of the search.
         started: first record of the search.
         rules: of the folds, in their order.
@@ -184,6 +189,7 @@ class FoldsPlan:
     folder: Path
     dataset: Dataset
     configuration: Configuration
+    candidate: str
     ranked: int
     started: SearchStarted
     rules: tuple[SplitRule, ...]
@@ -269,6 +275,9 @@ class FoldsPlan:
 def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan:
     """Check that a configuration of a search can be cross-validated, and choose it.
 
+    Unless a trial is named it is the candidate of the search's confirmation, whose models a promotion would take;
+    without one it is the first of the search's ranking.
+
     Raises:
         UnknownSearch: no name, folder or script is the search's.
         CannotConfirm: it was never run, still runs, has no completed trial, was of another dataset, or has no such
@@ -285,12 +294,11 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
     assert state.started is not None
     plugins = restore(state.plugins)
     ranked = configurations(state)
-    chosen = ranked[0]
-    if options.trial is not None:
-        of_trial = {trial.trial_id: one for one in ranked for trial in one.trials}
-        if options.trial not in of_trial:
-            raise CannotConfirm(f"no trial '{options.trial}' has a result; known: {', '.join(of_trial)}")
-        chosen = of_trial[options.trial]
+    of_trial = {trial.trial_id: one for one in ranked for trial in one.trials}
+    if options.trial is not None and options.trial not in of_trial:
+        raise CannotConfirm(f"no trial '{options.trial}' has a result; known: {', '.join(of_trial)}")
+    candidate = _candidate(found.folder, state.started.search_id)
+    chosen = of_trial[options.trial or candidate or ranked[0].name]
     dataset = searched_dataset(options, state.started, hashes)
     if isinstance(dataset.folder, Address):
         raise CannotConfirm(
@@ -319,6 +327,7 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         folder=found.folder / f"folds{options.folds}",
         dataset=dataset,
         configuration=chosen,
+        candidate=candidate,
         ranked=len(ranked),
         started=state.started,
         rules=rules,
@@ -328,6 +337,18 @@ def prepare_folds(options: FoldOptions, *, hashes: Hashes = "once") -> FoldsPlan
         plugins=plugins,
         source=source_of(found, state.started),
     )
+
+
+def _candidate(folder: Path, search_id: str) -> str:
+    """Return the trial whose models a promotion would take; empty where none is confirmed."""
+    if not (folder / CONFIRM / CONFIRMATION).is_file():
+        return ""
+    confirmation = load_confirmation(folder)
+    try:
+        candidate, _ = choose(confirmation)
+    except PromotionRefused:
+        return ""
+    return candidate.name if confirmation.search_id == search_id and not candidate.members else ""
 
 
 def _folder_of(rule: SplitRule, folder: Path) -> Path:

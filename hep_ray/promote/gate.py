@@ -1,8 +1,8 @@
 """The gate: may this finalist become the champion? Functions of a confirmation and of facts about it.
 
-The candidate is chosen without the test split: of the finalists the one with the best mean validation metric over
-the confirmation's seeds, and of its models the one whose own validation metric is best. The test split then says
-only whether the candidate beats what is to be beaten: see `gain`.
+The candidate is chosen without the test split, see `choose`: of the finalists the one with the best mean validation
+metric over the confirmation's seeds, or the best over the search's folds, and of its models the one whose own
+validation metric is best. The test split then says only whether the candidate beats what is to be beaten: see `gain`.
 """
 
 from __future__ import annotations

@@ -460,7 +460,9 @@ class FoldOptions(AfterSearch):
     folds: Annotated[int, typer.Option(help="Parts of the events that take turns; as many trainings.")] = 5
     trial: Annotated[
         str | None,
-        typer.Option(help="Whose configuration is trained [default: the best by validation]."),
+        typer.Option(
+            help="Whose configuration is trained [default: the confirmed candidate, else the best]."
+        ),
     ] = None
 
 

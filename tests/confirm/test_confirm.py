@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from hep_ray.cli import app
 from hep_ray.confirm.confirmation import choose, load_confirmation, params_hash, uses
+from hep_ray.confirm.finalists import configurations
 from hep_ray.confirm.folds import load_folds, prepare_folds, run_folds
 from hep_ray.confirm.plan import prepare_confirmation
 from hep_ray.confirm.refit import prepare_refit, run_refit
@@ -37,6 +38,7 @@ from hep_ray.search.execute import run_search
 from hep_ray.search.find import load_search
 from hep_ray.search.options import AfterSearch, ConfirmOptions, FoldOptions, SearchOptions
 from hep_ray.search.plan import prepare
+from hep_ray.search.state import SearchState
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import Journal, encode, read_records
 from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
@@ -536,6 +538,26 @@ def test_another_dataset_is_refused(options, tmp_path, make_dataset):
     shard.write_bytes(shard.read_bytes()[:-10])
     with raises(ShardMismatch, shard.name):
         prepare_confirmation(dataclasses.replace(options, data=copy))
+
+
+def test_folds_are_those_of_the_candidate_of_the_confirmation(options, confirmed, tmp_path):
+    given = FoldOptions("toy_confirmed", folds=3, storage=options.storage, scripts=options.scripts)
+    candidate = choose(confirmed.confirmation)[0].name
+    plan = prepare_folds(given)
+    assert (plan.configuration.name, plan.candidate) == (candidate, candidate)
+    words = ["folds", "toy_confirmed", "--storage", str(options.storage), "--dry-run"]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    assert tells(told.output, "candidate of the confirmation")
+    ranked = [one.name for one in configurations(SearchState.read(folder_of(options)))]
+    for other in ranked:
+        plan = prepare_folds(dataclasses.replace(given, trial=other))
+        assert (plan.configuration.name, plan.candidate) == (other, candidate)
+
+    storage = tmp_path / "runs"
+    shutil.copytree(folder_of(options), storage / "toy_confirmed", ignore=shutil.ignore_patterns("confirm"))
+    plan = prepare_folds(dataclasses.replace(given, storage=storage))
+    assert (plan.configuration.name, plan.candidate) == (ranked[0], "")
 
 
 @pytest.mark.slow

@@ -202,6 +202,26 @@ def test_the_gate_takes_it_by_validation(found: Confirmation) -> None:
     assert choose(behind)[0].name == "t0000"
 
 
+def test_of_a_search_by_folds_the_first_of_its_ranking_is_taken(found: Confirmation) -> None:
+    def judged(**of: float) -> Confirmation:
+        """The confirmation with these validation values, by contender."""
+        changed = []
+        for one in found.contenders:
+            runs = (
+                run.model_copy(update={"metrics": {**run.metrics, "val_auc": of.get(one.name, 0.5)}})
+                for run in one.runs
+            )
+            changed.append(one.model_copy(update={"runs": tuple(runs)}))
+        return found.model_copy(update={"contenders": tuple(changed)})
+
+    second_leads = judged(t0000=0.7, t0004=0.9, ensemble=0.6)
+    assert choose(second_leads)[0].name == "t0004"
+    assert choose(second_leads.model_copy(update={"folds": 5}))[0].name == "t0000"
+    # The mean of the finalists was on no fold, and is compared with that one by the confirmed trainings.
+    mean_leads = judged(t0000=0.7, t0004=0.9, ensemble=0.8)
+    assert choose(mean_leads.model_copy(update={"folds": 5}))[0].name == "ensemble"
+
+
 def test_a_member_that_failed_takes_it_along_and_both_count(tmp_path: Path) -> None:
     plan = made_plan(tmp_path)
     state = trained(plan, lost="t0004")
