@@ -72,6 +72,8 @@ class FittedModel(Model):
     """Whether the fit takes NaN for a value that is missing; else the median of the training events stands for it."""
     takes_negative = True
     """Whether the fit takes weights below 0."""
+    multiplies = True
+    """Whether a forward pass may have matrix products, which are counted as it runs; else `operations` counts all."""
     package = ""
     """What is imported for the fit and not for the model that it leaves; empty where hep_ray itself needs it."""
     system_package = ""
@@ -141,7 +143,7 @@ class FittedModel(Model):
         return {}
 
     def operations(self) -> int:
-        """Comparisons, look-ups and sums of one event, beside matrix products; none by default."""
+        """Comparisons, look-ups and sums of one event, beside matrix products that are counted; none by default."""
         return 0
 
     def _keep(self, **values: npt.NDArray[Any]) -> None:

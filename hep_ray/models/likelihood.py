@@ -58,6 +58,7 @@ class LikelihoodConfig(FittedConfig):
 class Likelihood(FittedModel):
     """Features as if they were independent of each other within a class."""
 
+    multiplies = False
     low: Tensor
     width: Tensor
     log_density: Tensor

@@ -35,6 +35,7 @@ class LogisticRegressionConfig(FittedConfig):
 class LogisticRegression(FittedModel):
     """The best linear classifier."""
 
+    multiplies = False
     mean: Tensor
     spread: Tensor
     weight: Tensor
@@ -59,6 +60,10 @@ class LogisticRegression(FittedModel):
         if len(weight) == 1:  # two classes: one function decides between them
             weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.array([-bias[0], bias[0]]) / 2
         self._keep(mean=scaler.mean_, spread=scaler.scale_, weight=weight, bias=bias)
+
+    def operations(self) -> int:
+        """Count the products and sums of the weights."""
+        return 2 * self.weight.numel()
 
     def _logits(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.spread @ self.weight.T + self.bias

@@ -49,6 +49,7 @@ class Trees(FittedModel):
     """
 
     takes_missing = True
+    multiplies = False
     feature: Tensor
     threshold: Tensor
     left: Tensor

@@ -1,6 +1,8 @@
 """What a model costs, against arithmetic."""
 
 import itertools
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch.utils.flop_counter import FlopCounterMode
 
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.loading.batches import Events
-from hep_ray.models import Model
+from hep_ray.models import MODELS, Model
+from hep_ray.models.fitted import FittedModel
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.cost import Meter, model_cost
 from hep_ray.training.fitted import FittedLoop
@@ -138,6 +142,35 @@ def test_a_fitted_model_has_a_cost_too(params: dict[str, Any], flops: int) -> No
         assert (
             metrics["parameters"] == 20 * 3 + 3 + 2 * 20
         )  # weights, biases, means and spreads of the features
+
+
+@pytest.mark.parametrize("name", [one.name for one in map(MODELS.__getitem__, MODELS) if one.fitted])
+def test_what_a_fitted_model_counts_itself_leaves_no_product_out(name: str) -> None:
+    schema = SCHEMA.model_copy(update={"columns": SCHEMA.columns[:2]})
+    model = TrialConfig.from_params({"model": name}).build_model(schema)
+    assert isinstance(model, FittedModel)
+    assert not model.multiplies
+    model.fitted.fill_(True)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *schema.columns[0].shape), torch.zeros(1, *schema.columns[1].shape))
+    products = counter.get_total_flops()
+    assert products == (model.operations() if name == "logistic_regression" else 0)
+    # A user's own model that says nothing of products has those counted that its forward pass makes.
+    model.multiplies = True
+    assert model_cost(model, schema)["flops"] == products + model.operations()
+
+
+def test_the_cost_of_a_fitted_model_comes_without_the_compiler_of_torch() -> None:
+    """Three seconds of imports in every process that fits."""
+    code = (
+        "import sys\n"
+        "from tests.training.test_cost import test_a_fitted_model_has_a_cost_too as fit\n"
+        "before = 'torch._dynamo' in sys.modules\n"
+        "fit({'model': 'gradient_boosting', 'trees': 5, 'tree_depth': 2}, 5 * 3 * 3)\n"
+        "print(before, 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_a_trial_reports_the_cost_of_its_model_in_every_epoch() -> None:
