@@ -69,7 +69,7 @@ def leaderboard(data: ReportData) -> PageTable:
     repeats = data.state.repeats > 1
     head = ["trial", _heading(metric), *([heading_of_means(data.state)] if repeats else [])]
     head += [name.replace("_", " ") for name in data.varied]
-    head += ["epochs", "end", "seed", *map(_heading, beside)]
+    head += ["epochs", "end", "fold" if data.started.folds else "seed", *map(_heading, beside)]
     head += [f"total {metric_words(name)}" for name in summed] + [metric_words(name) for name in figures]
     rows = []
     for trial in trials:
@@ -83,7 +83,7 @@ def leaderboard(data: ReportData) -> PageTable:
                 *_values(trial.started.params, data.varied),
                 f"{len(trial.history)}/{data.started.epochs}",
                 data.state.end_of(trial),
-                str(trial.started.seed),
+                str(trial.started.fold or trial.started.seed),
                 *(f"{best[key]:.4g}" if key in best else "–" for key in beside),
                 *(f"{trial.total(name):.4g}" for name in summed),
                 *(f"{trial.figures[name]:.4g}" if name in trial.figures else "–" for name in figures),

@@ -271,6 +271,20 @@ def test_folds_that_are_gone_are_noted(workplace: Callable[..., Any]) -> None:
         gather(place.search, place.storage, against=["nothing"])
 
 
+def test_a_search_by_folds_tells_the_fold_of_a_trial_in_place_of_its_seed(
+    workplace: Callable[..., Any],
+) -> None:
+    place = workplace()
+    for folds, heading in ((3, "fold"), (None, "seed")):
+        place.write_journal(folds=folds)
+        table = leaderboard(gather(place.search, place.storage))
+        assert (heading in table.head, {"fold", "seed"} & set(table.head)) == (True, {heading})
+        column = table.head.index(heading)
+        cells = {row[0].split(":")[0]: row[column] for row in table.rows}
+        assert cells["t0002"] == ("2" if folds else "1")  # of seed 1
+        (place.folder / "journal.jsonl").unlink()
+
+
 def test_a_confirmation_of_another_search_is_left_out(workplace: Callable[..., Any]) -> None:
     place = workplace()
     place.write_journal()

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
+from matplotlib.axes import Axes
+
 from hep_ray.drawing.style import colour
 from hep_ray.metrics.labels import SPLITS, metric_words
 from hep_ray.report.figures import Drawn, figure
@@ -31,8 +33,10 @@ ACROSS = 4
 """Panels in a row."""
 SIDE_BY_SIDE = 3
 """Groups whose training and validation are compared."""
-_WRAPPER = textwrap.TextWrapper(34, break_long_words=False, break_on_hyphens=False)
-"""Of the title above a panel."""
+TITLE = 34
+"""Letters in a line of the title above a panel."""
+NARROW = 27
+"""The same where panels stand four in a row."""
 
 
 @figure("accuracy_by_epoch", "training", 10, "Accuracy per epoch")
@@ -100,6 +104,15 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
     )
 
 
+def _title(axes: Axes, name: str, letters: int = TITLE) -> None:
+    """Write the name of a group above its panel, in as many lines as its width asks for."""
+    lines = [
+        textwrap.fill(line, letters, break_long_words=False, break_on_hyphens=False)
+        for line in name.replace(": ", ":\n").splitlines()
+    ]
+    axes.set_title("\n".join(lines), loc="left", fontsize=8, color="#444444")
+
+
 def _ends(groups: Sequence[Group], metric: str) -> list[float]:
     """Return the ends of the bands of groups, after every epoch."""
     bands = [group.band(metric) for group in groups]
@@ -120,15 +133,18 @@ def _apart(data: ReportData, metric: str, chosen: Sequence[Group], left_out: int
     for place, (own, group) in enumerate(zip(axes, chosen, strict=False)):
         for trial in group.trials:
             told = [(metrics["epoch"], metrics[metric]) for metrics in trial.history if metric in metrics]
-            own.plot(*zip(*told, strict=True), color=colour(0), linewidth=0.7, alpha=0.45)
+            marker = "." if len(told) == 1 else None
+            own.plot(*zip(*told, strict=True), color=colour(0), linewidth=0.7, alpha=0.45, marker=marker)
         if to_beat is not None and group is not to_beat:
             band = to_beat.band(metric)
             own.plot(
                 band.epochs, band.mean, color=colour(2), linestyle="--", linewidth=1.1, label=to_beat.name
             )
         band = group.band(metric)
+        if len(band.epochs) == 1 and band.epochs[0] < data.started.epochs and group.finished:
+            own.axhline(band.mean[0], color=colour(0), linewidth=0.7, linestyle=":")  # it was fitted at once
         own.plot(band.epochs, band.mean, color=colour(0), label="mean of the runs")
-        tag(own, group.name + (" (baseline)" if group is to_beat else ""))
+        _title(own, group.name + (" (baseline)" if group is to_beat else ""), NARROW)
         own.set_ylim(*limits)
         if place % ACROSS == 0:
             own.set_ylabel(axis_label(metric))
@@ -162,8 +178,7 @@ def watched(data: ReportData) -> Drawn | str | None:
     for own, group in zip(axes, reporting, strict=True):
         for place, split in enumerate(("val", "watched")):
             curve(own, group.band(f"{split}_accuracy"), place, SPLITS[split])
-        lines = [_WRAPPER.fill(line) for line in group.name.replace(": ", ":\n").splitlines()]
-        own.set_title("\n".join(lines), loc="left", fontsize=8, color="#444444")
+        _title(own, group.name)
         epoch_axis(own)
     axes[0].set_ylabel("Accuracy")
     legend_inside(drawing, axes[0])
@@ -201,9 +216,7 @@ def overfitting(data: ReportData) -> Drawn | str | None:
             if column == 0:
                 own.set_ylabel(words)
         top = axes[column]
-        title = group.name.replace(": ", ":\n") + (" (baseline)" if group is groups.to_beat else "")
-        lines = [_WRAPPER.fill(line) for line in title.splitlines()]
-        top.set_title("\n".join(lines), loc="left", fontsize=8, color="#444444")
+        _title(top, group.name + (" (baseline)" if group is groups.to_beat else ""))
         below = axes[(rows - 1) * columns + column]
         epoch_axis(below)
         below.margins(x=0.03)
