@@ -24,7 +24,7 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from optuna.distributions import (
     BaseDistribution,
@@ -286,11 +286,16 @@ class Space:
     """Parameters by name; conditions may refer to parameters stated before.
 
     Raises:
-        InvalidSpace: what is stated is neither a parameter nor a value; a condition names a parameter that is not
-            stated before it, or a value it never has; or a component follows from another parameter.
+        InvalidSpace: what is stated has no name, or is neither a parameter nor a value; a condition names a parameter
+            that is not stated before it, or a value it never has; or a component follows from another parameter.
     """
 
-    def __init__(self, **parameters: Parameter | Value) -> None:
+    def __init__(self, *unnamed: Never, **parameters: Parameter | Value) -> None:
+        if unnamed:
+            raise InvalidSpace(
+                f"no name for {unnamed[0]!r}: a Space takes parameters by name, as in Space(model='mlp', "
+                "hidden_features=Choice(32, 64)); one of some model alone is stated with .when(model='mlp')"
+            )
         self.parameters: dict[str, Parameter] = {}
         for name, parameter in sorted(parameters.items(), key=lambda item: item[0] != "model"):
             if not isinstance(parameter, Parameter | Value):
