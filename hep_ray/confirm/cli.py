@@ -232,6 +232,7 @@ def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         f"the median of {best}, which were best in the confirmed trainings; nothing is chosen here",
     )
     yield "test split", f"{dataset.rows('test')} events, read once when the training has ended"
+    yield "cluster", plan.resources.cluster
     yield "resources", str(plan.resources)
     yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
     yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
@@ -265,6 +266,7 @@ def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         "budget",
         f"{count} trainings of {plan.started.epochs} epochs, one after the other; seed {plan.seed}",
     )
+    yield "cluster", plan.resources.cluster
     yield "resources", str(plan.resources)
     yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
     yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
@@ -359,6 +361,7 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
             f"{plan.dataset.rows('val')} events, on which finalists are evaluated for the ensemble",
         )
     yield from _variation_rows(plan)
+    yield "cluster", plan.resources.cluster
     yield "resources", str(plan.resources)
     yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
     yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"

@@ -39,7 +39,7 @@ from hep_ray.search.plan import TrainingPlan
 from hep_ray.search.preflight import Trials, preflight
 from hep_ray.search.resources import ResourcePlan
 from hep_ray.search.sampler import FixedList, JournalSearcher
-from hep_ray.search.state import CROSS_ENTROPY, SearchState, has_parameters
+from hep_ray.search.state import CROSS_ENTROPY, SearchState, has_parameters, may_beat_cross_entropy
 from hep_ray.tracking.client import recorded_uri
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.provenance import provenance
@@ -140,6 +140,12 @@ def _wanted(options: ConfirmOptions, stated: Stated, ranked: Sequence[Configurat
             f"{ranked[0].name}, has the default one, loss=cross_entropy: say what it is to beat, such as "
             f"--baseline trial={example}"
         )
+    if not may_beat_cross_entropy([one.params for one in ranked]):
+        raise CannotConfirm(
+            f"no configuration has the default baseline, loss=cross_entropy; {stated.name} states none, and its best, "
+            f"{ranked[0].name}, is fitted and has no loss to replace: say what it is to beat, such as "
+            f"--baseline trial={example}"
+        )
     return {}
 
 
@@ -216,7 +222,16 @@ def resources_for(
         StorageError, ClusterUnavailable, Infeasible: see `preflight`.
     """
     given = dataclasses.replace(options.as_in_search(started), data=dataset.folder)
-    asked = Trials(dataset, given, contenders, plugins, trainings, keep=trainings, beside=tuple(beside))
+    asked = Trials(
+        dataset,
+        given,
+        contenders,
+        plugins,
+        trainings,
+        keep=trainings,
+        beside=tuple(beside),
+        without_ray=True,
+    )
     try:
         return preflight(asked)
     except InvalidSpace as exc:

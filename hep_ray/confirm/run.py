@@ -7,7 +7,8 @@ it is opened, and for whom, is recorded before (`record_use`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -204,7 +205,7 @@ def evaluate_kept(
         Interrupted: Ctrl-C; what was tested is recorded.
     """
     try:
-        with head_watchdog(console, plan.to_go_on):
+        with head_watchdog(console, plan.to_go_on) if ray.is_initialized() else nullcontext():
             evaluate_all(
                 plan.dataset,
                 plan.resources,
@@ -346,20 +347,46 @@ def evaluate_all(
         WorkersLost: an evaluation's process was lost too often.
     """
     purpose: TestPurpose | None = "confirm" if split == "test" else None
-    opened = ray.put(
-        EvaluationSetup(
-            str(trials_folder.resolve()),
-            dataset.schema,
-            open_events(dataset, resources.ingest, [split], purpose=purpose),
-            dataset.values(EVENT_ID, split, purpose=purpose).combine_chunks(),
-            resources.cpus_per_trial,
-            resources.gpus_per_trial > 0,
-            plugins,
-            variations or {},
-            open_others(others or {}, resources.ingest, split, purpose=purpose, ids=True),
-            split,
-        )
+    setup = EvaluationSetup(
+        str(trials_folder.resolve()),
+        dataset.schema,
+        open_events(dataset, resources.ingest, [split], purpose=purpose, here=resources.here),
+        dataset.values(EVENT_ID, split, purpose=purpose).combine_chunks(),
+        resources.cpus_per_trial,
+        resources.gpus_per_trial > 0,
+        plugins,
+        variations or {},
+        open_others(others or {}, resources.ingest, split, purpose=purpose, ids=True, here=resources.here),
+        split,
     )
+    outcomes = _in_turn(setup, trial_ids) if resources.here else _side_by_side(setup, trial_ids, resources)
+    for trial_id, outcome in outcomes:
+        tested = TrialTested(
+            time=time.time(),
+            trial_id=trial_id,
+            epoch=outcome.epoch,
+            metrics=outcome.metrics,
+            variations=outcome.variations,
+        )
+        if split == "test":
+            write(tested)
+
+
+def _in_turn(setup: EvaluationSetup, trial_ids: Sequence[str]) -> Iterator[tuple[str, Outcome]]:
+    """Evaluate in this process, without Ray."""
+    threads = torch.get_num_threads()
+    try:
+        for trial_id in trial_ids:
+            yield trial_id, _evaluate(setup, trial_id)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _side_by_side(
+    setup: EvaluationSetup, trial_ids: Sequence[str], resources: ResourcePlan
+) -> Iterator[tuple[str, Outcome]]:
+    """Evaluate by tasks of Ray; what is done first comes first."""
+    opened = ray.put(setup)
     task = ray.remote(
         num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RESTARTS
     )(_evaluate)
@@ -371,16 +398,7 @@ def evaluate_all(
             trial_id = pending.pop(0)
             waiting[task.remote(opened, trial_id)] = trial_id
         (done, *_), _ = ray.wait(list(waiting))
-        outcome: Outcome = result(done)
-        tested = TrialTested(
-            time=time.time(),
-            trial_id=waiting.pop(done),
-            epoch=outcome.epoch,
-            metrics=outcome.metrics,
-            variations=outcome.variations,
-        )
-        if split == "test":
-            write(tested)
+        yield waiting.pop(done), result(done)
 
 
 def _evaluate(opened: EvaluationSetup, trial_id: str) -> Outcome:

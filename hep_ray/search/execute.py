@@ -268,7 +268,7 @@ def _train_stacks(
     Raises:
         StorageError: the storage is full, or cannot be written any more.
     """
-    if plan.fuse == OFF:
+    if plan.fuse == OFF or plan.resources.here:  # what is fitted is never stacked
         return set()
     job, resources = _job(plan, recorder.state), plan.resources
     runs = [run for run in searcher.ahead(AHEAD) if run.trial_id not in stacked]

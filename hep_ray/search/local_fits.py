@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hep_ray.cluster import alone
 from hep_ray.cores import usable_cores
 from hep_ray.dataset.dataset import Manifest
+from hep_ray.dataset.splits import SPLITS
 from hep_ray.loading.stream import LOCAL_BYTES, STORE_FRACTION
 from hep_ray.models import is_fitted
 
@@ -58,7 +59,7 @@ def fit_here(
         and options.cpus_per_trial <= usable_cores()
         and asked == (None, None, None)
         and options.cache != "streaming"
-        and sum(sum(one.rows(split) for split in ("train", "val")) * one.event_bytes for one in manifests)
+        and sum(sum(one.rows(split) for split in SPLITS) * one.event_bytes for one in manifests)
         <= LOCAL_BYTES
         and alone()
     )

@@ -465,11 +465,25 @@ def has_parameters(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool
     return all(key in values and values[key] == value for key, value in wanted.items())
 
 
+def may_beat_cross_entropy(ranked: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the best of these configurations can be compared with the default baseline, cross-entropy.
+
+    It cannot where it has that loss itself, or where none has it and the best, being fitted, has no loss to replace.
+    """
+    from hep_ray.training.config import TrialConfig
+
+    if has_parameters(ranked[0], CROSS_ENTROPY):
+        return False
+    return "loss" in TrialConfig.from_params(ranked[0]).resolved() or any(
+        has_parameters(one, CROSS_ENTROPY) for one in ranked[1:]
+    )
+
+
 def words_to_confirm(state: SearchState, stated: Search | Stated) -> list[str] | None:
     """Return the words after `hep-ray` that confirm a search; None where there is nothing to compare.
 
-    A search that states no baseline, and whose best trial has the default one, is given a trial to beat by name: the
-    first that is another configuration. What wins is never what is to be beaten.
+    A search that states no baseline, and whose best trial has the default one or no loss, is given a trial to beat by
+    name: the first that is another configuration. What wins is never what is to be beaten.
     """
     from hep_ray.search.definition import Stated
 
@@ -488,6 +502,6 @@ def words_to_confirm(state: SearchState, stated: Search | Stated) -> list[str] |
     if known and stated.baseline:
         alone = not others and has_parameters(best.started.params, stated.baseline)
         return None if alone else words
-    if known and not has_parameters(best.started.params, CROSS_ENTROPY):
+    if known and may_beat_cross_entropy([trial.started.params for trial in ranked]):
         return words
     return [*words, "--baseline", f"trial={others[0].trial_id}"] if others else None

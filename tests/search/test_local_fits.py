@@ -67,7 +67,7 @@ def test_fits_alone_and_few_events_need_no_ray(dataset: Dataset, monkeypatch: py
         assert not here(**asked)
     for asked in ({"cache": "streaming"}, {"memory_budget": 1.0}, {"readers": 1}):
         assert not here(**asked)
-    held = (manifest.rows("train") + manifest.rows("val")) * manifest.event_bytes
+    held = sum(manifest.rows(split) for split in ("train", "val", "test")) * manifest.event_bytes
     for bytes_, few in ((held, True), (held - 1, False)):
         monkeypatch.setattr(local_fits, "LOCAL_BYTES", bytes_)
         assert here() == few

@@ -98,7 +98,7 @@ def test_the_model_is_drawn_before_what_depends_on_it():
 def test_parameters_without_a_name_are_told_how_those_of_one_model_are_stated() -> None:
     case = {"model": "mlp", "hidden_layers": 2}
     with raises(InvalidSpace, "{'model': 'mlp'", "by name", ".when(model='mlp')"):
-        Space(case)  # type: ignore[arg-type]
+        Space(case)
 
 
 def test_a_space_of_baselines_alone_needs_no_loss():
