@@ -20,6 +20,7 @@ import typer
 from hep_ray.cli import app
 from hep_ray.console import command_line
 from hep_ray.search.cli import build_app
+from hep_ray.training.precision import PRODUCTS, multiplies_in_bfloat16
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -133,6 +134,21 @@ def test_make_targets_exist(page: Path) -> None:
     named = set(re.findall(r"`make ([a-z0-9-]+(?:\.[0-9]+)?)", text))
     named |= {words[1] for words in commands(page) if words[0] == "make" and len(words) > 1}
     assert named <= targets
+
+
+def test_make_search_knows_the_processors_that_train_in_bfloat16() -> None:
+    (line,) = re.findall(
+        r"^BFLOAT16 = .*$", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    (names,) = re.findall(r'"(.*)"', line)
+    assert set(names.split("|")) == PRODUCTS
+    environment = {key: value for key, value in os.environ.items() if key not in {"EVENTS", "MAKEFLAGS"}}
+    done = subprocess.run(
+        ["make", "-n", "data/mbh_sph/manifest.json", "--always-make"],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (events,) = re.findall(r"simulate mbh_sph --events (\d+)", done.stdout)
+    assert events == ("10000" if multiplies_in_bfloat16() else "4500")
 
 
 def test_make_help_shows_every_target() -> None:
