@@ -214,8 +214,18 @@ def _known(options: Options) -> Options:
     return options
 
 
-def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
+def _machine_rows(plan: ConfirmPlan | FoldsPlan | RefitPlan) -> Iterator[tuple[str, str]]:
+    """Yield the rows that say where trainings run, on what, and where their events are."""
     from hep_ray.search.hardware import hardware_rows
+
+    yield "cluster", plan.resources.cluster
+    yield "resources", str(plan.resources)
+    yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
+    yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
+    yield "events", str(plan.resources.ingest)
+
+
+def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     from hep_ray.tracking.provenance import doubts
 
     dataset, candidate = plan.original, plan.candidate
@@ -232,11 +242,7 @@ def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         f"the median of {best}, which were best in the confirmed trainings; nothing is chosen here",
     )
     yield "test split", f"{dataset.rows('test')} events, read once when the training has ended"
-    yield "cluster", plan.resources.cluster
-    yield "resources", str(plan.resources)
-    yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
-    yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
-    yield "events", str(plan.resources.ingest)
+    yield from _machine_rows(plan)
     aside = "; an earlier refit is set aside first" if again and plan.folder.exists() else ""
     yield "storage", f"{plan.folder}, with links to the events{aside}"
     if again and not aside:
@@ -247,8 +253,6 @@ def _refit_rows(plan: RefitPlan, *, again: bool) -> Iterator[tuple[str, str]]:
 
 
 def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
-    from hep_ray.search.hardware import hardware_rows
-
     dataset, count = plan.dataset, len(plan.rules)
     events = sum(dataset.rows(split) for split in SPLITS)
     chosen = plan.configuration
@@ -266,11 +270,7 @@ def _folds_rows(plan: FoldsPlan, *, again: bool) -> Iterator[tuple[str, str]]:
         "budget",
         f"{count} trainings of {plan.started.epochs} epochs, one after the other; seed {plan.seed}",
     )
-    yield "cluster", plan.resources.cluster
-    yield "resources", str(plan.resources)
-    yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
-    yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
-    yield "events", str(plan.resources.ingest)
+    yield from _machine_rows(plan)
     aside = "; earlier folds are set aside first" if again and plan.folder.exists() else ""
     yield "storage", f"{plan.folder}, with a copy of the events for each fold{aside}"
     if again and not aside:
@@ -322,7 +322,6 @@ def _folds_table(found: CrossValidation) -> Table:
 
 def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
     from hep_ray.search.fused import stacks_of, when_fused
-    from hep_ray.search.hardware import hardware_rows
     from hep_ray.search.state import SearchState
     from hep_ray.tracking.provenance import doubts
 
@@ -361,11 +360,7 @@ def _plan_rows(plan: ConfirmPlan, *, again: bool) -> Iterator[tuple[str, str]]:
             f"{plan.dataset.rows('val')} events, on which finalists are evaluated for the ensemble",
         )
     yield from _variation_rows(plan)
-    yield "cluster", plan.resources.cluster
-    yield "resources", str(plan.resources)
-    yield from hardware_rows(plan.deterministic, plan.compiling, plan.resources)
-    yield "patience", f"an epoch may take {in_words(plan.epoch_timeout)}"
-    yield "events", str(plan.resources.ingest)
+    yield from _machine_rows(plan)
     yield "intervals", f"at {plan.given.level:.4g}"
     yield "storage", str(plan.folder)
     if again:

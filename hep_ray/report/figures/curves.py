@@ -83,8 +83,7 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
     for place, group in enumerate(leading):
         band = group.band(metric)
         marked = " (baseline)" if group is groups.to_beat else ""
-        if len(band.epochs) == 1 and band.epochs[0] < data.started.epochs and group.finished:
-            axes.axhline(band.mean[0], color=colour(place), linewidth=0.7, linestyle=":")
+        _level(axes, group, metric, data.started.epochs, place)
         curve(axes, band, place, group.name + marked)
     epoch_axis(axes)
     ends = _ends(leading, metric)
@@ -102,6 +101,13 @@ def by_epoch(data: ReportData, metric: str) -> Drawn | str | None:
         f"{capital(metric_words(metric))} after each epoch; {groups.words(reporting)}, at each epoch over the "
         f"trials that reached it.{others}{outside(ends, limits)}",
     )
+
+
+def _level(axes: Axes, group: Group, metric: str, epochs: int, place: int = 0) -> None:
+    """Draw the value of a group that was fitted at once across all epochs, dotted; nothing of any other."""
+    band = group.band(metric)
+    if len(band.epochs) == 1 and band.epochs[0] < epochs and group.finished:
+        axes.axhline(band.mean[0], color=colour(place), linewidth=0.7, linestyle=":")
 
 
 def _title(axes: Axes, name: str, letters: int = TITLE) -> None:
@@ -141,8 +147,7 @@ def _apart(data: ReportData, metric: str, chosen: Sequence[Group], left_out: int
                 band.epochs, band.mean, color=colour(2), linestyle="--", linewidth=1.1, label=to_beat.name
             )
         band = group.band(metric)
-        if len(band.epochs) == 1 and band.epochs[0] < data.started.epochs and group.finished:
-            own.axhline(band.mean[0], color=colour(0), linewidth=0.7, linestyle=":")  # it was fitted at once
+        _level(own, group, metric, data.started.epochs)
         own.plot(band.epochs, band.mean, color=colour(0), label="mean of the runs")
         _title(own, group.name + (" (baseline)" if group is to_beat else ""), NARROW)
         own.set_ylim(*limits)
