@@ -36,19 +36,20 @@ def images(seed: int, events: int = 64) -> Events:
 
 
 @pytest.mark.parametrize(
-    ("model", "keys", "epochs", "events", "tolerance"),
+    ("model", "keys", "epochs", "events", "batch_size"),
     [
-        ("cnn", ("train_loss", "val_loss"), 2, 64, 0.02),
-        pytest.param("resnet34", ("train_loss",), 1, 32, 0.05, marks=[pytest.mark.slow, pytest.mark.ci]),
+        ("cnn", ("train_loss", "val_loss"), 2, 64, 16),
+        pytest.param("resnet34", ("train_loss",), 1, 256, 128, marks=[pytest.mark.slow, pytest.mark.ci]),
     ],
 )
 def test_losses_in_bfloat16_are_close_to_those_in_float32(
-    model: str, keys: tuple[str, ...], epochs: int, events: int, tolerance: float
+    model: str, keys: tuple[str, ...], epochs: int, events: int, batch_size: int
 ) -> None:
-    # bfloat16 keeps 8 binary digits, so a product is right to 0.4 %. The validation loss of ResNet34 waits for running
-    # means that have seen few batches by then.
+    # bfloat16 keeps 8 binary digits, so a product is right to 0.4 %. ResNet34's last maps have one bin here: normalised
+    # over a batch of 16, that rounding grows to 8 % of the loss after one step, up or down from seed to seed; over 128
+    # it stays below 1 % for eight seeds. Its validation loss waits for running means of more batches.
     params: dict[str, Any] = {
-        "model": model, "loss": "cross_entropy", "optimizer": "sgd", "learning_rate": 1e-3, "batch_size": 16,
+        "model": model, "loss": "cross_entropy", "optimizer": "sgd", "learning_rate": 1e-3, "batch_size": batch_size,
         "input_scale": 100.0, "input_transform": "log1p", **({"dropout": 0.0} if model == "cnn" else {}),
     }  # fmt: skip
     found = {}
@@ -60,7 +61,7 @@ def test_losses_in_bfloat16_are_close_to_those_in_float32(
         assert loop.config.resolved()["precision"] == precision
     for whole, half in zip(found["float32"], found["bfloat16"], strict=True):
         for key in keys:
-            assert half[key] == pytest.approx(whole[key], rel=tolerance)
+            assert half[key] == pytest.approx(whole[key], rel=0.02)
             assert half[key] != whole[key]
 
 
