@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -41,6 +42,9 @@ COLLECTED = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What a shell starts in the background ignores Ctrl-C, and so would each command that a test starts and interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A fifth of the time of an import is otherwise Python's search for garbage among what was imported before.
     gc.set_threshold(20_000, 20, 20)
     if getattr(config, "cache", None) is not None:
