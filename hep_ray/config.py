@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hep_ray.errors import HepRayError, InvalidConfig
+from hep_ray.errors import HepRayError, InvalidConfig, did_you_mean
 
 FORMERLY: dict[str, Any] = {
     "last_batch": "keep",
@@ -63,7 +63,8 @@ def _sentences(config: type[Config], exc: ValidationError) -> list[str]:
         if detail["type"] == "extra_forbidden":
             known = ", ".join(config.field_names())
             sentences.append(
-                f"unknown key '{where}'; " + (f"known: {known}" if known else "none is known here")
+                f"unknown key '{where}'{did_you_mean(where, config.field_names())}; "
+                + (f"known: {known}" if known else "none is known here")
             )
         elif detail["type"] == "missing":
             absent.append(f"'{where}'")

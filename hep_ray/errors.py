@@ -6,7 +6,18 @@ input, mend it and type the command again) and the rest of `HepRayError` (1).
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
+
+ALIKE = 0.65
+"""Share of two names that must agree for one to be meant by the other: of `width` and `depth` it is 0.6."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'eta'?)` where one of the known names is near, and nothing otherwise."""
+    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=ALIKE)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
 
 
 class HepRayError(Exception):

@@ -7,9 +7,10 @@ may an installed package that names a module in the entry-point group `hep_ray.c
 
 from __future__ import annotations
 
-import difflib
+import functools
 import importlib
 import importlib.metadata
+import inspect
 import logging
 import pkgutil
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hep_ray.errors import DuplicateName, UnknownName
+from hep_ray.errors import DuplicateName, InvalidConfig, UnknownName, did_you_mean
 from hep_ray.own_code import INSTALLED, OWN_CODE, importing_from, tell_errors_of_scripts
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,46 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
 
 
 def _unknown(kind: str, name: object, known: Sequence[str]) -> UnknownName:
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return UnknownName(f"unknown {kind} '{name}'{hint}; known: {', '.join(known)}")
+    return UnknownName(f"unknown {kind} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+
+
+def takes_named_fields(cls: type[C]) -> type[C]:
+    """Let a class that scripts make refuse a field that it lacks, one too many, and the want of one, by a named error.
+
+    Raises:
+        InvalidConfig: from then on, where it is made so; the message lists the fields that there are.
+    """
+    made: Callable[..., None] = cls.__init__
+    fields = list(inspect.signature(made).parameters.values())[1:]
+    rest = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in fields)
+    named = [one for one in fields if one.kind is not inspect.Parameter.VAR_POSITIONAL]
+    names = [one.name for one in named]
+    in_order = [one.name for one in named if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    needed = [one.name for one in named if one.default is inspect.Parameter.empty]
+
+    @functools.wraps(made)
+    def init(self: C, *args: Any, **given: Any) -> None:
+        for name in given.keys() - names:
+            has = (
+                f"it has: {', '.join(names)}"
+                if names
+                else f"it takes values without names, as {cls.__name__}(3, 4)"
+            )
+            raise InvalidConfig(f"{cls.__name__} has no field '{name}'{did_you_mean(name, names)}; {has}")
+        if len(args) > len(in_order) and not rest:
+            raise InvalidConfig(
+                f"{cls.__name__} takes {', '.join(in_order)} in this order and no more; got {args!r}"[:400]
+            )
+        lacking = [name for name in needed if name not in {*in_order[: len(args)], *given}]
+        if lacking:
+            stated = ", ".join(f"{name}=…" for name in needed)
+            raise InvalidConfig(
+                f"{cls.__name__} lacks {', '.join(lacking)}; it needs {cls.__name__}({stated})"
+            )
+        made(self, *args, **given)
+
+    setattr(cls, "__init__", init)  # noqa: B010 - mypy takes no method that is assigned
+    return cls
 
 
 class Registry(Generic[T]):

@@ -15,6 +15,7 @@ from pydantic import Field, PydanticUserError, TypeAdapter, ValidationError, cre
 from hep_ray.config import Config
 from hep_ray.errors import InvalidConfig
 from hep_ray.own_code import blaming, defined_at
+from hep_ray.registry import takes_named_fields
 
 KINDS = (bool, int, float, str)
 """What a space may state."""
@@ -22,6 +23,7 @@ _SECTION = re.compile(r"^(?:Args|Arguments|Parameters|Attributes):\n((?:[ \t]+.*
 _ENTRY = re.compile(r"^    (\w+)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class Range:
     """Bounds of a key, both included: `dropout: Annotated[float, Range(0, 0.9)] = 0.1`.

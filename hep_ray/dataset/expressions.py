@@ -9,7 +9,6 @@ variable length (awkward); those with several values in an event are reduced by 
 from __future__ import annotations
 
 import ast
-import difflib
 import keyword
 import operator
 import re
@@ -21,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from hep_ray.errors import InvalidConfig
+from hep_ray.errors import InvalidConfig, did_you_mean
 
 LONGEST = 2000
 """Characters of an expression, at most."""
@@ -228,11 +227,9 @@ def _where(condition: Any, chosen: Any, otherwise: Any) -> Any:
 
 def unknown(name: str, known: Mapping[str, Any] | list[str]) -> str:
     """Return such as `there is no 'etaa' (did you mean 'eta'?); there are: eta, phi`."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     odd = next((other for other in known if quoted(other) != other), None)
     marks = f" (in expressions, odd names stand in backticks: `{odd}`)" if odd else ""
-    return f"there is no '{name}'{hint}; there are: {', '.join(known)}{marks}"
+    return f"there is no '{name}'{did_you_mean(name, known)}; there are: {', '.join(known)}{marks}"
 
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`([^`]+)`""")

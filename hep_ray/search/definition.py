@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.plugins import import_named
-from hep_ray.registry import check_name
+from hep_ray.registry import check_name, takes_named_fields
 from hep_ray.search.published import Published, StudyTable
 from hep_ray.tracking.records import RENAMED, SearchStarted, stopping_words
 
@@ -71,6 +71,7 @@ def _check_kind(what: str, value: object, kind: Any, example: str) -> None:
         raise InvalidConfig(f"{what} must be given as {example}; got {type(value).__name__} {value!r}"[:400])
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class Preset:
     """How much of a search is run.
@@ -338,6 +339,7 @@ def _takes_former_names(cls: type[Any]) -> type[Any]:
 
 
 @_takes_former_names
+@takes_named_fields
 @dataclass(frozen=True)
 class Search:
     """Search definition: what may vary, what is optimised, and how much is run under each preset.

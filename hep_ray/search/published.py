@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hep_ray.errors import InvalidConfig
+from hep_ray.registry import takes_named_fields
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class Published:
     """Account of a preset that repeats a publication: what is its, what is not, and where it says nothing.
@@ -47,6 +49,7 @@ class Published:
         return replace(self, ours=(*self.ours, *deviations))
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class StudyTable:
     """A table of the study: groups of trials, mean ± s.d. over each, beside the published numbers.

@@ -24,7 +24,8 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Never, Self
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Never, Self, cast
 
 from optuna.distributions import (
     BaseDistribution,
@@ -36,6 +37,7 @@ from optuna.distributions import (
 )
 
 from hep_ray.errors import InvalidConfig, InvalidSpace, UnknownName
+from hep_ray.registry import takes_named_fields
 from hep_ray.tracking.records import RecordedParameter
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Parameter:
         return str(self.recorded())
 
 
+@takes_named_fields
 @dataclass(frozen=True, init=False)
 class Choice(Parameter):
     """One of several values.
@@ -104,12 +107,9 @@ class Choice(Parameter):
     values: tuple[Value, ...]
 
     def __init__(self, *values: Value) -> None:
-        given: tuple[Any, ...] = values
-        for value in given:
+        for value in cast("tuple[Any, ...]", values):
             if not isinstance(value, Value) or (isinstance(value, float) and not math.isfinite(value)):
-                raise InvalidSpace(
-                    f"invalid value in a Choice: {value!r}; a value is a finite number, a text or a bool"
-                )
+                raise InvalidSpace(f"a Choice has finite numbers, texts and bools as values; got {value!r}")
         if not values or len(set(values)) < len(values):
             raise InvalidSpace(f"a Choice must hold at least one value, each once; got {values}")
         object.__setattr__(self, "values", values)
@@ -124,6 +124,7 @@ class Choice(Parameter):
         return CategoricalDistribution(self.values)
 
 
+@takes_named_fields
 @dataclass(frozen=True, init=False)
 class Mapped(Parameter):
     """A value that follows from that of another parameter: in a protocol with a learning rate for each optimizer, say.
@@ -168,14 +169,15 @@ class _Range(Parameter):
     prior: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise InvalidSpace(f"low must be below high, both finite; got low={self.low}, high={self.high}")
-        given: Any = self.prior
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        if given is not None and not (number and self.low <= given <= self.high):
+        low, high, given = cast("Any", (self.low, self.high, self.prior))
+        if not (all(isinstance(one, Real) and math.isfinite(one) for one in (low, high)) and low < high):
+            raise InvalidSpace(f"low must be below high, both finite numbers; got low={low!r}, high={high!r}")
+        if given is None:
+            return
+        if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
             raise InvalidSpace(
-                f"the prior of a range must be a value of it, where you expect the best; got prior={given!r}, "
-                f"low={self.low}, high={self.high}"
+                "the prior of a range must be a value of it, where you expect the best; "
+                f"got prior={given!r}, low={low}, high={high}"
             )
 
     def corners(self) -> tuple[Value, ...]:
@@ -183,6 +185,7 @@ class _Range(Parameter):
         return (self.low, self.high)
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class Uniform(_Range):
     """A real number, uniform between two bounds; with a step, one of `low`, `low + step` … `high`.
@@ -191,7 +194,7 @@ class Uniform(_Range):
     as soon as what it sees does not bear it out.
 
     Raises:
-        InvalidSpace: the bounds are not whole steps apart, or the prior lies beyond them.
+        InvalidSpace: the bounds are no numbers or not whole steps apart, or the prior lies beyond them.
     """
 
     step: float | None = None
@@ -206,6 +209,7 @@ class Uniform(_Range):
         return FloatDistribution(self.low, self.high, step=self.step)
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class LogUniform(_Range):
     """A positive real number, uniform in its logarithm."""
@@ -220,6 +224,7 @@ class LogUniform(_Range):
         return FloatDistribution(self.low, self.high, log=True)
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class Integer(_Range):
     """A whole number between two bounds, both included.
@@ -247,9 +252,7 @@ class Integer(_Range):
         if self.log and self.low < 1:
             raise InvalidSpace(f"the low end of a logarithmic range must be at least 1; got low={self.low}")
         if self.log and self.step != 1:
-            raise InvalidSpace(
-                f"an Integer is logarithmic or has a step, not both; got log=True, step={self.step}"
-            )
+            raise InvalidSpace(f"an Integer has log=True or a step, not both; got step={self.step}")
         _check_step(self.low, self.high, self.step)
 
     def distribution(self) -> BaseDistribution:
@@ -306,9 +309,7 @@ class Space:
             given = parameter if isinstance(parameter, Parameter) else Choice(parameter)
             self._check_condition(name, given)
             if isinstance(given, Mapped) and name in COMPONENTS:
-                raise InvalidSpace(
-                    f"'{name}' cannot follow from '{given.other}': a {name} is a Choice, which others may follow"
-                )
+                raise InvalidSpace(f"'{name}' must be a Choice, and not follow from '{given.other}'")
             self.parameters[name] = given
 
     @functools.cached_property
@@ -328,9 +329,7 @@ class Space:
                 )
             for value in values:
                 if value not in earlier.values:
-                    raise InvalidSpace(
-                        f"'{name}' would never exist: it needs {key}={value}, but {key} is {earlier}"
-                    )
+                    raise InvalidSpace(f"'{name}' never exists: it needs {key}={value}; {key} is {earlier}")
 
     def _repr_html_(self) -> str:
         from hep_ray.drawing.html_table import html_table

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hep_ray.config import Config, parse
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.dataset.values import ListColumn, Values, mask_of
-from hep_ray.errors import InvalidConfig, InvalidEvents
+from hep_ray.errors import InvalidConfig, InvalidEvents, did_you_mean
 from hep_ray.loading.augment import AugmentConfig
 from hep_ray.loading.augmentations import AUGMENTATIONS, turned_on
 from hep_ray.loading.batches import EventSource, LastBatch, NegativeWeights
@@ -253,7 +253,8 @@ class TrialConfig:
         for key in params:
             if key not in readers:
                 raise InvalidConfig(
-                    f"unknown key '{key}'; {describe(chosen)} reads: {', '.join(sorted(readers))}"
+                    f"unknown key '{key}'{did_you_mean(key, readers)}; {describe(chosen)} reads: "
+                    f"{', '.join(sorted(readers))}"
                 )
         components = {}
         for kind, name in chosen.items():
@@ -431,9 +432,12 @@ def unknown_key(key: str, read: Iterable[str]) -> str:
         key: its name.
         read: all that is read.
     """
+    read = sorted(read)
     owners = ", ".join(f"{kind} '{name}'" for kind, name in readers_of(key))
-    hint = f" ({owners} would read it, and the space does not offer that)" if owners else ""
-    return f"unknown key '{key}' in space{hint}; this trainer reads: {', '.join(sorted(read))}"
+    hint = (
+        f" ({owners} would read it, and the space does not offer that)" if owners else did_you_mean(key, read)
+    )
+    return f"unknown key '{key}' in space{hint}; this trainer reads: {', '.join(read)}"
 
 
 def unread_key(key: str, chosen: Mapping[str, str], offered: Mapping[str, Collection[object]]) -> str:

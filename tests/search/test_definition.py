@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pickle
 from typing import Any
 
@@ -13,7 +14,9 @@ from hep_ray.errors import HepRayError, InvalidConfig, InvalidSpace, UnknownName
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.plan import planned, prepare
-from hep_ray.search.space import Choice, LogUniform, Mapped, Space, Uniform
+from hep_ray.search.published import Published, StudyTable
+from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
+from hep_ray.signature import Range
 from tests.facts import raises
 
 BOOSTED = ({"model": "gradient_boosting"},)
@@ -39,8 +42,37 @@ def test_a_search_is_still_a_frozen_value() -> None:
         SEARCH.name = "other"  # type: ignore[misc]
     copied = pickle.loads(pickle.dumps(dataclasses.replace(SEARCH, points_to_evaluate=BOOSTED)))
     assert (copied.name, copied.points_to_evaluate) == ("toy", BOOSTED)
-    with pytest.raises(TypeError, match="unstated"):
-        Search("toy", "toy", "Toy.", SEARCH.space, PRESETS, unstated=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "facts"),
+    [
+        (lambda: dataclasses.replace(SEARCH, spce=SEARCH.space), InvalidConfig, ["'spce'", "did you mean 'space'?"]),
+        (lambda: Search("toy", task="toy"), InvalidConfig, ["Search", "title, space, presets", "title=…"]),
+        (lambda: Preset(trial=3), InvalidConfig, ["'trial'", "did you mean 'trials'?", "epochs"]),
+        (lambda: Preset(trials=3), InvalidConfig, ["Preset(epochs=…)"]),
+        (lambda: Published("a paper"), InvalidConfig, ["Published lacks follows"]),
+        (lambda: StudyTable("a table", row=("loss",)), InvalidConfig, ["'row'", "did you mean 'rows'?"]),
+        (lambda: LogUniform(1e-4, 1e-1, pior=1e-3), InvalidConfig, ["'pior'", "did you mean 'prior'?"]),
+        (lambda: Integer(1), InvalidConfig, ["Integer lacks high"]),
+        (lambda: Uniform(0, 1, 0.1, 3), InvalidConfig, ["low, high, step", "(0, 1, 0.1, 3)"]),
+        (lambda: Uniform("low", 1), InvalidSpace, ["low='low'", "high=1"]),
+        (lambda: Choice(values=(3, 4)), InvalidConfig, ["'values'", "Choice(3, 4)"]),
+        (lambda: Mapped("optimizer"), InvalidConfig, ["Mapped lacks values"]),
+        (lambda: Range(lowest=0), InvalidConfig, ["'lowest'", "low, high"]),
+    ],
+)  # fmt: skip
+def test_what_a_script_states_names_the_field_that_is_none_or_lacks(
+    made: Any, error: type[Exception], facts: list[object]
+) -> None:
+    with raises(error, *facts):
+        made()
+
+
+def test_named_fields_leave_signature_and_values_as_they_were() -> None:
+    assert list(inspect.signature(Preset).parameters)[:2] == ["epochs", "trials"]
+    assert Uniform(0, high=1) == Uniform(0, 1)
+    assert dataclasses.replace(Uniform(0, 1), high=2) == Uniform(0, 2)
 
 
 @pytest.mark.parametrize(

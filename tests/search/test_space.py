@@ -45,6 +45,7 @@ def test_a_sound_space_passes_its_check():
     ("change", "words"),
     [
         ({"lr": 0.1}, ["unknown key 'lr' in space", "learning_rate"]),
+        ({"learning_rte": 0.1}, ["did you mean 'learning_rate'?", "batch_size"]),
         ({"root_index": Choice(3, 4)}, ["'root_index'", "cross_entropy", ".when(loss='root_softmax')"]),
         ({"momentum": 0.9}, ["'momentum'", "adam", ".when(optimizer='sgd')"]),
         ({"loss": "cross_entropy", "root_index": 3}, ["unknown key 'root_index'", "root_softmax"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from hep_ray.conversion.paths import listed
 from hep_ray.conversion.readers import BATCH_BYTES, LeftOut, Part
 from hep_ray.dataset.schema import EVENT_ID
 from hep_ray.dataset.values import offsets_of
-from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
+from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput, did_you_mean
 
 ROW_INDEX = LeftOut("a row number, as pandas writes it", "--columns keeps it as a feature")
 IMAGE = "image"
@@ -190,9 +189,7 @@ def images_of(
 def absent(kind: str, name: str, known: Iterable[str], where: object) -> InvalidConfig:
     """Return the error that says that a file has no such field, tree or dataset, with the nearest that it has."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return InvalidConfig(f"{where} has no {kind} '{name}'{hint}, only: {listed(known)}")
+    return InvalidConfig(f"{where} has no {kind} '{name}'{did_you_mean(name, known)}, only: {listed(known)}")
 
 
 def place(path: Path, part: str) -> str:
