@@ -10,7 +10,11 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import os
+import signal
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -23,10 +27,14 @@ from hep_ray.search.trial import TrialJob, TrialRun, cause_of, failure_of
 
 IMPORTED = "sklearn.ensemble"
 """Package that most fits import; once here, instead of in each process."""
+LOOK_SECONDS = 1.0
+"""Between two looks whether the driver is there."""
 
 
 def main(numbers: Sequence[int]) -> None:
-    """Import, divide, and wait until every process has ended."""
+    """Import, divide, and wait until every process has ended; where the driver is gone, end them as they fit."""
+    driver = os.getppid()
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads of BLAS
     list(MODELS)
     importlib.import_module(IMPORTED)
     faulthandler.enable()
@@ -39,8 +47,15 @@ def main(numbers: Sequence[int]) -> None:
             os._exit(0)
     for number in numbers:
         os.close(number)
+    threading.Thread(target=_end_without, args=(driver,), daemon=True).start()
     for _ in numbers:
         os.wait()
+
+
+def _end_without(driver: int) -> None:
+    while os.getppid() == driver:
+        time.sleep(LOOK_SECONDS)
+    os.killpg(0, signal.SIGKILL)
 
 
 def serve(line: Connection) -> None:

@@ -7,14 +7,20 @@ lost is left to Tune, which tries it again and tells in full what was lost.
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hep_ray.cluster import alone
@@ -23,6 +29,7 @@ from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.splits import SPLITS
 from hep_ray.loading.stream import LOCAL_BYTES, STORE_FRACTION
 from hep_ray.models import is_fitted
+from hep_ray.search import fit_process
 
 if TYPE_CHECKING:
     from hep_ray.plugins import Plugin
@@ -81,21 +88,7 @@ def fit_processes(resources: ResourcePlan) -> Iterator[list[Connection]]:
         return
     pairs = [Pipe() for _ in range(resources.concurrent)]
     numbers = [far.fileno() for _, far in pairs]
-    process = subprocess.Popen(  # noqa: S603 - ourselves
-        [
-            sys.executable,
-            "-P",
-            "-W",
-            "ignore::DeprecationWarning",
-            "-m",
-            "hep_ray.search.fit_process",
-            *map(str, numbers),
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.DEVNULL,
-        pass_fds=numbers,
-        start_new_session=True,  # Ctrl-C is the driver's
-    )
+    process = _copy_of_this(numbers) if _may_be_copied(resources) else _new(numbers)
     lines = [near for near, _ in pairs]
     for _, far in pairs:
         far.close()
@@ -103,12 +96,70 @@ def fit_processes(resources: ResourcePlan) -> Iterator[list[Connection]]:
         yield lines
         for line in lines:
             line.close()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(GOODBYE_SECONDS)
+        _wait(process, GOODBYE_SECONDS)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()  # also before it has a group of its own
+        _wait(process)
+
+
+def _may_be_copied(resources: ResourcePlan) -> bool:
+    """Whether a copy of this process can fit, which spares the import of what it has.
+
+    A copy has none of its threads: of Python's there must be no other, a GPU must not be in use, and OpenMP, which
+    waits in a copy for threads that it had, is asked for one thread a fit.
+    """
+    torch = sys.modules.get("torch")
+    return (
+        sys.platform == "linux"
+        and resources.cpus_per_trial == 1
+        and threading.active_count() == 1
+        and not multiprocessing.current_process().daemon
+        and torch is not None
+        and not torch.cuda.is_initialized()
+    )
+
+
+def _copy_of_this(numbers: Sequence[int]) -> ForkProcess:
+    process = ForkProcess(target=_as_a_copy, args=(numbers,))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of native threads, which mend themselves in a copy
+        process.start()
+    return process
+
+
+def _as_a_copy(numbers: Sequence[int]) -> None:
+    """Let go of what the process has open, such as the lock of the search, and fit."""
+    gc.freeze()  # a search for garbage would copy the memory of all that is there already
+    os.setsid()  # Ctrl-C is the driver's
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for open_file in [int(one.name) for one in Path("/proc/self/fd").iterdir()]:
+        if open_file not in {1, 2, nothing, *numbers}:
+            os.dup2(nothing, open_file)  # still a number of somebody's, who may close it
+    fit_process.main(numbers)
+
+
+def _new(numbers: Sequence[int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - ourselves
+        [sys.executable, "-P", "-m", fit_process.__name__, *map(str, numbers)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        pass_fds=numbers,
+        start_new_session=True,  # Ctrl-C is the driver's
+    )
+
+
+def _wait(process: ForkProcess | subprocess.Popen[bytes], seconds: float | None = None) -> None:
+    if isinstance(process, ForkProcess):
+        process.join(seconds)
+    else:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
 
 
 def fit_trials(

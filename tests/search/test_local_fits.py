@@ -3,9 +3,11 @@
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,56 @@ def test_fits_are_those_of_one_process_and_the_one_whose_process_is_lost_is_left
         assert {key: value for key, value in told.items() if "seconds" not in key} == {
             key: value for key, value in alone.items() if "seconds" not in key
         }
+
+
+SEARCH = """
+from hep_ray import Choice, Preset, Search, Space, main
+
+space = Space(model="gradient_boosting", trees=100_000, leaves=Choice(4, 8))
+presets = {"smoke": Preset(epochs=1, trials=2, sampler="random", scheduler="none")}
+main(Search("trees", task="toy", title="Trees.", space=space, presets=presets, metric="val_auc"))
+"""
+
+
+def lives(process: int) -> bool:
+    """Whether a process is there that has not ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_copies_of_a_driver_hold_none_of_its_files_and_end_with_it(
+    dataset: Dataset, tmp_path: Path, cpus: int
+) -> None:
+    # A fit of one core is a copy of the driver, one of two a process of its own.
+    (tmp_path / "trees.py").write_text(SEARCH)
+    words = ["trees.py", "--data", str(dataset.folder), "--preset", "smoke", "--cpus-per-trial", str(cpus)]
+    driver = subprocess.Popen(
+        [sys.executable, *words], cwd=tmp_path, env={**os.environ, "RAY_ADDRESS": "local"}, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    try:
+        until, fits = time.monotonic() + 120, []
+        while len(fits) < 2 // cpus:
+            assert driver.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+            logs = [one.read_text() for one in (tmp_path / "runs/trees/trials").glob(f"*/{LOG}")]
+            fits = [int(one.split("in process ")[1].split()[0]) for one in logs if "in process" in one]
+        for fit in fits:
+            told = Path(f"/proc/{fit}/cmdline").read_text()
+            assert ("trees.py" in told, "fit_process" in told) == (cpus == 1, cpus == 2)
+            held = [str(one.readlink()) for one in Path(f"/proc/{fit}/fd").iterdir()]
+            assert any(LOG in one for one in held)
+            assert not [one for one in held if any(name in one for name in ("journal", "optuna", "mlflow"))]
+    finally:
+        driver.kill()
+        driver.wait()
+    until = time.monotonic() + 30
+    while any(lives(fit) for fit in fits):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_without_a_plan_for_them_no_process_is_started() -> None:
