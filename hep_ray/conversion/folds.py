@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hep_ray.conversion.shards import ROWS_PER_SHARD, shard_file
+from hep_ray.conversion.shards import ROWS_PER_SHARD
 from hep_ray.dataset.dataset import (
     MANIFEST,
     ROW_GROUP,
@@ -27,7 +27,7 @@ from hep_ray.dataset.dataset import (
 )
 from hep_ray.dataset.empty_folds import parts_of
 from hep_ray.dataset.schema import LABEL, EventSchema
-from hep_ray.dataset.shard_file import link_shard
+from hep_ray.dataset.shard_file import link_shard, shard_file
 from hep_ray.dataset.splits import Split, SplitRule
 from hep_ray.errors import CannotResume, ShardMismatch, UnreadableInput
 from hep_ray.files import replacing, storing, write_whole

@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from hep_ray.conversion.external_sort import (
@@ -48,6 +47,7 @@ from hep_ray.dataset.dataset import (
 )
 from hep_ray.dataset.expressions import Expression
 from hep_ray.dataset.schema import EVENT_ID, LABEL, EventSchema
+from hep_ray.dataset.shard_file import shard_file
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule, hashes_of, stratify
 from hep_ray.dataset.verified import Stamp, record, settle, stamp_of
 from hep_ray.errors import InvalidConfig, InvalidEvents
@@ -181,13 +181,6 @@ def _write_shard(shards: ShardRange, number: int, groups: Iterator[Events]) -> W
         classes=dict(zip(shards.schema.classes, counts.tolist(), strict=True)),
     )
     return Written(shard, (*stamp[:3], shard.sha256), socket.gethostname())
-
-
-def shard_file(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a shard for writing, in the encoding that all shards have."""
-    return pq.ParquetWriter(
-        path, schema, compression="zstd", use_dictionary=False, write_statistics=[EVENT_ID, LABEL]
-    )
 
 
 def _regrouped(chunks: Iterator[Events], rows: int, sparse: Sequence[str]) -> Iterator[Events]:

@@ -165,6 +165,25 @@ def test_of_very_many_events_the_shards_are_larger(tmp_path: Path, monkeypatch: 
     assert max(shard.rows for shard in many.shards) == 256
 
 
+def test_small_columns_are_packed_by_what_begins_quickly_and_large_ones_and_texts_by_what_packs_well(
+    tmp_path: Path,
+) -> None:
+    columns = (Column(name="ht"), Column(name="four", shape=(4,)), Column(name="image", shape=(6, 6, 1)))
+    schema = EventSchema(task="toy", columns=columns, classes=("bg", "sig"))
+    random = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "d", schema, SplitRule(train=1, val=0, test=0)) as writer:
+        writer.write(
+            {"event_id": [f"e{row}" for row in range(40)], "label": np.arange(40) % 2}
+            | {one.name: random.normal(size=(40, *one.shape)).astype(np.float32) for one in columns}
+        )
+
+    group = pq.ParquetFile(tmp_path / "d" / "train-00000.parquet").metadata.row_group(0)
+    leaves = [group.column(place) for place in range(group.num_columns)]
+    assert {one.path_in_schema.split(".")[0]: one.compression for one in leaves} == {
+        "event_id": "ZSTD", "label": "LZ4", "ht": "LZ4", "four": "LZ4", "image": "ZSTD"
+    }  # fmt: skip
+
+
 def test_keys_are_looked_at_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"rows_per_shard": 16, "balance": True, "drop_repeated": True}
     pieces = [np.arange(40, 1000), np.array([7, 200]), np.arange(300)]
