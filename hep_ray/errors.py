@@ -15,8 +15,11 @@ ALIKE = 0.65
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'eta'?)` where one of the known names is near, and nothing otherwise."""
-    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=ALIKE)
+    """Return ` (did you mean 'eta'?)` where one of the known names is near or begins alike, and nothing otherwise."""
+    given, known = str(name), list(known)
+    nearest = difflib.get_close_matches(given, known, n=1, cutoff=ALIKE) or [
+        one for one in known if one and given and (one.startswith(given) or given.startswith(one))
+    ]
     return f" (did you mean '{nearest[0]}'?)" if nearest else ""
 
 
