@@ -32,8 +32,8 @@ from rich.progress import track
 
 from hep_ray import Choice, Preset, Search, Space
 from hep_ray.search.curves_searcher import searcher_of
+from hep_ray.search.parameters import Value
 from hep_ray.search.recorder import Recorder
-from hep_ray.search.space import Value
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from hep_ray.search.definition import Preset, Search
     from hep_ray.search.execute import run_search
     from hep_ray.search.options import SearchOptions
+    from hep_ray.search.parameters import Choice, Integer, LogUniform, Mapped, Uniform
     from hep_ray.search.plan import prepare
     from hep_ray.search.published import Published, StudyTable
-    from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
+    from hep_ray.search.space import Space
     from hep_ray.side_by_side import compare
     from hep_ray.signature import Range
 
@@ -64,11 +65,11 @@ _HOME = {
     "Preset": "hep_ray.search.definition",
     "Published": "hep_ray.search.published",
     "Search": "hep_ray.search.definition",
-    "Choice": "hep_ray.search.space",
-    "Integer": "hep_ray.search.space",
-    "LogUniform": "hep_ray.search.space",
-    "Mapped": "hep_ray.search.space",
-    "Uniform": "hep_ray.search.space",
+    "Choice": "hep_ray.search.parameters",
+    "Integer": "hep_ray.search.parameters",
+    "LogUniform": "hep_ray.search.parameters",
+    "Mapped": "hep_ray.search.parameters",
+    "Uniform": "hep_ray.search.parameters",
     "SearchOptions": "hep_ray.search.options",
     "Range": "hep_ray.signature",
     "prepare": "hep_ray.search.plan",

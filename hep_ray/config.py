@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -56,19 +56,34 @@ def parse(
         raise error(f"{what}: " + "; ".join(_sentences(config, exc))) from None
 
 
+def _fields_at(config: type[Config], place: Iterable[int | str]) -> tuple[str, ...]:
+    """Return the fields of what lies in a config at a place: names of fields, keys and numbers."""
+    for part in place:
+        if part in config.model_fields:
+            config = next(_configs_in(config.model_fields[str(part)].annotation), config)
+    return config.field_names()
+
+
+def _configs_in(annotation: Any) -> Iterator[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _configs_in(part)
+
+
 def _sentences(config: type[Config], exc: ValidationError) -> list[str]:
     sentences, absent = [], []
     for detail in exc.errors():
         where = ".".join(str(part) for part in detail["loc"]) or config.__name__
         if detail["type"] == "extra_forbidden":
-            known = ", ".join(config.field_names())
+            known = _fields_at(config, detail["loc"][:-1])
             sentences.append(
-                f"unknown key '{where}'{did_you_mean(where, config.field_names())}; "
-                + (f"known: {known}" if known else "none is known here")
+                f"unknown key '{where}'{did_you_mean(detail['loc'][-1], known)}; "
+                + (f"known: {', '.join(known)}" if known else "none is known here")
             )
         elif detail["type"] == "missing":
             absent.append(f"'{where}'")
-        else:
+        elif detail["type"] != "default_factory_not_called":  # for which another fault is the cause
             message = detail["msg"].removeprefix("Value error, ")
             sentences.append(f"{where}: {message} (got {detail['input']!r})")
     if absent:

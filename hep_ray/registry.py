@@ -71,7 +71,7 @@ def takes_named_fields(cls: type[C]) -> type[C]:
 
     @functools.wraps(made)
     def init(self: C, *args: Any, **given: Any) -> None:
-        for name in given.keys() - names:
+        for name in (one for one in given if one not in names):
             has = (
                 f"it has: {', '.join(names)}"
                 if names
@@ -82,6 +82,9 @@ def takes_named_fields(cls: type[C]) -> type[C]:
             raise InvalidConfig(
                 f"{cls.__name__} takes {', '.join(in_order)} in this order and no more; got {args!r}"[:400]
             )
+        twice = [name for name in in_order[: len(args)] if name in given]
+        if twice:
+            raise InvalidConfig(f"{cls.__name__} got {', '.join(twice)} twice: by place and by name")
         lacking = [name for name in needed if name not in {*in_order[: len(args)], *given}]
         if lacking:
             stated = ", ".join(f"{name}=…" for name in needed)

@@ -26,7 +26,7 @@ from hep_ray.dataset.dataset import Dataset
 from hep_ray.dataset.schema import EventSchema
 from hep_ray.loading.batches import Events
 from hep_ray.loading.stream import load_resident
-from hep_ray.search.space import Value
+from hep_ray.search.parameters import Value
 from hep_ray.simulate.run import simulate
 from hep_ray.training.config import TrialConfig
 from hep_ray.training.loop import TrialLoop

@@ -33,7 +33,8 @@ from hep_ray.search.curves_prior import PriorGuess
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.curves_trials import CurveTable, CurveTrial, Ending, Step, milestones
 from hep_ray.search.lessons import Guess
-from hep_ray.search.space import Space, Value
+from hep_ray.search.parameters import Value
+from hep_ray.search.space import Space
 from hep_ray.tracking.records import Lesson
 
 DRAWN = 6

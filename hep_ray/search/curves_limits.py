@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hep_ray.errors import InvalidConfig
 from hep_ray.search.curves_gp import Array
 from hep_ray.search.curves_space import Encoding
-from hep_ray.search.space import Value
+from hep_ray.search.parameters import Value
 
 Margin = Callable[[Mapping[str, Value]], float]
 """Logarithm of how far a configuration is beyond its limits; 0 or less where it keeps them."""

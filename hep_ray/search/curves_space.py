@@ -20,7 +20,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from hep_ray.models import is_fitted
 from hep_ray.search.named_samplers import at_fraction
-from hep_ray.search.space import Choice, Mapped, Space, Value
+from hep_ray.search.parameters import Choice, Mapped, Value
+from hep_ray.search.space import Space
 from hep_ray.training.config import training_keys
 
 Array = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hep_ray.models import is_fitted
-from hep_ray.search.space import Value
+from hep_ray.search.parameters import Value
 
 Array = npt.NDArray[np.float64]
 ROOM = 64

@@ -128,6 +128,9 @@ class Preset:
                 object.__setattr__(self, name, "curves" if curves else default)
         self._check_components()
         _check_kind("space of a Preset", self.space, (Space, type(None)), "Space(model='mlp', …)")
+        _check_kind(
+            "published of a Preset", self.published, (Published, type(None)), "Published('…', follows=('…',))"
+        )
         if curves and self.sampler != self.scheduler:
             raise InvalidConfig(
                 "curves chooses both the configurations and their epochs: state no other sampler or scheduler beside "

@@ -37,7 +37,7 @@ def main(numbers: Sequence[int]) -> None:
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads of BLAS
     list(MODELS)
     importlib.import_module(IMPORTED)
-    faulthandler.enable()
+    faulthandler.enable(2)
     for number in numbers:
         if os.fork() == 0:
             for other in numbers:

@@ -16,7 +16,8 @@ from hep_ray.metrics import is_worst
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import total_trials
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.space import Space, Uniform
+from hep_ray.search.parameters import Uniform
+from hep_ray.search.space import Space
 
 
 def check_folds(preset: Preset, search: Search, space: Space, dataset: Dataset) -> None:

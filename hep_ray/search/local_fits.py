@@ -8,18 +8,19 @@ lost is left to Tune, which tries it again and tells in full what was lost.
 from __future__ import annotations
 
 import gc
-import multiprocessing
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 GOODBYE_SECONDS = 10.0
 """In which processes that have nothing left to do end by themselves."""
+WAIT_SECONDS = 0.02
+"""Between two looks whether a copy has ended."""
 LOST = "the process of a fit ended before it answered"
 
 
@@ -88,7 +91,7 @@ def fit_processes(resources: ResourcePlan) -> Iterator[list[Connection]]:
         return
     pairs = [Pipe() for _ in range(resources.concurrent)]
     numbers = [far.fileno() for _, far in pairs]
-    process = _copy_of_this(numbers) if _may_be_copied(resources) else _new(numbers)
+    process: _Copy | subprocess.Popen[bytes] = _Copy(numbers) if _may_be_copied(resources) else _new(numbers)
     lines = [near for near, _ in pairs]
     for _, far in pairs:
         far.close()
@@ -96,52 +99,94 @@ def fit_processes(resources: ResourcePlan) -> Iterator[list[Connection]]:
         yield lines
         for line in lines:
             line.close()
-        _wait(process, GOODBYE_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GOODBYE_SECONDS)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         process.kill()  # also before it has a group of its own
-        _wait(process)
+        process.wait()
 
 
 def _may_be_copied(resources: ResourcePlan) -> bool:
     """Whether a copy of this process can fit, which spares the import of what it has.
 
     A copy has none of its threads: of Python's there must be no other, a GPU must not be in use, and OpenMP, which
-    waits in a copy for threads that it had, is asked for one thread a fit.
+    waits in a copy for threads that it had, is asked for one thread a fit. Arithmetic must be as an import leaves it.
     """
     torch = sys.modules.get("torch")
     return (
         sys.platform == "linux"
         and resources.cpus_per_trial == 1
         and threading.active_count() == 1
-        and not multiprocessing.current_process().daemon
         and torch is not None
         and not torch.cuda.is_initialized()
+        and (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float32, "cpu")
+        and torch.is_grad_enabled()
     )
 
 
-def _copy_of_this(numbers: Sequence[int]) -> ForkProcess:
-    process = ForkProcess(target=_as_a_copy, args=(numbers,))
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of native threads, which mend themselves in a copy
-        process.start()
-    return process
+class _Copy:
+    """A copy of this process that fits, with the methods of `subprocess.Popen` that are needed here."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of native threads, which mend themselves in a copy
+            self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                _let_go(numbers)
+                fit_process.main(numbers)
+                code = 0
+            except BaseException:  # noqa: BLE001 - nothing of the driver's is to hear of it
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        self._ended = False
+
+    def wait(self, seconds: float = math.inf) -> None:
+        """Wait until it has ended.
+
+        Raises:
+            TimeoutExpired: it has not in so many seconds.
+        """
+        until = time.monotonic() + seconds
+        while not self._ended:
+            with suppress(ChildProcessError):  # where SIGCHLD is ignored there is nobody to wait for
+                if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+                    if time.monotonic() > until:
+                        raise subprocess.TimeoutExpired("a copy of this process", seconds)
+                    time.sleep(WAIT_SECONDS)
+                    continue
+            self._ended = True
+
+    def kill(self) -> None:
+        """End it now, where it has not ended."""
+        if not self._ended:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
-def _as_a_copy(numbers: Sequence[int]) -> None:
-    """Let go of what the process has open, such as the lock of the search, and fit."""
+def _let_go(numbers: Sequence[int]) -> None:
+    """Leave to the driver what a copy has of it: Ctrl-C, its files, such as the lock of the search, and its streams."""
     gc.freeze()  # a search for garbage would copy the memory of all that is there already
-    os.setsid()  # Ctrl-C is the driver's
+    os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR)
     for open_file in [int(one.name) for one in Path("/proc/self/fd").iterdir()]:
         if open_file not in {1, 2, nothing, *numbers}:
             os.dup2(nothing, open_file)  # still a number of somebody's, who may close it
-    fit_process.main(numbers)
+    for stream in (1, 2):
+        try:
+            os.fstat(stream)
+        except OSError:  # closed
+            os.dup2(nothing, stream)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - those of the driver may be anything
+    sys.stdout, sys.stderr = (open(one, "w", buffering=1, closefd=False) for one in (1, 2))  # noqa: SIM115
 
 
 def _new(numbers: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -152,14 +197,6 @@ def _new(numbers: Sequence[int]) -> subprocess.Popen[bytes]:
         pass_fds=numbers,
         start_new_session=True,  # Ctrl-C is the driver's
     )
-
-
-def _wait(process: ForkProcess | subprocess.Popen[bytes], seconds: float | None = None) -> None:
-    if isinstance(process, ForkProcess):
-        process.join(seconds)
-    else:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
 
 
 def fit_trials(

@@ -38,7 +38,7 @@ from hep_ray.flags import (
     TrackingUri,
 )
 from hep_ray.masking import without_password
-from hep_ray.registry import check_name
+from hep_ray.registry import check_name, takes_named_fields
 from hep_ray.tracking.records import SearchStarted
 
 EPOCH_TIMEOUT = 6 * 3600.0
@@ -191,6 +191,7 @@ def check_fuse_flag(fuse: str, error: type[HepRayError]) -> None:
         raise error(f"--fuse must be auto, off, or a number of trainings from 2 on, such as 8; got {fuse}")
 
 
+@takes_named_fields
 @dataclass(frozen=True)
 class SearchOptions:
     """Options of a search, as its command line chooses them.

@@ -43,9 +43,10 @@ from hep_ray.search.named_samplers import NAMED, Named, name_of
 from hep_ray.search.node_checks import check_every_node
 from hep_ray.search.options import SearchOptions
 from hep_ray.search.own_checks import check_plugins
+from hep_ray.search.parameters import Choice, Mapped, Value
 from hep_ray.search.resources import ResourcePlan, expected_nodes, plan_resources
 from hep_ray.search.room import check_room, check_storage
-from hep_ray.search.space import Choice, Mapped, Space, Value
+from hep_ray.search.space import Space
 from hep_ray.search.state import OF_MODEL, TIMES
 from hep_ray.training.checkpoint import KEEP_BEST, MOST_PAUSED
 from hep_ray.training.config import REGISTRIES, TrialConfig

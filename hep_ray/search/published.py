@@ -87,6 +87,12 @@ class StudyTable:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("rows", "metrics", "epochs"):
+            given: object = getattr(self, name)
+            if not isinstance(given, list | tuple):
+                raise InvalidConfig(
+                    f"{name} of a StudyTable must be a tuple, such as ('loss',); got {given!r}"
+                )
         if not self.rows or not self.metrics:
             raise InvalidConfig(f"a study table needs rows and metrics; got {self.rows} and {self.metrics}")
         if (self.published or self.published_gains) and not self.published_on:

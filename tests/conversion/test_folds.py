@@ -17,7 +17,8 @@ from hep_ray.dataset.variations import Variation
 from hep_ray.errors import CannotResume, InvalidConfig, InvalidEvents, ShardMismatch
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.length_checks import check_folds
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.parameters import LogUniform
+from hep_ray.search.space import Space
 from tests.facts import raises
 
 EVENTS, FOLDS = 700, 5

@@ -27,7 +27,8 @@ from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.promote.package import DESCRIPTION, WEIGHTS, Description, Package
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.find import find_search, load_search
-from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME as JOURNAL
 from hep_ray.tracking.journal import Journal, read_records

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from hep_ray.config import Config
 from hep_ray.models import Model, SchemaLike, model
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.space import Choice, Space
+from hep_ray.search.parameters import Choice
+from hep_ray.search.space import Space
 
 EPOCHS = 3
 BATCH = 16

@@ -13,8 +13,9 @@ from rich.console import Console
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice
 from hep_ray.search.plan import prepare
-from hep_ray.search.space import Choice, Space
+from hep_ray.search.space import Space
 from hep_ray.tracking.client import open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.training.checkpoint import BEST, load_checkpoint

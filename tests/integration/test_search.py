@@ -23,8 +23,9 @@ from hep_ray.errors import (
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice, LogUniform
 from hep_ray.search.plan import prepare
-from hep_ray.search.space import Choice, LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.tracking.client import default_uri, open_client
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG

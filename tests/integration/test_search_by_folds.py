@@ -13,8 +13,9 @@ from hep_ray.loading.shards import RowGroups, ShardStream, class_sums
 from hep_ray.report.report_data import gather
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
+from hep_ray.search.parameters import LogUniform
 from hep_ray.search.plan import planned
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.training.checkpoint import BEST, restore_model
 from hep_ray.training.evaluation import evaluate
 from tests.facts import raises

@@ -15,9 +15,10 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import total_trials
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import LogUniform
 from hep_ray.search.plan import prepare
 from hep_ray.search.recorder import TimeBudget
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import ENDLESS
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.records import (

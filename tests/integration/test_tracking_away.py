@@ -11,8 +11,9 @@ from hep_ray.search.audit import hand_over
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import LogUniform
 from hep_ray.search.plan import prepare
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.tracking.client import default_uri, find_runs, open_client
 from hep_ray.tracking.mlflow import PATIENCE
 from hep_ray.tracking.mlflow_writer import TRIAL_TAG

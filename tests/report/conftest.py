@@ -27,8 +27,9 @@ from hep_ray.conversion.shards import ShardWriter
 from hep_ray.dataset.dataset import Manifest
 from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.search.definition import Preset, Search
+from hep_ray.search.parameters import Choice, LogUniform
 from hep_ray.search.published import StudyTable
-from hep_ray.search.space import Choice, LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (
     EpochFinished,

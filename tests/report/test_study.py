@@ -18,9 +18,10 @@ from hep_ray.report.study import cells, in_order, left_out, read_state, rendered
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.find import load_search
 from hep_ray.search.leaderboard import leaderboard
+from hep_ray.search.parameters import LogUniform
 from hep_ray.search.published import StudyTable
 from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, pareto_front
 from hep_ray.tracking.records import EpochFinished, SearchStarted, Status, TrialFinished, TrialStarted
 from tests.facts import raises

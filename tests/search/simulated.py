@@ -13,7 +13,8 @@ from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.curves_trials import Step
 from hep_ray.search.definition import Preset, Search
-from hep_ray.search.space import LogUniform, Space, Uniform
+from hep_ray.search.parameters import LogUniform, Uniform
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished
 

@@ -19,7 +19,8 @@ from hep_ray.search.curves_space import Encoding
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws
 from hep_ray.search.leaderboard import leaderboard
-from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, pareto_front
 from hep_ray.tracking.records import (
     EpochFinished,

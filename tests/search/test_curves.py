@@ -17,7 +17,7 @@ from hep_ray.search.curves import CurveSearcher
 from hep_ray.search.curves_gp import Kernel, Process, fit, log_expected_gain
 from hep_ray.search.curves_space import Encoding
 from hep_ray.search.curves_trials import Step, milestones
-from hep_ray.search.space import Mapped
+from hep_ray.search.parameters import Mapped
 
 EPOCHS = 27
 MIXED = Space(

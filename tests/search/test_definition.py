@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hep_ray.errors import HepRayError, InvalidConfig, InvalidSpace, UnknownName
+from hep_ray.config import parse
+from hep_ray.dataset.schema import EventSchema
+from hep_ray.errors import HepRayError, InvalidConfig, InvalidSchema, InvalidSpace, UnknownName
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Mapped, Uniform
 from hep_ray.search.plan import planned, prepare
 from hep_ray.search.published import Published, StudyTable
-from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
+from hep_ray.search.space import Space
 from hep_ray.signature import Range
 from tests.facts import raises
 
@@ -60,6 +63,17 @@ def test_a_search_is_still_a_frozen_value() -> None:
         (lambda: Choice(values=(3, 4)), InvalidConfig, ["'values'", "Choice(3, 4)"]),
         (lambda: Mapped("optimizer"), InvalidConfig, ["Mapped lacks values"]),
         (lambda: Range(lowest=0), InvalidConfig, ["'lowest'", "low, high"]),
+        (lambda: Preset(1, epochs=3), InvalidConfig, ["epochs twice"]),
+        (lambda: Preset(epochs=1, trails=2, seds=3), InvalidConfig, ["'trails'", "did you mean 'trials'?"]),
+        (lambda: Preset(epochs=1, published="a paper"), InvalidConfig, ["published", "'a paper'"]),
+        (lambda: Uniform(0, 1, step="a"), InvalidSpace, ["step='a'"]),
+        (lambda: Uniform(0, 1, step=float("inf")), InvalidSpace, ["step=inf"]),
+        (lambda: Uniform(0, 10**400), InvalidSpace, ["low=0"]),
+        (lambda: Integer(8, 64, 8), InvalidSpace, ["(8, 64, 8, 1)"]),
+        (lambda: Mapped("optimizer", [1, 2]), InvalidSpace, ["'optimizer'", "[1, 2]"]),
+        (lambda: StudyTable("a table", rows="loss"), InvalidConfig, ["rows", "('loss',)"]),
+        (lambda: SearchOptions(data="d", trails=3), InvalidConfig, ["'trails'", "did you mean 'trials'?"]),
+        (lambda: Space(model="mlp").replace(3), InvalidSpace, ["no name for 3"]),
     ],
 )  # fmt: skip
 def test_what_a_script_states_names_the_field_that_is_none_or_lacks(
@@ -67,6 +81,20 @@ def test_what_a_script_states_names_the_field_that_is_none_or_lacks(
 ) -> None:
     with raises(error, *facts):
         made()
+
+
+def test_a_list_of_values_is_as_good_as_a_tuple_where_a_parameter_exists() -> None:
+    one, other = (LogUniform(1, 2).when(model=given) for given in (["a", "b"], ("a", "b")))  # type: ignore[arg-type]
+    assert one == other
+
+
+def test_an_unknown_key_of_a_table_in_a_schema_is_compared_with_what_that_table_has() -> None:
+    column = {"name": "x", "shap": [2]}
+    with raises(InvalidSchema, "'columns.0.shap'", "did you mean 'shape'?", "element_units") as told:
+        parse(
+            EventSchema, {"task": "toy", "classes": ["a", "b"], "columns": [column]}, "schema", InvalidSchema
+        )
+    assert "did you mean 'columns'" not in str(told.value)
 
 
 def test_named_fields_leave_signature_and_values_as_they_were() -> None:

@@ -14,9 +14,10 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 
 from hep_ray.errors import InvalidConfig, InvalidSpace
 from hep_ray.search.definition import Preset
+from hep_ray.search.parameters import Choice
 from hep_ray.search.preflight import check_sampler
 from hep_ray.search.scheduler import Decision, Scheduler, TakeUp
-from hep_ray.search.space import Choice, Space
+from hep_ray.search.space import Space
 from tests.facts import raises
 from tests.search.simulated import RANGES, Simulated, told
 

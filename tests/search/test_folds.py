@@ -18,7 +18,8 @@ from hep_ray.search.leaderboard import leaderboard
 from hep_ray.search.means import pooled
 from hep_ray.search.notebook import leaderboard_html
 from hep_ray.search.options import SearchOptions
-from hep_ray.search.space import Choice, Space
+from hep_ray.search.parameters import Choice
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, Record, Status, TrialFinished, TrialStarted
 from tests.facts import raises

@@ -16,8 +16,9 @@ from hep_ray.search.curves_space import Encoding
 from hep_ray.search.curves_trials import CurveTable
 from hep_ray.search.definition import Preset
 from hep_ray.search.options import SearchOptions, recorded_options
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
 from hep_ray.search.preflight import check_read
-from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
+from hep_ray.search.space import Space
 from hep_ray.tracking.records import SearchStarted
 from tests.facts import raises
 from tests.search.simulated import Simulated

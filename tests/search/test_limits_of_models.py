@@ -26,8 +26,9 @@ from hep_ray.search.definition import Preset, Search, Stated
 from hep_ray.search.estimate import _drawn
 from hep_ray.search.notebook import leaderboard_html
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice, Integer, LogUniform
 from hep_ray.search.plan import Draft, SearchPlan
-from hep_ray.search.space import Choice, Integer, LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState, words_to_confirm
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import (

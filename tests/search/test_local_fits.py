@@ -191,6 +191,31 @@ def test_copies_of_a_driver_hold_none_of_its_files_and_end_with_it(
         time.sleep(0.1)
 
 
+HERE = """
+import io, sys, threading
+from contextlib import redirect_stderr
+from hep_ray import Choice, Preset, Search, Space, run
+
+space = Space(model="gradient_boosting", trees=5, leaves=Choice(4, 8))
+presets = {"smoke": Preset(epochs=1, trials=2, sampler="random", scheduler="none")}
+search = Search("trees", task="toy", title="Trees.", space=space, presets=presets, metric="val_auc")
+with redirect_stderr(io.StringIO()):
+    result = run(search, data=sys.argv[1], preset="smoke")
+assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+assert not [one for one in result.state.records if one.kind == "trial_lost"]
+"""
+
+
+def test_a_copy_has_streams_of_its_own_whatever_those_of_the_driver_are(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HERE, str(dataset.folder)], cwd=tmp_path, env={**os.environ, "RAY_ADDRESS": "local"},
+        capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_a_plan_for_them_no_process_is_started() -> None:
     plan = ResourcePlan(trials=5, concurrent=2, cpus_per_trial=1, gpus_per_trial=0, cpus=2, gpus=0)
     with fit_processes(plan) as lines:

@@ -9,8 +9,9 @@ from optuna.storages._rdb.storage import RDBStorage
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import Draws
 from hep_ray.search.epochs import EpochTally
+from hep_ray.search.parameters import Choice
 from hep_ray.search.scheduler import MedianStopping, PromotingASHA, SearchGoal
-from hep_ray.search.space import Choice, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.search.study import StoredStudy
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted

@@ -14,9 +14,10 @@ from optuna.samplers import RandomSampler
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidSpace, MissingPackage
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.named_samplers import SobolSampler, at_fraction
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Uniform
 from hep_ray.search.plan import SearchPlan
 from hep_ray.search.preflight import check_sampler
-from hep_ray.search.space import Choice, Integer, LogUniform, Space, Uniform
+from hep_ray.search.space import Space
 from tests.facts import raises
 
 RANGES = Space(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hep_ray.search.space import Choice, Integer, LogUniform, Mapped, Space, Uniform
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Mapped, Uniform
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import FILE_NAME, Journal
 from hep_ray.tracking.records import SearchStarted

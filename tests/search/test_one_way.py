@@ -20,8 +20,9 @@ from hep_ray.search.cli import build_app
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import run_search
 from hep_ray.search.options import ConfirmOptions, SearchOptions
+from hep_ray.search.parameters import Integer, LogUniform
 from hep_ray.search.plan import planned, prepare
-from hep_ray.search.space import Integer, LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.journal import Journal
 from hep_ray.tracking.records import EpochFinished, SearchStarted

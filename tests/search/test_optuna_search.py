@@ -11,9 +11,10 @@ from hep_ray.search.definition import Preset, Search
 from hep_ray.search.draws import n_startup_trials, total_trials, why_not_ahead
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice, LogUniform
 from hep_ray.search.plan import SearchPlan
 from hep_ray.search.sampler import OptunaSearcher
-from hep_ray.search.space import Choice, LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished
 from tests.facts import raises

@@ -16,6 +16,7 @@ from hep_ray.own_code import OWN_CODE
 from hep_ray.search.curves_trials import milestones
 from hep_ray.search.find import load_search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice, Integer, LogUniform
 from hep_ray.search.plan import prepare
 from hep_ray.search.preflight import (
     check_configurations,
@@ -27,7 +28,7 @@ from hep_ray.search.preflight import (
     unread_columns,
 )
 from hep_ray.search.room import check_room
-from hep_ray.search.space import Choice, Integer, LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.simulate import SIMULATIONS
 from tests.facts import raises, tells
 

@@ -15,8 +15,9 @@ from hep_ray.errors import HepRayError, InvalidConfig, PluginFailed
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import _chain
 from hep_ray.search.own_checks import rehearse
+from hep_ray.search.parameters import LogUniform
 from hep_ray.search.scheduler import Scheduler, TakeUp
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.space import Space
 from tests.facts import raises
 
 SCHEMA = EventSchema(task="toy", columns=(Column(name="x", shape=(3,)),), classes=("a", "b"))

@@ -19,8 +19,8 @@ from hep_ray.search.draws import REPEATED, to_repeat
 from hep_ray.search.execute import SearchResult
 from hep_ray.search.leaderboard import leaderboard
 from hep_ray.search.notebook import leaderboard_html
+from hep_ray.search.parameters import Choice
 from hep_ray.search.preflight import check_sampler
-from hep_ray.search.space import Choice
 from hep_ray.search.state import SearchState
 from hep_ray.search.study import StoredStudy, study_of
 from hep_ray.tracking.records import EpochFinished, Record, TrialFinished, TrialStarted

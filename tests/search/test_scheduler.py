@@ -7,9 +7,10 @@ from hep_ray.search.curves_searcher import searcher_of
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import FollowsSearcher
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice, LogUniform
 from hep_ray.search.sampler import OptunaSearcher
 from hep_ray.search.scheduler import scheduler_for
-from hep_ray.search.space import Choice, LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.search.state import SearchState
 from hep_ray.tracking.records import EpochFinished, TrialFinished, TrialStarted
 

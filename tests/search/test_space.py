@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hep_ray.errors import InvalidSpace
-from hep_ray.search.space import COMPONENTS, Choice, Integer, LogUniform, Mapped, Space, Uniform
+from hep_ray.search.parameters import Choice, Integer, LogUniform, Mapped, Uniform
+from hep_ray.search.space import COMPONENTS, Space
 from hep_ray.tracking.records import SearchStarted, decode
 from hep_ray.training.config import REGISTRIES, TrialConfig
 from tests.facts import raises

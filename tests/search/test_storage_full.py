@@ -16,9 +16,10 @@ from hep_ray.errors import StorageError
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.execute import named_when_full, run_search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import LogUniform
 from hep_ray.search.plan import prepare
 from hep_ray.search.room import check_room
-from hep_ray.search.space import LogUniform, Space
+from hep_ray.search.space import Space
 from hep_ray.tracking.journal import read_records
 from hep_ray.tracking.mlflow import PATIENCE
 from hep_ray.training.checkpoint import load_checkpoint

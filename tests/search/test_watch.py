@@ -14,8 +14,9 @@ from hep_ray.errors import InvalidConfig, NonFiniteLoss
 from hep_ray.loading.stream import plan_ingest
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
+from hep_ray.search.parameters import Choice
 from hep_ray.search.plan import CHECKS, Draft
-from hep_ray.search.space import Choice, Space
+from hep_ray.search.space import Space
 from hep_ray.training.evaluation import watched_metrics
 from tests.facts import raises
 
