@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-ALIKE = 0.7
+ALIKE = 0.65
 """Share of two names that must agree for one to be meant by the other: of `width` and `depth` it is 0.6."""
 
 
