@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, Never, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,24 @@ class Config(BaseModel):
     """Base of every configuration; a component's config stands beside the component it builds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    def __init__(self, *unnamed: Never, **values: Any) -> None:
+        """Take the fields by name.
+
+        Raises:
+            InvalidConfig: a key is unknown or absent, or a value is refused.
+        """
+        made = type(self)
+        if unnamed:
+            raise InvalidConfig(
+                f"{made.__name__} takes its fields by name, as {made.__name__}({made.field_names()[0]}=…)"
+            )
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            raise InvalidConfig(f"{made.__name__}: " + "; ".join(_sentences(made, exc))) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined] # so that what is parsed tells every fault
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hep_ray.config import parse
-from hep_ray.dataset.schema import EventSchema
+from hep_ray.dataset.schema import Column, EventSchema
 from hep_ray.errors import HepRayError, InvalidConfig, InvalidSchema, InvalidSpace, UnknownName
 from hep_ray.search.definition import Preset, Search
 from hep_ray.search.options import SearchOptions
@@ -74,6 +74,9 @@ def test_a_search_is_still_a_frozen_value() -> None:
         (lambda: StudyTable("a table", rows="loss"), InvalidConfig, ["rows", "('loss',)"]),
         (lambda: SearchOptions(data="d", trails=3), InvalidConfig, ["'trails'", "did you mean 'trials'?"]),
         (lambda: Space(model="mlp").replace(3), InvalidSpace, ["no name for 3"]),
+        (lambda: Column(name="x", shap=(2,)), InvalidConfig, ["'shap'", "did you mean 'shape'?"]),
+        (lambda: Column("x"), InvalidConfig, ["Column(name=…)"]),
+        (lambda: EventSchema(task="toy"), InvalidConfig, ["'columns', 'classes'"]),
     ],
 )  # fmt: skip
 def test_what_a_script_states_names_the_field_that_is_none_or_lacks(
