@@ -55,6 +55,16 @@ def _unknown(kind: str, name: object, known: Sequence[str]) -> UnknownName:
     return UnknownName(f"unknown {kind} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
 
 
+def check_kind(what: str, value: object, kind: Any, example: str) -> None:
+    """Refuse a value of another kind, with an example of what is meant.
+
+    Raises:
+        InvalidConfig: it is of another kind.
+    """
+    if not isinstance(value, kind):
+        raise InvalidConfig(f"{what} must be given as {example}; got {type(value).__name__} {value!r}"[:400])
+
+
 def takes_named_fields(cls: type[C]) -> type[C]:
     """Let a class that scripts make refuse a field that it lacks, one too many, and the want of one, by a named error.
 
@@ -71,13 +81,15 @@ def takes_named_fields(cls: type[C]) -> type[C]:
 
     @functools.wraps(made)
     def init(self: C, *args: Any, **given: Any) -> None:
-        for name in (one for one in given if one not in names):
+        unknown = [name for name in given if name not in names]
+        if unknown:
             has = (
                 f"it has: {', '.join(names)}"
                 if names
                 else f"it takes values without names, as {cls.__name__}(3, 4)"
             )
-            raise InvalidConfig(f"{cls.__name__} has no field '{name}'{did_you_mean(name, names)}; {has}")
+            hint = did_you_mean(unknown[0], names)
+            raise InvalidConfig(f"{cls.__name__} has no field '{unknown[0]}'{hint}; {has}")
         if len(args) > len(in_order) and not rest:
             raise InvalidConfig(
                 f"{cls.__name__} takes {', '.join(in_order)} in this order and no more; got {args!r}"[:400]

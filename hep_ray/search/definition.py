@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hep_ray.errors import InvalidConfig
 from hep_ray.plugins import import_named
-from hep_ray.registry import check_name, takes_named_fields
+from hep_ray.registry import check_kind, check_name, takes_named_fields
 from hep_ray.search.published import Published, StudyTable
 from hep_ray.tracking.records import RENAMED, SearchStarted, stopping_words
 
@@ -59,16 +59,6 @@ def check_search_name(name: str) -> None:
         raise InvalidConfig(
             f"invalid name of a search: '{name}'; it must be lower case letters, digits and _"
         )
-
-
-def _check_kind(what: str, value: object, kind: Any, example: str) -> None:
-    """Refuse a value of another kind, with an example of what is meant.
-
-    Raises:
-        InvalidConfig: it is of another kind.
-    """
-    if not isinstance(value, kind):
-        raise InvalidConfig(f"{what} must be given as {example}; got {type(value).__name__} {value!r}"[:400])
 
 
 @takes_named_fields
@@ -127,8 +117,8 @@ class Preset:
             if getattr(self, name) in ("", *(("auto",) if curves else ())):
                 object.__setattr__(self, name, "curves" if curves else default)
         self._check_components()
-        _check_kind("space of a Preset", self.space, (Space, type(None)), "Space(model='mlp', …)")
-        _check_kind(
+        check_kind("space of a Preset", self.space, (Space, type(None)), "Space(model='mlp', …)")
+        check_kind(
             "published of a Preset", self.published, (Published, type(None)), "Published('…', follows=('…',))"
         )
         if curves and self.sampler != self.scheduler:
@@ -417,18 +407,18 @@ class Search:
             given: Any = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else given)
         for name in ("name", "task", "title", "metric"):
-            _check_kind(f"{name} of a Search", getattr(self, name), (str,), f"{name}='…'")
-        _check_kind("space of a Search", self.space, (Space,), "Space(model='mlp', …)")
+            check_kind(f"{name} of a Search", getattr(self, name), (str,), f"{name}='…'")
+        check_kind("space of a Search", self.space, (Space,), "Space(model='mlp', …)")
         kind: Any
         for name, kind, example in (
             ("presets", Preset, "{'laptop': Preset(trials=12, epochs=10)}"),
             ("baseline", (str, int, float), "{'loss': 'cross_entropy'}"),
         ):
             given = getattr(self, name)
-            _check_kind(f"{name} of a Search", given, (Mapping,), example)
+            check_kind(f"{name} of a Search", given, (Mapping,), example)
             for key, value in given.items():
-                _check_kind(f"a name among the {name} of a Search", key, (str,), example)
-                _check_kind(f"'{key}' among the {name} of a Search", value, kind, example)
+                check_kind(f"a name among the {name} of a Search", key, (str,), example)
+                check_kind(f"'{key}' among the {name} of a Search", value, kind, example)
         for name, kind, example in (
             ("points_to_evaluate", Mapping, "({'model': 'gradient_boosting'},)"),
             ("tables", StudyTable, "(StudyTable('…', rows=('loss',)),)"),
@@ -436,9 +426,9 @@ class Search:
             ("constraints", str, "('parameters<=1e5',)"),
         ):
             given = getattr(self, name)
-            _check_kind(f"{name} of a Search", given, (list, tuple), example)
+            check_kind(f"{name} of a Search", given, (list, tuple), example)
             for value in given:
-                _check_kind(f"each of the {name} of a Search", value, kind, example)
+                check_kind(f"each of the {name} of a Search", value, kind, example)
             object.__setattr__(self, name, tuple(given))
 
     @property

@@ -130,10 +130,8 @@ class _Copy:
     """A copy of this process that fits, with the methods of `subprocess.Popen` that are needed here."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of native threads, which mend themselves in a copy
+        with warnings.catch_warnings():  # of native threads, which mend themselves in a copy
+            warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
             code = 1
@@ -155,13 +153,14 @@ class _Copy:
         """
         until = time.monotonic() + seconds
         while not self._ended:
-            with suppress(ChildProcessError):  # where SIGCHLD is ignored there is nobody to wait for
-                if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
-                    if time.monotonic() > until:
-                        raise subprocess.TimeoutExpired("a copy of this process", seconds)
-                    time.sleep(WAIT_SECONDS)
-                    continue
-            self._ended = True
+            try:
+                self._ended = os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
+            except ChildProcessError:  # where SIGCHLD is ignored there is nobody to wait for
+                self._ended = True
+            if not self._ended:
+                if time.monotonic() > until:
+                    raise subprocess.TimeoutExpired("a copy of this process", seconds)
+                time.sleep(WAIT_SECONDS)
 
     def kill(self) -> None:
         """End it now, where it has not ended."""

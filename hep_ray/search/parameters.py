@@ -229,15 +229,10 @@ class Integer(_Range):
     def __post_init__(self) -> None:
         super().__post_init__()
         low, high, log, step = cast("Any", (self.low, self.high, self.log, self.step))
-        given = (low, high, log, step)
-        if not all(isinstance(one, int) for one in given) or [isinstance(one, bool) for one in given] != [
-            0,
-            0,
-            1,
-            0,
-        ]:
+        whole = all(isinstance(one, int) and not isinstance(one, bool) for one in (low, high, step))
+        if not whole or not isinstance(log, bool):
             raise InvalidSpace(
-                f"an Integer has whole bounds, log=True or False, and a whole step; got {given}"
+                f"an Integer has whole bounds, log=True or False, and a whole step; got {(low, high, log, step)}"
             )
         if self.log and self.low < 1:
             raise InvalidSpace(f"the low end of a logarithmic range must be at least 1; got low={self.low}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hep_ray.errors import InvalidConfig
-from hep_ray.registry import takes_named_fields
+from hep_ray.registry import check_kind, takes_named_fields
 
 
 @takes_named_fields
@@ -88,11 +88,7 @@ class StudyTable:
 
     def __post_init__(self) -> None:
         for name in ("rows", "metrics", "epochs"):
-            given: object = getattr(self, name)
-            if not isinstance(given, list | tuple):
-                raise InvalidConfig(
-                    f"{name} of a StudyTable must be a tuple, such as ('loss',); got {given!r}"
-                )
+            check_kind(f"{name} of a StudyTable", getattr(self, name), (list, tuple), "('loss',)")
         if not self.rows or not self.metrics:
             raise InvalidConfig(f"a study table needs rows and metrics; got {self.rows} and {self.metrics}")
         if (self.published or self.published_gains) and not self.published_on:
