@@ -18,6 +18,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +34,8 @@ UNFINISHED = f".*{FILLING}"
 NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """What a file system answers that cannot lock, as some network file systems."""
 ONE_WRITER = "one process writes a file or folder at a time"
+SYNCED = 8
+"""Files that the disk is asked for at a time."""
 LOOK_SECONDS = 0.05
 """Between two attempts to take a lock."""
 
@@ -191,9 +194,9 @@ def replacing(target: Path) -> Iterator[Path]:
             stack.callback(shutil.rmtree, filling, ignore_errors=True)
             stack.enter_context(lock(filling, ONE_WRITER))
         yield filling
-        with storing(target):
-            for path in (*filling.iterdir(), filling):
-                sync(path)
+        with storing(target), ThreadPoolExecutor(SYNCED) as pool:
+            list(pool.map(sync, filling.rglob("*")))  # beside other work one by one took ten times as long
+            sync(filling)
             _swap(filling, target)
 
 

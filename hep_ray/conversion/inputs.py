@@ -14,7 +14,7 @@ from hep_ray.conversion.field_values import found_classes
 from hep_ray.conversion.labels import settled
 from hep_ray.conversion.paths import (
     Given,
-    digest_of,
+    digests_of,
     distinct_digests,
     given_inputs,
     listed,
@@ -162,7 +162,8 @@ def open_inputs(words: Sequence[str], rules: SchemaFile) -> Inputs:
         rules = rules.model_copy(update={"label": settled(rules.label, rules.classes, parts)})
     _refuse_empty_class(rules, tables, full, empty)
     digests = {one.path: digests[one.path] for one in full}
-    beside = {path: digest_of(path) for _, one in opened for path in one.companions if path not in digests}
+    companions = [path for _, one in opened for path in one.companions]
+    beside = digests_of([path for path in dict.fromkeys(companions) if path not in digests])
     files: list[JsonValue] = [
         {"name": path.name, "sha256": digest} for path, digest in (digests | beside).items()
     ]

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from hep_ray.config import Config
 from hep_ray.conversion.readers import READERS, Opened, Reader
-from hep_ray.dataset.dataset import sha256_of
+from hep_ray.dataset.dataset import hashing, sha256_of
 from hep_ray.errors import InputError, InvalidConfig, NoEvents, UnreadableInput
 
 MOST_NAMED = 20
@@ -287,25 +288,32 @@ def distinct_digests(paths: Sequence[Path]) -> dict[Path, str]:
         UnreadableInput: one cannot be read.
     """
     seen: dict[str, Path] = {}
-    for path in paths:
-        digest = digest_of(path)
+    for path in (path for path, times in Counter(paths).items() if times > 1):
+        raise InvalidConfig(f"{path} is given twice: give every input once")
+    digests = digests_of(paths)
+    for path, digest in digests.items():
         if digest in seen:
             raise InvalidConfig(f"{path} and {seen[digest]} hold the same bytes: give every input once")
         seen[digest] = path
-    return {path: digest for digest, path in seen.items()}
+    return digests
 
 
-def digest_of(path: Path) -> str:
-    """Return SHA-256 of a file, or of the names and digests of a folder's files.
+def digests_of(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return SHA-256 of each file, or of the names and digests of a folder's files, several at a time.
 
     Raises:
-        UnreadableInput: it cannot be read.
+        UnreadableInput: one cannot be read; the first of them is named.
     """
+    with hashing() as (pool, stop):
+        return dict(zip(paths, pool.map(lambda path: _digest_of(path, stop), paths), strict=True))
+
+
+def _digest_of(path: Path, stop: Event) -> str:
     try:
         if not path.is_dir():
-            return sha256_of(path)
+            return sha256_of(path, stop)
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files)
+        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_of(file, stop)}\n" for file in files)
         return hashlib.sha256(lines.encode()).hexdigest()
     except OSError as exc:
         raise UnreadableInput(f"cannot read {path}: {exc.strerror}") from None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ from pydantic import Field, JsonValue
 
 from hep_ray.addresses import Address, located
 from hep_ray.config import Config, parse
+from hep_ray.cores import usable_cores
 from hep_ray.dataset.schema import EVENT_ID, LABEL, Arrays, EventSchema, texts
 from hep_ray.dataset.shard_file import open_shard, read_shard
 from hep_ray.dataset.splits import SPLITS, Split, SplitRule
@@ -45,6 +46,8 @@ Hashes = Literal["once", "all", "none"]
 """Which shards are hashed when a dataset is opened."""
 SIDE_BY_SIDE = 8
 """Shards that are looked at side by side, at most."""
+HASHED_AT_A_TIME = 2**20
+"""Bytes."""
 ASKED_AT_ONCE = 32
 """Those at an address, which take patience and no processor."""
 
@@ -242,10 +245,35 @@ def _with_lengths(ids: pa.Array) -> memoryview:
     return memoryview(content or b"")[int(ends[0]) : int(ends[-1])] if len(ends) else memoryview(b"")
 
 
-def sha256_of(path: Path) -> str:
-    """Return SHA-256 of a file's bytes."""
+def sha256_of(path: Path, stop: Event | None = None) -> str:
+    """Return SHA-256 of a file's bytes.
+
+    Args:
+        path: of the file.
+        stop: once it is set, what is returned is of no use, and comes at once.
+    """
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(HASHED_AT_A_TIME))
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while not (stop and stop.is_set()) and (read := file.readinto(buffer)):
+            digest.update(buffer[:read])
+    return digest.hexdigest()
+
+
+@contextmanager
+def hashing(most: int | None = None) -> Iterator[tuple[ThreadPoolExecutor, Event]]:
+    """Yield threads that hash side by side, and what to hand to `sha256_of`, so that Ctrl-C ends them at once.
+
+    Args:
+        most: threads; as many as there are cores, at most eight, unless given.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(most or min(SIDE_BY_SIDE, usable_cores())) as pool:
+        try:
+            yield pool, stop
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class Dataset:
@@ -510,10 +538,11 @@ def shard_problems(folder: Path, manifest: Manifest, hashes: Hashes = "all") -> 
 
     far = isinstance(folder, Address)
 
-    def look(shard: Shard) -> tuple[str | None, Stamp | None]:
-        return _looked_at(folder / shard.file, shard, schema, known.get(shard.file), hashes)
+    with hashing(ASKED_AT_ONCE if far else None) as (pool, stop):
 
-    with ThreadPoolExecutor(ASKED_AT_ONCE if far else min(SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
+        def look(shard: Shard) -> tuple[str | None, Stamp | None]:
+            return _looked_at(folder / shard.file, shard, schema, known.get(shard.file), hashes, stop)
+
         found = list(pool.map(look, manifest.shards))
     sound = {shard.file: stamp for shard, (_, stamp) in zip(manifest.shards, found, strict=True) if stamp}
     if sound != known and hashes != "none":
@@ -524,7 +553,7 @@ def shard_problems(folder: Path, manifest: Manifest, hashes: Hashes = "all") -> 
 
 
 def _looked_at(
-    path: Path, shard: Shard, schema: pa.Schema, seen: Stamp | None, hashes: Hashes
+    path: Path, shard: Shard, schema: pa.Schema, seen: Stamp | None, hashes: Hashes, stop: Event
 ) -> tuple[str | None, Stamp | None]:
     """Return what is wrong with a file, if anything, and what is to be recorded of it; see `verify_shards`."""
     far = isinstance(path, Address)
@@ -536,7 +565,7 @@ def _looked_at(
         return "is missing", None
     first = far and (seen is None or seen[-1] != shard.sha256)
     hashed = hashes == "all" or (hashes == "once" and seen != stamp and not first)
-    problem = _problem(path, stamp[0], shard, schema, hashed=hashed)
+    problem = _problem(path, stamp[0], shard, schema, stop if hashed else None)
     if hashes == "none":
         return problem, None
     if problem:
@@ -544,12 +573,12 @@ def _looked_at(
     return None, stamp
 
 
-def _problem(path: Path, size: int, shard: Shard, schema: pa.Schema, *, hashed: bool) -> str | None:
+def _problem(path: Path, size: int, shard: Shard, schema: pa.Schema, hashed: Event | None) -> str | None:
     if size == 0:
         return f"is empty: 0 of {shard.size} bytes"
     if size < shard.size:
         return f"is truncated: {size} of {shard.size} bytes"
-    if size > shard.size or (hashed and sha256_of(path) != shard.sha256):
+    if size > shard.size or (hashed and sha256_of(path, hashed) != shard.sha256):
         return f"was altered: its SHA-256 is not {shard.sha256}"
     try:
         with open_shard(path) as parquet:

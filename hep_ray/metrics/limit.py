@@ -45,8 +45,8 @@ def expected_limits(signal: int | None, curves: Mapping[int, RocCurve]) -> dict[
     bins, found = score_bins(curves[signal]), {}
     for percent in BACKGROUND_PERCENTS:
         key = f"expected_limit_b{percent}"
-        found[key] = bins.limit(percent / 100)
-        found[f"{key}_error"] = bins.limit_error(percent / 100)
+        found[key] = mu = bins.limit(percent / 100)
+        found[f"{key}_error"] = bins.limit_error(percent / 100, mu)
     return found
 
 
@@ -79,14 +79,18 @@ class ScoreBins:
         """Return the expected limit with σ_b/b = `uncertainty` in every bin; see `expected_limit`."""
         return expected_limit(self.signal, self.background, uncertainty * self.background)
 
-    def gains(self, uncertainty: float) -> tuple[Floats, Floats]:
+    def gains(self, uncertainty: float, limit: float | None = None) -> tuple[Floats, Floats]:
         """dμ of the limit for one more expected event in a bin, (B,) of signal and (B,) of background.
 
         Less their mean over the events of the kind, of which the sum that is expected is known: what a bin has more,
         the others have less.
+
+        Args:
+            uncertainty: σ_b/b.
+            limit: the same bins' `limit` of it, where it is known already.
         """
         signal, background = self.signal, self.background
-        mu = self.limit(uncertainty)
+        mu = self.limit(uncertainty) if limit is None else limit
         more, away = _profile(mu, signal, background, uncertainty * background)
         of_signal = 2 * more / (1 + more)
         of_background = 2 * ((1 + away) * more / (1 + more) - np.log1p(more))
@@ -97,7 +101,7 @@ class ScoreBins:
         ]
         return centred[0], centred[1]
 
-    def limit_error(self, uncertainty: float) -> float:
+    def limit_error(self, uncertainty: float, limit: float | None = None) -> float:
         """Statistical error of the limit from the finite number of events: √(Σ g² Σ_bin w²), see `gains`.
 
         Bins are taken as they are. Where they end by their number of background events, that does not fluctuate, and
@@ -105,8 +109,9 @@ class ScoreBins:
 
         Args:
             uncertainty: σ_b/b.
+            limit: as `gains` takes it.
         """
-        of_signal, of_background = self.gains(uncertainty)
+        of_signal, of_background = self.gains(uncertainty, limit)
         variance = np.dot(of_signal**2, self.signal_sums[:, 1])
         variance += np.dot(of_background**2, self.background_sums[:, 1])
         return math.sqrt(float(variance))
@@ -172,10 +177,11 @@ def limit_values(
     """
     bins = score_bins(roc_curve(scores, is_signal, weights))
     place = np.searchsorted(-bins.lowest, -scores)
-    of_signal, of_background = bins.gains(uncertainty)
+    limit = bins.limit(uncertainty)
+    of_signal, of_background = bins.gains(uncertainty, limit)
     gains = np.where(is_signal, of_signal[place], of_background[place])
     own = np.ones(len(scores)) if weights is None else weights.astype(np.float64)
-    values: Floats = bins.limit(uncertainty) + len(scores) * own * gains
+    values: Floats = limit + len(scores) * own * gains
     return values
 
 
@@ -203,10 +209,13 @@ def expected_limit(signal: Floats, background: Floats, error: Floats, level: flo
     goal = NormalDist().inv_cdf((1 + level) / 2)
     # The limit where all bins have many events. q̃ is convex, so that Newton's steps then come down from above.
     mu = goal / math.sqrt(float((signal**2 / (background + error**2)).sum()))
+    tau = np.divide(background**2, error**2, out=np.zeros(len(background)), where=error > KNOWN * background)
     for _ in range(STEPS):
-        more, _ = _profile(mu, signal, background, error)
+        more, away = _profile(mu, signal, background, error)
         slope = 2 * float(np.dot(signal, more / (1 + more)))
-        step = (_statistic(mu, signal, background, error) - goal**2) / slope
+        # q̃_μ of the Asimov dataset of μ = 0, whose best fit is μ = 0 and γ = 1.
+        statistic = 2 * (background * (more - np.log1p(more)) + tau * (away - np.log1p(away))).sum()
+        step = (float(statistic) - goal**2) / slope
         mu -= step
         if abs(step) <= 1e-12 * mu:
             break
@@ -244,10 +253,3 @@ def _profile(mu: float, signal: Floats, background: Floats, error: Floats) -> tu
     free = variance / (background + variance)
     away: Floats = -2 * x * free / (1 + x + np.sqrt((1 - x) ** 2 + 4 * x * (1 - free)))
     return x + away, away
-
-
-def _statistic(mu: float, signal: Floats, background: Floats, error: Floats) -> float:
-    """Return q̃_μ of the Asimov dataset of μ = 0, whose best fit is μ = 0 and γ = 1: see `_profile`."""
-    more, away = _profile(mu, signal, background, error)
-    tau = np.divide(background**2, error**2, out=np.zeros(len(background)), where=error > KNOWN * background)
-    return float(2 * (background * (more - np.log1p(more)) + tau * (away - np.log1p(away))).sum())

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from hep_ray.conversion.columns import columns_of, field_of
 from hep_ray.conversion.paths import (
-    digest_of,
+    digests_of,
     files,
     matched,
     open_all,
@@ -191,12 +191,13 @@ def _of_files(paths: Sequence[Path], classifier: Classifier, rules: SchemaFile) 
         names = _names(rules, columns, tuple(part.fields.names), shown)
     own_ids = bool(rules.event_id.fields) or (rules.reader == "parquet" and EVENT_ID in names)
     pieces = tuple(cut(tables, classifier.columns, seekable=reader.seekable, own_ids=own_ids))
+    digests = digests_of(paths)
     return Prediction(
         rules=rules,
         columns=columns,
         names=names,
         pieces=pieces,
-        digests=tuple((path.name, digest_of(path)) for path in paths),
+        digests=tuple((path.name, digests[path]) for path in paths),
         notes=(*notes, *empty),
         inputs=tuple(paths),
         units="checked" if stated else "not stated by the input, taken to be the model's",

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -407,7 +407,9 @@ class _Update:
                 }
 
 
-def _adam_of(group: Mapping[str, Any], state: Mapping[Tensor, Mapping[str, Tensor]]) -> Callable[[], None]:
+def _adam_of(
+    group: Mapping[str, Any], state: Mapping[Tensor, MutableMapping[str, Tensor]]
+) -> Callable[[], None]:
     """Return torch's own step of Adam for one group of parameters, with all that it takes looked up once.
 
     A step by the optimizer's method looks up each tensor and its device anew, which for a small network takes several
@@ -415,24 +417,37 @@ def _adam_of(group: Mapping[str, Any], state: Mapping[Tensor, Mapping[str, Tenso
     """
     own = group["params"]
     beta1, beta2 = group["betas"]
-    return partial(
-        adam,
-        own,
-        [one.grad for one in own],
-        [state[one]["exp_avg"] for one in own],
-        [state[one]["exp_avg_sq"] for one in own],
-        [],
-        [state[one]["step"] for one in own],
-        beta1=beta1,
-        beta2=beta2,
-        **{
-            key: group[key]
-            for key in (
-                *("lr", "eps", "weight_decay", "decoupled_weight_decay", "amsgrad", "maximize"),
-                *("foreach", "capturable", "differentiable", "fused"),
-            )
-        },
-    )
+    decoupled = group["decoupled_weight_decay"]
+    first, second = ([state[one][key] for one in own] for key in ("exp_avg", "exp_avg_sq"))
+    steps = [state[one]["step"] for one in own]
+    settings = {key: group[key] for key in ("lr", "eps", "weight_decay", "amsgrad", "maximize")}
+    settings |= {"beta1": beta1, "beta2": beta2}
+    gradients = [one.grad for one in own]
+    if not own or not group["fused"] or group["amsgrad"] or any(one != steps[0] for one in steps):
+        others = {key: group[key] for key in ("foreach", "capturable", "differentiable", "fused")}
+        return partial(
+            adam,
+            own,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            decoupled_weight_decay=decoupled,
+            **settings,
+            **others,
+        )
+    count = steps[0]  # of steps, the same for all: to count it once takes a tenth of the time
+    for one in own:
+        state[one]["step"] = count
+    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+    update = partial(kernel, own, gradients, first, second, [], [count] * len(own), **settings)
+
+    def step() -> None:
+        count.add_(1)
+        update()
+
+    return step
 
 
 def _joined(values: Sequence[Tensor | None], own: Tensor) -> Tensor | None:

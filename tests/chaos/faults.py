@@ -14,6 +14,8 @@ from tests.chaos.rig import Rig, tree
 TRIES = 40
 LATEST = 5
 """Epoch, of eight, after which a trial counts as about to end."""
+LOST = ("actor", "node")
+"""Faults of which the journal tells what they interrupted."""
 LONGEST_AWAY = 3.0
 """Seconds, at most, until somebody starts again what was killed."""
 
@@ -54,6 +56,8 @@ def inject(kind: str, rig: Rig, dice: random.Random) -> Fault | None:
     back = KINDS[kind](rig, dice, fault)
     rig.until(lambda: back(fault.at) or _over(rig), f"{kind} {fault.victim} is got over")
     fault.seconds = time.time() - fault.at
+    if kind in LOST:  # a stack's trial that waits for another stack is no longer its process'
+        fault.interrupted &= rig.lost(fault.at)
     return fault
 
 
@@ -70,12 +74,13 @@ Back = Callable[[float], bool]
 
 
 def _actor(rig: Rig, dice: random.Random, fault: Fault) -> Back:
-    """A process that trains a trial; over when that trial tells of its next epoch, or of its end."""
+    """A process that trains a trial, or a stack; over when each of those tells of its next epoch, or of its end."""
     running = _training(rig)
     fault.victim = dice.choice(sorted(running)) if running else "no trial"
     if running:
-        os.kill(running[fault.victim], signal.SIGKILL)
-        fault.interrupted = {fault.victim}
+        killed = running[fault.victim]
+        os.kill(killed, signal.SIGKILL)
+        fault.interrupted = {name for name, pid in running.items() if pid == killed}
     fault.at = time.time()
     return lambda since: rig.got_over(fault.interrupted, since)
 

@@ -25,6 +25,9 @@ from hep_ray.tracking.mlflow_writer import SEARCH_TAG, TRIAL_TAG
 from tests.tracking.servers import MlflowServer
 
 SCRIPT = Path(__file__).with_name("search.py")
+STACKED = Path(__file__).with_name("stacks.py")
+STACK = 8
+"""Trials of `STACKED` that are trained as one network."""
 MARK = "HEP_RAY_CHAOS"
 """Environment variable that every process of a run inherits, by which those that are left over are found."""
 OF_RAY = (
@@ -57,10 +60,12 @@ class Rig:
         data: dataset.
         trials: of the search.
         seed: of the search.
+        stacked: whether its trials are trained together.
     """
 
-    def __init__(self, folder: Path, data: Path, trials: int, seed: int) -> None:
+    def __init__(self, folder: Path, data: Path, trials: int, seed: int, *, stacked: bool = False) -> None:
         self.folder, self._data, self._trials, self._seed = folder, data, trials, seed
+        self._stacked = stacked
         self.search = folder / "runs" / "chaos"
         self.driver: subprocess.Popen[bytes] | None = None
         self.by_hand = 0
@@ -91,7 +96,8 @@ class Rig:
 
     def start_driver(self) -> None:
         """The search, or its rest."""
-        words = [sys.executable, str(SCRIPT), "--storage", str(self.folder / "runs")]
+        words = [sys.executable, str(STACKED if self._stacked else SCRIPT)]
+        words += ["--storage", str(self.folder / "runs"), *(["--fuse", str(STACK)] if self._stacked else [])]
         if (self.search / "journal.jsonl").exists() and SearchState.read(self.search).started:
             words += ["--resume"]
         else:
@@ -137,6 +143,12 @@ class Rig:
     def moved_on(self, since: float) -> bool:
         """Whether any trial has told of an epoch since then."""
         return any(one["time"] > since and one["kind"] == "epoch_finished" for one in self._records())
+
+    def lost(self, since: float) -> set[str]:
+        """Trials whose process was lost since then."""
+        return {
+            one["trial_id"] for one in self._records() if one["time"] > since and one["kind"] == "trial_lost"
+        }
 
     def got_over(self, trials: Iterable[str], since: float) -> bool:
         """Whether each of these trials was lost since then and told of an epoch after it, or has ended."""

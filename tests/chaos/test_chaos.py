@@ -14,9 +14,15 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    ("kinds", "trials"), [("actor,node,server,driver", 40), ("machine,head", 20)], ids=["parts", "everything"]
+    ("kinds", "trials", "flags"),
+    [
+        ("actor,node,server,driver", 40, []),
+        ("machine,head", 20, []),
+        ("actor,node,driver,machine", 96, ["--stacked"]),
+    ],
+    ids=["parts", "everything", "stacks"],
 )
-def test_a_search_among_falling_machines_loses_nothing_and_leaves_nothing(kinds, trials):
+def test_a_search_among_falling_machines_loses_nothing_and_leaves_nothing(kinds, trials, flags):
     faults = len(kinds.split(","))
     words = [
         "--seeds",
@@ -29,6 +35,7 @@ def test_a_search_among_falling_machines_loses_nothing_and_leaves_nothing(kinds,
         str(faults),
         "--trials",
         str(trials),
+        *flags,
     ]
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.run", *words],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from typer.testing import CliRunner
 from hep_ray.conversion.cli import app
 from hep_ray.conversion.convert import convert
 from hep_ray.conversion.inputs import merged_classes, open_inputs
-from hep_ray.conversion.paths import stem_of, told_apart
+from hep_ray.conversion.paths import digests_of, distinct_digests, stem_of, told_apart
 from hep_ray.conversion.readers import READERS, parse_options
 from hep_ray.conversion.schema_file import parse_schema
-from hep_ray.dataset.dataset import Dataset
+from hep_ray.dataset.dataset import Dataset, hashing, sha256_of
 from hep_ray.dataset.splits import SPLITS
-from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnreadableInput
+from hep_ray.errors import HepRayError, InvalidConfig, NoEvents, UnknownName, UnreadableInput
 from tests.conversion.delphes_files import write_delphes
 from tests.facts import raises, tells
 
@@ -194,6 +195,32 @@ def test_empty_tables_and_folders_within_an_input_are_left_out_too(tmp_path: Pat
         convert([tmp_path / "all"], "png", None, tmp_path / "e")
 
 
+def test_every_file_has_its_own_digest_and_equal_bytes_among_many_are_named(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.npz" for number in range(12)]
+    for number, path in enumerate(paths):
+        npz(path, values(50, number))
+    digests = digests_of(paths)
+    assert list(digests.items()) == [(path, sha256(path.read_bytes()).hexdigest()) for path in paths]
+
+    again = tmp_path / "again.npz"
+    again.write_bytes(paths[7].read_bytes())
+    with raises(InvalidConfig, "again.npz", "7.npz", "same bytes"):
+        distinct_digests([*paths, again])
+
+
+def test_an_interrupted_hash_ends_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    npz(path, values(50, 0))
+    with hashing() as (pool, stop):
+        assert pool.submit(sha256_of, path, stop).result() == sha256(path.read_bytes()).hexdigest()
+    assert not stop.is_set()
+    with pytest.raises(KeyboardInterrupt), hashing() as (_, stop):
+        raise KeyboardInterrupt
+    assert sha256_of(path, stop) == sha256(b"").hexdigest()  # nothing more is read
+    with raises(InvalidConfig, "a.npz is given twice"):
+        distinct_digests([path, tmp_path / "gone.npz", path])
+
+
 def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
     paths = jobs(tmp_path, "root", {"a": 40, "b": 40})
     for job in ("c", "e"):
@@ -274,6 +301,24 @@ def test_a_folder_of_another_format_names_its_reader(tmp_path: Path) -> None:
         (tmp_path / "d" / name).touch()
     with raises(UnreadableInput, "1 .parquet", "1 .json", "--reader parquet"):
         convert([tmp_path / "d"], "text", ["a", "b"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("csv", "'text'"),
+        (".H5", "'hdf5' or 'hvl'"),
+        ("*.root", "'delphes' or 'root'"),
+        ("xls", None),
+        ("rot", "mean 'root'"),
+    ],
+)
+def test_an_ending_in_place_of_a_reader_names_who_reads_such_files(typed: str, named: str | None) -> None:
+    with pytest.raises(UnknownName) as caught:
+        READERS[typed]
+    assert f"unknown reader '{typed}'" in str(caught.value)
+    assert ("are read by" in str(caught.value)) == bool(named and "mean" not in named)
+    assert (named or "") in str(caught.value)
 
 
 def test_a_folder_tells_what_it_leaves_out(tmp_path: Path) -> None:

@@ -124,7 +124,9 @@ def bucket(folder: Path) -> Iterator[str]:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     sha256_of = dataset_module.sha256_of
-    monkeypatch.setattr(dataset_module, "sha256_of", lambda path: names.append(path.name) or sha256_of(path))
+    monkeypatch.setattr(
+        dataset_module, "sha256_of", lambda path, stop: names.append(path.name) or sha256_of(path, stop)
+    )
     return names
 
 

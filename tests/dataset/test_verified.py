@@ -28,7 +28,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     names: list[str] = []
     sha256_of = dataset_module.sha256_of
-    monkeypatch.setattr(dataset_module, "sha256_of", lambda path: names.append(path.name) or sha256_of(path))
+    monkeypatch.setattr(
+        dataset_module, "sha256_of", lambda path, stop: names.append(path.name) or sha256_of(path, stop)
+    )
     return names
 
 

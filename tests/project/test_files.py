@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hep_ray.errors import StorageError, StorageHeld
-from hep_ray.files import lock, replacing, storing, whole, write_whole
+from hep_ray.files import lock, replacing, storing, sync, whole, write_whole
 from hep_ray.tracking.journal import FILE_NAME, Journal
 from tests.facts import raises
 
@@ -149,3 +149,22 @@ def test_the_names_of_new_folders_of_a_journal_and_of_what_is_renamed_are_put_on
     synced.clear()
     assert set_aside(search / "confirm") == search / "confirm_1"
     assert synced[-1] == search
+
+
+def test_a_folder_takes_its_place_with_every_file_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("hep_ray.files.sync", lambda path: (synced.append(path), sync(path)))
+    with replacing(tmp_path / "data") as filling:
+        (filling / "fold_1").mkdir()
+        for name in ("manifest.json", "fold_1/train-00000.parquet"):
+            (filling / name).write_text("x")
+        synced.clear()
+    assert {path.relative_to(filling).as_posix() for path in synced if path.is_relative_to(filling)} == {
+        ".",
+        "manifest.json",
+        "fold_1",
+        "fold_1/train-00000.parquet",
+    }
+    assert (tmp_path / "data" / "fold_1" / "train-00000.parquet").read_text() == "x"

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, get_origin
 import pyarrow as pa
 
 from hep_ray.config import Config, parse
+from hep_ray.errors import UnknownName
 from hep_ray.registry import Registry
 
 BATCH_BYTES = 16 * 2**20
@@ -124,7 +125,28 @@ class Reader:
         return (self.open.__doc__ or "").strip().partition("\n")[0]
 
 
-READERS: Registry[Reader] = Registry("reader", "hep_ray.conversion.readers")
+class Readers(Registry[Reader]):
+    """Readers by name; for the ending of a file in place of one it says who reads such files."""
+
+    def __getitem__(self, name: str) -> Reader:
+        """Return the reader of that name.
+
+        Raises:
+            UnknownName: none has it.
+        """
+        try:
+            return super().__getitem__(name)
+        except UnknownName as exc:
+            ending = "." + str(name).strip(" *.").lower()
+            readers = [f"'{one}'" for one in self if ending in map(str.lower, self._entries[one].suffixes)]
+            if not readers:
+                raise
+            raise UnknownName(
+                f"{exc}; files that end in {ending} are read by {' or '.join(readers)}"
+            ) from None
+
+
+READERS = Readers("reader", "hep_ray.conversion.readers")
 
 F = TypeVar("F", bound=Open)
 
