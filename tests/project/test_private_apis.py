@@ -1,7 +1,8 @@
-"""What hep_ray uses of Ray, Optuna and scikit-learn that they do not promise: the list, and a failure when it changes.
+"""What hep_ray uses of Ray, Optuna, scikit-learn and torch that they do not promise, and a failure when it changes.
 
 Each entry was read in the version beside it. A new minor version may change any of them: `pyproject.toml` bounds these
-packages from above, and whoever raises a bound reads the entries again and writes the new version here.
+packages from above, and whoever raises a bound reads the entries again and writes the new version here. Not torch:
+without its kernels a stack's process is lost, and its trainings go on one by one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 REPOSITORY = Path(__file__).parents[2]
 READ_FROM = {"ray": "2.60", "optuna": "5.0", "scikit-learn": "1.9"}
@@ -28,6 +31,8 @@ PRIVATE = {
     "_study_id": "search/draws.py: the study in that storage",
     "_predictors": "models/scikit_learn.py: the trees of a fitted model",
     "_baseline_prediction": "models/scikit_learn.py: what its trees are added to",
+    "_fused_adam_": "training/fused.py: the step of torch.optim.Adam, without looking its tensors up each time",
+    "_fused_adamw_": "training/fused.py: the same of AdamW",
 }
 """Name that begins with an underscore, or has a part that does → where and for what it is used."""
 PYTHONS_OWN = {"_exit"}
@@ -103,6 +108,35 @@ def test_what_is_private_is_as_it_was_read() -> None:
     assert {"is_leaf", "feature_idx", "num_threshold", "left", "right", "value"} <= set(nodes.dtype.names)
     assert not nodes[0]["is_leaf"]
     assert np.ravel(fitted._baseline_prediction).shape == (1,)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_torchs_kernels_of_adam_are_the_steps_of_its_optimizers(kind: Any) -> None:
+    one, other = (nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2))
+    optimizer = kind([one], lr=0.01, weight_decay=0.1, fused=True)
+    first, second, count = torch.zeros(40), torch.zeros(40), torch.tensor(0.0)
+    kernel = torch._fused_adam_ if kind is torch.optim.Adam else torch._fused_adamw_
+    for step in range(3):
+        one.grad = torch.linspace(2, -1, 40) * (step + 1)
+        optimizer.step()
+        count += 1
+        with torch.no_grad():
+            kernel(
+                [other],
+                [one.grad],
+                [first],
+                [second],
+                [],
+                [count],
+                lr=0.01,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=0.1,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", ["num_failures", "error_file", "last_result"])
