@@ -82,7 +82,7 @@ def _actor(rig: Rig, dice: random.Random, fault: Fault) -> Back:
         os.kill(killed, signal.SIGKILL)
         fault.interrupted = {name for name, pid in running.items() if pid == killed}
     fault.at = time.time()
-    return lambda since: rig.got_over(fault.interrupted, since)
+    return _each_goes_on(rig, fault)
 
 
 def _node(rig: Rig, dice: random.Random, fault: Fault) -> Back:
@@ -101,7 +101,22 @@ def _node(rig: Rig, dice: random.Random, fault: Fault) -> Back:
     fault.at = time.time()
     _away(dice)
     rig.add_node()
-    return lambda since: rig.got_over(fault.interrupted, since)
+    return _each_goes_on(rig, fault)
+
+
+def _each_goes_on(rig: Rig, fault: Fault) -> Back:
+    """Over when each trial that was interrupted tells of its next epoch, or of its end.
+
+    Of stacks when the journal tells a loss and any trial goes on: those that are lost wait until the other stacks have
+    ended, and one that waited for another stack is its old process' no longer.
+    """
+
+    def over(since: float) -> bool:
+        if rig.stacked:
+            return bool(rig.lost(since)) and rig.moved_on(since)
+        return rig.got_over(fault.interrupted, since)
+
+    return over
 
 
 def _training(rig: Rig) -> dict[str, int]:

@@ -65,7 +65,7 @@ class Rig:
 
     def __init__(self, folder: Path, data: Path, trials: int, seed: int, *, stacked: bool = False) -> None:
         self.folder, self._data, self._trials, self._seed = folder, data, trials, seed
-        self._stacked = stacked
+        self.stacked = stacked
         self.search = folder / "runs" / "chaos"
         self.driver: subprocess.Popen[bytes] | None = None
         self.by_hand = 0
@@ -96,8 +96,8 @@ class Rig:
 
     def start_driver(self) -> None:
         """The search, or its rest."""
-        words = [sys.executable, str(STACKED if self._stacked else SCRIPT)]
-        words += ["--storage", str(self.folder / "runs"), *(["--fuse", str(STACK)] if self._stacked else [])]
+        words = [sys.executable, str(STACKED if self.stacked else SCRIPT)]
+        words += ["--storage", str(self.folder / "runs"), *(["--fuse", str(STACK)] if self.stacked else [])]
         if (self.search / "journal.jsonl").exists() and SearchState.read(self.search).started:
             words += ["--resume"]
         else:

@@ -1,4 +1,4 @@
-"""The search that `make chaos CHAOS_ARGS=--stacked` disturbs: eight networks trained as one, half a second an epoch."""
+"""The search that `make chaos CHAOS_ARGS=--stacked` disturbs: eight networks trained as one, a second an epoch."""
 
 from hep_ray import LogUniform, Preset, Search, Space, main
 
@@ -9,7 +9,7 @@ search = Search(
     space=Space(
         model="mlp",
         hidden_layers=3,
-        hidden_features=384,
+        hidden_features=512,
         dropout=0.3,
         loss="cross_entropy",
         optimizer="adam",
