@@ -287,10 +287,9 @@ def distinct_digests(paths: Sequence[Path]) -> dict[Path, str]:
         InvalidConfig: two hold the same bytes.
         UnreadableInput: one cannot be read.
     """
-    seen: dict[str, Path] = {}
-    for path in (path for path, times in Counter(paths).items() if times > 1):
-        raise InvalidConfig(f"{path} is given twice: give every input once")
-    digests = digests_of(paths)
+    if twice := [path for path, times in Counter(paths).items() if times > 1]:
+        raise InvalidConfig(f"{twice[0]} is given twice: give every input once")
+    digests, seen = digests_of(paths), dict[str, Path]()
     for path, digest in digests.items():
         if digest in seen:
             raise InvalidConfig(f"{path} and {seen[digest]} hold the same bytes: give every input once")

@@ -56,7 +56,7 @@ def inject(kind: str, rig: Rig, dice: random.Random) -> Fault | None:
     back = KINDS[kind](rig, dice, fault)
     rig.until(lambda: back(fault.at) or _over(rig), f"{kind} {fault.victim} is got over")
     fault.seconds = time.time() - fault.at
-    if kind in LOST:  # a stack's trial that waits for another stack is no longer its process'
+    if rig.stacked and kind in LOST:  # a stack's trial that waits for another stack is no longer its process'
         fault.interrupted &= rig.lost(fault.at)
     return fault
 

@@ -17,7 +17,7 @@ search = Search(
         schedule="step",
         batch_size=16,
     ),
-    presets={"chaos": Preset(trials=64, epochs=8, grace_epochs=2, sampler="random", scheduler="asha")},
+    presets={"chaos": Preset(trials=96, epochs=8, grace_epochs=2, sampler="random", scheduler="asha")},
 )
 
 if __name__ == "__main__":
